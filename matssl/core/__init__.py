@@ -1,0 +1,1 @@
+"""Ground floor: errors, configuration, randomness, geometry, run folders, checkpoints."""

@@ -1,0 +1,127 @@
+"""Checkpoints in the format ``matssl/1``: tensors and plain values, written atomically."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import pickle
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from matssl.core.errors import UserError
+from matssl.core.run_folder import atomic_path
+
+FORMAT = "matssl/1"
+KEYS = (
+    "format",
+    "stage",
+    "method",
+    "model",
+    "state",
+    "optimizer",
+    "step",
+    "recipe",
+    "preprocess",
+    "classes",
+    "lineage",
+)
+
+
+def save(path: Path, payload: Mapping[str, Any]) -> None:
+    """Write a checkpoint; ``format`` is added. The file at ``path`` is replaced only when whole.
+
+    Raises:
+        UserError: the disk is full.
+        ValueError: the payload has keys that the format does not know.
+    """
+    # One checkpoint may carry more for its own stage; it travels in "state".
+    unknown = set(payload) - set(KEYS)
+    if unknown:
+        raise ValueError(f"checkpoint keys not in the format: {sorted(unknown)}")
+    try:
+        with atomic_path(path) as temporary:
+            torch.save({"format": FORMAT, **payload}, temporary)
+    except RuntimeError as error:
+        # torch's zip writer reports a failed write as a RuntimeError without errno.
+        if "write failed" in str(error) or "No space" in str(error) or _is_full(path):
+            raise UserError(
+                f"the disk is full: {path} could not be written; free some space and run again "
+                "with --resume (the previous checkpoint is intact)"
+            ) from error
+        raise
+
+
+def load(path: Path | str, *, stage: str | None = None) -> dict[str, Any]:
+    """Return the payload of a checkpoint, tensors on the CPU.
+
+    Args:
+        path: the file.
+        stage: ``ssl`` or ``finetune``; another stage's checkpoint is refused.
+
+    Raises:
+        UserError: missing, truncated, not a checkpoint of matssl, from a newer format, of another
+            stage, or a pickle that wants to run code.
+    """
+    path = Path(path)
+    payload = read_tensors(path)
+    found = payload.get("format") if isinstance(payload, dict) else None
+    if not isinstance(found, str) or not found.startswith("matssl/"):
+        raise UserError(
+            f"{path} is no checkpoint of matssl; give the last.ckpt or best.ckpt of a run folder"
+        )
+    if found != FORMAT:
+        raise UserError(f"{path} has format {found}, this version reads {FORMAT}; update matssl")
+    if stage is not None and payload.get("stage") != stage:
+        raise UserError(
+            f"{path} comes from the stage {payload.get('stage')!r}, needed is one of {stage!r}"
+        )
+    return dict(payload)
+
+
+def read_tensors(path: Path | str) -> Any:
+    """Return what a torch file holds, on the CPU, without running any code in it.
+
+    Raises:
+        UserError: missing, truncated, no torch file, or a pickle that wants to run code.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"there is no file {path}")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if "Weights only load failed" in str(error) and "GLOBAL" in str(error):
+            raise UserError(
+                f"{path} is a pickle that wants to run code ({_wanted(str(error))}) and is not "
+                "opened; ask its author for a file of tensors (a state dict or safetensors)"
+            ) from error
+        raise UserError(f"{path} is no weights file or is damaged; fetch it again") from error
+    except (RuntimeError, EOFError, zipfile.BadZipFile, ValueError, KeyError, OSError) as error:
+        raise UserError(
+            f"{path} is truncated or no weights file ({path.stat().st_size} bytes); fetch it again"
+        ) from error
+
+
+def file_hash(path: Path | str) -> str:
+    """Return the SHA-256 of a file, as 64 hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _wanted(message: str) -> str:
+    words = message.replace("`", " ").replace(",", " ").split()
+    names = [words[i + 1] for i, word in enumerate(words[:-1]) if word == "GLOBAL"]
+    return names[0] if names else "unknown function"
+
+
+def _is_full(path: Path) -> bool:
+    import shutil
+
+    try:
+        return shutil.disk_usage(path.parent).free < 1 << 20
+    except OSError as error:
+        return error.errno == errno.ENOSPC

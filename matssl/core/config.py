@@ -1,0 +1,463 @@
+"""Flags, recipes and configuration files, resolved once into one frozen dataclass per stage.
+
+The dataclasses hold the only defaults. What the user says comes on top in this order:
+recipe, then ``--config FILE``, then flags. Nothing here imports torch, so ``--help`` is quick.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from matssl.core.errors import UserError
+
+RECIPE_FOLDER = Path(__file__).resolve().parent.parent / "recipes"
+
+
+def _flag(default: Any, group: str, help: str, **extra: Any) -> Any:
+    """Return a dataclass field that also knows its command-line help."""
+    return field(default=default, metadata={"group": group, "help": help, **extra})
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Flags that every stage has."""
+
+    name: str | None = _flag(None, "run", "name of the run folder (default: from model and data)")
+    output_dir: str = _flag("experiments", "run", "folder in which run folders are made")
+    seed: int = _flag(0, "run", "seed of every random draw")
+    device: str = _flag("auto", "run", "auto, cpu, cuda or cuda:N")
+    gpu_id: int | None = _flag(
+        None, "run", "published spelling of --device cuda:N; the CPU where there is no GPU"
+    )
+    num_workers: int | None = _flag(
+        None, "run", "prefetch threads, same bits for any number (default: 0 on a CPU, 4 on a GPU)"
+    )
+    threads: int | None = _flag(None, "run", "CPU threads of torch (default: all cores)")
+    precision: str = _flag(
+        "auto",
+        "run",
+        "auto is bf16 where the hardware has it",
+        choices=("auto", "fp32", "bf16"),
+    )
+    config: str | None = _flag(None, "run", "YAML file of flags; stronger than the recipe")
+    overwrite: bool = _flag(False, "run", "replace an existing run folder of this name")
+    debug: bool = _flag(False, "run", "show the traceback of an error")
+    quiet: bool = _flag(False, "run", "print only the result")
+
+
+@dataclass(frozen=True)
+class ImageConfig:
+    """Flags that say how an image file becomes what the network sees."""
+
+    color: str = _flag(
+        "gray", "images", "real colour becomes luminance unless rgb", choices=("gray", "rgb")
+    )
+    window: str = _flag(
+        "percentile",
+        "images",
+        "grey levels shown to the network: percentiles of each image, the full range of its type, "
+        "mean -/+ 3 standard deviations of each image, or two fixed values (--low, --high)",
+        choices=("percentile", "dtype", "standard", "fixed"),
+    )
+    low: float = _flag(0.5, "images", "lower percentile, or grey value for --window fixed")
+    high: float = _flag(99.5, "images", "upper percentile, or grey value for --window fixed")
+    crop_bottom: str = _flag(
+        "auto", "images", "rows of an information bar to cut off: a number or auto"
+    )
+    target_pixel_size: str | None = _flag(
+        None, "images", "rescale every image to this pixel size, for example 50nm"
+    )
+    pixel_size: str | None = _flag(
+        None, "images", "pixel size of all images, for example 12.5nm; beats metadata"
+    )
+    group_regex: str | None = _flag(
+        None, "images", "regular expression whose first group names the specimen in a file name"
+    )
+
+
+@dataclass(frozen=True)
+class PretrainConfig(RunConfig, ImageConfig):
+    """Flags of train_ssl.py."""
+
+    model: str = _flag("matssl", "method", "self-supervised method")
+    data_path: str = _flag("", "data", "folder of unlabelled micrographs", required=True)
+    recipe: str = _flag(
+        "matssl", "run", "published settings (paper) or ours for micrographs (matssl), or a file"
+    )
+    resume: bool = _flag(False, "run", "continue the run of this name where it stopped")
+    tensorboard: bool = _flag(False, "run", "also write TensorBoard events (needs tensorboard)")
+    test_folder: str | None = _flag(
+        None, "data", "labelled folder whose images must not be in the pool; copies are reported"
+    )
+    on_bad_image: str = _flag(
+        "skip", "data", "what to do with unreadable files", choices=("skip", "stop")
+    )
+    cache_dir: str | None = _flag(
+        None, "data", "folder of the decoded pool (default: OUTPUT_DIR/cache); none: no cache"
+    )
+    file_list: str | None = _flag(
+        None, "data", "text file of further image paths, one a line, relative to --list_root"
+    )
+    list_root: str | None = _flag(None, "data", "folder the paths of --file_list start from")
+
+    view_size: int = _flag(128, "views", "side of a view in pixels")
+    tile_size: int | None = _flag(
+        None, "views", "side of the tiles an image counts for in an epoch (default: 2 x view)"
+    )
+    scale_min: float = _flag(0.3, "views", "smallest crop, as a share of the tile's area")
+    scale_max: float = _flag(1.0, "views", "largest crop, as a share of the tile's area")
+    d4: str = _flag(
+        "full",
+        "views",
+        "orientations drawn: all eight, without quarter turns, mirror only, none",
+        choices=("full", "flips", "hflip", "none"),
+    )
+    brightness: float = _flag(0.3, "views", "brightness changes by up to this share")
+    contrast: float = _flag(0.3, "views", "contrast changes by up to this share")
+    gamma: float = _flag(0.3, "views", "log of the largest gamma")
+    photometry_p: float = _flag(0.8, "views", "share of views with changed grey levels")
+    solarise_p: float = _flag(0.0, "views", "share of solarised views")
+    blur_p: float = _flag(0.5, "views", "share of blurred views")
+    blur_sigma: float = _flag(1.0, "views", "largest Gaussian blur in view pixels")
+    noise_p: float = _flag(0.5, "views", "share of views with added noise")
+    noise_sigma: float = _flag(0.02, "views", "largest noise as a share of the grey range")
+
+    encoder: str = _flag("resnet18", "method", "any encoder of segmentation-models-pytorch")
+    weights: str = _flag("none", "method", "start: none, imagenet or a weights file")
+    in_channels: int = _flag(1, "method", "input channels of the stem", choices=(1, 3))
+    global_output_dim: int = _flag(128, "method", "width of the embedding")
+    hidden_dim: int | None = _flag(
+        None, "method", "width of the projection head's hidden layer (default: the method's)"
+    )
+    temperature: float = _flag(0.1, "method", "temperature of the contrastive loss")
+    group_negatives: str = _flag(
+        "drop",
+        "method",
+        "whether tiles of the same image count as negatives",
+        choices=("keep", "drop"),
+    )
+    standardise_stages: bool = _flag(
+        False, "method", "matssl only: bring the pooled stages to one scale before the gates"
+    )
+
+    steps: int | None = _flag(None, "training", "optimiser steps (beats --epochs)")
+    epochs: int | None = _flag(None, "training", "passes over the tiles")
+    batch_size: int = _flag(32, "training", "samples a step, over all processes")
+    optimizer: str = _flag("sgd", "training", "optimiser", choices=("sgd", "lars", "adamw"))
+    lr: float = _flag(0.1, "training", "learning rate, before --lr_scaling")
+    lr_scaling: str = _flag(
+        "none",
+        "training",
+        "linear: lr x batch/256; sqrt: lr x sqrt(batch)",
+        choices=("none", "linear", "sqrt"),
+    )
+    momentum: float = _flag(0.9, "training", "momentum of SGD and LARS")
+    weight_decay: float = _flag(1e-4, "training", "weight decay")
+    warmup: float = _flag(0.05, "training", "share of the steps with rising learning rate")
+    schedule: str = _flag(
+        "cosine",
+        "training",
+        "learning rate after the warm-up; cosine_epoch changes once an epoch",
+        choices=("cosine", "cosine_epoch", "constant"),
+    )
+    clip: float = _flag(0.0, "training", "largest gradient norm; 0: no clipping")
+    checkpoint_every: int = _flag(200, "training", "steps between two checkpoints")
+    on_collapse: str = _flag(
+        "warn", "training", "what to do when embeddings collapse", choices=("warn", "stop")
+    )
+
+
+@dataclass(frozen=True)
+class FinetuneConfig(RunConfig, ImageConfig):
+    """Flags of train_finetune.py."""
+
+    finetune_dataset: str = _flag("", "data", "folder of images with masks", required=True)
+    recipe: str = _flag("matssl", "run", "settings: paper, matssl or a file")
+    resume: bool = _flag(False, "run", "continue the run of this name where it stopped")
+    tensorboard: bool = _flag(False, "run", "also write TensorBoard events (needs tensorboard)")
+    note: str = _flag("", "run", "suffix of the run folder's name")
+    splits: str | None = _flag(
+        None, "data", "json, csv or txt file (or folder of them) that names the images of a split"
+    )
+    classes: str | None = _flag(
+        None, "data", "class names in order (a,b,c) or a YAML file that names and merges classes"
+    )
+    val_fraction: float = _flag(
+        0.2, "data", "share of the training groups that validates where there is no val split"
+    )
+    max_train_images: int | None = _flag(None, "data", "use only the first N after shuffling")
+    input_size: int | None = _flag(
+        None, "images", "published square resize in pixels (default: native resolution)"
+    )
+
+    encoder: str = _flag("resnet18", "model", "any encoder of segmentation-models-pytorch")
+    decoder: str = _flag("unet", "model", "decoder of the segmentation model")
+    in_channels: int = _flag(1, "model", "input channels of the stem", choices=(1, 3))
+    ssl_weights_path: str | None = _flag(None, "model", "weights of a pretraining run (a file)")
+    weights: str = _flag(
+        "none", "model", "start without --ssl_weights_path: none, imagenet or a file"
+    )
+
+    steps: int = _flag(500, "training", "optimiser steps")
+    epochs: int | None = _flag(None, "training", "passes over the training images; beats --steps")
+    custom_epochs: int | None = _flag(None, "training", "published spelling of --epochs")
+    custom_lr: float | None = _flag(None, "training", "published spelling of --lr")
+    batch_size: int = _flag(4, "training", "crops a step, over all processes")
+    crop_size: int = _flag(192, "training", "side of a training crop in pixels")
+    loss: str = _flag(
+        "dice_ce",
+        "training",
+        "loss function",
+        choices=("dice_ce", "dice", "ce", "focal", "bce"),
+    )
+    class_weights: str = _flag(
+        "none",
+        "training",
+        "weights of the classes in the cross-entropy; balanced: by inverse root of the share",
+        choices=("none", "balanced"),
+    )
+    lr: float = _flag(1e-3, "training", "peak learning rate of AdamW")
+    encoder_lr_factor: float = _flag(1.0, "training", "the encoder's rate relative to --lr")
+    weight_decay: float = _flag(1e-2, "training", "weight decay")
+    warmup: float = _flag(0.1, "training", "share of the steps with rising learning rate")
+    clip: float = _flag(1.0, "training", "largest gradient norm; 0: no clipping")
+    freeze_encoder_steps: int = _flag(
+        0, "training", "steps during which the encoder, its BatchNorm included, stays as it is"
+    )
+    ema: float = _flag(0.99, "training", "decay of the averaged weights that are kept; 0: none")
+    val_every: int = _flag(100, "training", "steps between two validations")
+    patience: int = _flag(0, "training", "stop after so many validations without gain; 0: never")
+    checkpoint_every: int = _flag(200, "training", "steps between two checkpoints")
+
+    rare_class_p: float = _flag(
+        0.5, "augmentation", "share of crops centred on a class drawn uniformly"
+    )
+    d4: str = _flag(
+        "full",
+        "augmentation",
+        "orientations drawn: all eight, without quarter turns, mirror only, none",
+        choices=("full", "flips", "hflip", "none"),
+    )
+    scale_jitter: float = _flag(0.0, "augmentation", "crops are zoomed by up to this share")
+    brightness: float = _flag(0.2, "augmentation", "grey shift, up to this share of the range")
+    contrast: float = _flag(0.2, "augmentation", "contrast changes by up to this share")
+    gamma: float = _flag(0.2, "augmentation", "log of the largest gamma")
+    illumination: float = _flag(0.0, "augmentation", "slope of uneven light across a crop")
+    blur_p: float = _flag(0.2, "augmentation", "share of blurred crops")
+    noise_p: float = _flag(0.2, "augmentation", "share of crops with added noise")
+
+
+@dataclass(frozen=True)
+class EvaluateConfig(RunConfig):
+    """Flags of eval_model.py."""
+
+    model_path: str = _flag("", "model", "checkpoint of train_finetune.py", required=True)
+    dataset: str = _flag("", "data", "folder of images, with or without masks", required=True)
+    output_dir: str | None = _flag(
+        None, "run", "folder the results go to (default: experiments/eval/NAME)"
+    )
+    dataset_name: str | None = _flag(None, "data", "name of the data set in the results")
+    n_classes: int | None = _flag(
+        None, "model", "number of classes the model must have; refused when it has another"
+    )
+    split: str | None = _flag(
+        None, "data", "split to evaluate (default: test, else every image there is)"
+    )
+    splits: str | None = _flag(
+        None, "data", "json, csv or txt file (or folder of them) that names the images of a split"
+    )
+    classes: str | None = _flag(
+        None, "data", "class names in order (a,b,c) or a YAML file that names and merges classes"
+    )
+    group_regex: str | None = _flag(
+        None, "data", "regular expression whose first group names the specimen in a file name"
+    )
+    pixel_size: str | None = _flag(
+        None, "data", "pixel size of all images, for example 12.5nm; beats metadata"
+    )
+    batch_size: int = _flag(1, "prediction", "tiles predicted at once; no influence on results")
+    tile_size: int | None = _flag(None, "prediction", "tile side in pixels (default: fitted)")
+    overlap: int | None = _flag(None, "prediction", "overlap of tiles in pixels (default: fitted)")
+    tta: bool = _flag(False, "prediction", "average over the eight orientations of each tile")
+    save_visualizations: bool = _flag(False, "results", "write one panel picture per image")
+    save_probabilities: bool = _flag(False, "results", "write class probabilities as float16 TIFF")
+    baselines: bool = _flag(
+        True, "results", "also score majority, grey-level and pixel-classifier baselines"
+    )
+    bootstrap: int = _flag(2000, "results", "resamples of the images for the intervals")
+
+
+Config = TypeVar("Config", bound=RunConfig)
+
+
+def parse(
+    config_class: type[Config],
+    argv: Sequence[str],
+    description: str,
+    choices: Mapping[str, Sequence[str]] | None = None,
+) -> Config:
+    """Return the resolved configuration: recipe, then ``--config``, then flags.
+
+    Args:
+        config_class: the stage's dataclass.
+        argv: arguments without the program's name.
+        description: first paragraph of ``--help``.
+        choices: allowed values of fields whose tables live in other rooms, by field name.
+
+    Raises:
+        UserError: unknown flag, key or value, or a file that cannot be read.
+    """
+    fields = {f.name: f for f in dataclasses.fields(config_class)}
+    allowed = {name: tuple(values) for name, values in (choices or {}).items()}
+    parser = _parser(fields, description, allowed)
+    flags = vars(parser.parse_args(argv))
+    values: dict[str, Any] = {}
+    given = dict(flags)
+    if flags.get("config"):
+        given = {**_checked(_read_yaml(Path(flags["config"])), fields, flags["config"]), **flags}
+    if "recipe" in fields:
+        recipe = given.get("recipe", fields["recipe"].default)
+        model = given.get("model", fields["model"].default) if "model" in fields else "finetune"
+        path = find_recipe(recipe, model)
+        values.update(_checked(_read_yaml(path), fields, str(path)))
+    values.update(given)
+    hints = typing.get_type_hints(config_class)
+    typed = {k: _typed(v, hints[k], k) for k, v in values.items()}
+    for name, value in typed.items():
+        options = allowed.get(name, fields[name].metadata.get("choices"))
+        if options and value not in options:
+            raise UserError(f"{name} must be one of {', '.join(map(str, options))}, not {value}")
+    missing = [
+        name
+        for name, f in fields.items()
+        if f.metadata.get("required") and not typed.get(name)
+    ]
+    if missing:
+        raise UserError(f"missing {', '.join('--' + name for name in missing)}; see --help")
+    return config_class(**typed)
+
+
+def to_dict(config: RunConfig) -> dict[str, Any]:
+    """Return the configuration as plain values, in the order of the dataclass."""
+    return dataclasses.asdict(config)
+
+
+def find_recipe(recipe: str, model: str) -> Path:
+    """Return the YAML file of ``recipe`` for ``model``; a path of a file is taken as it is.
+
+    Raises:
+        UserError: there is none; the sentence lists those there are.
+    """
+    if recipe.endswith((".yaml", ".yml")):
+        return Path(recipe)
+    path = RECIPE_FOLDER / f"{model}_{recipe}.yaml"
+    if not path.is_file():
+        names = sorted(p.stem.removeprefix(f"{model}_") for p in RECIPE_FOLDER.glob(f"{model}_*"))
+        raise UserError(f"no recipe {recipe!r} for {model}; there are: {', '.join(names)}")
+    return path
+
+
+class _Parser(argparse.ArgumentParser):
+    """An argument parser whose complaints are user errors like all others."""
+
+    def error(self, message: str) -> typing.NoReturn:
+        known = [option for action in self._actions for option in action.option_strings]
+        for word in message.split():
+            close = difflib.get_close_matches(word, known, n=1)
+            if word.startswith("--") and word not in known and close:
+                message += f"; did you mean {close[0]}?"
+                break
+        raise UserError(f"{message}; see --help")
+
+
+def _parser(
+    fields: Mapping[str, dataclasses.Field[Any]],
+    description: str,
+    choices: Mapping[str, Sequence[str]],
+) -> argparse.ArgumentParser:
+    parser = _Parser(description=description, allow_abbrev=False)
+    groups: dict[str, Any] = {}
+    for f in sorted(fields.values(), key=lambda f: not f.metadata.get("required", False)):
+        title = f.metadata["group"]
+        if title not in groups:
+            groups[title] = parser.add_argument_group(title)
+        help = f.metadata["help"]
+        if f.metadata.get("required"):
+            help += " (required)"
+        elif f.default is not None and "(default" not in help:
+            help += f" (default: {f.default})" if f.default != "" else ""
+        options: dict[str, Any] = {"help": help.replace("%", "%%"), "default": argparse.SUPPRESS}
+        if isinstance(f.default, bool):
+            options["action"] = argparse.BooleanOptionalAction if f.default else "store_true"
+        else:
+            options["metavar"] = "X"
+            options["type"] = str
+            allowed = choices.get(f.name, f.metadata.get("choices"))
+            if allowed:
+                options["metavar"] = "{" + ",".join(str(a) for a in allowed) + "}"
+        groups[title].add_argument(f"--{f.name}", **options)
+    return parser
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    import yaml
+
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read the configuration {path}: {error}") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not valid YAML: {error}") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise UserError(f"{path} must hold lines of the form name: value")
+    return content
+
+
+def _checked(
+    values: Mapping[str, Any], fields: Mapping[str, dataclasses.Field[Any]], source: str
+) -> dict[str, Any]:
+    for key in values:
+        if key not in fields:
+            close = difflib.get_close_matches(str(key), fields, n=1)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            raise UserError(f"{source} has an unknown setting {key!r}{hint}")
+    return dict(values)
+
+
+def _typed(value: Any, hint: Any, name: str) -> Any:
+    """Return ``value`` as the field's type; YAML's ``1e-4``, which is a string, becomes a float."""
+    options = [hint]
+    if isinstance(hint, types.UnionType):
+        options = [t for t in typing.get_args(hint) if t is not type(None)]
+        if value is None:
+            return None
+    kind = options[0]
+    try:
+        if kind is bool:
+            if not isinstance(value, bool):
+                raise ValueError
+            return value
+        if kind is int:
+            if isinstance(value, bool) or float(value) != int(float(value)):
+                raise ValueError
+            return int(float(value))
+        if kind is float:
+            if isinstance(value, bool):
+                raise ValueError
+            return float(value)
+        return str(value)
+    except (TypeError, ValueError, OverflowError):
+        raise UserError(f"{name} must be {_KINDS[kind]}, not {value!r}") from None
+
+
+_KINDS = {int: "a whole number", float: "a number", bool: "true or false"}

@@ -1,0 +1,299 @@
+"""The folder of a run: made once, never overwritten unasked, every write atomic."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import io
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from matssl.core.errors import UserError
+
+PACKAGES = (
+    "matssl",
+    "torch",
+    "torchvision",
+    "segmentation-models-pytorch",
+    "timm",
+    "albumentations",
+    "opencv-python-headless",
+    "numpy",
+    "pandas",
+    "tifffile",
+    "safetensors",
+)
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Give a temporary name beside ``path``; what was written there becomes ``path`` at the end.
+
+    A reader sees the old file or the new one, never half of one. When the block fails the
+    temporary file is removed and ``path`` is as it was.
+
+    Raises:
+        UserError: the disk is full or the folder cannot be written.
+    """
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        # mkstemp makes files private; a result is as readable as any other file of the user.
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(path)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise UserError(
+                f"the disk is full: {path} could not be written; free some space and run again "
+                "with --resume (the previous checkpoint is intact)"
+            ) from error
+        raise
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def atomic_write_bytes(path: Path, data: bytes) -> None:
+    """Write ``data`` to ``path`` through a temporary file, fsync and rename."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """``experiments/<stage>/<name>/``; ``writer`` is False on all processes but one."""
+
+    root: Path
+    resumed: bool
+    writer: bool = True
+
+    @staticmethod
+    def open(
+        stage: str,
+        name: str,
+        output_dir: str | Path,
+        resume: bool = False,
+        overwrite: bool = False,
+        writer: bool = True,
+    ) -> RunFolder:
+        """Make the folder of a new run or find that of an old one.
+
+        Args:
+            stage: ssl, finetune or eval.
+            name: the run's name, one path component.
+            output_dir: folder of all runs.
+            resume: continue an existing run; it must exist.
+            overwrite: delete an existing run of this name first.
+            writer: whether this process writes; the others only learn the path.
+
+        Raises:
+            UserError: the folder exists, does not exist or cannot be written.
+        """
+        if not name or name in (".", "..") or "/" in name or os.sep in name:
+            raise UserError(f"{name!r} cannot name a run; use one word without slashes")
+        return RunFolder.at(Path(output_dir) / stage / name, resume, overwrite, writer)
+
+    @staticmethod
+    def at(
+        root: Path, resume: bool = False, overwrite: bool = False, writer: bool = True
+    ) -> RunFolder:
+        """Like :meth:`open`, for a folder whose whole path the user chose."""
+        exists = root.exists() and (not root.is_dir() or any(root.iterdir()))
+        if resume and not (root / "last.ckpt").is_file():
+            raise UserError(f"nothing to resume: {root / 'last.ckpt'} does not exist")
+        if exists and not resume and not overwrite:
+            raise UserError(
+                f"{root} exists already; choose another --name, or --resume to continue it, or "
+                "--overwrite to replace it"
+            )
+        if writer:
+            try:
+                if exists and overwrite and not resume:
+                    _remove_run(root)
+                root.mkdir(parents=True, exist_ok=True)
+                with tempfile.TemporaryFile(dir=root):
+                    pass
+            except OSError as error:
+                raise UserError(f"cannot write to {root}: {error.strerror or error}") from error
+        return RunFolder(root, resumed=resume, writer=writer)
+
+    def path(self, name: str) -> Path:
+        """Return the path of a file in the folder; its own folder is made where needed."""
+        path = self.root / name
+        if self.writer:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def write_text(self, name: str, text: str) -> None:
+        """Write a text file, atomically."""
+        if self.writer:
+            atomic_write_bytes(self.path(name), text.encode("utf-8"))
+
+    def write_json(self, name: str, value: Any) -> None:
+        """Write a value as indented JSON; NaN becomes null, which every reader understands."""
+        text = json.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False)
+        self.write_text(name, text + "\n")
+
+    def write_yaml(self, name: str, value: Any) -> None:
+        """Write plain values as YAML in the order given."""
+        import yaml
+
+        self.write_text(name, yaml.safe_dump(value, sort_keys=False, allow_unicode=True))
+
+    def append_csv(self, name: str, row: Mapping[str, Any]) -> None:
+        """Add one row to a table; the header comes with the first one."""
+        if not self.writer:
+            return
+        path = self.path(name)
+        is_new = not path.exists() or path.stat().st_size == 0
+        text = io.StringIO()
+        table = csv.DictWriter(text, fieldnames=list(row), lineterminator="\n")
+        if is_new:
+            table.writeheader()
+        table.writerow({key: _cell(value) for key, value in row.items()})
+        with open(path, "a", encoding="utf-8", newline="") as file:
+            file.write(text.getvalue())
+
+    def truncate_csv(self, name: str, column: str, last: int) -> None:
+        """Drop rows whose ``column`` is above ``last``: they are about to be computed again."""
+        path = self.path(name)
+        if not self.writer or not path.exists():
+            return
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        if not lines:
+            return
+        place = next(csv.reader([lines[0]])).index(column)
+        kept = [lines[0]]
+        for line in lines[1:]:
+            cells = next(csv.reader([line]))
+            # A power cut can leave half a line at the end; it is dropped with the rest.
+            whole = line.endswith("\n") and len(cells) > place
+            if whole and cells[place].isdigit() and int(cells[place]) <= last:
+                kept.append(line)
+        atomic_write_bytes(path, "".join(kept).encode("utf-8"))
+
+    def append_jsonl(self, name: str, value: Mapping[str, Any]) -> None:
+        """Add one JSON object as a line."""
+        if self.writer:
+            line = json.dumps(_plain(value), ensure_ascii=False, allow_nan=False)
+            with open(self.path(name), "a", encoding="utf-8") as file:
+                file.write(line + "\n")
+
+    def status(self, state: str, **facts: Any) -> None:
+        """Write status.json: running, done or failed, with the step and the last error."""
+        self.write_json("status.json", {"state": state, **facts})
+
+    def start(self, config: Mapping[str, Any], argv: Sequence[str]) -> None:
+        """Write what was asked for and where it runs: config, command, environment."""
+        self.write_yaml("config.yaml", dict(config))
+        command = "torchrun" if "TORCHELASTIC_RUN_ID" in os.environ else "python"
+        words = [command, Path(sys.argv[0]).name, *argv]
+        line = " ".join(_quoted(word) for word in words) + "\n"
+        if self.resumed and self.writer and self.path("command.txt").exists():
+            line = self.path("command.txt").read_text(encoding="utf-8") + line
+        self.write_text("command.txt", line)
+        self.write_json("environment.json", environment())
+
+
+def environment() -> dict[str, Any]:
+    """Return versions, commit, processor and threads of this process."""
+    import torch
+
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpus": devices,
+        "packages": versions,
+        "commit": git_commit(),
+    }
+
+
+def git_commit() -> str | None:
+    """Return the commit of the source tree, with "+" where files differ from it; None if unknown."""
+    folder = Path(__file__).resolve().parent
+    try:
+        options: dict[str, Any] = {"cwd": folder, "capture_output": True, "text": True}
+        head = subprocess.run(["git", "rev-parse", "HEAD"], timeout=10, **options)
+        if head.returncode != 0:
+            return None
+        changed = subprocess.run(
+            ["git", "status", "--porcelain", "--untracked-files=no"], timeout=10, **options
+        )
+        return head.stdout.strip() + ("+" if changed.stdout.strip() else "")
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _remove_run(root: Path) -> None:
+    """Delete a run folder, and refuse to delete anything that is not one."""
+    marks = ("config.yaml", "command.txt", "status.json")
+    if not root.is_dir() or not any((root / mark).exists() for mark in marks):
+        raise UserError(f"{root} is no run folder of matssl; it is not overwritten")
+    shutil.rmtree(root)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _quoted(word: str) -> str:
+    import shlex
+
+    return shlex.quote(word)
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, float):
+        return "" if value != value else f"{value:.6g}"
+    return "" if value is None else value
+
+
+def _plain(value: Any) -> Any:
+    """Return ``value`` as JSON types: arrays become lists, NaN and infinity null, paths strings."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, set)):
+        return [_plain(item) for item in value]
+    if hasattr(value, "tolist"):
+        return _plain(value.tolist())
+    if isinstance(value, float):
+        return value if abs(value) != float("inf") and value == value else None
+    if isinstance(value, Path):
+        return str(value)
+    return value

@@ -1,0 +1,216 @@
+"""Where a run computes: device, precision, threads, signals and the other processes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import signal
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from matssl.core.config import RunConfig
+from matssl.core.errors import UserError
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """What a stage needs to know of the machine.
+
+    Attributes:
+        device: where tensors live.
+        precision: fp32 or bf16; bf16 means autocast, parameters stay fp32.
+        threads: CPU threads of torch.
+        workers: prefetch threads of the data loaders.
+        rank: number of this process, 0 writes.
+        world_size: number of processes.
+    """
+
+    device: torch.device
+    precision: str
+    threads: int
+    workers: int
+    rank: int = 0
+    world_size: int = 1
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes files and prints."""
+        return self.rank == 0
+
+    def autocast(self) -> torch.autocast:
+        """Return the context in which forward passes run."""
+        return torch.autocast(
+            self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"
+        )
+
+    def barrier(self) -> None:
+        """Wait for all processes."""
+        if self.world_size > 1:
+            dist.barrier()
+
+    def any(self, flag: bool) -> bool:
+        """Return whether ``flag`` holds on any process; all processes must call it."""
+        if self.world_size == 1:
+            return flag
+        value = torch.tensor([int(flag)], device=self.device)
+        dist.all_reduce(value, op=dist.ReduceOp.MAX)
+        return bool(value.item())
+
+    def describe(self) -> str:
+        """Return one line for the console."""
+        name = "CPU"
+        if self.device.type == "cuda":
+            name = torch.cuda.get_device_name(self.device)
+        processes = f", {self.world_size} processes" if self.world_size > 1 else ""
+        return f"{name}, {self.threads} threads, {self.precision}{processes}"
+
+
+def setup(config: RunConfig) -> Runtime:
+    """Set threads, seed and process group from the flags; return the runtime.
+
+    Raises:
+        UserError: a GPU is asked for and there is none.
+    """
+    rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    device = _device(config)
+    if config.threads is not None and config.threads < 1:
+        raise UserError(f"--threads must be at least 1, not {config.threads}")
+    # torchrun sets OMP_NUM_THREADS=1 where the user said nothing; the cores are shared out instead.
+    threads = config.threads or max(1, (available_cores()) // world_size)
+    torch.set_num_threads(threads)
+    _quiet_opencv()
+    torch.manual_seed(config.seed)
+    if world_size > 1 and not dist.is_initialized():
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    workers = config.num_workers
+    if workers is None:
+        workers = 4 if device.type == "cuda" else 0
+    if workers < 0:
+        raise UserError(f"--num_workers must be 0 or more, not {workers}")
+    precision = config.precision
+    if precision == "auto":
+        precision = "bf16" if has_fast_bf16(device) else "fp32"
+    return Runtime(device, precision, threads, workers, rank, world_size)
+
+
+def close() -> None:
+    """Leave the process group, where there is one."""
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def available_cores() -> int:
+    """Return the number of cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def has_fast_bf16(device: torch.device) -> bool:
+    """Return whether the hardware multiplies in bfloat16 (elsewhere it is slower than fp32)."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type != "cpu":
+        return False
+    # torch has no public question for this; the kernel's list of processor flags has the answer.
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            flags = next((line for line in file if line.startswith("flags")), "").split()
+    except OSError:
+        return False
+    return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+def peak_memory() -> int:
+    """Return the largest resident size of this process so far, in bytes."""
+    size = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return size if sys.platform == "darwin" else size * 1024
+
+
+def free_memory() -> int | None:
+    """Return the bytes of memory that a new allocation can have; None where unknown."""
+    try:
+        with open("/proc/meminfo", encoding="utf-8") as file:
+            for line in file:
+                if line.startswith("MemAvailable"):
+                    return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return None
+
+
+class Interrupts:
+    """Turns Ctrl-C and SIGTERM into a flag, so that a run ends between two steps.
+
+    A second Ctrl-C within the same step stops at once, as users expect.
+    """
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+
+    @contextlib.contextmanager
+    def watch(self) -> Iterator[Interrupts]:
+        """Catch the signals inside the block; the old handlers come back after it."""
+        watched = (signal.SIGINT, signal.SIGTERM)
+        previous: dict[signal.Signals, Any] = {}
+        try:
+            for number in watched:
+                previous[number] = signal.signal(number, self._note)
+        except ValueError:
+            # Not the main thread (a test, a notebook): the caller's handlers stay.
+            pass
+        try:
+            yield self
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+    @property
+    def exit_code(self) -> int:
+        """Return 130 after Ctrl-C, 143 after SIGTERM."""
+        return 128 + (self.received or 0)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.received is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.received = number
+
+
+def _device(config: RunConfig) -> torch.device:
+    name = config.device
+    if name == "auto" and config.gpu_id is not None:
+        # The published scripts go to the CPU where there is no GPU.
+        name = f"cuda:{config.gpu_id}" if torch.cuda.is_available() else "cpu"
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"--device must be auto, cpu, cuda or cuda:N, not {name!r}") from None
+    if device.type == "cuda":
+        count = torch.cuda.device_count()
+        if count == 0:
+            raise UserError(f"--device {name} asked for, but torch sees no GPU; use --device cpu")
+        local = int(os.environ.get("LOCAL_RANK", 0))
+        index = device.index if device.index is not None else local
+        if index >= count:
+            raise UserError(f"--device {name} asked for, but there are only {count} GPUs")
+        torch.cuda.set_device(index)
+        return torch.device("cuda", index)
+    if device.type != "cpu":
+        raise UserError(f"--device must be auto, cpu, cuda or cuda:N, not {name!r}")
+    return device
+
+
+def _quiet_opencv() -> None:
+    """Keep OpenCV on the calling thread: its own pool would fight torch's for the cores."""
+    import cv2
+
+    cv2.setNumThreads(1)
