@@ -1,0 +1,25 @@
+"""Data sets that many tests need, made once a session from synthetic micrographs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from matssl.data import synthetic
+
+
+@pytest.fixture(scope="session")
+def synthetic_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A labelled folder: train, val, test with their _annot folders; small two-phase images."""
+    folder = tmp_path_factory.mktemp("labelled") / "two phase #1"
+    synthetic.write_dataset(folder, "two_phase", n_train=4, n_val=2, n_test=2, size=96, seed=0)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def pool_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of 12 unlabelled micrographs."""
+    folder = tmp_path_factory.mktemp("pool")
+    synthetic.write_pool(folder, n=12, size=96, seed=1)
+    return folder

@@ -1,0 +1,304 @@
+"""The ground floor: errors, configuration, randomness, geometry, run folders, checkpoints."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from matssl.core import checkpoint, config, geometry, rng, run_folder, runtime, torchvision_ops
+from matssl.core.errors import UserError, guard
+
+
+# --- errors -------------------------------------------------------------------------------------
+def test_a_user_error_is_one_line_on_stderr_and_exit_code_two(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def main(argv: Any) -> None:
+        raise UserError("no images\nin /a b/c; choose another folder")
+
+    assert guard(main, []) == 2
+    captured = capsys.readouterr()
+    assert captured.err == "error: no images in /a b/c; choose another folder\n"
+    assert captured.out == ""
+
+
+def test_debug_shows_the_traceback_of_a_user_error(capsys: pytest.CaptureFixture[str]) -> None:
+    def main(argv: Any) -> None:
+        raise UserError("wrong")
+
+    assert guard(main, ["--debug"]) == 2
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_a_programming_error_is_not_hidden() -> None:
+    def main(argv: Any) -> None:
+        raise ValueError("a bug")
+
+    with pytest.raises(ValueError, match="a bug"):
+        guard(main, [])
+
+
+# --- configuration ------------------------------------------------------------------------------
+def _pretrain(*argv: str) -> config.PretrainConfig:
+    return config.parse(config.PretrainConfig, ["--data_path", "x", *argv], "d")
+
+
+def test_flags_beat_the_config_file_and_the_file_beats_the_recipe(tmp_path: Path) -> None:
+    recipe, file = tmp_path / "r.yaml", tmp_path / "c.yaml"
+    recipe.write_text("lr: 1e-2\nmomentum: 0.5\nbatch_size: 7\n")
+    file.write_text("lr: 2e-2\nmomentum: 0.6\n")
+    result = _pretrain("--recipe", str(recipe), "--config", str(file), "--lr", "3e-2")
+    assert (result.lr, result.momentum, result.batch_size) == (3e-2, 0.6, 7)
+
+
+def test_yaml_numbers_without_a_point_are_numbers(tmp_path: Path) -> None:
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text("weight_decay: 1e-4\n")
+    assert _pretrain("--recipe", str(recipe)).weight_decay == 1e-4
+
+
+@pytest.mark.parametrize(
+    ("argv", "sentence"),
+    [
+        (["--learning_rat", "1"], "unrecognized"),
+        (["--batch_sise", "1"], "did you mean --batch_size"),
+        (["--batch_size", "many"], "whole number"),
+        (["--optimizer", "adagrad"], "must be one of"),
+        (["--recipe", "famous"], "there are: "),
+        (["--config", "absent.yaml"], "cannot read"),
+    ],
+)
+def test_wrong_flags_are_user_errors(argv: list[str], sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        _pretrain(*argv)
+
+
+def test_unknown_settings_in_a_file_name_the_nearest_one(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text("weight_decy: 1\n")
+    with pytest.raises(UserError, match="did you mean weight_decay"):
+        _pretrain("--config", str(file))
+
+
+def test_a_missing_required_flag_is_named() -> None:
+    with pytest.raises(UserError, match="--finetune_dataset"):
+        config.parse(config.FinetuneConfig, [], "d")
+
+
+def test_every_recipe_is_read_without_complaint() -> None:
+    for path in config.RECIPE_FOLDER.glob("*.yaml"):
+        model = path.stem.split("_")[0]
+        if model == "finetune":
+            config.parse(
+                config.FinetuneConfig, ["--finetune_dataset", "x", "--recipe", str(path)], "d"
+            )
+        else:
+            _pretrain("--model", model, "--recipe", str(path))
+
+
+# --- randomness ---------------------------------------------------------------------------------
+def test_draws_depend_on_nothing_but_the_numbers() -> None:
+    first = rng.generator(1, 2, 3, 0).random(5)
+    rng.generator(1, 2, 4, 0).random(100)
+    assert np.array_equal(first, rng.generator(1, 2, 3, 0).random(5))
+
+
+def test_all_numbers_matter() -> None:
+    base = (1, 2, 3, 4, 0)
+    reference = rng.generator(*base).random(4)
+    for place in range(5):
+        other = list(base)
+        other[place] += 1
+        assert not np.array_equal(reference, rng.generator(*other).random(4))
+
+
+def test_an_epoch_visits_each_sample_once_in_another_order_each_time() -> None:
+    first, second = rng.epoch_order(0, 0, 50), rng.epoch_order(0, 1, 50)
+    assert sorted(first) == list(range(50))
+    assert not np.array_equal(first, second)
+
+
+# --- geometry -----------------------------------------------------------------------------------
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("turns", range(4))
+def test_the_map_of_a_view_sends_each_pixel_to_where_it_came_from(flip: bool, turns: int) -> None:
+    y, x = np.mgrid[:12, :12] + 0.5
+    image = np.stack([x, y], axis=-1)
+    view = geometry.View(top=3, left=2, height=6, width=6, flip=flip, turns=turns, size=6)
+    pixels = geometry.apply_d4(image[3:9, 2:8], flip, turns)
+    places = geometry.transform(view.affine(), geometry.cell_centres(6, 6))
+    assert np.allclose(places, pixels.reshape(-1, 2))
+
+
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("turns", range(4))
+def test_inverse_elements_undo(flip: bool, turns: int) -> None:
+    array = np.arange(15).reshape(3, 5)
+    result = geometry.invert_d4(geometry.apply_d4(array, flip, turns), flip, turns)
+    assert np.array_equal(result, array)
+
+
+def test_an_inverted_map_undoes() -> None:
+    affine = geometry.View(3.2, 1.7, 20, 31, True, 3, 64).affine()
+    points = np.array([[0.5, 0.5], [10, 63]])
+    back = geometry.transform(geometry.invert(affine), geometry.transform(affine, points))
+    assert np.allclose(back, points)
+
+
+# --- run folder ---------------------------------------------------------------------------------
+def test_an_existing_run_is_never_overwritten_unasked(tmp_path: Path) -> None:
+    run = run_folder.RunFolder.open("ssl", "a", tmp_path)
+    run.write_text("config.yaml", "x: 1\n")
+    with pytest.raises(UserError, match="--resume"):
+        run_folder.RunFolder.open("ssl", "a", tmp_path)
+    again = run_folder.RunFolder.open("ssl", "a", tmp_path, overwrite=True)
+    assert not again.path("config.yaml").exists()
+
+
+def test_overwrite_refuses_a_folder_that_is_no_run(tmp_path: Path) -> None:
+    (tmp_path / "ssl" / "a").mkdir(parents=True)
+    (tmp_path / "ssl" / "a" / "thesis.doc").write_text("years of work")
+    with pytest.raises(UserError, match="no run folder"):
+        run_folder.RunFolder.open("ssl", "a", tmp_path, overwrite=True)
+    assert (tmp_path / "ssl" / "a" / "thesis.doc").exists()
+
+
+def test_resume_needs_a_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="nothing to resume"):
+        run_folder.RunFolder.open("ssl", "a", tmp_path, resume=True)
+    assert not (tmp_path / "ssl").exists()
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    with pytest.raises(RuntimeError), run_folder.atomic_path(path) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_rows_after_the_resumed_step_and_half_rows_are_dropped(tmp_path: Path) -> None:
+    run = run_folder.RunFolder.open("ssl", "a", tmp_path)
+    for step in (10, 20, 30):
+        run.append_csv("steps.csv", {"step": step, "loss": 0.5})
+    with open(run.path("steps.csv"), "a") as file:
+        file.write("2")
+    run.truncate_csv("steps.csv", "step", 20)
+    assert run.path("steps.csv").read_text() == "step,loss\n10,0.5\n20,0.5\n"
+
+
+def test_nan_is_null_in_json(tmp_path: Path) -> None:
+    run = run_folder.RunFolder.open("eval", "a", tmp_path)
+    run.write_json("m.json", {"iou": [np.float64("nan"), 0.5]})
+    assert json.loads(run.path("m.json").read_text()) == {"iou": [None, 0.5]}
+
+
+# --- checkpoint ---------------------------------------------------------------------------------
+def test_a_checkpoint_comes_back_as_it_was(tmp_path: Path) -> None:
+    payload = {"stage": "ssl", "step": 3, "state": {"w": torch.arange(3.0)}}
+    checkpoint.save(tmp_path / "a.ckpt", payload)
+    result = checkpoint.load(tmp_path / "a.ckpt", stage="ssl")
+    assert result["step"] == 3
+    assert torch.equal(result["state"]["w"], torch.arange(3.0))
+
+
+class _Evil:
+    def __reduce__(self) -> Any:
+        return (print, ("code ran",))
+
+
+def test_wrong_checkpoints_are_refused_in_a_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = tmp_path / "good.ckpt"
+    checkpoint.save(good, {"stage": "ssl", "state": {"w": torch.zeros(1000)}})
+    (tmp_path / "cut.ckpt").write_bytes(good.read_bytes()[:1500])
+    (tmp_path / "text.ckpt").write_text("not weights at all")
+    torch.save({"a": _Evil()}, tmp_path / "evil.ckpt")
+    torch.save({"format": "matssl/9"}, tmp_path / "new.ckpt")
+    torch.save({"w": torch.zeros(1)}, tmp_path / "other.ckpt")
+    cases = {
+        "absent": "no file",
+        "cut": "truncated",
+        "text": "no weights file|truncated",
+        "evil": "wants to run code",
+        "new": "update matssl",
+        "other": "no checkpoint of matssl",
+    }
+    for name, sentence in cases.items():
+        with pytest.raises(UserError, match=sentence):
+            checkpoint.load(tmp_path / f"{name}.ckpt")
+    with pytest.raises(UserError, match="stage"):
+        checkpoint.load(good, stage="finetune")
+    assert "code ran" not in capsys.readouterr().out
+
+
+def test_a_full_disk_leaves_the_old_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import errno
+
+    path = tmp_path / "last.ckpt"
+    checkpoint.save(path, {"stage": "ssl", "step": 1})
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(UserError, match="disk is full"):
+        checkpoint.save(path, {"stage": "ssl", "step": 2})
+    monkeypatch.undo()
+    assert checkpoint.load(path)["step"] == 1
+    assert [p.name for p in tmp_path.iterdir()] == ["last.ckpt"]
+
+
+# --- runtime ------------------------------------------------------------------------------------
+def test_an_absent_gpu_is_said() -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    with pytest.raises(UserError, match="no GPU"):
+        runtime.setup(config.RunConfig(device="cuda"))
+
+
+def test_the_published_gpu_flag_falls_back_to_the_cpu() -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    assert runtime.setup(config.RunConfig(gpu_id=0)).device.type == "cpu"
+
+
+def test_torchvision_can_be_imported_beside_a_cpu_torch() -> None:
+    torchvision_ops.ensure()
+    import torchvision
+
+    assert torchvision.models.resnet18(weights=None) is not None
+
+
+# --- the commands -------------------------------------------------------------------------------
+ROOT = Path(__file__).resolve().parent.parent
+
+
+
+
+@pytest.mark.parametrize("name", ["train_ssl.py", "train_finetune.py", "eval_model.py"])
+def test_help_is_shown_without_importing_torch(name: str) -> None:
+    code = (
+        "import runpy, sys; sys.argv = [sys.argv[1], '--help']\n"
+        "try:\n    runpy.run_path(sys.argv[0], run_name='__main__')\n"
+        "except SystemExit as stop:\n    assert not stop.code\n"
+        "assert not {'torch', 'numpy', 'cv2'} & set(sys.modules), 'heavy import'"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code, str(ROOT / name)], capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
+    assert "--seed" in result.stdout
+    assert "(default: 0)" in result.stdout
