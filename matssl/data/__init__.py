@@ -1,0 +1,1 @@
+"""From files to tensors: readers, preprocessing, cache, views, masks, layouts."""

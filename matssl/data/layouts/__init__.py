@@ -1,0 +1,196 @@
+"""Recognises how a folder of images and masks is laid out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from matssl.core import rng
+from matssl.core.errors import UserError
+from matssl.data import masks, readers
+from matssl.data.layouts import folders
+from matssl.data.layouts.folders import Found
+from matssl.data.layouts.groups import group_of, groups_of
+
+__all__ = [
+    "DATA_LAYOUTS",
+    "Dataset",
+    "Pair",
+    "cut_validation",
+    "find",
+    "folds",
+    "group_of",
+    "groups_of",
+]
+
+# Name -> function(root) that returns what it found, or None where the folder is laid otherwise.
+DATA_LAYOUTS: dict[str, Callable[[Path], list[Found] | None]] = {
+    "split + split_annot": folders.annot_folders,
+    "split/inputs + split/targets": folders.inputs_targets,
+    "images + masks": folders.images_masks,
+}
+
+
+@dataclass(frozen=True)
+class Pair:
+    """An image and its mask.
+
+    Attributes:
+        image: path of the micrograph.
+        mask: path of the mask, None where there is none.
+        group: specimen or frame it belongs to.
+        split: train, val, test, another test split's name, or predict.
+    """
+
+    image: Path
+    mask: Path | None
+    group: str
+    split: str
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A labelled (or unlabelled) folder.
+
+    Attributes:
+        root: the folder.
+        layout: which layout was recognised.
+        pairs: all images, ordered by split and name.
+        table: classes of the masks; None where there are no masks.
+        notes: what was noticed, in words.
+    """
+
+    root: Path
+    layout: str
+    pairs: tuple[Pair, ...]
+    table: masks.ClassTable | None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Names of the splits in order of appearance."""
+        return tuple(dict.fromkeys(pair.split for pair in self.pairs))
+
+    def split(self, name: str) -> tuple[Pair, ...]:
+        """Return the pairs of one split; empty where it does not exist."""
+        return tuple(pair for pair in self.pairs if pair.split == name)
+
+
+def find(
+    root: Path | str,
+    *,
+    splits: Path | str | None = None,
+    group_regex: str | None = None,
+    classes: str | None = None,
+    seed: int = 0,
+    need_masks: bool = True,
+    table: masks.ClassTable | None = None,
+) -> Dataset:
+    """Return the data set in a folder: pairs by split, class table, groups.
+
+    Args:
+        root: the folder; its layout is recognised.
+        splits: json, csv or txt file, or a folder of txt files, naming the images of each split.
+        group_regex: names the specimen in a file name.
+        classes: ``--classes``.
+        seed: of the automatic split, used where nothing else says the split.
+        need_masks: whether a folder without masks is an error.
+        table: use this class table instead of looking for one (evaluation of a model).
+
+    Raises:
+        UserError: nothing found, images without masks or the reverse, masks that cannot be read.
+    """
+    root = Path(root)
+    readers.find_images(root)
+    name, found = _recognise(root)
+    notes: list[str] = []
+    if not any(item.mask for item in found):
+        if need_masks:
+            raise UserError(
+                f"{root} has images but no masks; expected folders such as train + train_annot, "
+                "train/inputs + train/targets, or images + masks"
+            )
+        name = "images only"
+    if splits is not None:
+        found, remarks = folders.apply_splits(found, Path(splits), root)
+        notes += remarks
+    names = groups_of([item.image for item in found], group_regex)
+    pairs = [
+        Pair(item.image, item.mask, group, item.split or "")
+        for item, group in zip(found, names, strict=True)
+    ]
+    if any(pair.split == "" for pair in pairs):
+        if any(pair.mask for pair in pairs):
+            pairs = _automatic(pairs, seed)
+            count = len({pair.group for pair in pairs})
+            notes.append(
+                f"no split given: cut 60/20/20 by group ({count} groups) with seed {seed}; "
+                "--splits or --group_regex says otherwise"
+            )
+        else:
+            pairs = [replace(pair, split="predict") for pair in pairs]
+    mask_paths = [pair.mask for pair in pairs if pair.mask is not None]
+    if mask_paths and table is None:
+        own = "images" if (root / "images").is_dir() else ""
+        folder = next((f for f in (root, root / own) if f.is_dir()), root)
+        table, remarks = masks.find_table(mask_paths, classes, folder)
+        notes += remarks
+    return Dataset(root, name, tuple(pairs), table if mask_paths else None, tuple(notes))
+
+
+def cut_validation(
+    pairs: Sequence[Pair], fraction: float, seed: int
+) -> tuple[tuple[Pair, ...], tuple[Pair, ...]]:
+    """Return (train, val): whole groups go to val until it holds about ``fraction``.
+
+    One group, or a fraction of 0, leaves val empty.
+    """
+    groups = sorted({pair.group for pair in pairs})
+    if len(groups) < 2 or fraction <= 0:
+        return tuple(pairs), ()
+    order = rng.generator(seed, 0, 0, stream=rng.ORDER).permutation(len(groups))
+    wanted = max(1, round(fraction * len(pairs)))
+    chosen: set[str] = set()
+    for place in order[:-1]:
+        if sum(pair.group in chosen for pair in pairs) >= wanted:
+            break
+        chosen.add(groups[place])
+    train = tuple(pair for pair in pairs if pair.group not in chosen)
+    return train, tuple(replace(pair, split="val") for pair in pairs if pair.group in chosen)
+
+
+def folds(pairs: Sequence[Pair], count: int, seed: int) -> list[tuple[int, ...]]:
+    """Return the held-out indices of each of ``count`` folds; groups stay whole where they can."""
+    groups = sorted({pair.group for pair in pairs})
+    if len(groups) < count:
+        parts = np.array_split(np.arange(len(pairs)), min(count, len(pairs)))
+        return [tuple(part.tolist()) for part in parts]
+    order = rng.generator(seed, 1, 0, stream=rng.ORDER).permutation(len(groups))
+    result = []
+    for part in np.array_split(order, count):
+        held = {groups[place] for place in part}
+        result.append(tuple(i for i, pair in enumerate(pairs) if pair.group in held))
+    return result
+
+
+def _recognise(root: Path) -> tuple[str, list[Found]]:
+    for name, layout in DATA_LAYOUTS.items():
+        found = layout(root)
+        if found:
+            return name, found
+    images = readers.find_images(root)
+    return "images only", [Found(image, None, "") for image in images]
+
+
+def _automatic(pairs: list[Pair], seed: int) -> list[Pair]:
+    """Return the pairs with train, val and test by group, about 60, 20 and 20 %."""
+    rest, test = cut_validation(pairs, 0.2, seed)
+    train, val = cut_validation(rest, 0.25, seed + 1)
+    return [
+        *(replace(pair, split="train") for pair in train),
+        *val,
+        *(replace(pair, split="test") for pair in test),
+    ]

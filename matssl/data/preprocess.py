@@ -1,0 +1,238 @@
+"""How a micrograph becomes what the network sees: one record, applied in one place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from matssl.core.config import ImageConfig
+from matssl.core.errors import UserError
+from matssl.data import readers
+from matssl.data.readers import Micrograph
+
+Array = NDArray[Any]
+# A window of mean -/+ 3 standard deviations shows nearly all grey levels of an image.
+STANDARD_HALF_WIDTH = 3.0
+WINDOWS = ("percentile", "dtype", "standard", "fixed")
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """The record that every checkpoint carries; it alone decides what evaluation does.
+
+    Attributes:
+        color: "gray" or "rgb".
+        window: grey levels sent to 0 and 1: "percentile" (low, high in percent, of each image),
+            "dtype" (full range of the significant bits), "standard" (mean -/+ 3 standard
+            deviations of each image) or "fixed" (low, high are grey values).
+        low: see window.
+        high: see window.
+        crop_bottom: rows of an information bar to leave out, or "auto".
+        resize: side in pixels of a square resize, None for native resolution.
+        target_pixel_size: nm; images of known pixel size are rescaled to it.
+        pixel_size: nm; what the user said the pixels are, for all images.
+        mean: of the planes, one value per channel of the plane.
+        std: of the planes, one value per channel of the plane.
+        channels: input channels of the network, 1 or 3.
+    """
+
+    color: str = "gray"
+    window: str = "standard"
+    low: float = 0.5
+    high: float = 99.5
+    crop_bottom: int | str = 0
+    resize: int | None = None
+    target_pixel_size: float | None = None
+    pixel_size: float | None = None
+    mean: tuple[float, ...] = (0.5,)
+    std: tuple[float, ...] = (0.25,)
+    channels: int = 1
+
+    def __post_init__(self) -> None:
+        if self.window not in WINDOWS:
+            raise ValueError(f"window {self.window!r}")
+        if self.crop_bottom != "auto" and int(self.crop_bottom) < 0:
+            raise UserError(f"--crop_bottom must be 0 or more, not {self.crop_bottom}")
+        if self.window in ("percentile", "fixed") and not self.low < self.high:
+            raise UserError(f"--low {self.low} must be below --high {self.high}")
+        if self.window == "percentile" and not (0 <= self.low and self.high <= 100):
+            raise UserError("--low and --high are percentiles and lie between 0 and 100")
+        if self.channels == 1 and self.color == "rgb":
+            raise UserError("--color rgb needs --in_channels 3")
+
+    def read(self, path: Path | str, page: int = 0) -> Micrograph:
+        """Return the micrograph in a file with the record's colour rule and pixel size."""
+        micrograph = readers.read(path, page=page, color=self.color)
+        return readers.with_pixel_size(micrograph, self.pixel_size)
+
+    def kept_rows(self, micrograph: Micrograph) -> int:
+        """Return how many rows from the top remain when the information bar is cut off."""
+        rows = micrograph.pixels.shape[0]
+        if self.crop_bottom == "auto":
+            known = micrograph.bar_height
+            bar = readers.bar_height(micrograph.pixels) if known is None else known
+        else:
+            bar = int(self.crop_bottom)
+        if bar >= rows:
+            raise UserError(f"--crop_bottom {bar} leaves nothing of {micrograph.source} ({rows})")
+        return rows - bar
+
+    def plane(self, micrograph: Micrograph) -> Array:
+        """Return float32 (H, W) or (H, W, 3), nominally 0 to 1: cut, windowed, resized.
+
+        Grey levels beyond the window go beyond 0 and 1, up to half its width; no level is lost.
+        """
+        pixels = micrograph.pixels[: self.kept_rows(micrograph)]
+        low, high = self._levels(pixels, micrograph.bits)
+        plane = (pixels.astype(np.float32) - np.float32(low)) * np.float32(1 / (high - low))
+        return _rescale(np.clip(plane, -0.5, 1.5), self._shape(plane.shape, micrograph))
+
+    def plane_u8(self, micrograph: Micrograph) -> NDArray[np.uint8]:
+        """Return the plane in 256 levels, for the pool of pretraining."""
+        return quantise(self.plane(micrograph))
+
+    def mask(self, mask: Array, micrograph: Micrograph) -> Array:
+        """Return a mask of the micrograph with the same cut and the nearest-neighbour resize.
+
+        A mask may be as high as the image or as the image without its bar.
+
+        Raises:
+            UserError: mask and image differ in size by more than the bar.
+        """
+        rows, columns = micrograph.pixels.shape[:2]
+        kept = self.kept_rows(micrograph)
+        if mask.shape[:2] not in ((rows, columns), (kept, columns)):
+            raise UserError(
+                f"{micrograph.source} is {columns} x {rows} pixels and its mask "
+                f"{mask.shape[1]} x {mask.shape[0]}; they must be equal"
+            )
+        cut = mask[:kept]
+        shape = self._shape(cut.shape, micrograph)
+        if cut.shape[:2] == shape:
+            return cut
+        return cv2.resize(cut, shape[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+
+    def tensor(self, plane: Array) -> NDArray[np.float32]:
+        """Return the normalised input of the network, float32 (channels, H, W), contiguous.
+
+        Args:
+            plane: (H, W) or (H, W, 3), float from :meth:`plane` or uint8 from :meth:`plane_u8`.
+        """
+        if plane.dtype == np.uint8:
+            plane = plane.astype(np.float32) * np.float32(1 / 255)
+        stack = plane[None] if plane.ndim == 2 else np.moveaxis(plane, 2, 0)
+        mean = np.asarray(self.mean, np.float32)[:, None, None]
+        std = np.asarray(self.std, np.float32)[:, None, None]
+        result = (stack - mean) * (1 / std)
+        if len(result) != self.channels:
+            result = np.repeat(result[:1], self.channels, axis=0)
+        return np.ascontiguousarray(result, dtype=np.float32)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for a checkpoint."""
+        values = asdict(self)
+        return {**values, "mean": list(self.mean), "std": list(self.std)}
+
+    @staticmethod
+    def from_dict(values: Mapping[str, Any]) -> Preprocess:
+        """Return the record that :meth:`to_dict` wrote."""
+        known = {f.name for f in fields(Preprocess)}
+        unknown = set(values) - known
+        if unknown:
+            raise UserError(
+                f"the preprocessing record has unknown entries {sorted(unknown)}; it comes from a "
+                "newer version, update matssl"
+            )
+        return Preprocess(
+            **{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])}
+        )
+
+    @staticmethod
+    def from_config(config: ImageConfig, channels: int, resize: int | None = None) -> Preprocess:
+        """Return the record the flags ask for, before mean and std are measured."""
+        crop: int | str = "auto"
+        if config.crop_bottom != "auto":
+            if not config.crop_bottom.isdigit():
+                raise UserError(f"--crop_bottom is a number or auto, not {config.crop_bottom!r}")
+            crop = int(config.crop_bottom)
+        return Preprocess(
+            color=config.color,
+            window=config.window,
+            low=config.low,
+            high=config.high,
+            crop_bottom=crop,
+            resize=resize,
+            target_pixel_size=readers.parse_pixel_size(config.target_pixel_size),
+            pixel_size=readers.parse_pixel_size(config.pixel_size),
+            channels=channels,
+        )
+
+    def _levels(self, pixels: Array, bits: int) -> tuple[float, float]:
+        """Return the grey values that become 0 and 1; never equal."""
+        if self.window == "fixed":
+            return self.low, self.high
+        if self.window == "dtype":
+            return (0.0, 1.0) if pixels.dtype == np.float32 else (0.0, float((1 << bits) - 1))
+        if self.window == "standard":
+            mean, std = float(pixels.mean(dtype=np.float64)), float(pixels.std(dtype=np.float64))
+            low, high = mean - STANDARD_HALF_WIDTH * std, mean + STANDARD_HALF_WIDTH * std
+        else:
+            low, high = (float(v) for v in np.percentile(pixels, [self.low, self.high]))
+        # A constant image has no contrast to show; any width keeps it finite.
+        return (low, high) if high > low else (low - 0.5, low + 0.5)
+
+    def _shape(self, shape: tuple[int, ...], micrograph: Micrograph) -> tuple[int, int]:
+        if self.resize is not None:
+            return self.resize, self.resize
+        if self.target_pixel_size is None:
+            return shape[0], shape[1]
+        if micrograph.pixel_size is None:
+            raise UserError(
+                f"--target_pixel_size needs the pixel size of {micrograph.source}, which its "
+                "metadata does not tell; give --pixel_size"
+            )
+        scale = micrograph.pixel_size / self.target_pixel_size
+        return max(1, round(shape[0] * scale)), max(1, round(shape[1] * scale))
+
+
+def quantise(plane: Array) -> NDArray[np.uint8]:
+    """Return a float plane, clipped to 0 and 1, in 256 levels."""
+    return np.rint(np.clip(plane, 0, 1) * 255).astype(np.uint8)
+
+
+def measure(record: Preprocess, planes: Iterable[Array]) -> Preprocess:
+    """Return the record with mean and standard deviation over all pixels of the planes.
+
+    Args:
+        record: its own mean and std are ignored.
+        planes: float 0..1 or uint8, (H, W) or (H, W, 3).
+    """
+    count, total, squares = 0, np.zeros(1), np.zeros(1)
+    for plane in planes:
+        flat = plane.reshape(-1, 1 if plane.ndim == 2 else 3).astype(np.float64)
+        if plane.dtype == np.uint8:
+            flat /= 255
+        count += len(flat)
+        total = total + flat.sum(0)
+        squares = squares + (flat**2).sum(0)
+    if count == 0:
+        raise ValueError("no planes to measure")
+    mean = total / count
+    # A set of constant images has no spread; 1e-3 keeps the division finite.
+    std = np.maximum(np.sqrt(np.maximum(squares / count - mean**2, 0)), 1e-3)
+    return replace(record, mean=tuple(mean.tolist()), std=tuple(std.tolist()))
+
+
+def _rescale(plane: Array, shape: tuple[int, int]) -> Array:
+    if plane.shape[:2] == shape:
+        return plane
+    shrinks = shape[0] < plane.shape[0] or shape[1] < plane.shape[1]
+    # Area averaging when shrinking (no aliasing), linear when enlarging.
+    kind = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    return cv2.resize(plane, shape[::-1], interpolation=kind)

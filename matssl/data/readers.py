@@ -1,0 +1,665 @@
+"""Micrograph files as they are: native bits, pixel size and bar height from the metadata.
+
+TIFF by tifffile, PNG, JPEG and BMP by OpenCV. What a file is, its first bytes decide and not its
+name (PNG files named .tiff are common). Nothing here changes a grey level.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import struct
+import warnings
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from matssl.core.errors import UserError
+
+Array = NDArray[Any]
+EXTENSIONS = frozenset({".tif", ".tiff", ".png", ".jpg", ".jpeg", ".bmp"})
+# A header may promise more than its file can hold: no codec here shrinks 1 : 2000.
+MAX_EXPANSION = 2000
+MAX_SIDE = 65_500
+NM_PER_UNIT = {
+    "pm": 1e-3,
+    "nm": 1.0,
+    "um": 1e3,
+    "µm": 1e3,
+    "μm": 1e3,
+    "micron": 1e3,
+    "microns": 1e3,
+    "mm": 1e6,
+    "cm": 1e7,
+    "m": 1e9,
+    "å": 0.1,
+    "a": 0.1,
+    "inch": 2.54e7,
+}
+# Luminance weights of ITU-R BT.601, those of every grey conversion in use.
+LUMINANCE = np.array([0.299, 0.587, 0.114])
+
+
+@dataclass(frozen=True)
+class Micrograph:
+    """One image as its file holds it.
+
+    Attributes:
+        pixels: (H, W) or (H, W, 3), uint8, uint16 or float32.
+        pixel_size: side of a pixel in ``unit``; None where unknown.
+        unit: "nm" where the pixel size is known, else None.
+        bits: significant bits; 12 for 12-bit data in a 16-bit file, 32 for float.
+        source: path of the file.
+        bar_height: rows of the information bar that the metadata names; None where unknown.
+        notes: what was noticed while reading, in words.
+    """
+
+    pixels: Array
+    pixel_size: float | None
+    unit: str | None
+    bits: int
+    source: str
+    bar_height: int | None = None
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a file promises before it is decoded."""
+
+    kind: str
+    height: int
+    width: int
+    channels: int
+    bits: int
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What the metadata of a maker says; the pixel size is in nm."""
+
+    pixel_size: float | None = None
+    bar_height: int | None = None
+    notes: tuple[str, ...] = ()
+
+
+def find_images(folder: Path | str) -> list[Path]:
+    """Return all image files below ``folder``, in natural order of their relative paths.
+
+    Hidden files, resource forks and files of other kinds are left out; links that lead in a
+    circle are followed once.
+
+    Raises:
+        UserError: the folder does not exist, is no folder, or holds no image.
+    """
+    root = Path(folder)
+    if not root.exists():
+        raise UserError(f"there is no folder {root}")
+    if not root.is_dir():
+        raise UserError(f"{root} is a file; give the folder that holds the images")
+    found: list[Path] = []
+    seen: set[tuple[int, int]] = set()
+    for place, folders, files in os.walk(root, followlinks=True):
+        status = os.stat(place)
+        if (status.st_dev, status.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        folders[:] = [name for name in folders if not name.startswith((".", "__MACOSX"))]
+        found += [Path(place) / name for name in files if is_image_name(name)]
+    if not found:
+        kinds = ", ".join(sorted(EXTENSIONS))
+        raise UserError(f"there is no image in {root} (looked for {kinds}, also in sub-folders)")
+    return sorted(found, key=lambda path: natural(str(path.relative_to(root))))
+
+
+def is_image_name(name: str) -> bool:
+    """Return whether a file of this name is taken for an image."""
+    return not name.startswith((".", "_.")) and Path(name).suffix.lower() in EXTENSIONS
+
+
+def natural(text: str) -> list[Any]:
+    """Return a sorting key in which image 2 comes before image 10."""
+    parts = re.split(r"(\d+)", text)
+    return [(1, int(part), part) if part.isdigit() else (0, 0, part) for part in parts]
+
+
+def read(path: Path | str, *, page: int = 0, color: str = "gray") -> Micrograph:
+    """Return the micrograph in a file.
+
+    Args:
+        path: TIFF, PNG, JPEG or BMP.
+        page: page of a multi-page TIFF.
+        color: "gray" makes real colour luminance; "rgb" keeps three channels where they differ.
+
+    Raises:
+        UserError: missing, empty, broken, or a header that cannot be true; the file is named.
+    """
+    path = Path(path)
+    head = header(path)
+    calibration = Calibration()
+    notes: list[str] = []
+    if head.kind == "tiff":
+        pixels, calibration, pages = _read_tiff(path, page)
+        if pages > 1:
+            notes.append(f"page {page + 1} of {pages} is read")
+    else:
+        pixels = _read_opencv(path)
+    if calibration == Calibration():
+        calibration = _sidecar(path, *pixels.shape[:2])
+    pixels, remarks = _plane(pixels, color, path)
+    bits = _significant_bits(pixels)
+    size = calibration.pixel_size
+    return Micrograph(
+        pixels=pixels,
+        pixel_size=size,
+        unit=None if size is None else "nm",
+        bits=bits,
+        source=str(path),
+        bar_height=calibration.bar_height,
+        notes=(*notes, *remarks, *calibration.notes),
+    )
+
+
+def with_pixel_size(micrograph: Micrograph, nm: float | None) -> Micrograph:
+    """Return the micrograph with the pixel size the user gave, where one was given."""
+    return micrograph if nm is None else replace(micrograph, pixel_size=nm, unit="nm")
+
+
+def parse_pixel_size(text: str | None) -> float | None:
+    """Return nm for a text such as ``12.5nm`` or ``0.1 um``; None for None.
+
+    Raises:
+        UserError: no number with a unit of length.
+    """
+    if text is None:
+        return None
+    match = re.fullmatch(r"\s*([0-9.eE+-]+)\s*([a-zA-ZµμåÅ]+)\s*", str(text))
+    try:
+        value = float(match[1]) * NM_PER_UNIT[match[2].lower()] if match else math.nan
+    except (KeyError, ValueError):
+        value = math.nan
+    if not (value > 0 and math.isfinite(value)):
+        raise UserError(f"{text!r} is no pixel size; write a number and its unit, such as 12.5nm")
+    return value
+
+
+def read_mask(path: Path | str) -> Array:
+    """Return the raw values of a mask file.
+
+    Palette images give their indices, 1-bit images 0 and 1, signed integers keep their sign; colour
+    and alpha come as (H, W, 3) or (H, W, 4) in R, G, B, A order.
+
+    Raises:
+        UserError: the file cannot be read as a mask; it is named.
+    """
+    path = Path(path)
+    head = header(path)
+    if head.kind == "tiff":
+        mask = _read_tiff(path, 0)[0]
+    elif head.kind == "png":
+        # OpenCV turns palettes into colours; Pillow keeps the indices.
+        mask = _read_palette_png(path)
+    else:
+        mask = _read_opencv(path)
+    if mask.dtype.kind == "f":
+        if not np.array_equal(mask, np.rint(mask)):
+            raise UserError(f"{path} holds fractions; a mask holds one class number per pixel")
+        mask = mask.astype(np.int64)
+    if mask.dtype == np.bool_:
+        mask = mask.astype(np.uint8)
+    if mask.ndim == 3 and mask.shape[2] in (1, 2):
+        mask = mask[..., 0]
+    return mask
+
+
+def header(path: Path | str) -> Header:
+    """Return kind, size and bits from the first bytes of a file, without decoding it.
+
+    Raises:
+        UserError: missing, empty, of no known kind, or promising more than the file can hold.
+    """
+    path = Path(path)
+    try:
+        size = path.stat().st_size
+        with open(path, "rb") as file:
+            start = file.read(1 << 16)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+    if size == 0:
+        raise UserError(f"{path} is empty")
+    try:
+        head = _header(path, start)
+    except UserError:
+        raise
+    except Exception as error:  # a parser of foreign bytes may stumble over anything
+        raise UserError(f"{path} is broken: {_first_line(error)}") from error
+    _check_promise(path, head, size)
+    return head
+
+
+def bar_height(pixels: Array) -> int:
+    """Return the rows of an information bar drawn at the bottom of an image; 0 for none.
+
+    A bar is drawn, not imaged: from a full-width straight edge down to the last row, every row has
+    one grey level on most of its width. Specimen, even a dark mount, is noisy and fails this test.
+
+    Args:
+        pixels: (H, W) or (H, W, 3).
+    """
+    plane = pixels if pixels.ndim == 2 else pixels[..., 0]
+    height, width = plane.shape
+    limit = height // 5
+    if limit < 8 or width < 64:
+        return 0
+    band = plane[height - limit :]
+    drawn = np.zeros(limit, dtype=bool)
+    level = np.zeros(limit)
+    for row in range(limit):
+        values, counts = np.unique(band[row], return_counts=True)
+        best = int(counts.argmax())
+        level[row] = float(values[best])
+        drawn[row] = counts[best] >= 0.3 * width
+    if not drawn[-2:].all():
+        return 0
+    # Text rows of a bar may have less background; short gaps belong to it.
+    top = limit
+    gap = 0
+    for row in range(limit - 1, -1, -1):
+        if drawn[row]:
+            top, gap = row, 0
+        else:
+            gap += 1
+            if gap > max(4, limit // 8):
+                break
+    rows = limit - top
+    if rows < 8 or top == 0:
+        return 0
+    share = float((band[top:] == np.bincount(band[top:].ravel().astype(np.int64)).argmax()).mean())
+    edge = float((np.abs(band[top].astype(float) - level[top]) < 1).mean())
+    step = np.abs(band[top - 1].astype(float) - band[top].astype(float))
+    if share < 0.5 or edge < 0.9 or float(np.median(step)) < 2:
+        return 0
+    # A saturated or empty part of the specimen is flat too, but carries no writing.
+    values = band[top:]
+    if np.ptp(values.astype(float)) < 40 * max(1.0, float(np.iinfo(plane.dtype).max) / 255):
+        return 0
+    return rows
+
+
+def _header(path: Path, start: bytes) -> Header:
+    if start[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+        return _tiff_header(path)
+    if start[:8] == b"\x89PNG\r\n\x1a\n":
+        width, height, bits, kind = struct.unpack(">IIBB", start[16:26])
+        channels = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[kind]
+        return Header("png", height, width, channels, bits)
+    if start[:2] == b"BM":
+        width, height = struct.unpack("<ii", start[18:26])
+        depth = struct.unpack("<H", start[28:30])[0]
+        return Header("bmp", abs(height), width, 3 if depth >= 24 else 1, 8)
+    if start[:2] == b"\xff\xd8":
+        return _jpeg_header(path, start)
+    raise UserError(f"{path} is no TIFF, PNG, JPEG or BMP file, or is cut off")
+
+
+def _jpeg_header(path: Path, start: bytes) -> Header:
+    place = 2
+    data = start
+    while place + 9 < len(data):
+        if data[place] != 0xFF:
+            place += 1
+            continue
+        marker = data[place + 1]
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            bits, height, width, channels = struct.unpack(">BHHB", data[place + 4 : place + 10])
+            return Header("jpeg", height, width, channels, bits)
+        if marker == 0xFF or 0xD0 <= marker <= 0xD8:
+            place += 1 if marker == 0xFF else 2
+            continue
+        place += 2 + struct.unpack(">H", data[place + 2 : place + 4])[0]
+        if place + 9 >= len(data) and len(data) == 1 << 16:
+            # Long metadata stands before the frame header.
+            data = path.read_bytes()
+    raise UserError(f"{path} is a JPEG file that is cut off")
+
+
+def _tiff_header(path: Path) -> Header:
+    import tifffile
+
+    with _quiet(), tifffile.TiffFile(path) as file:
+        page = file.pages[0]
+        shape = page.shape
+        channels = page.samplesperpixel
+        height, width = page.imagelength, page.imagewidth
+        if len(shape) < 2:
+            raise UserError(f"{path} holds no image")
+        return Header("tiff", height, width, channels, int(page.bitspersample))
+
+
+def _check_promise(path: Path, head: Header, size: int) -> None:
+    if head.height < 1 or head.width < 1:
+        raise UserError(f"{path} says it is {head.width} x {head.height} pixels; it is broken")
+    promised = head.height * head.width * head.channels * max(1, head.bits // 8)
+    too_large = max(head.height, head.width) > MAX_SIDE
+    if promised > max(1 << 22, size * MAX_EXPANSION) or (too_large and promised > 64 * size):
+        raise UserError(
+            f"{path} claims {head.width} x {head.height} pixels in a file of {size} bytes; "
+            "it is broken and was not opened"
+        )
+
+
+def _read_tiff(path: Path, page: int) -> tuple[Array, Calibration, int]:
+    import tifffile
+
+    try:
+        with _quiet(), tifffile.TiffFile(path) as file:
+            count = len(file.pages)
+            if page >= count:
+                raise UserError(f"{path} has {count} pages; page {page + 1} was asked for")
+            chosen = file.pages[page]
+            pixels = chosen.asarray()
+            calibration = _tiff_calibration(path, file, *pixels.shape[:2])
+    except UserError:
+        raise
+    except Exception as error:  # a parser of foreign bytes may stumble over anything
+        raise UserError(f"{path} is broken: {_first_line(error)}") from error
+    if pixels.ndim == 3 and pixels.shape[0] in (3, 4) and pixels.shape[2] not in (3, 4):
+        pixels = np.moveaxis(pixels, 0, 2)
+    if pixels.ndim not in (2, 3):
+        raise UserError(f"{path} has {pixels.ndim} dimensions; a micrograph has two")
+    photometric = getattr(chosen, "photometric", None)
+    if pixels.dtype.kind == "u" and photometric is not None and photometric.name == "MINISWHITE":
+        pixels = np.iinfo(pixels.dtype).max - pixels
+    return pixels, calibration, count
+
+
+def _read_opencv(path: Path) -> Array:
+    import cv2
+
+    try:
+        data = np.fromfile(path, dtype=np.uint8)
+        pixels = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
+    except (OSError, cv2.error) as error:
+        raise UserError(f"{path} is broken: {_first_line(error)}") from error
+    if pixels is None:
+        raise UserError(f"{path} is broken: it could not be decoded")
+    if pixels.ndim == 3 and pixels.shape[2] >= 3:
+        # OpenCV's order is B, G, R(, A).
+        order = [2, 1, 0, 3][: pixels.shape[2]]
+        pixels = np.ascontiguousarray(pixels[..., order])
+    return np.asarray(pixels)
+
+
+def _read_palette_png(path: Path) -> Array:
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            if image.mode in ("P", "1"):
+                return np.asarray(image).astype(np.uint8)
+    except OSError as error:
+        raise UserError(f"{path} is broken: {_first_line(error)}") from error
+    return _read_opencv(path)
+
+
+def _plane(pixels: Array, color: str, path: Path) -> tuple[Array, list[str]]:
+    """Return (H, W) or (H, W, 3) of a dtype we promise, and what was done, in words."""
+    notes = []
+    if pixels.ndim == 3 and pixels.shape[2] in (2, 4):
+        notes.append("alpha channel dropped")
+        pixels = pixels[..., :-1]
+    if pixels.ndim == 3 and pixels.shape[2] == 1:
+        pixels = pixels[..., 0]
+    if pixels.ndim == 3 and pixels.shape[2] != 3:
+        raise UserError(f"{path} has {pixels.shape[2]} channels; a micrograph has one or three")
+    if pixels.dtype == np.bool_:
+        pixels = pixels.astype(np.uint8) * np.uint8(255)
+    elif pixels.dtype == np.int8 or pixels.dtype == np.int16:
+        offset = np.iinfo(pixels.dtype).min
+        wide = pixels.astype(np.int32) - (offset if pixels.min() < 0 else 0)
+        pixels = wide.astype(np.uint8 if pixels.dtype == np.int8 else np.uint16)
+    elif pixels.dtype.kind in "iu" and pixels.dtype.itemsize > 2:
+        if 0 <= pixels.min() and pixels.max() <= 65_535:
+            pixels = pixels.astype(np.uint16)
+        else:
+            pixels = pixels.astype(np.float32)
+    elif pixels.dtype.kind == "f":
+        pixels = pixels.astype(np.float32)
+        bad = ~np.isfinite(pixels)
+        if bad.all():
+            raise UserError(f"{path} holds no finite value")
+        if bad.any():
+            notes.append(f"{int(bad.sum())} non-finite pixels take the smallest value")
+            pixels = np.where(bad, pixels[~bad].min(), pixels)
+    if pixels.ndim == 3:
+        first = pixels[..., :1]
+        if (pixels == first).all():
+            pixels = pixels[..., 0]
+        elif color == "gray":
+            notes.append("colour becomes luminance")
+            gray = pixels.astype(np.float32) @ LUMINANCE.astype(np.float32)
+            rounded = np.rint(gray) if pixels.dtype.kind == "u" else gray
+            pixels = rounded.astype(pixels.dtype)
+    return np.ascontiguousarray(pixels), notes
+
+
+def _significant_bits(pixels: Array) -> int:
+    if pixels.dtype == np.uint8:
+        return 8
+    if pixels.dtype == np.float32:
+        return 32
+    highest = int(pixels.max(initial=0))
+    for bits in (8, 10, 12, 14):
+        if highest < 1 << bits:
+            return bits
+    return 16
+
+
+# --- calibration by maker (the tags and keys are facts of the file formats) ---------------------
+def _tiff_calibration(path: Path, file: Any, height: int, width: int) -> Calibration:
+    tags = file.pages[0].tags
+    for reader in (_fei, _zeiss, _tescan):
+        found = reader(tags, height, width)
+        if found is not None:
+            return found
+    return _ome(file) or _imagej(file, tags) or Calibration()
+
+
+def _fei(tags: Any, height: int, width: int) -> Calibration | None:
+    for code in (34680, 34682, 34683):
+        if code not in tags:
+            continue
+        value = tags[code].value
+        if isinstance(value, Mapping):
+            scan, image = value.get("Scan", {}), value.get("Image", {})
+        else:
+            sections = parse_ini(_text(value))
+            scan, image = sections.get("scan", {}), sections.get("image", {})
+            if not scan:
+                return _fei_xml(_text(value))
+        pick = {str(k).lower(): v for k, v in {**image, **scan}.items()}
+        size = _number(pick.get("pixelwidth"))
+        field = _number(pick.get("horfieldsize"))
+        notes: tuple[str, ...] = ()
+        if size and field and abs(field / width / size - 1) > 0.02:
+            notes = ("pixel width and field width of the metadata disagree; the first is used",)
+        if not size and field:
+            size = field / width
+        rows = _number(pick.get("resolutiony"))
+        bar = int(height - rows) if rows and 0 < height - rows < height / 2 else 0
+        return Calibration(size * 1e9 if size else None, bar, notes)
+    return None
+
+
+def _fei_xml(text: str) -> Calibration | None:
+    match = re.search(r"<PixelSize>.*?<X[^>]*>\s*([0-9.eE+-]+)\s*</X>", text, re.DOTALL)
+    match = match or re.search(r"<PixelWidth[^>]*>\s*([0-9.eE+-]+)", text)
+    return Calibration(float(match[1]) * 1e9) if match else None
+
+
+def _zeiss(tags: Any, height: int, width: int) -> Calibration | None:
+    if 34118 not in tags:
+        return None
+    value = tags[34118].value
+    if isinstance(value, Mapping):
+        entry = value.get("ap_image_pixel_size")
+        if entry is not None:
+            number, unit = (list(entry) + [None, None])[-2:] if len(entry) > 2 else entry
+            scale = NM_PER_UNIT.get(str(unit).strip().lower())
+            if scale and _number(number):
+                return Calibration(float(number) * scale)
+        binary = value.get("")
+        if binary and len(binary) > 3 and _number(binary[3]):
+            return Calibration(float(binary[3]) * 1e9 * 1024 / width)
+        return Calibration()
+    match = re.search(
+        r"AP_IMAGE_PIXEL_SIZE\s*(?:Image Pixel Size)?\s*=\s*([0-9.eE+-]+)\s*(\S+)", _text(value)
+    )
+    if match and match[2].lower() in NM_PER_UNIT:
+        return Calibration(float(match[1]) * NM_PER_UNIT[match[2].lower()])
+    return Calibration()
+
+
+def _tescan(tags: Any, height: int, width: int) -> Calibration | None:
+    if 50431 not in tags:
+        return None
+    return _tescan_text(_text(tags[50431].value))
+
+
+def _tescan_text(text: str) -> Calibration:
+    match = re.search(r"PixelSizeX\s*=\s*([0-9.eE+-]+)", text)
+    strip = re.search(r"ImageStripSize\s*=\s*(\d+)", text)
+    return Calibration(
+        float(match[1]) * 1e9 if match else None, int(strip[1]) if strip else None
+    )
+
+
+def _ome(file: Any) -> Calibration | None:
+    text = file.ome_metadata if file.is_ome else None
+    if not text:
+        return None
+    size = re.search(r'PhysicalSizeX="([0-9.eE+-]+)"', text)
+    unit = re.search(r'PhysicalSizeXUnit="([^"]+)"', text)
+    scale = NM_PER_UNIT.get(unit[1].lower() if unit else "um")
+    return Calibration(float(size[1]) * scale, 0) if size and scale else None
+
+
+def _imagej(file: Any, tags: Any) -> Calibration | None:
+    """Read ImageJ's unit; plain resolution tags without it are an export's leftover."""
+    description = _text(tags["ImageDescription"].value) if "ImageDescription" in tags else ""
+    unit = re.search(r"^unit=(.+)$", description, re.MULTILINE)
+    if "ImageJ" not in description or unit is None or "XResolution" not in tags:
+        return None
+    name = unit[1].strip().lower().replace("\\u00b5", "µ")
+    top, bottom = tags["XResolution"].value
+    scale = NM_PER_UNIT.get(name)
+    return Calibration(bottom / top * scale, 0) if scale and top else None
+
+
+def _sidecar(path: Path, height: int, width: int) -> Calibration:
+    """Read the text file some microscopes write beside the image."""
+    stem, kind = path.with_suffix(""), path.suffix[1:]
+    tescan = stem.with_name(f"{stem.name}-{kind}.hdr")
+    if tescan.is_file():
+        return _tescan_text(_text(tescan.read_bytes()))
+    text_path = path.with_suffix(".txt")
+    if not text_path.is_file() or text_path.stat().st_size > 1 << 20:
+        return Calibration()
+    text = _text(text_path.read_bytes())
+    if "$$SM_MICRON_BAR" in text or "$CM_FULL_SIZE" in text:
+        return _jeol(text, height)
+    if "[SemImageFile]" in text:
+        return _hitachi(text, height, width)
+    return Calibration()
+
+
+def _jeol(text: str, height: int) -> Calibration:
+    bar = re.search(r"\$\$SM_MICRON_BAR\s+(\d+)", text)
+    marker = re.search(r"\$\$SM_MICRON_MARKER\s+([0-9.]+)\s*(\S+)", text)
+    full = re.search(r"\$CM_FULL_SIZE\s+(\d+)\s+(\d+)", text)
+    size = None
+    if bar and marker and marker[2].lower() in NM_PER_UNIT and int(bar[1]) > 0:
+        size = float(marker[1]) * NM_PER_UNIT[marker[2].lower()] / int(bar[1])
+    rows = height - int(full[2]) if full else 0
+    notes = ("pixel size from the drawn micron bar, good to about 1 %",) if size else ()
+    return Calibration(size, rows if 0 < rows < height / 2 else None, notes)
+
+
+def _hitachi(text: str, height: int, width: int) -> Calibration:
+    size = re.search(r"^PixelSize=([0-9.eE+-]+)", text, re.MULTILINE)
+    data = re.search(r"^DataSize=(\d+)x(\d+)", text, re.MULTILINE)
+    if not size:
+        return Calibration()
+    scale = int(data[1]) / width if data else 1.0
+    rows = height - int(data[2]) if data and int(data[1]) == width else 0
+    return Calibration(float(size[1]) * scale, rows if 0 < rows < height / 2 else None)
+
+
+def parse_ini(text: str) -> dict[str, dict[str, str]]:
+    """Return ``{section: {key: value}}`` of INI-like text, names in lower case."""
+    sections: dict[str, dict[str, str]] = {}
+    current: dict[str, str] = {}
+    for line in text.splitlines():
+        line = line.strip()
+        if line.startswith("[") and line.endswith("]"):
+            current = sections.setdefault(line[1:-1].lower(), {})
+        elif "=" in line:
+            key, value = line.split("=", 1)
+            current[key.strip().lower()] = value.strip()
+    return sections
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bytes):
+        if value[:2] in (b"\xff\xfe", b"\xfe\xff"):
+            return value.decode("utf-16", "replace")
+        return value.decode("utf-8", "replace")
+    return str(value)
+
+
+def _number(value: Any) -> float | None:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return None
+    return number if math.isfinite(number) and number > 0 else None
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0][:160]
+
+
+class _quiet:
+    """Silence tifffile's log lines: what matters of them ends in our own sentence."""
+
+    def __enter__(self) -> None:
+        import logging
+
+        self.logger = logging.getLogger("tifffile")
+        self.level = self.logger.level
+        self.logger.setLevel(logging.CRITICAL)
+        self.caught = warnings.catch_warnings()
+        self.caught.__enter__()
+        warnings.simplefilter("ignore")
+
+    def __exit__(self, *error: Any) -> None:
+        self.caught.__exit__(*error)
+        self.logger.setLevel(self.level)
+
+
+def summarise(notes: Iterable[tuple[str, str]]) -> list[str]:
+    """Return one line for each distinct note with the number of files it concerns."""
+    counts: dict[str, list[str]] = {}
+    for source, note in notes:
+        counts.setdefault(note, []).append(source)
+    return [
+        f"{note}: {len(files)} file{'s' if len(files) > 1 else ''} (first: {Path(files[0]).name})"
+        for note, files in counts.items()
+    ]

@@ -1,0 +1,128 @@
+"""The whole way on synthetic micrographs: ``make demo``, or ``python -m matssl.tools.demo``.
+
+Writes micrographs with exact masks, pretrains on the unlabelled ones, fine-tunes on two labelled
+ones from the pretrained and from random weights, evaluates both and prints what came out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import runpy
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from matssl.core.errors import UserError, guard
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+KIND = "two_phase"
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the demo; returns 0."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--output_dir", default="experiments/demo", help="folder of everything")
+    parser.add_argument("--seeds", type=int, default=3, help="fine-tuning runs a start")
+    parser.add_argument("--ssl_steps", type=int, default=300)
+    parser.add_argument("--finetune_steps", type=int, default=120)
+    parser.add_argument("--size", type=int, default=256, help="side of the micrographs in pixels")
+    parser.add_argument("--pool", type=int, default=64, help="unlabelled micrographs")
+    parser.add_argument("--debug", action="store_true")
+    args = parser.parse_args(argv)
+    for name in ("train_ssl.py", "train_finetune.py", "eval_model.py"):
+        if not (ROOT / name).is_file():
+            raise UserError(f"the demo runs the scripts of the source tree; {ROOT / name} is absent")
+    started = time.monotonic()
+    out = Path(args.output_dir)
+    pool, labelled = _images(out / "data", args.size, args.pool)
+
+    _say("1. Pretraining on the unlabelled micrographs")
+    ssl = ["--model", "matssl", "--data_path", str(pool), "--steps", str(args.ssl_steps)]
+    _run("train_ssl.py", [*ssl, "--name", "demo", "--output_dir", str(out), "--overwrite"])
+    weights = out / "ssl" / "demo" / "encoder.safetensors"
+
+    _say("2. Fine-tuning on two labelled micrographs, from these and from random weights")
+    scores: dict[str, list[float]] = {"ssl": [], "random": []}
+    for seed in range(args.seeds):
+        for start in scores:
+            name = f"{start}-{seed}"
+            tune = ["--finetune_dataset", str(labelled), "--steps", str(args.finetune_steps)]
+            tune += ["--seed", str(seed), "--name", name, "--output_dir", str(out), "--overwrite"]
+            if start == "ssl":
+                tune += ["--ssl_weights_path", str(weights)]
+            first = seed == 0
+            _run("train_finetune.py", [*tune] if first else [*tune, "--quiet"], show=first)
+            test = ["--model_path", str(out / "finetune" / name / "best.ckpt")]
+            test += ["--dataset", str(labelled), "--output_dir", str(out / "eval" / name)]
+            test += ["--overwrite", "--quiet"]
+            # One result with pictures and baselines is enough to look at.
+            test += ["--save_visualizations"] if first else ["--no-baselines"]
+            _run("eval_model.py", test, show=first)
+            scores[start].append(_miou(out / "eval" / name))
+    _summary(out, scores, time.monotonic() - started)
+    return 0
+
+
+def _images(folder: Path, size: int, pool_size: int) -> tuple[Path, Path]:
+    """Write the pool and the labelled set; what an earlier demo wrote is used again."""
+    from matssl.data import synthetic
+
+    pool, labelled = folder / "unlabelled", folder / "labelled"
+    done = folder / f"written-{KIND}-{size}-{pool_size}.txt"
+    if not done.exists():
+        _say("0. Writing synthetic micrographs with exact masks")
+        synthetic.write_pool(pool, n=pool_size, size=size, seed=1000)
+        synthetic.write_dataset(labelled, KIND, n_train=2, n_val=2, n_test=6, size=size, seed=0)
+        done.write_text("the demo's images are complete\n")
+    return pool, labelled
+
+
+def _run(script: str, argv: list[str], show: bool = True) -> None:
+    """Run one of the three commands as a user would, in this process to save the imports."""
+    if show:
+        print("\n$ python", script, " ".join(argv), flush=True)
+    previous = sys.argv
+    sys.argv = [str(ROOT / script), *argv]
+    try:
+        runpy.run_path(str(ROOT / script), run_name="__main__")
+    except SystemExit as stop:
+        if stop.code:
+            raise SystemExit(stop.code) from None
+    finally:
+        sys.argv = previous
+
+
+def _metrics(folder: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    return content
+
+
+def _miou(folder: Path) -> float:
+    return float(_metrics(folder)["pooled"]["means"]["miou"])
+
+
+def _summary(out: Path, scores: dict[str, list[float]], seconds: float) -> None:
+    _say("Test mIoU on six micrographs the training never saw")
+    for start, label in (("ssl", "matssl, pretrained"), ("random", "matssl, random weights")):
+        values = scores[start]
+        mean = sum(values) / len(values)
+        spread = math.sqrt(sum((v - mean) ** 2 for v in values) / max(1, len(values) - 1))
+        print(f"  {label:<34}{100 * mean:6.1f} ± {100 * spread:.1f}   (n={len(values)} seeds)")
+    for name, value in _metrics(out / "eval" / "ssl-0").get("baselines", {}).items():
+        print(f"  baseline: {name:<24}{100 * float(value['miou']):6.1f}")
+    gains = [a - b for a, b in zip(scores["ssl"], scores["random"], strict=True)]
+    print(f"  gain of pretraining by seed: {', '.join(f'{100 * g:+.1f}' for g in gains)}")
+    print(f"\nReport: {out / 'eval' / 'ssl-0' / 'report.html'}")
+    print(f"Done in {seconds:.0f} s.")
+
+
+def _say(text: str) -> None:
+    print(f"\n== {text}", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(guard(main))
