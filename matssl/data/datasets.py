@@ -1,0 +1,139 @@
+"""From a pool to batches of views: tiles, the order of an epoch, prefetching threads."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from matssl.core import rng
+from matssl.core.batch import Batch
+from matssl.core.errors import UserError
+from matssl.data import views
+from matssl.data.cache import Pool
+from matssl.data.views import ViewRecipe
+
+# Batches each prefetching thread may be ahead.
+AHEAD = 2
+
+
+def tile_boxes(pool: Pool, tile_size: int) -> NDArray[np.int64]:
+    """Return the tiles of all images, int64 (T, 5): image, top, left, height, width.
+
+    An image is cut into as few equal tiles of about ``tile_size`` as cover it, so that an epoch
+    sees large images more often than small ones. An image below ``tile_size`` is one tile.
+    """
+    rows = []
+    for image, shape in enumerate(pool.shapes):
+        height, width = shape[:2]
+        down, across = max(1, round(height / tile_size)), max(1, round(width / tile_size))
+        ys = np.linspace(0, height, down + 1).astype(int)
+        xs = np.linspace(0, width, across + 1).astype(int)
+        for y0, y1 in zip(ys[:-1], ys[1:], strict=True):
+            for x0, x1 in zip(xs[:-1], xs[1:], strict=True):
+                rows.append((image, y0, x0, y1 - y0, x1 - x0))
+    return np.array(rows, np.int64)
+
+
+class ViewLoader:
+    """Batches of random views; the same bits for any number of threads and processes."""
+
+    def __init__(
+        self,
+        pool: Pool,
+        recipes: Sequence[ViewRecipe],
+        batch_size: int,
+        tile_size: int,
+        seed: int,
+        threads: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        """Make a loader.
+
+        Args:
+            pool: decoded images.
+            recipes: one for each view of a sample.
+            batch_size: samples a step over all processes.
+            tile_size: see :func:`tile_boxes`.
+            seed: of every draw.
+            threads: prefetching threads; 0 makes batches when they are asked for.
+            rank: number of this process.
+            world_size: number of processes; each gets its part of every batch.
+
+        Raises:
+            UserError: fewer tiles than a batch, or a batch that the processes cannot share.
+        """
+        self.tiles = tile_boxes(pool, tile_size)
+        self.channels = 3 if len(pool.shapes[0]) == 3 else 1
+        if any((len(shape) == 3) != (self.channels == 3) for shape in pool.shapes):
+            raise UserError("the pool mixes gray and colour images; use --color gray")
+        if batch_size > len(self.tiles):
+            raise UserError(
+                f"--batch_size {batch_size} is larger than the set ({len(self.tiles)} tiles of "
+                f"{len(pool)} images); lower it to {len(self.tiles)} or less"
+            )
+        if batch_size % world_size:
+            raise UserError(
+                f"--batch_size {batch_size} cannot be shared by {world_size} processes"
+            )
+        self.pool, self.recipes, self.seed = pool, tuple(recipes), seed
+        self.batch_size, self.threads = batch_size, threads
+        self.rank, self.local = rank, batch_size // world_size
+        self.groups = pool.groups[self.tiles[:, 0]]
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches of an epoch; the last, partial one is left out."""
+        return len(self.tiles) // self.batch_size
+
+    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
+        """Yield the batches of an epoch from ``start_step`` on."""
+        order = rng.epoch_order(self.seed, epoch, len(self.tiles))
+        steps = range(start_step, self.steps_per_epoch)
+        if self.threads == 0:
+            for step in steps:
+                yield self._batch(order, epoch, step)
+            return
+        pool = ThreadPoolExecutor(self.threads, thread_name_prefix="views")
+        waiting: deque[Future[Batch]] = deque()
+        try:
+            for step in steps:
+                waiting.append(pool.submit(self._batch, order, epoch, step))
+                if len(waiting) > AHEAD * self.threads:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            # Also when the caller stops in the middle: an open pool would hold the interpreter.
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def probe(self, count: int) -> Batch:
+        """Return a fixed batch of up to ``count`` samples for the monitor, spread over the set."""
+        places = np.linspace(0, len(self.tiles) - 1, min(count, len(self.tiles))).astype(np.int64)
+        return self._views(np.unique(places), epoch=(1 << 40))
+
+    def _batch(self, order: NDArray[np.int64], epoch: int, step: int) -> Batch:
+        start = step * self.batch_size + self.rank * self.local
+        return self._views(order[start : start + self.local], epoch)
+
+    def _views(self, samples: NDArray[np.int64], epoch: int) -> Batch:
+        tiles = self.tiles[samples]
+        planes = [self.pool.plane(image) for image in tiles[:, 0]]
+        made, maps = [], []
+        for number, recipe in enumerate(self.recipes):
+            draws = views.draw(recipe, tiles[:, 1:], self.seed, epoch, samples, number)
+            out = np.empty((len(samples), self.channels, recipe.size, recipe.size), np.uint8)
+            views.render(recipe, draws, planes, out)
+            made.append(torch.from_numpy(out))
+            maps.append(draws.maps(recipe.size))
+        return Batch(
+            views=tuple(made),
+            maps=torch.from_numpy(np.stack(maps).astype(np.float32)),
+            group=torch.from_numpy(self.groups[samples]),
+            index=torch.from_numpy(samples.copy()),
+        )

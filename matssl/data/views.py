@@ -1,0 +1,254 @@
+"""Random views of a tile: crop, resize once, one table of grey levels, blur, noise, D4.
+
+Speed comes from the order (crop before resize, one channel, a 256-entry table for all photometry)
+and from drawing the numbers of a whole batch at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from matssl.core import rng
+from matssl.core.geometry import affines, apply_d4
+
+Array = NDArray[Any]
+# Uniform numbers a view may use; a fixed count keeps each draw at its place in the stream.
+DRAWS = 16
+(
+    _SCALE,
+    _RATIO,
+    _TOP,
+    _LEFT,
+    _FLIP,
+    _TURNS,
+    _PHOTOMETRY,
+    _BRIGHTNESS,
+    _CONTRAST,
+    _GAMMA,
+    _SOLARISE,
+    _BLUR,
+    _SIGMA,
+    _NOISE,
+    _AMOUNT,
+    _OFFSET,
+) = range(DRAWS)
+# Noise is a window into one long sample: a random offset costs less than new numbers, and two
+# views share a window only by a chance of one in a million.
+_POOL_SIZE = 1 << 20
+
+
+@dataclass(frozen=True)
+class ViewRecipe:
+    """What a random view may be. Amounts are the largest change, probabilities end in ``_p``.
+
+    Attributes:
+        size: side of the view in pixels.
+        scale: smallest and largest crop as a share of the tile's area.
+        ratio: narrowest and widest crop, width over height.
+        d4: "full" (eight elements), "flips" (no quarter turns), "hflip" or "none".
+        brightness: factor 1 -/+ this.
+        contrast: factor 1 -/+ this about the crop's own mean.
+        gamma: exponent between exp(-this) and exp(this).
+        photometry_p: share of views whose grey levels change.
+        solarise_p: share of views with levels above one half inverted.
+        blur_p: share of blurred views.
+        blur_sigma: smallest and largest Gaussian sigma in view pixels.
+        noise_p: share of views with added Gaussian noise.
+        noise_sigma: largest noise as a share of the grey range.
+    """
+
+    size: int = 128
+    scale: tuple[float, float] = (0.3, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    d4: str = "full"
+    brightness: float = 0.3
+    contrast: float = 0.3
+    gamma: float = 0.3
+    photometry_p: float = 0.8
+    solarise_p: float = 0.0
+    blur_p: float = 0.5
+    blur_sigma: tuple[float, float] = (0.1, 1.0)
+    noise_p: float = 0.5
+    noise_sigma: float = 0.02
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Everything random about B views.
+
+    Attributes:
+        boxes: float64 (B, 4) crops as top, left, height, width in image pixels; whole numbers.
+        flips: bool (B,).
+        turns: int64 (B,).
+        tables: uint8 (B, 256) or None where no view changes its grey levels.
+        changed: bool (B,), which views use their table.
+        sigmas: float64 (B,), 0 for no blur.
+        noise: float64 (B,) standard deviation in grey levels, 0 for none.
+        offsets: int64 (B,), where in the noise sample a view reads.
+    """
+
+    boxes: NDArray[np.float64]
+    flips: NDArray[np.bool_]
+    turns: NDArray[np.int64]
+    gains: NDArray[np.float64]
+    changed: NDArray[np.bool_]
+    sigmas: NDArray[np.float64]
+    noise: NDArray[np.float64]
+    offsets: NDArray[np.int64]
+
+    def maps(self, size: int) -> NDArray[np.float64]:
+        """Return (B, 2, 3), view pixels to image pixels."""
+        return affines(self.boxes, self.flips, self.turns, size)
+
+
+def draw(
+    recipe: ViewRecipe,
+    tiles: NDArray[np.int64],
+    seed: int,
+    epoch: int,
+    samples: Sequence[int] | NDArray[np.int64],
+    view: int,
+) -> Draws:
+    """Return the random part of one view of each sample.
+
+    Args:
+        recipe: what may be drawn.
+        tiles: int64 (B, 4), top, left, height, width of each sample's tile in its image.
+        seed: of the run.
+        epoch: of the run.
+        samples: (B,) number of each sample; each draw depends on its own number alone.
+        view: number of the view.
+    """
+    u = np.stack([rng.generator(seed, epoch, int(s), view).random(DRAWS) for s in samples])
+    boxes = _boxes(recipe, tiles, u)
+    flips = (u[:, _FLIP] < 0.5) & (recipe.d4 != "none")
+    turns = np.zeros(len(u), np.int64)
+    if recipe.d4 == "full":
+        turns = (u[:, _TURNS] * 4).astype(np.int64)
+    elif recipe.d4 == "flips":
+        # With the mirror, a half turn gives both flips and their product.
+        turns = 2 * (u[:, _TURNS] * 2).astype(np.int64)
+    photometry = u[:, _PHOTOMETRY] < recipe.photometry_p
+    gains = np.stack(
+        [
+            np.where(photometry, 1 + recipe.brightness * (2 * u[:, _BRIGHTNESS] - 1), 1.0),
+            np.where(photometry, 1 + recipe.contrast * (2 * u[:, _CONTRAST] - 1), 1.0),
+            np.where(photometry, np.exp(recipe.gamma * (2 * u[:, _GAMMA] - 1)), 1.0),
+            (u[:, _SOLARISE] < recipe.solarise_p).astype(float),
+        ],
+        axis=1,
+    )
+    low, high = recipe.blur_sigma
+    sigmas = np.where(u[:, _BLUR] < recipe.blur_p, low + (high - low) * u[:, _SIGMA], 0.0)
+    noise = np.where(
+        u[:, _NOISE] < recipe.noise_p, 255 * recipe.noise_sigma * u[:, _AMOUNT], 0.0
+    )
+    offsets = (u[:, _OFFSET] * (_POOL_SIZE - recipe.size**2 - 1)).astype(np.int64)
+    changed = photometry | (gains[:, 3] > 0)
+    return Draws(boxes, flips, turns, gains, changed, sigmas, noise, offsets)
+
+
+def render(
+    recipe: ViewRecipe,
+    draws: Draws,
+    planes: Sequence[NDArray[np.uint8]],
+    out: NDArray[np.uint8],
+) -> None:
+    """Write the views into ``out``.
+
+    Args:
+        recipe: gives the size.
+        draws: the random part of B views.
+        planes: B images, uint8 (H, W) or (H, W, 3).
+        out: uint8 (B, C, size, size), overwritten.
+    """
+    size = recipe.size
+    boxes = draws.boxes.astype(np.int64)
+    crops = []
+    for i, plane in enumerate(planes):
+        top, left, height, width = boxes[i]
+        crops.append(shrink(plane[top : top + height, left : left + width], size))
+    tables = _tables(draws.gains, np.array([crop.mean() for crop in crops]))
+    for i, crop in enumerate(crops):
+        if draws.changed[i]:
+            crop = cv2.LUT(crop, tables[i])
+        if draws.sigmas[i] > 0:
+            crop = cv2.GaussianBlur(crop, _kernel(draws.sigmas[i]), draws.sigmas[i])
+        if draws.noise[i] > 0:
+            crop = _noisy(crop, draws.noise[i], int(draws.offsets[i]))
+        turned = apply_d4(crop, bool(draws.flips[i]), int(draws.turns[i]))
+        out[i] = turned if turned.ndim == 2 else np.moveaxis(turned, 2, 0)
+
+
+def shrink(crop: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """Return the crop at size x size, antialiased at a fraction of area averaging's price.
+
+    Halvings while the crop is at least four times too large, then linear to twice the size, then
+    one exact 2 x 2 mean: OpenCV is quick at area averaging by exact halves only.
+    """
+    height, width = crop.shape[:2]
+    if max(height, width) <= 1.15 * size:
+        return cv2.resize(crop, (size, size), interpolation=cv2.INTER_LINEAR)
+    while height >= 4 * size and width >= 4 * size:
+        crop = cv2.resize(
+            crop[: height // 2 * 2, : width // 2 * 2],
+            (width // 2, height // 2),
+            interpolation=cv2.INTER_AREA,
+        )
+        height, width = crop.shape[:2]
+    double = cv2.resize(crop, (2 * size, 2 * size), interpolation=cv2.INTER_LINEAR)
+    return cv2.resize(double, (size, size), interpolation=cv2.INTER_AREA)
+
+
+def _boxes(recipe: ViewRecipe, tiles: NDArray[np.int64], u: Array) -> NDArray[np.float64]:
+    """Return crops of random area and shape inside each tile, whole pixels."""
+    top, left, height, width = np.asarray(tiles, np.float64).T
+    area = height * width * (recipe.scale[0] + np.diff(recipe.scale)[0] * u[:, _SCALE])
+    low, high = np.log(recipe.ratio[0]), np.log(recipe.ratio[1])
+    ratio = np.exp(low + (high - low) * u[:, _RATIO])
+    # A box that would leave the tile is cut to it; torchvision would draw again up to ten times.
+    h = np.clip(np.rint(np.sqrt(area / ratio)), 1, height)
+    w = np.clip(np.rint(np.sqrt(area * ratio)), 1, width)
+    y = top + np.floor((height - h + 1) * u[:, _TOP])
+    x = left + np.floor((width - w + 1) * u[:, _LEFT])
+    return np.stack([y, x, h, w], axis=1)
+
+
+def _tables(gains: Array, means: Array) -> NDArray[np.uint8]:
+    """Return (B, 256): gamma, then brightness, then contrast about the mean, then solarisation."""
+    levels = np.arange(256) / 255.0
+    brightness, contrast, gamma, solarise = (gains[:, i, None] for i in range(4))
+    values = levels[None] ** gamma * brightness
+    # The mean after gamma and brightness, to first order: that of the mean level.
+    centre = (means[:, None] / 255) ** gamma * brightness
+    values = (values - centre) * contrast + centre
+    values = np.where((solarise > 0) & (values > 0.5), 1 - values, values)
+    return np.rint(np.clip(values, 0, 1) * 255).astype(np.uint8)
+
+
+def _kernel(sigma: float) -> tuple[int, int]:
+    side = 2 * int(np.ceil(2.5 * sigma)) + 1
+    return side, side
+
+
+@lru_cache(maxsize=1)
+def _noise_sample() -> NDArray[np.float32]:
+    generator = rng.generator(0, 0, 0, stream=rng.NOISE)
+    return generator.standard_normal(_POOL_SIZE, dtype=np.float32)
+
+
+def _noisy(crop: NDArray[np.uint8], sigma: float, offset: int) -> NDArray[np.uint8]:
+    sample = _noise_sample()[offset : offset + crop.shape[0] * crop.shape[1]]
+    sample = sample.reshape(crop.shape[:2])
+    if crop.ndim == 3:
+        sample = np.repeat(sample[..., None], 3, axis=2)
+    # Saturating 8-bit addition of rounded noise; float work on every pixel would cost four times.
+    noise = cv2.multiply(sample, float(sigma), dtype=cv2.CV_16S)
+    return cv2.add(crop, noise, dtype=cv2.CV_8U)
