@@ -1,0 +1,150 @@
+"""Optimisers, parameter groups and schedules that are pure functions of the step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class LARS(torch.optim.Optimizer):
+    """LARS as SimCLR has it: You et al. 2017 (arXiv:1708.03888), "classic" momentum.
+
+    For adapted parameters: g <- g + wd w; trust = eta |w| / |g| (1 where a norm is 0);
+    v <- mu v + lr trust g; w <- w - v. A group with ``adapt=False`` (biases and norm layers) has
+    no decay and trust 1.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+        eta: float = 1e-3,
+    ) -> None:
+        defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "eta": eta}
+        super().__init__(params, {**defaults, "adapt": True})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """Take one step with the gradients at hand."""
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is None:
+                    continue
+                update = parameter.grad
+                if group["adapt"]:
+                    update = update + group["weight_decay"] * parameter
+                    update = update * trust_ratio(parameter, update, group["eta"])
+                state = self.state[parameter]
+                if "momentum_buffer" not in state:
+                    state["momentum_buffer"] = torch.zeros_like(parameter)
+                velocity = state["momentum_buffer"]
+                velocity.mul_(group["momentum"]).add_(update, alpha=group["lr"])
+                parameter.sub_(velocity)
+
+
+def trust_ratio(weight: Tensor, gradient: Tensor, eta: float) -> Tensor:
+    """Return eta |w| / |g|, and 1 where a norm is 0; ``gradient`` already holds the decay."""
+    weight_norm, gradient_norm = weight.norm(), gradient.norm()
+    ratio = eta * weight_norm / gradient_norm
+    return torch.where((weight_norm > 0) & (gradient_norm > 0), ratio, torch.ones_like(ratio))
+
+
+def parameter_groups(
+    model: nn.Module, weight_decay: float, factors: dict[str, float] | None = None
+) -> list[dict[str, Any]]:
+    """Return groups of trainable parameters: decayed matrices, and the rest without decay.
+
+    Args:
+        model: its parameters are split.
+        weight_decay: of tensors with two or more dimensions.
+        factors: learning-rate factor by name prefix, such as ``{"encoder.": 0.1}``.
+    """
+    table: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        factor = next((f for prefix, f in (factors or {}).items() if name.startswith(prefix)), 1.0)
+        table.setdefault((factor, parameter.ndim > 1), []).append(parameter)
+    return [
+        {
+            "params": parameters,
+            "weight_decay": weight_decay if decays else 0.0,
+            "adapt": decays,
+            "factor": factor,
+        }
+        for (factor, decays), parameters in table.items()
+    ]
+
+
+def build_optimizer(
+    name: str, groups: list[dict[str, Any]], lr: float, momentum: float = 0.9
+) -> torch.optim.Optimizer:
+    """Return the optimiser ``name`` (sgd, lars or adamw), fused where torch can.
+
+    Args:
+        name: which.
+        groups: from :func:`parameter_groups`.
+        lr: peak learning rate.
+        momentum: of SGD and LARS.
+    """
+    if name == "lars":
+        return LARS(groups, lr=lr, momentum=momentum)
+    if name == "sgd":
+        return torch.optim.SGD(groups, lr=lr, momentum=momentum, fused=True)
+    if name == "adamw":
+        return torch.optim.AdamW(groups, lr=lr, fused=True)
+    raise ValueError(f"optimiser {name!r}")
+
+
+def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Give every group the rate, times its own factor."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group.get("factor", 1.0)
+
+
+def scaled_lr(lr: float, batch_size: int, rule: str) -> float:
+    """Return the peak rate: as it is, lr B/256 (linear) or lr sqrt(B) (sqrt)."""
+    factors = {"none": 1.0, "linear": batch_size / 256, "sqrt": math.sqrt(batch_size)}
+    return lr * factors[rule]
+
+
+def cosine(step: int, total: int, warmup: int = 0) -> float:
+    """Return the share of the peak rate at a step: linear from 0, then cosine to 0 at ``total``.
+
+    Args:
+        step: optimiser step, from 0.
+        total: steps of the whole plan.
+        warmup: steps of the linear part.
+    """
+    if step < warmup:
+        return step / warmup
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
+
+
+def learning_rate(
+    schedule: str, lr: float, step: int, total: int, warmup: int, steps_per_epoch: int
+) -> float:
+    """Return the rate of a step.
+
+    Args:
+        schedule: "cosine" per step, "cosine_epoch" constant within an epoch, or "constant".
+        lr: peak.
+        step: from 0.
+        total: steps of the plan.
+        warmup: steps of the linear part, which starts above 0 so that no step is lost.
+        steps_per_epoch: for "cosine_epoch".
+    """
+    if step < warmup:
+        return lr * (step + 1) / (warmup + 1)
+    if schedule == "constant":
+        return lr
+    if schedule == "cosine_epoch":
+        epochs = math.ceil(total / steps_per_epoch)
+        return lr * cosine(step // steps_per_epoch, epochs)
+    return lr * cosine(step, total, warmup)

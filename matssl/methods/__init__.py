@@ -1,0 +1,22 @@
+"""Self-supervised methods: one file and one line in METHODS each."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matssl.methods.base import SSLMethod
+
+# Names of classes, so that --help can list the methods without importing torch.
+METHODS = {
+    "matssl": "matssl.methods.matssl:MatSSL",
+    "simclr": "matssl.methods.simclr:SimCLR",
+}
+
+
+def method_class(name: str) -> type[SSLMethod]:
+    """Return the class of a method in METHODS."""
+    module, attribute = METHODS[name].split(":")
+    found: type[SSLMethod] = getattr(importlib.import_module(module), attribute)
+    return found

@@ -1,0 +1,81 @@
+"""What every self-supervised method offers to the stage that trains it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from matssl.core.batch import Batch, Losses
+
+
+class SSLMethod(nn.Module):
+    """A method: an encoder that is kept, and what it needs to be trained without labels.
+
+    All state is in parameters and buffers, so ``state_dict`` is the whole truth. A subclass has a
+    frozen dataclass ``Settings`` whose field names are those of the command line.
+
+    Attributes:
+        encoder: the thing that is kept.
+    """
+
+    Settings: ClassVar[type[Any]]
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self, encoder: nn.Module, in_channels: int, mean: Sequence[float], std: Sequence[float]
+    ) -> None:
+        """Keep the encoder and how pixels are normalised.
+
+        Args:
+            encoder: from ``models.encoders.build_encoder``.
+            in_channels: channels the encoder takes; a gray view is repeated.
+            mean: of the pool's planes on the scale 0 to 1, one value per channel of the views.
+            std: likewise.
+        """
+        super().__init__()
+        self.encoder = encoder
+        self.in_channels = in_channels
+        # Not saved: they belong to the preprocessing record, which the checkpoint holds.
+        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
+
+    @classmethod
+    def from_settings(
+        cls,
+        encoder: nn.Module,
+        in_channels: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+        values: Mapping[str, Any],
+    ) -> SSLMethod:
+        """Return the method with those of ``values`` that are its settings."""
+        names = [field.name for field in dataclasses.fields(cls.Settings)]
+        settings = cls.Settings(**{name: values[name] for name in names if name in values})
+        return cls(encoder, in_channels, mean, std, settings)  # type: ignore[call-arg]
+
+    def normalise(self, view: Tensor) -> Tensor:
+        """Return the encoder's input of a view: uint8 (B, C, H, W) to float, channels last."""
+        x = (view.to(self.mean.dtype) / 255 - self.mean) / self.std
+        if x.shape[1] != self.in_channels:
+            x = x.expand(-1, self.in_channels, -1, -1)
+        return x.contiguous(memory_format=torch.channels_last)
+
+    def forward(self, batch: Batch) -> Losses:
+        """Return the losses of a batch."""
+        raise NotImplementedError
+
+    def after_step(self, progress: float) -> None:
+        """Update what follows the weights (momentum networks, queues).
+
+        Args:
+            progress: share of the training that is done, 0 to 1.
+        """
+
+    def weights(self) -> dict[str, dict[str, Tensor]]:
+        """Return what fine-tuning may use, by part: ``{"encoder": state_dict}``."""
+        return {"encoder": self.encoder.state_dict()}

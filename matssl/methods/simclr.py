@@ -1,0 +1,59 @@
+"""SimCLR: Chen et al. 2020 (arXiv:2002.05709)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from matssl.core.batch import Batch, Losses
+from matssl.methods.base import SSLMethod
+from matssl.methods.contrastive import nt_xent
+from matssl.models.encoders import pyramid, stage_channels
+from matssl.models.heads import projector
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings of SimCLR; widths of None follow the encoder as in the paper."""
+
+    temperature: float = 0.1
+    global_output_dim: int = 128
+    hidden_dim: int | None = None
+    group_negatives: str = "keep"
+
+
+class SimCLR(SSLMethod):
+    """Pooled features of two views, a projection head, NT-Xent over the batch."""
+
+    Settings = Settings
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        in_channels: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+        settings: Settings,
+    ) -> None:
+        super().__init__(encoder, in_channels, mean, std)
+        width = stage_channels(encoder)[-1]
+        self.settings = settings
+        self.projector = projector(
+            width, settings.hidden_dim or width, settings.global_output_dim, last_shift=False
+        )
+
+    def embed(self, x: Tensor) -> Tensor:
+        """Return the projection of normalised views, (B, C, H, W) to (B, D)."""
+        return self.projector(pyramid(self.encoder, x)[-1].mean(dim=(2, 3)))  # type: ignore[no-any-return]
+
+    def forward(self, batch: Batch) -> Losses:
+        """Return NT-Xent of the two views; BN statistics are over both, as in the paper."""
+        views = torch.cat([self.normalise(view) for view in batch.views])
+        first, second = self.embed(views).chunk(2)
+        group = batch.group if self.settings.group_negatives == "drop" else None
+        loss = nt_xent(first, second, self.settings.temperature, group)
+        embeddings = torch.cat([first, second]).detach()
+        return Losses(loss, {"nt_xent": loss.detach()}, embeddings)
