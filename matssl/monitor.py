@@ -121,7 +121,7 @@ def uniformity(x: Tensor) -> Tensor:
 def gap(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return positive-negative gap, AUC and top-1 of the cross-view cosines of (N, D) views."""
     cosines = F.normalize(x, dim=1) @ F.normalize(y, dim=1).T
-    positive = cosines.diagonal()
+    positive = cosines.diagonal().contiguous()
     off = ~torch.eye(len(x), dtype=torch.bool, device=x.device)
     negative = cosines[off]
     order = negative.sort().values

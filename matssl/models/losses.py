@@ -1,0 +1,98 @@
+"""Segmentation losses: pure functions of logits and class indices, in float32."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+IGNORE = 255
+
+
+def dice(logits: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Soft Dice loss, Milletari et al. 2016 (arXiv:1606.04797), for many classes.
+
+    ``1 - 2 sum(p t) / (sum p + sum t)``, sums over all pixels of the batch, mean over the classes
+    that are present in the batch: an absent class has no overlap to speak of.
+
+    Args:
+        logits: (B, C, H, W).
+        target: int64 (B, H, W); 255 counts for nothing.
+        weight: not used; here for a common signature.
+    """
+    known = target != IGNORE
+    p = logits.float().softmax(dim=1) * known[:, None]
+    t = F.one_hot(target.masked_fill(~known, 0), logits.shape[1]).movedim(-1, 1).float()
+    t = t * known[:, None]
+    overlap = (p * t).sum(dim=(0, 2, 3))
+    truth = t.sum(dim=(0, 2, 3))
+    size = p.sum(dim=(0, 2, 3)) + truth
+    scores = 2 * overlap / size.clamp_min(1e-7)
+    present = truth > 0
+    if not present.any():
+        return logits.sum() * 0
+    return 1 - scores[present].mean()
+
+
+def cross_entropy(logits: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Cross-entropy, mean over the pixels that count (weighted mean with class weights).
+
+    Args:
+        logits: (B, C, H, W).
+        target: int64 (B, H, W); 255 counts for nothing.
+        weight: float (C,), of the classes.
+    """
+    if not (target != IGNORE).any():
+        return logits.sum() * 0
+    return F.cross_entropy(logits.float(), target, weight=weight, ignore_index=IGNORE)
+
+
+def dice_ce(logits: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Sum of Dice and cross-entropy."""
+    return dice(logits, target) + cross_entropy(logits, target, weight)
+
+
+def focal(
+    logits: Tensor, target: Tensor, weight: Tensor | None = None, gamma: float = 2.0
+) -> Tensor:
+    """Focal loss, Eq. 4 of Lin et al. 2017 (arXiv:1708.02002), mean over the pixels that count.
+
+    Args:
+        logits: (B, C, H, W).
+        target: int64 (B, H, W); 255 counts for nothing.
+        weight: float (C,), of the classes.
+        gamma: how much sure pixels are left out.
+    """
+    known = target != IGNORE
+    if not known.any():
+        return logits.sum() * 0
+    losses = F.cross_entropy(logits.float(), target, ignore_index=IGNORE, reduction="none")
+    factor = (1 - torch.exp(-losses)) ** gamma
+    scale = known.float()
+    if weight is not None:
+        scale = scale * weight[target.masked_fill(~known, 0)]
+    return (factor * losses * scale).sum() / scale.sum()
+
+
+def bce(logits: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Binary cross-entropy of each class against the others, mean over pixels and classes."""
+    known = target != IGNORE
+    if not known.any():
+        return logits.sum() * 0
+    one_hot = F.one_hot(target.masked_fill(~known, 0), logits.shape[1]).movedim(-1, 1).float()
+    losses = F.binary_cross_entropy_with_logits(logits.float(), one_hot, reduction="none")
+    scale = known[:, None].float().expand_as(losses)
+    if weight is not None:
+        scale = scale * weight.view(1, -1, 1, 1)
+    return (losses * scale).sum() / scale.sum()
+
+
+LOSSES: dict[str, Callable[..., Tensor]] = {
+    "dice_ce": dice_ce,
+    "dice": dice,
+    "ce": cross_entropy,
+    "focal": focal,
+    "bce": bce,
+}

@@ -1,0 +1,230 @@
+"""Weights of others and our own: recognised by their tensors, loaded whole or refused."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from matssl.core import checkpoint
+from matssl.core.errors import UserError
+from matssl.weights import layouts
+from matssl.weights.layouts import Content
+
+# Tried in order; the first that recognises the tensors reads them.
+WEIGHT_LAYOUTS: dict[str, Callable[[Content], dict[str, Tensor] | None]] = {
+    "matssl checkpoint of fine-tuning": layouts.own_segmentation,
+    "matssl checkpoint of pretraining": layouts.own_pretraining,
+    "matssl encoder": layouts.own_encoder,
+    "MatSSL (published)": layouts.published_matssl,
+    "MatSSL repository, DenseCL": layouts.published_densecl,
+    "MatSSL repository, MoCo v2": layouts.published_mocov2,
+    "MoCo v1/v2 (official)": layouts.official_moco,
+    "segmentation-models-pytorch model": layouts.smp_model,
+    "lightly (numbered backbone)": layouts.lightly_sequential,
+    "backbone with a head": layouts.named_backbone,
+    "torchvision / timm": layouts.torchvision,
+}
+# Tensors whose absence changes nothing: counters of BatchNorm.
+HARMLESS = ("num_batches_tracked",)
+
+
+@dataclass(frozen=True)
+class WeightsReport:
+    """What was loaded from where.
+
+    Attributes:
+        path: the file.
+        layout: which layout its tensors have.
+        matched: how many encoder tensors were loaded.
+        total: how many the encoder has.
+        dropped: names of the file's tensors that were not used (heads, momentum copies).
+        notes: stem folded, decoder loaded, and the like, in words.
+        sha256: of the file.
+        lineage: what the file says it was trained from; own files only.
+        parts: which parts of the model were filled: encoder, and decoder where there was one.
+    """
+
+    path: str
+    layout: str
+    matched: int
+    total: int
+    dropped: tuple[str, ...]
+    notes: tuple[str, ...]
+    sha256: str
+    lineage: tuple[dict[str, Any], ...] = ()
+    parts: tuple[str, ...] = ("encoder",)
+
+    def text(self) -> str:
+        """Return the report for the console."""
+        lines = [
+            f"weights {self.path}",
+            f"  layout {self.layout}, {self.matched} of {self.total} encoder tensors loaded, "
+            f"{len(self.dropped)} other tensors not used",
+        ]
+        lines += [f"  {note}" for note in self.notes]
+        return "\n".join(lines)
+
+
+def load(model: nn.Module, path: Path | str, *, in_channels: int) -> WeightsReport:
+    """Fill a model's encoder from a file, whole or not at all.
+
+    Args:
+        model: an encoder, or a model that has one as ``encoder``.
+        path: checkpoint, state dict or safetensors file.
+        in_channels: channels of the encoder's stem; 3-channel stems are summed to 1 (the same
+            output for gray input), 1-channel stems shared out by thirds.
+
+    Raises:
+        UserError: unreadable, unknown, or another architecture; the likely cause is named.
+    """
+    encoder = model.encoder if isinstance(getattr(model, "encoder", None), nn.Module) else model
+    content = read(path)
+    layout, found = recognise(content)
+    wanted = encoder.state_dict()
+    notes: list[str] = []
+    _fold_stem(found, wanted, in_channels, notes)
+    missing = [k for k in wanted if k not in found and not k.endswith(HARMLESS)]
+    misfits = [k for k in wanted if k in found and found[k].shape != wanted[k].shape]
+    if missing or misfits:
+        raise UserError(_cause(content, layout, found, wanted, missing, misfits))
+    fitting = {k: found[k].to(wanted[k].dtype) for k in wanted if k in found}
+    # strict=False only for the counters that old files lack; the check above was the strict one.
+    encoder.load_state_dict(fitting, strict=False)
+    dropped = sorted(set(content.tensors) - {content.origin.get(k, k) for k in fitting})
+    return WeightsReport(
+        path=str(path),
+        layout=layout,
+        matched=len(fitting),
+        total=len(wanted),
+        dropped=tuple(dropped),
+        notes=tuple(notes),
+        sha256=checkpoint.file_hash(path),
+        lineage=tuple(content.lineage),
+    )
+
+
+def read(path: Path | str) -> Content:
+    """Return the tensors of a file, containers unwrapped.
+
+    Raises:
+        UserError: no weights file, truncated, or a pickle with code.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"there is no weights file {path}")
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
+    return layouts.unwrap(checkpoint.read_tensors(path), str(path))
+
+
+def recognise(content: Content) -> tuple[str, dict[str, Tensor]]:
+    """Return the name of the layout and the encoder's tensors under torchvision's names.
+
+    Raises:
+        UserError: no layout fits.
+    """
+    for name, layout in WEIGHT_LAYOUTS.items():
+        found = layout(content)
+        if found is not None:
+            return name, found
+    some = ", ".join(list(content.tensors)[:4])
+    raise UserError(
+        f"{content.path} holds {len(content.tensors)} tensors of no known layout ({some} ...); "
+        "it is no ResNet encoder or U-Net"
+    )
+
+
+def imagenet(encoder: nn.Module, name: str, in_channels: int) -> WeightsReport:
+    """Fill an encoder with torchvision's ImageNet weights, from the local cache or the network.
+
+    Raises:
+        UserError: no such weights, or no network.
+    """
+    from torchvision import models
+
+    if not re.fullmatch(r"resnet(18|34|50|101|152)", name):
+        raise UserError(f"there are no ImageNet weights for {name}; use a ResNet or a weights file")
+    weights = models.get_model_weights(name)["IMAGENET1K_V1"]
+    folder = Path(torch.hub.get_dir()) / "checkpoints"
+    path = folder / str(weights.url).rsplit("/", 1)[1]
+    if not path.is_file():
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(weights.url, str(path), progress=False)
+        except OSError as error:
+            raise UserError(
+                f"the ImageNet weights of {name} are not in {folder} and could not be fetched "
+                f"({error}); fetch {weights.url} elsewhere and put the file there, or use "
+                "--weights none"
+            ) from error
+    return load(encoder, path, in_channels=in_channels)
+
+
+def _read_safetensors(path: Path) -> Content:
+    import json
+
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            facts = file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise UserError(
+            f"{path} is truncated or no safetensors file ({path.stat().st_size} bytes); "
+            "fetch it again"
+        ) from error
+    lineage = json.loads(facts.get("lineage", "[]"))
+    return Content(str(path), tensors, facts, lineage)
+
+
+def _fold_stem(
+    found: dict[str, Tensor], wanted: Mapping[str, Tensor], in_channels: int, notes: list[str]
+) -> None:
+    """Fit the first convolution to the number of input channels."""
+    key = "conv1.weight" if "conv1.weight" in wanted else next(iter(wanted), "")
+    stem, target = found.get(key), wanted.get(key)
+    if stem is None or target is None or stem.ndim != 4 or stem.shape[1] == target.shape[1]:
+        return
+    if stem.shape[1] == 3 and in_channels == 1:
+        found[key] = stem.sum(dim=1, keepdim=True)
+        notes.append("3-channel stem summed to 1 channel: same output for gray input")
+    elif stem.shape[1] == 1 and in_channels == 3:
+        found[key] = stem.repeat(1, 3, 1, 1) / 3
+        notes.append("1-channel stem shared out to 3 channels by thirds")
+
+
+def _cause(
+    content: Content,
+    layout: str,
+    found: Mapping[str, Tensor],
+    wanted: Mapping[str, Tensor],
+    missing: list[str],
+    misfits: list[str],
+) -> str:
+    """Return the refusal with the likely cause."""
+    theirs, ours = layouts.architecture(found), layouts.architecture(wanted)
+    if theirs and ours and theirs != ours:
+        return (
+            f"{content.path} holds a {theirs} encoder ({layout}), the model has a {ours}; "
+            f"use --encoder {theirs} or other weights"
+        )
+    what = []
+    if missing:
+        what.append(f"{len(missing)} tensors are missing (first: {missing[0]})")
+    if misfits:
+        key = misfits[0]
+        what.append(
+            f"{len(misfits)} have another shape (first: {key}, {tuple(found[key].shape)} "
+            f"for {tuple(wanted[key].shape)})"
+        )
+    return (
+        f"{content.path} ({layout}) does not fit the encoder: {' and '.join(what)}; nothing was "
+        "loaded"
+    )

@@ -1,0 +1,176 @@
+"""How published and own files name the tensors of a ResNet; each reader gives torchvision's names.
+
+A reader returns None where the tensors are not of its kind. Prefixes are matched from the start of
+a name only: "backbone." also stands inside "key_backbone." and "momentum_backbone.".
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from matssl.core.errors import UserError
+
+CONTAINERS = ("state_dict", "model", "moco", "teacher", "student", "network", "encoder", "state")
+WRAPPERS = ("module.", "_orig_mod.")
+# Places of a ResNet's parts in a Sequential: 2 is the ReLU, 3 the pooling.
+SEQUENTIAL = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}
+DEPTHS = {(False, 2): "resnet18", (False, 6): "resnet34"}
+DEEP = {6: "resnet50", 23: "resnet101", 36: "resnet152"}
+
+
+@dataclass
+class Content:
+    """Tensors of a file.
+
+    Attributes:
+        path: of the file.
+        tensors: by name, wrappers stripped.
+        facts: other entries of the file, such as format and stage.
+        lineage: what an own file was trained from.
+        origin: name in the file of a tensor that a reader renamed.
+    """
+
+    path: str
+    tensors: dict[str, Tensor]
+    facts: Mapping[str, Any]
+    lineage: list[dict[str, Any]] = field(default_factory=list)
+    origin: dict[str, str] = field(default_factory=dict)
+
+    def strip(self, prefix: str) -> dict[str, Tensor]:
+        """Return the tensors that start with ``prefix``, without it."""
+        chosen = {}
+        for name, tensor in self.tensors.items():
+            if name.startswith(prefix):
+                chosen[name[len(prefix) :]] = tensor
+                self.origin[name[len(prefix) :]] = name
+        return chosen
+
+    def has(self, *prefixes: str) -> bool:
+        """Return whether each prefix starts some tensor's name."""
+        return all(any(name.startswith(p) for name in self.tensors) for p in prefixes)
+
+
+def unwrap(content: Any, path: str) -> Content:
+    """Return the tensors of what torch.load gave, containers and wrappers stripped.
+
+    Raises:
+        UserError: there is no tensor in it.
+    """
+    facts: dict[str, Any] = {}
+    lineage: list[dict[str, Any]] = []
+    if isinstance(content, Mapping):
+        facts = {k: v for k, v in content.items() if isinstance(v, (str, int, float))}
+        lineage = list(content.get("lineage") or [])
+    depth = 0
+    while isinstance(content, Mapping) and not _tensors(content) and depth < 4:
+        inner = next((content[k] for k in CONTAINERS if isinstance(content.get(k), Mapping)), None)
+        if inner is None:
+            break
+        content, depth = inner, depth + 1
+    tensors = _tensors(content) if isinstance(content, Mapping) else {}
+    if not tensors:
+        raise UserError(f"{path} holds no tensors; it is no weights file")
+    for wrapper in WRAPPERS:
+        if all(name.startswith(wrapper) for name in tensors):
+            tensors = {name[len(wrapper) :]: tensor for name, tensor in tensors.items()}
+    return Content(path, tensors, facts, lineage)
+
+
+def own_segmentation(content: Content) -> dict[str, Tensor] | None:
+    """Read ``best.ckpt`` of a fine-tuning run."""
+    if content.facts.get("stage") != "finetune":
+        return None
+    return content.strip("encoder.")
+
+
+def own_pretraining(content: Content) -> dict[str, Tensor] | None:
+    """Read ``last.ckpt`` of a pretraining run."""
+    if content.facts.get("stage") != "ssl":
+        return None
+    return content.strip("encoder.")
+
+
+def own_encoder(content: Content) -> dict[str, Tensor] | None:
+    """Read ``encoder.safetensors`` of a pretraining run."""
+    if not str(content.facts.get("format", "")).startswith("matssl/"):
+        return None
+    return content.strip("encoder.") or None
+
+
+def published_matssl(content: Content) -> dict[str, Tensor] | None:
+    """Read MatSSL's own files: ``backbone.*``, aliases of it, gates and head."""
+    return content.strip("backbone.") if content.has("attn_module.gates.", "backbone.") else None
+
+
+def published_densecl(content: Content) -> dict[str, Tensor] | None:
+    """Read the DenseCL files of the MatSSL repository: ``backbone.backbone.*``."""
+    return content.strip("backbone.backbone.") if content.has("backbone.backbone.") else None
+
+
+def published_mocov2(content: Content) -> dict[str, Tensor] | None:
+    """Read the MoCo v2 files of the MatSSL repository: ``backbone.*`` beside ``key_backbone.*``."""
+    return content.strip("backbone.") if content.has("key_backbone.", "backbone.") else None
+
+
+def official_moco(content: Content) -> dict[str, Tensor] | None:
+    """Read the official MoCo files: ``encoder_q.*``."""
+    return _without_head(content.strip("encoder_q.")) if content.has("encoder_q.conv1.") else None
+
+
+def smp_model(content: Content) -> dict[str, Tensor] | None:
+    """Read a whole model of segmentation-models-pytorch."""
+    if not content.has("encoder.", "decoder."):
+        return None
+    return content.strip("encoder.")
+
+
+def lightly_sequential(content: Content) -> dict[str, Tensor] | None:
+    """Read a ResNet in a Sequential: ``backbone.0`` is conv1, ``backbone.4`` layer1."""
+    stem = content.tensors.get("backbone.0.weight")
+    if stem is None or stem.ndim != 4:
+        return None
+    found = {}
+    for name, tensor in content.strip("backbone.").items():
+        number, _, rest = name.partition(".")
+        if number in SEQUENTIAL:
+            found[f"{SEQUENTIAL[number]}.{rest}"] = tensor
+            content.origin[f"{SEQUENTIAL[number]}.{rest}"] = f"backbone.{name}"
+    return found
+
+
+def named_backbone(content: Content) -> dict[str, Tensor] | None:
+    """Read ``backbone.conv1.*`` or ``encoder.conv1.*`` with any heads beside it."""
+    for prefix in ("backbone.", "encoder."):
+        if f"{prefix}conv1.weight" in content.tensors:
+            return _without_head(content.strip(prefix))
+    return None
+
+
+def torchvision(content: Content) -> dict[str, Tensor] | None:
+    """Read bare names, with or without the classifier."""
+    if "conv1.weight" in content.tensors and content.has("layer4."):
+        return _without_head(dict(content.tensors))
+    return None
+
+
+def architecture(tensors: Mapping[str, Tensor]) -> str | None:
+    """Return the ResNet these tensors belong to, None where they are none."""
+    blocks = {int(m[1]) for name in tensors if (m := re.match(r"layer3\.(\d+)\.", name))}
+    if not blocks:
+        return None
+    count = max(blocks) + 1
+    bottleneck = "layer1.0.conv3.weight" in tensors
+    return DEEP.get(count) if bottleneck else DEPTHS.get((False, count))
+
+
+def _tensors(content: Mapping[Any, Any]) -> dict[str, Tensor]:
+    return {str(k): v for k, v in content.items() if isinstance(v, Tensor)}
+
+
+def _without_head(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {k: v for k, v in tensors.items() if not k.startswith(("fc.", "head.", "classifier."))}
