@@ -112,14 +112,7 @@ class RunFolder:
         root: Path, resume: bool = False, overwrite: bool = False, writer: bool = True
     ) -> RunFolder:
         """Like :meth:`open`, for a folder whose whole path the user chose."""
-        exists = root.exists() and (not root.is_dir() or any(root.iterdir()))
-        if resume and not (root / "last.ckpt").is_file():
-            raise UserError(f"nothing to resume: {root / 'last.ckpt'} does not exist")
-        if exists and not resume and not overwrite:
-            raise UserError(
-                f"{root} exists already; choose another --name, or --resume to continue it, or "
-                "--overwrite to replace it"
-            )
+        exists = RunFolder.check(root, resume, overwrite)
         if writer:
             try:
                 if exists and overwrite and not resume:
@@ -130,6 +123,28 @@ class RunFolder:
             except OSError as error:
                 raise UserError(f"cannot write to {root}: {error.strerror or error}") from error
         return RunFolder(root, resumed=resume, writer=writer)
+
+    @staticmethod
+    def check(root: Path, resume: bool = False, overwrite: bool = False) -> bool:
+        """Return whether the run exists, before anything is written.
+
+        Raises:
+            UserError: it exists and must not be touched, or is to be resumed and does not exist.
+        """
+        exists = root.exists() and (not root.is_dir() or any(root.iterdir()))
+        if resume and not (root / "last.ckpt").is_file():
+            raise UserError(f"nothing to resume: {root / 'last.ckpt'} does not exist")
+        if exists and not resume and not overwrite:
+            raise UserError(
+                f"{root} exists already; choose another --name, or --resume to continue it, or "
+                "--overwrite to replace it"
+            )
+        parent = root
+        while not parent.exists():
+            parent = parent.parent
+        if not parent.is_dir() or not os.access(parent, os.W_OK):
+            raise UserError(f"cannot write to {root}: {parent} is not a writable folder")
+        return exists
 
     def path(self, name: str) -> Path:
         """Return the path of a file in the folder; its own folder is made where needed."""

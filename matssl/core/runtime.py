@@ -214,3 +214,24 @@ def _quiet_opencv() -> None:
     import cv2
 
     cv2.setNumThreads(1)
+
+
+@contextlib.contextmanager
+def memory_errors(advice: str) -> Iterator[None]:
+    """Turn a failed allocation inside the block into a sentence.
+
+    Args:
+        advice: which flags to lower.
+
+    Raises:
+        UserError: there is not enough memory.
+    """
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise UserError(f"out of memory; lower {advice}") from error
+    except RuntimeError as error:
+        # torch's CPU allocator has no exception class of its own.
+        if "can't allocate memory" not in str(error):
+            raise
+        raise UserError(f"out of memory; lower {advice}") from error

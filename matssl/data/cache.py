@@ -7,7 +7,8 @@ import functools
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -83,6 +84,7 @@ def build(
     workers: int = 0,
     on_bad: str = "skip",
     quiet: bool = False,
+    approve: Callable[[list[tuple[int, ...]]], None] | None = None,
 ) -> Pool:
     """Return the pool of these images, decoding only what no earlier run decoded.
 
@@ -94,6 +96,7 @@ def build(
         workers: decoding threads; 0 takes two.
         on_bad: "skip" leaves unreadable files out (up to 10 %), "stop" ends at the first.
         quiet: no progress bar.
+        approve: gets the shapes of all planes before anything is written; may refuse them.
 
     Raises:
         UserError: unreadable files, nothing left, or a disk too small for the cache.
@@ -109,16 +112,21 @@ def build(
     cached = _open(data, table, record)
     if cached is not None:
         return _checked(cached, on_bad)
-    try:
-        cache_dir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot write to {cache_dir}: {error.strerror}; see --cache_dir") from error
-    with _locked(cache_dir / f"pool-{whole[:20]}.lock"):
+    # The lock lies beside the system's temporary files, so that a refusal leaves no trace here.
+    with _locked(Path(tempfile.gettempdir()) / f"matssl-{whole[:20]}.lock"):
         # Another process may have built it while this one waited.
         cached = _open(data, table, record)
         if cached is not None:
             return _checked(cached, on_bad)
         index, planes = _scan(paths, keys, record, workers, on_bad, quiet, keep=True)
+        if approve is not None:
+            approve([plane.shape for plane in planes])
+        try:
+            cache_dir.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"cannot write to {cache_dir}: {error.strerror}; give another --cache_dir"
+            ) from error
         size = sum(plane.size for plane in planes)
         free = shutil.disk_usage(cache_dir).free
         if size + (1 << 26) > free:

@@ -21,14 +21,14 @@ from matssl.data.views import ViewRecipe
 AHEAD = 2
 
 
-def tile_boxes(pool: Pool, tile_size: int) -> NDArray[np.int64]:
+def tile_boxes(shapes: Sequence[tuple[int, ...]], tile_size: int) -> NDArray[np.int64]:
     """Return the tiles of all images, int64 (T, 5): image, top, left, height, width.
 
     An image is cut into as few equal tiles of about ``tile_size`` as cover it, so that an epoch
     sees large images more often than small ones. An image below ``tile_size`` is one tile.
     """
     rows = []
-    for image, shape in enumerate(pool.shapes):
+    for image, shape in enumerate(shapes):
         height, width = shape[:2]
         down, across = max(1, round(height / tile_size)), max(1, round(width / tile_size))
         ys = np.linspace(0, height, down + 1).astype(int)
@@ -37,6 +37,20 @@ def tile_boxes(pool: Pool, tile_size: int) -> NDArray[np.int64]:
             for x0, x1 in zip(xs[:-1], xs[1:], strict=True):
                 rows.append((image, y0, x0, y1 - y0, x1 - x0))
     return np.array(rows, np.int64)
+
+
+def check_batch(shapes: Sequence[tuple[int, ...]], tile_size: int, batch_size: int) -> None:
+    """Refuse a batch that is larger than the set.
+
+    Raises:
+        UserError: the sentence names both numbers.
+    """
+    count = len(tile_boxes(shapes, tile_size))
+    if batch_size > count:
+        raise UserError(
+            f"--batch_size {batch_size} is larger than the set ({count} tiles of "
+            f"{len(shapes)} images); lower it to {count} or less"
+        )
 
 
 class ViewLoader:
@@ -68,15 +82,11 @@ class ViewLoader:
         Raises:
             UserError: fewer tiles than a batch, or a batch that the processes cannot share.
         """
-        self.tiles = tile_boxes(pool, tile_size)
+        self.tiles = tile_boxes(pool.shapes, tile_size)
         self.channels = 3 if len(pool.shapes[0]) == 3 else 1
         if any((len(shape) == 3) != (self.channels == 3) for shape in pool.shapes):
             raise UserError("the pool mixes gray and colour images; use --color gray")
-        if batch_size > len(self.tiles):
-            raise UserError(
-                f"--batch_size {batch_size} is larger than the set ({len(self.tiles)} tiles of "
-                f"{len(pool)} images); lower it to {len(self.tiles)} or less"
-            )
+        check_batch(pool.shapes, tile_size, batch_size)
         if batch_size % world_size:
             raise UserError(
                 f"--batch_size {batch_size} cannot be shared by {world_size} processes"

@@ -1,0 +1,168 @@
+"""Pictures of a training run: curves, the views a method sees, what an encoder sees."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from numpy.typing import NDArray
+
+from matssl import pictures
+
+Array = NDArray[Any]
+
+
+def read_table(path: Path) -> dict[str, Array]:
+    """Return the numeric columns of a csv file by name; empty cells are NaN."""
+    with open(path, encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    table: dict[str, Array] = {}
+    for name in rows[0] if rows else []:
+        try:
+            values = [float(row[name]) if row[name] else np.nan for row in rows]
+        except ValueError:
+            continue
+        table[name] = np.array(values)
+    return table
+
+
+def pretraining_curves(steps_csv: Path, log_csv: Path, path: Path) -> None:
+    """Draw loss, learning rate, spread and rank of the embeddings of a pretraining run."""
+    steps, log = read_table(steps_csv), read_table(log_csv)
+    if not steps:
+        return
+    figure, axes = plt.subplots(2, 2, figsize=(8, 5), sharex=True)
+    _smooth_line(axes[0, 0], steps["step"], steps["loss"])
+    axes[0, 0].set_title("loss")
+    axes[0, 1].plot(steps["step"], steps["lr"], lw=1.4)
+    axes[0, 1].set_title("learning rate")
+    if log:
+        axes[1, 0].plot(log["step"], log["std"], marker=".", lw=1.4)
+        axes[1, 0].axhline(float(log["ideal_std"][0]), color=pictures.FAINT, ls="--", lw=1)
+        axes[1, 0].text(
+            steps["step"][-1], log["ideal_std"][0], "even spread", ha="right", va="bottom",
+            color=pictures.FAINT,
+        )
+        axes[1, 1].plot(log["step"], log["rank"], marker=".", lw=1.4, label="dimensions in use")
+        axes[1, 1].set_ylim(bottom=0)
+    axes[1, 0].set_ylim(bottom=0)
+    axes[1, 0].set_title("spread of the embeddings")
+    axes[1, 1].set_title("effective rank of the embeddings")
+    for axis in axes[1]:
+        axis.set_xlabel("step")
+    figure.tight_layout()
+    pictures.save(figure, path)
+
+
+def finetuning_curves(steps_csv: Path, log_csv: Path, path: Path) -> None:
+    """Draw loss, learning rate, validation mIoU and IoU of each class of a fine-tuning run."""
+    steps, log = read_table(steps_csv), read_table(log_csv)
+    if not steps:
+        return
+    figure, axes = plt.subplots(1, 3, figsize=(11, 3.2))
+    _smooth_line(axes[0], steps["step"], steps["loss"])
+    axes[0].set_title("training loss")
+    axes[1].plot(steps["step"], steps["lr"], lw=1.4)
+    axes[1].set_title("learning rate")
+    if log:
+        axes[2].plot(log["step"], log["val_miou"], color=pictures.INK, lw=2, label="mean")
+        for name in [name for name in log if name.startswith("iou ")]:
+            axes[2].plot(log["step"], log[name], lw=1, marker=".", label=name[4:])
+        axes[2].set_ylim(0, 1)
+        axes[2].legend(fontsize=7, loc="lower right")
+    axes[2].set_title("validation IoU")
+    for axis in axes:
+        axis.set_xlabel("step")
+    figure.tight_layout()
+    pictures.save(figure, path)
+
+
+def views_sheet(views: Sequence[Array], path: Path, columns: int = 8) -> None:
+    """Draw pairs of views of the first samples of a batch, one pair above the other.
+
+    Args:
+        views: uint8 (B, C, S, S), one array for each view of a sample.
+        path: PNG file.
+        columns: samples drawn in a row; two rows of samples at most.
+    """
+    count = min(2 * columns, len(views[0]))
+    rows = -(-count // columns)
+    figure, axes = plt.subplots(
+        rows * len(views), columns, figsize=(1.25 * columns, 1.28 * rows * len(views)),
+        squeeze=False,
+    )
+    for axis in axes.ravel():
+        axis.axis("off")
+    for sample in range(count):
+        for number, view in enumerate(views):
+            axis = axes[sample // columns * len(views) + number, sample % columns]
+            axis.imshow(_displayed(view[sample]), cmap="gray", vmin=0, vmax=255)
+    for row in range(rows):
+        for number in range(len(views)):
+            y = axes[row * len(views) + number, 0].get_position()
+            figure.text(0.10, y.y0 + y.height / 2, f"view {number + 1}", ha="right", va="center")
+    figure.subplots_adjust(left=0.11, right=0.99, top=0.93, bottom=0.02, wspace=0.04, hspace=0.04)
+    figure.suptitle("Two views of each sample: the method learns that they belong together")
+    pictures.save(figure, path)
+
+
+def features_sheet(images: Sequence[Array], features: Sequence[Array], path: Path) -> None:
+    """Draw images above what an encoder sees in them, its features projected to three colours.
+
+    Similar colour means similar features, over all images of the sheet.
+
+    Args:
+        images: uint8 (H, W) or (H, W, 3).
+        features: float (D, h, w) of each image.
+        path: PNG file.
+    """
+    colours = project_to_colour(features)
+    count = len(images)
+    figure, axes = plt.subplots(2, count, figsize=(2.1 * count, 4.5), squeeze=False)
+    for column in range(count):
+        axes[0, column].imshow(images[column], cmap="gray")
+        height, width = images[column].shape[:2]
+        axes[1, column].imshow(
+            colours[column], interpolation="bilinear", extent=(0, width, height, 0)
+        )
+        for axis in axes[:, column]:
+            axis.axis("off")
+    figure.suptitle("Micrographs, and the encoder's features of them as colour")
+    figure.tight_layout()
+    pictures.save(figure, path)
+
+
+def project_to_colour(features: Sequence[Array]) -> list[Array]:
+    """Return (h, w, 3) in 0..1 for each (D, h, w): the first three principal components."""
+    rows = [f.reshape(len(f), -1).T for f in features]
+    stacked = np.concatenate(rows).astype(np.float64)
+    stacked /= np.linalg.norm(stacked, axis=1, keepdims=True) + 1e-9
+    centred = stacked - stacked.mean(0)
+    _, vectors = np.linalg.eigh(centred.T @ centred)
+    axes = vectors[:, ::-1][:, :3]
+    # The sign of an eigenvector is arbitrary; the largest entry positive makes it repeatable.
+    axes = axes * np.sign(axes[np.abs(axes).argmax(0), range(axes.shape[1])])
+    values = centred @ axes
+    low, high = np.percentile(values, [2, 98], axis=0)
+    values = np.clip((values - low) / np.maximum(high - low, 1e-9), 0, 1)
+    parts = np.split(values, np.cumsum([len(r) for r in rows])[:-1])
+    return [p.reshape(*f.shape[1:], -1) for p, f in zip(parts, features, strict=True)]
+
+
+def _smooth_line(axis: Any, x: Array, y: Array) -> None:
+    """Draw a noisy curve faintly and its running mean on top."""
+    window = max(1, len(y) // 50)
+    axis.plot(x, y, color=pictures.SERIES[0], alpha=0.25, lw=0.8)
+    if len(y) >= 3 * window:
+        kernel = np.ones(window) / window
+        smooth = np.convolve(y, kernel, mode="valid")
+        start = (window - 1) // 2
+        axis.plot(x[start : start + len(smooth)], smooth, color=pictures.SERIES[0], lw=1.6)
+
+
+def _displayed(view: Array) -> Array:
+    return view[0] if len(view) == 1 else np.moveaxis(view, 0, 2)

@@ -1,0 +1,224 @@
+"""What a folder holds and what is wrong with it, on one screen, before a run starts."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from matssl.core.errors import UserError
+from matssl.core.geometry import apply_d4
+from matssl.core.runtime import free_memory
+from matssl.data import readers
+from matssl.data.layouts import Dataset
+from matssl.data.preprocess import Preprocess
+
+THUMBNAIL = 32
+# Thumbnails of two fields of one specimen reach 0.7, copies (also turned or re-encoded) 0.97.
+DUPLICATE = 0.95
+LISTED = 4
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What one file is.
+
+    Attributes:
+        path: of the file.
+        split: which part of the data it belongs to.
+        shape: (height, width).
+        bits: significant bits.
+        pixel_size: nm, None where unknown.
+        bar: rows of an information bar that are cut off.
+        notes: of the reader.
+        thumbnail: float (32, 32), shading removed, zero mean and unit norm.
+        error: why it could not be read; then nothing else holds.
+    """
+
+    path: Path
+    split: str
+    shape: tuple[int, int] = (0, 0)
+    bits: int = 0
+    pixel_size: float | None = None
+    bar: int = 0
+    notes: tuple[str, ...] = ()
+    thumbnail: NDArray[np.float64] | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Preflight:
+    """Facts of all files and what follows from them."""
+
+    title: str
+    facts: tuple[Facts, ...]
+    duplicates: tuple[tuple[Facts, Facts, float], ...]
+    dataset: Dataset | None
+    groups_across: tuple[str, ...]
+
+    @property
+    def broken(self) -> tuple[Facts, ...]:
+        """Files that cannot be read."""
+        return tuple(f for f in self.facts if f.error)
+
+    def text(self) -> str:
+        """Return the screen."""
+        good = [f for f in self.facts if not f.error]
+        lines = [self.title]
+        counts = Counter(f.split for f in self.facts)
+        parts = ", ".join(f"{name} {count}" for name, count in counts.items())
+        lines.append(f"  images       {len(self.facts)} ({parts})")
+        if good:
+            shapes = Counter(f.shape for f in good)
+            lines.append(f"  sizes        {_tally({f'{w} x {h}': n for (h, w), n in shapes.items()})}")
+            bits = Counter(f"{f.bits} bit" for f in good)
+            lines.append(f"  depth        {_tally(bits)}")
+            bars = Counter(f.bar for f in good if f.bar)
+            bar = _tally({f"{rows} rows": n for rows, n in bars.items()}) if bars else "none found"
+            lines.append(f"  bar cut off  {bar}")
+            sizes = Counter("unknown" if f.pixel_size is None else f"{f.pixel_size:.4g} nm" for f in good)
+            lines.append(f"  pixel size   {_tally(sizes)}")
+        for note in readers.summarise([(str(f.path), n) for f in good for n in f.notes]):
+            lines.append(f"  note         {note}")
+        if self.dataset is not None:
+            lines += self._labels(self.dataset)
+        if self.broken:
+            lines.append(f"  unreadable   {len(self.broken)}: {self.broken[0].error}")
+        lines += self._duplicates()
+        free = free_memory()
+        pixels = sum(f.shape[0] * f.shape[1] for f in good)
+        if free is not None:
+            lines.append(f"  memory       {pixels / 1e6:.0f} Mpx of images; {free / 1e9:.1f} GB free")
+        return "\n".join(lines)
+
+    def _labels(self, dataset: Dataset) -> list[str]:
+        groups = {pair.group for pair in dataset.pairs}
+        lines = [f"  layout       {dataset.layout}; {len(groups)} groups (specimens or frames)"]
+        lines += [f"  note         {note}" for note in dataset.notes]
+        if dataset.table is not None:
+            lines += ["  classes"] + ["  " + line for line in dataset.table.describe().splitlines()]
+        if self.groups_across:
+            shown = ", ".join(self.groups_across[:LISTED])
+            more = " ..." if len(self.groups_across) > LISTED else ""
+            lines.append(f"  warning      groups on both sides of a split: {shown}{more}")
+        return lines
+
+    def _duplicates(self) -> list[str]:
+        if not self.duplicates:
+            return ["  duplicates   none across splits"]
+        lines = [f"  warning      {len(self.duplicates)} near-duplicates across splits"]
+        for first, second, value in self.duplicates[:LISTED]:
+            lines.append(
+                f"               {first.split}/{first.path.name} = {second.split}/"
+                f"{second.path.name} (correlation {value:.2f})"
+            )
+        return lines
+
+
+def examine(
+    title: str,
+    paths: Mapping[str, Sequence[Path]],
+    record: Preprocess,
+    dataset: Dataset | None = None,
+) -> Preflight:
+    """Return what these files hold.
+
+    Args:
+        title: first line of the screen.
+        paths: image files by split; "pool" for unlabelled ones.
+        record: how bars are cut and pixel sizes given.
+        dataset: for labels and groups, where there are masks.
+    """
+    jobs = [(split, path) for split, files in paths.items() for path in files]
+    with ThreadPoolExecutor(2) as threads:
+        facts = tuple(threads.map(lambda job: _facts(job[1], job[0], record), jobs))
+    across: tuple[str, ...] = ()
+    if dataset is not None:
+        sides: dict[str, set[str]] = {}
+        for pair in dataset.pairs:
+            sides.setdefault(pair.group, set()).add(pair.split)
+        across = tuple(sorted(name for name, splits in sides.items() if len(splits) > 1))
+    return Preflight(title, facts, tuple(_duplicates(facts)), dataset, across)
+
+
+def examine_dataset(
+    dataset: Dataset, record: Preprocess, pool: Sequence[Path] = ()
+) -> Preflight:
+    """Return the preflight of a labelled folder, and of a pretraining pool beside it."""
+    paths: dict[str, list[Path]] = {}
+    for pair in dataset.pairs:
+        paths.setdefault(pair.split, []).append(pair.image)
+    if pool:
+        paths["pool"] = list(pool)
+    return examine(str(dataset.root), paths, record, dataset)
+
+
+def thumbnail(plane: NDArray[Any]) -> NDArray[np.float64]:
+    """Return (32, 32) of a plane: shading removed, zero mean, unit norm."""
+    gray = plane.astype(np.float32)
+    if gray.ndim == 3:
+        gray = gray.mean(axis=2)
+    small = cv2.resize(gray, (2 * THUMBNAIL, 2 * THUMBNAIL), interpolation=cv2.INTER_AREA)
+    # Images of one session share their shading; what tells pictures apart is the detail.
+    detail = small - cv2.GaussianBlur(small, (0, 0), THUMBNAIL / 4)
+    result = cv2.resize(detail, (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA)
+    centred = result.astype(np.float64) - result.mean()
+    norm = float(np.linalg.norm(centred))
+    return centred / norm if norm > 1e-9 else centred
+
+
+def _facts(path: Path, split: str, record: Preprocess) -> Facts:
+    try:
+        micrograph = record.read(path)
+        kept = record.kept_rows(micrograph)
+    except UserError as error:
+        return Facts(path, split, error=str(error))
+    rows, columns = micrograph.pixels.shape[:2]
+    return Facts(
+        path=path,
+        split=split,
+        shape=(rows, columns),
+        bits=micrograph.bits,
+        pixel_size=micrograph.pixel_size,
+        bar=rows - kept,
+        notes=micrograph.notes,
+        thumbnail=thumbnail(micrograph.pixels[:kept]),
+    )
+
+
+def _duplicates(facts: Sequence[Facts]) -> list[tuple[Facts, Facts, float]]:
+    """Return pairs of different splits whose thumbnails agree under some element of D4."""
+    good = [f for f in facts if f.thumbnail is not None]
+    splits = [f.split for f in good]
+    if len(set(splits)) < 2:
+        return []
+    plain = np.stack([f.thumbnail.ravel() for f in good if f.thumbnail is not None])
+    best = np.full((len(good), len(good)), -1.0)
+    for flip in (False, True):
+        for turns in range(4):
+            turned = np.stack(
+                [apply_d4(f.thumbnail, flip, turns).ravel() for f in good if f.thumbnail is not None]
+            )
+            best = np.maximum(best, plain @ turned.T)
+    found = []
+    for i in range(len(good)):
+        for j in range(i + 1, len(good)):
+            if best[i, j] > DUPLICATE and splits[i] != splits[j]:
+                found.append((good[i], good[j], float(best[i, j])))
+    return sorted(found, key=lambda item: -item[2])
+
+
+def _tally(counts: Mapping[str, int]) -> str:
+    """Return the most frequent entries with their numbers."""
+    ordered = sorted(counts.items(), key=lambda item: -item[1])
+    shown = [f"{name} ({count})" for name, count in ordered[:LISTED]]
+    if len(ordered) > LISTED:
+        shown.append(f"and {len(ordered) - LISTED} more kinds")
+    return ", ".join(shown)

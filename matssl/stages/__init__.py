@@ -1,0 +1,1 @@
+"""The three stages: pretraining, fine-tuning, evaluation."""

@@ -1,0 +1,657 @@
+"""Unlabelled micrographs to encoder weights."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from matssl import monitor, preflight, report, weights
+from matssl.core import checkpoint, optim, runtime
+from matssl.core.batch import Batch, Losses
+from matssl.core.config import PretrainConfig, to_dict
+from matssl.core.errors import UserError
+from matssl.core.run_folder import RunFolder, atomic_path
+from matssl.core.runtime import Interrupts, Runtime
+from matssl.data import cache, preprocess, readers
+from matssl.data.cache import Pool
+from matssl.data.datasets import ViewLoader, check_batch
+from matssl.data.preprocess import Preprocess
+from matssl.data.views import ViewRecipe
+from matssl.methods import method_class
+from matssl.methods.base import SSLMethod
+from matssl.models.encoders import build_encoder, channels_last, pyramid
+from matssl.models.heads import synchronise_batchnorm
+from matssl.pictures import training as pictures
+
+PROBE_SAMPLES = 128
+# Health is looked at once an epoch, but not more often than this: small sets have short epochs.
+MIN_STEPS_BETWEEN_REPORTS = 25
+# What may differ between a run and its continuation without changing the result.
+FREE_ON_RESUME = {
+    "resume",
+    "overwrite",
+    "quiet",
+    "debug",
+    "num_workers",
+    "cache_dir",
+    "output_dir",
+    "config",
+    "checkpoint_every",
+    "tensorboard",
+    "test_folder",
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Derived numbers of a run, computed once."""
+
+    total_steps: int
+    steps_per_epoch: int
+    report_every: int
+    warmup: int
+    lr: float
+
+
+def pretrain(config: PretrainConfig, argv: Sequence[str] = ()) -> Path:
+    """Run the stage and return its run folder.
+
+    Args:
+        config: resolved flags.
+        argv: what the user typed, for command.txt.
+
+    Raises:
+        UserError: anything the user can mend; nothing is written where it is found at the start.
+    """
+    rt = runtime.setup(config)
+    name = config.name or f"{config.model}-{Path(config.data_path).resolve().name}-{_today()}"
+    RunFolder.check(Path(config.output_dir) / "ssl" / name, config.resume, config.overwrite)
+    record = Preprocess.from_config(config, 3 if config.in_channels == 3 else 1)
+
+    encoder = build_encoder(config.encoder, config.in_channels)
+    started_from = _start_weights(encoder, config)
+    paths = _image_paths(config)
+    facts = _preflight(config, paths, record)
+    _say(config, rt, facts)
+    tile_size = config.tile_size or 2 * config.view_size
+    pool = _pool(config, rt, paths, record, tile_size)
+    record = preprocess.measure(record, (pool.plane(i) for i in range(len(pool))))
+
+    loader = ViewLoader(
+        pool,
+        [_views(config)] * 2,
+        config.batch_size,
+        tile_size,
+        config.seed,
+        rt.workers,
+        rt.rank,
+        rt.world_size,
+    )
+    plan = _plan(config, loader)
+    method = method_class(config.model).from_settings(
+        encoder, config.in_channels, record.mean, record.std, to_dict(config)
+    )
+    channels_last(method).to(rt.device)
+    if rt.world_size > 1:
+        synchronise_batchnorm(method, rt.device.type)
+    optimizer = optim.build_optimizer(
+        config.optimizer,
+        optim.parameter_groups(method, config.weight_decay),
+        plan.lr,
+        config.momentum,
+    )
+    folder = RunFolder.open(
+        "ssl", name, config.output_dir, config.resume, config.overwrite, rt.is_main
+    )
+    rt.barrier()
+    run = Run(config, rt, folder, plan, loader, method, optimizer, record, pool, started_from)
+    if folder.resumed:
+        run.restore()
+    else:
+        folder.start(to_dict(config), argv)
+        run.describe_data()
+        folder.write_text("preflight.txt", facts + "\n")
+    _say(config, rt, started_from.text() if started_from else "weights random")
+    _say(config, rt, run.description())
+    try:
+        run.train()
+    except BaseException as error:
+        stopped = isinstance(error, SystemExit)
+        reason = "interrupted" if stopped else f"{type(error).__name__}: {error}"
+        folder.status("stopped" if stopped else "failed", step=run.step, error=reason)
+        raise
+    finally:
+        runtime.close()
+    return folder.root
+
+
+class Run:
+    """The state of a pretraining run, and its loop."""
+
+    def __init__(
+        self,
+        config: PretrainConfig,
+        rt: Runtime,
+        folder: RunFolder,
+        plan: Plan,
+        loader: ViewLoader,
+        method: SSLMethod,
+        optimizer: torch.optim.Optimizer,
+        record: Preprocess,
+        pool: Pool,
+        started_from: weights.WeightsReport | None,
+    ) -> None:
+        self.config, self.rt, self.folder, self.plan = config, rt, folder, plan
+        self.loader, self.method, self.optimizer = loader, method, optimizer
+        self.record, self.pool, self.started_from = record, pool, started_from
+        self.step = 0
+        self.losses: list[float] = []
+        self.health: monitor.Health | None = None
+        self.model: nn.Module = method
+        if rt.world_size > 1:
+            # BatchNorm is synchronised, so every process has the same buffers already.
+            self.model = nn.parallel.DistributedDataParallel(method, broadcast_buffers=False)
+
+    def train(self) -> None:
+        """Take the steps that are left; save, log and look after the run's health."""
+        config, rt, plan = self.config, self.rt, self.plan
+        self.folder.status("running", step=self.step, total=plan.total_steps)
+        progress = tqdm(
+            total=plan.total_steps,
+            initial=self.step,
+            disable=config.quiet or not rt.is_main or not sys.stderr.isatty(),
+            unit="step",
+            dynamic_ncols=True,
+        )
+        writer = _tensorboard(config, self.folder, rt)
+        clock = Clock(config.batch_size * 2)
+        advice = "--batch_size, --view_size or take a smaller --encoder"
+        with Interrupts().watch() as interrupts, progress, runtime.memory_errors(advice):
+            for batch in self._batches():
+                clock.waited()
+                lr = optim.learning_rate(
+                    config.schedule,
+                    plan.lr,
+                    self.step,
+                    plan.total_steps,
+                    plan.warmup,
+                    plan.steps_per_epoch,
+                )
+                optim.set_lr(self.optimizer, lr)
+                losses = self._one_step(batch)
+                loss = float(losses.total.detach())
+                self.losses.append(loss)
+                self.step += 1
+                self.method.after_step(self.step / plan.total_steps)
+                clock.stepped()
+                self._log_step(loss, losses, lr, clock, progress, writer)
+                if self.step % plan.report_every == 0 or self.step == plan.total_steps:
+                    self._report_health()
+                    clock.restart()
+                if self.step % config.checkpoint_every == 0:
+                    self.save()
+                    clock.restart()
+                if rt.any(interrupts.received is not None):
+                    self._stop(interrupts)
+        self.save()
+        self._finish()
+
+    def _batches(self) -> Iterator[Batch]:
+        """Yield the batches from the current step to the last, on the device."""
+        per_epoch = self.plan.steps_per_epoch
+        while self.step < self.plan.total_steps:
+            epoch, start = divmod(self.step, per_epoch)
+            last = min(per_epoch, self.plan.total_steps - epoch * per_epoch)
+            for number, batch in enumerate(self.loader.epoch(epoch, start), start=start):
+                yield batch.to(self.rt.device)
+                if number + 1 >= last:
+                    break
+
+    def _one_step(self, batch: Batch) -> Losses:
+        """Return the losses of a batch after the optimiser has used their gradient."""
+        self.method.train()
+        self.optimizer.zero_grad(set_to_none=True)
+        with self.rt.autocast():
+            losses: Losses = self.model(batch)
+        finite = bool(torch.isfinite(losses.total.detach()))
+        if self.rt.any(not finite):
+            self._refuse_nan(batch)
+        losses.total.backward()
+        if self.config.clip > 0:
+            norm = torch.nn.utils.clip_grad_norm_(self.method.parameters(), self.config.clip)
+            if not torch.isfinite(norm):
+                self._refuse_nan(batch)
+        self.optimizer.step()
+        return losses
+
+    def _refuse_nan(self, batch: Batch) -> None:
+        names = [
+            Path(self.pool.sources[self.loader.tiles[i, 0]]).name for i in batch.index.tolist()
+        ]
+        raise UserError(
+            f"the loss is not finite at step {self.step + 1} (images {', '.join(names[:4])} ...); "
+            "lower --lr, or set --clip; the last checkpoint is from before"
+        )
+
+    def _log_step(
+        self, loss: float, losses: Losses, lr: float, clock: Clock, progress: Any, writer: Any
+    ) -> None:
+        parts = {name: float(value) for name, value in losses.parts.items()}
+        row = {"step": self.step, "epoch": (self.step - 1) // self.plan.steps_per_epoch}
+        facts = {"loss": loss, "lr": lr, **parts}
+        speed = {"views_per_s": clock.speed, "wait_share": clock.wait_share}
+        self.folder.append_csv("steps.csv", {**row, **facts, **speed})
+        self.folder.append_jsonl("metrics.jsonl", {**row, **facts})
+        if writer is not None:
+            for key, value in facts.items():
+                writer.add_scalar(key, value, self.step)
+        progress.update()
+        progress.set_postfix_str(
+            f"loss {loss:.3f}, {clock.speed:.0f} views/s, wait {100 * clock.wait_share:.0f}%"
+        )
+        if clock.steps == 3:
+            left = (self.plan.total_steps - self.step) * clock.seconds_per_step
+            _say(
+                self.config,
+                self.rt,
+                f"estimate {_minutes(left)} for {self.plan.total_steps - self.step} steps "
+                f"({clock.speed:.0f} views/s, {runtime.peak_memory() / 1e9:.1f} GB in use)",
+            )
+
+    def _report_health(self) -> None:
+        """Measure the embeddings of a fixed probe; log, print, and stop where that was asked for."""
+        batch = self.loader.probe(PROBE_SAMPLES).to(self.rt.device)
+        self.method.eval()
+        with torch.inference_mode(), self.rt.autocast():
+            self.health = monitor.examine(self.method(batch).embeddings.float())
+        h = self.health
+        progress = self.step / self.plan.total_steps
+        verdict = h.verdict(progress)
+        recent = self.losses[-self.plan.report_every :]
+        row = {
+            "epoch": math.ceil(self.step / self.plan.steps_per_epoch),
+            "step": self.step,
+            "loss": float(np.mean(recent)),
+            "std": h.std,
+            "ideal_std": h.ideal_std,
+            "rank": h.rank,
+            "alignment": h.alignment,
+            "uniformity": h.uniformity,
+            "gap": h.gap,
+            "auc": h.auc,
+            "verdict": verdict,
+        }
+        self.folder.append_csv("log.csv", row)
+        _say(
+            self.config,
+            self.rt,
+            f"epoch {row['epoch']}, step {self.step}/{self.plan.total_steps}: "
+            f"loss {row['loss']:.3f}; {verdict}",
+        )
+        if h.collapsed and self.config.on_collapse == "stop":
+            self.save()
+            raise UserError(f"stopped at step {self.step}: {verdict}")
+
+    def save(self) -> None:
+        """Write last.ckpt and encoder.safetensors, atomically, by one process."""
+        if self.rt.is_main:
+            payload = {
+                "stage": "ssl",
+                "method": self.config.model,
+                "state": self.method.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "step": self.step,
+                "recipe": {**to_dict(self.config), "data_hash": self.pool.hash},
+                "preprocess": self.record.to_dict(),
+                "lineage": self.lineage(),
+            }
+            checkpoint.save(self.folder.path("last.ckpt"), payload)
+            save_encoder(self.folder.path("encoder.safetensors"), self.method, self.lineage())
+            curves = self.folder.path("curves.png")
+            steps, log = self.folder.path("steps.csv"), self.folder.path("log.csv")
+            if log.exists():
+                pictures.pretraining_curves(steps, log, curves)
+            self.folder.status("running", step=self.step, total=self.plan.total_steps)
+        self.rt.barrier()
+
+    def restore(self) -> None:
+        """Continue from last.ckpt.
+
+        Raises:
+            UserError: the plan or the data are not those of the run.
+        """
+        payload = checkpoint.load(self.folder.path("last.ckpt"), stage="ssl")
+        before, now = payload["recipe"], to_dict(self.config)
+        changed = [k for k in now if k not in FREE_ON_RESUME and before.get(k) != now[k]]
+        changed = [k for k in changed if k != "name"]
+        if changed:
+            told = ", ".join(f"{k} was {before.get(k)}, is {now[k]}" for k in changed[:4])
+            raise UserError(
+                f"--resume continues the same plan, but {told}; start a new run with --weights "
+                f"{self.folder.root / 'encoder.safetensors'}"
+            )
+        if before["data_hash"] != self.pool.hash:
+            raise UserError(
+                f"the images in {self.config.data_path} changed since this run began; start a new "
+                f"run with --weights {self.folder.root / 'encoder.safetensors'}"
+            )
+        self.method.load_state_dict(payload["state"])
+        self.optimizer.load_state_dict(payload["optimizer"])
+        self.step = int(payload["step"])
+        for name in ("steps.csv", "log.csv"):
+            self.folder.truncate_csv(name, "step", self.step)
+        steps = self.folder.path("steps.csv")
+        if steps.exists() and self.step:
+            self.losses = pictures.read_table(steps)["loss"].tolist()
+
+    def lineage(self) -> list[dict[str, Any]]:
+        """Return the chain of what these weights were trained from."""
+        before = list(self.started_from.lineage) if self.started_from else []
+        if self.started_from:
+            before.append({"weights": self.started_from.layout, "sha256": self.started_from.sha256})
+        here = {
+            "stage": "ssl",
+            "method": self.config.model,
+            "data": self.pool.hash,
+            "images": len(self.pool),
+            "steps": self.step,
+        }
+        return [*before, here]
+
+    def describe_data(self) -> None:
+        """Write data.csv, the list of bad images, and the sheet of views."""
+        numbers = self.pool.groups
+        for i, source in enumerate(self.pool.sources):
+            height, width = self.pool.shapes[i][:2]
+            row = {
+                "image": source,
+                "split": "pool",
+                "group": self.pool.group_names[numbers[i]],
+                "height": height,
+                "width": width,
+                "bits": self.pool.bits[i],
+                "hash": self.pool.keys[i].rsplit("|", 1)[1][:16],
+            }
+            self.folder.append_csv("data.csv", row)
+        for path, why in self.pool.rejected:
+            self.folder.append_csv("bad_images.csv", {"image": path, "reason": why})
+        if self.folder.writer:
+            batch = next(iter(replace_threads(self.loader, 0).epoch(0)))
+            views = [view.numpy() for view in batch.views]
+            pictures.views_sheet(views, self.folder.path("views.png"))
+
+    def description(self) -> str:
+        """Return what is about to happen, for the console."""
+        tiles = len(self.loader.tiles)
+        skipped = f", {len(self.pool.rejected)} unreadable left out" if self.pool.rejected else ""
+        resumed = f", resumed at step {self.step}" if self.step else ""
+        return (
+            f"pool    {len(self.pool)} images in {len(self.pool.group_names)} groups, {tiles} tiles"
+            f"{skipped}\n"
+            f"method  {self.config.model} ({self.config.recipe}), {self.config.encoder}, "
+            f"{self.plan.total_steps} steps of {self.config.batch_size} x 2 views{resumed}\n"
+            f"device  {self.rt.describe()}\n"
+            f"folder  {self.folder.root}"
+        )
+
+    def _stop(self, interrupts: Interrupts) -> None:
+        """Save, say how to go on, and leave with the signal's exit code."""
+        self.save()
+        if self.rt.is_main:
+            print(
+                f"\nstopped at step {self.step}; continue with the same command and "
+                f"--name {self.folder.root.name} --resume",
+                flush=True,
+            )
+        raise SystemExit(interrupts.exit_code if interrupts.received is not None else 143)
+
+    def _finish(self) -> None:
+        """Write the last pictures and the report."""
+        if not self.rt.is_main:
+            return
+        self._features()
+        root = self.folder.root
+        health = self.health
+        verdict = health.verdict() if health else "not measured (no step was left)"
+        self.folder.status("done", step=self.step, total=self.plan.total_steps, verdict=verdict)
+        figures = [(str(self.step), "steps"), (str(len(self.pool)), "micrographs")]
+        if health:
+            figures.append((f"{health.rank:.0f} / {health.dimensions}", "dimensions in use"))
+        sections = [
+            ("", report.headline(figures) + report.note(f"Verdict: {verdict}.")),
+            ("What the encoder sees", report.picture(root / "features.png")),
+            ("Course of the training", report.picture(root / "curves.png")),
+            ("What it was trained on", report.picture(root / "views.png")),
+            ("Data", report.text(_read(root / "preflight.txt"))),
+            ("Command", report.text(_read(root / "command.txt"))),
+            ("Settings", report.text(_read(root / "config.yaml"))),
+        ]
+        title = f"Pretraining with {self.config.model}: {root.name}"
+        report.write(root / "report.html", title, f"{self.config.encoder}, {verdict}", sections)
+        print(
+            f"done: {root / 'encoder.safetensors'}\n      verdict: {verdict}\n"
+            f"      report: {root / 'report.html'}",
+            flush=True,
+        )
+
+    def _features(self) -> None:
+        """Write features.png: a few images and the encoder's features of them."""
+        count = min(6, len(self.pool))
+        numbers = np.unique(np.linspace(0, len(self.pool) - 1, count).astype(int))
+        images, features = [], []
+        self.method.eval()
+        for number in numbers:
+            plane = _centre(self.pool.plane(int(number)), 384)
+            x = torch.from_numpy(self.record.tensor(plane))[None].to(self.rt.device)
+            with torch.inference_mode(), self.rt.autocast():
+                maps = pyramid(self.method.encoder, x)
+            # Strides 8 and 16: fine enough to see, deep enough to mean something.
+            deep = nn.functional.interpolate(maps[2].float(), scale_factor=2, mode="bilinear")
+            both = [nn.functional.normalize(m.float(), dim=1) for m in (maps[1], deep)]
+            images.append(plane)
+            features.append(torch.cat(both, dim=1)[0].cpu().numpy())
+        pictures.features_sheet(images, features, self.folder.path("features.png"))
+
+
+class Clock:
+    """Time spent waiting for data and computing, since the last restart."""
+
+    def __init__(self, views_per_step: int) -> None:
+        self.views_per_step = views_per_step
+        self.steps = 0
+        self.wait = self.busy = 0.0
+        self.mark = time.perf_counter()
+
+    def waited(self) -> None:
+        """Note that the batch has come."""
+        self._add("wait")
+
+    def stepped(self) -> None:
+        """Note that the step is done."""
+        self._add("busy")
+        self.steps += 1
+
+    def restart(self) -> None:
+        """Leave out what happened between two steps (checkpoints, reports)."""
+        self.mark = time.perf_counter()
+
+    @property
+    def seconds_per_step(self) -> float:
+        """Mean duration of a step."""
+        return (self.wait + self.busy) / max(self.steps, 1)
+
+    @property
+    def speed(self) -> float:
+        """Views a second."""
+        return self.views_per_step / self.seconds_per_step if self.steps else 0.0
+
+    @property
+    def wait_share(self) -> float:
+        """Share of the time spent waiting for data."""
+        return self.wait / (self.wait + self.busy) if self.steps else 0.0
+
+    def _add(self, kind: str) -> None:
+        now = time.perf_counter()
+        setattr(self, kind, getattr(self, kind) + now - self.mark)
+        self.mark = now
+
+
+def save_encoder(path: Path, method: SSLMethod, lineage: list[dict[str, Any]]) -> None:
+    """Write what fine-tuning may use, as safetensors with format and lineage."""
+    import json
+
+    from safetensors.torch import save_file
+
+    parts = method.weights()
+    tensors = {
+        f"{part}.{name}": tensor.detach().cpu().contiguous()
+        for part, state in parts.items()
+        for name, tensor in state.items()
+    }
+    facts = {"format": checkpoint.FORMAT, "stage": "ssl", "lineage": json.dumps(lineage)}
+    with atomic_path(path) as temporary:
+        save_file(tensors, temporary, metadata=facts)
+
+
+def replace_threads(loader: ViewLoader, threads: int) -> ViewLoader:
+    """Return a loader of the same batches with another number of threads."""
+    import copy
+
+    other = copy.copy(loader)
+    other.threads = threads
+    return other
+
+
+def _start_weights(encoder: nn.Module, config: PretrainConfig) -> weights.WeightsReport | None:
+    if config.weights == "none":
+        return None
+    if config.weights == "imagenet":
+        return weights.imagenet(encoder, config.encoder, config.in_channels)
+    return weights.load(encoder, config.weights, in_channels=config.in_channels)
+
+
+def _image_paths(config: PretrainConfig) -> list[Path]:
+    paths = readers.find_images(config.data_path)
+    if config.file_list is not None:
+        lists = Path(config.file_list)
+        if not lists.is_file():
+            raise UserError(f"there is no file list {lists}")
+        root = Path(config.list_root) if config.list_root else lists.parent
+        lines = lists.read_text(encoding="utf-8").splitlines()
+        more = [root / line.strip() for line in lines if line.strip() and line[0] != "#"]
+        absent = [path for path in more if not path.is_file()]
+        if absent:
+            raise UserError(f"{lists} names {len(absent)} absent files (first: {absent[0]})")
+        paths += more
+    return paths
+
+
+def _preflight(config: PretrainConfig, paths: Sequence[Path], record: Preprocess) -> str:
+    found = {"pool": list(paths)}
+    if config.test_folder is not None:
+        found["test"] = readers.find_images(config.test_folder)
+    return preflight.examine(config.data_path, found, record).text()
+
+
+def _pool(
+    config: PretrainConfig, rt: Runtime, paths: Sequence[Path], record: Preprocess, tile_size: int
+) -> Pool:
+    folder = None
+    if config.cache_dir != "none":
+        folder = Path(config.cache_dir or Path(config.output_dir) / "cache")
+    return cache.build(
+        paths,
+        record,
+        group_regex=config.group_regex,
+        cache_dir=folder,
+        workers=rt.threads,
+        on_bad=config.on_bad_image,
+        quiet=config.quiet or not rt.is_main,
+        approve=lambda shapes: check_batch(shapes, tile_size, config.batch_size),
+    )
+
+
+def _views(config: PretrainConfig) -> ViewRecipe:
+    if config.view_size < 32:
+        raise UserError(f"--view_size must be at least 32, not {config.view_size}")
+    if not 0 < config.scale_min <= config.scale_max <= 1:
+        raise UserError("--scale_min and --scale_max are shares of the area, 0 < min <= max <= 1")
+    return ViewRecipe(
+        size=config.view_size,
+        scale=(config.scale_min, config.scale_max),
+        d4=config.d4,
+        brightness=config.brightness,
+        contrast=config.contrast,
+        gamma=config.gamma,
+        photometry_p=config.photometry_p,
+        solarise_p=config.solarise_p,
+        blur_p=config.blur_p,
+        blur_sigma=(0.1, max(0.1, config.blur_sigma)),
+        noise_p=config.noise_p,
+        noise_sigma=config.noise_sigma,
+    )
+
+
+def _plan(config: PretrainConfig, loader: ViewLoader) -> Plan:
+    per_epoch = loader.steps_per_epoch
+    total = config.steps if config.steps is not None else (config.epochs or 0) * per_epoch
+    if total < 1:
+        raise UserError("nothing to train: give --steps or --epochs of at least 1")
+    epochs = max(1, math.ceil(MIN_STEPS_BETWEEN_REPORTS / per_epoch))
+    return Plan(
+        total_steps=total,
+        steps_per_epoch=per_epoch,
+        report_every=epochs * per_epoch,
+        warmup=round(config.warmup * total),
+        lr=optim.scaled_lr(config.lr, config.batch_size, config.lr_scaling),
+    )
+
+
+def _tensorboard(config: PretrainConfig, folder: RunFolder, rt: Runtime) -> Any:
+    if not config.tensorboard or not rt.is_main:
+        return None
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise UserError("--tensorboard needs the package tensorboard: pip install tensorboard") from None
+    return SummaryWriter(str(folder.root / "tensorboard"))  # type: ignore[no-untyped-call]
+
+
+def _centre(plane: Any, side: int) -> Any:
+    """Return the middle of a plane, sides multiples of 32 and at most ``side``."""
+    height, width = (min(side, length) // 32 * 32 for length in plane.shape[:2])
+    height, width = max(height, 32), max(width, 32)
+    if plane.shape[0] < 32 or plane.shape[1] < 32:
+        import cv2
+
+        return cv2.resize(plane, (width, height))
+    top, left = (plane.shape[0] - height) // 2, (plane.shape[1] - width) // 2
+    return np.ascontiguousarray(plane[top : top + height, left : left + width])
+
+
+def _say(config: PretrainConfig, rt: Runtime, text: str) -> None:
+    if not config.quiet and rt.is_main:
+        tqdm.write(text)
+        sys.stdout.flush()
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
+
+
+def _today() -> str:
+    return time.strftime("%Y%m%d-%H%M%S")
+
+
+def _read(path: Path) -> str:
+    return path.read_text(encoding="utf-8") if path.is_file() else ""

@@ -1,0 +1,32 @@
+"""Learn from unlabelled micrographs: a folder of images to encoder weights."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from matssl.core import config
+from matssl.core.errors import guard
+from matssl.methods import METHODS
+
+DESCRIPTION = (
+    "Pretrain an encoder on a folder of unlabelled micrographs. Weights, pictures and a report go "
+    "to experiments/ssl/NAME. Next: train_finetune.py --ssl_weights_path "
+    "experiments/ssl/NAME/encoder.safetensors"
+)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Resolve the flags and run the stage; returns 0."""
+    settings = config.parse(
+        config.PretrainConfig, argv, DESCRIPTION, choices={"model": tuple(METHODS)}
+    )
+    # torch is imported here, so that --help and wrong flags answer at once.
+    from matssl.stages.pretrain import pretrain
+
+    pretrain(settings, argv)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(guard(main))
