@@ -28,6 +28,7 @@ KEYS = (
     "preprocess",
     "classes",
     "lineage",
+    "progress",
 )
 
 

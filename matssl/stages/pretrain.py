@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from matssl import monitor, preflight, report, weights
 from matssl.core import checkpoint, optim, runtime
@@ -32,25 +29,11 @@ from matssl.methods.base import SSLMethod
 from matssl.models.encoders import build_encoder, channels_last, pyramid
 from matssl.models.heads import synchronise_batchnorm
 from matssl.pictures import training as pictures
+from matssl.stages import progress
 
 PROBE_SAMPLES = 128
 # Health is looked at once an epoch, but not more often than this: small sets have short epochs.
 MIN_STEPS_BETWEEN_REPORTS = 25
-# What may differ between a run and its continuation without changing the result.
-FREE_ON_RESUME = {
-    "resume",
-    "overwrite",
-    "quiet",
-    "debug",
-    "num_workers",
-    "cache_dir",
-    "output_dir",
-    "config",
-    "checkpoint_every",
-    "tensorboard",
-    "test_folder",
-}
-
 
 @dataclass(frozen=True)
 class Plan:
@@ -74,7 +57,7 @@ def pretrain(config: PretrainConfig, argv: Sequence[str] = ()) -> Path:
         UserError: anything the user can mend; nothing is written where it is found at the start.
     """
     rt = runtime.setup(config)
-    name = config.name or f"{config.model}-{Path(config.data_path).resolve().name}-{_today()}"
+    name = config.name or f"{config.model}-{Path(config.data_path).resolve().name}-{progress.today()}"
     RunFolder.check(Path(config.output_dir) / "ssl" / name, config.resume, config.overwrite)
     record = Preprocess.from_config(config, 3 if config.in_channels == 3 else 1)
 
@@ -82,7 +65,7 @@ def pretrain(config: PretrainConfig, argv: Sequence[str] = ()) -> Path:
     started_from = _start_weights(encoder, config)
     paths = _image_paths(config)
     facts = _preflight(config, paths, record)
-    _say(config, rt, facts)
+    progress.say(config, rt, facts)
     tile_size = config.tile_size or 2 * config.view_size
     pool = _pool(config, rt, paths, record, tile_size)
     record = preprocess.measure(record, (pool.plane(i) for i in range(len(pool))))
@@ -121,8 +104,8 @@ def pretrain(config: PretrainConfig, argv: Sequence[str] = ()) -> Path:
         folder.start(to_dict(config), argv)
         run.describe_data()
         folder.write_text("preflight.txt", facts + "\n")
-    _say(config, rt, started_from.text() if started_from else "weights random")
-    _say(config, rt, run.description())
+    progress.say(config, rt, started_from.text() if started_from else "weights random")
+    progress.say(config, rt, run.description())
     try:
         run.train()
     except BaseException as error:
@@ -166,17 +149,11 @@ class Run:
         """Take the steps that are left; save, log and look after the run's health."""
         config, rt, plan = self.config, self.rt, self.plan
         self.folder.status("running", step=self.step, total=plan.total_steps)
-        progress = tqdm(
-            total=plan.total_steps,
-            initial=self.step,
-            disable=config.quiet or not rt.is_main or not sys.stderr.isatty(),
-            unit="step",
-            dynamic_ncols=True,
-        )
-        writer = _tensorboard(config, self.folder, rt)
-        clock = Clock(config.batch_size * 2)
+        bar = progress.progress_bar(config, rt, plan.total_steps, self.step)
+        writer = progress.tensorboard(config.tensorboard, self.folder, rt)
+        clock = progress.Clock(config.batch_size * 2)
         advice = "--batch_size, --view_size or take a smaller --encoder"
-        with Interrupts().watch() as interrupts, progress, runtime.memory_errors(advice):
+        with Interrupts().watch() as interrupts, bar, runtime.memory_errors(advice):
             for batch in self._batches():
                 clock.waited()
                 lr = optim.learning_rate(
@@ -194,7 +171,7 @@ class Run:
                 self.step += 1
                 self.method.after_step(self.step / plan.total_steps)
                 clock.stepped()
-                self._log_step(loss, losses, lr, clock, progress, writer)
+                self._log_step(loss, losses, lr, clock, bar, writer)
                 if self.step % plan.report_every == 0 or self.step == plan.total_steps:
                     self._report_health()
                     clock.restart()
@@ -202,7 +179,8 @@ class Run:
                     self.save()
                     clock.restart()
                 if rt.any(interrupts.received is not None):
-                    self._stop(interrupts)
+                    self.save()
+                    progress.stop(self.folder, rt, self.step, interrupts.exit_code)
         self.save()
         self._finish()
 
@@ -244,7 +222,7 @@ class Run:
         )
 
     def _log_step(
-        self, loss: float, losses: Losses, lr: float, clock: Clock, progress: Any, writer: Any
+        self, loss: float, losses: Losses, lr: float, clock: progress.Clock, bar: Any, writer: Any
     ) -> None:
         parts = {name: float(value) for name, value in losses.parts.items()}
         row = {"step": self.step, "epoch": (self.step - 1) // self.plan.steps_per_epoch}
@@ -255,16 +233,16 @@ class Run:
         if writer is not None:
             for key, value in facts.items():
                 writer.add_scalar(key, value, self.step)
-        progress.update()
-        progress.set_postfix_str(
+        bar.update()
+        bar.set_postfix_str(
             f"loss {loss:.3f}, {clock.speed:.0f} views/s, wait {100 * clock.wait_share:.0f}%"
         )
         if clock.steps == 3:
             left = (self.plan.total_steps - self.step) * clock.seconds_per_step
-            _say(
+            progress.say(
                 self.config,
                 self.rt,
-                f"estimate {_minutes(left)} for {self.plan.total_steps - self.step} steps "
+                f"estimate {progress.minutes(left)} for {self.plan.total_steps - self.step} steps "
                 f"({clock.speed:.0f} views/s, {runtime.peak_memory() / 1e9:.1f} GB in use)",
             )
 
@@ -275,8 +253,7 @@ class Run:
         with torch.inference_mode(), self.rt.autocast():
             self.health = monitor.examine(self.method(batch).embeddings.float())
         h = self.health
-        progress = self.step / self.plan.total_steps
-        verdict = h.verdict(progress)
+        verdict = h.verdict(self.step / self.plan.total_steps)
         recent = self.losses[-self.plan.report_every :]
         row = {
             "epoch": math.ceil(self.step / self.plan.steps_per_epoch),
@@ -292,7 +269,7 @@ class Run:
             "verdict": verdict,
         }
         self.folder.append_csv("log.csv", row)
-        _say(
+        progress.say(
             self.config,
             self.rt,
             f"epoch {row['epoch']}, step {self.step}/{self.plan.total_steps}: "
@@ -331,19 +308,12 @@ class Run:
             UserError: the plan or the data are not those of the run.
         """
         payload = checkpoint.load(self.folder.path("last.ckpt"), stage="ssl")
-        before, now = payload["recipe"], to_dict(self.config)
-        changed = [k for k in now if k not in FREE_ON_RESUME and before.get(k) != now[k]]
-        changed = [k for k in changed if k != "name"]
-        if changed:
-            told = ", ".join(f"{k} was {before.get(k)}, is {now[k]}" for k in changed[:4])
-            raise UserError(
-                f"--resume continues the same plan, but {told}; start a new run with --weights "
-                f"{self.folder.root / 'encoder.safetensors'}"
-            )
+        before = payload["recipe"]
+        instead = f"start a new run with --weights {self.folder.root / 'encoder.safetensors'}"
+        progress.refuse_other_plan(before, to_dict(self.config), instead)
         if before["data_hash"] != self.pool.hash:
             raise UserError(
-                f"the images in {self.config.data_path} changed since this run began; start a new "
-                f"run with --weights {self.folder.root / 'encoder.safetensors'}"
+                f"the images in {self.config.data_path} changed since this run began; {instead}"
             )
         self.method.load_state_dict(payload["state"])
         self.optimizer.load_state_dict(payload["optimizer"])
@@ -404,17 +374,6 @@ class Run:
             f"folder  {self.folder.root}"
         )
 
-    def _stop(self, interrupts: Interrupts) -> None:
-        """Save, say how to go on, and leave with the signal's exit code."""
-        self.save()
-        if self.rt.is_main:
-            print(
-                f"\nstopped at step {self.step}; continue with the same command and "
-                f"--name {self.folder.root.name} --resume",
-                flush=True,
-            )
-        raise SystemExit(interrupts.exit_code if interrupts.received is not None else 143)
-
     def _finish(self) -> None:
         """Write the last pictures and the report."""
         if not self.rt.is_main:
@@ -432,9 +391,9 @@ class Run:
             ("What the encoder sees", report.picture(root / "features.png")),
             ("Course of the training", report.picture(root / "curves.png")),
             ("What it was trained on", report.picture(root / "views.png")),
-            ("Data", report.text(_read(root / "preflight.txt"))),
-            ("Command", report.text(_read(root / "command.txt"))),
-            ("Settings", report.text(_read(root / "config.yaml"))),
+            ("Data", report.text(progress.read_text(root / "preflight.txt"))),
+            ("Command", report.text(progress.read_text(root / "command.txt"))),
+            ("Settings", report.text(progress.read_text(root / "config.yaml"))),
         ]
         title = f"Pretraining with {self.config.model}: {root.name}"
         report.write(root / "report.html", title, f"{self.config.encoder}, {verdict}", sections)
@@ -461,49 +420,6 @@ class Run:
             images.append(plane)
             features.append(torch.cat(both, dim=1)[0].cpu().numpy())
         pictures.features_sheet(images, features, self.folder.path("features.png"))
-
-
-class Clock:
-    """Time spent waiting for data and computing, since the last restart."""
-
-    def __init__(self, views_per_step: int) -> None:
-        self.views_per_step = views_per_step
-        self.steps = 0
-        self.wait = self.busy = 0.0
-        self.mark = time.perf_counter()
-
-    def waited(self) -> None:
-        """Note that the batch has come."""
-        self._add("wait")
-
-    def stepped(self) -> None:
-        """Note that the step is done."""
-        self._add("busy")
-        self.steps += 1
-
-    def restart(self) -> None:
-        """Leave out what happened between two steps (checkpoints, reports)."""
-        self.mark = time.perf_counter()
-
-    @property
-    def seconds_per_step(self) -> float:
-        """Mean duration of a step."""
-        return (self.wait + self.busy) / max(self.steps, 1)
-
-    @property
-    def speed(self) -> float:
-        """Views a second."""
-        return self.views_per_step / self.seconds_per_step if self.steps else 0.0
-
-    @property
-    def wait_share(self) -> float:
-        """Share of the time spent waiting for data."""
-        return self.wait / (self.wait + self.busy) if self.steps else 0.0
-
-    def _add(self, kind: str) -> None:
-        now = time.perf_counter()
-        setattr(self, kind, getattr(self, kind) + now - self.mark)
-        self.mark = now
 
 
 def save_encoder(path: Path, method: SSLMethod, lineage: list[dict[str, Any]]) -> None:
@@ -617,16 +533,6 @@ def _plan(config: PretrainConfig, loader: ViewLoader) -> Plan:
     )
 
 
-def _tensorboard(config: PretrainConfig, folder: RunFolder, rt: Runtime) -> Any:
-    if not config.tensorboard or not rt.is_main:
-        return None
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise UserError("--tensorboard needs the package tensorboard: pip install tensorboard") from None
-    return SummaryWriter(str(folder.root / "tensorboard"))  # type: ignore[no-untyped-call]
-
-
 def _centre(plane: Any, side: int) -> Any:
     """Return the middle of a plane, sides multiples of 32 and at most ``side``."""
     height, width = (min(side, length) // 32 * 32 for length in plane.shape[:2])
@@ -639,19 +545,3 @@ def _centre(plane: Any, side: int) -> Any:
     return np.ascontiguousarray(plane[top : top + height, left : left + width])
 
 
-def _say(config: PretrainConfig, rt: Runtime, text: str) -> None:
-    if not config.quiet and rt.is_main:
-        tqdm.write(text)
-        sys.stdout.flush()
-
-
-def _minutes(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
-
-
-def _today() -> str:
-    return time.strftime("%Y%m%d-%H%M%S")
-
-
-def _read(path: Path) -> str:
-    return path.read_text(encoding="utf-8") if path.is_file() else ""

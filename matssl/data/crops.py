@@ -1,0 +1,259 @@
+"""Labelled images in memory, and random crops of them that favour rare classes."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from matssl.core import rng
+from matssl.core.errors import UserError
+from matssl.core.geometry import apply_d4
+from matssl.data import readers
+from matssl.data.layouts import Pair
+from matssl.data.masks import IGNORE, ClassTable
+from matssl.data.preprocess import Preprocess
+
+Array = NDArray[Any]
+# Enough places of a class to draw from; all of them would cost more memory than the image.
+MAX_PLACES = 20_000
+AHEAD = 2
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Decoded images with their masks.
+
+    Attributes:
+        planes: float32 (H, W) or (H, W, 3) each, nominally 0 to 1.
+        masks: uint8 (H, W) each, class index or 255.
+        pairs: where they came from.
+        notes: (file, remark) of the reader.
+        facts: bits and pixel size of each image.
+    """
+
+    planes: tuple[Array, ...]
+    masks: tuple[NDArray[np.uint8], ...]
+    pairs: tuple[Pair, ...]
+    notes: tuple[tuple[str, str], ...]
+    facts: tuple[tuple[int, float | None], ...]
+
+    def take(self, numbers: Sequence[int]) -> Labelled:
+        """Return the images of these numbers."""
+        return Labelled(
+            tuple(self.planes[i] for i in numbers),
+            tuple(self.masks[i] for i in numbers),
+            tuple(self.pairs[i] for i in numbers),
+            self.notes,
+            tuple(self.facts[i] for i in numbers),
+        )
+
+
+@dataclass(frozen=True)
+class CropRecipe:
+    """How training crops are drawn and changed.
+
+    Attributes:
+        size: side in pixels.
+        rare_p: share of the crops of a batch that hold a pixel of a chosen class.
+        d4: "full", "flips", "hflip" or "none".
+        scale: log of the largest zoom.
+        brightness: largest shift as a share of the grey range.
+        contrast: log of the largest factor about the crop's mean.
+        gamma: log of the largest exponent.
+        illumination: largest slope of light across the crop, as a share of the grey range.
+        blur_p: share of blurred crops, sigma up to 1.5 px.
+        noise_p: share of noisy crops, sigma up to 0.03 of the grey range.
+    """
+
+    size: int = 192
+    rare_p: float = 0.5
+    d4: str = "full"
+    scale: float = 0.0
+    brightness: float = 0.0
+    contrast: float = 0.0
+    gamma: float = 0.0
+    illumination: float = 0.0
+    blur_p: float = 0.0
+    noise_p: float = 0.0
+
+
+def load(pairs: Sequence[Pair], record: Preprocess, table: ClassTable) -> Labelled:
+    """Return the images and masks of these pairs, decoded and cut alike.
+
+    Raises:
+        UserError: a file that cannot be read, sizes that differ, a value no class lists.
+    """
+    planes, masks, notes, facts = [], [], [], []
+    for pair in pairs:
+        assert pair.mask is not None
+        micrograph = record.read(pair.image)
+        raw = table.decode(readers.read_mask(pair.mask), str(pair.mask))
+        masks.append(np.ascontiguousarray(record.mask(raw, micrograph)))
+        planes.append(record.plane(micrograph))
+        notes += [(str(pair.image), note) for note in micrograph.notes]
+        facts.append((micrograph.bits, micrograph.pixel_size))
+    return Labelled(tuple(planes), tuple(masks), tuple(pairs), tuple(notes), tuple(facts))
+
+
+class CropLoader:
+    """Batches of crops as a pure function of (seed, step)."""
+
+    def __init__(
+        self,
+        data: Labelled,
+        record: Preprocess,
+        num_classes: int,
+        recipe: CropRecipe,
+        batch_size: int,
+        seed: int,
+        threads: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        """Make a loader; parameters as in ``data.datasets.ViewLoader``.
+
+        Raises:
+            UserError: the masks are all ignored, or the processes cannot share a batch.
+        """
+        if batch_size % world_size:
+            raise UserError(
+                f"--batch_size {batch_size} cannot be shared by {world_size} processes"
+            )
+        self.data, self.record, self.recipe = data, record, recipe
+        self.batch_size, self.seed, self.threads = batch_size, seed, threads
+        self.rank, self.local = rank, batch_size // world_size
+        self.places = [_places(mask, num_classes, i, seed) for i, mask in enumerate(data.masks)]
+        share = np.array([sum(len(p[c]) > 0 for p in self.places) for c in range(num_classes)])
+        if not share.any():
+            raise UserError("every pixel of the training masks is to be ignored")
+        self.present = np.flatnonzero(share)
+
+    def batches(self, start: int, stop: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield images float32 (b, C, S, S) and masks int64 (b, S, S) of steps start to stop."""
+        if self.threads == 0:
+            for step in range(start, stop):
+                yield self.batch(step)
+            return
+        pool = ThreadPoolExecutor(self.threads, thread_name_prefix="crops")
+        waiting: deque[Future[tuple[Tensor, Tensor]]] = deque()
+        try:
+            for step in range(start, stop):
+                waiting.append(pool.submit(self.batch, step))
+                if len(waiting) > AHEAD * self.threads:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+        """Return this process's part of the batch of a step."""
+        first = self.rank * self.local
+        crops = [self._crop(step, first + i) for i in range(self.local)]
+        images = torch.from_numpy(np.stack([image for image, _ in crops]))
+        masks = torch.from_numpy(np.stack([mask for _, mask in crops]).astype(np.int64))
+        return images.contiguous(memory_format=torch.channels_last), masks
+
+    def _crop(self, step: int, sample: int) -> tuple[Array, Array]:
+        generator = rng.generator(self.seed, step, sample, stream=rng.CROPS)
+        recipe = self.recipe
+        centred = round(recipe.rare_p * self.batch_size)
+        scale = float(np.exp(recipe.scale * generator.uniform(-1, 1)))
+        side = max(16, round(recipe.size * scale))
+        if sample < centred:
+            # The slots of successive steps walk through the classes, so none waits for luck.
+            chosen = int(self.present[(step * centred + sample) % len(self.present)])
+            holders = [i for i, p in enumerate(self.places) if len(p[chosen])]
+            image = holders[int(generator.integers(len(holders)))]
+            place = self.places[image][chosen]
+            y, x = divmod(
+                int(place[int(generator.integers(len(place)))]), self.data.masks[image].shape[1]
+            )
+            top, left = y - int(generator.integers(side)), x - int(generator.integers(side))
+        else:
+            image = int(generator.integers(len(self.data.planes)))
+            height, width = self.data.masks[image].shape
+            top = int(generator.integers(max(1, height - side + 1)))
+            left = int(generator.integers(max(1, width - side + 1)))
+        plane, mask = _cut(self.data.planes[image], self.data.masks[image], top, left, side)
+        if side != recipe.size:
+            shape = (recipe.size, recipe.size)
+            kind = cv2.INTER_AREA if side > recipe.size else cv2.INTER_LINEAR
+            plane = cv2.resize(plane, shape, interpolation=kind)
+            mask = cv2.resize(mask, shape, interpolation=cv2.INTER_NEAREST_EXACT)
+        plane = photometry(plane, recipe, generator)
+        flip = recipe.d4 != "none" and bool(generator.integers(2))
+        turns = {"full": int(generator.integers(4)), "flips": 2 * int(generator.integers(2))}
+        element = (flip, turns.get(recipe.d4, 0))
+        plane, mask = apply_d4(plane, *element), apply_d4(mask, *element)
+        return self.record.tensor(np.ascontiguousarray(plane)), np.ascontiguousarray(mask)
+
+
+def photometry(plane: Array, recipe: CropRecipe, generator: np.random.Generator) -> Array:
+    """Return the crop with changed grey levels, blur and noise; float32, same shape.
+
+    The changes act about the crop's own range and mean, so that their strength does not depend on
+    how a microscope was set.
+    """
+    u = generator.uniform(-1, 1, size=8)
+    result = plane.astype(np.float32)
+    if recipe.gamma > 0:
+        low, high = float(result.min()), float(result.max())
+        span = max(high - low, 1e-6)
+        result = ((result - low) / span) ** float(np.exp(recipe.gamma * u[0])) * span + low
+    if recipe.contrast > 0:
+        centre = float(result.mean())
+        result = (result - centre) * float(np.exp(recipe.contrast * u[1])) + centre
+    if recipe.brightness > 0:
+        result = result + float(recipe.brightness * u[2])
+    if recipe.illumination > 0:
+        angle, slope = np.pi * u[3], recipe.illumination * abs(u[4])
+        y = np.linspace(-0.5, 0.5, result.shape[0], dtype=np.float32)[:, None]
+        x = np.linspace(-0.5, 0.5, result.shape[1], dtype=np.float32)[None]
+        light = float(slope * np.sin(angle)) * y + float(slope * np.cos(angle)) * x
+        result = result + (light if result.ndim == 2 else light[..., None])
+    if abs(u[5]) < recipe.blur_p:
+        result = cv2.GaussianBlur(result, (0, 0), 0.3 + 1.2 * float(generator.random()))
+    if abs(u[6]) < recipe.noise_p:
+        noise = generator.standard_normal(result.shape[:2], dtype=np.float32)
+        noise *= np.float32(0.03 * abs(u[7]))
+        result = result + (noise if result.ndim == 2 else noise[..., None])
+    return result.astype(np.float32)
+
+
+def _places(
+    mask: NDArray[np.uint8], num_classes: int, number: int, seed: int
+) -> list[NDArray[np.int64]]:
+    """Return flat places of each class, at most MAX_PLACES of them, spread at random."""
+    result = []
+    for index in range(num_classes):
+        places = np.flatnonzero(mask == index)
+        if len(places) > MAX_PLACES:
+            generator = rng.generator(seed, number, index, stream=rng.PROBE)
+            places = places[generator.choice(len(places), MAX_PLACES, replace=False)]
+        result.append(places)
+    return result
+
+
+def _cut(
+    plane: Array, mask: NDArray[np.uint8], top: int, left: int, side: int
+) -> tuple[Array, NDArray[np.uint8]]:
+    """Return a square of plane and mask, moved inside; a smaller image is mirrored, unlabelled."""
+    height, width = mask.shape
+    top, left = min(max(top, 0), max(height - side, 0)), min(max(left, 0), max(width - side, 0))
+    plane, mask = plane[top : top + side, left : left + side], mask[top : top + side, left : left + side]
+    bottom, right = side - mask.shape[0], side - mask.shape[1]
+    if bottom or right:
+        wide = ((0, bottom), (0, right))
+        plane = np.pad(plane, wide if plane.ndim == 2 else (*wide, (0, 0)), mode="symmetric")
+        mask = np.pad(mask, wide, constant_values=IGNORE)
+    return plane, mask

@@ -1,0 +1,183 @@
+"""Pictures of a segmentation: panels, overlays, masks in colour, confusion matrices."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.patches import Patch
+from numpy.typing import NDArray
+
+from matssl import pictures
+
+Array = NDArray[Any]
+IGNORE = 255
+# Okabe and Ito's colours: told apart by people with any colour vision, and in grey print.
+PALETTE = (
+    (0, 114, 178),
+    (230, 159, 0),
+    (0, 158, 115),
+    (204, 121, 167),
+    (86, 180, 233),
+    (213, 94, 0),
+    (240, 228, 66),
+    (110, 110, 110),
+)
+IGNORED_COLOUR = (200, 200, 200)
+RIGHT, WRONG = (225, 230, 235), (200, 30, 40)
+
+
+def class_colours(count: int) -> list[tuple[int, int, int]]:
+    """Return one RGB colour per class; after eight they come from a colour wheel."""
+    colours = list(PALETTE[:count])
+    for i in range(count - len(colours)):
+        wheel = plt.get_cmap("hsv")((0.61803 * (i + 1)) % 1)
+        colours.append(tuple(int(255 * channel) for channel in wheel[:3]))  # type: ignore[arg-type]
+    return colours
+
+
+def colour_names(names: Sequence[str]) -> dict[str, str]:
+    """Return the colour of each class as "#rrggbb"."""
+    colours = class_colours(len(names))
+    return {n: f"#{r:02x}{g:02x}{b:02x}" for n, (r, g, b) in zip(names, colours, strict=True)}
+
+
+def colour_mask(mask: NDArray[np.uint8], count: int) -> NDArray[np.uint8]:
+    """Return RGB (H, W, 3) of class indices; ignored pixels are light grey."""
+    table = np.zeros((256, 3), np.uint8)
+    table[:] = IGNORED_COLOUR
+    table[:count] = class_colours(count)
+    return table[mask]
+
+
+def overlay(
+    image: NDArray[np.uint8], mask: NDArray[np.uint8], count: int, alpha: float = 0.45
+) -> NDArray[np.uint8]:
+    """Return the micrograph tinted with the classes, RGB (H, W, 3)."""
+    gray = image if image.ndim == 3 else np.repeat(image[..., None], 3, axis=2)
+    mixed = (1 - alpha) * gray + alpha * colour_mask(mask, count)
+    return np.rint(mixed).astype(np.uint8)
+
+
+def error_map(truth: NDArray[np.uint8], prediction: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return RGB (H, W, 3): right pixels pale, wrong ones red, ignored ones grey."""
+    result = np.empty((*truth.shape, 3), np.uint8)
+    result[:] = RIGHT
+    result[(truth != prediction)] = WRONG
+    result[truth == IGNORE] = IGNORED_COLOUR
+    return result
+
+
+def panel(
+    image: NDArray[np.uint8],
+    truth: NDArray[np.uint8] | None,
+    prediction: NDArray[np.uint8],
+    names: Sequence[str],
+    path: Path,
+    title: str,
+    pixel_size: float | None = None,
+) -> None:
+    """Write one picture: micrograph, truth, prediction and where they differ.
+
+    Args:
+        image: uint8 (H, W) or (H, W, 3).
+        truth: class indices, None where there is no mask; then micrograph, prediction, overlay.
+        prediction: class indices.
+        names: of the classes, for the legend.
+        path: PNG file.
+        title: above the panel.
+        pixel_size: nm; draws a scale bar on the micrograph.
+    """
+    count = len(names)
+    parts: list[tuple[str, Array]] = [("micrograph", image)]
+    if truth is not None:
+        parts.append(("truth", colour_mask(truth, count)))
+    parts.append(("prediction", colour_mask(prediction, count)))
+    if truth is not None:
+        known = truth != IGNORE
+        wrong = float((truth != prediction)[known].mean()) if known.any() else float("nan")
+        parts.append((f"errors: {100 * wrong:.1f} % of the pixels", error_map(truth, prediction)))
+    else:
+        parts.append(("overlay", overlay(image, prediction, count)))
+    height, width = image.shape[:2]
+    cell = 3.1
+    figure, axes = plt.subplots(
+        1, len(parts), figsize=(cell * len(parts), cell * height / width + 0.75), squeeze=False
+    )
+    for axis, (label, content) in zip(axes[0], parts, strict=True):
+        axis.imshow(content, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+        axis.set_title(label, fontsize=9, fontweight="normal", loc="left", pad=4)
+        axis.axis("off")
+    if pixel_size is not None:
+        _scale_bar(axes[0, 0], height, width, pixel_size)
+    patches = [
+        Patch(color=np.array(colour) / 255, label=name)
+        for colour, name in zip(class_colours(count), names, strict=True)
+    ]
+    if truth is not None:
+        patches.append(Patch(color=np.array(WRONG) / 255, label="error"))
+    figure.subplots_adjust(left=0.005, right=0.995, top=0.86, bottom=0.1, wspace=0.02)
+    figure.legend(handles=patches, loc="lower left", ncol=min(len(patches), 8), fontsize=8.5,
+                  bbox_to_anchor=(0.0, 0.0), handlelength=1.1, columnspacing=1.4)
+    figure.suptitle(title, x=0.006, ha="left", fontsize=11, fontweight="bold", y=0.985)
+    pictures.save(figure, path)
+
+
+def confusion_plot(counts: NDArray[np.int64], names: Sequence[str], path: Path) -> None:
+    """Write the confusion matrix, each row in percent of the true class."""
+    share = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    size = 1.1 * len(names) + 1.8
+    figure, axis = plt.subplots(figsize=(size, size * 0.85))
+    axis.imshow(share, cmap="Blues", vmin=0, vmax=100)
+    axis.grid(False)
+    for i in range(len(names)):
+        for j in range(len(names)):
+            colour = "white" if share[i, j] > 55 else pictures.INK
+            axis.text(j, i, f"{share[i, j]:.1f}", ha="center", va="center", color=colour)
+    axis.set_xticks(range(len(names)), names, rotation=30, ha="right")
+    axis.set_yticks(range(len(names)), names)
+    axis.set_xlabel("predicted")
+    axis.set_ylabel("true")
+    axis.set_title("% of the true pixels")
+    axis.spines[:].set_visible(False)
+    pictures.save(figure, path)
+
+
+def fraction_plot(
+    truth: Array, predicted: Array, names: Sequence[str], path: Path
+) -> None:
+    """Write predicted against true area fraction, one point per image and class."""
+    figure, axis = plt.subplots(figsize=(4.2, 4.0))
+    top = 1.04 * max(float(np.nanmax(truth)), float(np.nanmax(predicted)), 0.05)
+    axis.plot([0, top], [0, top], color=pictures.FAINT, lw=1, ls="--", zorder=1)
+    for number, (name, colour) in enumerate(zip(names, class_colours(len(names)), strict=True)):
+        axis.scatter(
+            truth[:, number], predicted[:, number], s=26, label=name, zorder=2,
+            color=np.array(colour) / 255, edgecolor="white", linewidth=0.5,
+        )
+    axis.set_xlim(0, top)
+    axis.set_ylim(0, top)
+    axis.set_aspect("equal")
+    axis.set_xlabel("true area fraction")
+    axis.set_ylabel("predicted area fraction")
+    axis.set_title("phase fraction, one point per image")
+    axis.legend(fontsize=8)
+    pictures.save(figure, path)
+
+
+def _scale_bar(axis: Any, height: int, width: int, pixel_size: float) -> None:
+    """Draw a bar of round length, about a fifth of the image's width."""
+    target = 0.2 * width * pixel_size
+    power = 10 ** np.floor(np.log10(target))
+    length = max(step * power for step in (1, 2, 5) if step * power <= target)
+    pixels = length / pixel_size
+    unit, scale = ("mm", 1e6) if length >= 1e6 else ("µm", 1e3) if length >= 1e3 else ("nm", 1.0)
+    x0, y0 = 0.96 * width - pixels, 0.95 * height
+    axis.plot([x0, x0 + pixels], [y0, y0], color="white", lw=3.5, solid_capstyle="butt")
+    axis.text(
+        x0 + pixels / 2, y0 - 0.02 * height, f"{length / scale:g} {unit}",
+        color="white", ha="center", va="bottom", fontsize=8, fontweight="bold",
+    )
