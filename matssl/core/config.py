@@ -61,7 +61,7 @@ class ImageConfig:
         "gray", "images", "real colour becomes luminance unless rgb", choices=("gray", "rgb")
     )
     window: str = _flag(
-        "percentile",
+        "standard",
         "images",
         "grey levels shown to the network: percentiles of each image, the full range of its type, "
         "mean -/+ 3 standard deviations of each image, or two fixed values (--low, --high)",

@@ -1,0 +1,203 @@
+"""What a model must beat: three ways to segment without training a network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from matssl.core import rng
+from matssl.data.masks import IGNORE
+from matssl.data.preprocess import quantise
+
+Array = NDArray[Any]
+# Pixels a training image gives to the pixel classifier, and how strongly its weights are held.
+PIXELS_PER_IMAGE = 4000
+L2 = 1e-4
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """A way to segment.
+
+    Attributes:
+        name: for tables.
+        predict: float plane (H, W) or (H, W, 3) to uint8 class indices (H, W).
+    """
+
+    name: str
+    predict: Callable[[Array], NDArray[np.uint8]]
+
+
+def majority(masks: Sequence[NDArray[np.uint8]], num_classes: int) -> Baseline:
+    """Return the class with most labelled pixels, everywhere."""
+    pixels = sum(
+        np.bincount(mask[mask != IGNORE], minlength=num_classes)[:num_classes] for mask in masks
+    )
+    winner = int(np.argmax(pixels))
+    return Baseline("majority class", lambda plane: np.full(plane.shape[:2], winner, np.uint8))
+
+
+def grey_levels(
+    planes: Sequence[Array], masks: Sequence[NDArray[np.uint8]], num_classes: int
+) -> Baseline:
+    """Return thresholds by Otsu (two classes) or k-means in each image's grey levels.
+
+    The grey clusters of an image are ordered from dark to bright; which class each place in that
+    order means is learned from the labelled images.
+    """
+    votes = np.zeros((num_classes, num_classes), np.int64)
+    for plane, mask in zip(planes, masks, strict=True):
+        clusters = _grey_clusters(plane, num_classes)
+        known = mask != IGNORE
+        np.add.at(votes, (clusters[known], mask[known]), 1)
+    # By share of the class, so that a frequent class does not take every cluster.
+    share = votes / np.maximum(votes.sum(axis=0, keepdims=True), 1)
+    meaning = share.argmax(axis=1).astype(np.uint8)
+    name = "Otsu threshold" if num_classes == 2 else f"k-means of grey, k = {num_classes}"
+    return Baseline(name, lambda plane: meaning[_grey_clusters(plane, num_classes)])
+
+
+def pixel_classifier(
+    encoder: nn.Module,
+    tensor: Callable[[Array], NDArray[np.float32]],
+    planes: Sequence[Array],
+    masks: Sequence[NDArray[np.uint8]],
+    num_classes: int,
+    device: torch.device,
+    seed: int = 0,
+) -> Baseline:
+    """Return logistic regression on frozen encoder features at strides 2, 4 and 8.
+
+    Interactive tools fit such a classifier to a few painted pixels. A linear classifier commutes
+    with bilinear interpolation, so class scores instead of features are brought to full size.
+
+    Args:
+        encoder: gives the feature pyramid; frozen.
+        tensor: plane to normalised input (C, H, W).
+        planes: labelled images.
+        masks: their class indices.
+        num_classes: C.
+        device: where the encoder lives.
+        seed: of the pixels drawn.
+    """
+    rows: list[Tensor] = []
+    labels: list[Tensor] = []
+    for number, (plane, mask) in enumerate(zip(planes, masks, strict=True)):
+        places = _balanced_places(mask, num_classes, number, seed)
+        maps = _maps(encoder, tensor(plane), device)
+        y, x = np.divmod(places, mask.shape[1])
+        rows.append(_sampled(maps, x, y, _padded_shape(mask.shape)))
+        labels.append(torch.from_numpy(mask.ravel()[places].astype(np.int64)))
+    features, target = torch.cat(rows), torch.cat(labels)
+    mean, std = features.mean(0), features.std(0).clamp_min(1e-6)
+    weight, bias = _logistic((features - mean) / std, target, num_classes)
+    weight = weight / std
+    bias = bias - weight @ mean
+
+    def predict(plane: Array) -> NDArray[np.uint8]:
+        maps = _maps(encoder, tensor(plane), device)
+        height, width = plane.shape[:2]
+        size = _padded_shape((height, width))
+        scores = bias.view(1, -1, 1, 1)
+        start = 0
+        for level in maps:
+            part = weight[:, start : start + level.shape[1]]
+            start += level.shape[1]
+            small = torch.einsum("kc,bchw->bkhw", part, level)
+            scores = scores + F.interpolate(small, size=size, mode="bilinear", align_corners=False)
+        return scores[0, :, :height, :width].argmax(0).numpy().astype(np.uint8)
+
+    return Baseline("pixel classifier on encoder features", predict)
+
+
+def _grey_clusters(plane: Array, count: int) -> NDArray[np.int64]:
+    """Return the grey cluster of each pixel, numbered from dark to bright."""
+    gray = plane if plane.ndim == 2 else plane.mean(axis=2)
+    levels = cv2.GaussianBlur(quantise(gray), (0, 0), 1.0)
+    if count == 2:
+        return (levels > cv2.threshold(levels, 0, 255, cv2.THRESH_OTSU)[0]).astype(np.int64)
+    histogram = np.bincount(levels.ravel(), minlength=256).astype(float)
+    centres = _kmeans_of_histogram(histogram, count)
+    edges = (centres[1:] + centres[:-1]) / 2
+    return np.searchsorted(edges, levels).astype(np.int64)
+
+
+def _kmeans_of_histogram(histogram: Array, count: int) -> NDArray[np.float64]:
+    """Return sorted k-means centres of grey levels, started at even quantiles."""
+    levels = np.arange(len(histogram))
+    cumulative = np.cumsum(histogram) / histogram.sum()
+    centres = np.searchsorted(cumulative, (np.arange(count) + 0.5) / count).astype(float)
+    for _ in range(50):
+        nearest = np.abs(levels[:, None] - centres[None]).argmin(axis=1)
+        moved = centres.copy()
+        for c in range(count):
+            weight = histogram * (nearest == c)
+            if weight.sum() > 0:
+                moved[c] = (weight * levels).sum() / weight.sum()
+        if np.allclose(moved, centres):
+            break
+        centres = np.sort(moved)
+    return centres
+
+
+def _balanced_places(
+    mask: NDArray[np.uint8], num_classes: int, number: int, seed: int
+) -> NDArray[np.int64]:
+    """Return flat places, the same number of each class where there are enough."""
+    parts = []
+    for index in range(num_classes):
+        places = np.flatnonzero(mask == index)
+        wanted = min(len(places), PIXELS_PER_IMAGE // num_classes)
+        generator = rng.generator(seed, number, index, stream=rng.PROBE)
+        parts.append(generator.choice(places, wanted, replace=False) if wanted else places[:0])
+    return np.concatenate(parts)
+
+
+def _padded_shape(shape: tuple[int, ...]) -> tuple[int, int]:
+    return -(-shape[0] // 32) * 32, -(-shape[1] // 32) * 32
+
+
+def _maps(encoder: nn.Module, image: NDArray[np.float32], device: torch.device) -> list[Tensor]:
+    """Return the maps at strides 2, 4 and 8, float32 on the CPU; borders mirrored to 32."""
+    height, width = _padded_shape(image.shape[1:])
+    wide = np.pad(
+        image, ((0, 0), (0, height - image.shape[1]), (0, width - image.shape[2])), mode="symmetric"
+    )
+    with torch.inference_mode():
+        features = encoder(torch.from_numpy(wide)[None].to(device))
+    return [level.float().cpu() for level in features[1:4]]
+
+
+def _sampled(maps: Sequence[Tensor], x: Array, y: Array, shape: tuple[int, int]) -> Tensor:
+    """Return the features at pixels (x, y), (N, D), by the interpolation that prediction uses."""
+    grid = np.stack([(2 * x + 1) / shape[1] - 1, (2 * y + 1) / shape[0] - 1], axis=-1)
+    points = torch.from_numpy(grid.astype(np.float32))[None, None]
+    parts = [
+        F.grid_sample(level, points, mode="bilinear", padding_mode="border", align_corners=False)
+        for level in maps
+    ]
+    return torch.cat(parts, dim=1)[0, :, 0].T
+
+
+def _logistic(features: Tensor, target: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
+    """Return weights (C, D) and bias (C,) of multinomial logistic regression."""
+    weight = torch.zeros(num_classes, features.shape[1], requires_grad=True)
+    bias = torch.zeros(num_classes, requires_grad=True)
+    optimizer = torch.optim.LBFGS([weight, bias], max_iter=60, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = F.cross_entropy(features @ weight.T + bias, target) + L2 * weight.square().sum()
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss
+
+    optimizer.step(closure)  # type: ignore[no-untyped-call]
+    return weight.detach(), bias.detach()

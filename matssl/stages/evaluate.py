@@ -1,0 +1,661 @@
+"""A checkpoint and a folder to scores, masks, pictures and a report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import tifffile
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from matssl import baselines, preflight, report, tiling
+from matssl.core import checkpoint, runtime
+from matssl.core.config import EvaluateConfig, to_dict
+from matssl.core.errors import UserError
+from matssl.core.run_folder import RunFolder, atomic_path
+from matssl.core.runtime import Runtime
+from matssl.data import layouts, preprocess, readers
+from matssl.data.layouts import Dataset, Pair
+from matssl.data.masks import IGNORE, ClassTable
+from matssl.data.preprocess import Preprocess
+from matssl.data.readers import Micrograph
+from matssl.metrics import SCORES, overlap, sampling
+from matssl.metrics import counts as counting
+from matssl.models.encoders import channels_last
+from matssl.models.segmentation import SegmentationModel, build_model
+from matssl.pictures import segmentation as pictures
+from matssl.stages import progress
+
+# Images a "batch" of the published result file stands for.
+PUBLISHED_BATCH = 128
+# Panels shown in the report: the worst and the best of many.
+SHOWN_PANELS = 6
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A fine-tuned model and all it needs to be used."""
+
+    model: SegmentationModel
+    record: Preprocess
+    table: ClassTable
+    payload: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one image gave.
+
+    Attributes:
+        pair: image, mask and group.
+        name: of its output files.
+        counts: int64 (C, C), None without a mask.
+        fractions: predicted area fraction of each class.
+        pixel_size: nm, None where unknown.
+        baseline_counts: confusion matrix of each baseline by name.
+    """
+
+    pair: Pair
+    name: str
+    counts: NDArray[np.int64] | None
+    fractions: NDArray[np.float64]
+    pixel_size: float | None
+    baseline_counts: dict[str, NDArray[np.int64]]
+
+
+def evaluate(config: EvaluateConfig, argv: Sequence[str] = ()) -> Path:
+    """Run the stage and return the folder of the results.
+
+    Args:
+        config: resolved flags.
+        argv: what the user typed, for command.txt.
+
+    Raises:
+        UserError: anything the user can mend; nothing is written where it is found at the start.
+    """
+    rt = runtime.setup(config)
+    root = _root(config)
+    RunFolder.check(root, False, config.overwrite)
+    loaded = load_model(config.model_path)
+    if config.n_classes is not None and config.n_classes != loaded.table.num_classes:
+        raise UserError(
+            f"--n_classes {config.n_classes}, but the model has {loaded.table.num_classes} "
+            f"({', '.join(loaded.table.names)})"
+        )
+    pixel_size = readers.parse_pixel_size(config.pixel_size)
+    record = loaded.record
+    if pixel_size is not None:
+        record = replace(record, pixel_size=pixel_size)
+    dataset = _dataset(config, loaded.table)
+    pairs = _chosen(config, dataset)
+    _check_masks(pairs, loaded, record)
+    shown = replace(dataset, pairs=tuple(pairs))
+    facts = preflight.examine_dataset(shown, record).text()
+    progress.say(config, rt, facts)
+    progress.say(config, rt, f"device  {rt.describe()}\nfolder  {root}")
+    warnings = _leaks(pairs, loaded)
+    for warning in warnings:
+        progress.say(config, rt, f"warning {warning}")
+
+    channels_last(loaded.model).to(rt.device).eval()
+    folder = RunFolder.at(root, False, config.overwrite, rt.is_main)
+    folder.start(to_dict(config), argv)
+    folder.write_text("preflight.txt", facts + "\n")
+    rivals = _baselines(config, rt, dataset, pairs, loaded, record)
+    results = []
+    with runtime.memory_errors("--tile_size or --batch_size"):
+        for pair in tqdm(pairs, desc="predicting", disable=config.quiet or None):
+            results.append(_one_image(config, rt, folder, pair, loaded, record, rivals, pairs))
+    metrics = summarise(results, loaded.table, config)
+    metrics |= {
+        "model": str(config.model_path),
+        "dataset": config.dataset_name or dataset.root.name,
+        "split": config.split or (pairs[0].split if pairs else ""),
+        "lineage": loaded.payload.get("lineage", []),
+        "warnings": warnings,
+    }
+    _write(folder, results, metrics, loaded.table, config)
+    _report(folder, results, metrics, loaded.table, facts)
+    folder.status("done", images=len(results))
+    _print(folder, metrics)
+    runtime.close()
+    return root
+
+
+def load_model(path: str | Path) -> Loaded:
+    """Return the model in a checkpoint of fine-tuning, with its record and class table.
+
+    Raises:
+        UserError: no such checkpoint, or one that is incomplete.
+    """
+    payload = checkpoint.load(path, stage="finetune")
+    try:
+        model = build_model(**payload["model"])
+        state = payload["state"]
+        if any(key.startswith("ema.") for key in state):
+            # last.ckpt holds both; the averaged weights are the ones that were validated.
+            state = {k.removeprefix("ema."): v for k, v in state.items() if k.startswith("ema.")}
+        model.load_state_dict(state)
+        record = Preprocess.from_dict(payload["preprocess"])
+        table = ClassTable.from_dict(payload["classes"])
+    except (KeyError, TypeError, RuntimeError) as error:
+        raise UserError(f"{path} is incomplete or damaged: {str(error).splitlines()[0]}") from error
+    return Loaded(model, record, table, payload)
+
+
+def summarise(
+    results: Sequence[Result], table: ClassTable, config: EvaluateConfig
+) -> dict[str, Any]:
+    """Return all scores as plain values; every one a function of the confusion matrices."""
+    scored = [r for r in results if r.counts is not None]
+    summary: dict[str, Any] = {
+        "images": len(results),
+        "images_with_truth": len(scored),
+        "classes": list(table.names),
+        "phase_fractions": _fractions(results, table),
+    }
+    if not scored:
+        return summary
+    matrices = [r.counts for r in scored if r.counts is not None]
+    pooled = np.sum(matrices, axis=0)
+    groups = [r.pair.group for r in scored]
+    by_group = len(set(groups)) < len(groups)
+    interval = sampling.bootstrap(matrices, groups, overlap.miou, config.bootstrap, config.seed)
+    per_image = np.array([overlap.miou(c) for c in matrices])
+    summary["pooled"] = {
+        "classes": _by_class(pooled, table),
+        "means": overlap.means(pooled),
+        "miou_interval_95": interval,
+        "interval_resamples": "groups" if by_group else "images",
+        "groups": len(set(groups)),
+    }
+    summary["per_image"] = {
+        "miou_mean": float(np.nanmean(per_image)),
+        "miou_std": float(np.nanstd(per_image, ddof=1)) if len(per_image) > 1 else None,
+        "miou_min": float(np.nanmin(per_image)),
+        "miou_max": float(np.nanmax(per_image)),
+    }
+    summary["confusion"] = pooled.tolist()
+    if scored[0].baseline_counts:
+        summary["baselines"] = {}
+        for name in scored[0].baseline_counts:
+            total = np.sum([r.baseline_counts[name] for r in scored], axis=0)
+            iou = dict(zip(table.names, overlap.iou(total).tolist(), strict=True))
+            entry = {"miou": overlap.miou(total), "iou": iou, "accuracy": overlap.accuracy(total)}
+            summary["baselines"][name] = entry
+    return summary
+
+
+def published_results(
+    matrices: Sequence[NDArray[np.int64]], num_classes: int
+) -> dict[str, Any]:
+    """Return ``evaluation_results.json`` with the keys of the MatSSL code.
+
+    Absent classes count 0, as published. ``mean_IOU_no_minority``, which the published code never
+    computes, is the mean without class 3 where there is one.
+    """
+    batches = [
+        np.sum(matrices[i : i + PUBLISHED_BATCH], axis=0)
+        for i in range(0, len(matrices), PUBLISHED_BATCH)
+    ]
+    entries = []
+    for number, counts in enumerate(batches):
+        scores = np.nan_to_num(overlap.iou(counts))
+        iou = {f"IOU_{i}": float(s) for i, s in enumerate(scores)}
+        entries.append({"batch_idx": number, "iou": {**iou, "mean_IOU": float(scores.mean())}})
+    mean = np.mean([np.nan_to_num(overlap.iou(c)) for c in batches], axis=0)
+    kept = [i for i in range(num_classes) if i != 3]
+    result: dict[str, Any] = {
+        "avg_class_ious": {
+            **{str(i): float(s) for i, s in enumerate(mean)},
+            "mean_IOU_no_minority": float(mean[kept].mean()),
+            "mean_IOU": float(mean.mean()),
+        },
+        "batch_results": entries,
+    }
+    if num_classes == 2:
+        pooled = np.sum(matrices, axis=0)
+        (tn, fp), (fn, tp) = pooled.tolist()
+        result["pixel_metrics"] = {
+            "precision": float(np.nan_to_num(overlap.precision(pooled)[1])),
+            "recall": float(np.nan_to_num(overlap.recall(pooled)[1])),
+            "f1_score": float(np.nan_to_num(overlap.dice(pooled)[1])),
+            "accuracy": overlap.accuracy(pooled),
+            "true_positives": tp,
+            "false_positives": fp,
+            "false_negatives": fn,
+            "true_negatives": tn,
+        }
+    return result
+
+
+def _root(config: EvaluateConfig) -> Path:
+    if config.output_dir is not None:
+        return Path(config.output_dir)
+    model = Path(config.model_path).resolve()
+    data = (config.dataset_name or Path(config.dataset).resolve().name).replace(" ", "_")
+    split = f"-{config.split}" if config.split else ""
+    name = config.name or f"{model.parent.name}-on-{data}{split}"
+    return Path("experiments") / "eval" / name
+
+
+def _dataset(config: EvaluateConfig, table: ClassTable) -> Dataset:
+    if config.classes is not None:
+        names = tuple(word.strip() for word in config.classes.split(","))
+        if "." not in config.classes and names != table.names:
+            raise UserError(
+                f"--classes names {', '.join(names)}; the model knows {', '.join(table.names)}"
+            )
+    return layouts.find(
+        config.dataset,
+        splits=config.splits,
+        group_regex=config.group_regex,
+        need_masks=False,
+        table=table,
+    )
+
+
+def _chosen(config: EvaluateConfig, dataset: Dataset) -> list[Pair]:
+    """Return the images to evaluate: the split asked for, else test, else all."""
+    if config.split is not None:
+        pairs = list(dataset.split(config.split))
+        if not pairs:
+            raise UserError(
+                f"{dataset.root} has no split {config.split!r}; there are: "
+                f"{', '.join(dataset.splits)}"
+            )
+        return pairs
+    automatic = any(note.startswith("no split given") for note in dataset.notes)
+    return list(dataset.pairs if automatic else dataset.split("test") or dataset.pairs)
+
+
+def _check_masks(pairs: Sequence[Pair], loaded: Loaded, record: Preprocess) -> None:
+    """Read every mask once before anything is written; the model's table must explain them all.
+
+    Raises:
+        UserError: another kind of mask or values that the model does not know; both are named.
+    """
+    table = loaded.table
+    listed = 0
+    masks = [pair for pair in pairs if pair.mask is not None]
+    for pair in masks:
+        assert pair.mask is not None
+        raw = readers.read_mask(pair.mask)
+        try:
+            decoded = table.decode(raw, str(pair.mask))
+        except UserError as error:
+            kept = [f"{c.name} = {', '.join(map(str, c.values)) or 'rest'}" for c in table.classes]
+            raise UserError(
+                f"the masks and the model differ: {error}. The model has "
+                f"{table.num_classes} classes ({'; '.join(kept)})"
+            ) from error
+        record.mask(decoded, record.read(pair.image))
+        rest = IGNORE if table.rest_index is None else table.rest_index
+        listed += int(((decoded != rest) & (decoded != IGNORE)).sum())
+    if masks and listed == 0:
+        raise UserError(
+            f"no mask of {masks[0].mask.parent if masks[0].mask else ''} holds a colour of the "
+            f"model's classes ({', '.join(table.names)}); the data set has other classes"
+        )
+
+
+def _leaks(pairs: Sequence[Pair], loaded: Loaded) -> list[str]:
+    """Return a warning where evaluated images were trained on."""
+    trained = {Path(p).name for p in loaded.payload.get("progress", {}).get("train_images", [])}
+    known = {str(Path(p)) for p in loaded.payload.get("progress", {}).get("train_images", [])}
+    same = [p for p in pairs if p.image.name in trained]
+    exact = [p for p in same if str(p.image) in known]
+    if not same:
+        return []
+    what = "are training images of this model" if exact else "have names of its training images"
+    return [f"{len(same)} of {len(pairs)} images {what}; the scores are no test of it"]
+
+
+def _baselines(
+    config: EvaluateConfig,
+    rt: Runtime,
+    dataset: Dataset,
+    pairs: Sequence[Pair],
+    loaded: Loaded,
+    record: Preprocess,
+) -> list[baselines.Baseline]:
+    """Return the baselines fitted on the images that the model learned from.
+
+    None where no evaluated image has a mask, or where the training images are not in the folder.
+    """
+    if not config.baselines or not any(pair.mask for pair in pairs):
+        return []
+    used = {Path(p).name for p in loaded.payload.get("progress", {}).get("train_images", [])}
+    train = [p for p in dataset.split("train") if p.mask and (not used or p.image.name in used)]
+    train = [p for p in train if p not in pairs]
+    if not train:
+        return []
+    from matssl.data import crops
+
+    data = crops.load(train, record, loaded.table)
+    classes = loaded.table.num_classes
+    return [
+        baselines.majority(data.masks, classes),
+        baselines.grey_levels(data.planes, data.masks, classes),
+        baselines.pixel_classifier(
+            loaded.model.encoder, record.tensor, data.planes, data.masks, classes, rt.device
+        ),
+    ]
+
+
+def _one_image(
+    config: EvaluateConfig,
+    rt: Runtime,
+    folder: RunFolder,
+    pair: Pair,
+    loaded: Loaded,
+    record: Preprocess,
+    rivals: Sequence[baselines.Baseline],
+    pairs: Sequence[Pair],
+) -> Result:
+    """Predict one image, write its files, return its counts."""
+    table = loaded.table
+    micrograph = record.read(pair.image)
+    plane = record.plane(micrograph)
+    rows = record.kept_rows(micrograph)
+    shape = (rows, micrograph.pixels.shape[1])
+    probabilities = tiling.predict(
+        loaded.model,
+        record.tensor(plane),
+        tile_size=config.tile_size,
+        overlap=config.overlap,
+        tta=config.tta,
+        batch=config.batch_size,
+        device=rt.device,
+        autocast=rt.autocast,
+    )
+    probabilities = _native(probabilities, shape)
+    prediction = probabilities.argmax(axis=0).astype(np.uint8)
+    name = _output_name(pair, pairs)
+    truth, counts = None, None
+    rival_counts = {}
+    if pair.mask is not None:
+        truth = table.decode(readers.read_mask(pair.mask), str(pair.mask))[:rows]
+        counts = counting.confusion(truth, prediction, table.num_classes)
+        for rival in rivals:
+            guess = rival.predict(plane)
+            if guess.shape != shape:
+                guess = cv2.resize(guess, shape[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+            rival_counts[rival.name] = counting.confusion(truth, guess, table.num_classes)
+    _write_masks(folder, name, prediction, micrograph, table.num_classes)
+    if config.save_probabilities:
+        path = folder.path(f"probabilities/{name}.tif")
+        with atomic_path(path) as temporary:
+            tifffile.imwrite(temporary, probabilities.astype(np.float16), compression="zlib")
+    if config.save_visualizations:
+        title = pair.image.name
+        if counts is not None:
+            title += f": mIoU {100 * overlap.miou(counts):.1f} %"
+        image = _shown(micrograph, record)
+        path = folder.path(f"visualizations/{name}.png")
+        pictures.panel(
+            image, truth, prediction, table.names, path, title, micrograph.pixel_size
+        )
+    fractions = np.bincount(prediction.ravel(), minlength=table.num_classes) / prediction.size
+    return Result(pair, name, counts, fractions, micrograph.pixel_size, rival_counts)
+
+
+def _native(probabilities: NDArray[np.float32], shape: tuple[int, int]) -> NDArray[np.float32]:
+    """Return probabilities at the micrograph's own size; scores are never of a resized image."""
+    if probabilities.shape[1:] == shape:
+        return probabilities
+    return np.stack(
+        [cv2.resize(p, shape[::-1], interpolation=cv2.INTER_LINEAR) for p in probabilities]
+    )
+
+
+def _shown(micrograph: Micrograph, record: Preprocess) -> NDArray[np.uint8]:
+    """Return the micrograph at native size in 8 bit, stretched between its 0.5 and 99.5 %."""
+    native = replace(
+        record, window="percentile", low=0.5, high=99.5, resize=None, target_pixel_size=None
+    )
+    return native.plane_u8(micrograph)
+
+
+def _output_name(pair: Pair, pairs: Sequence[Pair]) -> str:
+    """Return the stem; the split before it where two images share one."""
+    same = sum(other.image.stem == pair.image.stem for other in pairs)
+    return pair.image.stem if same == 1 else f"{pair.split}_{pair.image.stem}"
+
+
+def _write_masks(
+    folder: RunFolder,
+    name: str,
+    prediction: NDArray[np.uint8],
+    micrograph: Micrograph,
+    num_classes: int,
+) -> None:
+    """Write the prediction as index PNG, colour PNG and label TIFF, all of the image's size.
+
+    Rows of a cut-off information bar hold 255.
+    """
+    full = np.full(micrograph.pixels.shape[:2], IGNORE, np.uint8)
+    full[: prediction.shape[0]] = prediction
+    fast = [cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, 3]
+    colour = pictures.colour_mask(full, num_classes)[..., ::-1]
+    for kind, content in (("index", full), ("colour", colour)):
+        with atomic_path(folder.path(f"masks/{kind}/{name}.png")) as temporary:
+            data = cv2.imencode(".png", np.ascontiguousarray(content), fast)[1]
+            temporary.write_bytes(data.tobytes())
+    with atomic_path(folder.path(f"masks/label/{name}.tif")) as temporary:
+        tifffile.imwrite(temporary, full, compression="zlib")
+
+
+def _by_class(counts: NDArray[np.int64], table: ClassTable) -> dict[str, dict[str, float]]:
+    scores = {name: score(counts) for name, score in SCORES.items()}
+    truth = counts.sum(axis=1)
+    return {
+        name: {
+            **{kind: float(values[i]) for kind, values in scores.items()},
+            "true_pixels": int(truth[i]),
+        }
+        for i, name in enumerate(table.names)
+    }
+
+
+def _fractions(results: Sequence[Result], table: ClassTable) -> dict[str, Any]:
+    """Return predicted and true phase fractions over images, with ASTM E562 intervals."""
+    scored = [r for r in results if r.counts is not None]
+    summary: dict[str, Any] = {}
+    for i, name in enumerate(table.names):
+        entry: dict[str, Any] = {
+            "predicted": vars(sampling.phase_fraction([float(r.fractions[i]) for r in results]))
+        }
+        if scored:
+            true = [_true_fractions(r)[i] for r in scored]
+            predicted = [float(r.fractions[i]) for r in scored]
+            difference = np.array(predicted) - np.array(true)
+            entry["truth"] = vars(sampling.phase_fraction(true))
+            entry["mean_error"] = float(np.nanmean(difference))
+            entry["mean_absolute_error"] = float(np.nanmean(np.abs(difference)))
+        summary[name] = entry
+    return summary
+
+
+def _true_fractions(result: Result) -> list[float]:
+    assert result.counts is not None
+    truth = result.counts.sum(axis=1)
+    total = truth.sum()
+    return [float(t / total) if total else float("nan") for t in truth]
+
+
+def _write(
+    folder: RunFolder,
+    results: Sequence[Result],
+    metrics: dict[str, Any],
+    table: ClassTable,
+    config: EvaluateConfig,
+) -> None:
+    """Write metrics.json, evaluation_results.json, per_image.csv, and the plots."""
+    folder.write_json("metrics.json", metrics)
+    for result in results:
+        row: dict[str, Any] = {
+            "image": str(result.pair.image),
+            "split": result.pair.split,
+            "group": result.pair.group,
+        }
+        if result.counts is not None:
+            row |= {"miou": overlap.miou(result.counts)}
+            row |= {"accuracy": overlap.accuracy(result.counts)}
+            for kind, score in SCORES.items():
+                values = score(result.counts).tolist()
+                row |= {f"{kind} {n}": v for n, v in zip(table.names, values, strict=True)}
+            true = _true_fractions(result)
+            row |= {f"true fraction {n}": v for n, v in zip(table.names, true, strict=True)}
+        row |= {
+            f"predicted fraction {n}": v
+            for n, v in zip(table.names, result.fractions.tolist(), strict=True)
+        }
+        row |= {"pixel_size_nm": result.pixel_size}
+        folder.append_csv("per_image.csv", row)
+    scored = [r for r in results if r.counts is not None]
+    if scored:
+        matrices = [r.counts for r in scored if r.counts is not None]
+        folder.write_json(
+            "evaluation_results.json", published_results(matrices, table.num_classes)
+        )
+        pooled = np.sum(matrices, axis=0)
+        pictures.confusion_plot(pooled, table.names, folder.path("confusion.png"))
+        truth = np.array([_true_fractions(r) for r in scored])
+        predicted = np.array([r.fractions for r in scored])
+        pictures.fraction_plot(truth, predicted, table.names, folder.path("fractions.png"))
+
+
+def _report(
+    folder: RunFolder,
+    results: Sequence[Result],
+    metrics: dict[str, Any],
+    table: ClassTable,
+    facts: str,
+) -> None:
+    root = folder.root
+    colours = pictures.colour_names(table.names)
+    sections: list[tuple[str, str]] = []
+    if "pooled" in metrics:
+        sections += _score_sections(root, metrics, colours)
+    else:
+        images = (str(len(results)), "images predicted")
+        sections.append(("", report.headline([images])))
+    sections.append(("Phase fractions", _fraction_section(root, metrics, colours)))
+    sections.append(("Images", _panel_section(root, results)))
+    sections.append(("All images", report.table([_image_row(r, table) for r in results])))
+    lineage = "\n".join(str(step) for step in metrics["lineage"]) or "unknown"
+    sections.append(("Where the model comes from", report.text(lineage)))
+    sections.append(("Data", report.text(facts)))
+    sections.append(("Command", report.text(progress.read_text(root / "command.txt"))))
+    title = f"{metrics['dataset']}: segmentation into {', '.join(table.names)}"
+    subtitle = f"{metrics['split']} images, model {metrics['model']}"
+    report.write(root / "report.html", title, subtitle, sections)
+
+
+def _score_sections(
+    root: Path, metrics: dict[str, Any], colours: dict[str, str]
+) -> list[tuple[str, str]]:
+    pooled = metrics["pooled"]
+    means = pooled["means"]
+    figures = [(f"{100 * means['miou']:.1f} %", "mean IoU, all pixels pooled")]
+    if pooled["miou_interval_95"]:
+        low, high = pooled["miou_interval_95"]
+        unit = pooled["interval_resamples"]
+        figures.append((f"{100 * low:.1f} – {100 * high:.1f} %", f"95 % interval over {unit}"))
+    figures.append((f"{100 * means['mdice']:.1f} %", "mean Dice"))
+    figures.append((f"{100 * means['accuracy']:.1f} %", "right pixels"))
+    figures.append((str(metrics["images_with_truth"]), "images"))
+    head = report.headline(figures)
+    if not pooled["miou_interval_95"]:
+        head += report.note(
+            f"No interval: {pooled['groups']} independent specimens or fields are too few for one."
+        )
+    for warning in metrics["warnings"]:
+        head += report.note(f"Warning: {warning}.")
+    if means["absent_classes"]:
+        names = ", ".join(metrics["classes"][i] for i in means["absent_classes"])
+        head += report.note(f"In neither truth nor prediction, left out of the means: {names}.")
+    by_class = [{"class": name, **scores} for name, scores in pooled["classes"].items()]
+    body = report.table(by_class, swatches=colours) + report.picture(root / "confusion.png")
+    sections = [("", head), ("Scores by class", body)]
+    if "baselines" in metrics:
+        rows = [{"method": "this model", "mean IoU": means["miou"], "accuracy": means["accuracy"]}]
+        rows[0] |= {f"IoU {n}": s["IoU"] for n, s in pooled["classes"].items()}
+        for name, entry in metrics["baselines"].items():
+            row = {"method": name, "mean IoU": entry["miou"], "accuracy": entry["accuracy"]}
+            rows.append(row | {f"IoU {n}": v for n, v in entry["iou"].items()})
+        sections.append(("Beside simpler methods", report.table(rows, strong=[0])))
+    return sections
+
+
+def _fraction_section(root: Path, metrics: dict[str, Any], colours: dict[str, str]) -> str:
+    rows = []
+    for name, entry in metrics["phase_fractions"].items():
+        row = {"class": name, "predicted %": _percent(entry["predicted"])}
+        if "truth" in entry:
+            row["true %"] = _percent(entry["truth"])
+            row["mean error"] = f"{100 * entry['mean_error']:+.2f}"
+            row["mean absolute error"] = f"{100 * entry['mean_absolute_error']:.2f}"
+        rows.append(row)
+    note = (
+        "Mean over images and half width of the 95 % interval with images as the sample "
+        f"(ASTM E562); no interval below {sampling.MIN_FIELDS} images."
+    )
+    return report.table(rows, swatches=colours) + report.note(note) + report.picture(
+        root / "fractions.png"
+    )
+
+
+def _percent(fraction: dict[str, float]) -> str:
+    text = f"{100 * fraction['mean']:.2f}"
+    half = fraction["half_width"]
+    return text if half != half else f"{text} ± {100 * half:.2f}"
+
+
+def _panel_section(root: Path, results: Sequence[Result]) -> str:
+    """Return panels: all of a few images, of many the worst and the best."""
+    ordered = sorted(
+        results, key=lambda r: overlap.miou(r.counts) if r.counts is not None else 0.0
+    )
+    if len(ordered) > SHOWN_PANELS:
+        half = SHOWN_PANELS // 2
+        ordered = [*ordered[:half], *ordered[-half:]]
+    shown = [report.picture(root / "visualizations" / f"{r.name}.png") for r in ordered]
+    if not any(shown):
+        return report.note("Run with --save_visualizations to see the images here.")
+    kind = "the worst first" if results and results[0].counts is not None else "by name"
+    return report.note(f"{len(ordered)} of {len(results)} images, {kind}.") + "".join(shown)
+
+
+def _image_row(result: Result, table: ClassTable) -> dict[str, Any]:
+    row: dict[str, Any] = {"image": result.pair.image.name, "group": result.pair.group}
+    if result.counts is not None:
+        row["mean IoU"] = overlap.miou(result.counts)
+        values = overlap.iou(result.counts).tolist()
+        row |= {f"IoU {n}": v for n, v in zip(table.names, values, strict=True)}
+    return row | {
+        f"{n} %": f"{100 * v:.1f}" for n, v in zip(table.names, result.fractions, strict=True)
+    }
+
+
+def _print(folder: RunFolder, metrics: dict[str, Any]) -> None:
+    if "pooled" in metrics:
+        pooled = metrics["pooled"]
+        interval = pooled["miou_interval_95"]
+        text = f"mIoU {100 * pooled['means']['miou']:.1f} %"
+        if interval:
+            text += f" (95 % interval {100 * interval[0]:.1f} to {100 * interval[1]:.1f})"
+        print(f"{text}, {metrics['images_with_truth']} images")
+        for name, scores in pooled["classes"].items():
+            print(f"  {name:<24} IoU {100 * scores['IoU']:5.1f}  Dice {100 * scores['Dice']:5.1f}")
+        for name, entry in metrics.get("baselines", {}).items():
+            print(f"  baseline {name}: mIoU {100 * entry['miou']:.1f}")
+    for name, entry in metrics["phase_fractions"].items():
+        print(f"  area fraction {name}: {_percent(entry['predicted'])} %")
+    print(f"report: {folder.root / 'report.html'}", flush=True)
