@@ -293,7 +293,7 @@ def _color_table(
         ordered = sorted(saturated)
         sizes = [sum(counts[c] for c in grays), *(counts[c] for c in ordered)]
         labels: list[tuple[Value, ...]] = [(), *((show(c, "color"),) for c in ordered)]
-        names = ["matrix", *(_color_name(c) for c in ordered)]
+        names = ["matrix", *(f"class {i}" for i in range(1, len(ordered) + 1))]
         labelled = sum(sizes)
         classes = tuple(
             MaskClass(i, names[i], labels[i], sizes[i], sizes[i] / labelled)
@@ -317,7 +317,7 @@ def _color_table(
             counts[min(kept, key=lambda c: _distance(c, stray))] += counts[stray]
     labelled = sum(counts[c] for c in kept)
     classes = tuple(
-        MaskClass(i, _color_name(c), (show(c, "color"),), counts[c], counts[c] / labelled)
+        MaskClass(i, f"class {i}", (show(c, "color"),), counts[c], counts[c] / labelled)
         for i, c in enumerate(kept)
     )
     return ClassTable("color", classes, snap=bool(strays)), tuple(notes)
@@ -536,19 +536,3 @@ def _distance(a: int, b: int) -> int:
 def _nearest(code: int, known: Mapping[int, int]) -> int | None:
     best = min(known, key=lambda k: _distance(code, k))
     return best if _distance(code, best) <= SNAP_DISTANCE else None
-
-
-_NAMED = {
-    0x000000: "black",
-    0xFFFFFF: "white",
-    0xFF0000: "red",
-    0x00FF00: "green",
-    0x0000FF: "blue",
-    0xFFFF00: "yellow",
-    0xFF00FF: "magenta",
-    0x00FFFF: "cyan",
-}
-
-
-def _color_name(code: int) -> str:
-    return _NAMED.get(code & 0xFFFFFF, show(code, "color"))

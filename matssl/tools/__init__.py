@@ -1,0 +1,1 @@
+"""Small commands: ``python -m matssl.tools.NAME``."""
