@@ -104,7 +104,7 @@ def write_pool(folder: Path | str, n: int, size: int, seed: int, kinds: Any = No
     for i in range(n):
         kind = names[i % len(names)]
         image, _ = micrograph(kind, size, size, seed * 1000 + i, bar=i % 5 == 4)
-        _write(folder / f"{kind}_{i:04d}.png", image)
+        _write(folder / f"{kind}_{i:04d}_1.png", image)
 
 
 def _polycrystal(height: int, width: int, g: np.random.Generator) -> tuple[Array, Array]:
