@@ -167,11 +167,22 @@ def thumbnail(plane: NDArray[Any]) -> NDArray[np.float64]:
         gray = gray.mean(axis=2)
     small = cv2.resize(gray, (2 * THUMBNAIL, 2 * THUMBNAIL), interpolation=cv2.INTER_AREA)
     # Images of one session share their shading; what tells pictures apart is the detail.
-    detail = small - cv2.GaussianBlur(small, (0, 0), THUMBNAIL / 4)
+    level = small - _light(small)
+    detail = level - cv2.GaussianBlur(level, (0, 0), THUMBNAIL / 4)
     result = cv2.resize(detail, (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA)
     centred = result.astype(np.float64) - result.mean()
     norm = float(np.linalg.norm(centred))
     return centred / norm if norm > 1e-9 else centred
+
+
+def _light(plane: NDArray[Any]) -> NDArray[np.float32]:
+    """Return the cubic surface nearest to a plane: uneven light has no more detail than that."""
+    height, width = plane.shape
+    y = np.linspace(-1, 1, height)[:, None].repeat(width, axis=1).ravel()
+    x = np.linspace(-1, 1, width)[None].repeat(height, axis=0).ravel()
+    terms = np.stack([y**i * x**j for i in range(4) for j in range(4 - i)], axis=1)
+    factors, *_ = np.linalg.lstsq(terms, plane.ravel().astype(np.float64), rcond=None)
+    return (terms @ factors).reshape(height, width).astype(np.float32)
 
 
 def _facts(path: Path, split: str, record: Preprocess) -> Facts:

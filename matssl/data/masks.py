@@ -373,7 +373,7 @@ def _from_file(
     codes = {value: _code(value) for _, values in entries for value in values}
     if file.suffix == ".csv" and not set(codes.values()) & set(counts):
         raise UserError(f"{file} lists no value that the masks hold")
-    listed = list(codes.values()) + [_code(v) for v in ignored]
+    listed = [_code(v) for _, values in entries for v in values] + [_code(v) for v in ignored]
     twice = sorted({show(c, kind) for c in listed if listed.count(c) > 1})
     if twice:
         raise UserError(f"{file} lists {', '.join(twice)} more than once")

@@ -510,7 +510,8 @@ def _zeiss(tags: Any, height: int, width: int) -> Calibration | None:
     if isinstance(value, Mapping):
         entry = value.get("ap_image_pixel_size")
         if entry is not None:
-            number, unit = (list(entry) + [None, None])[-2:] if len(entry) > 2 else entry
+            # tifffile gives (label, number, unit).
+            number, unit = entry[-2:]
             scale = NM_PER_UNIT.get(str(unit).strip().lower())
             if scale and _number(number):
                 return Calibration(float(number) * scale)

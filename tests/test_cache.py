@@ -1,0 +1,107 @@
+"""A pool is decoded once; the cache changes time, never bits."""
+
+from __future__ import annotations
+
+import multiprocessing
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from matssl.core.errors import UserError
+from matssl.data import cache, readers
+from matssl.data.preprocess import Preprocess
+
+RECORD = Preprocess(crop_bottom="auto")
+
+
+def _build(folder: Path, cache_dir: Path | None, **options: object) -> cache.Pool:
+    paths = readers.find_images(folder)
+    return cache.build(paths, RECORD, cache_dir=cache_dir, quiet=True, **options)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def pool(pool_folder: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(pool_folder, tmp_path / "pool"))
+
+
+def test_cached_and_decoded_planes_are_equal(pool: Path, tmp_path: Path) -> None:
+    cached, again = _build(pool, tmp_path / "c"), _build(pool, tmp_path / "c")
+    plain = _build(pool, None)
+    assert len(cached) == len(plain) == 12
+    for i in range(12):
+        assert np.array_equal(cached.plane(i), plain.plane(i))
+        assert np.array_equal(again.plane(i), plain.plane(i))
+    assert cached.hash == plain.hash
+
+
+def test_the_bar_is_not_in_the_pool(pool: Path, tmp_path: Path) -> None:
+    assert {shape[0] for shape in _build(pool, tmp_path / "c").shapes} == {96}
+
+
+def test_a_changed_file_is_decoded_again(pool: Path, tmp_path: Path) -> None:
+    before = _build(pool, tmp_path / "c")
+    first, second = readers.find_images(pool)[:2]
+    shutil.copy(second, first)
+    after = _build(pool, tmp_path / "c")
+    assert after.hash != before.hash
+    assert np.array_equal(after.plane(0), after.plane(1))
+
+
+def test_a_damaged_cache_is_made_anew(pool: Path, tmp_path: Path) -> None:
+    expected = _build(pool, None).plane(0)
+    _build(pool, tmp_path / "c")
+    for damage in (lambda p: p.write_bytes(b""), lambda p: p.unlink()):
+        damage(next((tmp_path / "c").glob("*.u8")))
+        assert np.array_equal(_build(pool, tmp_path / "c").plane(0), expected)
+    next((tmp_path / "c").glob("*.json")).write_text("{")
+    assert np.array_equal(_build(pool, tmp_path / "c").plane(0), expected)
+
+
+def test_bad_files_are_skipped_up_to_a_tenth(pool: Path, tmp_path: Path) -> None:
+    (pool / "bad.png").write_bytes(b"II")
+    found = _build(pool, tmp_path / "c")
+    assert len(found) == 12
+    assert "bad.png" in found.rejected[0][0]
+    with pytest.raises(UserError, match=r"bad\.png"):
+        _build(pool, tmp_path / "c", on_bad="stop")
+    (pool / "worse.png").write_bytes(b"II")
+    with pytest.raises(UserError, match="more than 10 %"):
+        _build(pool, tmp_path / "c")
+
+
+def test_only_bad_files_leave_nothing_behind(tmp_path: Path) -> None:
+    folder = tmp_path / "bad"
+    folder.mkdir()
+    (folder / "a.png").write_bytes(b"II")
+    with pytest.raises(UserError, match="none of the 1 images"):
+        _build(folder, tmp_path / "c")
+    assert not (tmp_path / "c").exists()
+
+
+def test_a_disk_too_small_is_said(
+    pool: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Usage:
+        free = 1000
+
+    monkeypatch.setattr(cache.shutil, "disk_usage", lambda _: Usage)
+    with pytest.raises(UserError, match="--cache_dir"):
+        _build(pool, tmp_path / "c")
+
+
+def _in_process(folder: Path, cache_dir: Path) -> None:
+    _build(folder, cache_dir)
+
+
+def test_two_processes_may_start_together(pool: Path, tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    jobs = [context.Process(target=_in_process, args=(pool, tmp_path / "c")) for _ in range(2)]
+    for job in jobs:
+        job.start()
+    for job in jobs:
+        job.join()
+        assert job.exitcode == 0
+    assert len(list((tmp_path / "c").iterdir())) == 2
+    assert np.array_equal(_build(pool, tmp_path / "c").plane(3), _build(pool, None).plane(3))

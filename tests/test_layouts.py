@@ -1,0 +1,162 @@
+"""Folders as people lay them out: pairs, splits, groups, and what does not fit."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from matssl.core.errors import UserError
+from matssl.data import layouts
+from matssl.data.layouts import Pair, cut_validation, folds, group_of, groups_of
+
+MASK = np.array([[0, 1], [1, 0]], np.uint8)
+
+
+def _image(path: Path, pixels: np.ndarray = MASK) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(cv2.imencode(path.suffix, pixels)[1].tobytes())
+
+
+def _names(dataset: layouts.Dataset, split: str) -> list[str]:
+    return [pair.image.name for pair in dataset.split(split)]
+
+
+def test_split_and_annot_folders_with_or_without_the_suffix(tmp_path: Path) -> None:
+    for split in ("train", "val", "test", "different_test"):
+        _image(tmp_path / split / f"a #1 (x).b {split}.tif")
+        _image(tmp_path / f"{split}_annot" / f"a #1 (x).b {split}_mask.tif")
+    _image(tmp_path / "train" / "B.png")
+    _image(tmp_path / "train_annot" / "b.tif")
+    dataset = layouts.find(tmp_path)
+    assert dataset.splits == ("train", "val", "test", "different_test")
+    assert _names(dataset, "train") == ["B.png", "a #1 (x).b train.tif"]
+    assert all(pair.mask is not None for pair in dataset.pairs)
+
+
+def test_inputs_and_targets_inside_the_splits(tmp_path: Path) -> None:
+    for split in ("train", "valid", "test"):
+        _image(tmp_path / split / "inputs" / "a.png")
+        _image(tmp_path / split / "targets" / "a.png")
+    assert layouts.find(tmp_path).splits == ("train", "val", "test")
+
+
+@pytest.mark.parametrize("folder", ["annotations", "masks", "labels"])
+def test_images_beside_masks_are_cut_by_group(tmp_path: Path, folder: str) -> None:
+    for parent in range(10):
+        for tile in range(4):
+            _image(tmp_path / "images" / f"{parent}_{tile}.jpg")
+            _image(tmp_path / folder / f"{parent}_{tile}.png")
+    dataset = layouts.find(tmp_path)
+    assert {len(dataset.split(s)) for s in ("val", "test")} == {8}
+    sides = {}
+    for pair in dataset.pairs:
+        assert sides.setdefault(pair.group, pair.split) == pair.split
+    again = layouts.find(tmp_path)
+    assert again.pairs == dataset.pairs
+    assert layouts.find(tmp_path, seed=1).pairs != dataset.pairs
+
+
+def test_split_files_of_every_kind(tmp_path: Path) -> None:
+    root = tmp_path / "nasa" / "set"
+    for name in ("a", "b", "c"):
+        _image(root / "images" / f"{name}.tif")
+        _image(root / "masks" / f"{name}.tif")
+    table = {"train": ["a.tif"], "validation": ["b"], "test": ["c.tif"]}
+    (tmp_path / "s.json").write_text(json.dumps(table))
+    (tmp_path / "p.json").write_text(json.dumps({"nasa/set": table, "set2": {"train": []}}))
+    (tmp_path / "s.csv").write_text("image,split\na.tif,train\nb.tif,val\nc.tif,test\n")
+    (tmp_path / "lists").mkdir()
+    for split, name in (("train", "a"), ("val", "b"), ("test", "c")):
+        (tmp_path / "lists" / f"{split}.txt").write_text(f"# names\n{name}.tif\n")
+    for source in ("s.json", "p.json", "s.csv", "lists"):
+        dataset = layouts.find(root, splits=tmp_path / source)
+        assert [_names(dataset, s) for s in ("train", "val", "test")] == [
+            ["a.tif"],
+            ["b.tif"],
+            ["c.tif"],
+        ]
+
+
+def test_wrong_split_files_are_refused(tmp_path: Path) -> None:
+    root = tmp_path / "set"
+    _image(root / "images" / "a.tif")
+    _image(root / "masks" / "a.tif")
+    for content, sentence in (
+        ('{"train": ["z.tif"]}', "not in"),
+        ('{"train": ["a.tif"], "test": ["a.tif"]}', "puts 'a.tif' into"),
+        ('{"other": {"train": ["a.tif"]}}', "no entry"),
+        ("{", "cannot be read"),
+    ):
+        (tmp_path / "s.json").write_text(content)
+        with pytest.raises(UserError, match=sentence):
+            layouts.find(root, splits=tmp_path / "s.json")
+    with pytest.raises(UserError, match="no split file"):
+        layouts.find(root, splits=tmp_path / "absent.json")
+
+
+def test_a_folder_without_masks_is_for_prediction(tmp_path: Path) -> None:
+    _image(tmp_path / "a.png")
+    dataset = layouts.find(tmp_path, need_masks=False)
+    assert dataset.splits == ("predict",) and dataset.table is None
+    with pytest.raises(UserError, match="no masks"):
+        layouts.find(tmp_path)
+
+
+def test_lonely_images_and_masks_are_counted_and_named(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        _image(tmp_path / "train" / f"{name}.png")
+        _image(tmp_path / "train_annot" / f"{name}.png")
+    _image(tmp_path / "train" / "c.png")
+    with pytest.raises(UserError, match=r"1 image in .* without a mask .*c\.png"):
+        layouts.find(tmp_path)
+    os.remove(tmp_path / "train" / "c.png")
+    _image(tmp_path / "train_annot" / "d.png")
+    with pytest.raises(UserError, match=r"1 mask in .* without an image .*d\.png"):
+        layouts.find(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "group"),
+    [
+        ("8_1.jpg", "8"),
+        ("spot3_0d_7.tif", "spot3_0d"),
+        ("040617#3_S0410018.tif", "040617#3_S"),
+        ("Frame-2_crop_y128_x64_384.png", "Frame-2"),
+        ("sample.tif", "sample"),
+        ("123.tif", "123"),
+    ],
+)
+def test_groups_are_the_stem_before_the_last_counter(name: str, group: str) -> None:
+    assert group_of(Path(name)) == group
+
+
+def test_a_regular_expression_names_the_specimen() -> None:
+    assert group_of(Path("050317#3_S04.tif"), r"^([^_]+)_") == "050317#3"
+    with pytest.raises(UserError, match="not valid"):
+        group_of(Path("a.tif"), "(")
+
+
+def test_images_that_differ_by_a_counter_alone_stand_for_themselves() -> None:
+    assert groups_of([Path("u1.tif"), Path("u2.tif")]) == ["u1", "u2"]
+
+
+def _pairs(groups: str) -> list[Pair]:
+    return [Pair(Path(f"{i}.png"), None, g, "train") for i, g in enumerate(groups)]
+
+
+def test_validation_takes_whole_groups() -> None:
+    train, val = cut_validation(_pairs("aabbccdd"), 0.25, seed=0)
+    assert len(val) == 2 and len({pair.group for pair in val}) == 1
+    assert not {p.group for p in train} & {p.group for p in val}
+    assert cut_validation(_pairs("aaa"), 0.5, seed=0)[1] == ()
+
+
+def test_folds_hold_each_image_out_once() -> None:
+    parts = folds(_pairs("aabc"), 3, seed=0)
+    assert sorted(i for part in parts for i in part) == [0, 1, 2, 3]
+    assert [0, 1] in [sorted(part) for part in parts]

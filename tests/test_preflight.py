@@ -1,0 +1,85 @@
+"""The screen before a run says what is there and what is wrong."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from matssl import preflight
+from matssl.data import layouts, synthetic
+from matssl.data.preprocess import Preprocess
+from matssl.tools import doctor
+
+RECORD = Preprocess(crop_bottom="auto")
+
+
+def _screen(folder: Path, **options: object) -> str:
+    dataset = layouts.find(folder, need_masks=False)
+    return preflight.examine_dataset(dataset, RECORD, **options).text()  # type: ignore[arg-type]
+
+
+def test_the_screen_names_sizes_depth_classes_and_groups(synthetic_folder: Path) -> None:
+    text = _screen(synthetic_folder)
+    for part in ("8 (train 4, val 2, test 2)", "96 x 96 (8)", "8 bit (8)", "lamellar", "8 groups"):
+        assert part in text
+    assert "duplicates   none" in text
+
+
+def test_copies_across_splits_are_found_even_when_turned(tmp_path: Path) -> None:
+    synthetic.write_dataset(tmp_path, "two_phase", 2, 1, 1, size=128, seed=3)
+    source = next((tmp_path / "train").iterdir())
+    turned = np.rot90(cv2.imread(str(source), 0), 1)[:, ::-1]
+    target = next((tmp_path / "test").iterdir())
+    cv2.imwrite(str(target), turned)
+    text = _screen(tmp_path)
+    assert "1 near-duplicates across splits" in text
+    assert f"train/{source.name} = test/{target.name}" in text
+
+
+def test_copies_of_test_images_in_the_pool_are_found(tmp_path: Path) -> None:
+    synthetic.write_dataset(tmp_path / "set", "cracks", 1, 1, 1, size=128, seed=4)
+    pool = tmp_path / "pool"
+    synthetic.write_pool(pool, 4, size=128, seed=9)
+    test = next((tmp_path / "set" / "test").iterdir())
+    copy = pool / "copy.png"
+    copy.write_bytes(test.read_bytes())
+    assert "test/" + test.name in _screen(tmp_path / "set", pool=sorted(pool.iterdir()))
+
+
+def test_equal_shading_alone_is_no_copy() -> None:
+    light = np.linspace(0, 200, 128)[None] + np.linspace(0, 100, 128)[:, None]
+    detail = [np.random.default_rng(i).normal(0, 12, (128, 128)) for i in range(2)]
+    first, second = (preflight.thumbnail(light + cv2.GaussianBlur(d, (0, 0), 2)) for d in detail)
+    assert abs(float((first * second).sum())) < 0.5
+
+
+def test_a_specimen_on_two_sides_is_a_warning(tmp_path: Path) -> None:
+    for split, number in (("train", 1), ("test", 2)):
+        image, mask = synthetic.micrograph("two_phase", 96, 96, number)
+        for folder, pixels in ((split, image), (f"{split}_annot", mask)):
+            (tmp_path / folder).mkdir()
+            cv2.imwrite(str(tmp_path / folder / f"S12_{number}.png"), pixels)
+            cv2.imwrite(str(tmp_path / folder / f"T{number}_1.png"), pixels)
+    assert "groups on both sides of a split: S12" in _screen(tmp_path)
+
+
+def test_the_doctor_prints_and_answers_by_its_exit_code(
+    synthetic_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert doctor.main([str(synthetic_folder)]) == 0
+    assert "two phase #1" in capsys.readouterr().out
+    (tmp_path / "a.png").write_bytes(b"II")
+    assert doctor.main([str(tmp_path)]) == 1
+    assert "unreadable   1" in capsys.readouterr().out
+
+
+def test_the_doctor_ends_in_one_line_for_a_missing_folder(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "matssl.tools.doctor", str(tmp_path / "absent")]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 2
+    assert result.stderr.count("\n") == 1 and "there is no folder" in result.stderr
