@@ -62,7 +62,7 @@ class _SharedStatistics(nn.modules.batchnorm._BatchNorm):
     def forward(self, input: Tensor) -> Tensor:
         if not self.training or not dist.is_initialized() or dist.get_world_size() == 1:
             return super().forward(input)
-        x = input.float()
+        x = input.to(torch.promote_types(input.dtype, torch.float32))
         axes = [0, *range(2, x.ndim)]
         shape = [1, -1, *[1] * (x.ndim - 2)]
         count = x.numel() // x.shape[1] * dist.get_world_size()

@@ -142,7 +142,7 @@ class Learner:
         )
         self.parallel: nn.Module = model
         if rt.world_size > 1:
-            self.parallel = nn.parallel.DistributedDataParallel(model, broadcast_buffers=False)
+            self.parallel = nn.parallel.DistributedDataParallel(model, forward_sync_buffers=False)
 
     def learn(self, step: int, images: Tensor, target: Tensor) -> tuple[float, float]:
         """Take one step and return its loss and learning rate.

@@ -143,7 +143,7 @@ class Run:
         self.model: nn.Module = method
         if rt.world_size > 1:
             # BatchNorm is synchronised, so every process has the same buffers already.
-            self.model = nn.parallel.DistributedDataParallel(method, broadcast_buffers=False)
+            self.model = nn.parallel.DistributedDataParallel(method, forward_sync_buffers=False)
 
     def train(self) -> None:
         """Take the steps that are left; save, log and look after the run's health."""

@@ -192,6 +192,8 @@ def _fold_stem(
     stem, target = found.get(key), wanted.get(key)
     if stem is None or target is None or stem.ndim != 4 or stem.shape[1] == target.shape[1]:
         return
+    # In the model's own precision, so that folding adds no rounding of the file's.
+    stem = stem.to(target.dtype)
     if stem.shape[1] == 3 and in_channels == 1:
         found[key] = stem.sum(dim=1, keepdim=True)
         notes.append("3-channel stem summed to 1 channel: same output for gray input")

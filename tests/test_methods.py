@@ -1,0 +1,179 @@
+"""The contract every self-supervised method keeps; the table METHODS brings new ones in."""
+
+from __future__ import annotations
+
+import copy
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from matssl.core import optim
+from matssl.core.batch import Batch
+from matssl.methods import METHODS, method_class
+from matssl.methods.base import SSLMethod
+from matssl.models.encoders import build_encoder, channels_last
+from matssl.models.heads import synchronise_batchnorm
+
+SETTINGS = {"temperature": 0.2, "global_output_dim": 32, "hidden_dim": 64}
+
+
+def _method(name: str, channels: int = 1, **settings: Any) -> SSLMethod:
+    torch.manual_seed(0)
+    encoder = build_encoder("resnet18", channels)
+    values = {**SETTINGS, **settings}
+    method = method_class(name).from_settings(encoder, channels, (0.5,), (0.25,), values)
+    channels_last(method)
+    return method
+
+
+def _batch(size: int, seed: int = 0, side: int = 32) -> Batch:
+    generator = torch.Generator().manual_seed(seed)
+    base = torch.randint(0, 256, (size, 1, side, side), generator=generator)
+    noise = [torch.randint(-20, 21, base.shape, generator=generator) for _ in range(2)]
+    views = tuple((base + n).clamp(0, 255).to(torch.uint8) for n in noise)
+    index = torch.arange(size)
+    return Batch(views, torch.zeros(2, size, 2, 3), index // 2, index)
+
+
+def _steps(method: SSLMethod, batch: Batch, count: int) -> list[float]:
+    groups = optim.parameter_groups(method, 1e-4)
+    optimizer = optim.build_optimizer("adamw", groups, 1e-3)
+    losses = []
+    for step in range(count):
+        method.train()
+        optimizer.zero_grad()
+        loss = method(batch).total
+        loss.backward()
+        optimizer.step()
+        method.after_step((step + 1) / count)
+        losses.append(float(loss.detach()))
+    return losses
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("name", METHODS)
+def test_loss_is_finite_and_its_gradient_reaches_every_tensor(name: str, channels: int) -> None:
+    method = _method(name, channels)
+    losses = method(_batch(5))
+    losses.total.backward()
+    assert losses.total.ndim == 0 and torch.isfinite(losses.total)
+    assert losses.total.dtype == torch.float32
+    assert losses.embeddings is not None and losses.embeddings.shape == (10, 32)
+    assert not losses.embeddings.requires_grad
+    without = [n for n, p in method.named_parameters() if p.requires_grad and p.grad is None]
+    assert without == []
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_one_batch_can_be_learned_by_heart(name: str) -> None:
+    losses = _steps(_method(name, temperature=0.1), _batch(8), 25)
+    assert losses[-1] < 0.5 * losses[0]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_state_is_in_the_state_dict(name: str) -> None:
+    first = _method(name)
+    _steps(first, _batch(6), 2)
+    second = _method(name)
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    first.train(), second.train()
+    assert torch.equal(first(_batch(6, 1)).total, second(_batch(6, 1)).total)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_two_runs_with_one_seed_are_equal(name: str) -> None:
+    assert _steps(_method(name), _batch(6), 5) == _steps(_method(name), _batch(6), 5)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_autocast_changes_little_and_the_loss_stays_float32(name: str) -> None:
+    method = _method(name).eval()
+    exact = method(_batch(6)).total
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rough = method(_batch(6)).total
+    assert rough.dtype == torch.float32
+    assert float(rough.detach()) == pytest.approx(float(exact.detach()), abs=0.3)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_exported_weights_are_the_online_encoder(name: str) -> None:
+    method = _method(name)
+    _steps(method, _batch(6), 2)
+    encoder = build_encoder("resnet18", 1)
+    encoder.load_state_dict(method.weights()["encoder"], strict=True)
+    x = method.normalise(_batch(2).views[0])
+    method.eval(), encoder.eval()
+    channels_last(encoder)
+    assert torch.equal(encoder(x)[-1], method.encoder(x)[-1])
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_group_negatives_act(name: str) -> None:
+    kept = _method(name, group_negatives="keep")(_batch(6)).total
+    dropped = _method(name, group_negatives="drop")(_batch(6)).total
+    assert float(dropped.detach()) < float(kept.detach())
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_full_width_head_is_the_published_one(name: str) -> None:
+    method = _method(name, hidden_dim=None, global_output_dim=128)
+    widths = {"matssl": (960, 2048), "simclr": (512, 512)}[name]
+    assert (method.projector[0].in_features, method.projector[0].out_features) == widths
+    # SimCLR's last BatchNorm has no shift, MatSSL's has one.
+    assert (method.projector[4].bias is None) == (name == "simclr")
+
+
+def test_standardised_stages_change_matssl() -> None:
+    plain = _method("matssl")(_batch(6)).total
+    standardised = _method("matssl", standardise_stages=True)(_batch(6)).total
+    assert float(plain.detach()) != float(standardised.detach())
+
+
+# --- two processes --------------------------------------------------------------------------------
+def _free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return int(s.getsockname()[1])
+
+
+def _gradients(method: torch.nn.Module, batch: Batch) -> tuple[float, dict[str, torch.Tensor]]:
+    loss = method(batch).total
+    loss.backward()
+    inner = getattr(method, "module", method)
+    grads = {n: p.grad.clone() for n, p in inner.named_parameters() if p.grad is not None}
+    buffers = {n: b.clone() for n, b in inner.named_buffers() if "running" in n}
+    return float(loss.detach()), {**grads, **buffers}
+
+
+def _worker(rank: int, name: str, port: int, folder: str) -> None:
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", rank=rank, world_size=2)
+    method = synchronise_batchnorm(_method(name, group_negatives="drop").double(), "cpu").train()
+    parallel = torch.nn.parallel.DistributedDataParallel(method, forward_sync_buffers=False)
+    whole = _batch(8)
+    part = slice(4 * rank, 4 * rank + 4)
+    half = Batch(
+        tuple(v[part] for v in whole.views), whole.maps[:, part], whole.group[part], whole.index[part]
+    )
+    result = _gradients(parallel, half)
+    torch.save(result, Path(folder) / f"{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_two_processes_with_half_the_batch_equal_one(name: str, tmp_path: Path) -> None:
+    mp.spawn(_worker, (name, _free_port(), str(tmp_path)), nprocs=2)
+    # In float64, so that a wrong factor cannot hide behind rounding.
+    loss, tensors = _gradients(_method(name, group_negatives="drop").double().train(), _batch(8))
+    for rank in range(2):
+        other_loss, other = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        assert other_loss == pytest.approx(loss, abs=1e-9)
+        for key, value in tensors.items():
+            assert torch.allclose(other[key], value, rtol=1e-5, atol=1e-9), key

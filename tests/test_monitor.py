@@ -1,0 +1,51 @@
+"""Verdicts in words for embeddings whose state is known."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from matssl import monitor
+
+
+def _pairs(kind: str) -> torch.Tensor:
+    g = torch.Generator().manual_seed(0)
+    base = torch.randn(128, 64, generator=g)
+    noise = 0.3 * torch.randn(2, 128, 64, generator=g)
+    if kind == "collapsed":
+        base = torch.ones(128, 64)
+        noise = noise * 0.01
+    elif kind == "thin":
+        base = torch.randn(128, 3, generator=g) @ torch.randn(3, 64, generator=g)
+        noise = noise * 0.001
+    elif kind == "unrelated":
+        noise = noise * 100
+    elif kind == "broken":
+        base = base * float("nan")
+    return torch.cat([base + noise[0], base + noise[1]])
+
+
+@pytest.mark.parametrize(
+    ("kind", "verdict"),
+    [
+        ("healthy", "healthy"),
+        ("collapsed", "collapsed"),
+        ("thin", "thin"),
+        ("unrelated", "not learning"),
+    ],
+)
+def test_the_verdict_names_the_state(kind: str, verdict: str) -> None:
+    health = monitor.examine(_pairs(kind))
+    assert health.verdict().startswith(verdict)
+    assert health.collapsed == (verdict in ("collapsed", "thin"))
+
+
+def test_an_early_run_gets_time_to_learn() -> None:
+    assert monitor.examine(_pairs("unrelated")).verdict(progress=0.1).startswith("healthy")
+
+
+def test_healthy_numbers() -> None:
+    health = monitor.examine(_pairs("healthy"))
+    assert health.std == pytest.approx(health.ideal_std, rel=0.1)
+    assert health.auc > 0.999
+    assert 0.8 < health.gap < 1.0

@@ -1,0 +1,228 @@
+"""Weights are recognised by their tensors, loaded whole, or refused with the cause."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from matssl import weights
+from matssl.core import checkpoint
+from matssl.core.errors import UserError
+from matssl.models.encoders import build_encoder
+from matssl.models.segmentation import build_model
+
+
+def _resnet(name: str = "resnet18", channels: int = 3) -> dict[str, Tensor]:
+    torch.manual_seed(1)
+    return build_encoder(name, channels).state_dict()
+
+
+def _prefixed(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {prefix + key: value for key, value in state.items()}
+
+
+def _numbered(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    table = {"conv1": "0", "bn1": "1", "layer1": "4", "layer2": "5", "layer3": "6", "layer4": "7"}
+    result = {}
+    for key, value in state.items():
+        part, rest = key.split(".", 1)
+        result[f"backbone.{table[part]}.{rest}"] = value
+    return result
+
+
+EXTRA = torch.zeros(4, 4)
+
+
+def _files() -> dict[str, tuple[Any, str]]:
+    """Content of a file and the layout it must be taken for."""
+    r = _resnet()
+    other = {k: v + 1 for k, v in r.items()}
+    return {
+        "torchvision": ({**r, "fc.weight": EXTRA}, "torchvision / timm"),
+        "smp": (
+            {**_prefixed(r, "encoder."), "decoder.a": EXTRA, "segmentation_head.0.weight": EXTRA},
+            "segmentation-models-pytorch model",
+        ),
+        "matssl": (
+            {
+                **_prefixed(r, "backbone."),
+                "layer1.0.weight": r["conv1.weight"],
+                "attn_module.gates.0": EXTRA,
+                "projection_head.layers.0.weight": EXTRA,
+            },
+            "MatSSL (published)",
+        ),
+        "mocov2": (
+            {**_prefixed(other, "key_backbone."), **_prefixed(r, "backbone.")},
+            "MatSSL repository, MoCo v2",
+        ),
+        "densecl": (
+            {
+                **_prefixed(other, "backbone_momentum.backbone."),
+                **_prefixed(r, "backbone.backbone."),
+            },
+            "MatSSL repository, DenseCL",
+        ),
+        "moco": (
+            {
+                "epoch": 200,
+                "state_dict": {
+                    **_prefixed(r, "module.encoder_q."),
+                    **_prefixed(other, "module.encoder_k."),
+                    "module.queue": EXTRA,
+                    "module.encoder_q.fc.0.weight": EXTRA,
+                },
+            },
+            "MoCo v1/v2 (official)",
+        ),
+        "lightly": (_numbered(r), "lightly (numbered backbone)"),
+        "backbone": ({**_prefixed(r, "backbone."), "fc.0.weight": EXTRA}, "backbone with a head"),
+    }
+
+
+@pytest.mark.parametrize("kind", list(_files()))
+def test_each_layout_is_recognised_and_the_right_tensors_are_taken(
+    kind: str, tmp_path: Path
+) -> None:
+    content, layout = _files()[kind]
+    torch.save(content, tmp_path / "w.pth")
+    encoder = build_encoder("resnet18", 3)
+    result = weights.load(encoder, tmp_path / "w.pth", in_channels=3)
+    assert result.layout == layout
+    assert result.matched == result.total == len(encoder.state_dict())
+    expected = _resnet()
+    assert all(torch.equal(v, expected[k]) for k, v in encoder.state_dict().items())
+    assert f"{result.matched} of {result.total}" in result.text()
+
+
+def test_an_encoder_inside_a_model_is_filled(tmp_path: Path) -> None:
+    torch.save(_resnet(), tmp_path / "w.pth")
+    model = build_model("resnet18", "unet", 2, in_channels=3)
+    head = model.segmentation_head[0].weight.clone()
+    weights.load(model, tmp_path / "w.pth", in_channels=3)
+    assert torch.equal(model.encoder.state_dict()["conv1.weight"], _resnet()["conv1.weight"])
+    assert torch.equal(model.segmentation_head[0].weight, head)
+
+
+def test_own_files_carry_their_lineage(tmp_path: Path) -> None:
+    lineage = [{"stage": "ssl", "data": "abc"}]
+    state = {k: v.contiguous() for k, v in _prefixed(_resnet(channels=1), "encoder.").items()}
+    facts = {"format": checkpoint.FORMAT, "stage": "ssl", "lineage": json.dumps(lineage)}
+    save_file(state, tmp_path / "e.safetensors", metadata=facts)
+    payload = {"stage": "ssl", "state": {**state, "projector.0.weight": EXTRA}, "lineage": lineage}
+    checkpoint.save(tmp_path / "last.ckpt", payload)
+    for name in ("e.safetensors", "last.ckpt"):
+        result = weights.load(build_encoder("resnet18", 1), tmp_path / name, in_channels=1)
+        assert result.lineage == ({"stage": "ssl", "data": "abc"},)
+        assert result.layout.startswith("matssl")
+
+
+def test_a_summed_stem_gives_the_same_output_for_gray_input(tmp_path: Path) -> None:
+    torch.save(_resnet(), tmp_path / "w.pth")
+    three, one = build_encoder("resnet18", 3).double(), build_encoder("resnet18", 1).double()
+    weights.load(three, tmp_path / "w.pth", in_channels=3)
+    report = weights.load(one, tmp_path / "w.pth", in_channels=1)
+    assert "summed" in report.notes[0]
+    x = torch.randn(2, 1, 64, 64, dtype=torch.float64)
+    three.eval(), one.eval()
+    assert torch.allclose(three(x.expand(-1, 3, -1, -1))[-1], one(x)[-1], atol=1e-10)
+
+
+def test_a_stem_shared_out_by_thirds_gives_the_same_output_for_gray_input(tmp_path: Path) -> None:
+    torch.save(_resnet(channels=1), tmp_path / "w.pth")
+    three, one = build_encoder("resnet18", 3).double(), build_encoder("resnet18", 1).double()
+    weights.load(one, tmp_path / "w.pth", in_channels=1)
+    assert "thirds" in weights.load(three, tmp_path / "w.pth", in_channels=3).notes[0]
+    x = torch.randn(2, 1, 64, 64, dtype=torch.float64)
+    three.eval(), one.eval()
+    assert torch.allclose(three(x.expand(-1, 3, -1, -1))[-1], one(x)[-1], atol=1e-6)
+
+
+class _Code:
+    def __reduce__(self) -> Any:
+        return (print, ("ran",))
+
+
+def test_files_that_are_no_weights_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.save(_resnet(), tmp_path / "good.pth")
+    data = (tmp_path / "good.pth").read_bytes()
+    (tmp_path / "cut.pth").write_bytes(data[: len(data) // 2])
+    (tmp_path / "cut.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0{}")
+    (tmp_path / "text.pth").write_text("hello")
+    torch.save({"model": _Code()}, tmp_path / "code.pth")
+    torch.save({"epoch": 3}, tmp_path / "none.pth")
+    torch.save({"a.b": EXTRA}, tmp_path / "other.pth")
+    cases = {
+        "absent.pth": "no weights file",
+        "cut.pth": "truncated",
+        "cut.safetensors": "truncated",
+        "text.pth": "no weights file",
+        "code.pth": "wants to run code",
+        "none.pth": "no tensors",
+        "other.pth": "no known layout",
+    }
+    for name, sentence in cases.items():
+        with pytest.raises(UserError, match=sentence) as error:
+            weights.load(build_encoder("resnet18", 3), tmp_path / name, in_channels=3)
+        assert name in str(error.value)
+    assert "ran" not in capsys.readouterr().out
+
+
+def test_another_architecture_is_named_and_nothing_is_loaded(tmp_path: Path) -> None:
+    torch.save(_resnet("resnet18"), tmp_path / "w.pth")
+    encoder = build_encoder("resnet50", 3)
+    before = {k: v.clone() for k, v in encoder.state_dict().items()}
+    with pytest.raises(UserError, match="holds a resnet18 encoder .* has a resnet50"):
+        weights.load(encoder, tmp_path / "w.pth", in_channels=3)
+    assert all(torch.equal(v, before[k]) for k, v in encoder.state_dict().items())
+
+
+def test_a_missing_tensor_is_named(tmp_path: Path) -> None:
+    state = _resnet()
+    del state["layer3.1.conv2.weight"]
+    torch.save(state, tmp_path / "w.pth")
+    with pytest.raises(UserError, match=r"1 tensors are missing \(first: layer3.1.conv2.weight\)"):
+        weights.load(build_encoder("resnet18", 3), tmp_path / "w.pth", in_channels=3)
+
+
+def test_absent_batchnorm_counters_are_harmless(tmp_path: Path) -> None:
+    state = {k: v for k, v in _resnet().items() if not k.endswith("num_batches_tracked")}
+    torch.save(state, tmp_path / "w.pth")
+    assert weights.load(build_encoder("resnet18", 3), tmp_path / "w.pth", in_channels=3).matched
+
+
+def test_imagenet_weights_offline_end_in_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def offline(*_: Any, **__: Any) -> None:
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
+    with pytest.raises(UserError, match="--weights none"):
+        weights.imagenet(build_encoder("resnet18", 1), "resnet18", 1)
+    with pytest.raises(UserError, match="no ImageNet weights for"):
+        weights.imagenet(build_encoder("mobilenet_v2", 1), "mobilenet_v2", 1)
+
+
+def test_imagenet_weights_in_the_cache_need_no_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torchvision import models
+
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    url = models.ResNet18_Weights.IMAGENET1K_V1.url
+    (tmp_path / "checkpoints").mkdir()
+    torch.save(_resnet(), tmp_path / "w.pth")
+    shutil.copy(tmp_path / "w.pth", tmp_path / "checkpoints" / url.rsplit("/", 1)[1])
+    result = weights.imagenet(build_encoder("resnet18", 1), "resnet18", 1)
+    assert result.matched == result.total
