@@ -20,9 +20,7 @@ DECODERS = ("unet", "unetplusplus")
 
 def main(argv: Sequence[str]) -> int:
     """Resolve the flags and run the stage; returns 0."""
-    settings = config.parse(
-        config.FinetuneConfig, argv, DESCRIPTION, choices={"decoder": DECODERS}
-    )
+    settings = config.parse(config.FinetuneConfig, argv, DESCRIPTION, choices={"decoder": DECODERS})
     from matssl.stages.finetune import finetune
 
     finetune(settings, argv)

@@ -196,8 +196,8 @@ def _logistic(features: Tensor, target: Tensor, num_classes: int) -> tuple[Tenso
     def closure() -> Tensor:
         optimizer.zero_grad()
         loss = F.cross_entropy(features @ weight.T + bias, target) + L2 * weight.square().sum()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         return loss
 
-    optimizer.step(closure)  # type: ignore[no-untyped-call]
+    optimizer.step(closure)
     return weight.detach(), bias.detach()

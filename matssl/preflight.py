@@ -77,13 +77,17 @@ class Preflight:
         lines.append(f"  images       {len(self.facts)} ({parts})")
         if good:
             shapes = Counter(f.shape for f in good)
-            lines.append(f"  sizes        {_tally({f'{w} x {h}': n for (h, w), n in shapes.items()})}")
+            lines.append(
+                f"  sizes        {_tally({f'{w} x {h}': n for (h, w), n in shapes.items()})}"
+            )
             bits = Counter(f"{f.bits} bit" for f in good)
             lines.append(f"  depth        {_tally(bits)}")
             bars = Counter(f.bar for f in good if f.bar)
             bar = _tally({f"{rows} rows": n for rows, n in bars.items()}) if bars else "none found"
             lines.append(f"  bar cut off  {bar}")
-            sizes = Counter("unknown" if f.pixel_size is None else f"{f.pixel_size:.4g} nm" for f in good)
+            sizes = Counter(
+                "unknown" if f.pixel_size is None else f"{f.pixel_size:.4g} nm" for f in good
+            )
             lines.append(f"  pixel size   {_tally(sizes)}")
         for note in readers.summarise([(str(f.path), n) for f in good for n in f.notes]):
             lines.append(f"  note         {note}")
@@ -95,7 +99,9 @@ class Preflight:
         free = free_memory()
         pixels = sum(f.shape[0] * f.shape[1] for f in good)
         if free is not None:
-            lines.append(f"  memory       {pixels / 1e6:.0f} Mpx of images; {free / 1e9:.1f} GB free")
+            lines.append(
+                f"  memory       {pixels / 1e6:.0f} Mpx of images; {free / 1e9:.1f} GB free"
+            )
         return "\n".join(lines)
 
     def _labels(self, dataset: Dataset) -> list[str]:
@@ -148,9 +154,7 @@ def examine(
     return Preflight(title, facts, tuple(_duplicates(facts)), dataset, across)
 
 
-def examine_dataset(
-    dataset: Dataset, record: Preprocess, pool: Sequence[Path] = ()
-) -> Preflight:
+def examine_dataset(dataset: Dataset, record: Preprocess, pool: Sequence[Path] = ()) -> Preflight:
     """Return the preflight of a labelled folder, and of a pretraining pool beside it."""
     paths: dict[str, list[Path]] = {}
     for pair in dataset.pairs:
@@ -215,7 +219,11 @@ def _duplicates(facts: Sequence[Facts]) -> list[tuple[Facts, Facts, float]]:
     for flip in (False, True):
         for turns in range(4):
             turned = np.stack(
-                [apply_d4(f.thumbnail, flip, turns).ravel() for f in good if f.thumbnail is not None]
+                [
+                    apply_d4(f.thumbnail, flip, turns).ravel()
+                    for f in good
+                    if f.thumbnail is not None
+                ]
             )
             best = np.maximum(best, plain @ turned.T)
     found = []

@@ -15,7 +15,8 @@ _STYLE = """
 body { font: 15px/1.5 system-ui, "Segoe UI", Helvetica, Arial, sans-serif; color: #1f2933;
   max-width: 1080px; margin: 2.5em auto; padding: 0 1.5em; background: #fff; }
 h1 { font-size: 1.7em; margin: 0 0 .1em; } .subtitle { color: #616e7c; margin: 0 0 1.5em; }
-h2 { font-size: 1.15em; margin: 2.2em 0 .6em; padding-bottom: .25em; border-bottom: 1px solid #e4e7eb; }
+h2 { font-size: 1.15em; margin: 2.2em 0 .6em; padding-bottom: .25em;
+  border-bottom: 1px solid #e4e7eb; }
 table { border-collapse: collapse; margin: .4em 0 1em; font-variant-numeric: tabular-nums; }
 th, td { padding: .3em .9em .3em 0; text-align: right; border-bottom: 1px solid #eef0f2; }
 th { font-weight: 600; color: #52606d; border-bottom: 1.5px solid #cbd2d9; vertical-align: bottom; }
@@ -35,9 +36,7 @@ pre { background: #f5f7fa; padding: .9em 1.1em; overflow-x: auto; font-size: .85
 """
 
 
-def write(
-    path: Path, title: str, subtitle: str, sections: Sequence[tuple[str, str]]
-) -> None:
+def write(path: Path, title: str, subtitle: str, sections: Sequence[tuple[str, str]]) -> None:
     """Write a report.
 
     Args:

@@ -120,12 +120,10 @@ def predict(
     return out
 
 
-def _probabilities(
-    model: nn.Module | Callable[[Tensor], Tensor], x: Tensor, tta: bool
-) -> Tensor:
+def _probabilities(model: nn.Module | Callable[[Tensor], Tensor], x: Tensor, tta: bool) -> Tensor:
     """Return softmax probabilities, with ``tta`` the mean over D4 (square or not)."""
     if not tta:
-        return model(x).float().softmax(dim=1)  # type: ignore[no-any-return]
+        return model(x).float().softmax(dim=1)
     total: Tensor | None = None
     for flip, turns in D4:
         turned = torch.rot90(x.flip(-1) if flip else x, turns, (-2, -1))

@@ -19,7 +19,9 @@ from matssl.methods.contrastive import info_nce, nt_xent
 from matssl.methods.matssl import GatedFusion
 from matssl.models.heads import projector
 
-CASES = {c["id"]: c for c in json.loads((Path(__file__).parent / "checks.json").read_text())["cases"]}
+CASES = {
+    c["id"]: c for c in json.loads((Path(__file__).parent / "checks.json").read_text())["cases"]
+}
 
 
 @pytest.fixture(autouse=True)
@@ -64,9 +66,7 @@ def test_infonce_gradient_is_orthogonal_to_the_query_and_falls_with_its_length()
 def test_infonce_equals_the_published_logits() -> None:
     name = "moco.loss"
     x, e = _case(name)
-    loss = info_nce(
-        torch.tensor(x["q"]), torch.tensor(x["k"]), _unit(x["queue_raw"]), x["tau"]
-    )
+    loss = info_nce(torch.tensor(x["q"]), torch.tensor(x["k"]), _unit(x["queue_raw"]), x["tau"])
     _close(name, loss, e["loss"])
 
 

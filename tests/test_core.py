@@ -16,7 +16,7 @@ from matssl.core import checkpoint, config, geometry, rng, run_folder, runtime, 
 from matssl.core.errors import UserError, guard
 
 
-# --- errors -------------------------------------------------------------------------------------
+# --- errors ---
 def test_a_user_error_is_one_line_on_stderr_and_exit_code_two(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -45,7 +45,7 @@ def test_a_programming_error_is_not_hidden() -> None:
         guard(main, [])
 
 
-# --- configuration ------------------------------------------------------------------------------
+# --- configuration ---
 def _pretrain(*argv: str) -> config.PretrainConfig:
     return config.parse(config.PretrainConfig, ["--data_path", "x", *argv], "d")
 
@@ -103,7 +103,7 @@ def test_every_recipe_is_read_without_complaint() -> None:
             _pretrain("--model", model, "--recipe", str(path))
 
 
-# --- randomness ---------------------------------------------------------------------------------
+# --- randomness ---
 def test_draws_depend_on_nothing_but_the_numbers() -> None:
     first = rng.generator(1, 2, 3, 0).random(5)
     rng.generator(1, 2, 4, 0).random(100)
@@ -125,7 +125,7 @@ def test_an_epoch_visits_each_sample_once_in_another_order_each_time() -> None:
     assert not np.array_equal(first, second)
 
 
-# --- geometry -----------------------------------------------------------------------------------
+# --- geometry ---
 @pytest.mark.parametrize("flip", [False, True])
 @pytest.mark.parametrize("turns", range(4))
 def test_the_map_of_a_view_sends_each_pixel_to_where_it_came_from(flip: bool, turns: int) -> None:
@@ -152,7 +152,7 @@ def test_an_inverted_map_undoes() -> None:
     assert np.allclose(back, points)
 
 
-# --- run folder ---------------------------------------------------------------------------------
+# --- run folder ---
 def test_an_existing_run_is_never_overwritten_unasked(tmp_path: Path) -> None:
     run = run_folder.RunFolder.open("ssl", "a", tmp_path)
     run.write_text("config.yaml", "x: 1\n")
@@ -202,7 +202,7 @@ def test_nan_is_null_in_json(tmp_path: Path) -> None:
     assert json.loads(run.path("m.json").read_text()) == {"iou": [None, 0.5]}
 
 
-# --- checkpoint ---------------------------------------------------------------------------------
+# --- checkpoint ---
 def test_a_checkpoint_comes_back_as_it_was(tmp_path: Path) -> None:
     payload = {"stage": "ssl", "step": 3, "state": {"w": torch.arange(3.0)}}
     checkpoint.save(tmp_path / "a.ckpt", payload)
@@ -261,7 +261,7 @@ def test_a_full_disk_leaves_the_old_checkpoint(
     assert [p.name for p in tmp_path.iterdir()] == ["last.ckpt"]
 
 
-# --- runtime ------------------------------------------------------------------------------------
+# --- runtime ---
 def test_an_absent_gpu_is_said() -> None:
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
@@ -282,10 +282,8 @@ def test_torchvision_can_be_imported_beside_a_cpu_torch() -> None:
     assert torchvision.models.resnet18(weights=None) is not None
 
 
-# --- the commands -------------------------------------------------------------------------------
+# --- the commands ---
 ROOT = Path(__file__).resolve().parent.parent
-
-
 
 
 @pytest.mark.parametrize("name", ["train_ssl.py", "train_finetune.py", "eval_model.py"])

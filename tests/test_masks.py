@@ -38,9 +38,7 @@ def test_class_numbers_stay_and_shares_are_counted_over_all_masks(tmp_path: Path
 
 
 @pytest.mark.parametrize("values", [(0, 255), (0, 1), (0, 85, 170, 255)])
-def test_grey_values_become_indices_in_their_order(
-    tmp_path: Path, values: tuple[int, ...]
-) -> None:
+def test_grey_values_become_indices_in_their_order(tmp_path: Path, values: tuple[int, ...]) -> None:
     raw = np.array([values], np.uint8)
     assert _decoded(_write(tmp_path, raw))[1][0].tolist() == [list(range(len(values)))]
 
@@ -101,9 +99,7 @@ def test_jpeg_strays_are_snapped_counted_and_said(tmp_path: Path) -> None:
 
 
 def test_a_class_file_names_merges_and_ignores(tmp_path: Path) -> None:
-    (tmp_path / "classes.yaml").write_text(
-        "classes:\n  matrix: 0\n  carbide: [1, 2]\nignore: 3\n"
-    )
+    (tmp_path / "classes.yaml").write_text("classes:\n  matrix: 0\n  carbide: [1, 2]\nignore: 3\n")
     paths = _write(tmp_path, np.array([[0, 1, 2, 3]], np.uint8))
     table, _ = masks.find_table(paths, folder=tmp_path)
     assert table.names == ("matrix", "carbide")
@@ -140,9 +136,7 @@ def test_values_outside_the_table_are_listed(tmp_path: Path) -> None:
         (np.arange(200, dtype=np.uint8).reshape(10, 20), "name the classes"),
     ],
 )
-def test_masks_without_classes_are_refused(
-    tmp_path: Path, raw: np.ndarray, sentence: str
-) -> None:
+def test_masks_without_classes_are_refused(tmp_path: Path, raw: np.ndarray, sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
         masks.find_table(_write(tmp_path, raw))
 

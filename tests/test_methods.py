@@ -135,7 +135,7 @@ def test_standardised_stages_change_matssl() -> None:
     assert float(plain.detach()) != float(standardised.detach())
 
 
-# --- two processes --------------------------------------------------------------------------------
+# --- two processes ---
 def _free_port() -> int:
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
@@ -160,7 +160,10 @@ def _worker(rank: int, name: str, port: int, folder: str) -> None:
     whole = _batch(8)
     part = slice(4 * rank, 4 * rank + 4)
     half = Batch(
-        tuple(v[part] for v in whole.views), whole.maps[:, part], whole.group[part], whole.index[part]
+        tuple(v[part] for v in whole.views),
+        whole.maps[:, part],
+        whole.group[part],
+        whole.index[part],
     )
     result = _gradients(parallel, half)
     torch.save(result, Path(folder) / f"{rank}.pt")

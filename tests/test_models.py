@@ -18,7 +18,7 @@ from matssl.models.decoders import DECODERS
 from matssl.models.segmentation import build_model
 
 
-# --- models ---------------------------------------------------------------------------------------
+# --- models ---
 @pytest.mark.parametrize("size", [(64, 64), (33, 70), (20, 100)])
 @pytest.mark.parametrize("decoder", DECODERS)
 def test_logits_have_the_size_of_the_image(decoder: str, size: tuple[int, int]) -> None:
@@ -38,7 +38,7 @@ def test_unknown_parts_are_named() -> None:
         build_model("resnet18", "vnet", 2)
 
 
-# --- losses ---------------------------------------------------------------------------------------
+# --- losses ---
 TARGET = torch.tensor([[[0, 0], [1, 255]]])
 
 
@@ -115,7 +115,7 @@ def test_perfect_logits_cost_nothing_and_half_precision_is_float32(name: str) ->
     assert losses.LOSSES[name](logits.bfloat16(), target, None).dtype == torch.float32
 
 
-# --- tiled prediction -----------------------------------------------------------------------------
+# --- tiled prediction ---
 def _pointwise(x: Tensor) -> Tensor:
     return torch.cat([x, -x, 0.3 * x.square()], dim=1)
 
@@ -156,9 +156,7 @@ def test_test_time_augmentation_averages_the_eight_orientations() -> None:
     result = tiling.predict(model, image, tta=True)
     # An average over the group commutes with its elements; the plain prediction does not.
     for flip, turns in tiling.D4:
-        turned = np.ascontiguousarray(
-            np.rot90(image[:, :, ::-1] if flip else image, turns, (1, 2))
-        )
+        turned = np.ascontiguousarray(np.rot90(image[:, :, ::-1] if flip else image, turns, (1, 2)))
         other = tiling.predict(model, turned, tta=True)
         expected = np.rot90(result[:, :, ::-1] if flip else result, turns, (1, 2))
         assert np.abs(other - expected).max() < 1e-5

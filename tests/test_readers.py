@@ -89,7 +89,7 @@ def test_the_first_bytes_and_not_the_name_decide_the_kind(tmp_path: Path) -> Non
     assert np.array_equal(readers.read(tmp_path / "png named.tiff").pixels, pixels)
 
 
-# --- pixel size and bar by maker ------------------------------------------------------------------
+# --- pixel size and bar by maker ---
 PIXELS = np.zeros((100, 80), np.uint8)
 
 
@@ -190,16 +190,19 @@ def test_a_dark_flat_mount_is_no_bar() -> None:
     assert readers.bar_height(image) == 0
 
 
-# --- bad files ------------------------------------------------------------------------------------
+# --- bad files ---
 def _png_header(width: int, height: int) -> bytes:
     body = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + body + b"\0" * 900
 
 
 def _bmp_header(width: int, height: int) -> bytes:
-    return b"BM" + struct.pack("<IHHI", 1000, 0, 0, 54) + struct.pack(
-        "<IiiHHIIiiII", 40, width, height, 1, 24, 0, 0, 0, 0, 0, 0
-    ) + b"\0" * 900
+    return (
+        b"BM"
+        + struct.pack("<IHHI", 1000, 0, 0, 54)
+        + struct.pack("<IiiHHIIiiII", 40, width, height, 1, 24, 0, 0, 0, 0, 0, 0)
+        + b"\0" * 900
+    )
 
 
 def test_broken_files_are_refused_by_name(tmp_path: Path) -> None:
@@ -268,7 +271,7 @@ def test_folders_without_images_are_refused(tmp_path: Path) -> None:
             readers.find_images(path)
 
 
-# --- masks ----------------------------------------------------------------------------------------
+# --- masks ---
 def test_palette_masks_are_indices_and_not_colours(tmp_path: Path) -> None:
     indices = np.array([[0, 1], [2, 3]], np.uint8)
     image = Image.fromarray(indices, mode="P")

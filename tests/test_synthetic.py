@@ -33,7 +33,9 @@ def test_no_grey_threshold_segments_them(kind: str) -> None:
             [np.bincount(gray[mask == c], minlength=256) / (mask == c).sum() for c in classes]
         )
         guess = density.argmax(axis=0)[gray]
-        hits = [((guess == c) & (mask == c)).sum() / ((guess == c) | (mask == c)).sum() for c in classes]
+        hits = [
+            ((guess == c) & (mask == c)).sum() / ((guess == c) | (mask == c)).sum() for c in classes
+        ]
         scores.append(np.mean(hits))
     assert np.mean(scores) < 0.6
 

@@ -152,19 +152,21 @@ def test_each_change_of_grey_levels_acts(change: dict[str, float]) -> None:
 
 
 def test_shrinking_is_near_to_antialiased_bilinear() -> None:
-    plane = cv2.GaussianBlur(
-        np.random.default_rng(1).normal(128, 60, (600, 500)), (0, 0), 1.0
-    ).clip(0, 255).astype(np.uint8)
+    plane = (
+        cv2.GaussianBlur(np.random.default_rng(1).normal(128, 60, (600, 500)), (0, 0), 1.0)
+        .clip(0, 255)
+        .astype(np.uint8)
+    )
     tensor = torch.from_numpy(plane)[None, None].float()
-    smooth = torch.nn.functional.interpolate(
-        tensor, (128, 128), mode="bilinear", antialias=True
-    )[0, 0].numpy()
+    smooth = torch.nn.functional.interpolate(tensor, (128, 128), mode="bilinear", antialias=True)[
+        0, 0
+    ].numpy()
     ours = np.abs(views.shrink(plane, 128) - smooth).mean()
     linear = np.abs(cv2.resize(plane, (128, 128), interpolation=cv2.INTER_LINEAR) - smooth).mean()
     assert ours < 0.6 * linear
 
 
-# --- the loader -----------------------------------------------------------------------------------
+# --- the loader ---
 @pytest.fixture(scope="module")
 def pool(pool_folder: Path) -> cache.Pool:
     record = Preprocess(crop_bottom="auto")
@@ -219,7 +221,7 @@ def test_a_batch_larger_than_the_set_is_refused(pool: cache.Pool) -> None:
         _loader(pool, batch_size=4, world_size=3)
 
 
-# --- labelled crops -------------------------------------------------------------------------------
+# --- labelled crops ---
 def _labelled(mask: np.ndarray) -> Labelled:
     plane = np.random.default_rng(0).random(mask.shape).astype(np.float32)
     return Labelled((plane,), (mask,), (Pair(Path("a"), None, "g", "train"),), (), ((8, None),))
@@ -278,9 +280,7 @@ def test_each_change_of_a_crop_acts_and_keeps_its_shape(change: dict[str, float]
     result = crops.photometry(plane, CropRecipe(**change), np.random.default_rng(1))
     assert result.shape == plane.shape and result.dtype == np.float32
     assert not np.allclose(result, plane)
-    assert np.array_equal(
-        crops.photometry(plane, CropRecipe(), np.random.default_rng(1)), plane
-    )
+    assert np.array_equal(crops.photometry(plane, CropRecipe(), np.random.default_rng(1)), plane)
 
 
 def test_all_ignored_masks_are_refused() -> None:

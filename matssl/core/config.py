@@ -31,7 +31,6 @@ class RunConfig:
     """Flags that every stage has."""
 
     name: str | None = _flag(None, "run", "name of the run folder (default: from model and data)")
-    output_dir: str = _flag("experiments", "run", "folder in which run folders are made")
     seed: int = _flag(0, "run", "seed of every random draw")
     device: str = _flag("auto", "run", "auto, cpu, cuda or cuda:N")
     gpu_id: int | None = _flag(
@@ -87,6 +86,7 @@ class ImageConfig:
 class PretrainConfig(RunConfig, ImageConfig):
     """Flags of train_ssl.py."""
 
+    output_dir: str = _flag("experiments", "run", "folder in which run folders are made")
     model: str = _flag("matssl", "method", "self-supervised method")
     data_path: str = _flag("", "data", "folder of unlabelled micrographs", required=True)
     recipe: str = _flag(
@@ -179,6 +179,7 @@ class PretrainConfig(RunConfig, ImageConfig):
 class FinetuneConfig(RunConfig, ImageConfig):
     """Flags of train_finetune.py."""
 
+    output_dir: str = _flag("experiments", "run", "folder in which run folders are made")
     finetune_dataset: str = _flag("", "data", "folder of images with masks", required=True)
     recipe: str = _flag("matssl", "run", "settings: paper, matssl or a file")
     resume: bool = _flag(False, "run", "continue the run of this name where it stopped")
@@ -336,9 +337,7 @@ def parse(
         if options and value not in options:
             raise UserError(f"{name} must be one of {', '.join(map(str, options))}, not {value}")
     missing = [
-        name
-        for name, f in fields.items()
-        if f.metadata.get("required") and not typed.get(name)
+        name for name, f in fields.items() if f.metadata.get("required") and not typed.get(name)
     ]
     if missing:
         raise UserError(f"missing {', '.join('--' + name for name in missing)}; see --help")

@@ -248,7 +248,7 @@ def environment() -> dict[str, Any]:
 
 
 def git_commit() -> str | None:
-    """Return the commit of the source tree, with "+" where files differ from it; None if unknown."""
+    """Return the source tree's commit, with "+" where files differ from it; None if unknown."""
     folder = Path(__file__).resolve().parent
     try:
         options: dict[str, Any] = {"cwd": folder, "capture_output": True, "text": True}
@@ -258,7 +258,7 @@ def git_commit() -> str | None:
         changed = subprocess.run(
             ["git", "status", "--porcelain", "--untracked-files=no"], timeout=10, **options
         )
-        return head.stdout.strip() + ("+" if changed.stdout.strip() else "")
+        return str(head.stdout.strip()) + ("+" if changed.stdout.strip() else "")
     except (OSError, subprocess.TimeoutExpired):
         return None
 

@@ -116,7 +116,7 @@ def available_cores() -> int:
 def has_fast_bf16(device: torch.device) -> bool:
     """Return whether the hardware multiplies in bfloat16 (elsewhere it is slower than fp32)."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type != "cpu":
         return False
     # torch has no public question for this; the kernel's list of processor flags has the answer.

@@ -131,8 +131,8 @@ def build(
         free = shutil.disk_usage(cache_dir).free
         if size + (1 << 26) > free:
             raise UserError(
-                f"the cache needs {size / 1e9:.1f} GB and {cache_dir} has {free / 1e9:.1f} GB free; "
-                "give another --cache_dir, or --cache_dir none"
+                f"the cache needs {size / 1e9:.1f} GB and {cache_dir} has {free / 1e9:.1f} GB "
+                "free; give another --cache_dir, or --cache_dir none"
             )
         with atomic_path(data) as temporary, open(temporary, "wb") as file:
             for plane in planes:

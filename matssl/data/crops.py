@@ -125,9 +125,7 @@ class CropLoader:
             UserError: the masks are all ignored, or the processes cannot share a batch.
         """
         if batch_size % world_size:
-            raise UserError(
-                f"--batch_size {batch_size} cannot be shared by {world_size} processes"
-            )
+            raise UserError(f"--batch_size {batch_size} cannot be shared by {world_size} processes")
         self.data, self.record, self.recipe = data, record, recipe
         self.batch_size, self.seed, self.threads = batch_size, seed, threads
         self.rank, self.local = rank, batch_size // world_size
@@ -250,7 +248,10 @@ def _cut(
     """Return a square of plane and mask, moved inside; a smaller image is mirrored, unlabelled."""
     height, width = mask.shape
     top, left = min(max(top, 0), max(height - side, 0)), min(max(left, 0), max(width - side, 0))
-    plane, mask = plane[top : top + side, left : left + side], mask[top : top + side, left : left + side]
+    plane, mask = (
+        plane[top : top + side, left : left + side],
+        mask[top : top + side, left : left + side],
+    )
     bottom, right = side - mask.shape[0], side - mask.shape[1]
     if bottom or right:
         wide = ((0, bottom), (0, right))

@@ -88,9 +88,7 @@ class ViewLoader:
             raise UserError("the pool mixes gray and colour images; use --color gray")
         check_batch(pool.shapes, tile_size, batch_size)
         if batch_size % world_size:
-            raise UserError(
-                f"--batch_size {batch_size} cannot be shared by {world_size} processes"
-            )
+            raise UserError(f"--batch_size {batch_size} cannot be shared by {world_size} processes")
         self.pool, self.recipes, self.seed = pool, tuple(recipes), seed
         self.batch_size, self.threads = batch_size, threads
         self.rank, self.local = rank, batch_size // world_size

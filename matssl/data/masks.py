@@ -101,9 +101,7 @@ class ClassTable:
     @staticmethod
     def from_dict(values: Mapping[str, Any]) -> ClassTable:
         """Return the table that :meth:`to_dict` wrote."""
-        classes = tuple(
-            MaskClass(**{**c, "values": tuple(c["values"])}) for c in values["classes"]
-        )
+        classes = tuple(MaskClass(**{**c, "values": tuple(c["values"])}) for c in values["classes"])
         return ClassTable(
             kind=values["kind"],
             classes=classes,
@@ -281,9 +279,7 @@ def _index_table(counts: Counter[int], total: int) -> tuple[ClassTable, tuple[st
     return ClassTable("index", table, ignored, snap=snap), tuple(notes)
 
 
-def _color_table(
-    counts: Counter[int], total: int, gray: int
-) -> tuple[ClassTable, tuple[str, ...]]:
+def _color_table(counts: Counter[int], total: int, gray: int) -> tuple[ClassTable, tuple[str, ...]]:
     saturated = [c for c in counts if _is_pure(c)]
     others = [c for c in counts if c not in saturated]
     grays = [c for c in others if _is_gray(c)]
@@ -358,13 +354,11 @@ def _class_file(classes: str | None, folder: Path | None) -> Path | None:
     return None
 
 
-def _from_file(
-    file: Path, counts: Counter[int], kind: str
-) -> tuple[ClassTable, tuple[str, ...]]:
+def _from_file(file: Path, counts: Counter[int], kind: str) -> tuple[ClassTable, tuple[str, ...]]:
     """Return the table a class file describes.
 
-    YAML: ``classes: {name: value | [values] | rest}``, ``ignore: [values]``. A value is a grey value
-    or a colour ("#rrggbb" or [r, g, b]); several values merge into one class.
+    YAML: ``classes: {name: value | [values] | rest}``, ``ignore: [values]``. A value is a grey
+    value or a colour ("#rrggbb" or [r, g, b]); several values merge into one class.
     """
     if file.suffix == ".csv":
         entries, ignored, rest = _csv_classes(file, counts)

@@ -149,9 +149,7 @@ class Preprocess:
                 f"the preprocessing record has unknown entries {sorted(unknown)}; it comes from a "
                 "newer version, update matssl"
             )
-        return Preprocess(
-            **{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])}
-        )
+        return Preprocess(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
 
     @staticmethod
     def from_config(config: ImageConfig, channels: int, resize: int | None = None) -> Preprocess:

@@ -536,9 +536,7 @@ def _tescan(tags: Any, height: int, width: int) -> Calibration | None:
 def _tescan_text(text: str) -> Calibration:
     match = re.search(r"PixelSizeX\s*=\s*([0-9.eE+-]+)", text)
     strip = re.search(r"ImageStripSize\s*=\s*(\d+)", text)
-    return Calibration(
-        float(match[1]) * 1e9 if match else None, int(strip[1]) if strip else None
-    )
+    return Calibration(float(match[1]) * 1e9 if match else None, int(strip[1]) if strip else None)
 
 
 def _ome(file: Any) -> Calibration | None:

@@ -157,7 +157,10 @@ def _particles(height: int, width: int, g: np.random.Generator) -> tuple[Array, 
             cy, cx = g.uniform(0, height), g.uniform(0, width)
             stretch, turn = g.uniform(0.75, 1.0), g.uniform(0, np.pi)
             dy, dx = y - cy, x - cx
-            along, across = np.cos(turn) * dx + np.sin(turn) * dy, np.cos(turn) * dy - np.sin(turn) * dx
+            along, across = (
+                np.cos(turn) * dx + np.sin(turn) * dy,
+                np.cos(turn) * dy - np.sin(turn) * dx,
+            )
             distance = np.sqrt((along * stretch) ** 2 + (across / stretch) ** 2) / radius
             inside = (distance < 1) & (mask == 0)
             dome = 0.40 + 0.16 * distance**4 + 0.06 * (-along / radius)
@@ -237,7 +240,10 @@ def _smooth(height: int, width: int, sigma: float, g: np.random.Generator) -> Ar
     step = max(1, int(sigma / 3))
     shape = (height // step + 8, width // step + 8)
     field = cv2.GaussianBlur(
-        g.standard_normal(shape).astype(np.float32), (0, 0), sigma / step, borderType=cv2.BORDER_REFLECT
+        g.standard_normal(shape).astype(np.float32),
+        (0, 0),
+        sigma / step,
+        borderType=cv2.BORDER_REFLECT,
     )
     if step > 1:
         large = (shape[1] * step, shape[0] * step)

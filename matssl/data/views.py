@@ -147,9 +147,7 @@ def draw(
     )
     low, high = recipe.blur_sigma
     sigmas = np.where(u[:, _BLUR] < recipe.blur_p, low + (high - low) * u[:, _SIGMA], 0.0)
-    noise = np.where(
-        u[:, _NOISE] < recipe.noise_p, 255 * recipe.noise_sigma * u[:, _AMOUNT], 0.0
-    )
+    noise = np.where(u[:, _NOISE] < recipe.noise_p, 255 * recipe.noise_sigma * u[:, _AMOUNT], 0.0)
     offsets = (u[:, _OFFSET] * (_POOL_SIZE - recipe.size**2 - 1)).astype(np.int64)
     changed = photometry | (gains[:, 3] > 0)
     return Draws(boxes, flips, turns, gains, changed, sigmas, noise, offsets)

@@ -24,7 +24,7 @@ class _Gather(torch.autograd.Function):
         return torch.cat(parts)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
         # Each process computes the whole loss; the sum, after DDP's mean, is its gradient once.
         total = gradient.clone()
         dist.all_reduce(total)
@@ -36,7 +36,7 @@ def gather(x: Tensor) -> Tensor:
     """Return the rows of all processes, (B, ...) to (N, ...), with gradient; alone: ``x``."""
     if not dist.is_available() or not dist.is_initialized() or dist.get_world_size() == 1:
         return x
-    gathered: Tensor = _Gather.apply(x)
+    gathered: Tensor = _Gather.apply(x)  # type: ignore[no-untyped-call]
     return gathered
 
 
@@ -83,9 +83,7 @@ def nt_xent(
         return F.cross_entropy(logits_MM, positive_M)
 
 
-def info_nce(
-    query_BD: Tensor, key_BD: Tensor, negatives_KD: Tensor, temperature: float
-) -> Tensor:
+def info_nce(query_BD: Tensor, key_BD: Tensor, negatives_KD: Tensor, temperature: float) -> Tensor:
     """InfoNCE, Eq. 1 of He et al. 2020 (arXiv:1911.05722), mean over the queries.
 
     Args:

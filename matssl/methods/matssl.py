@@ -17,7 +17,7 @@ from matssl.models.heads import projector
 
 
 @dataclass(frozen=True)
-class Settings:
+class MatSSLSettings:
     """Settings of MatSSL.
 
     ``standardise_stages`` is ours: stages differ in activation scale and nothing in the published
@@ -57,7 +57,7 @@ class MatSSL(SSLMethod):
     The direct path of the gradient to the shallow stages is what the skips of a U-Net profit from.
     """
 
-    Settings = Settings
+    Settings = MatSSLSettings
 
     def __init__(
         self,
@@ -65,7 +65,7 @@ class MatSSL(SSLMethod):
         in_channels: int,
         mean: Sequence[float],
         std: Sequence[float],
-        settings: Settings,
+        settings: MatSSLSettings,
     ) -> None:
         super().__init__(encoder, in_channels, mean, std)
         channels = stage_channels(encoder)

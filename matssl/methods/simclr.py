@@ -16,7 +16,7 @@ from matssl.models.heads import projector
 
 
 @dataclass(frozen=True)
-class Settings:
+class SimCLRSettings:
     """Settings of SimCLR; widths of None follow the encoder as in the paper."""
 
     temperature: float = 0.1
@@ -28,7 +28,7 @@ class Settings:
 class SimCLR(SSLMethod):
     """Pooled features of two views, a projection head, NT-Xent over the batch."""
 
-    Settings = Settings
+    Settings = SimCLRSettings
 
     def __init__(
         self,
@@ -36,7 +36,7 @@ class SimCLR(SSLMethod):
         in_channels: int,
         mean: Sequence[float],
         std: Sequence[float],
-        settings: Settings,
+        settings: SimCLRSettings,
     ) -> None:
         super().__init__(encoder, in_channels, mean, std)
         width = stage_channels(encoder)[-1]

@@ -28,7 +28,10 @@ def confusion(
     """
     if truth.shape != prediction.shape:
         raise ValueError(f"truth {truth.shape} and prediction {prediction.shape} differ in shape")
-    truth, prediction = np.ascontiguousarray(truth).ravel(), np.ascontiguousarray(prediction).ravel()
+    truth, prediction = (
+        np.ascontiguousarray(truth).ravel(),
+        np.ascontiguousarray(prediction).ravel(),
+    )
     if num_classes**2 < 256:
         return _packed(truth, prediction, num_classes)
     known = truth != IGNORE

@@ -32,7 +32,7 @@ def projector(in_dim: int, hidden_dim: int, out_dim: int, last_shift: bool = Tru
     )
 
 
-class SumOverProcesses(torch.autograd.Function):
+class _Sum(torch.autograd.Function):
     """Sums a tensor over all processes; the gradient is summed in the same way."""
 
     @staticmethod
@@ -43,11 +43,17 @@ class SumOverProcesses(torch.autograd.Function):
         return total
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
         """Return the gradient with respect to this process's part."""
         total = gradient.clone()
         dist.all_reduce(total)
         return total
+
+
+def sum_over_processes(x: Tensor) -> Tensor:
+    """Return the sum of a tensor over all processes, with gradient; each must call it."""
+    total: Tensor = _Sum.apply(x)  # type: ignore[no-untyped-call]
+    return total
 
 
 class _SharedStatistics(nn.modules.batchnorm._BatchNorm):
@@ -66,9 +72,9 @@ class _SharedStatistics(nn.modules.batchnorm._BatchNorm):
         axes = [0, *range(2, x.ndim)]
         shape = [1, -1, *[1] * (x.ndim - 2)]
         count = x.numel() // x.shape[1] * dist.get_world_size()
-        mean = SumOverProcesses.apply(x.sum(axes)) / count
+        mean = sum_over_processes(x.sum(axes)) / count
         centred = x - mean.view(shape)
-        variance = SumOverProcesses.apply(centred.square().sum(axes)) / count
+        variance = sum_over_processes(centred.square().sum(axes)) / count
         with torch.no_grad():
             momentum = self.momentum or 0.0
             assert self.running_mean is not None and self.running_var is not None
@@ -95,5 +101,6 @@ def synchronise_batchnorm(module: nn.Module, device_type: str) -> nn.Module:
         return nn.SyncBatchNorm.convert_sync_batchnorm(module)  # type: ignore[no-any-return]
     for layer in module.modules():
         if isinstance(layer, (nn.BatchNorm1d, nn.BatchNorm2d)):
-            layer.__class__ = _SharedStatistics
+            # The same parameters under the same names; only the statistics are shared.
+            object.__setattr__(layer, "__class__", _SharedStatistics)
     return module

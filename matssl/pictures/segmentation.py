@@ -42,7 +42,7 @@ def class_colours(count: int) -> list[tuple[int, int, int]]:
 def colour_names(names: Sequence[str]) -> dict[str, str]:
     """Return the colour of each class as "#rrggbb"."""
     colours = class_colours(len(names))
-    return {n: f"#{r:02x}{g:02x}{b:02x}" for n, (r, g, b) in zip(names, colours, strict=True)}
+    return {name: _hex(colour) for name, colour in zip(names, colours, strict=True)}
 
 
 def colour_mask(mask: NDArray[np.uint8], count: int) -> NDArray[np.uint8]:
@@ -114,14 +114,21 @@ def panel(
     if pixel_size is not None:
         _scale_bar(axes[0, 0], height, width, pixel_size)
     patches = [
-        Patch(color=np.array(colour) / 255, label=name)
+        Patch(color=_hex(colour), label=name)
         for colour, name in zip(class_colours(count), names, strict=True)
     ]
     if truth is not None:
-        patches.append(Patch(color=np.array(WRONG) / 255, label="error"))
+        patches.append(Patch(color=_hex(WRONG), label="error"))
     figure.subplots_adjust(left=0.005, right=0.995, top=0.86, bottom=0.1, wspace=0.02)
-    figure.legend(handles=patches, loc="lower left", ncol=min(len(patches), 8), fontsize=8.5,
-                  bbox_to_anchor=(0.0, 0.0), handlelength=1.1, columnspacing=1.4)
+    figure.legend(
+        handles=patches,
+        loc="lower left",
+        ncol=min(len(patches), 8),
+        fontsize=8.5,
+        bbox_to_anchor=(0.0, 0.0),
+        handlelength=1.1,
+        columnspacing=1.4,
+    )
     figure.suptitle(title, x=0.006, ha="left", fontsize=11, fontweight="bold", y=0.985)
     pictures.save(figure, path)
 
@@ -146,17 +153,21 @@ def confusion_plot(counts: NDArray[np.int64], names: Sequence[str], path: Path) 
     pictures.save(figure, path)
 
 
-def fraction_plot(
-    truth: Array, predicted: Array, names: Sequence[str], path: Path
-) -> None:
+def fraction_plot(truth: Array, predicted: Array, names: Sequence[str], path: Path) -> None:
     """Write predicted against true area fraction, one point per image and class."""
     figure, axis = plt.subplots(figsize=(4.2, 4.0))
     top = 1.04 * max(float(np.nanmax(truth)), float(np.nanmax(predicted)), 0.05)
     axis.plot([0, top], [0, top], color=pictures.FAINT, lw=1, ls="--", zorder=1)
     for number, (name, colour) in enumerate(zip(names, class_colours(len(names)), strict=True)):
         axis.scatter(
-            truth[:, number], predicted[:, number], s=26, label=name, zorder=2,
-            color=np.array(colour) / 255, edgecolor="white", linewidth=0.5,
+            truth[:, number],
+            predicted[:, number],
+            s=26,
+            label=name,
+            zorder=2,
+            color=np.array(colour) / 255,
+            edgecolor="white",
+            linewidth=0.5,
         )
     axis.set_xlim(0, top)
     axis.set_ylim(0, top)
@@ -166,6 +177,10 @@ def fraction_plot(
     axis.set_title("phase fraction, one point per image")
     axis.legend(fontsize=8)
     pictures.save(figure, path)
+
+
+def _hex(colour: tuple[int, int, int]) -> str:
+    return "#{:02x}{:02x}{:02x}".format(*colour)
 
 
 def _scale_bar(axis: Any, height: int, width: int, pixel_size: float) -> None:
@@ -178,6 +193,12 @@ def _scale_bar(axis: Any, height: int, width: int, pixel_size: float) -> None:
     x0, y0 = 0.96 * width - pixels, 0.95 * height
     axis.plot([x0, x0 + pixels], [y0, y0], color="white", lw=3.5, solid_capstyle="butt")
     axis.text(
-        x0 + pixels / 2, y0 - 0.02 * height, f"{length / scale:g} {unit}",
-        color="white", ha="center", va="bottom", fontsize=8, fontweight="bold",
+        x0 + pixels / 2,
+        y0 - 0.02 * height,
+        f"{length / scale:g} {unit}",
+        color="white",
+        ha="center",
+        va="bottom",
+        fontsize=8,
+        fontweight="bold",
     )

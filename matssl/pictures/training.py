@@ -44,7 +44,11 @@ def pretraining_curves(steps_csv: Path, log_csv: Path, path: Path) -> None:
         axes[1, 0].plot(log["step"], log["std"], marker=".", lw=1.4)
         axes[1, 0].axhline(float(log["ideal_std"][0]), color=pictures.FAINT, ls="--", lw=1)
         axes[1, 0].text(
-            steps["step"][-1], log["ideal_std"][0], "even spread", ha="right", va="bottom",
+            steps["step"][-1],
+            log["ideal_std"][0],
+            "even spread",
+            ha="right",
+            va="bottom",
             color=pictures.FAINT,
         )
         axes[1, 1].plot(log["step"], log["rank"], marker=".", lw=1.4, label="dimensions in use")
@@ -92,7 +96,9 @@ def views_sheet(views: Sequence[Array], path: Path, columns: int = 8) -> None:
     count = min(2 * columns, len(views[0]))
     rows = -(-count // columns)
     figure, axes = plt.subplots(
-        rows * len(views), columns, figsize=(1.25 * columns, 1.28 * rows * len(views)),
+        rows * len(views),
+        columns,
+        figsize=(1.25 * columns, 1.28 * rows * len(views)),
         squeeze=False,
     )
     for axis in axes.ravel():

@@ -19,7 +19,7 @@ from matssl.core.config import EvaluateConfig, to_dict
 from matssl.core.errors import UserError
 from matssl.core.run_folder import RunFolder, atomic_path
 from matssl.core.runtime import Runtime
-from matssl.data import layouts, preprocess, readers
+from matssl.data import layouts, readers
 from matssl.data.layouts import Dataset, Pair
 from matssl.data.masks import IGNORE, ClassTable
 from matssl.data.preprocess import Preprocess
@@ -191,9 +191,7 @@ def summarise(
     return summary
 
 
-def published_results(
-    matrices: Sequence[NDArray[np.int64]], num_classes: int
-) -> dict[str, Any]:
+def published_results(matrices: Sequence[NDArray[np.int64]], num_classes: int) -> dict[str, Any]:
     """Return ``evaluation_results.json`` with the keys of the MatSSL code.
 
     Absent classes count 0, as published. ``mean_IOU_no_minority``, which the published code never
@@ -391,16 +389,19 @@ def _one_image(
     if config.save_probabilities:
         path = folder.path(f"probabilities/{name}.tif")
         with atomic_path(path) as temporary:
-            tifffile.imwrite(temporary, probabilities.astype(np.float16), compression="zlib")
+            tifffile.imwrite(
+                temporary,
+                probabilities.astype(np.float16),
+                compression="zlib",
+                photometric="minisblack",
+            )
     if config.save_visualizations:
         title = pair.image.name
         if counts is not None:
             title += f": mIoU {100 * overlap.miou(counts):.1f} %"
         image = _shown(micrograph, record)
         path = folder.path(f"visualizations/{name}.png")
-        pictures.panel(
-            image, truth, prediction, table.names, path, title, micrograph.pixel_size
-        )
+        pictures.panel(image, truth, prediction, table.names, path, title, micrograph.pixel_size)
     fractions = np.bincount(prediction.ravel(), minlength=table.num_classes) / prediction.size
     return Result(pair, name, counts, fractions, micrograph.pixel_size, rival_counts)
 
@@ -521,9 +522,7 @@ def _write(
     scored = [r for r in results if r.counts is not None]
     if scored:
         matrices = [r.counts for r in scored if r.counts is not None]
-        folder.write_json(
-            "evaluation_results.json", published_results(matrices, table.num_classes)
-        )
+        folder.write_json("evaluation_results.json", published_results(matrices, table.num_classes))
         pooled = np.sum(matrices, axis=0)
         pictures.confusion_plot(pooled, table.names, folder.path("confusion.png"))
         truth = np.array([_true_fractions(r) for r in scored])
@@ -607,8 +606,10 @@ def _fraction_section(root: Path, metrics: dict[str, Any], colours: dict[str, st
         "Mean over images and half width of the 95 % interval with images as the sample "
         f"(ASTM E562); no interval below {sampling.MIN_FIELDS} images."
     )
-    return report.table(rows, swatches=colours) + report.note(note) + report.picture(
-        root / "fractions.png"
+    return (
+        report.table(rows, swatches=colours)
+        + report.note(note)
+        + report.picture(root / "fractions.png")
     )
 
 
@@ -620,9 +621,7 @@ def _percent(fraction: dict[str, float]) -> str:
 
 def _panel_section(root: Path, results: Sequence[Result]) -> str:
     """Return panels: all of a few images, of many the worst and the best."""
-    ordered = sorted(
-        results, key=lambda r: overlap.miou(r.counts) if r.counts is not None else 0.0
-    )
+    ordered = sorted(results, key=lambda r: overlap.miou(r.counts) if r.counts is not None else 0.0)
     if len(ordered) > SHOWN_PANELS:
         half = SHOWN_PANELS // 2
         ordered = [*ordered[:half], *ordered[-half:]]

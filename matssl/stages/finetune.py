@@ -448,7 +448,9 @@ class Run:
         smallest = min(min(mask.shape) for mask in self.data.masks)
         small = ""
         if smallest < config.crop_size:
-            small = f"\nnote    the smallest image has {smallest} px; crops are filled up by mirroring"
+            small = (
+                f"\nnote    the smallest image has {smallest} px; crops are filled up by mirroring"
+            )
         return (
             f"images  {len(self.data.planes)} to train, {val} to validate\n"
             f"model   {config.decoder} on {config.encoder}, {self.table.num_classes} classes, "
@@ -550,9 +552,7 @@ def _default_name(config: FinetuneConfig) -> str:
     return f"{start}-{data}-{progress.today()}{note}"
 
 
-def _split(
-    config: FinetuneConfig, dataset: Dataset
-) -> tuple[tuple[Pair, ...], tuple[Pair, ...]]:
+def _split(config: FinetuneConfig, dataset: Dataset) -> tuple[tuple[Pair, ...], tuple[Pair, ...]]:
     """Return the pairs to train on and to validate on; the test split stays untouched."""
     train = tuple(pair for pair in dataset.split("train") if pair.mask is not None)
     val = tuple(pair for pair in dataset.split("val") if pair.mask is not None)
@@ -607,9 +607,7 @@ def _recipe(config: FinetuneConfig) -> CropRecipe:
     )
 
 
-def _class_weights(
-    config: FinetuneConfig, train: Labelled, num_classes: int
-) -> Tensor | None:
+def _class_weights(config: FinetuneConfig, train: Labelled, num_classes: int) -> Tensor | None:
     """Return weights by the inverse root of each class's share, of mean 1 over the pixels."""
     if config.class_weights == "none":
         return None
@@ -629,8 +627,7 @@ def _folds(data: Labelled) -> list[tuple[Labelled, Labelled]]:
         parts = layouts.folds(data.pairs, count, 0)
         everything = range(count)
         return [
-            (data.take([i for i in everything if i not in held]), data.take(held))
-            for held in parts
+            (data.take([i for i in everything if i not in held]), data.take(held)) for held in parts
         ]
     middle = data.masks[0].shape[1] // 2
     left = replace(data, planes=(data.planes[0][:, :middle],), masks=(data.masks[0][:, :middle],))
@@ -658,9 +655,11 @@ def _describe_data(
         for pair, mask, (bits, _) in zip(part.pairs, part.masks, part.facts, strict=True):
             opened[pair.image] = (mask.shape, bits)
     for pair, split in shown:
-        (height, width), bits = opened.get(pair.image, (("", ""), ""))
-        row = {"image": str(pair.image), "split": split, "group": pair.group}
-        row |= {"height": height, "width": width, "bits": bits}
+        row: dict[str, Any] = {"image": str(pair.image), "split": split, "group": pair.group}
+        row |= {"height": "", "width": "", "bits": ""}
+        if pair.image in opened:
+            (height, width), bits = opened[pair.image]
+            row |= {"height": height, "width": width, "bits": bits}
         # Files that were never opened get no hash either.
         opened_hash = checkpoint.file_hash(pair.image)[:16] if pair.image in opened else ""
         folder.append_csv("data.csv", {**row, "hash": opened_hash})

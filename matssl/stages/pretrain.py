@@ -35,6 +35,7 @@ PROBE_SAMPLES = 128
 # Health is looked at once an epoch, but not more often than this: small sets have short epochs.
 MIN_STEPS_BETWEEN_REPORTS = 25
 
+
 @dataclass(frozen=True)
 class Plan:
     """Derived numbers of a run, computed once."""
@@ -57,9 +58,14 @@ def pretrain(config: PretrainConfig, argv: Sequence[str] = ()) -> Path:
         UserError: anything the user can mend; nothing is written where it is found at the start.
     """
     rt = runtime.setup(config)
-    name = config.name or f"{config.model}-{Path(config.data_path).resolve().name}-{progress.today()}"
+    name = (
+        config.name or f"{config.model}-{Path(config.data_path).resolve().name}-{progress.today()}"
+    )
     RunFolder.check(Path(config.output_dir) / "ssl" / name, config.resume, config.overwrite)
-    record = Preprocess.from_config(config, 3 if config.in_channels == 3 else 1)
+    record = Preprocess.from_config(config, config.in_channels)
+    recipe = _views(config)
+    if (config.steps if config.steps is not None else config.epochs or 0) < 1:
+        raise UserError("nothing to train: give --steps or --epochs of at least 1")
 
     encoder = build_encoder(config.encoder, config.in_channels)
     started_from = _start_weights(encoder, config)
@@ -72,7 +78,7 @@ def pretrain(config: PretrainConfig, argv: Sequence[str] = ()) -> Path:
 
     loader = ViewLoader(
         pool,
-        [_views(config)] * 2,
+        [recipe] * 2,
         config.batch_size,
         tile_size,
         config.seed,
@@ -247,7 +253,7 @@ class Run:
             )
 
     def _report_health(self) -> None:
-        """Measure the embeddings of a fixed probe; log, print, and stop where that was asked for."""
+        """Measure the embeddings of a fixed probe; log, print, and stop where asked to."""
         batch = self.loader.probe(PROBE_SAMPLES).to(self.rt.device)
         self.method.eval()
         with torch.inference_mode(), self.rt.autocast():
@@ -521,8 +527,6 @@ def _views(config: PretrainConfig) -> ViewRecipe:
 def _plan(config: PretrainConfig, loader: ViewLoader) -> Plan:
     per_epoch = loader.steps_per_epoch
     total = config.steps if config.steps is not None else (config.epochs or 0) * per_epoch
-    if total < 1:
-        raise UserError("nothing to train: give --steps or --epochs of at least 1")
     epochs = max(1, math.ceil(MIN_STEPS_BETWEEN_REPORTS / per_epoch))
     return Plan(
         total_steps=total,
@@ -543,5 +547,3 @@ def _centre(plane: Any, side: int) -> Any:
         return cv2.resize(plane, (width, height))
     top, left = (plane.shape[0] - height) // 2, (plane.shape[1] - width) // 2
     return np.ascontiguousarray(plane[top : top + height, left : left + width])
-
-

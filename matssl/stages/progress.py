@@ -76,30 +76,41 @@ class Clock:
 
 
 def tensorboard(wanted: bool, folder: RunFolder, rt: Runtime) -> Any:
+    """Return a TensorBoard writer for the run; None where none is wanted.
+
+    Raises:
+        UserError: the package is not installed.
+    """
     if not wanted or not rt.is_main:
         return None
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
-        raise UserError("--tensorboard needs the package tensorboard: pip install tensorboard") from None
-    return SummaryWriter(str(folder.root / "tensorboard"))  # type: ignore[no-untyped-call]
+        raise UserError(
+            "--tensorboard needs the package tensorboard: pip install tensorboard"
+        ) from None
+    return SummaryWriter(str(folder.root / "tensorboard"))
 
 
 def say(config: RunConfig, rt: Runtime, text: str) -> None:
+    """Print a line above the progress bar, on one process, unless quiet."""
     if not config.quiet and rt.is_main:
         tqdm.write(text)
         sys.stdout.flush()
 
 
 def minutes(seconds: float) -> str:
+    """Return a duration for people."""
     return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
 
 
 def today() -> str:
+    """Return date and time for the name of a run."""
     return time.strftime("%Y%m%d-%H%M%S")
 
 
 def read_text(path: Path) -> str:
+    """Return the content of a text file, nothing where it is absent."""
     return path.read_text(encoding="utf-8") if path.is_file() else ""
 
 

@@ -35,7 +35,9 @@ def main(argv: Sequence[str]) -> int:
     args = parser.parse_args(argv)
     for name in ("train_ssl.py", "train_finetune.py", "eval_model.py"):
         if not (ROOT / name).is_file():
-            raise UserError(f"the demo runs the scripts of the source tree; {ROOT / name} is absent")
+            raise UserError(
+                f"the demo runs the scripts of the source tree; {ROOT / name} is absent"
+            )
     started = time.monotonic()
     out = Path(args.output_dir)
     pool, labelled = _images(out / "data", args.size, args.pool)

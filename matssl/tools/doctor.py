@@ -13,7 +13,9 @@ def main(argv: Sequence[str]) -> int:
     """Print the preflight screen; returns 0, or 1 where something needs a look."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", help="images, with or without masks")
-    parser.add_argument("--pool", help="folder of a pretraining pool, to find copies of test images")
+    parser.add_argument(
+        "--pool", help="folder of a pretraining pool, to find copies of test images"
+    )
     parser.add_argument("--splits", help="file that names the images of each split")
     parser.add_argument("--classes", help="class names or a YAML file")
     parser.add_argument("--group_regex", help="names the specimen in a file name")

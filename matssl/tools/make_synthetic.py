@@ -1,4 +1,4 @@
-"""Write synthetic micrographs with exact masks: ``python -m matssl.tools.make_synthetic FOLDER``."""
+"""Write synthetic micrographs with masks: ``python -m matssl.tools.make_synthetic FOLDER``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ def main(argv: Sequence[str]) -> int:
     """Write the set; returns 0."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path, help="folder to make")
-    parser.add_argument("--kind", default="two_phase", help="which specimen (see the error for all)")
+    parser.add_argument(
+        "--kind", default="two_phase", help="which specimen (see the error for all)"
+    )
     parser.add_argument("--train", type=int, default=2, help="labelled training images")
     parser.add_argument("--val", type=int, default=2, help="labelled validation images")
     parser.add_argument("--test", type=int, default=4, help="labelled test images")

@@ -83,7 +83,8 @@ def load(model: nn.Module, path: Path | str, *, in_channels: int) -> WeightsRepo
     Raises:
         UserError: unreadable, unknown, or another architecture; the likely cause is named.
     """
-    encoder = model.encoder if isinstance(getattr(model, "encoder", None), nn.Module) else model
+    inner = getattr(model, "encoder", None)
+    encoder: nn.Module = inner if isinstance(inner, nn.Module) else model
     content = read(path)
     layout, found = recognise(content)
     wanted = encoder.state_dict()

@@ -41,7 +41,7 @@ class Content:
     lineage: list[dict[str, Any]] = field(default_factory=list)
     origin: dict[str, str] = field(default_factory=dict)
 
-    def strip(self, prefix: str) -> dict[str, Tensor]:
+    def below(self, prefix: str) -> dict[str, Tensor]:
         """Return the tensors that start with ``prefix``, without it."""
         chosen = {}
         for name, tensor in self.tensors.items():
@@ -85,48 +85,48 @@ def own_segmentation(content: Content) -> dict[str, Tensor] | None:
     """Read ``best.ckpt`` of a fine-tuning run."""
     if content.facts.get("stage") != "finetune":
         return None
-    return content.strip("encoder.")
+    return content.below("encoder.")
 
 
 def own_pretraining(content: Content) -> dict[str, Tensor] | None:
     """Read ``last.ckpt`` of a pretraining run."""
     if content.facts.get("stage") != "ssl":
         return None
-    return content.strip("encoder.")
+    return content.below("encoder.")
 
 
 def own_encoder(content: Content) -> dict[str, Tensor] | None:
     """Read ``encoder.safetensors`` of a pretraining run."""
     if not str(content.facts.get("format", "")).startswith("matssl/"):
         return None
-    return content.strip("encoder.") or None
+    return content.below("encoder.") or None
 
 
 def published_matssl(content: Content) -> dict[str, Tensor] | None:
     """Read MatSSL's own files: ``backbone.*``, aliases of it, gates and head."""
-    return content.strip("backbone.") if content.has("attn_module.gates.", "backbone.") else None
+    return content.below("backbone.") if content.has("attn_module.gates.", "backbone.") else None
 
 
 def published_densecl(content: Content) -> dict[str, Tensor] | None:
     """Read the DenseCL files of the MatSSL repository: ``backbone.backbone.*``."""
-    return content.strip("backbone.backbone.") if content.has("backbone.backbone.") else None
+    return content.below("backbone.backbone.") if content.has("backbone.backbone.") else None
 
 
 def published_mocov2(content: Content) -> dict[str, Tensor] | None:
     """Read the MoCo v2 files of the MatSSL repository: ``backbone.*`` beside ``key_backbone.*``."""
-    return content.strip("backbone.") if content.has("key_backbone.", "backbone.") else None
+    return content.below("backbone.") if content.has("key_backbone.", "backbone.") else None
 
 
 def official_moco(content: Content) -> dict[str, Tensor] | None:
     """Read the official MoCo files: ``encoder_q.*``."""
-    return _without_head(content.strip("encoder_q.")) if content.has("encoder_q.conv1.") else None
+    return _without_head(content.below("encoder_q.")) if content.has("encoder_q.conv1.") else None
 
 
 def smp_model(content: Content) -> dict[str, Tensor] | None:
     """Read a whole model of segmentation-models-pytorch."""
     if not content.has("encoder.", "decoder."):
         return None
-    return content.strip("encoder.")
+    return content.below("encoder.")
 
 
 def lightly_sequential(content: Content) -> dict[str, Tensor] | None:
@@ -135,7 +135,7 @@ def lightly_sequential(content: Content) -> dict[str, Tensor] | None:
     if stem is None or stem.ndim != 4:
         return None
     found = {}
-    for name, tensor in content.strip("backbone.").items():
+    for name, tensor in content.below("backbone.").items():
         number, _, rest = name.partition(".")
         if number in SEQUENTIAL:
             found[f"{SEQUENTIAL[number]}.{rest}"] = tensor
@@ -147,7 +147,7 @@ def named_backbone(content: Content) -> dict[str, Tensor] | None:
     """Read ``backbone.conv1.*`` or ``encoder.conv1.*`` with any heads beside it."""
     for prefix in ("backbone.", "encoder."):
         if f"{prefix}conv1.weight" in content.tensors:
-            return _without_head(content.strip(prefix))
+            return _without_head(content.below(prefix))
     return None
 
 

@@ -136,8 +136,8 @@ def find(
     if mask_paths and table is None:
         own = "images" if (root / "images").is_dir() else ""
         folder = next((f for f in (root, root / own) if f.is_dir()), root)
-        table, remarks = masks.find_table(mask_paths, classes, folder)
-        notes += remarks
+        table, found_notes = masks.find_table(mask_paths, classes, folder)
+        notes += found_notes
     return Dataset(root, name, tuple(pairs), table if mask_paths else None, tuple(notes))
 
 

@@ -50,14 +50,12 @@ def inputs_targets(root: Path) -> list[Found] | None:
 
 
 def images_masks(root: Path) -> list[Found] | None:
-    """``images`` beside ``masks``, ``labels`` or ``annotations``; the split comes from elsewhere."""
+    """``images`` beside ``masks``, ``labels`` or ``annotations``; splits come from elsewhere."""
     both = _image_and_mask_folder(root)
     return _pair(*both, "") if both else None
 
 
-def apply_splits(
-    found: list[Found], source: Path, root: Path
-) -> tuple[list[Found], list[str]]:
+def apply_splits(found: list[Found], source: Path, root: Path) -> tuple[list[Found], list[str]]:
     """Return the images that ``source`` names, each with its split, and notes in words.
 
     Args:
@@ -88,9 +86,7 @@ def apply_splits(
                 raise UserError(f"{source} names {name!r} in {split}, which is not in {root}")
             item = candidates[0]
             if item.image in seen and seen[item.image] != split:
-                raise UserError(
-                    f"{source} puts {name!r} into {seen[item.image]} and into {split}"
-                )
+                raise UserError(f"{source} puts {name!r} into {seen[item.image]} and into {split}")
             seen[item.image] = split
             result.append(replace(item, split=split))
     unused = len(found) - len(seen)

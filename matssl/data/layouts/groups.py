@@ -13,8 +13,8 @@ _LAST_COUNTER = re.compile(r"[-_ .#]*\(?\d+\)?$")
 def group_of(path: Path, regex: str | None = None) -> str:
     """Return the name of the group an image belongs to.
 
-    Without ``regex`` it is the folder with the file name's stem before the last counter: tiles
-    ``8_1 ... 8_4`` form the group ``8``. With it, the first group of the match (or the whole match).
+    Without ``regex`` it is the file name's stem before the last counter: tiles ``8_1 ... 8_4`` form
+    the group ``8``. With it, the first group of the match (or the whole match).
 
     Raises:
         UserError: the regular expression is invalid.

@@ -1,0 +1,628 @@
+"""The three commands end to end on synthetic micrographs, as a user types them."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import tifffile
+import torch
+
+from matssl.core import checkpoint
+from matssl.core.errors import guard
+
+ROOT = Path(__file__).resolve().parent.parent
+SSL = ["--view_size", "32", "--tile_size", "48", "--batch_size", "6", "--threads", "1"]
+SSL += ["--hidden_dim", "32", "--global_output_dim", "16", "--precision", "fp32"]
+TUNE = ["--crop_size", "64", "--batch_size", "2", "--threads", "1", "--precision", "fp32"]
+TUNE += ["--val_every", "4"]
+
+
+def _run(script: str, *argv: object, **options: Any) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / script), *map(str, argv)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, **options)
+
+
+def _here(script: str, *argv: object) -> int:
+    """Run a script's main in this process, which saves the seconds of importing torch."""
+    import importlib
+
+    return guard(importlib.import_module(script).main, [str(a) for a in argv])
+
+
+def _ssl(pool: Path, out: Path, name: str, *more: object) -> Path:
+    argv = ["--model", "matssl", "--data_path", pool, "--output_dir", out, "--name", name, *SSL]
+    assert _here("train_ssl", *argv, *more) == 0
+    return out / "ssl" / name
+
+
+def _tune(data: Path, out: Path, name: str, *more: object) -> Path:
+    argv = ["--finetune_dataset", data, "--output_dir", out, "--name", name, *TUNE]
+    assert _here("train_finetune", *argv, *more) == 0
+    return out / "finetune" / name
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("experiments")
+
+
+@pytest.fixture(scope="module")
+def ssl_run(pool_folder: Path, out: Path) -> Path:
+    return _ssl(pool_folder, out, "base", "--steps", 12, "--quiet")
+
+
+@pytest.fixture(scope="module")
+def tuned(synthetic_folder: Path, out: Path, ssl_run: Path) -> Path:
+    weights = ssl_run / "encoder.safetensors"
+    return _tune(synthetic_folder, out, "base", "--steps", 8, "--ssl_weights_path", weights)
+
+
+@pytest.fixture(scope="module")
+def evaluated(synthetic_folder: Path, out: Path, tuned: Path) -> Path:
+    argv = ["--model_path", tuned / "best.ckpt", "--dataset", synthetic_folder]
+    argv += ["--output_dir", out / "eval", "--save_visualizations", "--save_probabilities"]
+    assert _here("eval_model", *argv, "--threads", 1, "--precision", "fp32") == 0
+    return out / "eval"
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    with open(path, encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+# --- what lies in a run folder ---
+def test_a_pretraining_run_leaves_everything_it_promises(ssl_run: Path) -> None:
+    for name in (
+        "config.yaml command.txt environment.json data.csv log.csv steps.csv last.ckpt "
+        "encoder.safetensors curves.png views.png features.png report.html metrics.jsonl "
+        "status.json preflight.txt"
+    ).split():
+        assert (ssl_run / name).stat().st_size > 0, name
+    assert len(_rows(ssl_run / "steps.csv")) == 12
+    assert len(_rows(ssl_run / "data.csv")) == 12
+    status = json.loads((ssl_run / "status.json").read_text())
+    assert status["state"] == "done" and status["step"] == 12
+    environment = json.loads((ssl_run / "environment.json").read_text())
+    assert environment["packages"]["torch"]
+    assert not [p for p in ssl_run.rglob("*") if p.name.startswith(".")]
+
+
+def test_a_fine_tuning_run_leaves_everything_it_promises(tuned: Path) -> None:
+    for name in (
+        "config.yaml command.txt environment.json data.csv log.csv steps.csv last.ckpt best.ckpt "
+        "curves.png report.html metrics.jsonl status.json classes.json preflight.txt"
+    ).split():
+        assert (tuned / name).stat().st_size > 0, name
+    splits = [row["split"] for row in _rows(tuned / "data.csv")]
+    assert splits == ["train"] * 4 + ["val"] * 2 + ["test"] * 2
+    # The test images are listed, but were never opened.
+    assert [row["hash"] != "" for row in _rows(tuned / "data.csv")] == [True] * 6 + [False] * 2
+    assert [row["step"] for row in _rows(tuned / "log.csv")] == ["4", "8"]
+
+
+def test_the_chain_from_pool_to_model_is_in_the_checkpoint(tuned: Path, ssl_run: Path) -> None:
+    payload = checkpoint.load(tuned / "best.ckpt", stage="finetune")
+    stages = [step.get("stage") for step in payload["lineage"]]
+    assert stages == ["ssl", None, "finetune"]
+    assert payload["lineage"][1]["sha256"] == checkpoint.file_hash(ssl_run / "encoder.safetensors")
+
+
+def test_ssl_weights_change_the_start(
+    synthetic_folder: Path, out: Path, ssl_run: Path, tuned: Path
+) -> None:
+    other = _tune(synthetic_folder, out, "random", "--steps", 4, "--quiet")
+    first = [_rows(run / "steps.csv")[0]["loss"] for run in (tuned, other)]
+    assert first[0] != first[1]
+
+
+# --- evaluation ---
+def test_an_evaluation_leaves_scores_masks_pictures_and_a_report(evaluated: Path) -> None:
+    metrics = json.loads((evaluated / "metrics.json").read_text())
+    assert metrics["images_with_truth"] == 2 and metrics["split"] == "test"
+    assert set(metrics["pooled"]["classes"]) == {"speckled", "lamellar", "blocky"}
+    assert len(metrics["baselines"]) == 3
+    assert sum(map(sum, metrics["confusion"])) == 2 * 96 * 96
+    for name in ("specimenG_1", "specimenH_1"):
+        index = cv2.imread(str(evaluated / f"masks/index/{name}.png"), cv2.IMREAD_UNCHANGED)
+        label = tifffile.imread(evaluated / f"masks/label/{name}.tif")
+        assert index.shape == (96, 96) and index.max() <= 2
+        assert np.array_equal(index, label)
+        probabilities = tifffile.imread(evaluated / f"probabilities/{name}.tif")
+        # float16 cannot tell near ties apart.
+        sure = np.diff(np.sort(probabilities.astype(float), axis=0)[-2:], axis=0)[0] > 1e-2
+        assert sure.mean() > 0.8
+        assert np.array_equal(probabilities.argmax(0)[sure], index[sure])
+        assert cv2.imread(str(evaluated / f"masks/colour/{name}.png")).shape == (96, 96, 3)
+        assert (evaluated / f"visualizations/{name}.png").stat().st_size > 10_000
+    html = (evaluated / "report.html").read_text()
+    assert "data:image/png;base64" in html and "mean IoU" in html and "http" not in html
+
+
+def test_the_scores_follow_from_the_masks_on_disk(evaluated: Path, synthetic_folder: Path) -> None:
+    metrics = json.loads((evaluated / "metrics.json").read_text())
+    hits, union = np.zeros(3), np.zeros(3)
+    for path in (evaluated / "masks/index").iterdir():
+        guess = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+        truth = cv2.imread(str(synthetic_folder / "test_annot" / path.name), cv2.IMREAD_UNCHANGED)
+        for c in range(3):
+            hits[c] += ((guess == c) & (truth == c)).sum()
+            union[c] += ((guess == c) | (truth == c)).sum()
+    expected = hits / union
+    got = [s["IoU"] for s in metrics["pooled"]["classes"].values()]
+    assert got == pytest.approx(expected.tolist(), abs=1e-9)
+    assert metrics["pooled"]["means"]["miou"] == pytest.approx(expected.mean())
+
+
+def test_the_published_result_keys_are_there(evaluated: Path) -> None:
+    result = json.loads((evaluated / "evaluation_results.json").read_text())
+    assert set(result["avg_class_ious"]) == {"0", "1", "2", "mean_IOU_no_minority", "mean_IOU"}
+    assert set(result["batch_results"][0]["iou"]) == {"IOU_0", "IOU_1", "IOU_2", "mean_IOU"}
+
+
+def test_a_folder_without_masks_is_predicted(pool_folder: Path, out: Path, tuned: Path) -> None:
+    argv = ["--model_path", tuned / "best.ckpt", "--dataset", pool_folder, "--threads", 1]
+    assert _here("eval_model", *argv, "--output_dir", out / "predicted", "--tta", "--quiet") == 0
+    metrics = json.loads((out / "predicted" / "metrics.json").read_text())
+    assert metrics["images"] == 12 and "pooled" not in metrics
+    bars = [
+        cv2.imread(str(p), cv2.IMREAD_UNCHANGED)
+        for p in sorted((out / "predicted" / "masks/index").iterdir())
+    ]
+    # Masks are as large as their image; rows of an information bar hold 255.
+    tall = [mask for mask in bars if mask.shape[0] > 96]
+    assert tall and all((mask[96:] == 255).all() and mask[:96].max() < 3 for mask in tall)
+
+
+def test_trained_images_are_no_test(synthetic_folder: Path, out: Path, tuned: Path) -> None:
+    argv = ["--model_path", tuned / "best.ckpt", "--dataset", synthetic_folder, "--threads", 1]
+    argv += ["--split", "train", "--output_dir", out / "leak", "--quiet"]
+    assert _here("eval_model", *argv) == 0
+    metrics = json.loads((out / "leak" / "metrics.json").read_text())
+    assert "4 of 4 images are training images" in metrics["warnings"][0]
+
+
+# --- resume and threads ---
+def _bits(path: Path) -> dict[str, torch.Tensor]:
+    state: dict[str, torch.Tensor] = checkpoint.load(path)["state"]
+    return state
+
+
+def _equal(first: Path, second: Path) -> bool:
+    a, b = _bits(first), _bits(second)
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def _kill_at(script: str, argv: list[object], run: Path, step: int) -> None:
+    """Start a command and kill it, without warning, once its log shows the step."""
+    command = [sys.executable, str(ROOT / script), *map(str, argv)]
+    process = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 120
+    try:
+        while time.monotonic() < deadline and process.poll() is None:
+            log = run / "steps.csv"
+            if log.exists() and len(log.read_text().splitlines()) > step:
+                break
+            time.sleep(0.005)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert process.returncode == -signal.SIGKILL, "it ended before it could be killed"
+
+
+@pytest.mark.slow
+def test_a_killed_pretraining_run_resumes_to_the_same_bits(pool_folder: Path, out: Path) -> None:
+    plan = ["--steps", 30, "--checkpoint_every", 3, "--quiet"]
+    whole = _ssl(pool_folder, out, "whole", *plan)
+    argv = ["--model", "matssl", "--data_path", pool_folder, "--output_dir", out, *SSL, *plan]
+    argv += ["--name", "killed"]
+    step = random.Random(os.getpid()).randint(4, 20)
+    _kill_at("train_ssl.py", argv, out / "ssl" / "killed", step)
+    assert _here("train_ssl", *argv, "--resume") == 0
+    assert _equal(whole / "last.ckpt", out / "ssl" / "killed" / "last.ckpt"), f"killed at {step}"
+    rows = _rows(out / "ssl" / "killed" / "steps.csv")
+    assert [int(row["step"]) for row in rows] == list(range(1, 31))
+    assert [r["loss"] for r in rows] == [r["loss"] for r in _rows(whole / "steps.csv")]
+
+
+@pytest.mark.slow
+def test_a_killed_fine_tuning_run_resumes_to_the_same_bits(
+    synthetic_folder: Path, out: Path
+) -> None:
+    plan = ["--steps", 20, "--checkpoint_every", 3, "--quiet"]
+    whole = _tune(synthetic_folder, out, "whole", *plan)
+    argv = ["--finetune_dataset", synthetic_folder, "--output_dir", out, *TUNE, *plan]
+    argv += ["--name", "killed"]
+    _kill_at("train_finetune.py", argv, out / "finetune" / "killed", 8)
+    assert _here("train_finetune", *argv, "--resume") == 0
+    for name in ("last.ckpt", "best.ckpt"):
+        assert _equal(whole / name, out / "finetune" / "killed" / name)
+
+
+def test_any_number_of_workers_gives_the_same_weights(
+    pool_folder: Path, synthetic_folder: Path, out: Path
+) -> None:
+    runs = [
+        _ssl(pool_folder, out, f"w{n}", "--steps", 4, "--num_workers", n, "--quiet")
+        for n in (0, 1, 3)
+    ]
+    assert _equal(runs[0] / "last.ckpt", runs[1] / "last.ckpt")
+    assert _equal(runs[0] / "last.ckpt", runs[2] / "last.ckpt")
+    tuned = [
+        _tune(synthetic_folder, out, f"w{n}", "--steps", 3, "--num_workers", n, "--quiet")
+        for n in (0, 3)
+    ]
+    assert _equal(tuned[0] / "last.ckpt", tuned[1] / "last.ckpt")
+
+
+@pytest.mark.slow
+def test_ctrl_c_saves_says_how_to_go_on_and_exits_130(pool_folder: Path, out: Path) -> None:
+    argv = ["--model", "matssl", "--data_path", pool_folder, "--output_dir", out, *SSL]
+    argv += ["--name", "stopped", "--steps", 400]
+    command = [sys.executable, str(ROOT / "train_ssl.py"), *map(str, argv)]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    log = out / "ssl" / "stopped" / "steps.csv"
+    while process.poll() is None and not (log.exists() and len(log.read_text()) > 300):
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    text, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "--name stopped --resume" in text
+    status = json.loads((log.parent / "status.json").read_text())
+    assert status["state"] == "stopped"
+    assert checkpoint.load(log.parent / "last.ckpt")["step"] == status["step"]
+
+
+def test_another_plan_cannot_be_resumed(
+    pool_folder: Path, ssl_run: Path, out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["--model", "matssl", "--data_path", pool_folder, "--output_dir", out, *SSL]
+    code = _here("train_ssl", *argv, "--name", "base", "--resume", "--steps", 20)
+    assert code == 2
+    message = capsys.readouterr().err
+    assert "--steps was 12, is 20" in message and "--weights" in message
+
+
+# --- a frozen encoder, folds, and other flags ---
+def test_a_frozen_encoder_keeps_weights_and_statistics(
+    synthetic_folder: Path, out: Path, ssl_run: Path
+) -> None:
+    weights = ssl_run / "encoder.safetensors"
+    run = _tune(
+        synthetic_folder,
+        out,
+        "frozen",
+        "--steps",
+        4,
+        "--freeze_encoder_steps",
+        4,
+        "--ssl_weights_path",
+        weights,
+        "--quiet",
+    )
+    from safetensors.torch import load_file
+
+    start, state = load_file(weights), _bits(run / "last.ckpt")
+    assert all(torch.equal(state[k], v) for k, v in start.items())
+    moved = _bits(out / "finetune" / "base" / "last.ckpt")
+    assert not all(torch.equal(moved[k], v) for k, v in start.items())
+
+
+def test_too_few_images_choose_the_steps_by_folds(
+    synthetic_folder: Path, out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    few = tmp_path / "few"
+    for part in ("train", "train_annot"):
+        shutil.copytree(synthetic_folder / part, few / part)
+    run = _tune(few, out, "folds", "--steps", 8, "--max_train_images", 2)
+    said = capsys.readouterr().out
+    assert "2 folds inside them choose the number of steps" in said
+    chosen = json.loads((run / "folds.json").read_text())
+    assert chosen["steps"] in (4, 8) and len(chosen["miou"]) == 2
+    assert checkpoint.load(run / "best.ckpt")["step"] == chosen["steps"]
+    single = _tune(few, out, "single", "--steps", 4, "--max_train_images", 1, "--quiet")
+    assert len(json.loads((single / "folds.json").read_text())["miou"]) == 1
+
+
+def test_patience_stops_early(synthetic_folder: Path, out: Path) -> None:
+    run = _tune(
+        synthetic_folder,
+        out,
+        "patient",
+        "--steps",
+        60,
+        "--val_every",
+        1,
+        "--patience",
+        2,
+        "--lr",
+        "1e-9",
+        "--ema",
+        0,
+        "--quiet",
+    )
+    assert len(_rows(run / "steps.csv")) < 60
+
+
+@pytest.mark.parametrize("loss", ["dice", "ce", "focal", "bce"])
+def test_each_loss_trains(synthetic_folder: Path, out: Path, loss: str) -> None:
+    run = _tune(synthetic_folder, out, loss, "--steps", 2, "--loss", loss, "--quiet")
+    assert float(_rows(run / "steps.csv")[1]["loss"]) > 0
+
+
+def test_published_flags_act(synthetic_folder: Path, out: Path) -> None:
+    run = _tune(
+        synthetic_folder,
+        out,
+        "published",
+        "--custom_epochs",
+        2,
+        "--custom_lr",
+        "1e-4",
+        "--input_size",
+        64,
+        "--gpu_id",
+        0,
+        "--note",
+        "x",
+        "--decoder",
+        "unetplusplus",
+        "--quiet",
+        "--warmup",
+        0,
+    )
+    rows = _rows(run / "steps.csv")
+    assert len(rows) == 4  # two epochs of four images in batches of two
+    assert float(rows[0]["lr"]) == pytest.approx(1e-4)
+    assert checkpoint.load(run / "best.ckpt")["preprocess"]["resize"] == 64
+
+
+# --- bad input: one line, exit code 2, nothing written ---
+def _refused(
+    script: str, argv: list[object], out: Path, sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = sorted(out.rglob("*")) if out.exists() else []
+    capsys.readouterr()
+    code = _here(script, *argv)
+    captured = capsys.readouterr()
+    assert code == 2, captured.err
+    assert captured.err.startswith("error: ") and captured.err.count("\n") == 1
+    assert sentence in captured.err
+    assert (sorted(out.rglob("*")) if out.exists() else []) == before
+
+
+def test_bad_pools_are_refused(
+    pool_folder: Path, ssl_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    empty, broken = tmp_path / "empty", tmp_path / "broken"
+    empty.mkdir(), broken.mkdir()
+    (broken / "a.png").write_bytes(b"II")
+    (tmp_path / "locked").write_text("a file, no folder")
+    cases: list[tuple[list[object], str]] = [
+        (["--data_path", tmp_path / "absent"], "there is no folder"),
+        (["--data_path", empty], "there is no image"),
+        (["--data_path", broken], "none of the 1 images"),
+        (["--data_path", pool_folder, "--batch_size", "9999"], "larger than the set"),
+        (["--data_path", pool_folder, "--device", "cuda"], "no GPU"),
+        (["--data_path", pool_folder, "--device", "tpu"], "--device must be"),
+        (["--data_path", pool_folder, "--weights", tmp_path / "w.pth"], "no weights file"),
+        (["--data_path", pool_folder, "--encoder", "resnet19"], "no encoder"),
+        (["--data_path", pool_folder, "--steps", "0"], "nothing to train"),
+        (["--data_path", pool_folder, "--resume", "--name", "none"], "nothing to resume"),
+        (["--data_path", pool_folder, "--output_dir", tmp_path / "locked"], "not a writable"),
+        (["--data_path", pool_folder, "--name", "a/b"], "cannot name a run"),
+        (
+            [
+                "--data_path",
+                pool_folder,
+                "--encoder",
+                "resnet34",
+                "--weights",
+                ssl_run / "encoder.safetensors",
+            ],
+            "holds a resnet18 encoder",
+        ),
+        (["--data_path", pool_folder, "--scale_min", "2"], "--scale_min"),
+    ]
+    if torch.cuda.is_available():
+        cases = [case for case in cases if "cuda" not in case[0]]
+    for flags, sentence in cases:
+        base: list[object] = ["--model", "matssl", "--output_dir", tmp_path / "out", *SSL]
+        _refused("train_ssl", [*base, "--steps", "2", *flags], tmp_path / "out", sentence, capsys)
+
+
+def test_bad_labels_are_refused(
+    synthetic_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def copy(name: str) -> Path:
+        return Path(shutil.copytree(synthetic_folder, tmp_path / name))
+
+    first = "specimenA_1.png"
+    size, lonely, widow, one, ignored, colour = map(
+        copy, ("size", "lonely", "widow", "one", "ignored", "colour")
+    )
+    cv2.imwrite(str(size / "train_annot" / first), np.zeros((50, 60), np.uint8))
+    (lonely / "train_annot" / first).unlink()
+    (widow / "train" / first).unlink()
+    for folder, value in ((one, 1), (ignored, 9)):
+        for split in ("train", "val", "test"):
+            for path in (folder / f"{split}_annot").iterdir():
+                cv2.imwrite(str(path), np.full((96, 96), value, np.uint8))
+    (ignored / "classes.yaml").write_text("classes:\n  a: 0\n  b: 1\nignore: 9\n")
+    mask = cv2.imread(str(colour / "train_annot" / first), cv2.IMREAD_UNCHANGED)
+    mask[:50] = 77
+    cv2.imwrite(str(colour / "train_annot" / first), mask)
+    cases: list[tuple[list[object], str]] = [
+        (["--finetune_dataset", size], "they must be equal"),
+        (["--finetune_dataset", lonely], "without a mask"),
+        (["--finetune_dataset", widow], "without an image"),
+        (["--finetune_dataset", one], "one class only"),
+        (["--finetune_dataset", ignored], "to be ignored"),
+        (["--finetune_dataset", colour], "does not list: 77"),
+        (["--finetune_dataset", synthetic_folder, "--classes", "a,b"], "names 2 classes"),
+        (["--finetune_dataset", synthetic_folder, "--decoder", "vnet"], "must be one of"),
+        (["--finetune_dataset", synthetic_folder, "--crop_size", "50"], "multiple of 32"),
+        (["--finetune_dataset", synthetic_folder, "--splits", "no.json"], "no split file"),
+        (["--finetune_dataset", synthetic_folder / "train"], "no masks"),
+    ]
+    for flags, sentence in cases:
+        base: list[object] = ["--output_dir", tmp_path / "out", *TUNE, "--steps", "2"]
+        _refused("train_finetune", [*base, *flags], tmp_path / "out", sentence, capsys)
+
+
+def test_models_and_data_that_differ_are_refused(
+    synthetic_folder: Path,
+    ssl_run: Path,
+    tuned: Path,
+    evaluated: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    other = Path(shutil.copytree(synthetic_folder, tmp_path / "other"))
+    (other / "classes.yaml").unlink()
+    for path in (other / "test_annot").iterdir():
+        cv2.imwrite(str(path), cv2.imread(str(path), cv2.IMREAD_UNCHANGED) + 3)
+    model = ["--model_path", tuned / "best.ckpt"]
+    good: list[object] = ["--dataset", synthetic_folder]
+    newer = tmp_path / "newer.ckpt"
+    torch.save({"format": "matssl/2"}, newer)
+    cases: list[tuple[list[object], str]] = [
+        ([*model, "--dataset", other], "The model has 3 classes (speckled = 0"),
+        ([*model, *good, "--n_classes", "2"], "--n_classes 2, but the model has 3"),
+        ([*model, *good, "--classes", "a,b,c"], "the model knows speckled, lamellar, blocky"),
+        ([*model, *good, "--split", "trial"], "has no split 'trial'"),
+        ([*model, "--dataset", tmp_path / "absent"], "there is no folder"),
+        (["--model_path", tmp_path / "absent.ckpt", *good], "there is no file"),
+        (["--model_path", ssl_run / "last.ckpt", *good], "comes from the stage 'ssl'"),
+        (["--model_path", newer, *good], "update matssl"),
+        ([*model, *good, "--output_dir", evaluated], "exists already"),
+    ]
+    for flags, sentence in cases:
+        argv = ["--output_dir", tmp_path / "out", "--threads", "1", *flags]
+        _refused("eval_model", argv, tmp_path / "out", sentence, capsys)
+
+
+def test_a_full_disk_during_a_checkpoint_is_said(
+    pool_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    import errno
+
+    real = torch.save
+    calls = []
+
+    def fills_up(*args: Any, **kwargs: Any) -> None:
+        calls.append(1)
+        if len(calls) > 1:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(*args, **kwargs)
+
+    monkeypatch.setattr(torch, "save", fills_up)
+    argv = ["--model", "simclr", "--data_path", pool_folder, "--output_dir", tmp_path, *SSL]
+    code = _here("train_ssl", *argv, "--steps", 6, "--checkpoint_every", 2, "--name", "full")
+    assert code == 2
+    assert "the disk is full" in capsys.readouterr().err
+    assert checkpoint.load(tmp_path / "ssl" / "full" / "last.ckpt")["step"] == 2
+    status = json.loads((tmp_path / "ssl" / "full" / "status.json").read_text())
+    assert status["state"] == "failed"
+
+
+def test_a_loss_that_is_not_finite_stops_and_names_the_step(
+    pool_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["--model", "simclr", "--data_path", pool_folder, "--output_dir", tmp_path, *SSL]
+    code = _here(
+        "train_ssl",
+        *argv,
+        "--steps",
+        40,
+        "--lr",
+        "1e30",
+        "--clip",
+        0,
+        "--optimizer",
+        "sgd",
+        "--warmup",
+        0,
+    )
+    assert code == 2
+    assert "not finite at step" in capsys.readouterr().err
+
+
+def test_unicode_blanks_and_marks_in_paths_work(pool_folder: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(pool_folder, tmp_path / "Stähle #3 (β) d.é"))
+    first = next(folder.iterdir())
+    first.rename(folder / "Gefüge 50 % #1.v2.PNG")
+    run = _ssl(folder, tmp_path / "aus gabe", "läuft", "--steps", 2, "--quiet")
+    assert (run / "encoder.safetensors").exists()
+
+
+def test_an_error_on_the_command_line_is_one_line_and_exit_code_two(tmp_path: Path) -> None:
+    result = _run("train_ssl.py", "--data_path", tmp_path / "absent", "--model", "matssl")
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: there is no folder")
+    assert result.stderr.count("\n") == 1 and result.stdout == ""
+    shown = _run("train_ssl.py", "--data_path", tmp_path / "absent", "--debug")
+    assert "Traceback" in shown.stderr and shown.returncode == 2
+
+
+# --- torchrun ---
+def _torchrun(script: str, *argv: object) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node",
+        "2",
+    ]
+    result = subprocess.run(
+        [*command, str(ROOT / script), *map(str, argv)], capture_output=True, text=True, cwd=ROOT
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+
+
+@pytest.mark.slow
+def test_two_processes_pretrain_as_one(pool_folder: Path, out: Path) -> None:
+    plan = ["--steps", 3, "--quiet", "--optimizer", "sgd", "--lr", "0.01"]
+    alone = _ssl(pool_folder, out, "alone", *plan)
+    argv = ["--model", "matssl", "--data_path", pool_folder, "--output_dir", out, *SSL, *plan]
+    _torchrun("train_ssl.py", *argv, "--name", "pair")
+    losses = [
+        [float(row["loss"]) for row in _rows(run / "steps.csv")]
+        for run in (alone, out / "ssl" / "pair")
+    ]
+    assert len(losses[1]) == 3
+    assert losses[1][0] == pytest.approx(losses[0][0], abs=1e-4)
+    assert losses[1] == pytest.approx(losses[0], abs=2e-3)
+    first, second = _bits(alone / "last.ckpt"), _bits(out / "ssl" / "pair" / "last.ckpt")
+    assert first.keys() == second.keys()
+
+
+@pytest.mark.slow
+def test_two_processes_fine_tune_as_one(synthetic_folder: Path, out: Path) -> None:
+    plan = ["--steps", 3, "--quiet", "--loss", "ce"]
+    alone = _tune(synthetic_folder, out, "alone", *plan)
+    argv = ["--finetune_dataset", synthetic_folder, "--output_dir", out, *TUNE, *plan]
+    _torchrun("train_finetune.py", *argv, "--name", "pair")
+    first, second = (_rows(run / "log.csv")[-1] for run in (alone, out / "finetune" / "pair"))
+    assert float(second["val_miou"]) == pytest.approx(float(first["val_miou"]), abs=0.02)
+    a, b = _bits(alone / "last.ckpt"), _bits(out / "finetune" / "pair" / "last.ckpt")
+    key = "encoder.conv1.weight"
+    assert torch.allclose(a[key], b[key], atol=1e-3)

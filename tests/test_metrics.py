@@ -1,0 +1,125 @@
+"""Counts and scores against hand arithmetic and against scikit-learn on pooled pixels."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from matssl.metrics import SCORES, counts, overlap, sampling
+
+# Rows truth, columns prediction.
+HAND = np.array([[880, 20], [40, 60]])
+
+
+@pytest.mark.parametrize("num_classes", [2, 3, 15, 16, 30])
+def test_confusion_counts_pairs_and_leaves_out_ignored_pixels(num_classes: int) -> None:
+    generator = np.random.default_rng(num_classes)
+    truth = generator.integers(0, num_classes, (90, 70)).astype(np.uint8)
+    prediction = generator.integers(0, num_classes, (90, 70)).astype(np.uint8)
+    truth[:5] = 255
+    expected = np.zeros((num_classes, num_classes), np.int64)
+    for t, p in zip(truth[5:].ravel(), prediction[5:].ravel(), strict=True):
+        expected[t, p] += 1
+    result = counts.confusion(truth, prediction, num_classes)
+    assert result.dtype == np.int64
+    assert np.array_equal(result, expected)
+
+
+@pytest.mark.parametrize("num_classes", [3, 20])
+def test_strange_classes_and_shapes_are_programming_errors(num_classes: int) -> None:
+    good, bad = np.zeros((4, 4), np.uint8), np.full((4, 4), num_classes, np.uint8)
+    for truth, prediction in ((bad, good), (good, bad), (good, good[:2])):
+        with pytest.raises(ValueError):
+            counts.confusion(truth, prediction, num_classes)
+
+
+def test_hand_scores() -> None:
+    assert overlap.iou(HAND).tolist() == pytest.approx([880 / 940, 60 / 120])
+    assert overlap.dice(HAND).tolist() == pytest.approx([1760 / 1820, 120 / 180])
+    assert overlap.precision(HAND).tolist() == pytest.approx([880 / 920, 0.75])
+    assert overlap.recall(HAND).tolist() == pytest.approx([880 / 900, 0.6])
+    assert overlap.accuracy(HAND) == pytest.approx(0.94)
+
+
+def test_absent_class_is_nan_and_leaves_the_mean() -> None:
+    matrix = np.array([[9, 1, 0], [0, 10, 0], [0, 0, 0]])
+    scores = overlap.iou(matrix)
+    assert math.isnan(scores[2])
+    assert overlap.miou(matrix) == pytest.approx((9 / 10 + 10 / 11) / 2)
+    assert overlap.published_miou(matrix) == pytest.approx((9 / 10 + 10 / 11) / 3)
+    assert overlap.means(matrix)["absent_classes"] == [2]
+
+
+def test_a_perfect_one_class_image_scores_one() -> None:
+    assert overlap.miou(np.array([[50, 0], [0, 0]])) == 1.0
+
+
+def test_a_class_that_is_only_predicted_scores_zero() -> None:
+    matrix = np.array([[5, 5], [0, 0]])
+    assert overlap.iou(matrix).tolist() == [0.5, 0.0]
+    assert overlap.recall(matrix)[1] == 0.0
+    assert overlap.precision(matrix)[1] == 0.0
+
+
+def test_scores_equal_scikit_learn_on_pooled_pixels() -> None:
+    sklearn = pytest.importorskip("sklearn.metrics")
+    generator = np.random.default_rng(0)
+    truth = generator.integers(0, 4, 5000).astype(np.uint8)
+    prediction = np.where(generator.random(5000) < 0.6, truth, generator.integers(0, 4, 5000))
+    prediction = prediction.astype(np.uint8)
+    matrix = counts.confusion(truth, prediction, 4)
+    assert np.array_equal(matrix, sklearn.confusion_matrix(truth, prediction))
+    reference = {
+        "IoU": sklearn.jaccard_score(truth, prediction, average=None),
+        "Dice": sklearn.f1_score(truth, prediction, average=None),
+        "precision": sklearn.precision_score(truth, prediction, average=None),
+        "recall": sklearn.recall_score(truth, prediction, average=None),
+    }
+    assert set(reference) == set(SCORES)
+    for name, score in SCORES.items():
+        assert score(matrix) == pytest.approx(reference[name], abs=1e-12)
+    assert overlap.accuracy(matrix) == pytest.approx(sklearn.accuracy_score(truth, prediction))
+
+
+def test_pooling_does_not_depend_on_batches() -> None:
+    generator = np.random.default_rng(1)
+    pairs = [generator.integers(0, 3, (2, 30, 30)).astype(np.uint8) for _ in range(6)]
+    single = sum(counts.confusion(t, p, 3) for t, p in pairs)
+    stacked = np.stack([t for t, _ in pairs]), np.stack([p for _, p in pairs])
+    assert np.array_equal(single, counts.confusion(*stacked, 3))
+
+
+# --- intervals ---
+def test_phase_fraction_after_astm_e562() -> None:
+    hits = [22, 25, 19, 24, 28, 21, 23, 26, 20, 22]
+    result = sampling.phase_fraction([h / 100 for h in hits])
+    assert result.mean == pytest.approx(0.23)
+    assert result.std == pytest.approx(0.02789, abs=1e-5)
+    assert result.half_width == pytest.approx(0.01995, abs=1e-5)
+    assert result.relative_accuracy == pytest.approx(8.67, abs=0.01)
+
+
+def test_few_fields_have_no_interval() -> None:
+    result = sampling.phase_fraction([0.2, 0.3, 0.4])
+    assert result.mean == pytest.approx(0.3)
+    assert math.isnan(result.half_width)
+
+
+@pytest.mark.parametrize(
+    ("degrees", "value"), [(4, 2.776), (9, 2.262), (29, 2.045), (60, 2.000), (120, 1.980)]
+)
+def test_student_t(degrees: int, value: float) -> None:
+    assert sampling.student_t(degrees) == pytest.approx(value, abs=1e-3)
+
+
+def test_the_bootstrap_draws_whole_groups() -> None:
+    good, bad = np.array([[10, 0], [0, 10]]), np.array([[5, 5], [5, 5]])
+    matrices = [good, good, bad, bad]
+    assert sampling.bootstrap(matrices, ["a", "a", "b", "b"], overlap.miou, 100, 0) is None
+    low, high = sampling.bootstrap(matrices, list("abcd"), overlap.miou, 2000, 0) or (0, 0)
+    assert low == pytest.approx(overlap.miou(bad)) and high == 1.0
+    assert sampling.bootstrap(matrices, list("abcd"), overlap.miou, 2000, 0) == (low, high)
+    same = [good] * 3
+    assert sampling.bootstrap(same, list("abc"), overlap.miou, 50, 0) == (1.0, 1.0)
