@@ -133,6 +133,6 @@ def correspondence(
     place = transform(invert(affine_b), source) * (grid / size_b)
     # A centre that falls on a cell edge may come out one rounding below it (5.9999999 for 6).
     cell = np.floor(place + 1e-9).astype(np.int64)
-    valid = ((cell >= 0) & (cell < grid)).all(axis=-1)
-    index = np.where(valid, cell[..., 1] * grid + cell[..., 0], -1)
+    valid = np.asarray(((cell >= 0) & (cell < grid)).all(axis=-1))
+    index = np.asarray(np.where(valid, cell[..., 1] * grid + cell[..., 0], -1), np.int64)
     return index, valid

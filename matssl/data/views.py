@@ -87,8 +87,8 @@ class Draws:
         boxes: float64 (B, 4) crops as top, left, height, width in image pixels; whole numbers.
         flips: bool (B,).
         turns: int64 (B,).
-        tables: uint8 (B, 256) or None where no view changes its grey levels.
-        changed: bool (B,), which views use their table.
+        gains: float64 (B, 4), brightness, contrast, gamma, and whether levels are solarised.
+        changed: bool (B,), which views change their grey levels.
         sigmas: float64 (B,), 0 for no blur.
         noise: float64 (B,) standard deviation in grey levels, 0 for none.
         offsets: int64 (B,), where in the noise sample a view reads.

@@ -76,7 +76,7 @@ class MatSSL(SSLMethod):
 
     def embed(self, x: Tensor) -> Tensor:
         """Return the projection of normalised views, (B, C, H, W) to (B, D)."""
-        return self.projector(self.fusion(pyramid(self.encoder, x)))  # type: ignore[no-any-return]
+        return self.projector(self.fusion(pyramid(self.encoder, x)))
 
     def forward(self, batch: Batch) -> Losses:
         """Return NT-Xent of the two views; each view has its own BN statistics, as published."""

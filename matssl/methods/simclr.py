@@ -47,7 +47,7 @@ class SimCLR(SSLMethod):
 
     def embed(self, x: Tensor) -> Tensor:
         """Return the projection of normalised views, (B, C, H, W) to (B, D)."""
-        return self.projector(pyramid(self.encoder, x)[-1].mean(dim=(2, 3)))  # type: ignore[no-any-return]
+        return self.projector(pyramid(self.encoder, x)[-1].mean(dim=(2, 3)))
 
     def forward(self, batch: Batch) -> Losses:
         """Return NT-Xent of the two views; BN statistics are over both, as in the paper."""

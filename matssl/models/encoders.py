@@ -60,4 +60,4 @@ def set_batchnorm_training(module: nn.Module, training: bool) -> None:
 
 def channels_last(module: nn.Module) -> nn.Module:
     """Return the module in the memory layout in which convolutions are quick."""
-    return module.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+    return module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

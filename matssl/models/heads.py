@@ -98,7 +98,7 @@ def synchronise_batchnorm(module: nn.Module, device_type: str) -> nn.Module:
         device_type: "cuda" takes torch's own, "cpu" ours.
     """
     if device_type == "cuda":
-        return nn.SyncBatchNorm.convert_sync_batchnorm(module)  # type: ignore[no-any-return]
+        return nn.SyncBatchNorm.convert_sync_batchnorm(module)
     for layer in module.modules():
         if isinstance(layer, (nn.BatchNorm1d, nn.BatchNorm2d)):
             # The same parameters under the same names; only the statistics are shared.

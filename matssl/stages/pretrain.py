@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,11 @@ import torch
 from torch import nn
 
 from matssl import monitor, preflight, report, weights
-from matssl.core import checkpoint, optim, runtime
-from matssl.core.batch import Batch, Losses
+from matssl.core import checkpoint, optim, rng, runtime
+from matssl.core.batch import Batch
 from matssl.core.config import PretrainConfig, to_dict
 from matssl.core.errors import UserError
-from matssl.core.run_folder import RunFolder, atomic_path
+from matssl.core.run_folder import RunFolder, atomic_write_bytes
 from matssl.core.runtime import Interrupts, Runtime
 from matssl.data import cache, preprocess, readers
 from matssl.data.cache import Pool
@@ -34,6 +34,10 @@ from matssl.stages import progress
 PROBE_SAMPLES = 128
 # Health is looked at once an epoch, but not more often than this: small sets have short epochs.
 MIN_STEPS_BETWEEN_REPORTS = 25
+# Where neither recipe nor flags say how long: enough for 20 to 1000 micrographs in batches of 32.
+DEFAULT_STEPS = 3000
+# Below this many groups, dropping the negatives of one's own group leaves too few kinds of them.
+FEW_GROUPS = 8
 
 
 @dataclass(frozen=True)
@@ -57,28 +61,28 @@ def pretrain(config: PretrainConfig, argv: Sequence[str] = ()) -> Path:
     Raises:
         UserError: anything the user can mend; nothing is written where it is found at the start.
     """
+    _check(config)
+    progress.check_tensorboard(config.tensorboard)
     rt = runtime.setup(config)
-    name = (
-        config.name or f"{config.model}-{Path(config.data_path).resolve().name}-{progress.today()}"
-    )
+    data = Path(config.data_path).resolve().name
+    name = config.name or f"{config.model}-{data}-{progress.today()}"
     RunFolder.check(Path(config.output_dir) / "ssl" / name, config.resume, config.overwrite)
     record = Preprocess.from_config(config, config.in_channels)
-    recipe = _views(config)
-    if (config.steps if config.steps is not None else config.epochs or 0) < 1:
-        raise UserError("nothing to train: give --steps or --epochs of at least 1")
 
     encoder = build_encoder(config.encoder, config.in_channels)
-    started_from = _start_weights(encoder, config)
+    # A resumed run has its weights in the checkpoint; the file it started from may be gone.
+    started_from = None if config.resume else _start_weights(encoder, config)
     paths = _image_paths(config)
-    facts = _preflight(config, paths, record)
+    facts = _preflight(config, paths, record) if rt.is_main else ""
     progress.say(config, rt, facts)
     tile_size = config.tile_size or 2 * config.view_size
     pool = _pool(config, rt, paths, record, tile_size)
+    config = _negatives(config, rt, pool)
     record = preprocess.measure(record, (pool.plane(i) for i in range(len(pool))))
 
     loader = ViewLoader(
         pool,
-        [recipe] * 2,
+        [_views(config)] * 2,
         config.batch_size,
         tile_size,
         config.seed,
@@ -108,12 +112,15 @@ def pretrain(config: PretrainConfig, argv: Sequence[str] = ()) -> Path:
         run.restore()
     else:
         folder.start(to_dict(config), argv)
-        run.describe_data()
-        folder.write_text("preflight.txt", facts + "\n")
-    progress.say(config, rt, started_from.text() if started_from else "weights random")
+    progress.say(config, rt, _origin(started_from, config.resume))
     progress.say(config, rt, run.description())
     try:
-        run.train()
+        with progress.disk_errors(folder):
+            if not folder.resumed:
+                folder.write_text("preflight.txt", facts + "\n")
+                run.describe_data()
+                run.save_checkpoint()
+            run.train()
     except BaseException as error:
         stopped = isinstance(error, SystemExit)
         reason = "interrupted" if stopped else f"{type(error).__name__}: {error}"
@@ -142,8 +149,9 @@ class Run:
     ) -> None:
         self.config, self.rt, self.folder, self.plan = config, rt, folder, plan
         self.loader, self.method, self.optimizer = loader, method, optimizer
-        self.record, self.pool, self.started_from = record, pool, started_from
+        self.record, self.pool = record, pool
         self.step = 0
+        self.ancestors = _ancestors(started_from)
         self.losses: list[float] = []
         self.health: monitor.Health | None = None
         self.model: nn.Module = method
@@ -156,10 +164,15 @@ class Run:
         config, rt, plan = self.config, self.rt, self.plan
         self.folder.status("running", step=self.step, total=plan.total_steps)
         bar = progress.progress_bar(config, rt, plan.total_steps, self.step)
-        writer = progress.tensorboard(config.tensorboard, self.folder, rt)
+        writer = progress.tensorboard(config.tensorboard, self.folder, rt, self.step)
         clock = progress.Clock(config.batch_size * 2)
         advice = "--batch_size, --view_size or take a smaller --encoder"
-        with Interrupts().watch() as interrupts, bar, runtime.memory_errors(advice):
+        with (
+            Interrupts().watch() as interrupts,
+            bar,
+            writer,
+            runtime.memory_errors(advice),
+        ):
             for batch in self._batches():
                 clock.waited()
                 lr = optim.learning_rate(
@@ -171,15 +184,13 @@ class Run:
                     plan.steps_per_epoch,
                 )
                 optim.set_lr(self.optimizer, lr)
-                losses = self._one_step(batch)
-                loss = float(losses.total.detach())
-                self.losses.append(loss)
+                facts = self._one_step(batch)
                 self.step += 1
                 self.method.after_step(self.step / plan.total_steps)
                 clock.stepped()
-                self._log_step(loss, losses, lr, clock, bar, writer)
+                self._log_step({**facts, "lr": lr}, clock, bar, writer)
                 if self.step % plan.report_every == 0 or self.step == plan.total_steps:
-                    self._report_health()
+                    self._report_health(clock)
                     clock.restart()
                 if self.step % config.checkpoint_every == 0:
                     self.save()
@@ -187,7 +198,7 @@ class Run:
                 if rt.any(interrupts.received is not None):
                     self.save()
                     progress.stop(self.folder, rt, self.step, interrupts.exit_code)
-        self.save()
+            self.save()
         self._finish()
 
     def _batches(self) -> Iterator[Batch]:
@@ -201,64 +212,94 @@ class Run:
                 if number + 1 >= last:
                     break
 
-    def _one_step(self, batch: Batch) -> Losses:
+    def _one_step(self, batch: Batch) -> dict[str, float]:
         """Return the losses of a batch after the optimiser has used their gradient."""
+        # Some encoders drop paths at random: torch's generator has to follow from the step too.
+        draws = rng.generator(self.config.seed, self.step, self.rt.rank, stream=rng.NOISE)
+        torch.manual_seed(int(draws.integers(1 << 62)))
         self.method.train()
         self.optimizer.zero_grad(set_to_none=True)
         with self.rt.autocast():
-            losses: Losses = self.model(batch)
-        finite = bool(torch.isfinite(losses.total.detach()))
-        if self.rt.any(not finite):
-            self._refuse_nan(batch)
+            losses = self.model(batch)
         losses.total.backward()
+        numbers = {"loss": losses.total.detach(), **losses.parts}
         if self.config.clip > 0:
-            norm = torch.nn.utils.clip_grad_norm_(self.method.parameters(), self.config.clip)
-            if not torch.isfinite(norm):
-                self._refuse_nan(batch)
+            numbers["gradient"] = nn.utils.clip_grad_norm_(
+                self.method.parameters(), self.config.clip
+            )
         self.optimizer.step()
-        return losses
+        # One transfer for all numbers, when the whole step is under way: a GPU never waits for it.
+        values = torch.stack([value.float() for value in numbers.values()]).tolist()
+        if self.rt.any(not all(map(math.isfinite, values))):
+            self._refuse_nan(batch)
+        return dict(zip(numbers, values, strict=True))
 
     def _refuse_nan(self, batch: Batch) -> None:
-        names = [
-            Path(self.pool.sources[self.loader.tiles[i, 0]]).name for i in batch.index.tolist()
-        ]
+        """Stop at a loss or gradient that is not finite, naming the step and the images.
+
+        Raises:
+            UserError: always.
+        """
+        images = self.loader.tiles[batch.index.cpu().numpy(), 0]
+        names = list(dict.fromkeys(self.pool.sources[image] for image in images))
+        self.folder.write_text("not_finite.txt", "\n".join(names) + "\n")
+        shown = ", ".join(Path(name).name for name in names[:4])
+        more = f" and {len(names) - 4} more, all in not_finite.txt" if len(names) > 4 else ""
         raise UserError(
-            f"the loss is not finite at step {self.step + 1} (images {', '.join(names[:4])} ...); "
-            "lower --lr, or set --clip; the last checkpoint is from before"
+            f"loss or gradient is not finite at step {self.step + 1} (images {shown}{more}); "
+            f"lower --lr or set --clip; last.ckpt is from before"
         )
 
-    def _log_step(
-        self, loss: float, losses: Losses, lr: float, clock: progress.Clock, bar: Any, writer: Any
-    ) -> None:
-        parts = {name: float(value) for name, value in losses.parts.items()}
-        row = {"step": self.step, "epoch": (self.step - 1) // self.plan.steps_per_epoch}
-        facts = {"loss": loss, "lr": lr, **parts}
+    def _check_weights(self) -> None:
+        """Refuse to go on from weights that are not finite, so that they are never saved.
+
+        Raises:
+            UserError: there are some.
+        """
+        if not torch.stack([p.isfinite().all() for p in self.method.parameters()]).all():
+            raise UserError(
+                f"the weights are not finite after step {self.step}; lower --lr or set --clip; "
+                "last.ckpt is from before"
+            )
+
+    def _log_step(self, facts: dict[str, float], clock: Any, bar: Any, writer: Any) -> None:
+        self.losses.append(facts["loss"])
+        row = {"step": self.step, "epoch": (self.step - 1) // self.plan.steps_per_epoch, **facts}
         speed = {"views_per_s": clock.speed, "wait_share": clock.wait_share}
-        self.folder.append_csv("steps.csv", {**row, **facts, **speed})
-        self.folder.append_jsonl("metrics.jsonl", {**row, **facts})
-        if writer is not None:
-            for key, value in facts.items():
-                writer.add_scalar(key, value, self.step)
+        self.folder.append_csv("steps.csv", {**row, **speed})
+        self.folder.append_jsonl("metrics.jsonl", row)
+        for key, value in facts.items():
+            writer.add_scalar(key, value, self.step)
+        bar.set_postfix_str(f"loss {facts['loss']:.3f}, {clock.text()}", refresh=False)
         bar.update()
-        bar.set_postfix_str(
-            f"loss {loss:.3f}, {clock.speed:.0f} views/s, wait {100 * clock.wait_share:.0f}%"
-        )
+        left = (self.plan.total_steps - self.step) * clock.seconds_per_step
         if clock.steps == 3:
-            left = (self.plan.total_steps - self.step) * clock.seconds_per_step
+            memory = runtime.peak_memory() / 1e9
             progress.say(
                 self.config,
                 self.rt,
                 f"estimate {progress.minutes(left)} for {self.plan.total_steps - self.step} steps "
-                f"({clock.speed:.0f} views/s, {runtime.peak_memory() / 1e9:.1f} GB in use)",
+                f"({clock.text()}, {memory:.1f} GB in use)",
+            )
+        elif bar.disable and clock.line_due():
+            progress.say(
+                self.config,
+                self.rt,
+                f"step {self.step}/{self.plan.total_steps}: loss {facts['loss']:.3f}, "
+                f"{clock.text()}, {progress.minutes(left)} left",
             )
 
-    def _report_health(self) -> None:
-        """Measure the embeddings of a fixed probe; log, print, and stop where asked to."""
+    def _measure(self) -> monitor.Health:
+        """Return the health of the embeddings of a fixed probe."""
+        self._check_weights()
         batch = self.loader.probe(PROBE_SAMPLES).to(self.rt.device)
         self.method.eval()
         with torch.inference_mode(), self.rt.autocast():
-            self.health = monitor.examine(self.method(batch).embeddings.float())
-        h = self.health
+            return monitor.examine(self.method(batch).embeddings.float())
+
+    def _report_health(self, clock: progress.Clock) -> None:
+        """Log and print the run's health, and stop where that was asked for."""
+        h = self.health = self._measure()
         verdict = h.verdict(self.step / self.plan.total_steps)
         recent = self.losses[-self.plan.report_every :]
         row = {
@@ -279,14 +320,26 @@ class Run:
             self.config,
             self.rt,
             f"epoch {row['epoch']}, step {self.step}/{self.plan.total_steps}: "
-            f"loss {row['loss']:.3f}; {verdict}",
+            f"loss {row['loss']:.3f}, {clock.text()}; {verdict}",
         )
         if h.collapsed and self.config.on_collapse == "stop":
             self.save()
             raise UserError(f"stopped at step {self.step}: {verdict}")
 
     def save(self) -> None:
-        """Write last.ckpt and encoder.safetensors, atomically, by one process."""
+        """Write last.ckpt, encoder.safetensors and curves.png, atomically, by one process."""
+        self.save_checkpoint()
+        if self.rt.is_main:
+            save_encoder(self.folder.path("encoder.safetensors"), self.method, self.lineage())
+            steps, log = self.folder.path("steps.csv"), self.folder.path("log.csv")
+            if log.exists():
+                pictures.pretraining_curves(steps, log, self.folder.path("curves.png"))
+            self.folder.status("running", step=self.step, total=self.plan.total_steps)
+        self.rt.barrier()
+
+    def save_checkpoint(self) -> None:
+        """Write last.ckpt; a run has one from its start, so that it can always be resumed."""
+        self._check_weights()
         if self.rt.is_main:
             payload = {
                 "stage": "ssl",
@@ -299,13 +352,6 @@ class Run:
                 "lineage": self.lineage(),
             }
             checkpoint.save(self.folder.path("last.ckpt"), payload)
-            save_encoder(self.folder.path("encoder.safetensors"), self.method, self.lineage())
-            curves = self.folder.path("curves.png")
-            steps, log = self.folder.path("steps.csv"), self.folder.path("log.csv")
-            if log.exists():
-                pictures.pretraining_curves(steps, log, curves)
-            self.folder.status("running", step=self.step, total=self.plan.total_steps)
-        self.rt.barrier()
 
     def restore(self) -> None:
         """Continue from last.ckpt.
@@ -324,17 +370,11 @@ class Run:
         self.method.load_state_dict(payload["state"])
         self.optimizer.load_state_dict(payload["optimizer"])
         self.step = int(payload["step"])
-        for name in ("steps.csv", "log.csv"):
-            self.folder.truncate_csv(name, "step", self.step)
-        steps = self.folder.path("steps.csv")
-        if steps.exists() and self.step:
-            self.losses = pictures.read_table(steps)["loss"].tolist()
+        self.ancestors = payload["lineage"][:-1]
+        self.losses = progress.rewind(self.folder, self.step)
 
     def lineage(self) -> list[dict[str, Any]]:
         """Return the chain of what these weights were trained from."""
-        before = list(self.started_from.lineage) if self.started_from else []
-        if self.started_from:
-            before.append({"weights": self.started_from.layout, "sha256": self.started_from.sha256})
         here = {
             "stage": "ssl",
             "method": self.config.model,
@@ -342,7 +382,7 @@ class Run:
             "images": len(self.pool),
             "steps": self.step,
         }
-        return [*before, here]
+        return [*self.ancestors, here]
 
     def describe_data(self) -> None:
         """Write data.csv, the list of bad images, and the sheet of views."""
@@ -382,19 +422,24 @@ class Run:
 
     def _finish(self) -> None:
         """Write the last pictures and the report."""
+        # A run that is resumed after its last step has not been measured yet.
+        health = self.health or self._measure()
         if not self.rt.is_main:
             return
         self._features()
         root = self.folder.root
-        health = self.health
-        verdict = health.verdict() if health else "not measured (no step was left)"
-        self.folder.status("done", step=self.step, total=self.plan.total_steps, verdict=verdict)
+        verdict = health.verdict()
         figures = [(str(self.step), "steps"), (str(len(self.pool)), "micrographs")]
-        if health:
-            figures.append((f"{health.rank:.0f} / {health.dimensions}", "dimensions in use"))
+        figures.append((f"{health.rank:.0f} / {health.dimensions}", "dimensions in use"))
+        weights_file = root / "encoder.safetensors"
+        following = (
+            f"python train_finetune.py --finetune_dataset FOLDER --encoder {self.config.encoder} "
+            f"--ssl_weights_path {weights_file}"
+        )
         sections = [
             ("", report.headline(figures) + report.note(f"Verdict: {verdict}.")),
             ("What the encoder sees", report.picture(root / "features.png")),
+            ("Next: fine-tune from these weights", report.text(following)),
             ("Course of the training", report.picture(root / "curves.png")),
             ("What it was trained on", report.picture(root / "views.png")),
             ("Data", report.text(progress.read_text(root / "preflight.txt"))),
@@ -403,9 +448,9 @@ class Run:
         ]
         title = f"Pretraining with {self.config.model}: {root.name}"
         report.write(root / "report.html", title, f"{self.config.encoder}, {verdict}", sections)
+        self.folder.status("done", step=self.step, total=self.plan.total_steps, verdict=verdict)
         print(
-            f"done: {root / 'encoder.safetensors'}\n      verdict: {verdict}\n"
-            f"      report: {root / 'report.html'}",
+            f"done: {weights_file}\n      verdict: {verdict}\n      report: {root / 'report.html'}",
             flush=True,
         )
 
@@ -432,7 +477,7 @@ def save_encoder(path: Path, method: SSLMethod, lineage: list[dict[str, Any]]) -
     """Write what fine-tuning may use, as safetensors with format and lineage."""
     import json
 
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     parts = method.weights()
     tensors = {
@@ -441,8 +486,7 @@ def save_encoder(path: Path, method: SSLMethod, lineage: list[dict[str, Any]]) -
         for name, tensor in state.items()
     }
     facts = {"format": checkpoint.FORMAT, "stage": "ssl", "lineage": json.dumps(lineage)}
-    with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata=facts)
+    atomic_write_bytes(path, save(tensors, metadata=facts))
 
 
 def replace_threads(loader: ViewLoader, threads: int) -> ViewLoader:
@@ -503,11 +547,74 @@ def _pool(
     )
 
 
-def _views(config: PretrainConfig) -> ViewRecipe:
-    if config.view_size < 32:
-        raise UserError(f"--view_size must be at least 32, not {config.view_size}")
+def _check(config: PretrainConfig) -> None:
+    """Refuse settings that cannot work, all in one sentence, before anything is written.
+
+    Raises:
+        UserError: there are some.
+    """
+    amounts = ("brightness", "contrast", "gamma", "blur_sigma", "noise_sigma", "weight_decay")
+    shares = ("photometry_p", "solarise_p", "blur_p", "noise_p")
+    least = {"view_size": 32, "tile_size": 32, "batch_size": 2, "checkpoint_every": 1}
+    least |= {"global_output_dim": 2, "hidden_dim": 1, "clip": 0}
+    wrong = [
+        f"--{name} must be at least {low}, not {value}"
+        for name, low in least.items()
+        if (value := getattr(config, name)) is not None and not value >= low
+    ]
+    wrong += [f"--{n} must be 0 or more" for n in amounts if not getattr(config, n) >= 0]
+    wrong += [f"--{n} must lie between 0 and 1" for n in shares if not 0 <= getattr(config, n) <= 1]
     if not 0 < config.scale_min <= config.scale_max <= 1:
-        raise UserError("--scale_min and --scale_max are shares of the area, 0 < min <= max <= 1")
+        wrong.append("--scale_min and --scale_max are shares of the area, 0 < min <= max <= 1")
+    if not 0 <= config.warmup < 1:
+        wrong.append("--warmup is a share of the steps, from 0 to below 1")
+    if not 0 <= config.momentum < 1:
+        wrong.append("--momentum must lie from 0 to below 1")
+    wrong += [f"--{n} must be above 0" for n in ("lr", "temperature") if not getattr(config, n) > 0]
+    if any(length is not None and length < 1 for length in (config.steps, config.epochs)):
+        wrong.append("nothing to train: --steps and --epochs must be at least 1")
+    if config.color == "rgb" and config.in_channels == 1:
+        wrong.append("--color rgb needs --in_channels 3")
+    if config.resume and config.name is None:
+        wrong.append("--resume needs the --name of the run")
+    if wrong:
+        raise UserError("; ".join(wrong))
+
+
+def _negatives(config: PretrainConfig, rt: Runtime, pool: Pool) -> PretrainConfig:
+    """Return the settings with ``group_negatives`` as this pool allows; says what is unusual."""
+    groups = len(pool.group_names)
+    if config.group_negatives == "keep" or groups >= FEW_GROUPS:
+        return config
+    if groups == 1:
+        progress.say(
+            config, rt, "note    one image or specimen only: its own tiles are the negatives"
+        )
+        return replace(config, group_negatives="keep")
+    progress.say(
+        config,
+        rt,
+        f"note    only {groups} specimens: telling them apart is all there is to learn; "
+        "--group_negatives keep also compares the images of one specimen",
+    )
+    return config
+
+
+def _origin(started_from: weights.WeightsReport | None, resumed: bool) -> str:
+    if resumed:
+        return "weights of the checkpoint"
+    return started_from.text() if started_from else "weights random"
+
+
+def _ancestors(started_from: weights.WeightsReport | None) -> list[dict[str, Any]]:
+    """Return the chain behind the weights a run starts from."""
+    if started_from is None:
+        return []
+    file = {"weights": started_from.layout, "sha256": started_from.sha256}
+    return [*started_from.lineage, file]
+
+
+def _views(config: PretrainConfig) -> ViewRecipe:
     return ViewRecipe(
         size=config.view_size,
         scale=(config.scale_min, config.scale_max),
@@ -526,7 +633,7 @@ def _views(config: PretrainConfig) -> ViewRecipe:
 
 def _plan(config: PretrainConfig, loader: ViewLoader) -> Plan:
     per_epoch = loader.steps_per_epoch
-    total = config.steps if config.steps is not None else (config.epochs or 0) * per_epoch
+    total = config.steps or (config.epochs or 0) * per_epoch or DEFAULT_STEPS
     epochs = max(1, math.ceil(MIN_STEPS_BETWEEN_REPORTS / per_epoch))
     return Plan(
         total_steps=total,

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import importlib.util
+import json
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +16,7 @@ from tqdm import tqdm
 
 from matssl.core.config import RunConfig
 from matssl.core.errors import UserError
-from matssl.core.run_folder import RunFolder
+from matssl.core.run_folder import RunFolder, atomic_write_bytes
 from matssl.core.runtime import Runtime
 
 # What may differ between a run and its continuation without changing the result.
@@ -31,6 +35,9 @@ FREE_ON_RESUME = {
     "test_folder",
 }
 
+# Where no terminal shows the bar, a line tells of the progress this often.
+SECONDS_BETWEEN_LINES = 60.0
+
 
 class Clock:
     """Time spent waiting for data and computing, since the last restart."""
@@ -39,7 +46,7 @@ class Clock:
         self.views_per_step = views_per_step
         self.steps = 0
         self.wait = self.busy = 0.0
-        self.mark = time.perf_counter()
+        self.mark = self.last_line = time.perf_counter()
 
     def waited(self) -> None:
         """Note that the batch has come."""
@@ -69,27 +76,59 @@ class Clock:
         """Share of the time spent waiting for data."""
         return self.wait / (self.wait + self.busy) if self.steps else 0.0
 
+    def text(self) -> str:
+        """Return speed and waiting in words."""
+        return f"{self.speed:.0f} views/s, wait {100 * self.wait_share:.0f} %"
+
+    def line_due(self) -> bool:
+        """Return whether it is time for a plain line of progress; counts from the last yes."""
+        if self.mark - self.last_line < SECONDS_BETWEEN_LINES:
+            return False
+        self.last_line = self.mark
+        return True
+
     def _add(self, kind: str) -> None:
         now = time.perf_counter()
         setattr(self, kind, getattr(self, kind) + now - self.mark)
         self.mark = now
 
 
-def tensorboard(wanted: bool, folder: RunFolder, rt: Runtime) -> Any:
-    """Return a TensorBoard writer for the run; None where none is wanted.
+class NoWriter(contextlib.AbstractContextManager["NoWriter"]):
+    """Stands for the TensorBoard writer where none is wanted."""
+
+    def __exit__(self, *error: object) -> None:
+        """Leave nothing behind."""
+
+    def add_scalar(self, name: str, value: float, step: int) -> None:
+        """Forget the number."""
+
+
+def check_tensorboard(wanted: bool) -> None:
+    """Refuse ``--tensorboard`` where the package is missing, before anything is written.
 
     Raises:
-        UserError: the package is not installed.
+        UserError: it is missing.
+    """
+    if wanted and importlib.util.find_spec("tensorboard") is None:
+        raise UserError("--tensorboard needs the package tensorboard: pip install tensorboard")
+
+
+def tensorboard(wanted: bool, folder: RunFolder, rt: Runtime, step: int = 0) -> Any:
+    """Return a writer of TensorBoard events, or one that forgets; a context that closes it.
+
+    Args:
+        wanted: the flag.
+        folder: events go to its ``tensorboard`` folder.
+        rt: one process writes.
+        step: events after it, of a run that was killed, are hidden.
     """
     if not wanted or not rt.is_main:
-        return None
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise UserError(
-            "--tensorboard needs the package tensorboard: pip install tensorboard"
-        ) from None
-    return SummaryWriter(str(folder.root / "tensorboard"))
+        return NoWriter()
+    check_tensorboard(wanted)
+    from torch.utils.tensorboard import SummaryWriter
+
+    events = str(folder.root / "tensorboard")
+    return SummaryWriter(events, purge_step=step + 1)  # type: ignore[no-untyped-call]
 
 
 def say(config: RunConfig, rt: Runtime, text: str) -> None:
@@ -101,7 +140,9 @@ def say(config: RunConfig, rt: Runtime, text: str) -> None:
 
 def minutes(seconds: float) -> str:
     """Return a duration for people."""
-    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def today() -> str:
@@ -135,6 +176,53 @@ def refuse_other_plan(before: Mapping[str, Any], now: Mapping[str, Any], instead
     if changed:
         told = ", ".join(f"--{k} was {before.get(k)}, is {now[k]}" for k in changed[:4])
         raise UserError(f"--resume continues the same plan, but {told}; {instead}")
+
+
+def rewind(folder: RunFolder, step: int) -> list[float]:
+    """Bring the logs of a resumed run back to the checkpoint's step; return the losses till then.
+
+    Steps after the checkpoint were lost with the process that took them and come again. What that
+    process had half written is removed.
+
+    Args:
+        folder: of the run.
+        step: of the checkpoint.
+    """
+    for name in ("steps.csv", "log.csv"):
+        folder.truncate_csv(name, "step", step)
+    losses = []
+    log = folder.path("metrics.jsonl")
+    kept = []
+    for line in read_text(log).splitlines(keepends=True):
+        # A power cut can leave half a line at the end.
+        row = json.loads(line) if line.endswith("}\n") else {"step": step + 1}
+        if row["step"] <= step:
+            kept.append(line)
+            losses.append(float(row["loss"]))
+    if folder.writer and log.is_file():
+        atomic_write_bytes(log, "".join(kept).encode("utf-8"))
+        for rest in folder.root.glob(".*"):
+            if rest.is_file():
+                rest.unlink()
+    return losses
+
+
+@contextlib.contextmanager
+def disk_errors(folder: RunFolder) -> Iterator[None]:
+    """Turn a full disk inside the block into a sentence.
+
+    Raises:
+        UserError: the disk is full.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise UserError(
+            f"the disk is full: {folder.root} cannot be written; free some space and run again "
+            "with --resume (the previous checkpoint is intact)"
+        ) from error
 
 
 def stop(folder: RunFolder, rt: Runtime, step: int, exit_code: int) -> None:
