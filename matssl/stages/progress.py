@@ -128,7 +128,7 @@ def tensorboard(wanted: bool, folder: RunFolder, rt: Runtime, step: int = 0) -> 
     from torch.utils.tensorboard import SummaryWriter
 
     events = str(folder.root / "tensorboard")
-    return SummaryWriter(events, purge_step=step + 1)  # type: ignore[no-untyped-call]
+    return SummaryWriter(events, purge_step=step + 1)
 
 
 def say(config: RunConfig, rt: Runtime, text: str) -> None:
