@@ -1,0 +1,78 @@
+"""A12: confusion matrices against torchmetrics and numpy; mask files against Pillow."""
+
+from __future__ import annotations
+
+import io
+import sys
+
+import cv2
+import numpy as np
+import torch
+
+from benchmarks.paired import ratio, row, seconds
+from matssl.data import synthetic
+from matssl.metrics import counts
+
+ROUNDS, CLASSES = 5, 5
+
+
+def main() -> list[str]:
+    cv2.setNumThreads(1)
+    torch.set_num_threads(1)
+    generator = np.random.default_rng(0)
+    truth = generator.integers(0, CLASSES, (4000, 6000)).astype(np.uint8)
+    prediction = np.where(generator.random(truth.shape) < 0.8, truth, truth[::-1])
+
+    def bincount():
+        pairs = truth.ravel().astype(np.int64) * CLASSES + prediction.ravel()
+        return np.bincount(pairs, minlength=CLASSES**2)
+
+    functions = {
+        "ours": lambda: counts.confusion(truth, prediction, CLASSES),
+        "bincount": bincount,
+    }
+    try:
+        from torchmetrics.functional.classification import multiclass_confusion_matrix
+
+        t, p = torch.from_numpy(truth), torch.from_numpy(prediction)
+        functions["torchmetrics"] = lambda: multiclass_confusion_matrix(p, t, CLASSES)
+    except ImportError:
+        print("torchmetrics is not installed: that ratio is left out", file=sys.stderr)
+    times = seconds(functions, ROUNDS)
+    lines = []
+    if "torchmetrics" in functions:
+        got = ratio(times, "torchmetrics", "ours")
+        what = "confusion matrix of 24 Mpx, torchmetrics / ours"
+        lines.append(row("A12", what, ">= 40", got, ROUNDS))
+    what = "confusion matrix of 24 Mpx, np.bincount int64 / ours"
+    lines.append(row("A12", what, ">= 4", ratio(times, "bincount", "ours"), ROUNDS))
+    return lines + _mask_files()
+
+
+def _mask_files() -> list[str]:
+    from PIL import Image
+
+    mask = cv2.resize(
+        synthetic.micrograph("two_phase", 512, 512, 0)[1],
+        (2048, 2048),
+        interpolation=cv2.INTER_NEAREST,
+    )
+    fast = [cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, 3]
+
+    def pillow():
+        buffer = io.BytesIO()
+        Image.fromarray(mask).save(buffer, "png")
+        return buffer.getvalue()
+
+    def ours():
+        return cv2.imencode(".png", mask, fast)[1].tobytes()
+
+    times = seconds({"pillow": pillow, "ours": ours}, ROUNDS)
+    return [
+        row("A12", "mask PNG time / Pillow's", "<= 0.4", ratio(times, "ours", "pillow"), ROUNDS),
+        row("A12", "mask PNG size / Pillow's", "<= 1.02", len(ours()) / len(pillow()), 1),
+    ]
+
+
+if __name__ == "__main__":
+    print("\n".join(main()))

@@ -1,0 +1,124 @@
+"""A4, A6, A11: the training step over the encoder work it cannot avoid; layout; data wait."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import torch
+
+from benchmarks.paired import ratio, row, seconds
+from matssl.core import optim
+from matssl.core.batch import Batch
+from matssl.data import cache, readers, synthetic
+from matssl.data.datasets import ViewLoader
+from matssl.data.preprocess import Preprocess
+from matssl.data.views import ViewRecipe
+from matssl.methods import METHODS, method_class
+from matssl.models.encoders import build_encoder, channels_last, pyramid
+
+PAIRS, SIDE, ROUNDS = 16, 128, 7
+
+
+def _batch() -> Batch:
+    views = tuple(torch.randint(0, 256, (PAIRS, 1, SIDE, SIDE), dtype=torch.uint8) for _ in (0, 1))
+    index = torch.arange(PAIRS)
+    return Batch(views, torch.zeros(2, PAIRS, 2, 3), index, index)
+
+
+def _method(name: str):
+    values = {"temperature": 0.1, "global_output_dim": 128, "group_negatives": "keep"}
+    method = method_class(name).from_settings(
+        build_encoder("resnet18", 1), 1, (0.5,), (0.25,), values
+    )
+    channels_last(method)
+    return method
+
+
+def _step(method, batch: Batch):
+    optimizer = optim.build_optimizer("sgd", optim.parameter_groups(method, 1e-4), 0.01)
+
+    def run():
+        optimizer.zero_grad(set_to_none=True)
+        method(batch).total.backward()
+        optimizer.step()
+
+    return run
+
+
+def _encoder_work(channels: int = 1, last: bool = True):
+    encoder = build_encoder("resnet18", channels)
+    x = torch.randn(PAIRS, channels, SIDE, SIDE)
+    if last:
+        channels_last(encoder)
+        x = x.contiguous(memory_format=torch.channels_last)
+
+    def run():
+        for _ in range(2):  # two views
+            pyramid(encoder, x)[-1].mean().backward()
+
+    return run
+
+
+def _wait_share() -> float:
+    """Return the loader's share of a step with 0 workers."""
+    with TemporaryDirectory() as folder:
+        synthetic.write_pool(Path(folder) / "pool", 40, size=384, seed=0)
+        paths = readers.find_images(Path(folder) / "pool")
+        pool = cache.build(paths, Preprocess(), cache_dir=Path(folder) / "c", quiet=True)
+        loader = ViewLoader(pool, [ViewRecipe(size=SIDE)] * 2, PAIRS, 192, 0)
+        method = _method("matssl")
+        optimizer = optim.build_optimizer("sgd", optim.parameter_groups(method, 1e-4), 0.01)
+        wait = busy = 0.0
+        mark = time.perf_counter()
+        for batch in loader.epoch(0):
+            now = time.perf_counter()
+            wait, mark = wait + now - mark, now
+            optimizer.zero_grad(set_to_none=True)
+            method(batch).total.backward()
+            optimizer.step()
+            now = time.perf_counter()
+            busy, mark = busy + now - mark, now
+    return 100 * wait / (wait + busy)
+
+
+def _optimizer_step():
+    """Fused SGD against the loop and foreach, on the parameters of a ResNet-18."""
+    functions = {}
+    for name, options in (
+        ("fused", {"fused": True}),
+        ("loop", {"foreach": False}),
+        ("foreach", {"foreach": True}),
+    ):
+        encoder = build_encoder("resnet18", 1)
+        for parameter in encoder.parameters():
+            parameter.grad = torch.randn_like(parameter)
+        optimizer = torch.optim.SGD(encoder.parameters(), 0.01, momentum=0.9, **options)
+        functions[name] = optimizer.step
+    return functions
+
+
+def main() -> list[str]:
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    lines = []
+    batch = _batch()
+    for name in METHODS:
+        times = seconds({"step": _step(_method(name), batch), "floor": _encoder_work()}, ROUNDS)
+        what = f"whole step of {name} / encoder forward and backward (R18, {PAIRS} pairs)"
+        lines.append(row("A4", what, "<= 1.05", ratio(times, "step", "floor"), ROUNDS))
+    times = seconds({"nchw": _encoder_work(3, False), "ours": _encoder_work(1, True)}, ROUNDS)
+    what = "R18 three channels NCHW / our default layout"
+    lines.append(row("A6", what, ">= 1", ratio(times, "nchw", "ours"), ROUNDS))
+    times = seconds(_optimizer_step(), 4 * ROUNDS)
+    best = min(("loop", "foreach"), key=lambda n: float(np.median(times[n])))
+    what = f"fused SGD step / faster of loop and foreach ({best})"
+    lines.append(row("A6", what, "<= 0.45", ratio(times, "fused", best), 4 * ROUNDS))
+    lines.append(row("A11", "data wait in % of an R18 step, 0 workers", "<= 3", _wait_share(), 1))
+    return lines
+
+
+if __name__ == "__main__":
+    print("\n".join(main()))
