@@ -40,22 +40,27 @@ def pretraining_curves(steps_csv: Path, log_csv: Path, path: Path) -> None:
     axes[0, 0].set_title("loss")
     axes[0, 1].plot(steps["step"], steps["lr"], lw=1.4)
     axes[0, 1].set_title("learning rate")
-    if log:
-        axes[1, 0].plot(log["step"], log["std"], marker=".", lw=1.4)
-        axes[1, 0].axhline(float(log["ideal_std"][0]), color=pictures.FAINT, ls="--", lw=1)
-        axes[1, 0].text(
-            steps["step"][-1],
-            log["ideal_std"][0],
-            "even spread",
-            ha="right",
-            va="bottom",
-            color=pictures.FAINT,
-        )
-        axes[1, 1].plot(log["step"], log["rank"], marker=".", lw=1.4, label="dimensions in use")
-        axes[1, 1].set_ylim(bottom=0)
-    axes[1, 0].set_ylim(bottom=0)
-    axes[1, 0].set_title("spread of the embeddings")
-    axes[1, 1].set_title("effective rank of the embeddings")
+    for axis, name, best, meaning in (
+        (axes[1, 0], "std", "ideal_std", "even over the sphere"),
+        (axes[1, 1], "rank", "dimensions", "all there are"),
+    ):
+        if log:
+            axis.plot(log["step"], log[name], marker="o", ms=3, lw=1.4)
+            top = float(log[best][0])
+            axis.axhline(top, color=pictures.FAINT, ls="--", lw=1)
+            axis.annotate(
+                meaning,
+                (0.99, top),
+                (0, 3),
+                xycoords=("axes fraction", "data"),
+                textcoords="offset points",
+                ha="right",
+                va="bottom",
+                color=pictures.FAINT,
+            )
+            axis.set_ylim(0, 1.2 * max(top, *log[name]))
+    axes[1, 0].set_title("spread of the embeddings (0: collapsed)")
+    axes[1, 1].set_title("dimensions the embeddings use")
     for axis in axes[1]:
         axis.set_xlabel("step")
     figure.tight_layout()
@@ -94,25 +99,27 @@ def views_sheet(views: Sequence[Array], path: Path, columns: int = 8) -> None:
         columns: samples drawn in a row; two rows of samples at most.
     """
     count = min(2 * columns, len(views[0]))
-    rows = -(-count // columns)
-    figure, axes = plt.subplots(
-        rows * len(views),
-        columns,
-        figsize=(1.25 * columns, 1.28 * rows * len(views)),
-        squeeze=False,
-    )
-    for axis in axes.ravel():
-        axis.axis("off")
+    columns, rows = min(columns, count), -(-count // columns)
+    # Inches: the views of a sample stand close together, with a gap to the next row of samples.
+    cell, space, gap, left, top = 1.25, 0.04, 0.22, 0.62, 0.36
+    band = len(views) * (cell + space) + gap
+    width, height = left + columns * (cell + space), top + rows * band
+    figure = plt.figure(figsize=(width, height))
     for sample in range(count):
+        row, column = divmod(sample, columns)
         for number, view in enumerate(views):
-            axis = axes[sample // columns * len(views) + number, sample % columns]
+            x = left + column * (cell + space)
+            y = height - top - row * band - number * (cell + space) - cell
+            axis = figure.add_axes((x / width, y / height, cell / width, cell / height))
             axis.imshow(_displayed(view[sample]), cmap="gray", vmin=0, vmax=255)
-    for row in range(rows):
-        for number in range(len(views)):
-            y = axes[row * len(views) + number, 0].get_position()
-            figure.text(0.10, y.y0 + y.height / 2, f"view {number + 1}", ha="right", va="center")
-    figure.subplots_adjust(left=0.11, right=0.99, top=0.93, bottom=0.02, wspace=0.04, hspace=0.04)
-    figure.suptitle("Two views of each sample: the method learns that they belong together")
+            axis.axis("off")
+            if column == 0:
+                middle = (y + cell / 2) / height
+                figure.text(
+                    (left - 0.08) / width, middle, f"view {number + 1}", ha="right", va="center"
+                )
+    title = "Two views of each sample: the method learns that they belong together"
+    figure.text(left / width, 1 - 0.08 / height, title, weight="bold", size=11, va="top")
     pictures.save(figure, path)
 
 
@@ -128,17 +135,18 @@ def features_sheet(images: Sequence[Array], features: Sequence[Array], path: Pat
     """
     colours = project_to_colour(features)
     count = len(images)
-    figure, axes = plt.subplots(2, count, figsize=(2.1 * count, 4.5), squeeze=False)
+    figure, axes = plt.subplots(2, count, figsize=(2.1 * count, 4.6), squeeze=False)
     for column in range(count):
-        axes[0, column].imshow(images[column], cmap="gray")
         height, width = images[column].shape[:2]
+        axes[0, column].imshow(images[column], cmap="gray")
         axes[1, column].imshow(
             colours[column], interpolation="bilinear", extent=(0, width, height, 0)
         )
         for axis in axes[:, column]:
             axis.axis("off")
-    figure.suptitle("Micrographs, and the encoder's features of them as colour")
-    figure.tight_layout()
+    figure.subplots_adjust(left=0, right=1, top=0.9, bottom=0, wspace=0.03, hspace=0.03)
+    title = "What the encoder sees: alike colours are alike features"
+    figure.text(0, 0.985, title, weight="bold", size=11, va="top")
     pictures.save(figure, path)
 
 

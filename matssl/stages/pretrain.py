@@ -309,6 +309,7 @@ class Run:
             "std": h.std,
             "ideal_std": h.ideal_std,
             "rank": h.rank,
+            "dimensions": h.dimensions,
             "alignment": h.alignment,
             "uniformity": h.uniformity,
             "gap": h.gap,
@@ -575,6 +576,8 @@ def _check(config: PretrainConfig) -> None:
         wrong.append("nothing to train: --steps and --epochs must be at least 1")
     if config.color == "rgb" and config.in_channels == 1:
         wrong.append("--color rgb needs --in_channels 3")
+    if config.name is not None and (config.name == ".." or Path(config.name).name != config.name):
+        wrong.append(f"{config.name!r} cannot name a run; use one word without slashes")
     if config.resume and config.name is None:
         wrong.append("--resume needs the --name of the run")
     if wrong:
