@@ -595,7 +595,7 @@ def _torchrun(script: str, *argv: object) -> None:
     result = subprocess.run(
         [*command, str(ROOT / script), *map(str, argv)], capture_output=True, text=True, cwd=ROOT
     )
-    assert result.returncode == 0, result.stderr[-3000:]
+    assert result.returncode == 0, result.stderr
 
 
 @pytest.mark.slow

@@ -1,0 +1,232 @@
+"""What a user can type wrong at train_ssl.py, and what each flag does."""
+
+from __future__ import annotations
+
+import csv
+import importlib
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from matssl.core import checkpoint, config
+from matssl.core.errors import guard
+from matssl.methods import METHODS
+from matssl.stages import pretrain
+
+TINY = ["--view_size", "32", "--tile_size", "48", "--batch_size", "6", "--threads", "1"]
+TINY += ["--hidden_dim", "32", "--global_output_dim", "16", "--precision", "fp32", "--quiet"]
+
+
+def _main(*argv: object) -> int:
+    return guard(importlib.import_module("train_ssl").main, [str(a) for a in argv])
+
+
+def _parse(*argv: str) -> config.PretrainConfig:
+    return config.parse(
+        config.PretrainConfig, ["--data_path", "x", *argv], "", {"model": tuple(METHODS)}
+    )
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    with open(path, encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (["--view_size", "16"], "--view_size must be at least 32, not 16"),
+        (["--tile_size", "0"], "--tile_size must be at least 32"),
+        (["--batch_size", "1"], "--batch_size must be at least 2"),
+        (["--batch_size", "2.5"], "batch_size must be a whole number"),
+        (["--steps", "0"], "nothing to train"),
+        (["--epochs", "-1"], "nothing to train"),
+        (["--checkpoint_every", "0"], "--checkpoint_every must be at least 1"),
+        (["--lr", "0"], "--lr must be above 0"),
+        (["--lr", "nan"], "--lr must be above 0"),
+        (["--lr", "fast"], "lr must be a number"),
+        (["--temperature", "-1"], "--temperature must be above 0"),
+        (["--warmup", "1"], "--warmup is a share"),
+        (["--momentum", "1"], "--momentum must lie"),
+        (["--blur_p", "1.5"], "--blur_p must lie between 0 and 1"),
+        (["--noise_sigma", "-1"], "--noise_sigma must be 0 or more"),
+        (["--scale_min", "0.9", "--scale_max", "0.5"], "shares of the area"),
+        (["--clip", "-1"], "--clip must be at least 0"),
+        (["--color", "rgb"], "--color rgb needs --in_channels 3"),
+        (["--in_channels", "2"], "in_channels must be one of 1, 3"),
+        (["--resume", "--name", ""], "cannot name a run"),
+        (["--name", ".."], "cannot name a run"),
+        (["--threads", "0"], "--threads must be at least 1"),
+        (["--num_workers", "-1"], "--num_workers must be 0 or more"),
+        (["--model", "simsiam"], "model must be one of"),
+        (["--recipe", "none"], "no recipe 'none'"),
+        (["--optimiser", "sgd"], "did you mean --optimizer?"),
+        (["--config", "absent.yaml"], "cannot read the configuration"),
+        (["--file_list", "absent.txt"], "there is no file list"),
+        (["--group_regex", "("], "--group_regex"),
+        (["--test_folder", "absent"], "there is no folder"),
+    ],
+)
+def test_a_wrong_setting_is_one_line_and_writes_nothing(
+    flags: list[str],
+    sentence: str,
+    pool_folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "out"
+    argv = ["--data_path", pool_folder, "--output_dir", out, "--name", "x", *TINY, "--steps", "2"]
+    assert _main(*argv, *flags) == 2
+    message = capsys.readouterr().err
+    assert message.startswith("error: ") and message.count("\n") == 1
+    assert sentence in message
+    assert not out.exists()
+
+
+def test_all_wrong_settings_are_told_at_once(
+    pool_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--view_size", "8", "--lr", "-1", "--blur_p", "7"]
+    assert _main("--data_path", pool_folder, "--output_dir", tmp_path / "out", *flags) == 2
+    message = capsys.readouterr().err
+    assert all(flag in message for flag in ("--view_size", "--lr", "--blur_p"))
+
+
+def test_resuming_needs_to_know_which_run(
+    pool_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _main("--data_path", pool_folder, "--output_dir", tmp_path / "out", "--resume") == 2
+    assert "--resume needs the --name of the run" in capsys.readouterr().err
+
+
+def test_tensorboard_is_asked_for_before_anything_is_written(
+    pool_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    out = tmp_path / "out"
+    argv = ["--data_path", pool_folder, "--output_dir", out, *TINY, "--steps", "2"]
+    assert _main(*argv, "--tensorboard") == 2
+    assert "pip install tensorboard" in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_an_existing_run_is_refused_and_left_alone(
+    pool_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path / "ssl" / "mine"
+    other.mkdir(parents=True)
+    (other / "notes.txt").write_text("keep me")
+    argv = ["--data_path", pool_folder, "--output_dir", tmp_path, "--name", "mine", *TINY]
+    assert _main(*argv, "--steps", "2") == 2
+    assert "exists already" in capsys.readouterr().err
+    assert _main(*argv, "--steps", "2", "--overwrite") == 2
+    assert "is no run folder of matssl" in capsys.readouterr().err
+    assert (other / "notes.txt").read_text() == "keep me"
+
+
+def test_broken_images_are_left_out_listed_and_refused_above_a_tenth(
+    pool_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = Path(shutil.copytree(pool_folder, tmp_path / "pool"))
+    (folder / "broken 1.png").write_bytes(b"no image")
+    argv = ["--data_path", folder, "--output_dir", tmp_path / "out", *TINY, "--steps", "1"]
+    assert _main(*argv, "--name", "stops", "--on_bad_image", "stop") == 2
+    assert "broken 1.png" in capsys.readouterr().err
+    assert _main(*argv, "--name", "skips") == 0
+    run = tmp_path / "out" / "ssl" / "skips"
+    assert [Path(r["image"]).name for r in _rows(run / "bad_images.csv")] == ["broken 1.png"]
+    assert len(_rows(run / "data.csv")) == 12
+    (folder / "broken 2.png").write_bytes(b"no image")
+    assert _main(*argv, "--name", "refused") == 2
+    assert "more than 10 %" in capsys.readouterr().err
+
+
+def test_a_file_list_adds_images_to_the_pool(pool_folder: Path, tmp_path: Path) -> None:
+    extra = Path(shutil.copytree(pool_folder, tmp_path / "extra"))
+    names = sorted(path.name for path in extra.iterdir() if path.suffix != ".txt")[:3]
+    (tmp_path / "list.txt").write_text("# more\n" + "\n".join(names) + "\n")
+    argv = ["--data_path", pool_folder, "--output_dir", tmp_path / "out", *TINY, "--steps", "1"]
+    more = ["--file_list", tmp_path / "list.txt", "--list_root", extra, "--name", "x"]
+    assert _main(*argv, *more) == 0
+    run = tmp_path / "out" / "ssl" / "x"
+    images = [Path(row["image"]) for row in _rows(run / "data.csv")]
+    assert len(images) == 15
+    assert [path.name for path in images if path.parent == extra] == names
+
+
+def test_flags_beat_the_configuration_file_and_all_is_written_down(
+    pool_folder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "mine.yaml").write_text("lr: 5e-4\nsteps: 7\nmodel: simclr\n")
+    argv = ["--data_path", pool_folder, "--output_dir", tmp_path / "out", "--name", "x", *TINY]
+    assert _main(*argv, "--config", tmp_path / "mine.yaml", "--steps", "2") == 0
+    run = tmp_path / "out" / "ssl" / "x"
+    written = yaml.safe_load((run / "config.yaml").read_text())
+    assert (written["lr"], written["steps"], written["model"]) == (5e-4, 2, "simclr")
+    # What neither file nor flag says comes from the recipe.
+    assert written["optimizer"] == "adamw"
+    assert "--steps 2" in (run / "command.txt").read_text()
+    assert checkpoint.load(run / "last.ckpt")["recipe"]["lr"] == 5e-4
+
+
+def test_epochs_are_counted_where_they_are_given(pool_folder: Path, tmp_path: Path) -> None:
+    argv = ["--data_path", pool_folder, "--output_dir", tmp_path, "--name", "x", *TINY]
+    assert _main(*argv, "--epochs", "2") == 0
+    status = json.loads((tmp_path / "ssl" / "x" / "status.json").read_text())
+    tiles = sum(
+        max(1, round(int(row["height"]) / 48)) * max(1, round(int(row["width"]) / 48))
+        for row in _rows(tmp_path / "ssl" / "x" / "data.csv")
+    )
+    assert status["step"] == 2 * (tiles // 6)
+
+
+def test_a_run_without_a_length_has_the_default_one() -> None:
+    assert _parse().steps is None and _parse().epochs is None
+    loader = type("Loader", (), {"steps_per_epoch": 20})()
+    assert pretrain._plan(_parse(), loader).total_steps == pretrain.DEFAULT_STEPS
+    assert pretrain._plan(_parse("--epochs", "3"), loader).total_steps == 60
+    # Steps that are given beat the epochs of a recipe.
+    paper = _parse("--recipe", "paper", "--steps", "9")
+    assert paper.epochs == 100 and pretrain._plan(paper, loader).total_steps == 9
+
+
+# --- recipes ------------------------------------------------------------------------------------
+def test_the_paper_recipe_of_matssl_has_the_published_numbers() -> None:
+    c = _parse("--model", "matssl", "--recipe", "paper")
+    assert (c.encoder, c.weights, c.in_channels, c.view_size) == ("resnet50", "imagenet", 3, 224)
+    assert (c.optimizer, c.lr, c.momentum, c.weight_decay) == ("sgd", 0.1, 0.9, 1e-6)
+    assert (c.epochs, c.steps, c.batch_size, c.schedule) == (100, None, 32, "cosine_epoch")
+    assert (c.warmup, c.lr_scaling, c.clip) == (0.0, "none", 0.0)
+    assert (c.temperature, c.hidden_dim, c.global_output_dim) == (0.07, 2048, 128)
+    assert (c.scale_min, c.scale_max, c.d4, c.group_negatives) == (0.2, 1.0, "hflip", "keep")
+    assert (c.brightness, c.contrast, c.photometry_p) == (0.4, 0.4, 0.8)
+    assert (c.blur_p, c.blur_sigma, c.noise_p, c.solarise_p) == (0.5, 2.0, 0.0, 0.0)
+
+
+def test_the_paper_recipe_of_simclr_has_the_published_numbers() -> None:
+    c = _parse("--model", "simclr", "--recipe", "paper")
+    assert (c.encoder, c.weights, c.view_size, c.batch_size) == ("resnet50", "none", 224, 4096)
+    assert (c.optimizer, c.lr, c.lr_scaling, c.weight_decay) == ("lars", 0.3, "linear", 1e-6)
+    assert (c.epochs, c.warmup, c.schedule) == (100, 0.1, "cosine")
+    assert (c.temperature, c.hidden_dim, c.global_output_dim) == (0.1, None, 128)
+    assert (c.scale_min, c.d4, c.brightness, c.contrast) == (0.08, "hflip", 0.8, 0.8)
+
+
+@pytest.mark.parametrize("model", METHODS)
+def test_our_recipe_is_made_for_micrographs(model: str) -> None:
+    c = _parse("--model", model)
+    assert (c.d4, c.group_negatives, c.in_channels) == ("full", "drop", 1)
+    assert (c.scale_min, c.scale_max, c.solarise_p, c.warmup) == (0.3, 1.0, 0.0, 0.05)
+    assert 32 <= c.batch_size <= 64
+
+
+def test_the_published_flags_are_accepted() -> None:
+    flags = "--model matssl --batch_size 16 --num_workers 2 --gpu_id 0 --global_output_dim 64"
+    c = _parse(*flags.split())
+    assert (c.batch_size, c.num_workers, c.gpu_id, c.global_output_dim) == (16, 2, 0, 64)
