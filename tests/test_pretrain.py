@@ -1,0 +1,366 @@
+"""The pretraining stage: resuming, stopping, and what it does when something goes wrong."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import importlib
+import json
+import os
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+
+from matssl import monitor
+from matssl.core import checkpoint
+from matssl.core.errors import guard
+from matssl.core.run_folder import RunFolder
+from matssl.pictures import training as pictures
+from matssl.stages import progress
+from matssl.stages.pretrain import Run
+
+TINY = ["--view_size", "32", "--tile_size", "48", "--batch_size", "6", "--threads", "1"]
+TINY += ["--hidden_dim", "32", "--global_output_dim", "16", "--precision", "fp32"]
+CURVES, VIEWS = pictures.pretraining_curves, pictures.views_sheet
+FEATURES = pictures.features_sheet
+
+
+class Killed(BaseException):
+    """Stands for a process that ends in the middle of a step."""
+
+
+@pytest.fixture(autouse=True)
+def _quick_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing takes longer than these runs; the module's shared run and the tests below draw."""
+    for name in ("views_sheet", "features_sheet", "pretraining_curves"):
+        monkeypatch.setattr(pictures, name, lambda *args: args[-1].write_bytes(b"picture"))
+
+
+def _main(*argv: object) -> int:
+    return guard(importlib.import_module("train_ssl").main, [str(a) for a in argv])
+
+
+def _argv(pool: Path, out: Path, name: str, *more: object) -> list[object]:
+    return ["--data_path", pool, "--output_dir", out, "--name", name, *TINY, *more]
+
+
+def _at_step(monkeypatch: pytest.MonkeyPatch, step: int, act: Callable[[Run], None]) -> None:
+    """Let ``act`` happen when a run begins the step after ``step``."""
+    real = Run._one_step
+
+    def patched(self: Run, batch: Any) -> dict[str, float]:
+        if self.step == step:
+            act(self)
+        return real(self, batch)
+
+    monkeypatch.setattr(Run, "_one_step", patched)
+
+
+def _kill(run: Run) -> None:
+    raise Killed
+
+
+def _bits(run: Path) -> bytes:
+    """Every tensor of the encoder; the file's own bytes also hold no date or path."""
+    return (run / "encoder.safetensors").read_bytes()
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    with open(path, encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def _status(run: Path) -> dict[str, Any]:
+    status: dict[str, Any] = json.loads((run / "status.json").read_text())
+    return status
+
+
+@pytest.fixture(scope="module")
+def whole(pool_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An unbroken run of 8 steps."""
+    out = tmp_path_factory.mktemp("whole")
+    assert _main(*_argv(pool_folder, out, "x", "--steps", 8, "--checkpoint_every", 3)) == 0
+    return out / "ssl" / "x"
+
+
+# --- resuming -----------------------------------------------------------------------------------
+@pytest.mark.parametrize("step", [1, 5])
+def test_a_run_that_broke_off_resumes_to_the_same_bits_and_logs(
+    step: int, pool_folder: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    argv = _argv(pool_folder, tmp_path, "x", "--steps", 8, "--checkpoint_every", 3, "--quiet")
+    run = tmp_path / "ssl" / "x"
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        _at_step(patch, step, _kill)
+        _main(*argv)
+    # Step 1 is before the first interval: the checkpoint of the start is there.
+    assert checkpoint.load(run / "last.ckpt")["step"] == step // 3 * 3
+    (run / ".last.ckpt.half.ckpt").write_bytes(b"half of a file that a killed process left")
+    with open(run / "metrics.jsonl", "a") as file:
+        file.write('{"step": 6, "lo')
+    assert _main(*argv, "--resume") == 0
+    assert _bits(run) == _bits(whole)
+    for name in ("steps.csv", "log.csv"):
+        drop = ("views_per_s", "wait_share")
+        ours, theirs = (
+            [{k: v for k, v in row.items() if k not in drop} for row in _rows(r / name)]
+            for r in (run, whole)
+        )
+        assert ours == theirs, name
+    assert (run / "metrics.jsonl").read_text() == (whole / "metrics.jsonl").read_text()
+    assert not list(run.glob(".*"))
+
+
+def test_an_encoder_that_drops_paths_at_random_resumes_to_the_same_bits(
+    pool_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    more = ["--steps", 4, "--checkpoint_every", 2, "--encoder", "efficientnet-b0", "--quiet"]
+    assert _main(*_argv(pool_folder, tmp_path, "whole", *more)) == 0
+    argv = _argv(pool_folder, tmp_path, "broken", *more)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        _at_step(patch, 3, _kill)
+        _main(*argv)
+    assert _main(*argv, "--resume") == 0
+    assert _bits(tmp_path / "ssl" / "broken") == _bits(tmp_path / "ssl" / "whole")
+
+
+def test_a_finished_run_can_be_resumed_and_stays_as_it_is(
+    pool_folder: Path, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Path(shutil.copytree(whole, tmp_path / "ssl" / "x"))
+    argv = _argv(pool_folder, tmp_path, "x", "--steps", 8, "--checkpoint_every", 3)
+    assert _main(*argv, "--resume") == 0
+    assert _bits(run) == _bits(whole)
+    assert _rows(run / "log.csv") == _rows(whole / "log.csv")
+    assert _status(run) == _status(whole)
+    assert "resumed at step 8" in capsys.readouterr().out
+
+
+def test_the_weights_a_run_started_from_may_be_gone_when_it_resumes(
+    pool_folder: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = Path(shutil.copy(whole / "encoder.safetensors", tmp_path / "start.safetensors"))
+    digest = checkpoint.file_hash(start)
+    argv = _argv(pool_folder, tmp_path, "x", "--steps", 4, "--weights", start, "--quiet")
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        _at_step(patch, 2, _kill)
+        _main(*argv)
+    start.unlink()
+    assert _main(*argv, "--resume") == 0
+    lineage = checkpoint.load(tmp_path / "ssl" / "x" / "last.ckpt")["lineage"]
+    assert [link.get("steps") for link in lineage] == [8, None, 4]
+    assert lineage[1]["sha256"] == digest
+
+
+def test_changed_images_are_no_continuation(
+    pool_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = Path(shutil.copytree(pool_folder, tmp_path / "pool"))
+    argv = _argv(folder, tmp_path, "x", "--steps", 2, "--quiet")
+    assert _main(*argv) == 0
+    next(path for path in folder.iterdir() if path.suffix != ".txt").unlink()
+    assert _main(*argv, "--resume") == 2
+    message = capsys.readouterr().err
+    assert "changed since this run began" in message and "--weights" in message
+
+
+# --- stopping -----------------------------------------------------------------------------------
+def test_sigterm_finishes_the_step_saves_and_exits_143(
+    pool_folder: Path,
+    whole: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    argv = _argv(pool_folder, tmp_path, "x", "--steps", 8, "--checkpoint_every", 3)
+    run = tmp_path / "ssl" / "x"
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) as stopped:
+        _at_step(patch, 4, lambda run: os.kill(os.getpid(), signal.SIGTERM))
+        _main(*argv)
+    assert stopped.value.code == 143
+    assert "stopped at step 5" in capsys.readouterr().out
+    assert _status(run)["state"] == "stopped" and _status(run)["step"] == 5
+    assert checkpoint.load(run / "last.ckpt")["step"] == 5
+    assert _main(*argv, "--resume", "--quiet") == 0
+    assert _bits(run) == _bits(whole)
+
+
+def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint_and_names_the_images(
+    pool_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def poison(run: Run) -> None:
+        with torch.no_grad():
+            next(run.method.parameters()).fill_(float("nan"))
+
+    _at_step(monkeypatch, 3, poison)
+    argv = _argv(pool_folder, tmp_path, "x", "--steps", 8, "--checkpoint_every", 2, "--quiet")
+    assert _main(*argv) == 2
+    message = capsys.readouterr().err
+    assert "not finite at step 4" in message
+    run = tmp_path / "ssl" / "x"
+    payload = checkpoint.load(run / "last.ckpt")
+    assert payload["step"] == 2
+    assert all(torch.isfinite(t.float()).all() for t in payload["state"].values())
+    images = (run / "not_finite.txt").read_text().split("\n")[:-1]
+    assert 1 <= len(images) <= 6 and Path(images[0]).name in message
+    assert _status(run)["state"] == "failed" and "step 4" in _status(run)["error"]
+
+
+def test_weights_that_are_not_finite_are_never_saved(
+    pool_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = ["--steps", 4, "--checkpoint_every", 1, "--optimizer", "sgd", "--clip", 0]
+    # The first loss is finite, but a step of this length leaves the range of float32.
+    more += ["--warmup", 0, "--lr", "3e38", "--weight_decay", 1000, "--quiet"]
+    assert _main(*_argv(pool_folder, tmp_path, "x", *more)) == 2
+    assert "the weights are not finite after step 1" in capsys.readouterr().err
+    payload = checkpoint.load(tmp_path / "ssl" / "x" / "last.ckpt")
+    assert payload["step"] == 0
+    assert all(torch.isfinite(t.float()).all() for t in payload["state"].values())
+
+
+def test_a_collapse_stops_the_run_where_that_was_asked_for(
+    pool_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    real = monitor.examine
+    monkeypatch.setattr(monitor, "examine", lambda z: real(1 + 1e-4 * z))
+    more = ["--steps", 60, "--checkpoint_every", 500, "--quiet"]
+    assert _main(*_argv(pool_folder, tmp_path, "stops", *more, "--on_collapse", "stop")) == 2
+    message = capsys.readouterr().err
+    assert "collapsed: all images get nearly the same embedding" in message
+    row = _rows(tmp_path / "ssl" / "stops" / "log.csv")[0]
+    assert int(row["step"]) < 60 and row["verdict"].startswith("collapsed")
+    assert checkpoint.load(tmp_path / "ssl" / "stops" / "last.ckpt")["step"] == int(row["step"])
+
+
+def test_a_disk_that_fills_up_while_logging_is_said(
+    pool_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    real = RunFolder.append_csv
+
+    def fills_up(self: RunFolder, name: str, row: Any) -> None:
+        if name == "steps.csv" and row["step"] == 3:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(self, name, row)
+
+    monkeypatch.setattr(RunFolder, "append_csv", fills_up)
+    more = ["--steps", 6, "--checkpoint_every", 2, "--quiet"]
+    assert _main(*_argv(pool_folder, tmp_path, "x", *more)) == 2
+    message = capsys.readouterr().err
+    assert "the disk is full" in message and "--resume" in message and message.count("\n") == 1
+    assert checkpoint.load(tmp_path / "ssl" / "x" / "last.ckpt")["step"] == 2
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("can't allocate memory")]
+)
+def test_too_little_memory_says_which_flags_to_lower(
+    error: Exception,
+    pool_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def too_large(run: Run) -> None:
+        raise error
+
+    _at_step(monkeypatch, 1, too_large)
+    assert _main(*_argv(pool_folder, tmp_path, "x", "--steps", 3, "--quiet")) == 2
+    message = capsys.readouterr().err
+    assert "out of memory; lower --batch_size, --view_size" in message
+
+
+# --- what is said -------------------------------------------------------------------------------
+def test_lines_tell_of_the_progress_where_no_terminal_shows_a_bar(
+    pool_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
+    assert _main(*_argv(pool_folder, tmp_path, "x", "--steps", 5)) == 0
+    said = capsys.readouterr().out
+    line = next(line for line in said.splitlines() if line.startswith("step 4/5"))
+    assert all(word in line for word in ("loss", "views/s", "wait", "left"))
+    assert "estimate" in said and "verdict:" in said
+    assert "images" in said  # the screen of what was found
+
+
+def test_quiet_prints_the_result_only(
+    pool_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _main(*_argv(pool_folder, tmp_path, "x", "--steps", 1, "--quiet")) == 0
+    captured = capsys.readouterr()
+    assert captured.out.startswith("done: ") and len(captured.out.splitlines()) == 3
+    assert captured.err == ""
+
+
+def test_one_image_is_compared_with_its_own_tiles(
+    pool_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "one"
+    folder.mkdir()
+    image = next(path for path in sorted(pool_folder.iterdir()) if path.suffix != ".txt")
+    shutil.copy(image, folder)
+    argv = _argv(folder, tmp_path, "x", "--steps", 2, "--tile_size", 32)
+    assert _main(*argv) == 0
+    assert "its own tiles are the negatives" in capsys.readouterr().out
+    # Without any negative the loss would be zero.
+    assert float(_rows(tmp_path / "ssl" / "x" / "steps.csv")[0]["loss"]) > 0.5
+    assert _main(*argv, "--resume") == 0
+
+
+def test_the_report_stands_alone_and_names_the_next_command(whole: Path) -> None:
+    html = (whole / "report.html").read_text()
+    assert html.count("data:image/png;base64") == 3
+    assert "train_finetune.py" in html and "encoder.safetensors" in html
+    assert 'src="http' not in html and "Verdict" in html
+
+
+def test_the_encoder_file_says_where_it_comes_from(whole: Path) -> None:
+    with safe_open(whole / "encoder.safetensors", "pt") as file:
+        facts = file.metadata()
+        names = list(file.keys())
+    assert facts["format"] == "matssl/1"
+    assert json.loads(facts["lineage"])[-1]["steps"] == 8
+    assert all(name.startswith("encoder.") for name in names)
+
+
+# --- pictures -----------------------------------------------------------------------------------
+def test_features_of_two_textures_get_two_colours() -> None:
+    generator = np.random.default_rng(0)
+    kinds = generator.normal(size=(2, 8))
+    features = np.empty((8, 6, 10))
+    features[:, :, :5], features[:, :, 5:] = kinds[0][:, None, None], kinds[1][:, None, None]
+    features += 0.01 * generator.normal(size=features.shape)
+    (colour,) = pictures.project_to_colour([features])
+    assert colour.shape == (6, 10, 3) and colour.min() >= 0 and colour.max() <= 1
+    left, right = colour[:, :5, 0], colour[:, 5:, 0]
+    assert abs(left.mean() - right.mean()) > 0.8 > 0.2 > max(left.std(), right.std())
+
+
+def test_pictures_are_drawn_from_the_least_there_can_be(tmp_path: Path) -> None:
+    (tmp_path / "steps.csv").write_text("step,loss,lr\n1,4.2,0.1\n")
+    (tmp_path / "log.csv").write_text("step,std,ideal_std,rank,dimensions\n1,0.2,0.25,3,16\n")
+    CURVES(tmp_path / "steps.csv", tmp_path / "log.csv", tmp_path / "c.png")
+    views = [np.zeros((2, channels, 32, 32), np.uint8) for channels in (1, 3)]
+    VIEWS(views, tmp_path / "v.png")
+    FEATURES([np.zeros((64, 32), np.uint8)], [np.ones((3, 8, 4))], tmp_path / "f.png")
+    for name in "cvf":
+        assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
