@@ -27,7 +27,7 @@ def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output_dir", default="experiments/demo", help="folder of everything")
     parser.add_argument("--seeds", type=int, default=3, help="fine-tuning runs a start")
-    parser.add_argument("--ssl_steps", type=int, default=300)
+    parser.add_argument("--ssl_steps", type=int, default=250)
     parser.add_argument("--finetune_steps", type=int, default=120)
     parser.add_argument("--size", type=int, default=256, help="side of the micrographs in pixels")
     parser.add_argument("--pool", type=int, default=64, help="unlabelled micrographs")
@@ -44,6 +44,8 @@ def main(argv: Sequence[str]) -> int:
 
     _say("1. Pretraining on the unlabelled micrographs")
     ssl = ["--model", "matssl", "--data_path", str(pool), "--steps", str(args.ssl_steps)]
+    # Smaller than the defaults: the demo must be over in minutes on two cores of any age.
+    ssl += ["--view_size", "96", "--batch_size", "24"]
     _run("train_ssl.py", [*ssl, "--name", "demo", "--output_dir", str(out), "--overwrite"])
     weights = out / "ssl" / "demo" / "encoder.safetensors"
 
@@ -53,6 +55,7 @@ def main(argv: Sequence[str]) -> int:
         for start in scores:
             name = f"{start}-{seed}"
             tune = ["--finetune_dataset", str(labelled), "--steps", str(args.finetune_steps)]
+            tune += ["--crop_size", "128", "--val_every", "60"]
             tune += ["--seed", str(seed), "--name", name, "--output_dir", str(out), "--overwrite"]
             if start == "ssl":
                 tune += ["--ssl_weights_path", str(weights)]
