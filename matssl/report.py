@@ -94,14 +94,21 @@ def headline(figures: Sequence[tuple[str, str]]) -> str:
     return f"<div class='big'>{''.join(parts)}</div>"
 
 
-def picture(path: Path, caption: str = "") -> str:
-    """Return a picture as part of the page itself; nothing where the file is absent."""
+def picture(path: Path, caption: str = "", width: int | None = None) -> str:
+    """Return a picture as part of the page itself; nothing where the file is absent.
+
+    Args:
+        path: PNG file.
+        caption: below it.
+        width: in CSS pixels; as wide as the page when None.
+    """
     if not path.is_file():
         return ""
     data = base64.b64encode(path.read_bytes()).decode("ascii")
     label = html.escape(caption, quote=True)
     text = f"<figcaption>{html.escape(caption)}</figcaption>" if caption else ""
-    return f"<figure><img alt='{label}' src='data:image/png;base64,{data}'>{text}</figure>"
+    size = f" width='{width}'" if width else ""
+    return f"<figure><img{size} alt='{label}' src='data:image/png;base64,{data}'>{text}</figure>"
 
 
 def text(content: str) -> str:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,12 +18,12 @@ from matssl.core.geometry import apply_d4
 from matssl.data import readers
 from matssl.data.layouts import Pair
 from matssl.data.masks import IGNORE, ClassTable
+from matssl.data.prefetch import prefetched
 from matssl.data.preprocess import Preprocess
 
 Array = NDArray[Any]
 # Enough places of a class to draw from; all of them would cost more memory than the image.
 MAX_PLACES = 20_000
-AHEAD = 2
 
 
 @dataclass(frozen=True)
@@ -137,21 +135,7 @@ class CropLoader:
 
     def batches(self, start: int, stop: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield images float32 (b, C, S, S) and masks int64 (b, S, S) of steps start to stop."""
-        if self.threads == 0:
-            for step in range(start, stop):
-                yield self.batch(step)
-            return
-        pool = ThreadPoolExecutor(self.threads, thread_name_prefix="crops")
-        waiting: deque[Future[tuple[Tensor, Tensor]]] = deque()
-        try:
-            for step in range(start, stop):
-                waiting.append(pool.submit(self.batch, step))
-                if len(waiting) > AHEAD * self.threads:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+        yield from prefetched(self.batch, range(start, stop), self.threads)
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
         """Return this process's part of the batch of a step."""

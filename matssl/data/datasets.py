@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -15,10 +13,8 @@ from matssl.core.batch import Batch
 from matssl.core.errors import UserError
 from matssl.data import views
 from matssl.data.cache import Pool
+from matssl.data.prefetch import prefetched
 from matssl.data.views import ViewRecipe
-
-# Batches each prefetching thread may be ahead.
-AHEAD = 2
 
 
 def tile_boxes(shapes: Sequence[tuple[int, ...]], tile_size: int) -> NDArray[np.int64]:
@@ -103,22 +99,7 @@ class ViewLoader:
         """Yield the batches of an epoch from ``start_step`` on."""
         order = rng.epoch_order(self.seed, epoch, len(self.tiles))
         steps = range(start_step, self.steps_per_epoch)
-        if self.threads == 0:
-            for step in steps:
-                yield self._batch(order, epoch, step)
-            return
-        pool = ThreadPoolExecutor(self.threads, thread_name_prefix="views")
-        waiting: deque[Future[Batch]] = deque()
-        try:
-            for step in steps:
-                waiting.append(pool.submit(self._batch, order, epoch, step))
-                if len(waiting) > AHEAD * self.threads:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            # Also when the caller stops in the middle: an open pool would hold the interpreter.
-            pool.shutdown(wait=True, cancel_futures=True)
+        yield from prefetched(lambda step: self._batch(order, epoch, step), steps, self.threads)
 
     def probe(self, count: int) -> Batch:
         """Return a fixed batch of up to ``count`` samples for the monitor, spread over the set."""

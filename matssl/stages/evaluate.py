@@ -581,7 +581,9 @@ def _score_sections(
         names = ", ".join(metrics["classes"][i] for i in means["absent_classes"])
         head += report.note(f"In neither truth nor prediction, left out of the means: {names}.")
     by_class = [{"class": name, **scores} for name, scores in pooled["classes"].items()]
-    body = report.table(by_class, swatches=colours) + report.picture(root / "confusion.png")
+    body = report.table(by_class, swatches=colours) + report.picture(
+        root / "confusion.png", width=430
+    )
     sections = [("", head), ("Scores by class", body)]
     if "baselines" in metrics:
         rows = [{"method": "this model", "mean IoU": means["miou"], "accuracy": means["accuracy"]}]
@@ -609,7 +611,7 @@ def _fraction_section(root: Path, metrics: dict[str, Any], colours: dict[str, st
     return (
         report.table(rows, swatches=colours)
         + report.note(note)
-        + report.picture(root / "fractions.png")
+        + report.picture(root / "fractions.png", width=430)
     )
 
 
