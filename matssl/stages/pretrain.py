@@ -124,9 +124,7 @@ def pretrain(config: PretrainConfig, argv: Sequence[str] = ()) -> Path:
                 run.save_checkpoint()
             run.train()
     except BaseException as error:
-        stopped = isinstance(error, SystemExit)
-        reason = "interrupted" if stopped else f"{type(error).__name__}: {error}"
-        folder.status("stopped" if stopped else "failed", step=run.step, error=reason)
+        progress.note_end(folder, run.step, error)
         raise
     finally:
         runtime.close()

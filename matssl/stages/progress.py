@@ -8,6 +8,7 @@ import importlib.util
 import json
 import sys
 import time
+import traceback
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -223,6 +224,25 @@ def disk_errors(folder: RunFolder) -> Iterator[None]:
             f"the disk is full: {folder.root} cannot be written; free some space and run again "
             "with --resume (the previous checkpoint is intact)"
         ) from error
+
+
+def note_end(folder: RunFolder, step: int, error: BaseException) -> None:
+    """Write why a run ended early to status.json, where the disk has room for that.
+
+    Args:
+        folder: of the run.
+        step: the last one taken.
+        error: what ended it; SystemExit stands for an interruption.
+    """
+    stopped = isinstance(error, SystemExit)
+    reason = "interrupted" if stopped else f"{type(error).__name__}: {error}"
+    cause: BaseException | None = error
+    while cause is not None:
+        # A failed write keeps its deleted file open, and with it the room on a full disk.
+        traceback.clear_frames(cause.__traceback__)
+        cause = cause.__context__
+    with contextlib.suppress(OSError, UserError):
+        folder.status("stopped" if stopped else "failed", step=step, error=reason)
 
 
 def stop(folder: RunFolder, rt: Runtime, step: int, exit_code: int) -> None:
