@@ -23,11 +23,11 @@ from matssl.core import checkpoint
 from matssl.core.errors import guard
 from matssl.core.run_folder import RunFolder
 from matssl.pictures import training as pictures
-from matssl.stages import progress
+from matssl.stages import pretrain, progress
 from matssl.stages.pretrain import Run
 
 TINY = ["--view_size", "32", "--tile_size", "48", "--batch_size", "6", "--threads", "1"]
-TINY += ["--hidden_dim", "32", "--global_output_dim", "16", "--precision", "fp32"]
+TINY += ["--encoder", "mobilenet_v2", "--hidden_dim", "32", "--global_output_dim", "16", "--precision", "fp32"]
 CURVES, VIEWS = pictures.pretraining_curves, pictures.views_sheet
 FEATURES = pictures.features_sheet
 
@@ -237,6 +237,7 @@ def test_a_collapse_stops_the_run_where_that_was_asked_for(
 ) -> None:
     real = monitor.examine
     monkeypatch.setattr(monitor, "examine", lambda z: real(1 + 1e-4 * z))
+    monkeypatch.setattr(pretrain, "MIN_STEPS_BETWEEN_REPORTS", 1)
     more = ["--steps", 60, "--checkpoint_every", 500, "--quiet"]
     assert _main(*_argv(pool_folder, tmp_path, "stops", *more, "--on_collapse", "stop")) == 2
     message = capsys.readouterr().err
