@@ -10,8 +10,10 @@ import numpy as np
 import torch
 
 from benchmarks.paired import ratio, row, seconds
+from matssl.core import torchvision_ops
 from matssl.data import synthetic
 from matssl.metrics import counts
+from matssl.stages.evaluate import MASK_PNG
 
 ROUNDS, CLASSES = 5, 5
 
@@ -31,6 +33,8 @@ def main() -> list[str]:
         "ours": lambda: counts.confusion(truth, prediction, CLASSES),
         "bincount": bincount,
     }
+    # torchmetrics imports torchvision.
+    torchvision_ops.ensure()
     try:
         from torchmetrics.functional.classification import multiclass_confusion_matrix
 
@@ -52,12 +56,7 @@ def main() -> list[str]:
 def _mask_files() -> list[str]:
     from PIL import Image
 
-    mask = cv2.resize(
-        synthetic.micrograph("two_phase", 512, 512, 0)[1],
-        (2048, 2048),
-        interpolation=cv2.INTER_NEAREST,
-    )
-    fast = [cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, 3]
+    mask = synthetic.micrograph("two_phase", 2048, 2048, 0)[1]
 
     def pillow():
         buffer = io.BytesIO()
@@ -65,7 +64,7 @@ def _mask_files() -> list[str]:
         return buffer.getvalue()
 
     def ours():
-        return cv2.imencode(".png", mask, fast)[1].tobytes()
+        return cv2.imencode(".png", mask, MASK_PNG)[1].tobytes()
 
     times = seconds({"pillow": pillow, "ours": ours}, ROUNDS)
     return [

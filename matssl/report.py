@@ -20,12 +20,14 @@ h2 { font-size: 1.15em; margin: 2.2em 0 .6em; padding-bottom: .25em;
 table { border-collapse: collapse; margin: .4em 0 1em; font-variant-numeric: tabular-nums; }
 th, td { padding: .3em .9em .3em 0; text-align: right; border-bottom: 1px solid #eef0f2; }
 th { font-weight: 600; color: #52606d; border-bottom: 1.5px solid #cbd2d9; vertical-align: bottom; }
-th:first-child, td:first-child { text-align: left; }
+th:first-child, td:first-child, th.words, td.words { text-align: left; }
 tr.strong td { font-weight: 600; }
 figure { margin: .6em 0 1.4em; } img { max-width: 100%; height: auto; }
 figcaption { color: #616e7c; font-size: .9em; }
-pre { background: #f5f7fa; padding: .9em 1.1em; overflow-x: auto; font-size: .85em;
-  line-height: 1.4; border-radius: 4px; }
+pre { background: #f5f7fa; padding: .9em 1.1em; font-size: .85em; line-height: 1.4;
+  border-radius: 4px; white-space: pre-wrap; overflow-wrap: anywhere; }
+.beside { display: flex; gap: 2.5em; flex-wrap: wrap; align-items: flex-start; }
+.beside > div { flex: 0 1 auto; max-width: 34em; } .beside figure { margin: 0; }
 .big { display: flex; gap: 2.6em; flex-wrap: wrap; margin: 1em 0; }
 .big div { min-width: 7em; } .big b { display: block; font-size: 1.9em; line-height: 1.2; }
 .big span { color: #616e7c; font-size: .9em; }
@@ -62,7 +64,7 @@ def table(
     strong: Sequence[int] = (),
     swatches: Mapping[str, str] | None = None,
 ) -> str:
-    """Return an HTML table; the first column is a label, floats get three decimals.
+    """Return an HTML table; words stand left, numbers right, floats get three decimals.
 
     Args:
         rows: equal keys, which head the columns.
@@ -71,18 +73,25 @@ def table(
     """
     if not rows:
         return ""
-    head = "".join(f"<th>{html.escape(str(name))}</th>" for name in rows[0])
+    words = {name for name in rows[0] if any(_is_word(row[name]) for row in rows)}
+    kinds = {name: " class='words'" if name in words else "" for name in rows[0]}
+    head = "".join(f"<th{kinds[name]}>{html.escape(str(name))}</th>" for name in rows[0])
     body = []
     for number, row in enumerate(rows):
         cells = []
-        for place, value in enumerate(row.values()):
+        for place, (name, value) in enumerate(row.items()):
             mark = ""
             if place == 0 and swatches and str(value) in swatches:
                 mark = f"<span class='swatch' style='background:{swatches[str(value)]}'></span>"
-            cells.append(f"<td>{mark}{html.escape(shown(value))}</td>")
+            cells.append(f"<td{kinds[name]}>{mark}{html.escape(shown(value))}</td>")
         kind = " class='strong'" if number in strong else ""
         body.append(f"<tr{kind}>{''.join(cells)}</tr>")
     return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>"
+
+
+def beside(*parts: str) -> str:
+    """Return parts of a page side by side, one below the other where the page is narrow."""
+    return f"<div class='beside'>{''.join(f'<div>{part}</div>' for part in parts)}</div>"
 
 
 def headline(figures: Sequence[tuple[str, str]]) -> str:
@@ -128,3 +137,7 @@ def shown(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.3f}"
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+def _is_word(value: Any) -> bool:
+    return isinstance(value, str) and any(character.isalpha() for character in value)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import shutil
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +22,7 @@ from matssl.core.config import EvaluateConfig, to_dict
 from matssl.core.errors import UserError
 from matssl.core.run_folder import RunFolder, atomic_path
 from matssl.core.runtime import Runtime
-from matssl.data import layouts, readers
+from matssl.data import layouts, masks, readers
 from matssl.data.layouts import Dataset, Pair
 from matssl.data.masks import IGNORE, ClassTable
 from matssl.data.preprocess import Preprocess
@@ -35,6 +38,18 @@ from matssl.stages import progress
 PUBLISHED_BATCH = 128
 # Panels shown in the report: the worst and the best of many.
 SHOWN_PANELS = 6
+# Above this size the probabilities of an image lie in a file instead of memory.
+IN_MEMORY_BYTES = 1 << 30
+# Masks repeat from row to row: the difference to the row above in runs is smaller and several times
+# faster than the writer's own choice.
+MASK_PNG = (
+    *(cv2.IMWRITE_PNG_COMPRESSION, 1),
+    *(cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE),
+    *(cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_UP),
+)
+CLASS_FILES = ("classes.yaml", "classes.yml", "classes.csv")
+# Names that a class table gives to classes nobody has named.
+UNNAMED = re.compile(r"class \d+|background|foreground|matrix")
 
 
 @dataclass(frozen=True)
@@ -55,7 +70,8 @@ class Result:
         pair: image, mask and group.
         name: of its output files.
         counts: int64 (C, C), None without a mask.
-        fractions: predicted area fraction of each class.
+        fractions: predicted area fraction of each class, over the labelled pixels where there is
+            a mask (what the true fraction is taken over), else over all.
         pixel_size: nm, None where unknown.
         baseline_counts: confusion matrix of each baseline by name.
     """
@@ -91,10 +107,10 @@ def evaluate(config: EvaluateConfig, argv: Sequence[str] = ()) -> Path:
     record = loaded.record
     if pixel_size is not None:
         record = replace(record, pixel_size=pixel_size)
-    dataset = _dataset(config, loaded.table)
-    pairs = _chosen(config, dataset)
-    _check_masks(pairs, loaded, record)
-    shown = replace(dataset, pairs=tuple(pairs))
+    dataset = _dataset(config, loaded)
+    pairs = _chosen(config, dataset, loaded)
+    truth = _check_masks(pairs, _truth_table(config, dataset, loaded.table), loaded.table, record)
+    shown = replace(dataset, pairs=tuple(pairs), table=truth if _masks(pairs) else None)
     facts = preflight.examine_dataset(shown, record).text()
     progress.say(config, rt, facts)
     progress.say(config, rt, f"device  {rt.describe()}\nfolder  {root}")
@@ -106,11 +122,14 @@ def evaluate(config: EvaluateConfig, argv: Sequence[str] = ()) -> Path:
     folder = RunFolder.at(root, False, config.overwrite, rt.is_main)
     folder.start(to_dict(config), argv)
     folder.write_text("preflight.txt", facts + "\n")
-    rivals = _baselines(config, rt, dataset, pairs, loaded, record)
+    rivals = _baselines(config, rt, dataset, pairs, loaded, truth, record)
     results = []
     with runtime.memory_errors("--tile_size or --batch_size"):
         for pair in tqdm(pairs, desc="predicting", disable=config.quiet or None):
-            results.append(_one_image(config, rt, folder, pair, loaded, record, rivals, pairs))
+            name = _output_name(pair, pairs)
+            results.append(
+                _one_image(config, rt, folder, pair, name, loaded, truth, record, rivals)
+            )
     metrics = summarise(results, loaded.table, config)
     metrics |= {
         "model": str(config.model_path),
@@ -120,7 +139,16 @@ def evaluate(config: EvaluateConfig, argv: Sequence[str] = ()) -> Path:
         "warnings": warnings,
     }
     _write(folder, results, metrics, loaded.table, config)
-    _report(folder, results, metrics, loaded.table, facts)
+    with tempfile.TemporaryDirectory(prefix=".panels", dir=root) as scratch:
+        place = Path(scratch)
+        if config.save_visualizations:
+            place = root / "visualizations"
+            place.mkdir()
+        drawn = results if config.save_visualizations else _worst_and_best(results)
+        _panels(folder, place, drawn, truth, record)
+        if config.save_visualizations:
+            _published_names(place, results)
+        _report(folder, results, metrics, loaded.table, facts, place)
     folder.status("done", images=len(results))
     _print(folder, metrics)
     runtime.close()
@@ -242,23 +270,29 @@ def _root(config: EvaluateConfig) -> Path:
     return Path("experiments") / "eval" / name
 
 
-def _dataset(config: EvaluateConfig, table: ClassTable) -> Dataset:
-    if config.classes is not None:
+def _dataset(config: EvaluateConfig, loaded: Loaded) -> Dataset:
+    """Return the data set in the folder; splits are cut as they were for training."""
+    table = loaded.table
+    if config.classes is not None and not _is_file_name(config.classes):
         names = tuple(word.strip() for word in config.classes.split(","))
-        if "." not in config.classes and names != table.names:
+        if names != table.names:
             raise UserError(
                 f"--classes names {', '.join(names)}; the model knows {', '.join(table.names)}"
             )
+    recipe = loaded.payload.get("recipe", {})
+    trained_on = recipe.get("finetune_dataset")
+    at_home = trained_on and Path(trained_on).resolve() == Path(config.dataset).resolve()
     return layouts.find(
         config.dataset,
-        splits=config.splits,
-        group_regex=config.group_regex,
+        splits=config.splits or (recipe.get("splits") if at_home else None),
+        group_regex=config.group_regex or (recipe.get("group_regex") if at_home else None),
+        seed=int(recipe.get("seed", 0)),
         need_masks=False,
         table=table,
     )
 
 
-def _chosen(config: EvaluateConfig, dataset: Dataset) -> list[Pair]:
+def _chosen(config: EvaluateConfig, dataset: Dataset, loaded: Loaded) -> list[Pair]:
     """Return the images to evaluate: the split asked for, else test, else all."""
     if config.split is not None:
         pairs = list(dataset.split(config.split))
@@ -269,44 +303,125 @@ def _chosen(config: EvaluateConfig, dataset: Dataset) -> list[Pair]:
             )
         return pairs
     automatic = any(note.startswith("no split given") for note in dataset.notes)
-    return list(dataset.pairs if automatic else dataset.split("test") or dataset.pairs)
+    trained = _trained_images(loaded)
+    if automatic and not any(str(pair.image) in trained for pair in dataset.pairs):
+        # Nobody cut this folder and the model has not seen it: every image is a test.
+        return list(dataset.pairs)
+    return list(dataset.split("test") or dataset.pairs)
 
 
-def _check_masks(pairs: Sequence[Pair], loaded: Loaded, record: Preprocess) -> None:
-    """Read every mask once before anything is written; the model's table must explain them all.
+def _trained_images(loaded: Loaded) -> set[str]:
+    return set(loaded.payload.get("progress", {}).get("train_images", []))
+
+
+def _masks(pairs: Sequence[Pair]) -> list[Path]:
+    return [pair.mask for pair in pairs if pair.mask is not None]
+
+
+def _is_file_name(classes: str) -> bool:
+    return classes.lower().endswith((".yaml", ".yml", ".csv"))
+
+
+def _truth_table(config: EvaluateConfig, dataset: Dataset, table: ClassTable) -> ClassTable:
+    """Return the table that makes the model's class numbers of the folder's masks.
+
+    It is the model's own, unless a class file (``--classes`` or in the folder) says what the
+    values mean here: then classes are matched by name, whatever their values.
+
+    Raises:
+        UserError: the classes of the folder are not those of the model; both are named.
+    """
+    paths = _masks(dataset.pairs)
+    given = config.classes if config.classes and _is_file_name(config.classes) else None
+    if not paths:
+        return table
+    if given or any((dataset.root / name).is_file() for name in CLASS_FILES):
+        own, _ = masks.find_table(paths, given, dataset.root)
+        present = {c.name for c in own.classes if c.pixels}
+        if present <= set(table.names):
+            return _matched(own, table)
+        values = [c.values for c in own.classes] == [c.values for c in table.classes]
+        if not values or not all(UNNAMED.fullmatch(name) for name in table.names):
+            raise _other_classes(dataset.root, own, table)
+    elif table.rest_index is not None:
+        # Every value decodes where the rest is a class; a colour of its own must not vanish there.
+        try:
+            own, _ = masks.find_table(paths)
+        except UserError:
+            return table
+        if not {v for c in own.classes for v in c.values} <= {
+            v for c in table.classes for v in c.values
+        }:
+            raise _other_classes(dataset.root, own, table)
+    return table
+
+
+def _matched(own: ClassTable, table: ClassTable) -> ClassTable:
+    """Return the model's classes with the values that mean them in the masks of ``own``."""
+    by_name = {c.name: c for c in own.classes}
+    classes = tuple(
+        replace(c, values=by_name[c.name].values if c.name in by_name else ())
+        for c in table.classes
+    )
+    rest = None if own.rest_index is None else table.names.index(own.names[own.rest_index])
+    return replace(own, classes=classes, rest_index=rest)
+
+
+def _other_classes(root: Path, own: ClassTable, table: ClassTable) -> UserError:
+    return UserError(
+        f"the classes of {root} ({_listed(own)}) and of the model ({_listed(table)}) differ; "
+        "a file with the model's names for these values (--classes FILE.yaml) would match them"
+    )
+
+
+def _listed(table: ClassTable) -> str:
+    return "; ".join(f"{c.name} = {', '.join(map(str, c.values)) or 'rest'}" for c in table.classes)
+
+
+def _check_masks(
+    pairs: Sequence[Pair], truth: ClassTable, table: ClassTable, record: Preprocess
+) -> ClassTable:
+    """Read every mask once before anything is written; return the table with its pixels counted.
 
     Raises:
         UserError: another kind of mask or values that the model does not know; both are named.
     """
-    table = loaded.table
-    listed = 0
-    masks = [pair for pair in pairs if pair.mask is not None]
-    for pair in masks:
-        assert pair.mask is not None
+    pixels = np.zeros(truth.num_classes, np.int64)
+    explained = 0
+    rest = IGNORE if truth.rest_index is None else truth.rest_index
+    for pair in pairs:
+        if pair.mask is None:
+            continue
         raw = readers.read_mask(pair.mask)
         try:
-            decoded = table.decode(raw, str(pair.mask))
+            decoded = truth.decode(raw, str(pair.mask))
         except UserError as error:
-            kept = [f"{c.name} = {', '.join(map(str, c.values)) or 'rest'}" for c in table.classes]
             raise UserError(
                 f"the masks and the model differ: {error}. The model has "
-                f"{table.num_classes} classes ({'; '.join(kept)})"
+                f"{table.num_classes} classes ({_listed(table)})"
             ) from error
         record.mask(decoded, record.read(pair.image))
-        rest = IGNORE if table.rest_index is None else table.rest_index
-        listed += int(((decoded != rest) & (decoded != IGNORE)).sum())
-    if masks and listed == 0:
+        sizes = np.bincount(decoded.ravel(), minlength=256)
+        pixels += sizes[: truth.num_classes]
+        explained += int(sizes[:IGNORE].sum() - (sizes[rest] if rest != IGNORE else 0))
+    paths = _masks(pairs)
+    if paths and pixels.sum() == 0:
+        raise UserError(f"every pixel of every mask in {paths[0].parent} is to be ignored")
+    if paths and explained == 0:
         raise UserError(
-            f"no mask of {masks[0].mask.parent if masks[0].mask else ''} holds a colour of the "
-            f"model's classes ({', '.join(table.names)}); the data set has other classes"
+            f"no mask of {paths[0].parent} holds a colour of the model's classes "
+            f"({', '.join(table.names)}); the data set has other classes"
         )
+    share = pixels / max(1, pixels.sum())
+    counted = zip(truth.classes, pixels.tolist(), share.tolist(), strict=True)
+    return replace(truth, classes=tuple(replace(c, pixels=n, share=f) for c, n, f in counted))
 
 
 def _leaks(pairs: Sequence[Pair], loaded: Loaded) -> list[str]:
     """Return a warning where evaluated images were trained on."""
-    trained = {Path(p).name for p in loaded.payload.get("progress", {}).get("train_images", [])}
-    known = {str(Path(p)) for p in loaded.payload.get("progress", {}).get("train_images", [])}
-    same = [p for p in pairs if p.image.name in trained]
+    known = _trained_images(loaded)
+    names = {Path(path).name for path in known}
+    same = [p for p in pairs if p.image.name in names]
     exact = [p for p in same if str(p.image) in known]
     if not same:
         return []
@@ -320,6 +435,7 @@ def _baselines(
     dataset: Dataset,
     pairs: Sequence[Pair],
     loaded: Loaded,
+    truth: ClassTable,
     record: Preprocess,
 ) -> list[baselines.Baseline]:
     """Return the baselines fitted on the images that the model learned from.
@@ -328,14 +444,14 @@ def _baselines(
     """
     if not config.baselines or not any(pair.mask for pair in pairs):
         return []
-    used = {Path(p).name for p in loaded.payload.get("progress", {}).get("train_images", [])}
+    used = {Path(path).name for path in _trained_images(loaded)}
     train = [p for p in dataset.split("train") if p.mask and (not used or p.image.name in used)]
     train = [p for p in train if p not in pairs]
     if not train:
         return []
     from matssl.data import crops
 
-    data = crops.load(train, record, loaded.table)
+    data = crops.load(train, record, truth)
     classes = loaded.table.num_classes
     return [
         baselines.majority(data.masks, classes),
@@ -351,59 +467,112 @@ def _one_image(
     rt: Runtime,
     folder: RunFolder,
     pair: Pair,
+    name: str,
     loaded: Loaded,
+    truth: ClassTable,
     record: Preprocess,
     rivals: Sequence[baselines.Baseline],
-    pairs: Sequence[Pair],
 ) -> Result:
     """Predict one image, write its files, return its counts."""
-    table = loaded.table
+    count = loaded.table.num_classes
     micrograph = record.read(pair.image)
     plane = record.plane(micrograph)
-    rows = record.kept_rows(micrograph)
-    shape = (rows, micrograph.pixels.shape[1])
-    probabilities = tiling.predict(
-        loaded.model,
-        record.tensor(plane),
-        tile_size=config.tile_size,
-        overlap=config.overlap,
-        tta=config.tta,
-        batch=config.batch_size,
-        device=rt.device,
-        autocast=rt.autocast,
-    )
-    probabilities = _native(probabilities, shape)
-    prediction = probabilities.argmax(axis=0).astype(np.uint8)
-    name = _output_name(pair, pairs)
-    truth, counts = None, None
+    shape = (record.kept_rows(micrograph), micrograph.pixels.shape[1])
+    with tempfile.TemporaryDirectory(prefix=".tiles", dir=folder.root) as scratch:
+        probabilities = tiling.predict(
+            loaded.model,
+            record.tensor(plane),
+            tile_size=config.tile_size,
+            overlap=config.overlap,
+            tta=config.tta,
+            batch=config.batch_size,
+            device=rt.device,
+            autocast=rt.autocast,
+            out=_large((count, *plane.shape[:2]), Path(scratch)),
+        )
+        probabilities = _native(probabilities, shape)
+        prediction = _most_likely(probabilities)
+        if config.save_probabilities:
+            with atomic_path(folder.path(f"probabilities/{name}.tif")) as temporary:
+                half = probabilities.astype(np.float16)
+                tifffile.imwrite(temporary, half, compression="zlib", photometric="minisblack")
+    _write_masks(folder, name, prediction, micrograph, count)
+    fractions = np.bincount(prediction.ravel(), minlength=count) / prediction.size
+    counts = None
     rival_counts = {}
     if pair.mask is not None:
-        truth = table.decode(readers.read_mask(pair.mask), str(pair.mask))[:rows]
-        counts = counting.confusion(truth, prediction, table.num_classes)
+        mask = truth.decode(readers.read_mask(pair.mask), str(pair.mask))[: shape[0]]
+        counts = counting.confusion(mask, prediction, count)
         for rival in rivals:
             guess = rival.predict(plane)
             if guess.shape != shape:
                 guess = cv2.resize(guess, shape[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
-            rival_counts[rival.name] = counting.confusion(truth, guess, table.num_classes)
-    _write_masks(folder, name, prediction, micrograph, table.num_classes)
-    if config.save_probabilities:
-        path = folder.path(f"probabilities/{name}.tif")
-        with atomic_path(path) as temporary:
-            tifffile.imwrite(
-                temporary,
-                probabilities.astype(np.float16),
-                compression="zlib",
-                photometric="minisblack",
-            )
-    if config.save_visualizations:
-        title = pair.image.name
-        if counts is not None:
-            title += f": mIoU {100 * overlap.miou(counts):.1f} %"
-        image = _shown(micrograph, record)
-        path = folder.path(f"visualizations/{name}.png")
-        pictures.panel(image, truth, prediction, table.names, path, title, micrograph.pixel_size)
-    fractions = np.bincount(prediction.ravel(), minlength=table.num_classes) / prediction.size
+            rival_counts[rival.name] = counting.confusion(mask, guess, count)
+        if counts.sum() == 0:
+            counts, rival_counts = None, {}
+        else:
+            fractions = counts.sum(axis=0) / counts.sum()
     return Result(pair, name, counts, fractions, micrograph.pixel_size, rival_counts)
+
+
+def _large(shape: tuple[int, ...], scratch: Path) -> NDArray[np.float32] | None:
+    """Return a memory-mapped array for an image whose probabilities crowd the memory."""
+    if 4 * int(np.prod(shape, dtype=np.int64)) <= IN_MEMORY_BYTES:
+        return None
+    return np.memmap(scratch / "probabilities", np.float32, "w+", shape=shape)
+
+
+def _most_likely(probabilities: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Return the class of each pixel, in strips so that the index array stays small."""
+    result = np.empty(probabilities.shape[1:], np.uint8)
+    for top in range(0, len(result), 1024):
+        result[top : top + 1024] = probabilities[:, top : top + 1024].argmax(axis=0)
+    return result
+
+
+def _worst_and_best(results: Sequence[Result]) -> list[Result]:
+    """Return all of a few images, worst first; of many the worst and the best."""
+    ordered = sorted(results, key=lambda r: overlap.miou(r.counts) if r.counts is not None else 0.0)
+    if len(ordered) <= SHOWN_PANELS:
+        return ordered
+    half = SHOWN_PANELS // 2
+    return [*ordered[:half], *ordered[-half:]]
+
+
+def _panels(
+    folder: RunFolder,
+    place: Path,
+    results: Sequence[Result],
+    truth: ClassTable,
+    record: Preprocess,
+) -> None:
+    """Write one panel per image to ``place``, of the masks as they lie in the run folder."""
+    for result in results:
+        micrograph = record.read(result.pair.image)
+        image = _shown(micrograph, record)
+        title = result.pair.image.name
+        mask = None
+        if result.counts is not None and result.pair.mask is not None:
+            title += f": mIoU {100 * overlap.miou(result.counts):.1f} %"
+            raw = readers.read_mask(result.pair.mask)
+            mask = truth.decode(raw, str(result.pair.mask))[: len(image)]
+        drawn = readers.read_mask(folder.path(f"masks/index/{result.name}.png"))
+        pictures.panel(
+            image,
+            mask,
+            drawn[: len(image)].astype(np.uint8),
+            truth.names,
+            place / f"{result.name}.png",
+            title,
+            micrograph.pixel_size,
+        )
+
+
+def _published_names(place: Path, results: Sequence[Result]) -> None:
+    """Give the panels the names of the MatSSL code too, which scripts may look for."""
+    for number, result in enumerate(results):
+        batch, index = divmod(number, PUBLISHED_BATCH)
+        shutil.copyfile(place / f"{result.name}.png", place / f"vis_batch{batch}_img{index}.png")
 
 
 def _native(probabilities: NDArray[np.float32], shape: tuple[int, int]) -> NDArray[np.float32]:
@@ -442,11 +611,10 @@ def _write_masks(
     """
     full = np.full(micrograph.pixels.shape[:2], IGNORE, np.uint8)
     full[: prediction.shape[0]] = prediction
-    fast = [cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, 3]
     colour = pictures.colour_mask(full, num_classes)[..., ::-1]
     for kind, content in (("index", full), ("colour", colour)):
         with atomic_path(folder.path(f"masks/{kind}/{name}.png")) as temporary:
-            data = cv2.imencode(".png", np.ascontiguousarray(content), fast)[1]
+            data = cv2.imencode(".png", np.ascontiguousarray(content), MASK_PNG)[1]
             temporary.write_bytes(data.tobytes())
     with atomic_path(folder.path(f"masks/label/{name}.tif")) as temporary:
         tifffile.imwrite(temporary, full, compression="zlib")
@@ -536,6 +704,7 @@ def _report(
     metrics: dict[str, Any],
     table: ClassTable,
     facts: str,
+    panels: Path,
 ) -> None:
     root = folder.root
     colours = pictures.colour_names(table.names)
@@ -546,10 +715,12 @@ def _report(
         images = (str(len(results)), "images predicted")
         sections.append(("", report.headline([images])))
     sections.append(("Phase fractions", _fraction_section(root, metrics, colours)))
-    sections.append(("Images", _panel_section(root, results)))
+    sections.append(("Images", _panel_section(panels, results)))
     sections.append(("All images", report.table([_image_row(r, table) for r in results])))
-    lineage = "\n".join(str(step) for step in metrics["lineage"]) or "unknown"
-    sections.append(("Where the model comes from", report.text(lineage)))
+    lineage = "\n".join(
+        ", ".join(f"{name} {value}" for name, value in step.items()) for step in metrics["lineage"]
+    )
+    sections.append(("Where the model comes from", report.text(lineage or "unknown")))
     sections.append(("Data", report.text(facts)))
     sections.append(("Command", report.text(progress.read_text(root / "command.txt"))))
     title = f"{metrics['dataset']}: segmentation into {', '.join(table.names)}"
@@ -580,9 +751,20 @@ def _score_sections(
     if means["absent_classes"]:
         names = ", ".join(metrics["classes"][i] for i in means["absent_classes"])
         head += report.note(f"In neither truth nor prediction, left out of the means: {names}.")
-    by_class = [{"class": name, **scores} for name, scores in pooled["classes"].items()]
-    body = report.table(by_class, swatches=colours) + report.picture(
-        root / "confusion.png", width=430
+    each = metrics["per_image"]
+    if metrics["images_with_truth"] > 1:
+        head += report.note(
+            f"Image by image the mean IoU is {100 * each['miou_mean']:.1f} % with a standard "
+            f"deviation of {100 * each['miou_std']:.1f}, from {100 * each['miou_min']:.1f} to "
+            f"{100 * each['miou_max']:.1f} %."
+        )
+    by_class = [
+        {"class": name, **{kind.replace("_", " "): value for kind, value in scores.items()}}
+        for name, scores in pooled["classes"].items()
+    ]
+    body = report.beside(
+        report.table(by_class, swatches=colours),
+        report.picture(root / "confusion.png", width=400),
     )
     sections = [("", head), ("Scores by class", body)]
     if "baselines" in metrics:
@@ -591,7 +773,14 @@ def _score_sections(
         for name, entry in metrics["baselines"].items():
             row = {"method": name, "mean IoU": entry["miou"], "accuracy": entry["accuracy"]}
             rows.append(row | {f"IoU {n}": v for n, v in entry["iou"].items()})
-        sections.append(("Beside simpler methods", report.table(rows, strong=[0])))
+        note = (
+            "Fitted on the training images of this folder. The pixel classifier is a linear one on "
+            "this model's own encoder, as interactive tools fit it to painted pixels."
+        )
+        body = report.table(rows, strong=[0]) + report.note(note)
+    else:
+        body = report.note("None: they need the model's training images in the same folder.")
+    sections.append(("Beside simpler methods", body))
     return sections
 
 
@@ -608,11 +797,8 @@ def _fraction_section(root: Path, metrics: dict[str, Any], colours: dict[str, st
         "Mean over images and half width of the 95 % interval with images as the sample "
         f"(ASTM E562); no interval below {sampling.MIN_FIELDS} images."
     )
-    return (
-        report.table(rows, swatches=colours)
-        + report.note(note)
-        + report.picture(root / "fractions.png", width=430)
-    )
+    left = report.table(rows, swatches=colours) + report.note(note)
+    return report.beside(left, report.picture(root / "fractions.png", width=400))
 
 
 def _percent(fraction: dict[str, float]) -> str:
@@ -621,17 +807,14 @@ def _percent(fraction: dict[str, float]) -> str:
     return text if half != half else f"{text} ± {100 * half:.2f}"
 
 
-def _panel_section(root: Path, results: Sequence[Result]) -> str:
-    """Return panels: all of a few images, of many the worst and the best."""
-    ordered = sorted(results, key=lambda r: overlap.miou(r.counts) if r.counts is not None else 0.0)
-    if len(ordered) > SHOWN_PANELS:
-        half = SHOWN_PANELS // 2
-        ordered = [*ordered[:half], *ordered[-half:]]
-    shown = [report.picture(root / "visualizations" / f"{r.name}.png") for r in ordered]
-    if not any(shown):
-        return report.note("Run with --save_visualizations to see the images here.")
-    kind = "the worst first" if results and results[0].counts is not None else "by name"
-    return report.note(f"{len(ordered)} of {len(results)} images, {kind}.") + "".join(shown)
+def _panel_section(panels: Path, results: Sequence[Result]) -> str:
+    shown = _worst_and_best(results)
+    if any(r.counts is not None for r in results):
+        order = "the worst first" if len(shown) == len(results) else "the worst and the best"
+    else:
+        order = "in the order of the folder"
+    note = report.note(f"{len(shown)} of {len(results)} images, {order}.")
+    return note + "".join(report.picture(panels / f"{r.name}.png") for r in shown)
 
 
 def _image_row(result: Result, table: ClassTable) -> dict[str, Any]:
