@@ -12,6 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from matssl.core.errors import UserError
+
 Array = NDArray[Any]
 STRIDE = 32
 # Larger tiles waste memory, smaller ones border; both measured on U-Net ResNet-18.
@@ -44,8 +46,16 @@ def plan(
         width: of the image.
         tile_size: side of a tile, rounded up to a multiple of 32; None fits it to the image.
         overlap: of neighbours in pixels; None takes 64.
+
+    Raises:
+        UserError: a tile without pixels or a negative overlap.
     """
     overlap = DEFAULT_OVERLAP if overlap is None else overlap
+    if overlap < 0 or (tile_size is not None and tile_size < 1):
+        raise UserError(
+            f"tiles of {tile_size} pixels that overlap by {overlap} cannot cover an image; give a "
+            "--tile_size of 1 or more and an --overlap of 0 or more"
+        )
     sides = []
     for length in (height, width):
         if tile_size is not None:
@@ -72,67 +82,85 @@ def predict(
     """Return class probabilities float32 (K, H, W) of an image.
 
     Neighbouring tiles are blended with cosine weights. One row of tiles is held at a time, so with
-    a memory-mapped ``out`` an image of any size goes through.
+    a memory-mapped ``out`` an image of any size goes through. With ``tta`` the whole image is
+    predicted in all eight orientations, so that the result turns with the image whatever its size
+    and wherever its tiles lie.
 
     Args:
         model: (B, C, h, w) to logits (B, K, h, w), in evaluation mode.
         image: normalised, float32 (C, H, W); may be memory-mapped.
         tile_size: see :func:`plan`.
         overlap: see :func:`plan`.
-        tta: average the probabilities over the eight elements of D4.
+        tta: average the probabilities over the eight elements of D4; eight times the time.
         batch: tiles computed at once; no influence on the result beyond rounding.
         device: where the model lives; the CPU when None.
         autocast: makes the context of the forward passes.
         out: float32 (K, H, W), filled and returned.
     """
-    _, height, width = image.shape
-    tiling = plan(height, width, tile_size, overlap)
-    th, tw = tiling.tile
     device = device or torch.device("cpu")
     context = autocast or nullcontext
-    window_y = _windows(tiling.tops, th, height)
-    window_x = _windows(tiling.lefts, tw, width)
-    strip: Array | None = None
-    with torch.inference_mode():
-        for row, top in enumerate(tiling.tops):
-            for numbers, tiles in _batches(image, tiling, top, batch):
-                with context():
-                    probabilities = _probabilities(model, tiles.to(device), tta)
-                values = probabilities.float().cpu().numpy()
-                if out is None:
-                    out = np.empty((values.shape[1], height, width), np.float32)
-                if strip is None:
-                    strip = np.zeros((values.shape[1], th, width), np.float32)
-                for number, value in zip(numbers, values, strict=True):
-                    left = tiling.lefts[number]
-                    cols = min(tw, width - left)
-                    weight = window_y[row][:, None] * window_x[number][None, :cols]
-                    strip[:, :, left : left + cols] += value[:, :, :cols] * weight
-            assert out is not None and strip is not None
-            # Rows above the next tile are complete; those below are carried over.
-            following = tiling.tops[row + 1] if row + 1 < len(tiling.tops) else height
-            done = min(following, height) - top
-            out[:, top : top + done] = strip[:, :done]
-            carried = np.zeros_like(strip)
-            carried[:, : th - done] = strip[:, done:]
-            strip = carried
+
+    def probabilities(tiles: Tensor) -> Array:
+        with torch.inference_mode(), context():
+            values = model(tiles.to(device)).float().softmax(dim=1).cpu().numpy()
+        return np.asarray(values)
+
+    orientations = D4 if tta else D4[:1]
+    for number, (flip, turns) in enumerate(orientations):
+        # Views, not copies: what is written into the turned view lands in its place in the result.
+        turned = _oriented(image, flip, turns)
+        target = None if out is None else _oriented(out, flip, turns)
+        for top, rows in _strips(probabilities, turned, tile_size, overlap, batch):
+            if out is None:
+                out = np.empty((rows.shape[0], *image.shape[1:]), np.float32)
+            if target is None:
+                target = _oriented(out, flip, turns)
+            place = target[:, top : top + rows.shape[1]]
+            if number == 0:
+                place[:] = rows / len(orientations)
+            else:
+                place += rows / len(orientations)
     assert out is not None
     return out
 
 
-def _probabilities(model: nn.Module | Callable[[Tensor], Tensor], x: Tensor, tta: bool) -> Tensor:
-    """Return softmax probabilities, with ``tta`` the mean over D4 (square or not)."""
-    if not tta:
-        return model(x).float().softmax(dim=1)
-    total: Tensor | None = None
-    for flip, turns in D4:
-        turned = torch.rot90(x.flip(-1) if flip else x, turns, (-2, -1))
-        p = model(turned.contiguous(memory_format=torch.channels_last)).float().softmax(dim=1)
-        back = torch.rot90(p, -turns, (-2, -1))
-        back = back.flip(-1) if flip else back
-        total = back if total is None else total + back
-    assert total is not None
-    return total / len(D4)
+def _oriented(planes: Array, flip: bool, turns: int) -> Array:
+    """Return a view of (C, H, W), mirrored and then turned counter-clockwise."""
+    return np.rot90(planes[:, :, ::-1] if flip else planes, turns, (1, 2))
+
+
+def _strips(
+    probabilities: Callable[[Tensor], Array],
+    image: Array,
+    tile_size: int | None,
+    overlap: int | None,
+    batch: int,
+) -> Iterator[tuple[int, Array]]:
+    """Yield first row and finished rows (K, h, W) of blended probabilities, from the top down."""
+    _, height, width = image.shape
+    tiling = plan(height, width, tile_size, overlap)
+    th, tw = tiling.tile
+    window_y = _windows(tiling.tops, th, height)
+    window_x = _windows(tiling.lefts, tw, width)
+    strip: Array | None = None
+    for row, top in enumerate(tiling.tops):
+        for numbers, tiles in _batches(image, tiling, top, batch):
+            values = probabilities(tiles)
+            if strip is None:
+                strip = np.zeros((values.shape[1], th, width), np.float32)
+            for number, value in zip(numbers, values, strict=True):
+                left = tiling.lefts[number]
+                cols = min(tw, width - left)
+                weight = window_y[row][:, None] * window_x[number][None, :cols]
+                strip[:, :, left : left + cols] += value[:, :, :cols] * weight
+        assert strip is not None
+        # Rows above the next tile are complete; those below are carried over.
+        following = tiling.tops[row + 1] if row + 1 < len(tiling.tops) else height
+        done = min(following, height) - top
+        yield top, strip[:, :done]
+        # The halves may overlap: numpy copies in the right order.
+        strip[:, : th - done] = strip[:, done:]
+        strip[:, th - done :] = 0
 
 
 def _batches(

@@ -23,8 +23,8 @@ def dice(logits: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor
         weight: not used; here for a common signature.
     """
     known = target != IGNORE
-    p = logits.float().softmax(dim=1) * known[:, None]
-    t = F.one_hot(target.masked_fill(~known, 0), logits.shape[1]).movedim(-1, 1).float()
+    p = _full(logits).softmax(dim=1) * known[:, None]
+    t = F.one_hot(target.masked_fill(~known, 0), logits.shape[1]).movedim(-1, 1).to(p.dtype)
     t = t * known[:, None]
     overlap = (p * t).sum(dim=(0, 2, 3))
     truth = t.sum(dim=(0, 2, 3))
@@ -32,7 +32,7 @@ def dice(logits: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor
     scores = 2 * overlap / size.clamp_min(1e-7)
     present = truth > 0
     if not present.any():
-        return logits.sum() * 0
+        return _full(logits).sum() * 0
     return 1 - scores[present].mean()
 
 
@@ -45,8 +45,8 @@ def cross_entropy(logits: Tensor, target: Tensor, weight: Tensor | None = None) 
         weight: float (C,), of the classes.
     """
     if not (target != IGNORE).any():
-        return logits.sum() * 0
-    return F.cross_entropy(logits.float(), target, weight=weight, ignore_index=IGNORE)
+        return _full(logits).sum() * 0
+    return F.cross_entropy(_full(logits), target, weight=weight, ignore_index=IGNORE)
 
 
 def dice_ce(logits: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
@@ -67,8 +67,8 @@ def focal(
     """
     known = target != IGNORE
     if not known.any():
-        return logits.sum() * 0
-    losses = F.cross_entropy(logits.float(), target, ignore_index=IGNORE, reduction="none")
+        return _full(logits).sum() * 0
+    losses = F.cross_entropy(_full(logits), target, ignore_index=IGNORE, reduction="none")
     factor = (1 - torch.exp(-losses)) ** gamma
     scale = known.float()
     if weight is not None:
@@ -80,13 +80,19 @@ def bce(logits: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
     """Binary cross-entropy of each class against the others, mean over pixels and classes."""
     known = target != IGNORE
     if not known.any():
-        return logits.sum() * 0
-    one_hot = F.one_hot(target.masked_fill(~known, 0), logits.shape[1]).movedim(-1, 1).float()
-    losses = F.binary_cross_entropy_with_logits(logits.float(), one_hot, reduction="none")
+        return _full(logits).sum() * 0
+    full = _full(logits)
+    one_hot = F.one_hot(target.masked_fill(~known, 0), logits.shape[1]).movedim(-1, 1)
+    losses = F.binary_cross_entropy_with_logits(full, one_hot.to(full.dtype), reduction="none")
     scale = known[:, None].float().expand_as(losses)
     if weight is not None:
         scale = scale * weight.view(1, -1, 1, 1)
     return (losses * scale).sum() / scale.sum()
+
+
+def _full(logits: Tensor) -> Tensor:
+    """Return half precision as float32: sums over a batch of pixels need it."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 LOSSES: dict[str, Callable[..., Tensor]] = {

@@ -65,9 +65,15 @@ def build_model(
         model = DECODERS[decoder](
             encoder, encoder_weights=None, in_channels=in_channels, classes=num_classes
         )
-    except (KeyError, RuntimeError, ValueError) as error:
+    except KeyError as error:
         raise UserError(
             f"there is no encoder {encoder!r}; resnet18, resnet34, resnet50 and resnet101 are usual"
+        ) from error
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"the encoder {encoder!r} does not go with the decoder {decoder} and {in_channels} "
+            f"input channels ({reason}); resnet18, resnet34, resnet50 and resnet101 do"
         ) from error
     description = {
         "encoder": encoder,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,9 @@ from matssl.weights.layouts import Content
 
 # Tried in order; the first that recognises the tensors reads them.
 WEIGHT_LAYOUTS: dict[str, Callable[[Content], dict[str, Tensor] | None]] = {
+    "matssl encoder": layouts.own_encoder,
     "matssl checkpoint of fine-tuning": layouts.own_segmentation,
     "matssl checkpoint of pretraining": layouts.own_pretraining,
-    "matssl encoder": layouts.own_encoder,
     "MatSSL (published)": layouts.published_matssl,
     "MatSSL repository, DenseCL": layouts.published_densecl,
     "MatSSL repository, MoCo v2": layouts.published_mocov2,
@@ -30,6 +30,17 @@ WEIGHT_LAYOUTS: dict[str, Callable[[Content], dict[str, Tensor] | None]] = {
     "backbone with a head": layouts.named_backbone,
     "torchvision / timm": layouts.torchvision,
 }
+# Trained on RGB in 0..1, normalised with the statistics of ImageNet. A whole model of smp does not
+# say how its images were normalised, own files follow their record: both stay as they are.
+IMAGENET_INPUT = (
+    "MatSSL (published)",
+    "MatSSL repository, DenseCL",
+    "MatSSL repository, MoCo v2",
+    "MoCo v1/v2 (official)",
+    "lightly (numbered backbone)",
+    "torchvision / timm",
+)
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # Tensors whose absence changes nothing: counters of BatchNorm.
 HARMLESS = ("num_batches_tracked",)
 
@@ -41,13 +52,15 @@ class WeightsReport:
     Attributes:
         path: the file.
         layout: which layout its tensors have.
+        architecture: of the encoder in the file, None where it is no plain ResNet.
         matched: how many encoder tensors were loaded.
         total: how many the encoder has.
+        missing: names the file lacks and the encoder keeps: counters of BatchNorm at most.
         dropped: names of the file's tensors that were not used (heads, momentum copies).
         notes: stem folded, decoder loaded, and the like, in words.
         sha256: of the file.
         lineage: what the file says it was trained from; own files only.
-        parts: which parts of the model were filled: encoder, and decoder where there was one.
+        parts: which parts of the model were filled.
     """
 
     path: str
@@ -59,29 +72,52 @@ class WeightsReport:
     sha256: str
     lineage: tuple[dict[str, Any], ...] = ()
     parts: tuple[str, ...] = ("encoder",)
+    architecture: str | None = None
+    missing: tuple[str, ...] = ()
 
     def text(self) -> str:
         """Return the report for the console."""
         lines = [
             f"weights {self.path}",
-            f"  layout {self.layout}, {self.matched} of {self.total} encoder tensors loaded, "
-            f"{len(self.dropped)} other tensors not used",
+            f"  layout {self.layout}, {self.architecture or 'encoder'}: {self.matched} of "
+            f"{self.total} encoder tensors loaded, {len(self.dropped)} other tensors not used",
         ]
+        if self.missing:
+            lines.append(f"  {len(self.missing)} BatchNorm counters are not in the file: harmless")
         lines += [f"  {note}" for note in self.notes]
+        for step in self.lineage:
+            lines.append("  from " + ", ".join(f"{k} {str(v)[:12]}" for k, v in step.items()))
         return "\n".join(lines)
 
 
-def load(model: nn.Module, path: Path | str, *, in_channels: int) -> WeightsReport:
+def load(
+    model: nn.Module,
+    path: Path | str,
+    *,
+    in_channels: int,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> WeightsReport:
     """Fill a model's encoder from a file, whole or not at all.
+
+    With ``mean`` and ``std``, weights that were trained on ImageNet-normalised images are changed
+    so that they see the same image as in their own training: with the record's input
+    ``z = (g - mean) / std``, the stem ``W_c`` of channel c becomes ``W_c std / s_c``, and what
+    ``(mean - m_c) / s_c`` adds to its output is taken off the running mean of the BatchNorm behind
+    it (m, s: of ImageNet). Exact but for the pixels whose convolution reaches over the border,
+    where the padding stands for the record's mean grey instead of ImageNet's.
 
     Args:
         model: an encoder, or a model that has one as ``encoder``.
         path: checkpoint, state dict or safetensors file.
         in_channels: channels of the encoder's stem; 3-channel stems are summed to 1 (the same
             output for gray input), 1-channel stems shared out by thirds.
+        mean: of the record that normalises the model's input, one number or one a channel.
+        std: the same.
 
     Raises:
-        UserError: unreadable, unknown, or another architecture; the likely cause is named.
+        UserError: unreadable, unknown, another architecture, or not finite; the likely cause is
+            named.
     """
     inner = getattr(model, "encoder", None)
     encoder: nn.Module = inner if isinstance(inner, nn.Module) else model
@@ -89,14 +125,23 @@ def load(model: nn.Module, path: Path | str, *, in_channels: int) -> WeightsRepo
     layout, found = recognise(content)
     wanted = encoder.state_dict()
     notes: list[str] = []
+    if mean is not None and std is not None and layout in IMAGENET_INPUT:
+        _fold_normalisation(found, wanted, mean, std, notes)
     _fold_stem(found, wanted, in_channels, notes)
     missing = [k for k in wanted if k not in found and not k.endswith(HARMLESS)]
     misfits = [k for k in wanted if k in found and found[k].shape != wanted[k].shape]
     if missing or misfits:
         raise UserError(_cause(content, layout, found, wanted, missing, misfits))
     fitting = {k: found[k].to(wanted[k].dtype) for k in wanted if k in found}
-    # strict=False only for the counters that old files lack; the check above was the strict one.
-    encoder.load_state_dict(fitting, strict=False)
+    broken = [k for k, v in fitting.items() if not torch.isfinite(v).all()]
+    if broken:
+        raise UserError(
+            f"{content.path} holds numbers that are not finite in {len(broken)} tensors (first: "
+            f"{broken[0]}): the training that wrote it diverged; take an earlier file"
+        )
+    # The module's own method, since several smp encoders rename keys in theirs. strict=False only
+    # for the counters that old files lack; the check above was the strict one.
+    nn.Module.load_state_dict(encoder, fitting, strict=False)
     dropped = sorted(set(content.tensors) - {content.origin.get(k, k) for k in fitting})
     return WeightsReport(
         path=str(path),
@@ -107,6 +152,8 @@ def load(model: nn.Module, path: Path | str, *, in_channels: int) -> WeightsRepo
         notes=tuple(notes),
         sha256=checkpoint.file_hash(path),
         lineage=tuple(content.lineage),
+        architecture=layouts.architecture(found),
+        missing=tuple(k for k in wanted if k not in found),
     )
 
 
@@ -117,6 +164,11 @@ def read(path: Path | str) -> Content:
         UserError: no weights file, truncated, or a pickle with code.
     """
     path = Path(path)
+    if path.is_dir():
+        raise UserError(
+            f"{path} is a folder; give the file in it, for a run of train_ssl.py "
+            f"{path / 'encoder.safetensors'}"
+        )
     if not path.is_file():
         raise UserError(f"there is no weights file {path}")
     if path.suffix == ".safetensors":
@@ -141,8 +193,21 @@ def recognise(content: Content) -> tuple[str, dict[str, Tensor]]:
     )
 
 
-def imagenet(encoder: nn.Module, name: str, in_channels: int) -> WeightsReport:
+def imagenet(
+    encoder: nn.Module,
+    name: str,
+    in_channels: int,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> WeightsReport:
     """Fill an encoder with torchvision's ImageNet weights, from the local cache or the network.
+
+    Args:
+        encoder: filled in place.
+        name: resnet18, 34, 50, 101 or 152.
+        in_channels: see :func:`load`.
+        mean: see :func:`load`.
+        std: see :func:`load`.
 
     Raises:
         UserError: no such weights, or no network.
@@ -164,7 +229,7 @@ def imagenet(encoder: nn.Module, name: str, in_channels: int) -> WeightsReport:
                 f"({error}); fetch {weights.url} elsewhere and put the file there, or use "
                 "--weights none"
             ) from error
-    return load(encoder, path, in_channels=in_channels)
+    return load(encoder, path, in_channels=in_channels, mean=mean, std=std)
 
 
 def _read_safetensors(path: Path) -> Content:
@@ -181,26 +246,54 @@ def _read_safetensors(path: Path) -> Content:
             f"{path} is truncated or no safetensors file ({path.stat().st_size} bytes); "
             "fetch it again"
         ) from error
-    lineage = json.loads(facts.get("lineage", "[]"))
+    # Only own files have a lineage; the word may mean anything in the metadata of others.
+    own = layouts.own_format(facts, str(path))
+    lineage = json.loads(facts.get("lineage", "[]")) if own else []
     return Content(str(path), tensors, facts, lineage)
 
 
 def _fold_stem(
     found: dict[str, Tensor], wanted: Mapping[str, Tensor], in_channels: int, notes: list[str]
 ) -> None:
-    """Fit the first convolution to the number of input channels."""
-    key = "conv1.weight" if "conv1.weight" in wanted else next(iter(wanted), "")
-    stem, target = found.get(key), wanted.get(key)
-    if stem is None or target is None or stem.ndim != 4 or stem.shape[1] == target.shape[1]:
+    """Fit the convolutions that read the image (one or several) to its number of channels."""
+    for key, target in wanted.items():
+        stem = found.get(key)
+        if stem is None or stem.ndim != 4 or target.ndim != 4:
+            continue
+        if stem.shape[1] == target.shape[1] or target.shape[1] != in_channels:
+            continue
+        # In the model's own precision, so that folding adds no rounding of the file's.
+        stem = stem.to(target.dtype)
+        if stem.shape[1] == 3 and in_channels == 1:
+            found[key] = stem.sum(dim=1, keepdim=True)
+            notes.append(f"3-channel stem {key} summed to 1 channel: same output for gray input")
+        elif stem.shape[1] == 1 and in_channels == 3:
+            found[key] = stem.repeat(1, 3, 1, 1) / 3
+            notes.append(f"1-channel stem {key} shared out to 3 channels by thirds")
+
+
+def _fold_normalisation(
+    found: dict[str, Tensor],
+    wanted: Mapping[str, Tensor],
+    mean: Sequence[float],
+    std: Sequence[float],
+    notes: list[str],
+) -> None:
+    """Make a stem for ImageNet-normalised input one for input normalised with mean and std."""
+    stem, centre = found.get("conv1.weight"), found.get("bn1.running_mean")
+    if stem is None or centre is None or stem.ndim != 4 or stem.shape[1] != 3:
         return
-    # In the model's own precision, so that folding adds no rounding of the file's.
-    stem = stem.to(target.dtype)
-    if stem.shape[1] == 3 and in_channels == 1:
-        found[key] = stem.sum(dim=1, keepdim=True)
-        notes.append("3-channel stem summed to 1 channel: same output for gray input")
-    elif stem.shape[1] == 1 and in_channels == 3:
-        found[key] = stem.repeat(1, 3, 1, 1) / 3
-        notes.append("1-channel stem shared out to 3 channels by thirds")
+    if "conv1.weight" not in wanted:
+        return
+    theirs_mean, theirs_std = (torch.tensor(v).double() for v in (IMAGENET_MEAN, IMAGENET_STD))
+    scale = torch.tensor(std).double().expand(3) / theirs_std
+    shift = (torch.tensor(mean).double().expand(3) - theirs_mean) / theirs_std
+    kernel = stem.double()
+    found["conv1.weight"] = kernel * scale.view(1, 3, 1, 1)
+    found["bn1.running_mean"] = centre.double() - (kernel.sum(dim=(2, 3)) * shift).sum(dim=1)
+    notes.append(
+        "ImageNet mean and std folded into the stem: it sees the grays of its own training"
+    )
 
 
 def _cause(

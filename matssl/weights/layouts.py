@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
+from matssl.core import checkpoint
 from matssl.core.errors import UserError
 
 CONTAINERS = ("state_dict", "model", "moco", "teacher", "student", "network", "encoder", "state")
@@ -65,7 +66,10 @@ def unwrap(content: Any, path: str) -> Content:
     lineage: list[dict[str, Any]] = []
     if isinstance(content, Mapping):
         facts = {k: v for k, v in content.items() if isinstance(v, (str, int, float))}
+    if isinstance(content, Mapping) and own_format(facts, path):
         lineage = list(content.get("lineage") or [])
+        # Other entries of an own checkpoint have names of containers too: "model" describes one.
+        content = content.get("state")
     depth = 0
     while isinstance(content, Mapping) and not _tensors(content) and depth < 4:
         inner = next((content[k] for k in CONTAINERS if isinstance(content.get(k), Mapping)), None)
@@ -81,11 +85,27 @@ def unwrap(content: Any, path: str) -> Content:
     return Content(path, tensors, facts, lineage)
 
 
+def own_format(facts: Mapping[str, Any], path: str) -> bool:
+    """Return whether a file is of this program.
+
+    Raises:
+        UserError: it is, in a format this version does not know.
+    """
+    found = str(facts.get("format", ""))
+    if not found.startswith("matssl/"):
+        return False
+    if found != checkpoint.FORMAT:
+        raise UserError(
+            f"{path} has format {found}, this version reads {checkpoint.FORMAT}; update matssl"
+        )
+    return True
+
+
 def own_segmentation(content: Content) -> dict[str, Tensor] | None:
-    """Read ``best.ckpt`` of a fine-tuning run."""
+    """Read ``best.ckpt`` or ``last.ckpt`` of a fine-tuning run; of both weights the averaged."""
     if content.facts.get("stage") != "finetune":
         return None
-    return content.below("encoder.")
+    return content.below("ema.encoder.") or content.below("encoder.")
 
 
 def own_pretraining(content: Content) -> dict[str, Tensor] | None:
@@ -97,7 +117,7 @@ def own_pretraining(content: Content) -> dict[str, Tensor] | None:
 
 def own_encoder(content: Content) -> dict[str, Tensor] | None:
     """Read ``encoder.safetensors`` of a pretraining run."""
-    if not str(content.facts.get("format", "")).startswith("matssl/"):
+    if not own_format(content.facts, content.path) or "step" in content.facts:
         return None
     return content.below("encoder.") or None
 
@@ -164,8 +184,16 @@ def architecture(tensors: Mapping[str, Tensor]) -> str | None:
     if not blocks:
         return None
     count = max(blocks) + 1
-    bottleneck = "layer1.0.conv3.weight" in tensors
-    return DEEP.get(count) if bottleneck else DEPTHS.get((False, count))
+    if "layer1.0.conv3.weight" not in tensors:
+        return DEPTHS.get((False, count))
+    middle = tensors.get("layer1.0.conv2.weight")
+    if middle is None or any(".se_module." in name for name in tensors):
+        return None
+    # Grouped convolutions make a ResNeXt, doubled width a wide ResNet.
+    kind = "resnext" if middle.shape[1] < middle.shape[0] else "resnet"
+    wide = "wide " if kind == "resnet" and middle.shape[0] > 64 else ""
+    deep = DEEP.get(count)
+    return deep and wide + deep.replace("resnet", kind)
 
 
 def _tensors(content: Mapping[Any, Any]) -> dict[str, Tensor]:
