@@ -20,6 +20,7 @@ h2 { font-size: 1.15em; margin: 2.2em 0 .6em; padding-bottom: .25em;
 table { border-collapse: collapse; margin: .4em 0 1em; font-variant-numeric: tabular-nums; }
 th, td { padding: .3em .9em .3em 0; text-align: right; border-bottom: 1px solid #eef0f2; }
 th { font-weight: 600; color: #52606d; border-bottom: 1.5px solid #cbd2d9; vertical-align: bottom; }
+td { white-space: nowrap; } td.words { white-space: normal; min-width: 6em; }
 th:first-child, td:first-child, th.words, td.words { text-align: left; }
 tr.strong td { font-weight: 600; }
 figure { margin: .6em 0 1.4em; } img { max-width: 100%; height: auto; }
@@ -27,7 +28,7 @@ figcaption { color: #616e7c; font-size: .9em; }
 pre { background: #f5f7fa; padding: .9em 1.1em; font-size: .85em; line-height: 1.4;
   border-radius: 4px; white-space: pre-wrap; overflow-wrap: anywhere; }
 .beside { display: flex; gap: 2.5em; flex-wrap: wrap; align-items: flex-start; }
-.beside > div { flex: 0 1 auto; max-width: 34em; } .beside figure { margin: 0; }
+.beside > div { flex: 0 1 auto; max-width: 40em; } .beside figure { margin: 0; }
 .big { display: flex; gap: 2.6em; flex-wrap: wrap; margin: 1em 0; }
 .big div { min-width: 7em; } .big b { display: block; font-size: 1.9em; line-height: 1.2; }
 .big span { color: #616e7c; font-size: .9em; }

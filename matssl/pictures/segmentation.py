@@ -9,6 +9,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.patches import Patch
+from matplotlib.patheffects import Normal, Stroke
 from numpy.typing import NDArray
 
 from matssl import pictures
@@ -28,6 +29,9 @@ PALETTE = (
 )
 IGNORED_COLOUR = (200, 200, 200)
 RIGHT, WRONG = (225, 230, 235), (200, 30, 40)
+# Layout of a panel; images this much wider than high stand one below the other.
+TOTAL_INCHES, HEAD_INCHES, LINE_INCHES, GAP_INCHES = 12.4, 0.27, 0.24, 0.12
+WIDE = 2.5
 
 
 def class_colours(count: int) -> list[tuple[int, int, int]]:
@@ -103,33 +107,49 @@ def panel(
     else:
         parts.append(("overlay", overlay(image, prediction, count)))
     height, width = image.shape[:2]
-    cell = 3.1
-    figure, axes = plt.subplots(
-        1, len(parts), figsize=(cell * len(parts), cell * height / width + 0.75), squeeze=False
-    )
-    for axis, (label, content) in zip(axes[0], parts, strict=True):
-        axis.imshow(content, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-        axis.set_title(label, fontsize=9, fontweight="normal", loc="left", pad=4)
-        axis.axis("off")
-    if pixel_size is not None:
-        _scale_bar(axes[0, 0], height, width, pixel_size)
+    columns = len(parts) if width < WIDE * height else 1
+    rows = -(-len(parts) // columns)
+    # Inches: all of a slide's width for the pictures, but no picture higher than five.
+    cell = (TOTAL_INCHES - GAP_INCHES * (columns - 1)) / columns
+    cell_height = cell * height / width
+    if cell_height > 5:
+        cell, cell_height = 5 * width / height, 5.0
     patches = [
         Patch(color=_hex(colour), label=name)
         for colour, name in zip(class_colours(count), names, strict=True)
     ]
     if truth is not None:
         patches.append(Patch(color=_hex(WRONG), label="error"))
-    figure.subplots_adjust(left=0.005, right=0.995, top=0.86, bottom=0.1, wspace=0.02)
+    longest = max(len(str(patch.get_label())) for patch in patches)
+    legend_columns = max(1, min(len(patches), int(TOTAL_INCHES / (0.5 + 0.075 * longest))))
+    legend_height = 0.1 + LINE_INCHES * -(-len(patches) // legend_columns)
+    total = HEAD_INCHES + rows * (LINE_INCHES + cell_height + GAP_INCHES) + legend_height
+    figure = plt.figure(figsize=(TOTAL_INCHES, total))
+    for number, (label, content) in enumerate(parts):
+        row, column = divmod(number, columns)
+        left = column * (cell + GAP_INCHES)
+        top = HEAD_INCHES + LINE_INCHES + row * (cell_height + LINE_INCHES + GAP_INCHES)
+        bottom = total - top - cell_height
+        axis = figure.add_axes(
+            (left / TOTAL_INCHES, bottom / total, cell / TOTAL_INCHES, cell_height / total)
+        )
+        axis.imshow(content, cmap="gray", vmin=0, vmax=255, interpolation="nearest", aspect="auto")
+        axis.set_title(label, fontsize=9, fontweight="normal", loc="left", pad=4)
+        axis.axis("off")
+        if number == 0 and pixel_size is not None:
+            _scale_bar(axis, height, width, pixel_size)
     figure.legend(
         handles=patches,
         loc="lower left",
-        ncol=min(len(patches), 8),
+        ncol=legend_columns,
         fontsize=8.5,
         bbox_to_anchor=(0.0, 0.0),
+        borderaxespad=0.0,
+        borderpad=0.1,
         handlelength=1.1,
         columnspacing=1.4,
     )
-    figure.suptitle(title, x=0.006, ha="left", fontsize=11, fontweight="bold", y=0.985)
+    figure.suptitle(title, x=0.0, ha="left", va="top", fontsize=11, fontweight="bold", y=1.0)
     pictures.save(figure, path)
 
 
@@ -191,14 +211,24 @@ def _scale_bar(axis: Any, height: int, width: int, pixel_size: float) -> None:
     pixels = length / pixel_size
     unit, scale = ("mm", 1e6) if length >= 1e6 else ("µm", 1e3) if length >= 1e3 else ("nm", 1.0)
     x0, y0 = 0.96 * width - pixels, 0.95 * height
-    axis.plot([x0, x0 + pixels], [y0, y0], color="white", lw=3.5, solid_capstyle="butt")
-    axis.text(
-        x0 + pixels / 2,
-        y0 - 0.02 * height,
-        f"{length / scale:g} {unit}",
+    # A dark rim, since the micrograph below may be as bright as the bar.
+    axis.plot(
+        [x0, x0 + pixels],
+        [y0, y0],
         color="white",
-        ha="center",
+        lw=3.5,
+        solid_capstyle="butt",
+        path_effects=[Stroke(linewidth=5.5, foreground="black"), Normal()],
+    )
+    axis.annotate(
+        f"{length / scale:g} {unit}",
+        (x0 + pixels, y0),
+        xytext=(0, 4),
+        textcoords="offset points",
+        color="white",
+        ha="right",
         va="bottom",
         fontsize=8,
         fontweight="bold",
+        path_effects=[Stroke(linewidth=2, foreground="black"), Normal()],
     )

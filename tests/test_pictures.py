@@ -1,0 +1,81 @@
+"""Pictures of segmentations: colours mean classes, and everything fits on the page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from matssl.pictures import segmentation
+
+
+def test_colours_are_distinct_for_any_number_of_classes() -> None:
+    for count in (1, 2, 8, 9, 20):
+        colours = segmentation.class_colours(count)
+        assert len(set(colours)) == count
+        assert segmentation.IGNORED_COLOUR not in colours
+    # A class keeps its colour when classes are added.
+    assert segmentation.class_colours(3) == segmentation.class_colours(12)[:3]
+
+
+def test_a_colour_mask_shows_each_class_in_its_colour_and_ignored_pixels_grey() -> None:
+    mask = np.array([[0, 1], [2, 255]], np.uint8)
+    picture = segmentation.colour_mask(mask, 3)
+    assert [tuple(c) for c in picture.reshape(-1, 3)[:3]] == segmentation.class_colours(3)
+    assert tuple(picture[1, 1]) == segmentation.IGNORED_COLOUR
+
+
+def test_an_overlay_is_between_micrograph_and_class_colour() -> None:
+    image, mask = np.full((2, 2), 100, np.uint8), np.zeros((2, 2), np.uint8)
+    expected = np.rint(0.5 * 100 + 0.5 * np.array(segmentation.PALETTE[0]))
+    assert (segmentation.overlay(image, mask, 2, alpha=0.5) == expected).all()
+    assert (segmentation.overlay(image, mask, 2, alpha=0.0) == 100).all()
+
+
+def test_errors_of_every_class_are_red_and_ignored_pixels_are_no_errors() -> None:
+    truth = np.array([[0, 1, 2, 255]], np.uint8)
+    prediction = np.array([[0, 2, 1, 1]], np.uint8)
+    picture = segmentation.error_map(truth, prediction)
+    kinds = [segmentation.RIGHT, segmentation.WRONG, segmentation.WRONG]
+    assert [tuple(c) for c in picture[0]] == [*kinds, segmentation.IGNORED_COLOUR]
+
+
+@pytest.mark.parametrize(
+    ("shape", "classes", "with_truth"),
+    [((60, 60), 3, True), ((40, 300), 2, True), ((300, 40), 11, False), ((1, 1), 2, True)],
+)
+def test_a_panel_of_any_shape_is_a_picture_of_slide_size(
+    tmp_path: Path, shape: tuple[int, int], classes: int, with_truth: bool
+) -> None:
+    generator = np.random.default_rng(0)
+    image = generator.integers(0, 255, shape).astype(np.uint8)
+    mask = generator.integers(0, classes, shape).astype(np.uint8)
+    path = tmp_path / "panel.png"
+    names = [f"class {i}" for i in range(classes)]
+    segmentation.panel(
+        image, mask if with_truth else None, mask[::-1].copy(), names, path, "title", 12.5
+    )
+    height, width = cv2.imread(str(path)).shape[:2]
+    assert 500 < width < 2100 and 200 < height < 3600
+
+
+def test_a_panel_shows_the_right_colours(tmp_path: Path) -> None:
+    truth = np.zeros((50, 50), np.uint8)
+    prediction = np.ones((50, 50), np.uint8)
+    path = tmp_path / "panel.png"
+    segmentation.panel(truth, truth, prediction, ["a", "b"], path, "title")
+    picture = cv2.imread(str(path))[..., ::-1].reshape(-1, 3)
+    for colour in (segmentation.PALETTE[0], segmentation.PALETTE[1], segmentation.WRONG):
+        # Four squares side by side fill most of the page; this one is all of one colour.
+        assert (picture == colour).all(axis=1).mean() > 0.1
+
+
+def test_confusion_and_fractions_are_drawn_with_absent_classes(tmp_path: Path) -> None:
+    counts = np.array([[5, 1, 0], [2, 9, 0], [0, 0, 0]])
+    segmentation.confusion_plot(counts, ["a", "b", "c"], tmp_path / "confusion.png")
+    truth = np.array([[0.5, 0.5, 0.0], [np.nan, np.nan, np.nan]])
+    segmentation.fraction_plot(truth, truth, ["a", "b", "c"], tmp_path / "fractions.png")
+    for name in ("confusion.png", "fractions.png"):
+        assert cv2.imread(str(tmp_path / name)).std() > 5
