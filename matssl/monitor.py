@@ -44,7 +44,10 @@ class Health:
     @property
     def collapsed(self) -> bool:
         """Whether the embeddings carry next to no information."""
-        return self.std < COLLAPSED_STD * self.ideal_std or self.rank < THIN_RANK * self.dimensions
+        healthy = (
+            self.std >= COLLAPSED_STD * self.ideal_std and self.rank >= THIN_RANK * self.dimensions
+        )
+        return not healthy
 
     def verdict(self, progress: float = 1.0) -> str:
         """Return state, cause and advice in one sentence.
@@ -78,6 +81,12 @@ class Health:
 def examine(embeddings: Tensor) -> Health:
     """Return the health of embeddings (2N, D), rows of the first views first."""
     unit = F.normalize(embeddings.detach().double(), dim=1)
+    if not bool(unit.isfinite().all()):
+        # The spectrum of such a matrix is not defined; every measure says so.
+        lost = math.nan
+        return Health(
+            lost, 1 / math.sqrt(unit.shape[1]), lost, min(unit.shape), lost, lost, lost, lost
+        )
     first, second = unit.chunk(2)
     separation = gap(first, second)
     return Health(

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import json
 import os
 import socket
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
@@ -15,6 +17,7 @@ import torch.multiprocessing as mp
 
 from matssl.core import optim
 from matssl.core.batch import Batch
+from matssl.core.errors import UserError
 from matssl.methods import METHODS, method_class
 from matssl.methods.base import SSLMethod
 from matssl.models.encoders import build_encoder, channels_last
@@ -151,13 +154,19 @@ def _gradients(method: torch.nn.Module, batch: Batch) -> tuple[float, dict[str, 
     return float(loss.detach()), {**grads, **buffers}
 
 
-def _worker(rank: int, name: str, port: int, folder: str) -> None:
+def _worker(rank: int, port: int, folder: str) -> None:
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
     dist.init_process_group("gloo", rank=rank, world_size=2)
+    for name in METHODS:
+        torch.save(_half_the_batch(name, rank), Path(folder) / f"{name}{rank}.pt")
+    dist.destroy_process_group()
+
+
+def _half_the_batch(name: str, rank: int) -> tuple[float, dict[str, torch.Tensor]]:
     method = synchronise_batchnorm(_method(name, group_negatives="drop").double(), "cpu").train()
     parallel = torch.nn.parallel.DistributedDataParallel(method, forward_sync_buffers=False)
-    whole = _batch(8)
+    whole = _batch(8, side=64)
     part = slice(4 * rank, 4 * rank + 4)
     half = Batch(
         tuple(v[part] for v in whole.views),
@@ -165,18 +174,67 @@ def _worker(rank: int, name: str, port: int, folder: str) -> None:
         whole.group[part],
         whole.index[part],
     )
-    result = _gradients(parallel, half)
-    torch.save(result, Path(folder) / f"{rank}.pt")
-    dist.destroy_process_group()
+    return _gradients(parallel, half)
+
+
+@pytest.fixture(scope="module")
+def two_processes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Run half a batch of every method in each of two processes; return the folder of results."""
+    folder = tmp_path_factory.mktemp("two")
+    mp.spawn(_worker, (_free_port(), str(folder)), nprocs=2)
+    return folder
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_two_processes_with_half_the_batch_equal_one(name: str, tmp_path: Path) -> None:
-    mp.spawn(_worker, (name, _free_port(), str(tmp_path)), nprocs=2)
+def test_two_processes_with_half_the_batch_equal_one(name: str, two_processes: Path) -> None:
     # In float64, so that a wrong factor cannot hide behind rounding.
-    loss, tensors = _gradients(_method(name, group_negatives="drop").double().train(), _batch(8))
+    method = _method(name, group_negatives="drop").double().train()
+    loss, tensors = _gradients(method, _batch(8, side=64))
     for rank in range(2):
-        other_loss, other = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        other_loss, other = torch.load(two_processes / f"{name}{rank}.pt", weights_only=True)
         assert other_loss == pytest.approx(loss, abs=1e-9)
         for key, value in tensors.items():
             assert torch.allclose(other[key], value, rtol=1e-5, atol=1e-9), key
+
+
+def test_batchnorm_with_a_fused_activation_is_not_exchanged_silently() -> None:
+    encoder = build_encoder("tu-mobilenetv3_small_050", 1)
+    for device in ("cpu", "cuda"):
+        with pytest.raises(UserError, match="BatchNormAct2d layers cannot be shared"):
+            synchronise_batchnorm(encoder, device)
+
+
+def test_own_batchnorm_equals_torchs_when_it_is_alone() -> None:
+    x = torch.randn(6, 4, 5, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    ours = synchronise_batchnorm(torch.nn.BatchNorm2d(4).double(), "cpu")
+    assert torch.equal(ours(x), torch.nn.BatchNorm2d(4).double()(x))
+
+
+# --- drift ---
+@pytest.mark.parametrize("name", METHODS)
+def test_ten_steps_take_the_recorded_losses(name: str) -> None:
+    """A change of these numbers is a change of the method: it needs a line under Numbers."""
+    recorded = json.loads((Path(__file__).parent / "golden_losses.json").read_text())
+    assert golden_losses(name) == pytest.approx(recorded[name], rel=1e-4)
+
+
+def golden_losses(name: str) -> list[float]:
+    """Return the losses of ten steps in float64, in which kernels of all machines agree."""
+    method = _method(name).double().train()
+    # Weights from numpy: torch draws other ones on processors without AVX2.
+    generator = np.random.default_rng(0)
+    with torch.no_grad():
+        for parameter in method.parameters():
+            if parameter.ndim > 1:
+                values = generator.standard_normal(parameter.shape)
+                parameter.copy_(torch.from_numpy(values * (2 / parameter[0].numel()) ** 0.5))
+    optimizer = torch.optim.SGD(method.parameters(), lr=0.03, momentum=0.9)
+    losses = []
+    for step in range(10):
+        optimizer.zero_grad()
+        loss = method(_batch(8, seed=step % 2)).total
+        loss.backward()
+        optimizer.step()
+        method.after_step((step + 1) / 10)
+        losses.append(round(float(loss.detach()), 8))
+    return losses

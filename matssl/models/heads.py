@@ -8,6 +8,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from matssl.core.errors import UserError
+
 
 def projector(in_dim: int, hidden_dim: int, out_dim: int, last_shift: bool = True) -> nn.Sequential:
     """Return Linear - BN - ReLU - Linear - BN; the linear layers have no bias.
@@ -96,7 +98,18 @@ def synchronise_batchnorm(module: nn.Module, device_type: str) -> nn.Module:
     Args:
         module: changed in place where possible.
         device_type: "cuda" takes torch's own, "cpu" ours.
+
+    Raises:
+        UserError: the module has BatchNorm layers that do more than normalise (an activation
+            fused into them); exchanging them would lose that silently.
     """
+    plain = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm, _SharedStatistics)
+    for layer in module.modules():
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm) and type(layer) not in plain:
+            raise UserError(
+                f"this encoder's {type(layer).__name__} layers cannot be shared between processes; "
+                "run in one process or take another --encoder (resnet18, resnet50)"
+            )
     if device_type == "cuda":
         return nn.SyncBatchNorm.convert_sync_batchnorm(module)
     for layer in module.modules():
