@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from matssl.core.batch import Batch, Losses
 from matssl.methods.base import SSLMethod
 from matssl.methods.contrastive import nt_xent
-from matssl.models.encoders import pyramid, stage_channels
+from matssl.models.encoders import average, pyramid, stage_channels
 from matssl.models.heads import projector
 
 
@@ -44,7 +44,7 @@ class GatedFusion(nn.Module):
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """Return (B, sum of C_s) of the stages' maps (B, C_s, H_s, W_s)."""
-        pooled = [stage.mean(dim=(2, 3)) for stage in maps]
+        pooled = [average(stage) for stage in maps]
         if self.standardise:
             pooled = [F.layer_norm(p, p.shape[1:]) for p in pooled]
         gated = [p * gate.sigmoid() for p, gate in zip(pooled, self.gates, strict=True)]

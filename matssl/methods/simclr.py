@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from matssl.core.batch import Batch, Losses
 from matssl.methods.base import SSLMethod
 from matssl.methods.contrastive import nt_xent
-from matssl.models.encoders import pyramid, stage_channels
+from matssl.models.encoders import average, pyramid, stage_channels
 from matssl.models.heads import projector
 
 
@@ -47,7 +47,7 @@ class SimCLR(SSLMethod):
 
     def embed(self, x: Tensor) -> Tensor:
         """Return the projection of normalised views, (B, C, H, W) to (B, D)."""
-        return self.projector(pyramid(self.encoder, x)[-1].mean(dim=(2, 3)))
+        return self.projector(average(pyramid(self.encoder, x)[-1]))
 
     def forward(self, batch: Batch) -> Losses:
         """Return NT-Xent of the two views; BN statistics are over both, as in the paper."""
