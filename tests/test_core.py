@@ -37,6 +37,16 @@ def test_debug_shows_the_traceback_of_a_user_error(capsys: pytest.CaptureFixture
     assert "Traceback" in capsys.readouterr().err
 
 
+def test_ctrl_c_before_the_work_begins_is_no_traceback(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def main(argv: Any) -> None:
+        raise KeyboardInterrupt
+
+    assert guard(main, []) == 130
+    assert capsys.readouterr().err == "\nstopped\n"
+
+
 def test_a_programming_error_is_not_hidden() -> None:
     def main(argv: Any) -> None:
         raise ValueError("a bug")
@@ -56,6 +66,23 @@ def test_flags_beat_the_config_file_and_the_file_beats_the_recipe(tmp_path: Path
     file.write_text("lr: 2e-2\nmomentum: 0.6\n")
     result = _pretrain("--recipe", str(recipe), "--config", str(file), "--lr", "3e-2")
     assert (result.lr, result.momentum, result.batch_size) == (3e-2, 0.6, 7)
+
+
+def test_a_plan_in_steps_and_one_in_epochs_do_not_mix(tmp_path: Path) -> None:
+    recipe, file = tmp_path / "r.yaml", tmp_path / "c.yaml"
+    recipe.write_text("steps: 70\n")
+    file.write_text("epochs: 5\n")
+    assert _pretrain("--recipe", str(recipe)).steps == 70
+    mixed = _pretrain("--recipe", str(recipe), "--config", str(file))
+    assert (mixed.steps, mixed.epochs) == (None, 5)
+    flag = _pretrain("--recipe", str(recipe), "--config", str(file), "--steps", "9")
+    assert (flag.steps, flag.epochs) == (9, None)
+
+
+def test_a_wrong_method_is_said_before_its_recipe_is_looked_for() -> None:
+    with pytest.raises(UserError, match="model must be one of a, b, not c"):
+        argv = ["--data_path", "x", "--model", "c"]
+        config.parse(config.PretrainConfig, argv, "d", choices={"model": ("a", "b")})
 
 
 def test_yaml_numbers_without_a_point_are_numbers(tmp_path: Path) -> None:

@@ -148,7 +148,9 @@ class PretrainConfig(RunConfig, ImageConfig):
         False, "method", "matssl only: bring the pooled stages to one scale before the gates"
     )
 
-    steps: int | None = _flag(None, "training", "optimiser steps (beats --epochs)")
+    steps: int | None = _flag(
+        None, "training", "optimiser steps (default: the recipe's plan, else 3000)"
+    )
     epochs: int | None = _flag(None, "training", "passes over the tiles")
     batch_size: int = _flag(32, "training", "samples a step, over all processes")
     optimizer: str = _flag("sgd", "training", "optimiser", choices=("sgd", "lars", "adamw"))
@@ -323,25 +325,43 @@ def parse(
     values: dict[str, Any] = {}
     given = dict(flags)
     if flags.get("config"):
-        given = {**_checked(_read_yaml(Path(flags["config"])), fields, flags["config"]), **flags}
+        given = _merged(_checked(_read_yaml(Path(flags["config"])), fields, flags["config"]), flags)
+    # A wrong method is said before its recipe is looked for.
+    _refuse_other_choices(given, fields, allowed)
     if "recipe" in fields:
         recipe = given.get("recipe", fields["recipe"].default)
         model = given.get("model", fields["model"].default) if "model" in fields else "finetune"
         path = find_recipe(recipe, model)
-        values.update(_checked(_read_yaml(path), fields, str(path)))
-    values.update(given)
+        values = _checked(_read_yaml(path), fields, str(path))
+    values = _merged(values, given)
     hints = typing.get_type_hints(config_class)
     typed = {k: _typed(v, hints[k], k) for k, v in values.items()}
-    for name, value in typed.items():
-        options = allowed.get(name, fields[name].metadata.get("choices"))
-        if options and value not in options:
-            raise UserError(f"{name} must be one of {', '.join(map(str, options))}, not {value}")
+    _refuse_other_choices(typed, fields, allowed)
     missing = [
         name for name, f in fields.items() if f.metadata.get("required") and not typed.get(name)
     ]
     if missing:
         raise UserError(f"missing {', '.join('--' + name for name in missing)}; see --help")
     return config_class(**typed)
+
+
+def _merged(weaker: Mapping[str, Any], stronger: Mapping[str, Any]) -> dict[str, Any]:
+    """Return both layers; steps of one and epochs of the other are one plan, the stronger's."""
+    plan = {"steps", "epochs"}
+    said = plan & stronger.keys()
+    kept = {k: v for k, v in weaker.items() if not (said and k in plan)}
+    return {**kept, **stronger}
+
+
+def _refuse_other_choices(
+    values: Mapping[str, Any],
+    fields: Mapping[str, dataclasses.Field[Any]],
+    allowed: Mapping[str, Sequence[str]],
+) -> None:
+    for name, value in values.items():
+        options = allowed.get(name, fields[name].metadata.get("choices"))
+        if options and str(value) not in map(str, options):
+            raise UserError(f"{name} must be one of {', '.join(map(str, options))}, not {value}")
 
 
 def to_dict(config: RunConfig) -> dict[str, Any]:

@@ -31,6 +31,10 @@ def guard(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | Non
             traceback.print_exc()
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return USER_ERROR_EXIT
+    except KeyboardInterrupt:
+        # Before a stage's loop there is nothing to save; in it, Ctrl-C ends between two steps.
+        print("\nstopped", file=sys.stderr)
+        return 130
     except BrokenPipeError:
         # The reader of our output (head, less) went away; a traceback would help nobody.
         sys.stderr.close()
