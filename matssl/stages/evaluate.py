@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -125,8 +127,8 @@ def evaluate(config: EvaluateConfig, argv: Sequence[str] = ()) -> Path:
     rivals = _baselines(config, rt, dataset, pairs, loaded, truth, record)
     results = []
     with runtime.memory_errors("--tile_size or --batch_size"):
-        for pair in tqdm(pairs, desc="predicting", disable=config.quiet or None):
-            name = _output_name(pair, pairs)
+        named = list(zip(pairs, _output_names(pairs, dataset.root), strict=True))
+        for pair, name in tqdm(named, desc="predicting", disable=config.quiet or None):
             results.append(
                 _one_image(config, rt, folder, pair, name, loaded, truth, record, rivals)
             )
@@ -592,10 +594,20 @@ def _shown(micrograph: Micrograph, record: Preprocess) -> NDArray[np.uint8]:
     return native.plane_u8(micrograph)
 
 
-def _output_name(pair: Pair, pairs: Sequence[Pair]) -> str:
-    """Return the stem; the split before it where two images share one."""
-    same = sum(other.image.stem == pair.image.stem for other in pairs)
-    return pair.image.stem if same == 1 else f"{pair.split}_{pair.image.stem}"
+def _output_names(pairs: Sequence[Pair], root: Path) -> list[str]:
+    """Return a name for each image's files: its stem; folders and ending too where two clash."""
+    places = [Path(os.path.relpath(pair.image, root)) for pair in pairs]
+    stems = Counter(place.stem for place in places)
+    joined = ["_".join(place.with_suffix("").parts) for place in places]
+    twice = Counter(joined)
+    return [
+        place.stem
+        if stems[place.stem] == 1
+        else name
+        if twice[name] == 1
+        else f"{name}_{place.suffix.lstrip('.')}"
+        for place, name in zip(places, joined, strict=True)
+    ]
 
 
 def _write_masks(
@@ -667,6 +679,7 @@ def _write(
 ) -> None:
     """Write metrics.json, evaluation_results.json, per_image.csv, and the plots."""
     folder.write_json("metrics.json", metrics)
+    rows = []
     for result in results:
         row: dict[str, Any] = {
             "image": str(result.pair.image),
@@ -686,6 +699,8 @@ def _write(
             for n, v in zip(table.names, result.fractions.tolist(), strict=True)
         }
         row |= {"pixel_size_nm": result.pixel_size}
+        rows.append(row)
+    for row in _filled(rows):
         folder.append_csv("per_image.csv", row)
     scored = [r for r in results if r.counts is not None]
     if scored:
@@ -716,7 +731,7 @@ def _report(
         sections.append(("", report.headline([images])))
     sections.append(("Phase fractions", _fraction_section(root, metrics, colours)))
     sections.append(("Images", _panel_section(panels, results)))
-    sections.append(("All images", report.table([_image_row(r, table) for r in results])))
+    sections.append(("All images", report.table(_filled([_image_row(r, table) for r in results]))))
     lineage = "\n".join(
         ", ".join(f"{name} {value}" for name, value in step.items()) for step in metrics["lineage"]
     )
@@ -815,6 +830,12 @@ def _panel_section(panels: Path, results: Sequence[Result]) -> str:
         order = "in the order of the folder"
     note = report.note(f"{len(shown)} of {len(results)} images, {order}.")
     return note + "".join(report.picture(panels / f"{r.name}.png") for r in shown)
+
+
+def _filled(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return rows of equal columns; images without truth have nothing in those of the scores."""
+    columns = max(rows, key=len, default={})
+    return [{name: row.get(name) for name in columns} for row in rows]
 
 
 def _image_row(result: Result, table: ClassTable) -> dict[str, Any]:

@@ -1,0 +1,376 @@
+"""Evaluation of a checkpoint on a folder; the networks here are untrained, the counting is not."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import tifffile
+import torch
+
+from matssl.core import checkpoint
+from matssl.core.config import EvaluateConfig
+from matssl.core.errors import UserError
+from matssl.data import layouts
+from matssl.data.layouts import Pair
+from matssl.data.masks import ClassTable, MaskClass
+from matssl.data.preprocess import Preprocess
+from matssl.metrics import overlap
+from matssl.models.segmentation import build_model
+from matssl.stages import evaluate as stage
+
+NAMES = ("matrix phase", "pore")
+Make = Callable[..., Path]
+
+
+def _table(names: Sequence[str], values: Sequence[int | str], **more: Any) -> ClassTable:
+    kind = "color" if any(isinstance(v, str) for v in values) else "index"
+    classes = tuple(
+        MaskClass(i, name, () if value == "rest" else (value,))
+        for i, (name, value) in enumerate(zip(names, values, strict=True))
+    )
+    rest = list(values).index("rest") if "rest" in values else None
+    return ClassTable(kind, classes, rest_index=rest, **more)
+
+
+@pytest.fixture
+def make_model(tmp_path: Path) -> Make:
+    """Write a checkpoint as fine-tuning does, of a network with random weights."""
+
+    def make(
+        table: ClassTable | None = None,
+        record: Preprocess | None = None,
+        trained: Sequence[Path] = (),
+        recipe: dict[str, Any] | None = None,
+        name: str = "best.ckpt",
+    ) -> Path:
+        table = table or _table(NAMES, (0, 1))
+        torch.manual_seed(3)
+        model = build_model("resnet18", "unet", table.num_classes)
+        path = tmp_path / name
+        payload = {
+            "stage": "finetune",
+            "model": model.description,
+            "state": model.state_dict(),
+            "step": 1,
+            "recipe": recipe or {},
+            "preprocess": (record or Preprocess()).to_dict(),
+            "classes": table.to_dict(),
+            "lineage": [{"stage": "finetune", "dataset": "made up"}],
+            "progress": {"train_images": [str(path) for path in trained]},
+        }
+        checkpoint.save(path, payload)
+        return path
+
+    return make
+
+
+@pytest.fixture
+def make_data(tmp_path: Path) -> Make:
+    """Write images of random texture in ``test`` with the masks given in ``test_annot``."""
+
+    def make(name: str, masks: Sequence[np.ndarray], split: str = "test") -> Path:
+        folder = tmp_path / name
+        for part in (split, f"{split}_annot"):
+            (folder / part).mkdir(parents=True)
+        for number, mask in enumerate(masks):
+            generator = np.random.default_rng(number)
+            small = generator.integers(0, 255, (8, 8)).astype(np.uint8)
+            image = cv2.resize(small, mask.shape[1::-1], interpolation=cv2.INTER_CUBIC)
+            file = f"field{chr(65 + number)}.png"
+            cv2.imwrite(str(folder / split / file), image)
+            cv2.imwrite(str(folder / f"{split}_annot" / file), mask)
+        return folder
+
+    return make
+
+
+def _masks(count: int = 2, classes: int = 2, size: int = 64) -> list[np.ndarray]:
+    generator = np.random.default_rng(7)
+    blocks = [generator.integers(0, classes, (4, 4)).astype(np.uint8) for _ in range(count)]
+    return [np.kron(block, np.ones((size // 4, size // 4), np.uint8)) for block in blocks]
+
+
+def _run(model: Path, data: Path, out: Path, **flags: Any) -> dict[str, Any]:
+    options = {"threads": 1, "precision": "fp32", "quiet": True, **flags}
+    config = EvaluateConfig(
+        model_path=str(model), dataset=str(data), output_dir=str(out), **options
+    )
+    stage.evaluate(config)
+    metrics: dict[str, Any] = json.loads((out / "metrics.json").read_text())
+    return metrics
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    with open(path, encoding="utf-8", newline="") as handle:
+        return list(csv.DictReader(handle))
+
+
+# --- classes of the model and of the folder ---
+def test_a_class_file_matches_other_values_to_the_model_by_name(
+    make_model: Make, make_data: Make, tmp_path: Path
+) -> None:
+    model = make_model()
+    same = _run(model, make_data("same", _masks()), tmp_path / "a")
+    # The other way round on purpose: 255 is the model's class 0.
+    other = make_data("other", [255 * (1 - mask) for mask in _masks()])
+    (other / "classes.yaml").write_text("classes: {pore: 0, matrix phase: 255}\n")
+    assert _run(model, other, tmp_path / "b")["confusion"] == same["confusion"]
+    (other / "classes.yaml").rename(tmp_path / "elsewhere.yaml")
+    given = _run(model, other, tmp_path / "c", classes=str(tmp_path / "elsewhere.yaml"))
+    assert given["confusion"] == same["confusion"]
+
+
+def _refused(model: Path, data: Path, out: Path, *parts: str, **flags: Any) -> None:
+    with pytest.raises(UserError) as caught:
+        _run(model, data, out, **flags)
+    for part in parts:
+        assert part in str(caught.value)
+    assert not out.exists()
+
+
+def test_other_values_without_a_class_file_are_refused_naming_both(
+    make_model: Make, make_data: Make, tmp_path: Path
+) -> None:
+    data = make_data("other", [255 * mask for mask in _masks()])
+    _refused(make_model(), data, tmp_path / "out", "255", "matrix phase = 0; pore = 1")
+
+
+def test_other_names_for_the_same_values_are_refused_naming_both(
+    make_model: Make, make_data: Make, tmp_path: Path
+) -> None:
+    data = make_data("named", _masks())
+    (data / "classes.yaml").write_text("classes: {ferrite: 0, cementite: 1}\n")
+    _refused(make_model(), data, tmp_path / "out", "ferrite = 0; cementite = 1", "pore = 1")
+
+
+def test_a_model_whose_classes_nobody_named_takes_names_of_the_same_values(
+    make_model: Make, make_data: Make, tmp_path: Path
+) -> None:
+    model = make_model(_table(("background", "foreground"), (0, 1)))
+    data = make_data("named", _masks())
+    (data / "classes.yaml").write_text("classes: {ferrite: 0, cementite: 1}\n")
+    assert _run(model, data, tmp_path / "out")["classes"] == ["background", "foreground"]
+
+
+def test_a_two_class_model_refuses_three_class_truth(
+    make_model: Make, make_data: Make, tmp_path: Path
+) -> None:
+    data = make_data("three", _masks(classes=3))
+    _refused(make_model(), data, tmp_path / "out", "that no class lists: 2", "2 classes")
+
+
+def test_a_colour_of_its_own_does_not_vanish_in_the_rest(
+    make_model: Make, make_data: Make, tmp_path: Path
+) -> None:
+    model = make_model(_table(("matrix", "class 1"), ("rest", "#0000ff")))
+    drawn = []
+    for mask in _masks(classes=3):
+        gray = np.random.default_rng(0).integers(0, 255, mask.shape).astype(np.uint8)
+        picture = np.repeat(gray[..., None], 3, axis=2)
+        # OpenCV writes blue, green, red.
+        picture[mask == 1] = (255, 0, 0)
+        picture[mask == 2] = (0, 0, 255)
+        drawn.append(picture)
+    data = make_data("drawn", drawn)
+    _refused(model, data, tmp_path / "out", "#ff0000", "class 1 = #0000ff")
+    for path in (data / "test_annot").iterdir():
+        picture = cv2.imread(str(path))
+        picture[(picture == (0, 0, 255)).all(axis=2)] = 128
+        cv2.imwrite(str(path), picture)
+    share = np.mean([mask == 1 for mask in _masks(classes=3)])
+    metrics = _run(model, data, tmp_path / "out")
+    assert metrics["phase_fractions"]["class 1"]["truth"]["mean"] == pytest.approx(share)
+
+
+# --- which images ---
+def _flat(make_data: Make, count: int) -> Path:
+    """Return a folder ``images`` + ``masks`` without any split."""
+    folder = make_data("flat", _masks(count), split="x")
+    (folder / "x").rename(folder / "images")
+    (folder / "x_annot").rename(folder / "masks")
+    return folder
+
+
+def test_an_uncut_folder_is_evaluated_whole_unless_the_model_was_trained_on_part_of_it(
+    make_model: Make, make_data: Make, tmp_path: Path
+) -> None:
+    data = _flat(make_data, 6)
+    assert _run(make_model(), data, tmp_path / "a")["images"] == 6
+    for seed in (1, 5):
+        cut = layouts.find(data, seed=seed)
+        recipe = {"seed": seed, "finetune_dataset": str(data)}
+        trained = [pair.image for pair in cut.split("train")]
+        model = make_model(trained=trained, recipe=recipe, name=f"{seed}.ckpt")
+        out = tmp_path / f"seed{seed}"
+        metrics = _run(model, data, out)
+        expected = {str(pair.image) for pair in cut.split("test")}
+        assert {row["image"] for row in _rows(out / "per_image.csv")} == expected
+        assert metrics["warnings"] == []
+
+
+def test_images_of_one_name_get_files_of_their_own() -> None:
+    root = Path("data")
+    places = ["a/x.png", "b/x.png", "b/x.tif", "a/y.png"]
+    pairs = [Pair(root / place, None, "group", "test") for place in places]
+    names = stage._output_names(pairs, root)
+    assert names == ["a_x", "b_x_png", "b_x_tif", "y"]
+
+
+# --- what is counted ---
+def test_both_phase_fractions_are_over_the_labelled_pixels(
+    make_model: Make, make_data: Make, tmp_path: Path
+) -> None:
+    mask = _masks(1)[0]
+    mask[:, :40] = 9
+    table = _table(NAMES, (0, 1), ignore_values=(9,))
+    out = tmp_path / "out"
+    _run(make_model(table), make_data("part", [mask]), out)
+    guess = cv2.imread(str(out / "masks/index/fieldA.png"), cv2.IMREAD_UNCHANGED)
+    row = _rows(out / "per_image.csv")[0]
+    assert float(row["predicted fraction pore"]) == pytest.approx(
+        (guess[:, 40:] == 1).mean(), abs=1e-5
+    )
+    assert float(row["true fraction pore"]) == pytest.approx((mask[:, 40:] == 1).mean(), abs=1e-5)
+    assert (guess[:, 40:] == 1).mean() != (guess == 1).mean()
+
+
+def test_an_image_without_a_labelled_pixel_is_predicted_and_not_scored(
+    make_model: Make, make_data: Make, tmp_path: Path
+) -> None:
+    table = _table(NAMES, (0, 1), ignore_values=(9,))
+    empty = np.full((64, 64), 9, np.uint8)
+    model = make_model(table)
+    metrics = _run(model, make_data("some", [*_masks(2), empty]), tmp_path / "a")
+    assert (metrics["images"], metrics["images_with_truth"]) == (3, 2)
+    assert metrics["phase_fractions"]["pore"]["truth"]["fields"] == 2
+    scores = [row["miou"] for row in _rows(tmp_path / "a/per_image.csv")]
+    assert scores[0] and scores[1] and not scores[2]
+    _refused(model, make_data("none", [empty]), tmp_path / "b", "is to be ignored")
+
+
+def test_scores_are_of_the_native_size_whatever_the_network_sees(
+    make_model: Make, make_data: Make, tmp_path: Path
+) -> None:
+    model = make_model(record=Preprocess(resize=32))
+    out = tmp_path / "out"
+    metrics = _run(model, make_data("data", _masks()), out)
+    assert sum(map(sum, metrics["confusion"])) == 2 * 64 * 64
+    assert tifffile.imread(out / "masks/label/fieldA.tif").shape == (64, 64)
+
+
+def test_large_images_give_the_same_masks_through_a_file(
+    make_model: Make, make_data: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, data = make_model(), make_data("data", _masks())
+    plain = _run(model, data, tmp_path / "a", save_probabilities=True)
+    monkeypatch.setattr(stage, "IN_MEMORY_BYTES", 0)
+    mapped = _run(model, data, tmp_path / "b", save_probabilities=True)
+    assert plain["confusion"] == mapped["confusion"]
+    first, second = (tifffile.imread(tmp_path / name / "probabilities/fieldA.tif") for name in "ab")
+    assert first.shape == (2, 64, 64) and np.array_equal(first, second)
+    assert not [path for path in (tmp_path / "b").rglob("*") if path.name.startswith(".")]
+
+
+def test_averaging_over_orientations_changes_the_masks_and_keeps_probabilities(
+    make_model: Make, make_data: Make, tmp_path: Path
+) -> None:
+    model, data = make_model(), make_data("data", _masks())
+    for name, tta in (("a", False), ("b", True)):
+        _run(model, data, tmp_path / name, tta=tta, save_probabilities=True)
+    plain, averaged = (
+        tifffile.imread(tmp_path / name / "probabilities/fieldA.tif").astype(float) for name in "ab"
+    )
+    assert np.abs(averaged.sum(axis=0) - 1).max() < 2e-3
+    assert np.abs(plain - averaged).max() > 1e-3
+
+
+# --- pictures and files ---
+def test_the_report_has_pictures_whether_they_are_saved_or_not(
+    make_model: Make, make_data: Make, tmp_path: Path
+) -> None:
+    model, data = make_model(), make_data("data", _masks(7))
+    _run(model, data, tmp_path / "a", baselines=False)
+    assert not (tmp_path / "a/visualizations").exists()
+    assert (tmp_path / "a/report.html").read_text().count("data:image/png") == 2 + 6
+    _run(model, data, tmp_path / "b", baselines=False, save_visualizations=True)
+    names = {path.name for path in (tmp_path / "b/visualizations").iterdir()}
+    plain = {f"field{letter}.png" for letter in "ABCDEFG"}
+    assert names == plain | {f"vis_batch0_img{i}.png" for i in range(7)}
+    assert (tmp_path / "b/report.html").read_text().count("data:image/png") == 2 + 6
+    for folder in ("a", "b"):
+        assert not [p for p in (tmp_path / folder).rglob("*") if p.name.startswith(".")]
+
+
+def test_results_do_not_depend_on_the_batch_of_tiles(
+    make_model: Make, make_data: Make, tmp_path: Path
+) -> None:
+    model, data = make_model(), make_data("data", _masks(2, size=128))
+    results = [
+        _run(model, data, tmp_path / str(n), batch_size=n, tile_size=64, overlap=16) for n in (1, 5)
+    ]
+    first, second = (np.array(metrics["confusion"]) for metrics in results)
+    # A pixel whose classes are equally likely may fall on either side.
+    assert np.abs(first - second).max() <= 2
+
+
+# --- scores of counts ---
+def test_the_published_file_means_over_batches_with_absent_classes_as_zero() -> None:
+    first = np.array([[50, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]])
+    second = np.diag([10, 10, 10, 10])
+    second[0, 1] = 10
+    result = stage.published_results([first] * 128 + [second], 4)
+    assert [batch["batch_idx"] for batch in result["batch_results"]] == [0, 1]
+    assert result["batch_results"][0]["iou"]["mean_IOU"] == pytest.approx(0.25)
+    means = result["avg_class_ious"]
+    assert means["0"] == pytest.approx((1 + 0.5) / 2)
+    assert means["1"] == pytest.approx((0 + 0.5) / 2)
+    assert means["mean_IOU"] == pytest.approx((0.75 + 0.25 + 0.5 + 0.5) / 4)
+    assert means["mean_IOU_no_minority"] == pytest.approx((0.75 + 0.25 + 0.5) / 3)
+    assert "pixel_metrics" not in result
+
+
+def test_the_published_pixel_metrics_are_of_class_one() -> None:
+    result = stage.published_results([np.array([[880, 20], [40, 60]])], 2)["pixel_metrics"]
+    assert (result["true_positives"], result["false_positives"]) == (60, 20)
+    assert (result["false_negatives"], result["true_negatives"]) == (40, 880)
+    assert result["precision"] == pytest.approx(0.75)
+    assert result["recall"] == pytest.approx(0.6)
+    assert result["f1_score"] == pytest.approx(2 / 3)
+    assert result["accuracy"] == pytest.approx(0.94)
+
+
+def test_last_and_best_checkpoint_give_the_averaged_weights(make_model: Make) -> None:
+    best = make_model()
+    payload = checkpoint.load(best)
+    own = {name: torch.zeros_like(value) for name, value in payload["state"].items()}
+    averaged = {f"ema.{name}": value for name, value in payload["state"].items()}
+    last = best.with_name("last.ckpt")
+    del payload["format"]
+    checkpoint.save(last, {**payload, "state": {**own, **averaged}})
+    first, second = (stage.load_model(path).model.state_dict() for path in (best, last))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_pooled_and_single_image_scores_follow_from_the_files(
+    make_model: Make, make_data: Make, tmp_path: Path
+) -> None:
+    masks = _masks(3)
+    out = tmp_path / "out"
+    metrics = _run(make_model(), make_data("data", masks), out)
+    total = np.zeros((2, 2), np.int64)
+    for mask, row in zip(masks, _rows(out / "per_image.csv"), strict=True):
+        name = Path(row["image"]).stem
+        guess = cv2.imread(str(out / f"masks/index/{name}.png"), cv2.IMREAD_UNCHANGED)
+        matrix = np.array([[((mask == t) & (guess == p)).sum() for p in (0, 1)] for t in (0, 1)])
+        assert float(row["miou"]) == pytest.approx(overlap.miou(matrix), abs=1e-5)
+        total += matrix
+    assert metrics["confusion"] == total.tolist()
+    low, high = metrics["pooled"]["miou_interval_95"]
+    assert low <= metrics["pooled"]["means"]["miou"] <= high
