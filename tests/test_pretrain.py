@@ -27,7 +27,8 @@ from matssl.stages import pretrain, progress
 from matssl.stages.pretrain import Run
 
 TINY = ["--view_size", "32", "--tile_size", "48", "--batch_size", "6", "--threads", "1"]
-TINY += ["--encoder", "mobilenet_v2", "--hidden_dim", "32", "--global_output_dim", "16", "--precision", "fp32"]
+TINY += ["--encoder", "mobilenet_v2", "--hidden_dim", "32", "--global_output_dim", "16"]
+TINY += ["--precision", "fp32"]
 CURVES, VIEWS = pictures.pretraining_curves, pictures.views_sheet
 FEATURES = pictures.features_sheet
 

@@ -18,7 +18,8 @@ from matssl.pictures import training as pictures
 from matssl.stages import pretrain
 
 TINY = ["--view_size", "32", "--tile_size", "48", "--batch_size", "6", "--threads", "1"]
-TINY += ["--encoder", "mobilenet_v2", "--hidden_dim", "32", "--global_output_dim", "16", "--precision", "fp32", "--quiet"]
+TINY += ["--encoder", "mobilenet_v2", "--hidden_dim", "32", "--global_output_dim", "16"]
+TINY += ["--precision", "fp32", "--quiet"]
 
 
 @pytest.fixture(autouse=True)

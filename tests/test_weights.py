@@ -226,3 +226,125 @@ def test_imagenet_weights_in_the_cache_need_no_network(
     shutil.copy(tmp_path / "w.pth", tmp_path / "checkpoints" / url.rsplit("/", 1)[1])
     result = weights.imagenet(build_encoder("resnet18", 1), "resnet18", 1)
     assert result.matched == result.total
+
+
+def _finetuned(tmp_path: Path) -> tuple[Path, dict[str, Tensor]]:
+    """A checkpoint as fine-tuning writes it: own and averaged weights, the model's description."""
+    own = _prefixed(_resnet(channels=1), "encoder.")
+    averaged = {k: v + 1 for k, v in own.items()}
+    model = {"encoder": "resnet18", "decoder": "unet", "num_classes": 2, "in_channels": 1}
+    payload = {
+        "stage": "finetune",
+        "model": model,
+        "step": 5,
+        "state": {**own, **_prefixed(averaged, "ema."), "decoder.a": EXTRA},
+        "lineage": [{"stage": "finetune", "dataset": "EBC1"}],
+    }
+    checkpoint.save(tmp_path / "last.ckpt", payload)
+    return tmp_path / "last.ckpt", {k.removeprefix("encoder."): v for k, v in averaged.items()}
+
+
+def test_a_fine_tuned_checkpoint_gives_its_averaged_encoder(tmp_path: Path) -> None:
+    path, expected = _finetuned(tmp_path)
+    encoder = build_encoder("resnet18", 1)
+    result = weights.load(encoder, path, in_channels=1)
+    assert result.layout == "matssl checkpoint of fine-tuning"
+    assert all(torch.equal(v, expected[k]) for k, v in encoder.state_dict().items())
+
+
+def test_the_report_says_architecture_ancestry_and_what_was_absent(tmp_path: Path) -> None:
+    path, _ = _finetuned(tmp_path)
+    text = weights.load(build_encoder("resnet18", 1), path, in_channels=1).text()
+    assert "resnet18: 120 of 120" in text and "dataset EBC1" in text
+    state = {k: v for k, v in _resnet().items() if not k.endswith("num_batches_tracked")}
+    torch.save(state, tmp_path / "w.pth")
+    result = weights.load(build_encoder("resnet18", 1), tmp_path / "w.pth", in_channels=1)
+    assert len(result.missing) == 20 and "20 BatchNorm counters" in result.text()
+    assert "summed to 1 channel" in result.text()
+
+
+@pytest.mark.parametrize("name", ["densenet121", "mobileone_s0", "mit_b0", "tu-resnet18"])
+def test_encoders_of_other_families_are_filled_and_their_stems_folded(
+    name: str, tmp_path: Path
+) -> None:
+    state = build_encoder(name, 3).state_dict()
+    torch.save({**_prefixed(state, "encoder."), "decoder.a": EXTRA}, tmp_path / "w.pth")
+    encoder = build_encoder(name, 1)
+    result = weights.load(encoder, tmp_path / "w.pth", in_channels=1)
+    assert result.matched == result.total and "summed" in result.text()
+    loaded = encoder.state_dict()
+    same = [k for k in state if state[k].shape == loaded[k].shape]
+    assert all(torch.equal(state[k], loaded[k]) for k in same)
+    folded = set(state) - set(same)
+    assert folded and all(torch.equal(loaded[k], state[k].sum(1, keepdim=True)) for k in folded)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_folded_statistics_of_imagenet_give_the_features_of_its_normalisation(
+    channels: int, tmp_path: Path
+) -> None:
+    torch.save(_resnet(), tmp_path / "w.pth")
+    theirs = build_encoder("resnet18", 3).double().eval()
+    ours = build_encoder("resnet18", channels).double().eval()
+    weights.load(theirs, tmp_path / "w.pth", in_channels=3)
+    report = weights.load(ours, tmp_path / "w.pth", in_channels=channels, mean=(0.61,), std=(0.11,))
+    assert "ImageNet" in report.notes[0]
+    gray = torch.rand(1, 1, 64, 64, dtype=torch.float64)
+    mean = torch.tensor(weights.IMAGENET_MEAN).double().view(1, 3, 1, 1)
+    std = torch.tensor(weights.IMAGENET_STD).double().view(1, 3, 1, 1)
+    expected = theirs((gray - mean) / std)[1]
+    got = ours(((gray - 0.61) / 0.11).expand(-1, channels, -1, -1))[1]
+    # The stem, without the two rows whose convolution reaches into the padding.
+    assert torch.allclose(got[..., 2:-2, 2:-2], expected[..., 2:-2, 2:-2], atol=1e-6)
+    assert not torch.allclose(got[..., :2, :], expected[..., :2, :], atol=1e-3)
+
+
+def test_own_weights_follow_their_record_and_are_not_folded(tmp_path: Path) -> None:
+    path, expected = _finetuned(tmp_path)
+    encoder = build_encoder("resnet18", 1)
+    weights.load(encoder, path, in_channels=1, mean=(0.2,), std=(0.1,))
+    assert torch.equal(encoder.state_dict()["conv1.weight"], expected["conv1.weight"])
+
+
+def test_weights_of_a_diverged_training_are_refused(tmp_path: Path) -> None:
+    state = _resnet()
+    state["layer2.0.conv1.weight"][0] = float("nan")
+    torch.save(state, tmp_path / "w.pth")
+    with pytest.raises(UserError, match=r"not finite in 1 tensors \(first: layer2.0.conv1.weight"):
+        weights.load(build_encoder("resnet18", 3), tmp_path / "w.pth", in_channels=3)
+
+
+def test_a_run_folder_in_place_of_a_file_is_said(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is a folder; give the file in it"):
+        weights.load(build_encoder("resnet18", 3), tmp_path, in_channels=3)
+
+
+def test_a_file_from_a_newer_version_is_refused(tmp_path: Path) -> None:
+    torch.save({"format": "matssl/2", "stage": "ssl", "state": _resnet()}, tmp_path / "w.ckpt")
+    save_file(_resnet(), tmp_path / "w.safetensors", metadata={"format": "matssl/2"})
+    for name in ("w.ckpt", "w.safetensors"):
+        with pytest.raises(UserError, match="format matssl/2.*update matssl"):
+            weights.load(build_encoder("resnet18", 3), tmp_path / name, in_channels=3)
+
+
+def test_metadata_of_others_is_no_lineage(tmp_path: Path) -> None:
+    save_file(_resnet(), tmp_path / "w.safetensors", metadata={"lineage": "a sentence"})
+    result = weights.load(build_encoder("resnet18", 3), tmp_path / "w.safetensors", in_channels=3)
+    assert result.lineage == () and result.layout == "torchvision / timm"
+
+
+@pytest.mark.parametrize(
+    ("file", "model", "sentence"),
+    [
+        ("resnext50_32x4d", "resnet50", "holds a resnext50 encoder .* has a resnet50"),
+        ("resnet34", "resnet18", "holds a resnet34 encoder .* has a resnet18"),
+        ("se_resnet50", "resnet50", "missing .first: conv1.weight"),
+    ],
+)
+def test_a_neighbouring_architecture_is_told_apart(
+    file: str, model: str, sentence: str, tmp_path: Path
+) -> None:
+    state = {**_prefixed(_resnet(file), "encoder."), "decoder.a": EXTRA}
+    torch.save(state, tmp_path / "w.pth")
+    with pytest.raises(UserError, match=sentence):
+        weights.load(build_encoder(model, 3), tmp_path / "w.pth", in_channels=3)
