@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import os
 import random
@@ -251,6 +252,41 @@ def test_a_killed_fine_tuning_run_resumes_to_the_same_bits(
     assert _here("train_finetune", *argv, "--resume") == 0
     for name in ("last.ckpt", "best.ckpt"):
         assert _equal(whole / name, out / "finetune" / "killed" / name)
+    lines = (out / "finetune" / "killed" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == list(range(1, 21))
+
+
+def test_fine_tuning_stopped_before_its_first_step_resumes_without_the_file_it_started_from(
+    ssl_run: Path,
+    synthetic_folder: Path,
+    out: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from matssl.stages import finetune
+
+    weights = out / "moved.safetensors"
+    shutil.copy(ssl_run / "encoder.safetensors", weights)
+    plan = ["--steps", 4, "--ssl_weights_path", weights]
+    whole = _tune(synthetic_folder, out, "whole-ssl", *plan)
+
+    def full(self: finetune.Run) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(finetune.Run, "train", full)
+        argv = ["--finetune_dataset", synthetic_folder, "--output_dir", out, *TUNE, *plan]
+        argv += ["--name", "early"]
+        assert _here("train_finetune", *argv) == 2
+    message = capsys.readouterr().err
+    assert "the disk is full" in message and message.count("\n") == 1
+    weights.unlink()
+    assert _here("train_finetune", *argv, "--resume") == 0
+    assert "matssl encoder" in capsys.readouterr().out
+    early = out / "finetune" / "early"
+    assert _equal(whole / "last.ckpt", early / "last.ckpt")
+    lineages = [checkpoint.load(run / "best.ckpt")["lineage"] for run in (whole, early)]
+    assert lineages[0] == lineages[1] and len(lineages[0]) == 3
 
 
 def test_any_number_of_workers_gives_the_same_weights(

@@ -199,7 +199,7 @@ def test_a_run_without_a_length_has_the_default_one() -> None:
     assert pretrain._plan(_parse("--epochs", "3"), loader).total_steps == 60
     # Steps that are given beat the epochs of a recipe.
     paper = _parse("--recipe", "paper", "--steps", "9")
-    assert paper.epochs == 100 and pretrain._plan(paper, loader).total_steps == 9
+    assert paper.epochs is None and pretrain._plan(paper, loader).total_steps == 9
 
 
 # --- recipes ------------------------------------------------------------------------------------

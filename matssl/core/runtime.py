@@ -15,6 +15,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from matssl.core import rng
 from matssl.core.config import RunConfig
 from matssl.core.errors import UserError
 
@@ -70,6 +71,17 @@ class Runtime:
             name = torch.cuda.get_device_name(self.device)
         processes = f", {self.world_size} processes" if self.world_size > 1 else ""
         return f"{name}, {self.threads} threads, {self.precision}{processes}"
+
+
+def seed_step(seed: int, step: int, rank: int) -> None:
+    """Seed torch's generator for one step: some networks drop units or paths at random.
+
+    Args:
+        seed: of the run.
+        step: the step, from 0.
+        rank: of the process.
+    """
+    torch.manual_seed(int(rng.generator(seed, step, rank, stream=rng.NOISE).integers(1 << 62)))
 
 
 def setup(config: RunConfig) -> Runtime:

@@ -46,6 +46,7 @@ def finetune(config: FinetuneConfig, argv: Sequence[str] = ()) -> Path:
         UserError: anything the user can mend; nothing is written where it is found at the start.
     """
     config = _published(config)
+    progress.check_tensorboard(config.tensorboard)
     rt = runtime.setup(config)
     name = config.name or _default_name(config)
     RunFolder.check(Path(config.output_dir) / "finetune" / name, config.resume, config.overwrite)
@@ -62,7 +63,6 @@ def finetune(config: FinetuneConfig, argv: Sequence[str] = ()) -> Path:
     assert table is not None
     train_pairs, val_pairs = _split(config, dataset)
     model = build_model(config.encoder, config.decoder, table.num_classes, config.in_channels)
-    started_from = _start_weights(model, config)
     shown = _without_tests(dataset, train_pairs, val_pairs)
     facts = preflight.examine_dataset(dataset, record).text()
     progress.say(config, rt, facts)
@@ -70,6 +70,9 @@ def finetune(config: FinetuneConfig, argv: Sequence[str] = ()) -> Path:
     train = crops.load(train_pairs, record, table)
     val = crops.load(val_pairs, record, table) if val_pairs else None
     record = preprocess.measure(record, train.planes)
+    # A resumed run has its weights in the checkpoint; the file it started from may be gone.
+    source = None if config.resume else config.ssl_weights_path or config.weights
+    started_from = progress.start_weights(model, source, config.encoder, record)
     folder = RunFolder.open(
         "finetune", name, config.output_dir, config.resume, config.overwrite, rt.is_main
     )
@@ -79,18 +82,18 @@ def finetune(config: FinetuneConfig, argv: Sequence[str] = ()) -> Path:
         run.restore()
     else:
         folder.start(to_dict(config), argv)
-        folder.write_text("preflight.txt", facts + "\n")
-        folder.write_json("classes.json", table.to_dict())
-        _describe_data(folder, shown, train, val)
-    start = started_from.text() if started_from else "weights random"
-    progress.say(config, rt, start)
+    progress.say(config, rt, run.start_text)
     progress.say(config, rt, run.description())
     try:
-        run.train()
+        with progress.disk_errors(folder):
+            if not folder.resumed:
+                folder.write_text("preflight.txt", facts + "\n")
+                folder.write_json("classes.json", table.to_dict())
+                _describe_data(folder, shown, train, val)
+                run.save("last.ckpt")
+            run.train()
     except BaseException as error:
-        stopped = isinstance(error, SystemExit)
-        reason = "interrupted" if stopped else f"{type(error).__name__}: {error}"
-        folder.status("stopped" if stopped else "failed", step=run.step, error=reason)
+        progress.note_end(folder, run.step, error)
         raise
     finally:
         runtime.close()
@@ -151,6 +154,7 @@ class Learner:
             UserError: the loss is not finite.
         """
         config = self.config
+        runtime.seed_step(config.seed, step, self.rt.rank)
         lr = optim.learning_rate("cosine", config.lr, step, self.total_steps, self.warmup, 1)
         optim.set_lr(self.optimizer, lr)
         frozen = step < config.freeze_encoder_steps
@@ -243,7 +247,9 @@ class Run:
         assert dataset.table is not None
         self.config, self.rt, self.folder, self.dataset = config, rt, folder, dataset
         self.table: masks.ClassTable = dataset.table
-        self.data, self.val, self.record, self.started_from = train, val, record, started_from
+        self.data, self.val, self.record = train, val, record
+        self.ancestors = progress.ancestors(started_from)
+        self.start_text = started_from.text() if started_from else "weights random"
         self.total_steps = _total_steps(config, len(train.planes))
         self.stop_at = self.total_steps
         # The weights every fold and the run itself start from.
@@ -258,10 +264,15 @@ class Run:
             self.stop_at = self._steps_by_folds()
         self.folder.status("running", step=self.step, total=self.stop_at)
         bar = progress.progress_bar(config, rt, self.stop_at, self.step)
-        writer = progress.tensorboard(config.tensorboard, self.folder, rt)
+        writer = progress.tensorboard(config.tensorboard, self.folder, rt, self.step)
         clock = progress.Clock(config.batch_size)
         advice = "--batch_size, --crop_size or take a smaller --encoder"
-        with Interrupts().watch() as interrupts, bar, runtime.memory_errors(advice):
+        with (
+            Interrupts().watch() as interrupts,
+            bar,
+            writer,
+            runtime.memory_errors(advice),
+        ):
             for images, target in learner.loader.batches(self.step, self.stop_at):
                 clock.waited()
                 loss, lr = learner.learn(self.step, images, target)
@@ -270,8 +281,7 @@ class Run:
                 row = {"step": self.step, "loss": loss, "lr": lr, "wait_share": clock.wait_share}
                 self.folder.append_csv("steps.csv", row)
                 self.folder.append_jsonl("metrics.jsonl", row)
-                if writer is not None:
-                    writer.add_scalar("loss", loss, self.step)
+                writer.add_scalar("loss", loss, self.step)
                 bar.update()
                 bar.set_postfix_str(f"loss {loss:.3f}, wait {100 * clock.wait_share:.0f}%")
                 if clock.steps == 3:
@@ -384,6 +394,7 @@ class Run:
                     "best": self.best,
                     "best_step": self.best_step,
                     "stale": self.stale,
+                    "start": self.start_text,
                     "train_images": [str(pair.image) for pair in self.data.pairs],
                 },
             }
@@ -423,22 +434,18 @@ class Run:
         self.step = int(payload["step"])
         facts = payload["progress"]
         self.best, self.best_step, self.stale = facts["best"], facts["best_step"], facts["stale"]
-        for name in ("steps.csv", "log.csv"):
-            self.folder.truncate_csv(name, "step", self.step)
+        self.ancestors, self.start_text = payload["lineage"][:-1], facts["start"]
+        progress.rewind(self.folder, self.step)
 
     def lineage(self) -> list[dict[str, Any]]:
         """Return the chain of what this model was trained from."""
-        before: list[dict[str, Any]] = []
-        if self.started_from is not None:
-            before = list(self.started_from.lineage)
-            before.append({"weights": self.started_from.layout, "sha256": self.started_from.sha256})
         here = {
             "stage": "finetune",
             "dataset": self.dataset.root.name,
             "images": len(self.data.planes),
             "steps": self.step,
         }
-        return [*before, here]
+        return [*self.ancestors, here]
 
     def description(self) -> str:
         """Return what is about to happen, for the console."""
@@ -483,13 +490,12 @@ class Run:
             for c in self.table.classes
         ]
         colours = segmentation.colour_names(self.table.names)
-        started = self.started_from.text() if self.started_from else "random weights"
         sections = [
             ("", report.headline(figures)),
             ("Course of the training", report.picture(root / "curves.png")),
             ("Validation images", "".join(report.picture(path) for path in pictures)),
             ("Classes", report.table(rows, swatches=colours)),
-            ("Start", report.text(started)),
+            ("Start", report.text(self.start_text)),
             ("Data", report.text(progress.read_text(root / "preflight.txt"))),
             ("Command", report.text(progress.read_text(root / "command.txt"))),
             ("Settings", report.text(progress.read_text(root / "config.yaml"))),
@@ -569,17 +575,6 @@ def _split(config: FinetuneConfig, dataset: Dataset) -> tuple[tuple[Pair, ...], 
     if not val and len(train) >= MIN_IMAGES_TO_SPLIT:
         train, val = layouts.cut_validation(train, config.val_fraction, config.seed)
     return train, val
-
-
-def _start_weights(
-    model: SegmentationModel, config: FinetuneConfig
-) -> weights.WeightsReport | None:
-    path = config.ssl_weights_path or (None if config.weights == "none" else config.weights)
-    if path is None:
-        return None
-    if path == "imagenet":
-        return weights.imagenet(model.encoder, config.encoder, config.in_channels)
-    return weights.load(model, path, in_channels=config.in_channels)
 
 
 def _total_steps(config: FinetuneConfig, images: int) -> int:

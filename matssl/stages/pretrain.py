@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from matssl import monitor, preflight, report, weights
-from matssl.core import checkpoint, optim, rng, runtime
+from matssl.core import checkpoint, optim, runtime
 from matssl.core.batch import Batch
 from matssl.core.config import PretrainConfig, to_dict
 from matssl.core.errors import UserError
@@ -73,7 +73,8 @@ def pretrain(config: PretrainConfig, argv: Sequence[str] = ()) -> Path:
 
     encoder = build_encoder(config.encoder, config.in_channels)
     # A resumed run has its weights in the checkpoint; the file it started from may be gone.
-    started_from = None if config.resume else _start_weights(encoder, config)
+    source = None if config.resume else config.weights
+    started_from = progress.start_weights(encoder, source, config.encoder, record)
     paths = _image_paths(config)
     facts = _preflight(config, paths, record) if rt.is_main else ""
     progress.say(config, rt, facts)
@@ -81,6 +82,10 @@ def pretrain(config: PretrainConfig, argv: Sequence[str] = ()) -> Path:
     pool = _pool(config, rt, paths, record, tile_size)
     config = _negatives(config, rt, pool)
     record = preprocess.measure(record, (pool.plane(i) for i in range(len(pool))))
+    if started_from is not None:
+        # The first time was to refuse a wrong file before the pool is read; now the grey levels of
+        # the pool are known too.
+        started_from = progress.start_weights(encoder, source, config.encoder, record)
 
     loader = ViewLoader(
         pool,
@@ -114,7 +119,7 @@ def pretrain(config: PretrainConfig, argv: Sequence[str] = ()) -> Path:
         run.restore()
     else:
         folder.start(to_dict(config), argv)
-    progress.say(config, rt, _origin(started_from, config.resume))
+    progress.say(config, rt, progress.origin(started_from, config.resume))
     progress.say(config, rt, run.description())
     try:
         with progress.disk_errors(folder):
@@ -151,7 +156,7 @@ class Run:
         self.loader, self.method, self.optimizer = loader, method, optimizer
         self.record, self.pool = record, pool
         self.step = 0
-        self.ancestors = _ancestors(started_from)
+        self.ancestors = progress.ancestors(started_from)
         self.losses: list[float] = []
         self.health: monitor.Health | None = None
         self.model: nn.Module = method
@@ -214,9 +219,7 @@ class Run:
 
     def _one_step(self, batch: Batch) -> dict[str, float]:
         """Return the losses of a batch after the optimiser has used their gradient."""
-        # Some encoders drop paths at random: torch's generator has to follow from the step too.
-        draws = rng.generator(self.config.seed, self.step, self.rt.rank, stream=rng.NOISE)
-        torch.manual_seed(int(draws.integers(1 << 62)))
+        runtime.seed_step(self.config.seed, self.step, self.rt.rank)
         self.method.train()
         self.optimizer.zero_grad(set_to_none=True)
         with self.rt.autocast():
@@ -505,14 +508,6 @@ def replace_threads(loader: ViewLoader, threads: int) -> ViewLoader:
     return other
 
 
-def _start_weights(encoder: nn.Module, config: PretrainConfig) -> weights.WeightsReport | None:
-    if config.weights == "none":
-        return None
-    if config.weights == "imagenet":
-        return weights.imagenet(encoder, config.encoder, config.in_channels)
-    return weights.load(encoder, config.weights, in_channels=config.in_channels)
-
-
 def _image_paths(config: PretrainConfig) -> list[Path]:
     paths = readers.find_images(config.data_path)
     if config.file_list is not None:
@@ -611,20 +606,6 @@ def _negatives(config: PretrainConfig, rt: Runtime, pool: Pool) -> PretrainConfi
         "--group_negatives keep also compares the images of one specimen",
     )
     return config
-
-
-def _origin(started_from: weights.WeightsReport | None, resumed: bool) -> str:
-    if resumed:
-        return "weights of the checkpoint"
-    return started_from.text() if started_from else "weights random"
-
-
-def _ancestors(started_from: weights.WeightsReport | None) -> list[dict[str, Any]]:
-    """Return the chain behind the weights a run starts from."""
-    if started_from is None:
-        return []
-    file = {"weights": started_from.layout, "sha256": started_from.sha256}
-    return [*started_from.lineage, file]
 
 
 def _views(config: PretrainConfig) -> ViewRecipe:

@@ -13,12 +13,16 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from torch import nn
 from tqdm import tqdm
 
+from matssl import weights
 from matssl.core.config import RunConfig
 from matssl.core.errors import UserError
 from matssl.core.run_folder import RunFolder, atomic_write_bytes
 from matssl.core.runtime import Runtime
+from matssl.data.preprocess import Preprocess
+from matssl.weights import WeightsReport
 
 # What may differ between a run and its continuation without changing the result.
 FREE_ON_RESUME = {
@@ -160,6 +164,50 @@ def progress_bar(config: RunConfig, rt: Runtime, total: int, done: int) -> Any:
     """Return the one line of progress; nothing where no terminal shows it."""
     hidden = config.quiet or not rt.is_main or not sys.stderr.isatty()
     return tqdm(total=total, initial=done, disable=hidden, unit="step", dynamic_ncols=True)
+
+
+def start_weights(
+    model: nn.Module, source: str | None, encoder: str, record: Preprocess
+) -> WeightsReport | None:
+    """Fill a model's encoder before training; return None where it starts from random weights.
+
+    Args:
+        model: an encoder, or a model that has one.
+        source: "imagenet", a file, "none" or None.
+        encoder: its name.
+        record: how the images of this training are normalised.
+
+    Raises:
+        UserError: see :func:`matssl.weights.load`.
+    """
+    if source is None or source == "none":
+        return None
+    # Grey levels stretched image by image have unit variance, which is what ImageNet's networks
+    # were given; grey levels left as they are differ from ImageNet's by a known mean and std.
+    as_recorded = record.window == "dtype"
+    return weights.start(
+        model,
+        source,
+        encoder,
+        in_channels=record.channels,
+        mean=record.mean if as_recorded else None,
+        std=record.std if as_recorded else None,
+    )
+
+
+def origin(started_from: WeightsReport | None, resumed: bool) -> str:
+    """Return in words where the weights come from."""
+    if resumed:
+        return "weights of the checkpoint"
+    return started_from.text() if started_from else "weights random"
+
+
+def ancestors(started_from: WeightsReport | None) -> list[dict[str, Any]]:
+    """Return the chain behind the weights a run starts from."""
+    if started_from is None:
+        return []
+    file = {"weights": started_from.layout, "sha256": started_from.sha256}
+    return [*started_from.lineage, file]
 
 
 def refuse_other_plan(before: Mapping[str, Any], now: Mapping[str, Any], instead: str) -> None:

@@ -130,7 +130,9 @@ def load(
     _fold_stem(found, wanted, in_channels, notes)
     missing = [k for k in wanted if k not in found and not k.endswith(HARMLESS)]
     misfits = [k for k in wanted if k in found and found[k].shape != wanted[k].shape]
-    if missing or misfits:
+    # A deeper ResNet holds every tensor of a shallower one, yet its first blocks are no encoder.
+    theirs, ours = layouts.architecture(found), layouts.architecture(wanted)
+    if missing or misfits or (theirs and ours and theirs != ours):
         raise UserError(_cause(content, layout, found, wanted, missing, misfits))
     fitting = {k: found[k].to(wanted[k].dtype) for k in wanted if k in found}
     broken = [k for k, v in fitting.items() if not torch.isfinite(v).all()]
@@ -152,7 +154,7 @@ def load(
         notes=tuple(notes),
         sha256=checkpoint.file_hash(path),
         lineage=tuple(content.lineage),
-        architecture=layouts.architecture(found),
+        architecture=theirs,
         missing=tuple(k for k in wanted if k not in found),
     )
 
@@ -191,6 +193,34 @@ def recognise(content: Content) -> tuple[str, dict[str, Tensor]]:
         f"{content.path} holds {len(content.tensors)} tensors of no known layout ({some} ...); "
         "it is no ResNet encoder or U-Net"
     )
+
+
+def start(
+    model: nn.Module,
+    source: str,
+    name: str,
+    *,
+    in_channels: int,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> WeightsReport:
+    """Fill a model's encoder from a file or, where ``source`` is "imagenet", as torchvision has it.
+
+    Args:
+        model: an encoder, or a model that has one.
+        source: "imagenet" or a file.
+        name: of the encoder.
+        in_channels: see :func:`load`.
+        mean: see :func:`load`.
+        std: see :func:`load`.
+
+    Raises:
+        UserError: see :func:`load` and :func:`imagenet`.
+    """
+    if source == "imagenet":
+        inner = getattr(model, "encoder", model)
+        return imagenet(inner, name, in_channels, mean, std)
+    return load(model, source, in_channels=in_channels, mean=mean, std=std)
 
 
 def imagenet(
