@@ -20,16 +20,17 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # Peak memory is that of a process of its own, above its size with the model loaded.
 _PEAK = """
-import resource, sys, numpy as np, torch
+import sys, numpy as np, torch
 sys.path.insert(0, {root!r})
 from benchmarks import bench_inference as b
+from matssl.core.runtime import peak_memory
 torch.set_num_threads(1)
 model, image, functions = b.prepare()
 small = image[:, :64, :64]
 b.tiling.predict(model, np.ascontiguousarray(small))
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = peak_memory()
 functions[{name!r}]()
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+print(peak_memory() - before)
 """
 
 

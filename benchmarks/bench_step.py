@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from benchmarks.paired import ratio, row, seconds
-from matssl.core import optim
+from matssl.core import optim, runtime
 from matssl.core.batch import Batch
 from matssl.data import cache, readers, synthetic
 from matssl.data.datasets import ViewLoader
@@ -103,6 +103,7 @@ def _optimizer_step():
 def main() -> list[str]:
     torch.manual_seed(0)
     torch.set_num_threads(1)
+    runtime.keep_freed_memory()  # as the stages do
     lines = []
     batch = _batch()
     for name in METHODS:
