@@ -15,9 +15,13 @@ import torch.nn.functional as F
 
 from matssl import monitor
 from matssl.core import geometry, optim
-from matssl.methods.contrastive import info_nce, nt_xent
+from matssl.core.batch import Batch
+from matssl.methods import contrastive, densecl, momentum
+from matssl.methods.contrastive import info_nce, info_nce_rows, negative_cosine, nt_xent
 from matssl.methods.matssl import GatedFusion
-from matssl.models.heads import projector
+from matssl.methods.mocov2 import MoCoV2, MoCoV2Settings
+from matssl.models.encoders import build_encoder
+from matssl.models.heads import projector, split_batchnorm
 
 CASES = {
     c["id"]: c for c in json.loads((Path(__file__).parent / "checks.json").read_text())["cases"]
@@ -252,10 +256,12 @@ def test_ntxent_leaves_out_negatives_of_the_same_group() -> None:
     assert float(nt_xent(z1, z2, 0.2, torch.tensor([7, 7, 8]))) == pytest.approx(float(expected))
 
 
-def _lars(w: list[Any], x: dict[str, Any], adapt: bool = True) -> list[torch.Tensor]:
+def _lars(
+    w: list[Any], x: dict[str, Any], adapt: bool = True, classic: bool = True
+) -> list[torch.Tensor]:
     parameter = torch.nn.Parameter(torch.tensor(w))
     group = {"params": [parameter], "weight_decay": x["wd"], "adapt": adapt}
-    optimizer = optim.LARS([group], lr=0.0, momentum=x["mu"], eta=x["eta"])
+    optimizer = optim.LARS([group], lr=0.0, momentum=x["mu"], eta=x["eta"], classic=classic)
     states = []
     for lr in x["lr"]:
         optimizer.param_groups[0]["lr"] = lr
@@ -272,6 +278,9 @@ def test_lars_takes_the_classic_step() -> None:
     _close(name, first, e["classic_w1"])
     _close(name, second, e["classic_w2"])
     _close(name, _lars(x["w"], x, adapt=False)[0], e["excluded_w1"])
+    first, second = _lars(x["w"], x, classic=False)
+    _close(name, first, e["popular_w1"])
+    _close(name, second, e["popular_w2"])
     zero = torch.zeros(2, 2).tolist()
     _close(name, _lars(zero, x)[0], e["zero_weight_w1"])
 
@@ -303,6 +312,395 @@ def test_moco_schedule_is_constant_within_an_epoch() -> None:
         for epoch in x["epochs"]
     ]
     _close(name, rates, e["lr_b256"])
+
+
+# --- momentum networks and queues ---
+def test_momentum_network_is_a_moving_average() -> None:
+    name = "common.ema_closed_form"
+    x, e = _case(name)
+    slow, online = torch.nn.Linear(3, 1, bias=False), torch.nn.Linear(3, 1, bias=False)
+    slow.weight.data = torch.tensor([x["theta0"]])
+    online.weight.data = torch.tensor([x["theta_q"]])
+    for step in range(1, 6):
+        momentum.follow(slow, online, x["m"])
+        if f"after_{step}" in e:
+            _close(name, slow.weight[0], e[f"after_{step}"])
+    _close(name, [math.log(0.5) / math.log(m) for m in x["m_list"]], e["half_life_steps"])
+
+
+def test_running_statistics_of_the_momentum_network_are_its_own() -> None:
+    name = "common.ema_not_for_buffers"
+    x, e = _case(name)
+    slow, online = torch.nn.BatchNorm1d(1), torch.nn.BatchNorm1d(1)
+    online.running_mean.fill_(x["online_running_mean"])
+    momentum.follow(slow, online, 0.5)
+    slow(torch.tensor(x["x"])[:, None])
+    _close(name, slow.running_mean[0], e["running_mean"])
+    _close(name, slow.running_var[0], e["running_var"])
+
+
+def _pushed(length: int, batches: list[list[int]]) -> Iterator[momentum.KeyQueue]:
+    """Yield the queue after each batch; key n has group n and a direction of its own."""
+    queue = momentum.KeyQueue(length, 2)
+    for batch in batches:
+        angle = torch.tensor(batch) * 0.1
+        queue.push(3 * torch.stack([angle.cos(), angle.sin()], dim=1), torch.tensor(batch))
+        yield queue
+
+
+def test_the_queue_is_a_ring() -> None:
+    x, e = _case("common.queue_ring_wraparound")
+    for queue, expected in zip(_pushed(x["K"], x["batches"]), e["steps"], strict=True):
+        filled = expected["valid"]
+        assert queue.group.tolist()[:filled] == expected["buffer"][:filled]
+        assert int(queue.pointer) == expected["ptr"] and int(queue.filled) == filled
+        angle = queue.group[:filled] * 0.1
+        rows = torch.stack([angle.cos(), angle.sin()], dim=1)
+        assert torch.allclose(queue.negatives()[0], rows), "keys are kept as unit rows"
+    (queue,) = _pushed(x["K"], [x["oversize_batch"]])
+    assert queue.group.tolist() == e["oversize_from_empty"]["buffer"]
+    assert int(queue.pointer) == e["oversize_from_empty"]["ptr"]
+
+
+def test_the_loss_of_a_step_uses_the_queue_as_it_was() -> None:
+    name = "moco.enqueue_after_loss"
+    x, e = _case(name)
+    q, k = torch.tensor(x["q"]), torch.tensor(x["k"])
+    queue = momentum.KeyQueue(4, 3)
+    queue.push(torch.tensor(x["queue_raw"]), torch.zeros(4, dtype=torch.long))
+    _close(name, info_nce(q, k, queue.negatives()[0], x["tau"]), e["loss_step1"])
+    queue.push(k, torch.zeros(2, dtype=torch.long))
+    _close(name, queue.rows, e["queue_after"])
+    assert int(queue.pointer) == e["ptr_after"]
+    _close(name, info_nce(q, k, queue.negatives()[0], x["tau"]), e["loss_step2_same_batch"])
+
+
+def test_the_method_itself_asks_the_queue_before_it_fills_it() -> None:
+    method = _tiny_moco()
+    batch = _tiny_batch()
+    rows = method.queue.negatives()[0]
+    assert len(rows) == 0 and float(method(batch).total.detach()) == 0
+    before = method.queue.negatives()[0].clone()
+    query, key = method.query(batch.views[0]), method.key(batch.views[1])
+    expected = info_nce(query, key, before, 0.2)
+    assert float(method(batch).total) == pytest.approx(float(expected), rel=1e-6)
+    assert len(method.queue.negatives()[0]) == 8
+    method.eval()
+    method(batch)
+    assert len(method.queue.negatives()[0]) == 8, "looking at the health must not fill it"
+
+
+def _tiny_batch() -> Batch:
+    generator = torch.Generator().manual_seed(0)
+    views = torch.randint(0, 256, (2, 4, 1, 32, 32), generator=generator, dtype=torch.uint8)
+    index = torch.arange(4)
+    return Batch((views[0], views[1]), torch.zeros(2, 4, 2, 3), index, index)
+
+
+def _tiny_moco(**settings: Any) -> MoCoV2:
+    torch.manual_seed(0)
+    values = {"queue_size": 12, "temperature": 0.2, "global_output_dim": 8, **settings}
+    return MoCoV2(build_encoder("resnet18"), 1, (0.5,), (0.25,), MoCoV2Settings(**values)).train()
+
+
+def _split_layer(splits: int) -> torch.nn.BatchNorm2d:
+    layer = torch.nn.BatchNorm2d(1)
+    split_batchnorm(layer, splits)
+    return layer
+
+
+def test_split_batchnorm_normalises_sample_n_with_those_n_mod_s() -> None:
+    name = "moco.split_bn"
+    x, e = _case(name)
+    values = torch.tensor(x["x"]).view(4, 1, 1, 1)
+    for splits in x["splits"]:
+        layer = _split_layer(splits)
+        _close(name, layer(values).flatten(), e[f"s{splits}"])
+        _close(name, layer.running_var[0], e[f"running_var_s{splits}"])
+        _close(name, layer.running_mean[0], e["running_mean_s2"])
+        plain = torch.nn.BatchNorm2d(1).eval()
+        plain.load_state_dict(layer.state_dict())
+        assert torch.equal(layer.eval()(values), plain(values))
+
+
+def test_shuffled_keys_change_nothing_without_split_batchnorm() -> None:
+    name = "moco.shuffle_single_device"
+    x, e = _case(name)
+    values, order = torch.tensor(x["x"]).view(4, 1, 1, 1), torch.tensor(x["permutation"])
+    for splits in (1, 2):
+        layer = _split_layer(splits)
+        shuffled = layer(values[order])[order.argsort()]
+        _close(name, shuffled.flatten(), e[f"s{splits}_shuffled"])
+        _close(name, layer(values).flatten(), e[f"s{splits}_plain"])
+
+
+def test_keys_are_shuffled_where_batchnorm_is_split_and_come_back_in_order() -> None:
+    method, view = _tiny_moco(bn_splits=2), _tiny_batch().views[0]
+    seen = []
+
+    def embed(part: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        seen.append(part)
+        return (part.double().mean((1, 2, 3))[:, None],)
+
+    orders = []
+    for step in range(6):
+        method.step.fill_(step)
+        (result,) = method.shuffled(view, embed)
+        assert torch.equal(result, embed(view)[0])
+        orders.append([int(p.double().sum()) for p in seen[-2]])
+    assert len({tuple(order) for order in orders}) > 1
+    method.eval()
+    method.shuffled(view, embed)
+    assert seen[-1] is view
+
+
+def _masked(x: dict[str, Any], query: list[int], queue: list[int]) -> torch.Tensor:
+    q, k, rows = torch.tensor(x["q"]), torch.tensor(x["k"]), _unit(x["queue_raw"])
+    groups = torch.tensor(query), torch.tensor(queue)
+    return info_nce_rows(q, k, rows, x["tau"], *groups)[0]
+
+
+def test_keys_of_the_querys_own_group_are_no_negatives() -> None:
+    name = "moco.group_mask"
+    x, e = _case(name)
+    rows = _masked(x, x["query_group"], x["queue_group"])
+    _close(name, rows, e["loss_rows"])
+    _close(name, rows.mean(), e["loss"])
+    _close(name, _masked(x, [1, 1], [1, 1, 1, 1]), [e["loss_all_masked"]] * 2)
+
+
+def test_only_written_slots_are_negatives() -> None:
+    name = "moco.valid_mask"
+    x, e = _case(name)
+    queue = momentum.KeyQueue(4, 3)
+    keys = torch.tensor(x["queue_raw"])
+    queue.push(keys[:2], torch.zeros(2, dtype=torch.long))
+    q, k = torch.tensor(x["q"]), torch.tensor(x["k"])
+    _close(name, info_nce(q, k, queue.negatives()[0], x["tau"]), e["loss"])
+    queue.push(keys[2:], torch.zeros(2, dtype=torch.long))
+    _close(name, info_nce(q, k, queue.negatives()[0], x["tau"]), e["loss_unmasked"])
+
+
+def test_symmetric_moco_sums_the_directions() -> None:
+    name = "moco.symmetric"
+    x, e = _case(name)
+    a, b, rows = torch.tensor(x["a"]), torch.tensor(x["b"]), _unit(x["queue_raw"])
+    _close(name, info_nce(a, b, rows, x["tau"]) + info_nce(b, a, rows, x["tau"]), e["loss"])
+    method, batch = _tiny_moco(symmetric=True), _tiny_batch()
+    method(batch)
+    keys = torch.cat([method.key(view) for view in batch.views])
+    assert torch.allclose(method.queue.negatives()[0], F.normalize(keys, dim=1), atol=1e-6)
+
+
+def test_a_query_meets_its_own_older_key_as_often_as_computed() -> None:
+    name = "moco.own_stale_key"
+    x, e = _case(name)
+    generator, n = np.random.default_rng(0), x["N"]
+    for length, expected in zip(x["K"], e["fraction"], strict=True):
+        seen: list[int] = []
+        met = total = 0
+        for epoch in range(6):
+            for item in generator.permutation(n).tolist():
+                met += epoch > 0 and item in seen[-length:]
+                total += epoch > 0
+                seen.append(item)
+        assert met / total == pytest.approx(expected, abs=CASES[name]["tolerance"]["atol"])
+
+
+def test_infonce_in_parts_equals_autograd_on_all_logits(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(5)
+    q = torch.randn(23, 6, generator=generator).requires_grad_()
+    k, rows = torch.randn(23, 6, generator=generator), torch.randn(40, 6, generator=generator)
+    rows = F.normalize(rows, dim=1)
+    own, other = torch.arange(23) % 5, torch.arange(40) % 5
+    unit = F.normalize(q, dim=1)
+    positive = (unit * F.normalize(k, dim=1)).sum(1, keepdim=True)
+    logits = (unit @ rows.T).masked_fill(own[:, None] == other[None], float("-inf"))
+    target = torch.zeros(23, dtype=torch.long)
+    weights = torch.rand(23, generator=generator)
+    expected = F.cross_entropy(torch.cat([positive, logits], 1) / 0.1, target, reduction="none")
+    (wanted,) = torch.autograd.grad((expected * weights).sum(), q)
+    for at_once in (1, 100, 1 << 22):
+        monkeypatch.setattr(contrastive, "LOGITS_AT_ONCE", at_once)
+        loss, hit = info_nce_rows(q, k, rows, 0.1, own, other)
+        (got,) = torch.autograd.grad((loss * weights).sum(), q)
+        assert torch.allclose(loss, expected, atol=1e-12)
+        assert torch.allclose(got, wanted, atol=1e-12)
+        assert torch.equal(hit, positive[:, 0] >= logits.amax(1))
+
+
+# --- DenseCL ---
+def _dense_loss(x: dict[str, Any], index: torch.Tensor) -> torch.Tensor:
+    q, k = torch.tensor(x["dense_q"]), torch.tensor(x["dense_k"])
+    positive = k.gather(1, index[..., None].expand(-1, -1, k.shape[2]))
+    rows = _unit(x["queue_dense_raw"])
+    return info_nce(q.flatten(0, 1), positive.flatten(0, 1), rows, x["tau"])
+
+
+def test_cells_are_matched_by_backbone_features() -> None:
+    name = "densecl.correspondence"
+    x, e = _case(name)
+    index = densecl.match(torch.tensor(x["backbone_q"]), torch.tensor(x["backbone_k"]))
+    assert index.tolist() == e["index"]
+    _close(name, _dense_loss(x, index), e["dense_loss"])
+    wrong = densecl.match(torch.tensor(x["dense_q"]), torch.tensor(x["dense_k"]))
+    assert wrong.tolist() == e["index_from_projection"]
+
+
+def test_densecl_weighs_the_global_and_the_dense_loss() -> None:
+    name = "densecl.total_loss"
+    x, e = _case(name)
+    rows = _unit(x["queue_global_raw"])
+    whole = info_nce(torch.tensor(x["global_q"]), torch.tensor(x["global_k"]), rows, x["tau"])
+    cells = _case("densecl.correspondence")[0]
+    match = densecl.match(torch.tensor(cells["backbone_q"]), torch.tensor(cells["backbone_k"]))
+    dense = _dense_loss(cells, match)
+    _close(name, whole, e["L_global"])
+    _close(name, dense, e["L_dense"])
+    for weight, key in ((0.5, "total_0_5"), (0.0, "total_0"), (1.0, "total_1"), (0.3, "total_0_3")):
+        _close(name, (1 - weight) * whole + weight * dense, e[key])
+
+
+def test_the_total_of_the_method_is_that_weighted_sum() -> None:
+    for weight in (0.0, 0.3, 1.0):
+        torch.manual_seed(0)
+        settings = densecl.DenseCLSettings(queue_size=8, dense_weight=weight, dense_stage=3)
+        method = densecl.DenseCL(build_encoder("resnet18"), 1, (0.5,), (0.25,), settings).train()
+        method(_tiny_batch())
+        losses = method(_tiny_batch())
+        expected = (1 - weight) * losses.parts["global"] + weight * losses.parts["dense"]
+        assert float(losses.total) == pytest.approx(float(expected), rel=1e-12)
+        assert float(losses.parts["dense"]) > 0 and float(losses.parts["global"]) > 0
+
+
+def test_the_match_follows_the_content_not_the_position() -> None:
+    name = "densecl.key_position_permutation"
+    x, e = _case(name)
+    order = torch.tensor(x["permutation"])
+    keys = torch.tensor(x["backbone_k"])[:, order]
+    index = densecl.match(torch.tensor(x["backbone_q"]), keys)
+    assert index.tolist() == e["index"]
+    moved = {**x, "dense_k": torch.tensor(x["dense_k"])[:, order].tolist()}
+    _close(name, _dense_loss(moved, index), e["dense_loss"])
+    own = densecl.match(torch.tensor(x["backbone_q"]), torch.tensor(x["backbone_k"]))
+    _close(name, _dense_loss(moved, own), e["loss_dense_map_only_permuted"])
+
+
+def test_the_dense_queue_keeps_the_mean_of_the_cells() -> None:
+    name = "densecl.queue_key"
+    x, e = _case(name)
+    _close(name, densecl.queue_key(torch.tensor(x["dense_k"])), e["queue_key"])
+
+
+def test_identical_views_match_cell_by_cell() -> None:
+    name = "densecl.identical_views"
+    x, e = _case(name)
+    features, dense = torch.tensor(x["backbone"]), torch.tensor(x["dense"]).flatten(0, 1)
+    assert densecl.match(features, features).tolist() == e["index"]
+    rows, _ = info_nce_rows(dense, dense, _unit(x["queue_dense_raw"]), x["tau"])
+    _close(name, rows, e["loss_rows"])
+    _close(name, rows.mean(), e["loss"])
+
+
+def test_the_dense_loss_can_wait() -> None:
+    x, e = _case("densecl.warmup")
+    weights = [densecl.dense_weight(x["lam"], n, x["start_iters"]) for n in x["iterations"]]
+    assert weights == e["weight"]
+
+
+def test_gradient_of_the_dense_loss_reaches_the_queries_alone() -> None:
+    name = "densecl.gradient"
+    x, e = _case(name)
+    q = torch.tensor(x["dense_q"], requires_grad=True)
+    k = torch.tensor(x["dense_k"], requires_grad=True)
+    features = torch.tensor(x["backbone_q"], requires_grad=True)
+    index = densecl.match(features, torch.tensor(x["backbone_k"]))
+    positive = k.gather(1, index[..., None].expand(-1, -1, k.shape[2]))
+    rows = _unit(x["queue_dense_raw"])
+    info_nce(q.flatten(0, 1), positive.flatten(0, 1), rows, x["tau"]).backward()
+    _close(name, q.grad, e["grad_dense_q"])
+    assert k.grad is None and features.grad is None
+
+
+def test_cells_at_the_same_place_are_paired_by_geometry() -> None:
+    settings = densecl.DenseCLSettings(queue_size=8, dense_match="geometry", dense_stage=3)
+    method = densecl.DenseCL(build_encoder("resnet18"), 1, (0.5,), (0.25,), settings)
+    size = 64
+    first = geometry.View(0, 0, 64, 64, flip=False, turns=0, size=size).affine()
+    mirrored = geometry.View(0, 0, 64, 64, flip=True, turns=0, size=size).affine()
+    far = geometry.View(500, 500, 64, 64, flip=False, turns=0, size=size).affine()
+    maps = torch.tensor(np.array([[first, first], [mirrored, far]]))
+    views = tuple(torch.zeros(2, 1, size, size, dtype=torch.uint8) for _ in range(2))
+    batch = Batch(views, maps, torch.arange(2), torch.arange(2))
+    features = torch.randn(2, 16, 8)
+    index, valid = method._pairs(batch, features, features)
+    assert index[0].view(4, 4).tolist() == [[4 * r + 3 - c for c in range(4)] for r in range(4)]
+    assert valid.tolist() == [[True] * 16, [False] * 16]
+
+
+# --- BYOL ---
+def _byol(p1: Any, p2: Any, t1: Any, t2: Any) -> torch.Tensor:
+    return (negative_cosine(p1, t2) + negative_cosine(p2, t1)).mean()
+
+
+def test_byol_value() -> None:
+    name = "byol.loss"
+    x, e = _case(name)
+    p1, p2, t1, t2 = (torch.tensor(x[k]) for k in ("pred1", "pred2", "target1", "target2"))
+    _close(name, negative_cosine(p1, t2), e["direction_12"])
+    _close(name, negative_cosine(p2, t1), e["direction_21"])
+    _close(name, _byol(p1, p2, t1, t2), e["loss"])
+
+
+def test_byol_gradient_reaches_the_predictions_alone() -> None:
+    name = "byol.gradient"
+    x, e = _case(name)
+    p1, p2, t1, t2 = (
+        torch.tensor(x[k], requires_grad=True) for k in ("pred1", "pred2", "target1", "target2")
+    )
+    _byol(p1, p2, t1, t2).backward()
+    _close(name, p1.grad, e["grad_pred1"])
+    _close(name, (p1.grad * p1).sum(1), [0, 0])
+    assert t1.grad is None and t2.grad is None
+
+
+def test_byol_bounds() -> None:
+    name = "byol.bounds"
+    x, e = _case(name)
+    p1, p2, t1, t2 = (torch.tensor(x[k]) for k in ("pred1", "pred2", "target1", "target2"))
+    _close(name, _byol(p1, p2, p2, p1), e["match"])
+    _close(name, _byol(p1, p2, -p2, -p1), e["antipodal"])
+    axes = torch.eye(2)
+    _close(name, _byol(axes, axes, axes.flip(0), axes.flip(0)), e["orthogonal"])
+    _close(name, _byol(3 * p1, 0.2 * p2, 7 * t1, t2), e["scaled"])
+
+
+def test_byol_momentum_rises_to_one() -> None:
+    name = "byol.ema_schedule"
+    x, e = _case(name)
+    for start, key in zip(x["tau0"], ("tau_099", "tau_0996"), strict=True):
+        values = [momentum.cosine_momentum(start, t / x["T"]) for t in x["t"]]
+        _close(name, values, e[key])
+
+
+def test_the_target_follows_the_weights_after_the_step() -> None:
+    name = "byol.update_order"
+    x, e = _case(name)
+    online, slow = torch.nn.Linear(2, 1, bias=False), torch.nn.Linear(2, 1, bias=False)
+    online.weight.data, slow.weight.data = torch.tensor([x["online"]]), torch.tensor([x["target"]])
+    optimizer = torch.optim.SGD(online.parameters(), lr=x["lr"])
+    online.weight.grad = torch.tensor([x["grad"]])
+    optimizer.step()
+    momentum.follow(slow, online, x["tau"])
+    _close(name, online.weight[0], e["online_new"])
+    _close(name, slow.weight[0], e["target_new"])
+
+
+def test_byol_rates_follow_the_batch() -> None:
+    name = "byol.lr"
+    x, e = _case(name)
+    for base, key in ((0.45, "base_045"), (0.3, "base_03"), (0.2, "base_02")):
+        _close(name, [optim.scaled_lr(base, b, "linear") for b in x["B"]], e[key])
 
 
 def test_health_std() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 import os
 import socket
@@ -15,15 +16,23 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from matssl.core import optim
+from matssl.core import geometry, optim
 from matssl.core.batch import Batch
 from matssl.core.errors import UserError
 from matssl.methods import METHODS, method_class
 from matssl.methods.base import SSLMethod
+from matssl.methods.momentum import MomentumMethod
 from matssl.models.encoders import build_encoder, channels_last
 from matssl.models.heads import synchronise_batchnorm
 
-SETTINGS = {"temperature": 0.2, "global_output_dim": 32, "hidden_dim": 64}
+SETTINGS = {"temperature": 0.2, "global_output_dim": 32, "hidden_dim": 64, "queue_size": 12}
+SETTINGS |= {"ema_momentum": 0.9, "dense_output_dim": 16, "dense_stage": 3}
+WITH_GROUPS = [
+    name
+    for name in METHODS
+    if "group_negatives" in {f.name for f in dataclasses.fields(method_class(name).Settings)}
+]
+MOMENTUM = [name for name in METHODS if issubclass(method_class(name), MomentumMethod)]
 
 
 def _method(name: str, channels: int = 1, **settings: Any) -> SSLMethod:
@@ -32,6 +41,14 @@ def _method(name: str, channels: int = 1, **settings: Any) -> SSLMethod:
     values = {**SETTINGS, **settings}
     method = method_class(name).from_settings(encoder, channels, (0.5,), (0.25,), values)
     channels_last(method)
+    return method
+
+
+def _warm(name: str, **settings: Any) -> SSLMethod:
+    """A method that has seen a batch: a queue that is empty has no negatives."""
+    method = _method(name, **settings).train()
+    with torch.no_grad():
+        method(_batch(6, 7))
     return method
 
 
@@ -75,8 +92,10 @@ def test_loss_is_finite_and_its_gradient_reaches_every_tensor(name: str, channel
 
 @pytest.mark.parametrize("name", METHODS)
 def test_one_batch_can_be_learned_by_heart(name: str) -> None:
-    losses = _steps(_method(name, temperature=0.1), _batch(8), 25)
-    assert losses[-1] < 0.5 * losses[0]
+    # Older keys of the same samples in the queue are no negatives.
+    method = _method(name, temperature=0.1, group_negatives="drop")
+    losses = _steps(method, _batch(8), 25)
+    assert losses[-1] < 0.5 * max(losses)
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -96,7 +115,7 @@ def test_two_runs_with_one_seed_are_equal(name: str) -> None:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_autocast_changes_little_and_the_loss_stays_float32(name: str) -> None:
-    method = _method(name).eval()
+    method = _warm(name).eval()
     exact = method(_batch(6)).total
     with torch.autocast("cpu", dtype=torch.bfloat16):
         rough = method(_batch(6)).total
@@ -116,20 +135,76 @@ def test_exported_weights_are_the_online_encoder(name: str) -> None:
     assert torch.equal(encoder(x)[-1], method.encoder(x)[-1])
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", WITH_GROUPS)
 def test_group_negatives_act(name: str) -> None:
-    kept = _method(name, group_negatives="keep")(_batch(6)).total
-    dropped = _method(name, group_negatives="drop")(_batch(6)).total
+    kept = _warm(name, group_negatives="keep")(_batch(6)).total
+    dropped = _warm(name, group_negatives="drop")(_batch(6)).total
     assert float(dropped.detach()) < float(kept.detach())
+
+
+@pytest.mark.parametrize("name", MOMENTUM)
+def test_momentum_networks_move_only_by_following(name: str) -> None:
+    method = _method(name).train()
+    assert isinstance(method, MomentumMethod)
+    groups = optim.parameter_groups(method, 1e-4)
+    moved = {id(p) for group in groups for p in group["params"]}
+    before = copy.deepcopy([slow for slow, _ in method.followers()])
+    _steps(method, _batch(6), 1)
+    for old, (slow, online) in zip(before, method.followers(), strict=True):
+        pairs = zip(old.parameters(), slow.parameters(), online.parameters(), strict=True)
+        for was, now, fast in pairs:
+            assert id(now) not in moved and now.grad is None
+            # SETTINGS has a momentum of 0.9; byol's has risen to 1 by the last step.
+            m = 0.9 if method.ema_schedule == "constant" else 1.0
+            assert torch.allclose(now, m * was + (1 - m) * fast, atol=1e-7)
+    slow, _ = method.followers()[0]
+    moved_buffers = [b for n, b in slow.named_buffers() if "running_mean" in n]
+    assert all(float(b.abs().max()) > 0 for b in moved_buffers), "their BatchNorm sees batches"
+
+
+@pytest.mark.parametrize("name", MOMENTUM)
+def test_without_steps_the_momentum_network_comes_to_the_weights(name: str) -> None:
+    method = _method(name)
+    assert isinstance(method, MomentumMethod)
+    slow, online = method.followers()[0]
+    with torch.no_grad():
+        for parameter in slow.parameters():
+            parameter.add_(1.0)
+    for _ in range(200):
+        method.after_step(0.0)
+    for own, followed in zip(online.parameters(), slow.parameters(), strict=True):
+        assert torch.allclose(own, followed, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["mocov2", "densecl"])
+def test_split_batchnorm_changes_the_loss_and_needs_a_multiple_of_the_processes(name: str) -> None:
+    plain, split = _warm(name), _warm(name, bn_splits=2)
+    assert float(plain(_batch(6)).total.detach()) != float(split(_batch(6)).total.detach())
+    assert plain.state_dict().keys() == split.state_dict().keys()
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_full_width_head_is_the_published_one(name: str) -> None:
-    method = _method(name, hidden_dim=None, global_output_dim=128)
-    widths = {"matssl": (960, 2048), "simclr": (512, 512)}[name]
-    assert (method.projector[0].in_features, method.projector[0].out_features) == widths
-    # SimCLR's last BatchNorm has no shift, MatSSL's has one.
-    assert (method.projector[4].bias is None) == (name == "simclr")
+    method = _method(name, hidden_dim=None, global_output_dim=128, dense_stage=4)
+    widths = {
+        "matssl": ("projector", 960, 2048),
+        "simclr": ("projector", 512, 512),
+        "mocov2": ("head", 512, 512),
+        "densecl": ("head", 512, 512),
+        "byol": ("projector", 512, 4096),
+    }
+    part, inner, hidden = widths[name]
+    head = getattr(method, part)
+    assert (head[0].in_features, head[0].out_features) == (inner, hidden)
+    batchnorms = sum(isinstance(layer, torch.nn.BatchNorm1d) for layer in head)
+    assert batchnorms == {"mocov2": 0, "densecl": 0, "byol": 1}.get(name, 2)
+    if name in ("matssl", "simclr"):
+        # SimCLR's last BatchNorm has no shift, MatSSL's has one.
+        assert (head[4].bias is None) == (name == "simclr")
+    if name == "densecl":
+        assert [m.kernel_size for m in method.dense_head if hasattr(m, "kernel_size")] == [
+            (1, 1)
+        ] * 2
 
 
 def test_standardised_stages_change_matssl() -> None:
@@ -139,6 +214,13 @@ def test_standardised_stages_change_matssl() -> None:
 
 
 # --- two processes ---
+PARALLEL: list[tuple[str, dict[str, Any]]] = [(name, {}) for name in METHODS]
+# Unequal numbers of cells on the processes; keys shuffled between them.
+PARALLEL += [("densecl", {"dense_match": "geometry"})]
+PARALLEL += [("mocov2", {"bn_splits": 4, "symmetric": True})]
+PARALLEL += [("densecl", {"bn_splits": 2, "dense_match": "geometry", "dense_stage": 4})]
+
+
 def _free_port() -> int:
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
@@ -150,7 +232,12 @@ def _gradients(method: torch.nn.Module, batch: Batch) -> tuple[float, dict[str, 
     loss.backward()
     inner = getattr(method, "module", method)
     grads = {n: p.grad.clone() for n, p in inner.named_parameters() if p.grad is not None}
-    buffers = {n: b.clone() for n, b in inner.named_buffers() if "running" in n}
+    kept = ("running", "queue.rows", "queue.group", "queue.pointer")
+    buffers = {
+        n: b.clone().double()
+        for n, b in inner.named_buffers()
+        if n.endswith(kept[1:]) or kept[0] in n
+    }
     return float(loss.detach()), {**grads, **buffers}
 
 
@@ -158,23 +245,37 @@ def _worker(rank: int, port: int, folder: str) -> None:
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
     dist.init_process_group("gloo", rank=rank, world_size=2)
-    for name in METHODS:
-        torch.save(_half_the_batch(name, rank), Path(folder) / f"{name}{rank}.pt")
+    for name, settings in PARALLEL:
+        result = _half_the_batch(name, settings, rank)
+        torch.save(result, Path(folder) / f"{name}{len(settings)}{rank}.pt")
     dist.destroy_process_group()
 
 
-def _half_the_batch(name: str, rank: int) -> tuple[float, dict[str, torch.Tensor]]:
-    method = synchronise_batchnorm(_method(name, group_negatives="drop").double(), "cpu").train()
+def _half_the_batch(
+    name: str, settings: dict[str, Any], rank: int
+) -> tuple[float, dict[str, torch.Tensor]]:
+    method = _method(name, group_negatives="drop", **settings).double()
+    synchronise_batchnorm(method, "cpu").train()
     parallel = torch.nn.parallel.DistributedDataParallel(method, forward_sync_buffers=False)
-    whole = _batch(8, side=64)
-    part = slice(4 * rank, 4 * rank + 4)
-    half = Batch(
-        tuple(v[part] for v in whole.views),
-        whole.maps[:, part],
-        whole.group[part],
-        whole.index[part],
-    )
-    return _gradients(parallel, half)
+    # The loader deals samples out like cards.
+    halves = []
+    for whole in _two_batches():
+        part = slice(rank, None, 2)
+        views = tuple(v[part] for v in whole.views)
+        halves.append(Batch(views, whole.maps[:, part], whole.group[part], whole.index[part]))
+    with torch.no_grad():
+        parallel(halves[0])
+    method.after_step(0.5)
+    return _gradients(parallel, halves[1])
+
+
+def _two_batches() -> tuple[Batch, Batch]:
+    """The first fills the queues; its length is no multiple of the batch."""
+    first, second = _batch(8, side=64), _batch(8, 1, side=64)
+    boxes = np.random.default_rng(0).uniform(0, 40, (2, 8, 4)) + [0, 0, 60, 60]
+    maps = [geometry.affines(b, np.arange(8) % 2 == 0, np.arange(8) % 4, 64) for b in boxes]
+    second = dataclasses.replace(second, maps=torch.from_numpy(np.stack(maps)))
+    return dataclasses.replace(first, maps=second.maps), second
 
 
 @pytest.fixture(scope="module")
@@ -185,13 +286,21 @@ def two_processes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_two_processes_with_half_the_batch_equal_one(name: str, two_processes: Path) -> None:
+@pytest.mark.parametrize(("name", "settings"), PARALLEL)
+def test_two_processes_with_half_the_batch_equal_one(
+    name: str, settings: dict[str, Any], two_processes: Path
+) -> None:
     # In float64, so that a wrong factor cannot hide behind rounding.
-    method = _method(name, group_negatives="drop").double().train()
-    loss, tensors = _gradients(method, _batch(8, side=64))
+    method = _method(name, group_negatives="drop", **settings).double().train()
+    first, second = _two_batches()
+    with torch.no_grad():
+        method(first)
+    method.after_step(0.5)
+    loss, tensors = _gradients(method, second)
+    assert abs(loss) > 0.01
     for rank in range(2):
-        other_loss, other = torch.load(two_processes / f"{name}{rank}.pt", weights_only=True)
+        file = two_processes / f"{name}{len(settings)}{rank}.pt"
+        other_loss, other = torch.load(file, weights_only=True)
         assert other_loss == pytest.approx(loss, abs=1e-9)
         for key, value in tensors.items():
             assert torch.allclose(other[key], value, rtol=1e-5, atol=1e-9), key

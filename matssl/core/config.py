@@ -126,6 +126,12 @@ class PretrainConfig(RunConfig, ImageConfig):
     photometry_p: float = _flag(0.8, "views", "share of views with changed grey levels")
     solarise_p: float = _flag(0.0, "views", "share of solarised views")
     blur_p: float = _flag(0.5, "views", "share of blurred views")
+    second_blur_p: float | None = _flag(
+        None, "views", "the same of the second view (default: as the first)"
+    )
+    second_solarise_p: float | None = _flag(
+        None, "views", "share of solarised second views (default: as the first)"
+    )
     blur_sigma: float = _flag(1.0, "views", "largest Gaussian blur in view pixels")
     noise_p: float = _flag(0.5, "views", "share of views with added noise")
     noise_sigma: float = _flag(0.02, "views", "largest noise as a share of the grey range")
@@ -147,13 +153,43 @@ class PretrainConfig(RunConfig, ImageConfig):
     standardise_stages: bool = _flag(
         False, "method", "matssl only: bring the pooled stages to one scale before the gates"
     )
+    queue_size: int | None = _flag(
+        None, "method", "keys that mocov2 and densecl keep, at most half the tiles (default: 4096)"
+    )
+    ema_momentum: float = _flag(
+        0.99, "method", "mocov2, densecl, byol: how slowly the momentum network follows, below 1"
+    )
+    ema_schedule: str = _flag(
+        "constant",
+        "method",
+        "whether --ema_momentum stays or rises to 1",
+        choices=("constant", "cosine"),
+    )
+    bn_splits: int = _flag(
+        1, "method", "mocov2, densecl: parts of a batch with BatchNorm of their own, keys shuffled"
+    )
+    symmetric: bool = _flag(False, "method", "mocov2 only: also the second view against the first")
+    dense_weight: float = _flag(0.5, "method", "densecl only: share of the dense loss")
+    dense_output_dim: int = _flag(128, "method", "densecl only: width of a cell's embedding")
+    dense_match: str = _flag(
+        "features",
+        "method",
+        "densecl only: a cell's positive is the most similar one or the one at the same place",
+        choices=("features", "geometry"),
+    )
+    dense_stage: int = _flag(
+        4, "method", "densecl only: stage of the cells, strides 4 to 32", choices=(1, 2, 3, 4)
+    )
+    dense_warmup_steps: int = _flag(0, "method", "densecl only: first steps without dense loss")
 
     steps: int | None = _flag(
         None, "training", "optimiser steps (default: the recipe's plan, else 3000)"
     )
     epochs: int | None = _flag(None, "training", "passes over the tiles")
     batch_size: int = _flag(32, "training", "samples a step, over all processes")
-    optimizer: str = _flag("sgd", "training", "optimiser", choices=("sgd", "lars", "adamw"))
+    optimizer: str = _flag(
+        "sgd", "training", "optimiser", choices=("sgd", "lars", "lars_byol", "adamw")
+    )
     lr: float = _flag(0.1, "training", "learning rate, before --lr_scaling")
     lr_scaling: str = _flag(
         "none",
@@ -163,6 +199,9 @@ class PretrainConfig(RunConfig, ImageConfig):
     )
     momentum: float = _flag(0.9, "training", "momentum of SGD and LARS")
     weight_decay: float = _flag(1e-4, "training", "weight decay")
+    decay_all: bool = _flag(
+        False, "training", "weight decay also of biases and normalisation layers"
+    )
     warmup: float = _flag(0.05, "training", "share of the steps with rising learning rate")
     schedule: str = _flag(
         "cosine",

@@ -11,11 +11,12 @@ from torch import Tensor, nn
 
 
 class LARS(torch.optim.Optimizer):
-    """LARS as SimCLR has it: You et al. 2017 (arXiv:1708.03888), "classic" momentum.
+    """LARS: You et al. 2017 (arXiv:1708.03888), in the two forms that are in use.
 
-    For adapted parameters: g <- g + wd w; trust = eta |w| / |g| (1 where a norm is 0);
-    v <- mu v + lr trust g; w <- w - v. A group with ``adapt=False`` (biases and norm layers) has
-    no decay and trust 1.
+    For adapted parameters: g <- g + wd w; trust = eta |w| / |g| (1 where a norm is 0). SimCLR
+    (``classic``): v <- mu v + lr trust g; w <- w - v. BYOL and Barlow Twins: v <- mu v + trust g;
+    w <- w - lr v. They are equal while the rate is constant. A group with ``adapt=False`` (biases
+    and norm layers) has no decay and trust 1.
     """
 
     def __init__(
@@ -25,7 +26,9 @@ class LARS(torch.optim.Optimizer):
         momentum: float = 0.9,
         weight_decay: float = 0.0,
         eta: float = 1e-3,
+        classic: bool = True,
     ) -> None:
+        self.classic = classic
         defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "eta": eta}
         super().__init__(params, {**defaults, "adapt": True})
 
@@ -44,8 +47,9 @@ class LARS(torch.optim.Optimizer):
                 if "momentum_buffer" not in state:
                     state["momentum_buffer"] = torch.zeros_like(parameter)
                 velocity = state["momentum_buffer"]
-                velocity.mul_(group["momentum"]).add_(update, alpha=group["lr"])
-                parameter.sub_(velocity)
+                inside, outside = (group["lr"], 1.0) if self.classic else (1.0, group["lr"])
+                velocity.mul_(group["momentum"]).add_(update, alpha=inside)
+                parameter.sub_(velocity, alpha=outside)
 
 
 def trust_ratio(weight: Tensor, gradient: Tensor, eta: float) -> Tensor:
@@ -56,7 +60,10 @@ def trust_ratio(weight: Tensor, gradient: Tensor, eta: float) -> Tensor:
 
 
 def parameter_groups(
-    model: nn.Module, weight_decay: float, factors: dict[str, float] | None = None
+    model: nn.Module,
+    weight_decay: float,
+    factors: dict[str, float] | None = None,
+    decay_all: bool = False,
 ) -> list[dict[str, Any]]:
     """Return groups of trainable parameters: decayed matrices, and the rest without decay.
 
@@ -64,6 +71,7 @@ def parameter_groups(
         model: its parameters are split.
         weight_decay: of tensors with two or more dimensions.
         factors: learning-rate factor by name prefix, such as ``{"encoder.": 0.1}``.
+        decay_all: decay the rest too, as MoCo v2 does.
     """
     table: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
@@ -74,7 +82,7 @@ def parameter_groups(
     return [
         {
             "params": parameters,
-            "weight_decay": weight_decay if decays else 0.0,
+            "weight_decay": weight_decay if decays or decay_all else 0.0,
             "adapt": decays,
             "factor": factor,
         }
@@ -85,7 +93,7 @@ def parameter_groups(
 def build_optimizer(
     name: str, groups: list[dict[str, Any]], lr: float, momentum: float = 0.9
 ) -> torch.optim.Optimizer:
-    """Return the optimiser ``name`` (sgd, lars or adamw), fused where torch can.
+    """Return the optimiser ``name`` (sgd, lars, lars_byol or adamw), fused where torch can.
 
     Args:
         name: which.
@@ -93,8 +101,8 @@ def build_optimizer(
         lr: peak learning rate.
         momentum: of SGD and LARS.
     """
-    if name == "lars":
-        return LARS(groups, lr=lr, momentum=momentum)
+    if name in ("lars", "lars_byol"):
+        return LARS(groups, lr=lr, momentum=momentum, classic=name == "lars")
     if name == "sgd":
         return torch.optim.SGD(groups, lr=lr, momentum=momentum, fused=True)
     if name == "adamw":

@@ -107,8 +107,11 @@ class ViewLoader:
         return self._views(np.unique(places), epoch=(1 << 40))
 
     def _batch(self, order: NDArray[np.int64], epoch: int, step: int) -> Batch:
-        start = step * self.batch_size + self.rank * self.local
-        return self._views(order[start : start + self.local], epoch)
+        start = step * self.batch_size
+        # Dealt out like cards: sample n of the batch goes to process n mod world size.
+        world_size = self.batch_size // self.local
+        batch = order[start : start + self.batch_size]
+        return self._views(batch[self.rank :: world_size], epoch)
 
     def _views(self, samples: NDArray[np.int64], epoch: int) -> Batch:
         tiles = self.tiles[samples]

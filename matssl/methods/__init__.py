@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 METHODS = {
     "matssl": "matssl.methods.matssl:MatSSL",
     "simclr": "matssl.methods.simclr:SimCLR",
+    "mocov2": "matssl.methods.mocov2:MoCoV2",
+    "densecl": "matssl.methods.densecl:DenseCL",
+    "byol": "matssl.methods.byol:BYOL",
 }
 
 

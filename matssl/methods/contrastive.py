@@ -83,24 +83,156 @@ def nt_xent(
         return F.cross_entropy(logits_MM, positive_M)
 
 
-def info_nce(query_BD: Tensor, key_BD: Tensor, negatives_KD: Tensor, temperature: float) -> Tensor:
-    """InfoNCE, Eq. 1 of He et al. 2020 (arXiv:1911.05722), mean over the queries.
+# Logits held at once by InfoNCE: 16 MB in float32, whatever the number of rows and negatives.
+LOGITS_AT_ONCE = 1 << 22
+
+
+class _RowsInfoNCE(torch.autograd.Function):
+    """InfoNCE of each row and its gradient, a few rows at a time.
+
+    Keys and negatives have no gradient, so that of the queries is known as soon as the softmax is:
+    it is kept instead of the logits, which would take R x K numbers until the backward pass.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        query_RD: Tensor,
+        key_RD: Tensor,
+        negatives_KD: Tensor,
+        temperature: float,
+        query_group_R: Tensor | None,
+        negative_group_K: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        """Return loss (R,) and whether the positive is the nearest, bool (R,)."""
+        count = len(query_RD)
+        loss_R, gradient_RD = query_RD.new_empty(count), torch.empty_like(query_RD)
+        hit_R = torch.empty(count, dtype=torch.bool, device=query_RD.device)
+        rows = max(1, LOGITS_AT_ONCE // max(1, len(negatives_KD)))
+        for start in range(0, count, rows):
+            part = slice(start, start + rows)
+            query, key = query_RD[part], key_RD[part]
+            positive = (query * key).sum(1) / temperature
+            logits = query @ negatives_KD.T / temperature
+            if query_group_R is not None and negative_group_K is not None:
+                same = query_group_R[part, None] == negative_group_K[None]
+                logits = logits.masked_fill_(same, float("-inf"))
+            nearest = positive.new_full(positive.shape, float("-inf"))
+            if len(negatives_KD):
+                nearest = logits.amax(1)
+            top = torch.maximum(positive, nearest)
+            negative = logits.sub_(top[:, None]).exp_()
+            own = (positive - top).exp()
+            total = own + negative.sum(1)
+            loss_R[part] = top + total.log() - positive
+            hit_R[part] = positive >= nearest
+            pull = (own / total - 1)[:, None] * key
+            gradient_RD[part] = (pull + (negative / total[:, None]) @ negatives_KD) / temperature
+        ctx.save_for_backward(gradient_RD)
+        ctx.mark_non_differentiable(hit_R)
+        return loss_R, hit_R
+
+    @staticmethod
+    def backward(ctx: Any, gradient_R: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the gradient of the queries."""
+        (gradient_RD,) = ctx.saved_tensors
+        return gradient_RD * gradient_R[:, None], None, None, None, None, None
+
+
+def info_nce_rows(
+    query_RD: Tensor,
+    key_RD: Tensor,
+    negatives_KD: Tensor,
+    temperature: float,
+    query_group_R: Tensor | None = None,
+    negative_group_K: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """InfoNCE of each query, Eq. 1 of He et al. 2020 (arXiv:1911.05722), in bounded memory.
 
     Args:
-        query_BD: queries; normalised here, with gradient.
-        key_BD: the positive key of each query; normalised, without gradient.
-        negatives_KD: unit rows, without gradient.
+        query_RD: queries; normalised here, with gradient.
+        key_RD: the positive key of each query; normalised here, without gradient.
+        negatives_KD: unit rows, without gradient; there may be none.
         temperature: of the softmax.
+        query_group_R: with ``negative_group_K``: negatives of the query's own group are left out.
+            A row that keeps no negative has loss 0.
+        negative_group_K: the group of each negative.
 
     Returns:
-        Scalar, at least float32.
+        Loss (R,), at least float32; whether the positive is nearer than all negatives, bool (R,).
     """
-    dtype = torch.promote_types(query_BD.dtype, torch.float32)
-    with torch.autocast(query_BD.device.type, enabled=False):
-        query_BD = F.normalize(query_BD.to(dtype), dim=1, eps=1e-12)
-        key_BD = F.normalize(key_BD.detach().to(dtype), dim=1, eps=1e-12)
-        positive_B1 = (query_BD * key_BD).sum(1, keepdim=True)
-        negative_BK = query_BD @ negatives_KD.detach().to(dtype).T
-        logits = torch.cat([positive_B1, negative_BK], dim=1) / temperature
-        target_B = torch.zeros(len(logits), dtype=torch.long, device=logits.device)
-        return F.cross_entropy(logits, target_B)
+    dtype = torch.promote_types(query_RD.dtype, torch.float32)
+    with torch.autocast(query_RD.device.type, enabled=False):
+        query_RD = F.normalize(query_RD.to(dtype), dim=1, eps=1e-12)
+        key_RD = F.normalize(key_RD.detach().to(dtype), dim=1, eps=1e-12)
+        negatives_KD = negatives_KD.detach().to(dtype)
+        result: tuple[Tensor, Tensor] = _RowsInfoNCE.apply(  # type: ignore[no-untyped-call]
+            query_RD, key_RD, negatives_KD, temperature, query_group_R, negative_group_K
+        )
+    return result
+
+
+def info_nce(query_RD: Tensor, key_RD: Tensor, negatives_KD: Tensor, temperature: float) -> Tensor:
+    """Return the mean of :func:`info_nce_rows` without groups."""
+    return info_nce_rows(query_RD, key_RD, negatives_KD, temperature)[0].mean()
+
+
+def negative_cosine(prediction_BD: Tensor, target_BD: Tensor) -> Tensor:
+    """Squared distance of unit vectors, 2 - 2 cos, Eq. 2 of Grill et al. 2020 (arXiv:2006.07733).
+
+    Args:
+        prediction_BD: with gradient; normalised here.
+        target_BD: without gradient; normalised here.
+
+    Returns:
+        (B,), at least float32, from 0 to 4.
+    """
+    dtype = torch.promote_types(prediction_BD.dtype, torch.float32)
+    prediction_BD = F.normalize(prediction_BD.to(dtype), dim=1, eps=1e-12)
+    target_BD = F.normalize(target_BD.detach().to(dtype), dim=1, eps=1e-12)
+    return 2 - 2 * (prediction_BD * target_BD).sum(1)
+
+
+class _SharedMean(torch.autograd.Function):
+    """The mean of a scalar over all processes; each keeps the gradient of its own, for DDP."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, share: Tensor) -> Tensor:
+        ctx.save_for_backward(share)
+        total = x * share
+        dist.all_reduce(total)
+        return total / dist.get_world_size()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (share,) = ctx.saved_tensors
+        return gradient * share, None
+
+
+def shared_mean(values_R: Tensor) -> Tensor:
+    """Return the mean of all rows of all processes, the same on each; 0 where there are none.
+
+    The gradient is such that DDP's mean over the processes is that of the whole batch, also where
+    the processes have different numbers of rows.
+    """
+    if not dist.is_available() or not dist.is_initialized() or dist.get_world_size() == 1:
+        return values_R.mean() if len(values_R) else values_R.sum()
+    count = torch.tensor(float(len(values_R)), dtype=values_R.dtype, device=values_R.device)
+    everyone = count.clone()
+    dist.all_reduce(everyone)
+    share = count * dist.get_world_size() / everyone.clamp(min=1)
+    own = values_R.mean() if len(values_R) else values_R.sum()
+    result: Tensor = _SharedMean.apply(own, share)  # type: ignore[no-untyped-call]
+    return result
+
+
+def gather_in_order(x: Tensor) -> Tensor:
+    """Return the rows of all processes in the order one process would have, without gradient.
+
+    The loader deals the samples of a batch out like cards: process r has r, r + W, r + 2 W ...
+    """
+    if not dist.is_available() or not dist.is_initialized() or dist.get_world_size() == 1:
+        return x.detach()
+    parts = [torch.empty_like(x) for _ in range(dist.get_world_size())]
+    dist.all_gather(parts, x.detach().contiguous())
+    return torch.stack(parts, dim=1).flatten(0, 1)

@@ -6,7 +6,7 @@ import json
 import math
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,8 @@ PROBE_SAMPLES = 128
 MIN_STEPS_BETWEEN_REPORTS = 25
 # Where neither recipe nor flags say how long: enough for 20 to 1000 micrographs in batches of 32.
 DEFAULT_STEPS = 3000
+# Keys in the queue of a large pool.
+DEFAULT_QUEUE = 4096
 # Below this many groups, dropping the negatives of one's own group leaves too few kinds of them.
 FEW_GROUPS = 8
 
@@ -89,7 +91,7 @@ def pretrain(config: PretrainConfig, argv: Sequence[str] = ()) -> Path:
 
     loader = ViewLoader(
         pool,
-        [_views(config)] * 2,
+        [_views(config), _second_views(config)],
         config.batch_size,
         tile_size,
         config.seed,
@@ -98,6 +100,7 @@ def pretrain(config: PretrainConfig, argv: Sequence[str] = ()) -> Path:
         rt.world_size,
     )
     plan = _plan(config, loader)
+    config = _queue(config, rt, len(loader.tiles))
     method = method_class(config.model).from_settings(
         encoder, config.in_channels, record.mean, record.std, to_dict(config)
     )
@@ -106,7 +109,7 @@ def pretrain(config: PretrainConfig, argv: Sequence[str] = ()) -> Path:
         synchronise_batchnorm(method, rt.device.type)
     optimizer = optim.build_optimizer(
         config.optimizer,
-        optim.parameter_groups(method, config.weight_decay),
+        optim.parameter_groups(method, config.weight_decay, decay_all=config.decay_all),
         plan.lr,
         config.momentum,
     )
@@ -556,9 +559,12 @@ def _check(config: PretrainConfig) -> None:
         UserError: there are some.
     """
     amounts = ("brightness", "contrast", "gamma", "blur_sigma", "noise_sigma", "weight_decay")
-    shares = ("photometry_p", "solarise_p", "blur_p", "noise_p")
+    shares = ["photometry_p", "solarise_p", "blur_p", "noise_p", "dense_weight"]
+    seconds = ("second_blur_p", "second_solarise_p")
+    shares += [name for name in seconds if getattr(config, name) is not None]
     least = {"view_size": 32, "tile_size": 32, "batch_size": 2, "checkpoint_every": 1}
-    least |= {"global_output_dim": 2, "hidden_dim": 1, "clip": 0}
+    least |= {"global_output_dim": 2, "hidden_dim": 1, "clip": 0, "queue_size": 1}
+    least |= {"dense_output_dim": 2, "dense_warmup_steps": 0, "bn_splits": 1}
     wrong = [
         f"--{name} must be at least {low}, not {value}"
         for name, low in least.items()
@@ -570,8 +576,14 @@ def _check(config: PretrainConfig) -> None:
         wrong.append("--scale_min and --scale_max are shares of the area, 0 < min <= max <= 1")
     if not 0 <= config.warmup < 1:
         wrong.append("--warmup is a share of the steps, from 0 to below 1")
-    if not 0 <= config.momentum < 1:
-        wrong.append("--momentum must lie from 0 to below 1")
+    for name in ("momentum", "ema_momentum"):
+        if not 0 <= getattr(config, name) < 1:
+            wrong.append(f"--{name} must lie from 0 to below 1")
+    if config.batch_size % config.bn_splits or config.batch_size < 2 * config.bn_splits:
+        wrong.append(
+            f"--bn_splits {config.bn_splits} must divide --batch_size {config.batch_size} into "
+            "parts of two or more"
+        )
     wrong += [f"--{n} must be above 0" for n in ("lr", "temperature") if not getattr(config, n) > 0]
     if any(length is not None and length < 1 for length in (config.steps, config.epochs)):
         wrong.append("nothing to train: --steps and --epochs must be at least 1")
@@ -606,6 +618,35 @@ def _negatives(config: PretrainConfig, rt: Runtime, pool: Pool) -> PretrainConfi
         "--group_negatives keep also compares the images of one specimen",
     )
     return config
+
+
+def _queue(config: PretrainConfig, rt: Runtime, tiles: int) -> PretrainConfig:
+    """Return the settings with a queue that fits the pool.
+
+    A longer one would hold older keys of the very tiles it is compared with: with N tiles and K
+    keys a query meets its own with probability (K/N)^2 / 2, 12.5 % at half the pool.
+    """
+    if "queue_size" not in {f.name for f in fields(method_class(config.model).Settings)}:
+        return config
+    wanted = config.queue_size or DEFAULT_QUEUE
+    size = min(wanted, max(config.batch_size, tiles // 2 // config.batch_size * config.batch_size))
+    if config.queue_size and size < wanted:
+        progress.say(
+            config,
+            rt,
+            f"note    a queue of {size} keys instead of {wanted}: half of the {tiles} tiles",
+        )
+    return replace(config, queue_size=size)
+
+
+def _second_views(config: PretrainConfig) -> ViewRecipe:
+    """Return the recipe of the second view, where it differs from the first (BYOL)."""
+    recipe = _views(config)
+    if config.second_blur_p is not None:
+        recipe = replace(recipe, blur_p=config.second_blur_p)
+    if config.second_solarise_p is not None:
+        recipe = replace(recipe, solarise_p=config.second_solarise_p)
+    return recipe
 
 
 def _views(config: PretrainConfig) -> ViewRecipe:
