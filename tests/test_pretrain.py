@@ -7,6 +7,7 @@ import errno
 import importlib
 import json
 import os
+import re
 import shutil
 import signal
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from matssl import monitor
 from matssl.core import checkpoint
 from matssl.core.errors import guard
 from matssl.core.run_folder import RunFolder
+from matssl.methods import METHODS
 from matssl.pictures import training as pictures
 from matssl.stages import pretrain, progress
 from matssl.stages.pretrain import Run
@@ -130,6 +132,47 @@ def test_an_encoder_that_drops_paths_at_random_resumes_to_the_same_bits(
         _main(*argv)
     assert _main(*argv, "--resume") == 0
     assert _bits(tmp_path / "ssl" / "broken") == _bits(tmp_path / "ssl" / "whole")
+
+
+METHOD_FLAGS: dict[str, list[object]] = {
+    "matssl": [],
+    "simclr": [],
+    "mocov2": ["--bn_splits", 2, "--symmetric", "--queue_size", 12],
+    "densecl": ["--bn_splits", 2, "--dense_stage", 3, "--dense_warmup_steps", 2],
+    "byol": ["--ema_schedule", "cosine", "--second_blur_p", 0, "--second_solarise_p", 1],
+}
+
+
+@pytest.mark.parametrize("model", METHODS)
+def test_every_method_resumes_to_the_same_bits(
+    model: str, pool_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    more = ["--model", model, "--steps", 4, "--checkpoint_every", 2, "--quiet"]
+    more += ["--encoder", "resnet18", *METHOD_FLAGS[model]]
+    assert _main(*_argv(pool_folder, tmp_path, "whole", *more)) == 0
+    argv = _argv(pool_folder, tmp_path, "broken", *more)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        _at_step(patch, 3, _kill)
+        _main(*argv)
+    assert _main(*argv, "--resume") == 0
+    states = [
+        checkpoint.load(tmp_path / "ssl" / name / "last.ckpt")["state"]
+        for name in ("whole", "broken")
+    ]
+    assert states[0].keys() == states[1].keys()
+    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+
+
+def test_a_queue_is_never_longer_than_half_the_pool(
+    pool_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = ["--model", "mocov2", "--bn_splits", 1, "--steps", 1, "--queue_size", 65536]
+    assert _main(*_argv(pool_folder, tmp_path, "x", *more)) == 0
+    text = capsys.readouterr().out
+    state = checkpoint.load(tmp_path / "ssl" / "x" / "last.ckpt")["state"]
+    tiles = int(re.search(r"half of the (\d+) tiles", text)[1])  # type: ignore[index]
+    assert len(state["queue.rows"]) == max(6, tiles // 2 // 6 * 6)
+    assert "instead of 65536" in text
 
 
 def test_a_finished_run_can_be_resumed_and_stays_as_it_is(

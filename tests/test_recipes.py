@@ -1,0 +1,121 @@
+"""The recipes: the published settings value by value, and what all recipes have to keep."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from matssl.core import config
+from matssl.core.config import PretrainConfig
+from matssl.methods import METHODS
+
+# Sources: MatSSL utils/models/matSSL.py and .env; SimCLR arXiv:2002.05709; MoCo v2 main_moco.py;
+# DenseCL configs/selfsup/densecl; BYOL configs/byol.py (1000 epochs).
+COMMON = {"encoder": "resnet50", "in_channels": 3, "view_size": 224, "window": "dtype"}
+COMMON |= {"d4": "hflip", "gamma": 0.0, "photometry_p": 0.8, "blur_sigma": 2.0, "noise_p": 0.0}
+COMMON |= {"momentum": 0.9, "scale_max": 1.0, "clip": 0.0, "group_negatives": "keep"}
+MOCO = {"scale_min": 0.2, "brightness": 0.4, "contrast": 0.4, "blur_p": 0.5, "weights": "none"}
+MOCO |= {"temperature": 0.2, "global_output_dim": 128, "queue_size": 65536, "hidden_dim": None}
+MOCO |= {"ema_momentum": 0.999, "ema_schedule": "constant", "bn_splits": 8, "symmetric": False}
+MOCO |= {"optimizer": "sgd", "lr": 0.03, "lr_scaling": "linear", "batch_size": 256}
+MOCO |= {"weight_decay": 1e-4, "decay_all": True, "epochs": 200, "schedule": "cosine_epoch"}
+MOCO |= {"warmup": 0.0}
+PUBLISHED: dict[str, dict[str, Any]] = {
+    "matssl": {
+        "weights": "imagenet",
+        "scale_min": 0.2,
+        "brightness": 0.4,
+        "contrast": 0.4,
+        "blur_p": 0.5,
+        "temperature": 0.07,
+        "hidden_dim": 2048,
+        "global_output_dim": 128,
+        "optimizer": "sgd",
+        "lr": 0.1,
+        "lr_scaling": "none",
+        "batch_size": 32,
+        "weight_decay": 1e-6,
+        "epochs": 100,
+        "schedule": "cosine_epoch",
+        "warmup": 0.0,
+    },
+    "simclr": {
+        "weights": "none",
+        "scale_min": 0.08,
+        "brightness": 0.8,
+        "contrast": 0.8,
+        "blur_p": 0.5,
+        "temperature": 0.1,
+        "global_output_dim": 128,
+        "optimizer": "lars",
+        "lr": 0.3,
+        "lr_scaling": "linear",
+        "batch_size": 4096,
+        "weight_decay": 1e-6,
+        "epochs": 100,
+        "schedule": "cosine",
+        "warmup": 0.1,
+    },
+    "mocov2": MOCO,
+    "densecl": {
+        **MOCO,
+        "dense_weight": 0.5,
+        "dense_output_dim": 128,
+        "dense_match": "features",
+        "dense_stage": 4,
+        "dense_warmup_steps": 0,
+    },
+    "byol": {
+        "weights": "none",
+        "scale_min": 0.08,
+        "brightness": 0.4,
+        "contrast": 0.4,
+        "blur_p": 1.0,
+        "second_blur_p": 0.1,
+        "solarise_p": 0.0,
+        "second_solarise_p": 0.2,
+        "hidden_dim": 4096,
+        "global_output_dim": 256,
+        "ema_momentum": 0.996,
+        "ema_schedule": "cosine",
+        "optimizer": "lars_byol",
+        "lr": 0.2,
+        "lr_scaling": "linear",
+        "batch_size": 4096,
+        "weight_decay": 1.5e-6,
+        "epochs": 1000,
+        "schedule": "cosine",
+        "warmup": 0.01,
+    },
+}
+
+
+def _parse(*argv: str) -> PretrainConfig:
+    return config.parse(PretrainConfig, ["--data_path", "x", *argv], "d")
+
+
+def test_every_method_has_a_line_in_the_table_and_two_recipes() -> None:
+    assert PUBLISHED.keys() == METHODS.keys()
+    for model in METHODS:
+        for recipe in ("paper", "matssl"):
+            assert config.find_recipe(recipe, model).is_file()
+
+
+@pytest.mark.parametrize("model", METHODS)
+def test_the_paper_recipe_has_the_published_values(model: str) -> None:
+    resolved = config.to_dict(_parse("--model", model, "--recipe", "paper"))
+    expected = {**COMMON, **PUBLISHED[model], "steps": None}
+    if model == "byol":
+        del expected["group_negatives"]
+    assert {key: resolved[key] for key in expected} == expected
+
+
+@pytest.mark.parametrize("model", METHODS)
+def test_the_own_recipe_fits_small_sets_on_any_machine(model: str) -> None:
+    resolved = _parse("--model", model)
+    assert (resolved.encoder, resolved.in_channels, resolved.batch_size) == ("resnet18", 1, 32)
+    assert resolved.queue_size is None and resolved.weights == "none"
+    assert resolved.window == "standard" and resolved.d4 == "full"
+    # Half of 3000 steps leave 3 per cent of the start in the momentum network, or less.
+    assert resolved.ema_momentum**1500 < 0.03
