@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import shutil
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,44 @@ def _numbered(state: dict[str, Tensor]) -> dict[str, Tensor]:
         part, rest = key.split(".", 1)
         result[f"backbone.{table[part]}.{rest}"] = value
     return result
+
+
+def _hugging_face(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Names of transformers' ResNetForImageClassification."""
+    part = {"conv": "convolution", "bn": "normalization"}
+    result: dict[str, Tensor] = {"classifier.1.weight": EXTRA}
+    for key, value in state.items():
+        words = key.split(".")
+        if not words[0].startswith("layer"):
+            result[f"resnet.embedder.embedder.{part[words[0][:-1]]}.{words[1]}"] = value
+            continue
+        place = f"resnet.encoder.stages.{int(words[0][5:]) - 1}.layers.{words[1]}"
+        if words[2] == "downsample":
+            kind = "convolution" if words[3] == "0" else "normalization"
+            result[f"{place}.shortcut.{kind}.{words[4]}"] = value
+        else:
+            number = int(words[2][-1]) - 1
+            result[f"{place}.layer.{number}.{part[words[2][:-1]]}.{words[3]}"] = value
+    return result
+
+
+def _detectron2(state: dict[str, Tensor]) -> dict[str, Any]:
+    """Names of Detectron2's model zoo; the first convolution reads blue first."""
+    result: dict[str, Any] = {}
+    for key, value in state.items():
+        words = key.split(".")
+        norm = "norm." if words[-2].startswith("bn") or words[-2] == "1" else ""
+        if key.endswith("num_batches_tracked"):
+            continue
+        if words[0] in ("conv1", "bn1"):
+            value = value.flip(1) if words[0] == "conv1" else value
+            new = f"stem.conv1.{norm}{words[1]}"
+        elif words[2] == "downsample":
+            new = f"res{int(words[0][5:]) + 1}.{words[1]}.shortcut.{norm}{words[4]}"
+        else:
+            new = f"res{int(words[0][5:]) + 1}.{words[1]}.conv{words[2][-1]}.{norm}{words[3]}"
+        result[new] = value.numpy()
+    return {"model": result, "__author__": "someone", "matching_heuristics": True}
 
 
 EXTRA = torch.zeros(4, 4)
@@ -82,9 +121,169 @@ def _files() -> dict[str, tuple[Any, str]]:
             },
             "MoCo v1/v2 (official)",
         ),
+        "moco v3": (
+            {
+                "state_dict": {
+                    **_prefixed(r, "module.base_encoder."),
+                    "module.base_encoder.fc.0.weight": EXTRA,
+                    **_prefixed(other, "module.momentum_encoder."),
+                    "module.predictor.0.weight": EXTRA,
+                }
+            },
+            "MoCo v3 (official)",
+        ),
+        "simsiam": (
+            {
+                "arch": "resnet18",
+                "state_dict": {
+                    **_prefixed(r, "module.encoder."),
+                    "module.encoder.fc.0.weight": EXTRA,
+                    "module.predictor.0.weight": EXTRA,
+                },
+            },
+            "backbone with a head",
+        ),
+        "densecl release": ({"state_dict": r, "author": "DenseCL"}, "torchvision / timm"),
+        "openselfsup": (
+            {
+                "meta": {"epoch": 200},
+                "state_dict": {
+                    **_prefixed(r, "backbone."),
+                    **_prefixed(r, "encoder_q.0."),
+                    **_prefixed(other, "encoder_k.0."),
+                    "queue": EXTRA,
+                    "queue2": EXTRA,
+                },
+            },
+            "backbone with a head",
+        ),
+        "mmclassification": (
+            {"meta": {}, "state_dict": {**_prefixed(r, "backbone."), "head.fc.weight": EXTRA}},
+            "backbone with a head",
+        ),
         "lightly": (_numbered(r), "lightly (numbered backbone)"),
+        "sthalles": (
+            {"state_dict": {**_prefixed(r, "backbone."), "backbone.fc.0.weight": EXTRA}},
+            "backbone with a head",
+        ),
+        "solo-learn": (
+            {
+                "pytorch-lightning_version": "2.0",
+                "state_dict": {
+                    **_prefixed(other, "momentum_backbone."),
+                    **_prefixed(r, "backbone."),
+                    "projector.0.weight": EXTRA,
+                    "classifier.weight": EXTRA,
+                },
+            },
+            "backbone with a head",
+        ),
+        "vicreg, barlow twins": (
+            {
+                "epoch": 3,
+                "model": {**_prefixed(r, "module.backbone."), "module.projector.0.weight": EXTRA},
+            },
+            "backbone with a head",
+        ),
+        "swav": (
+            {
+                **_prefixed(r, "module."),
+                "module.projection_head.0.weight": EXTRA,
+                "module.prototypes.weight": EXTRA,
+            },
+            "torchvision / timm",
+        ),
+        "dino": (
+            {
+                "student": {**_prefixed(other, "module.backbone."), "module.head.a": EXTRA},
+                "teacher": {**_prefixed(r, "backbone."), "head.mlp.0.weight": EXTRA},
+                "epoch": 100,
+            },
+            "backbone with a head",
+        ),
+        "byol by number": (
+            {
+                "online_network.projection.0.weight": EXTRA,
+                **{
+                    k.replace("backbone.", "online_network.encoder."): v
+                    for k, v in _numbered(r).items()
+                },
+            },
+            "BYOL (PyTorch port)",
+        ),
+        "byol by name": (
+            {
+                **_prefixed(r, "online_encoder.net."),
+                "online_encoder.net.fc.weight": EXTRA,
+                **_prefixed(other, "target_encoder.net."),
+            },
+            "BYOL (PyTorch port)",
+        ),
+        "micronet": ({**r, "fc.weight": EXTRA, "fc.bias": EXTRA}, "torchvision / timm"),
+        "micronet trainer": (
+            {
+                "architecture": "Unet",
+                "state_dict": {**_prefixed(r, "module.encoder."), "module.decoder.a": EXTRA},
+            },
+            "segmentation-models-pytorch model",
+        ),
+        "hugging face": (_hugging_face(r), "Hugging Face transformers"),
+        "compiled": (_prefixed(_prefixed(r, "_orig_mod."), "module."), "torchvision / timm"),
         "backbone": ({**_prefixed(r, "backbone."), "fc.0.weight": EXTRA}, "backbone with a head"),
     }
+
+
+def test_detectron2s_pickle_of_arrays_is_read_and_its_colours_are_turned(tmp_path: Path) -> None:
+    expected = _resnet("resnet50")
+    with open(tmp_path / "R-50.pkl", "wb") as file:
+        pickle.dump(_detectron2(expected), file)
+    encoder = build_encoder("resnet50", 3)
+    result = weights.load(encoder, tmp_path / "R-50.pkl", in_channels=3)
+    assert result.layout == "Detectron2" and result.architecture == "resnet50"
+    state = encoder.state_dict()
+    kept = [k for k in expected if not k.endswith("num_batches_tracked")]
+    assert all(torch.equal(state[k], expected[k]) for k in kept)
+
+
+def test_a_pickle_with_code_is_not_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with open(tmp_path / "bad.pkl", "wb") as file:
+        pickle.dump({"model": _Code()}, file)
+    (tmp_path / "cut.pkl").write_bytes(b"\x80\x04\x95")
+    for name, sentence in (
+        ("bad.pkl", "wants to run code .builtins.print"),
+        ("cut.pkl", "damaged"),
+    ):
+        with pytest.raises(UserError, match=sentence):
+            weights.load(build_encoder("resnet18", 3), tmp_path / name, in_channels=3)
+    assert "ran" not in capsys.readouterr().out
+
+
+def test_se_resnets_of_micronet_fill_the_encoder_of_that_name(tmp_path: Path) -> None:
+    expected = _resnet("se_resnet50")
+    assert "layer0.conv1.weight" in expected
+    torch.save({**expected, "last_linear.weight": EXTRA}, tmp_path / "w.pth.tar")
+    encoder = build_encoder("se_resnet50", 3)
+    result = weights.load(encoder, tmp_path / "w.pth.tar", in_channels=3)
+    assert result.layout == "SE-ResNet (MicroNet)" and result.matched == result.total
+    assert all(torch.equal(v, expected[k]) for k, v in encoder.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("tensors", "sentence"),
+    [
+        ({"encode.inc.con1.weight": EXTRA, "decode.outc.fc1.weight": EXTRA}, "a PSCL U-Net"),
+        ({"moco": {"encoder_q.encode.inc.con1.weight": EXTRA}, "epoch": 1}, "a PSCL U-Net"),
+        ({"conv1.0.weight": torch.zeros(32, 3, 3, 3), "bn1.weight": EXTRA}, "deep stem"),
+        ({"conv1_conv/kernel:0": torch.zeros(7, 7, 3, 64)}, "TensorFlow or Keras"),
+        ({"patch_embed.proj.weight": torch.zeros(8, 3, 16, 16)}, "vision transformer"),
+    ],
+)
+def test_known_files_that_cannot_serve_are_refused_by_name(
+    tensors: dict[str, Any], sentence: str, tmp_path: Path
+) -> None:
+    torch.save(tensors, tmp_path / "w.pth")
+    with pytest.raises(UserError, match=sentence):
+        weights.load(build_encoder("resnet18", 3), tmp_path / "w.pth", in_channels=3)
 
 
 @pytest.mark.parametrize("kind", list(_files()))

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from matssl.core.errors import UserError
@@ -105,6 +106,53 @@ def read_tensors(path: Path | str) -> Any:
         raise UserError(
             f"{path} is truncated or no weights file ({path.stat().st_size} bytes); fetch it again"
         ) from error
+
+
+class _ArraysOnly(pickle.Unpickler):
+    """Builds arrays and plain containers and refuses everything else."""
+
+    ALLOWED = {
+        ("collections", "OrderedDict"),
+        ("numpy", "dtype"),
+        ("numpy", "ndarray"),
+        ("numpy.core.multiarray", "_reconstruct"),
+        ("numpy._core.multiarray", "_reconstruct"),
+        ("numpy.core.multiarray", "scalar"),
+        ("numpy._core.multiarray", "scalar"),
+        ("_codecs", "encode"),
+    }
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in self.ALLOWED:
+            raise UserError(
+                f"it is a pickle that wants to run code ({module}.{name}) and is not opened"
+            )
+        return super().find_class(module.replace("numpy.core", "numpy._core"), name)
+
+
+def read_arrays(path: Path | str) -> Any:
+    """Return what a pickle of numpy arrays holds, as tensors, without running any code in it.
+
+    Raises:
+        UserError: damaged, or it holds more than arrays and plain values.
+    """
+    path = Path(path)
+    try:
+        with open(path, "rb") as file:
+            return _as_tensors(_ArraysOnly(file, encoding="latin1").load())
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    except Exception as error:
+        # A damaged pickle can fail with nearly any exception.
+        raise UserError(f"{path} is no pickle of arrays or is damaged; fetch it again") from error
+
+
+def _as_tensors(content: Any) -> Any:
+    if isinstance(content, Mapping):
+        return {key: _as_tensors(value) for key, value in content.items()}
+    if isinstance(content, np.ndarray) and content.dtype.kind in "fiu":
+        return torch.from_numpy(np.ascontiguousarray(content))
+    return content
 
 
 def file_hash(path: Path | str) -> str:

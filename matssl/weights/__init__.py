@@ -25,8 +25,13 @@ WEIGHT_LAYOUTS: dict[str, Callable[[Content], dict[str, Tensor] | None]] = {
     "MatSSL repository, DenseCL": layouts.published_densecl,
     "MatSSL repository, MoCo v2": layouts.published_mocov2,
     "MoCo v1/v2 (official)": layouts.official_moco,
+    "MoCo v3 (official)": layouts.moco_v3,
+    "BYOL (PyTorch port)": layouts.byol_port,
     "segmentation-models-pytorch model": layouts.smp_model,
     "lightly (numbered backbone)": layouts.lightly_sequential,
+    "Detectron2": layouts.detectron2,
+    "Hugging Face transformers": layouts.hugging_face,
+    "SE-ResNet (MicroNet)": layouts.se_net,
     "backbone with a head": layouts.named_backbone,
     "torchvision / timm": layouts.torchvision,
 }
@@ -37,6 +42,9 @@ IMAGENET_INPUT = (
     "MatSSL repository, DenseCL",
     "MatSSL repository, MoCo v2",
     "MoCo v1/v2 (official)",
+    "MoCo v3 (official)",
+    "Hugging Face transformers",
+    "SE-ResNet (MicroNet)",
     "lightly (numbered backbone)",
     "torchvision / timm",
 )
@@ -175,6 +183,8 @@ def read(path: Path | str) -> Content:
         raise UserError(f"there is no weights file {path}")
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
+    if path.suffix == ".pkl":
+        return layouts.unwrap(checkpoint.read_arrays(path), str(path))
     return layouts.unwrap(checkpoint.read_tensors(path), str(path))
 
 
@@ -188,6 +198,9 @@ def recognise(content: Content) -> tuple[str, dict[str, Tensor]]:
         found = layout(content)
         if found is not None:
             return name, found
+    reason = layouts.foreign(content)
+    if reason is not None:
+        raise UserError(f"{content.path} holds {reason}")
     some = ", ".join(list(content.tensors)[:4])
     raise UserError(
         f"{content.path} holds {len(content.tensors)} tensors of no known layout ({some} ...); "

@@ -16,7 +16,10 @@ from torch import Tensor
 from matssl.core import checkpoint
 from matssl.core.errors import UserError
 
-CONTAINERS = ("state_dict", "model", "moco", "teacher", "student", "network", "encoder", "state")
+CONTAINERS = (
+    *("state_dict", "model", "moco", "finetune", "super", "teacher", "student", "network"),
+    *("encoder", "state"),
+)
 WRAPPERS = ("module.", "_orig_mod.")
 # Places of a ResNet's parts in a Sequential: 2 is the ReLU, 3 the pooling.
 SEQUENTIAL = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}
@@ -79,9 +82,8 @@ def unwrap(content: Any, path: str) -> Content:
     tensors = _tensors(content) if isinstance(content, Mapping) else {}
     if not tensors:
         raise UserError(f"{path} holds no tensors; it is no weights file")
-    for wrapper in WRAPPERS:
-        if all(name.startswith(wrapper) for name in tensors):
-            tensors = {name[len(wrapper) :]: tensor for name, tensor in tensors.items()}
+    while wrapper := next((w for w in WRAPPERS if all(n.startswith(w) for n in tensors)), ""):
+        tensors = {name[len(wrapper) :]: tensor for name, tensor in tensors.items()}
     return Content(path, tensors, facts, lineage)
 
 
@@ -142,6 +144,24 @@ def official_moco(content: Content) -> dict[str, Tensor] | None:
     return _without_head(content.below("encoder_q.")) if content.has("encoder_q.conv1.") else None
 
 
+def moco_v3(content: Content) -> dict[str, Tensor] | None:
+    """Read MoCo v3: ``base_encoder.*`` beside ``momentum_encoder.*``."""
+    if not content.has("base_encoder.conv1."):
+        return None
+    return _without_head(content.below("base_encoder."))
+
+
+def byol_port(content: Content) -> dict[str, Tensor] | None:
+    """Read the PyTorch versions of BYOL: ``online_encoder.net.*``, ``online_network.encoder.*``."""
+    if content.has("online_encoder.net.conv1."):
+        return _without_head(content.below("online_encoder.net."))
+    if "online_network.encoder.0.weight" in content.tensors:
+        return _numbered(content, "online_network.encoder.")
+    if content.has("online_network.encoder.conv1."):
+        return _without_head(content.below("online_network.encoder."))
+    return None
+
+
 def smp_model(content: Content) -> dict[str, Tensor] | None:
     """Read a whole model of segmentation-models-pytorch."""
     if not content.has("encoder.", "decoder."):
@@ -154,13 +174,62 @@ def lightly_sequential(content: Content) -> dict[str, Tensor] | None:
     stem = content.tensors.get("backbone.0.weight")
     if stem is None or stem.ndim != 4:
         return None
+    return _numbered(content, "backbone.")
+
+
+def se_net(content: Content) -> dict[str, Tensor] | None:
+    """Read SE-ResNets of the older library that MicroNet used: ``layer0.*``, ``last_linear.*``."""
+    if "layer0.conv1.weight" not in content.tensors:
+        return None
+    # smp's own SE encoders have these very names; nothing has to be translated.
+    return {k: v for k, v in content.tensors.items() if not k.startswith("last_linear.")}
+
+
+def hugging_face(content: Content) -> dict[str, Tensor] | None:
+    """Read a ResNet of Hugging Face's transformers: ``resnet.embedder.*``, ``resnet.encoder.*``."""
+    prefix = "resnet." if content.has("resnet.embedder.") else ""
+    if f"{prefix}embedder.embedder.convolution.weight" not in content.tensors:
+        return None
     found = {}
-    for name, tensor in content.below("backbone.").items():
-        number, _, rest = name.partition(".")
-        if number in SEQUENTIAL:
-            found[f"{SEQUENTIAL[number]}.{rest}"] = tensor
-            content.origin[f"{SEQUENTIAL[number]}.{rest}"] = f"backbone.{name}"
+    for name, tensor in content.tensors.items():
+        new = _from_hugging_face(name.removeprefix(prefix))
+        if new is not None:
+            found[new] = tensor
+            content.origin[new] = name
     return found
+
+
+def detectron2(content: Content) -> dict[str, Tensor] | None:
+    """Read a ResNet of Detectron2: ``stem.conv1.*``, ``res2.0.conv1.norm.*``."""
+    prefix = "backbone.bottom_up." if content.has("backbone.bottom_up.stem.") else ""
+    if f"{prefix}stem.conv1.weight" not in content.tensors or not content.has(f"{prefix}res2."):
+        return None
+    found = {}
+    for name, tensor in content.tensors.items():
+        new = _from_detectron2(name.removeprefix(prefix)) if name.startswith(prefix) else None
+        if new is not None:
+            # Its images have blue first.
+            found[new] = tensor.flip(1) if new == "conv1.weight" else tensor
+            content.origin[new] = name
+    return found
+
+
+def foreign(content: Content) -> str | None:
+    """Return why tensors that are known are no encoder here, None where they are unknown."""
+    names = content.tensors
+    if content.has("encode.inc.") or content.has("encoder_q.encode.inc."):
+        return "a PSCL U-Net of its own widths (32 to 256), not a ResNet"
+    if "conv1.0.weight" in names or "encoder.conv1.0.weight" in names:
+        return "a ResNet with a deep stem (timm's d and s variants); use the timm encoder tu-NAME"
+    kernels = [t for n, t in names.items() if n.endswith(("kernel", "kernel:0")) and t.ndim == 4]
+    if kernels:
+        return (
+            "TensorFlow or Keras kernels (height, width, in, out), whose networks stride and pad "
+            "otherwise; convert the model with its own exporter first"
+        )
+    if any(n.endswith(("patch_embed.proj.weight", "cls_token")) for n in names):
+        return "a vision transformer; the encoders here are convolutional"
+    return None
 
 
 def named_backbone(content: Content) -> dict[str, Tensor] | None:
@@ -198,6 +267,40 @@ def architecture(tensors: Mapping[str, Tensor]) -> str | None:
 
 def _tensors(content: Mapping[Any, Any]) -> dict[str, Tensor]:
     return {str(k): v for k, v in content.items() if isinstance(v, Tensor)}
+
+
+def _numbered(content: Content, prefix: str) -> dict[str, Tensor]:
+    """Return the ResNet of a Sequential under torchvision's names."""
+    found = {}
+    for name, tensor in content.below(prefix).items():
+        number, _, rest = name.partition(".")
+        if number in SEQUENTIAL:
+            found[f"{SEQUENTIAL[number]}.{rest}"] = tensor
+            content.origin[f"{SEQUENTIAL[number]}.{rest}"] = prefix + name
+    return found
+
+
+def _from_hugging_face(name: str) -> str | None:
+    part = {"convolution": "conv", "normalization": "bn"}
+    if m := re.fullmatch(r"embedder\.embedder\.(convolution|normalization)\.(\w+)", name):
+        return f"{part[m[1]]}1.{m[2]}"
+    block = r"encoder\.stages\.(\d+)\.layers\.(\d+)\."
+    if m := re.fullmatch(block + r"layer\.(\d+)\.(convolution|normalization)\.(\w+)", name):
+        return f"layer{int(m[1]) + 1}.{m[2]}.{part[m[4]]}{int(m[3]) + 1}.{m[5]}"
+    if m := re.fullmatch(block + r"shortcut\.(convolution|normalization)\.(\w+)", name):
+        place = 0 if m[3] == "convolution" else 1
+        return f"layer{int(m[1]) + 1}.{m[2]}.downsample.{place}.{m[4]}"
+    return None
+
+
+def _from_detectron2(name: str) -> str | None:
+    if m := re.fullmatch(r"stem\.conv1\.(norm\.)?(\w+)", name):
+        return f"{'bn' if m[1] else 'conv'}1.{m[2]}"
+    if m := re.fullmatch(r"res(\d)\.(\d+)\.conv(\d)\.(norm\.)?(\w+)", name):
+        return f"layer{int(m[1]) - 1}.{m[2]}.{'bn' if m[4] else 'conv'}{m[3]}.{m[5]}"
+    if m := re.fullmatch(r"res(\d)\.(\d+)\.shortcut\.(norm\.)?(\w+)", name):
+        return f"layer{int(m[1]) - 1}.{m[2]}.downsample.{1 if m[3] else 0}.{m[4]}"
+    return None
 
 
 def _without_head(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
