@@ -70,11 +70,11 @@ def load(path: Path | str, *, stage: str | None = None) -> dict[str, Any]:
     """
     path = Path(path)
     payload = read_tensors(path)
-    found = payload.get("format") if isinstance(payload, dict) else None
-    if not isinstance(found, str) or not found.startswith("matssl/"):
+    if not is_own(payload):
         raise UserError(
             f"{path} is no checkpoint of matssl; give the last.ckpt or best.ckpt of a run folder"
         )
+    found = payload["format"]
     if found != FORMAT:
         raise UserError(f"{path} has format {found}, this version reads {FORMAT}; update matssl")
     if stage is not None and payload.get("stage") != stage:
@@ -82,6 +82,12 @@ def load(path: Path | str, *, stage: str | None = None) -> dict[str, Any]:
             f"{path} comes from the stage {payload.get('stage')!r}, needed is one of {stage!r}"
         )
     return dict(payload)
+
+
+def is_own(payload: Any) -> bool:
+    """Return whether what a torch file held is a checkpoint of matssl, of whatever version."""
+    found = payload.get("format") if isinstance(payload, Mapping) else None
+    return isinstance(found, str) and found.startswith("matssl/")
 
 
 def read_tensors(path: Path | str) -> Any:

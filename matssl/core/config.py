@@ -301,7 +301,9 @@ class FinetuneConfig(RunConfig, ImageConfig):
 class EvaluateConfig(RunConfig):
     """Flags of eval_model.py."""
 
-    model_path: str = _flag("", "model", "checkpoint of train_finetune.py", required=True)
+    model_path: str = _flag(
+        "", "model", "best.ckpt of train_finetune.py, or a raw state dict of smp", required=True
+    )
     dataset: str = _flag("", "data", "folder of images, with or without masks", required=True)
     output_dir: str | None = _flag(
         None, "run", "folder the results go to (default: experiments/eval/NAME)"
@@ -324,6 +326,12 @@ class EvaluateConfig(RunConfig):
     )
     pixel_size: str | None = _flag(
         None, "data", "pixel size of all images, for example 12.5nm; beats metadata"
+    )
+    input_size: int | None = _flag(
+        None,
+        "prediction",
+        "square resize before prediction (default: as trained; 256 for a raw state dict, as "
+        "published)",
     )
     batch_size: int = _flag(1, "prediction", "tiles predicted at once; no influence on results")
     tile_size: int | None = _flag(None, "prediction", "tile side in pixels (default: fitted)")

@@ -18,7 +18,7 @@ import tifffile
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from matssl import baselines, preflight, report, tiling
+from matssl import baselines, preflight, report, tiling, weights
 from matssl.core import checkpoint, runtime
 from matssl.core.config import EvaluateConfig, to_dict
 from matssl.core.errors import UserError
@@ -26,7 +26,7 @@ from matssl.core.run_folder import RunFolder, atomic_path
 from matssl.core.runtime import Runtime
 from matssl.data import layouts, masks, readers
 from matssl.data.layouts import Dataset, Pair
-from matssl.data.masks import IGNORE, ClassTable
+from matssl.data.masks import IGNORE, ClassTable, MaskClass
 from matssl.data.preprocess import Preprocess
 from matssl.data.readers import Micrograph
 from matssl.metrics import SCORES, overlap, sampling
@@ -35,9 +35,12 @@ from matssl.models.encoders import channels_last
 from matssl.models.segmentation import SegmentationModel, build_model
 from matssl.pictures import segmentation as pictures
 from matssl.stages import progress
+from matssl.weights.layouts import Content
 
 # Images a "batch" of the published result file stands for.
 PUBLISHED_BATCH = 128
+# Side of the square that the published code resizes images to.
+PUBLISHED_SIZE = 256
 # Panels shown in the report: the worst and the best of many.
 SHOWN_PANELS = 6
 # Above this size the probabilities of an image lie in a file instead of memory.
@@ -56,12 +59,13 @@ UNNAMED = re.compile(r"class \d+|background|foreground|matrix")
 
 @dataclass(frozen=True)
 class Loaded:
-    """A fine-tuned model and all it needs to be used."""
+    """A fine-tuned model and all it needs to be used; ``note`` says what had to be assumed."""
 
     model: SegmentationModel
     record: Preprocess
     table: ClassTable
     payload: dict[str, Any]
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -99,7 +103,7 @@ def evaluate(config: EvaluateConfig, argv: Sequence[str] = ()) -> Path:
     rt = runtime.setup(config)
     root = _root(config)
     RunFolder.check(root, False, config.overwrite)
-    loaded = load_model(config.model_path)
+    loaded = load_model(config.model_path, config.input_size)
     if config.n_classes is not None and config.n_classes != loaded.table.num_classes:
         raise UserError(
             f"--n_classes {config.n_classes}, but the model has {loaded.table.num_classes} "
@@ -111,9 +115,11 @@ def evaluate(config: EvaluateConfig, argv: Sequence[str] = ()) -> Path:
         record = replace(record, pixel_size=pixel_size)
     dataset = _dataset(config, loaded)
     pairs = _chosen(config, dataset, loaded)
-    truth = _check_masks(pairs, _truth_table(config, dataset, loaded.table), loaded.table, record)
+    truth = _check_masks(pairs, _truth_table(config, dataset, loaded), loaded.table, record)
     shown = replace(dataset, pairs=tuple(pairs), table=truth if _masks(pairs) else None)
     facts = preflight.examine_dataset(shown, record).text()
+    if loaded.note:
+        facts = f"{loaded.note}\n{facts}"
     progress.say(config, rt, facts)
     progress.say(config, rt, f"device  {rt.describe()}\nfolder  {root}")
     warnings = _leaks(pairs, loaded)
@@ -157,12 +163,21 @@ def evaluate(config: EvaluateConfig, argv: Sequence[str] = ()) -> Path:
     return root
 
 
-def load_model(path: str | Path) -> Loaded:
+def load_model(path: str | Path, input_size: int | None = None) -> Loaded:
     """Return the model in a checkpoint of fine-tuning, with its record and class table.
+
+    Args:
+        path: a checkpoint, or a raw state dict of segmentation-models-pytorch.
+        input_size: square resize; None keeps that of the checkpoint.
 
     Raises:
         UserError: no such checkpoint, or one that is incomplete.
     """
+    if input_size is not None and input_size < 32:
+        raise UserError(f"--input_size must be at least 32, not {input_size}")
+    content = weights.read(path)
+    if not content.facts.get("format"):
+        return _published_model(content, input_size or PUBLISHED_SIZE)
     payload = checkpoint.load(path, stage="finetune")
     try:
         model = build_model(**payload["model"])
@@ -172,10 +187,54 @@ def load_model(path: str | Path) -> Loaded:
             state = {k.removeprefix("ema."): v for k, v in state.items() if k.startswith("ema.")}
         model.load_state_dict(state)
         record = Preprocess.from_dict(payload["preprocess"])
+        if input_size is not None:
+            record = replace(record, resize=input_size)
         table = ClassTable.from_dict(payload["classes"])
     except (KeyError, TypeError, RuntimeError) as error:
         raise UserError(f"{path} is incomplete or damaged: {str(error).splitlines()[0]}") from error
     return Loaded(model, record, table, payload)
+
+
+def _published_model(content: Content, input_size: int) -> Loaded:
+    """Return the model of a raw state dict, as the MatSSL code publishes its fine-tuned ones.
+
+    Such a file holds tensors alone. What they do not say is taken as published: images resized to
+    a square and normalised like ImageNet's; of two classes, the second is every mask value above 0.
+    """
+    description = weights.segmentation_description(content)
+    model = build_model(**description)
+    wanted = model.state_dict()
+    fitting = {k: v for k, v in content.tensors.items() if k in wanted}
+    absent = [k for k in wanted if k not in fitting and not k.endswith(weights.HARMLESS)]
+    misfits = [k for k, v in fitting.items() if v.shape != wanted[k].shape]
+    if absent or misfits:
+        raise UserError(
+            f"{content.path} is no complete {description['decoder']} on {description['encoder']}: "
+            f"{len(absent)} tensors are missing, {len(misfits)} have another shape (first: "
+            f"{(absent + misfits)[0]})"
+        )
+    model.load_state_dict(fitting, strict=False)
+    count = description["num_classes"]
+    channels = description["in_channels"]
+    mean, std = weights.IMAGENET_MEAN, weights.IMAGENET_STD
+    if channels == 1:
+        mean, std = (sum(mean) / 3,), (sum(std) / 3,)  # type: ignore[assignment]
+    record = Preprocess(
+        window="dtype", resize=input_size, mean=mean, std=std, channels=channels, crop_bottom="auto"
+    )
+    two = count == 2
+    names = ("background", "foreground") if two else tuple(f"class {i}" for i in range(count))
+    classes = tuple(MaskClass(i, n, () if two and i else (i,)) for i, n in enumerate(names))
+    table = ClassTable("index", classes, rest_index=1 if two else None)
+    meaning = "0 is background, every other value foreground" if two else f"0 to {count - 1}"
+    note = (
+        f"model   raw state dict: {description['decoder']} on {description['encoder']}, {count} "
+        f"classes, {channels} channels, read off its tensors\n"
+        f"note    it does not say how to use it; assumed as published: images resized to "
+        f"{input_size} x {input_size} (--input_size), ImageNet normalisation, mask values: "
+        f"{meaning}"
+    )
+    return Loaded(model, record, table, {"model": description, "raw": True}, note)
 
 
 def summarise(
@@ -324,7 +383,7 @@ def _is_file_name(classes: str) -> bool:
     return classes.lower().endswith((".yaml", ".yml", ".csv"))
 
 
-def _truth_table(config: EvaluateConfig, dataset: Dataset, table: ClassTable) -> ClassTable:
+def _truth_table(config: EvaluateConfig, dataset: Dataset, loaded: Loaded) -> ClassTable:
     """Return the table that makes the model's class numbers of the folder's masks.
 
     It is the model's own, unless a class file (``--classes`` or in the folder) says what the
@@ -334,6 +393,9 @@ def _truth_table(config: EvaluateConfig, dataset: Dataset, table: ClassTable) ->
         UserError: the classes of the folder are not those of the model; both are named.
     """
     paths = _masks(dataset.pairs)
+    if loaded.payload.get("raw") and not config.classes:
+        return loaded.table
+    table = loaded.table
     given = config.classes if config.classes and _is_file_name(config.classes) else None
     if not paths:
         return table

@@ -208,6 +208,40 @@ def recognise(content: Content) -> tuple[str, dict[str, Tensor]]:
     )
 
 
+def segmentation_description(content: Content) -> dict[str, Any]:
+    """Return what ``build_model`` needs for a raw state dict of smp, read off its tensors.
+
+    Raises:
+        UserError: it is no U-Net or U-Net++ on a plain ResNet; what it is instead is said.
+    """
+    head = content.tensors.get("segmentation_head.0.weight")
+    stem = content.tensors.get("encoder.conv1.weight")
+    if head is None or not content.has("decoder.", "encoder."):
+        layout = recognise(content)[0]
+        raise UserError(
+            f"{content.path} holds an encoder ({layout}) and no decoder, so it cannot segment; "
+            "fine-tune from it: train_finetune.py --ssl_weights_path"
+        )
+    name = layouts.architecture(content.below("encoder."))
+    if stem is None or name is None or not re.fullmatch(r"resnet\d+", name):
+        raise UserError(
+            f"{content.path} holds a model of segmentation-models-pytorch on {name or 'an encoder'}"
+            " that its tensors do not name; only plain ResNets can be told apart"
+        )
+    if content.has("decoder.blocks.x_0_0."):
+        decoder = "unetplusplus"
+    elif content.has("decoder.blocks.0.conv1."):
+        decoder = "unet"
+    else:
+        raise UserError(f"{content.path} has a decoder that is neither U-Net nor U-Net++")
+    return {
+        "encoder": name,
+        "decoder": decoder,
+        "num_classes": len(head),
+        "in_channels": stem.shape[1],
+    }
+
+
 def start(
     model: nn.Module,
     source: str,

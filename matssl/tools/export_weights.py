@@ -1,0 +1,117 @@
+"""Write weights for others: ``python -m matssl.tools.export_weights RUN --layout torchvision``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from matssl.core.errors import UserError, guard
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+LAYOUTS = ("torchvision", "timm", "smp", "matssl", "lightly")
+
+
+def main(argv: Sequence[str]) -> int:
+    """Write the file and say what is in it; returns 0."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("run", help="run folder or weights file")
+    parser.add_argument("--layout", choices=LAYOUTS, default="torchvision", help="naming")
+    parser.add_argument("--output", help="file to write (default: beside the source)")
+    parser.add_argument(
+        "--channels", type=int, choices=(1, 3), help="input channels (default: as they are)"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    args = parser.parse_args(argv)
+    source = find_source(Path(args.run))
+    output = (
+        Path(args.output) if args.output else source.with_name(f"{source.stem}-{args.layout}.pth")
+    )
+    if output.exists() and not args.overwrite:
+        raise UserError(f"{output} exists already; give another --output or --overwrite")
+    tensors = export(source, args.layout, args.channels)
+    import torch
+
+    from matssl.core.run_folder import atomic_path
+
+    if not output.parent.is_dir():
+        raise UserError(f"there is no folder {output.parent}")
+    with atomic_path(output) as temporary:
+        torch.save(tensors, temporary)
+    print(f"{output}: {len(tensors)} tensors in the layout of {args.layout}, from {source}")
+    return 0
+
+
+def find_source(run: Path) -> Path:
+    """Return the weights in a run folder: the best model, else the encoder.
+
+    Raises:
+        UserError: there is none.
+    """
+    if run.is_dir():
+        for name in ("best.ckpt", "encoder.safetensors", "last.ckpt"):
+            if (run / name).is_file():
+                return run / name
+        raise UserError(f"{run} holds no best.ckpt, encoder.safetensors or last.ckpt")
+    return run
+
+
+def export(source: Path, layout: str, channels: int | None = None) -> dict[str, Tensor]:
+    """Return the tensors of a file under the names of a layout.
+
+    Args:
+        source: weights of any origin that is read.
+        layout: one of LAYOUTS; "smp" keeps decoder and head where there are any, the others take
+            the encoder alone.
+        channels: input channels; a stem of 3 is summed to 1, one of 1 shared out by thirds.
+
+    Raises:
+        UserError: the encoder is no plain ResNet, or the file cannot be read.
+    """
+    from matssl import weights
+    from matssl.models.encoders import build_encoder
+    from matssl.weights import layouts
+
+    content = weights.read(source)
+    _, found = weights.recognise(content)
+    name = layouts.architecture(found)
+    if name is None or not name.startswith("resnet"):
+        raise UserError(f"{source} holds no plain ResNet; its names mean nothing elsewhere")
+    channels = channels or found["conv1.weight"].shape[1]
+    encoder = build_encoder(name, channels)
+    weights.load(encoder, source, in_channels=channels)
+    state = {key: tensor.contiguous() for key, tensor in encoder.state_dict().items()}
+    rename = NAMES[layout]
+    result = {rename(key): tensor for key, tensor in state.items()}
+    if layout == "smp":
+        averaged = content.below("ema.") or content.tensors
+        parts = ("decoder.", "segmentation_head.")
+        result |= {k: v for k, v in averaged.items() if k.startswith(parts)}
+    return result
+
+
+def _numbered(name: str) -> str:
+    from matssl.weights import layouts
+
+    part, _, rest = name.partition(".")
+    places = {value: key for key, value in layouts.SEQUENTIAL.items()}
+    return f"backbone.{places[part]}.{rest}"
+
+
+NAMES: dict[str, Callable[[str], str]] = {
+    "torchvision": str,
+    # timm's plain ResNets have torchvision's names.
+    "timm": str,
+    "smp": "encoder.{}".format,
+    "matssl": "backbone.{}".format,
+    "lightly": _numbered,
+}
+
+
+if __name__ == "__main__":
+    sys.exit(guard(main))
