@@ -542,7 +542,7 @@ def test_models_and_data_that_differ_are_refused(
         ([*model, *good, "--classes", "a,b,c"], "the model knows speckled, lamellar, blocky"),
         ([*model, *good, "--split", "trial"], "has no split 'trial'"),
         ([*model, "--dataset", tmp_path / "absent"], "there is no folder"),
-        (["--model_path", tmp_path / "absent.ckpt", *good], "there is no file"),
+        (["--model_path", tmp_path / "absent.ckpt", *good], "there is no weights file"),
         (["--model_path", ssl_run / "last.ckpt", *good], "comes from the stage 'ssl'"),
         (["--model_path", newer, *good], "update matssl"),
         ([*model, *good, "--output_dir", evaluated], "exists already"),

@@ -8,7 +8,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).resolve().parent.parent / "matssl"
 STOREYS = [
     {"core"},
-    {"data", "models", "metrics", "pictures"},
+    {"data", "models", "metrics", "pictures", "hub"},
     {"methods", "monitor", "weights", "tiling", "report", "preflight", "baselines"},
     {"stages"},
     {"tools"},

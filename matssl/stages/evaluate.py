@@ -18,7 +18,7 @@ import tifffile
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from matssl import baselines, preflight, report, tiling, weights
+from matssl import baselines, hub, preflight, report, tiling, weights
 from matssl.core import checkpoint, runtime
 from matssl.core.config import EvaluateConfig, to_dict
 from matssl.core.errors import UserError
@@ -175,6 +175,7 @@ def load_model(path: str | Path, input_size: int | None = None) -> Loaded:
     """
     if input_size is not None and input_size < 32:
         raise UserError(f"--input_size must be at least 32, not {input_size}")
+    path = hub.locate(path)
     content = weights.read(path)
     if not content.facts.get("format"):
         return _published_model(content, input_size or PUBLISHED_SIZE)
@@ -324,10 +325,11 @@ def published_results(matrices: Sequence[NDArray[np.int64]], num_classes: int) -
 def _root(config: EvaluateConfig) -> Path:
     if config.output_dir is not None:
         return Path(config.output_dir)
-    model = Path(config.model_path).resolve()
+    model = hub.locate(config.model_path).resolve()
     data = (config.dataset_name or Path(config.dataset).resolve().name).replace(" ", "_")
     split = f"-{config.split}" if config.split else ""
-    name = config.name or f"{model.parent.name}-on-{data}{split}"
+    trained = model.parent.name if model.stem in ("best", "last") else model.stem
+    name = config.name or f"{trained}-on-{data}{split}"
     return Path("experiments") / "eval" / name
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from matssl import hub
 from matssl.core import checkpoint
 from matssl.core.errors import UserError
 from matssl.weights import layouts
@@ -160,7 +161,7 @@ def load(
         total=len(wanted),
         dropped=tuple(dropped),
         notes=tuple(notes),
-        sha256=checkpoint.file_hash(path),
+        sha256=checkpoint.file_hash(hub.locate(path)),
         lineage=tuple(content.lineage),
         architecture=theirs,
         missing=tuple(k for k in wanted if k not in found),
@@ -173,7 +174,7 @@ def read(path: Path | str) -> Content:
     Raises:
         UserError: no weights file, truncated, or a pickle with code.
     """
-    path = Path(path)
+    path = hub.locate(path)
     if path.is_dir():
         raise UserError(
             f"{path} is a folder; give the file in it, for a run of train_ssl.py "

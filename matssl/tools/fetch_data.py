@@ -1,0 +1,37 @@
+"""Fetch published data sets by name: ``python -m matssl.tools.fetch_data NAME``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from matssl.core.errors import guard
+
+
+def main(argv: Sequence[str]) -> int:
+    """Fetch what is named, or list what there is; returns 0."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help="none: list what there is")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    args = parser.parse_args(argv)
+    from matssl import hub
+
+    registry = hub.data_registry()
+    if not args.names:
+        for entry in registry.values():
+            here = "here" if (hub.DATASETS / entry.name).is_dir() else "not here"
+            print(f"{entry.name}  [{here}]")
+            print(f"    {entry.images}")
+            print(f"    {entry.source}; licence: {entry.licence}")
+        return 0
+    # A wrong name is said before the first file is fetched.
+    for entry in [hub.find(name, registry) for name in args.names]:
+        path = hub.fetch_data(entry, quiet=args.quiet)
+        print(f"{path}; licence: {entry.licence}; look first: python -m matssl.tools.doctor {path}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(guard(main))
