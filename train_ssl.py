@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from matssl.core import config
+from matssl.core import config, published
 from matssl.core.errors import guard
 from matssl.methods import METHODS
 
@@ -18,9 +18,13 @@ DESCRIPTION = (
 
 def main(argv: Sequence[str]) -> int:
     """Resolve the flags and run the stage; returns 0."""
+    environment = published.environment()
     settings = config.parse(
-        config.PretrainConfig, argv, DESCRIPTION, choices={"model": tuple(METHODS)}
+        config.PretrainConfig, argv, DESCRIPTION, {"model": tuple(METHODS)}, environment
     )
+    if environment and not settings.quiet:
+        told = ", ".join(f"{k} {v}" for k, v in environment.items())
+        print(f"note    from SSL_* of the environment or .env: {told}", flush=True)
     # torch is imported here, so that --help and wrong flags answer at once.
     from matssl.stages.pretrain import pretrain
 

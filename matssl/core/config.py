@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from matssl.core import published
 from matssl.core.errors import UserError
 
 RECIPE_FOLDER = Path(__file__).resolve().parent.parent / "recipes"
@@ -230,20 +231,39 @@ class FinetuneConfig(RunConfig, ImageConfig):
         None, "data", "json, csv or txt file (or folder of them) that names the images of a split"
     )
     classes: str | None = _flag(
-        None, "data", "class names in order (a,b,c) or a YAML file that names and merges classes"
+        None,
+        "data",
+        "class names in order (a,b,c), a YAML file that names and merges classes, or binary: all "
+        "that is not 0 is one class",
     )
     val_fraction: float = _flag(
         0.2, "data", "share of the training groups that validates where there is no val split"
     )
     max_train_images: int | None = _flag(None, "data", "use only the first N after shuffling")
+    data_ratio: float = _flag(1.0, "data", "use only this share of the training images")
     input_size: int | None = _flag(
         None, "images", "published square resize in pixels (default: native resolution)"
     )
 
-    encoder: str = _flag("resnet18", "model", "any encoder of segmentation-models-pytorch")
+    encoder: str = _flag(
+        "auto",
+        "model",
+        "any encoder of segmentation-models-pytorch; auto: that of the weights, else resnet18",
+    )
     decoder: str = _flag("unet", "model", "decoder of the segmentation model")
     in_channels: int = _flag(1, "model", "input channels of the stem", choices=(1, 3))
-    ssl_weights_path: str | None = _flag(None, "model", "weights of a pretraining run (a file)")
+    ssl_weights_path: str | None = _flag(
+        None, "model", "weights of a pretraining run: a file, or a name of the model hub"
+    )
+    pretrained: str | None = _flag(
+        None, "model", "published spelling of --ssl_weights_path; none: random weights"
+    )
+    pretrained_model: str | None = _flag(
+        None,
+        "model",
+        "the same by the SimCLR study's names, below experiments/pretrained_models",
+        choices=("pets", "cifar", "baseline"),
+    )
     weights: str = _flag(
         "none", "model", "start without --ssl_weights_path: none, imagenet or a file"
     )
@@ -251,6 +271,9 @@ class FinetuneConfig(RunConfig, ImageConfig):
     steps: int = _flag(500, "training", "optimiser steps")
     epochs: int | None = _flag(None, "training", "passes over the training images; beats --steps")
     custom_epochs: int | None = _flag(None, "training", "published spelling of --epochs")
+    loss_function: str | None = _flag(
+        None, "training", "published spelling of --loss: BCE, Dice or Focal"
+    )
     custom_lr: float | None = _flag(None, "training", "published spelling of --lr")
     batch_size: int = _flag(4, "training", "crops a step, over all processes")
     crop_size: int = _flag(192, "training", "side of a training crop in pixels")
@@ -319,7 +342,10 @@ class EvaluateConfig(RunConfig):
         None, "data", "json, csv or txt file (or folder of them) that names the images of a split"
     )
     classes: str | None = _flag(
-        None, "data", "class names in order (a,b,c) or a YAML file that names and merges classes"
+        None,
+        "data",
+        "class names in order (a,b,c), a YAML file that names and merges classes, or binary: all "
+        "that is not 0 is one class",
     )
     group_regex: str | None = _flag(
         None, "data", "regular expression whose first group names the specimen in a file name"
@@ -353,14 +379,16 @@ def parse(
     argv: Sequence[str],
     description: str,
     choices: Mapping[str, Sequence[str]] | None = None,
+    environment: Mapping[str, Any] | None = None,
 ) -> Config:
-    """Return the resolved configuration: recipe, then ``--config``, then flags.
+    """Return the resolved configuration: recipe, environment, ``--config``, then flags.
 
     Args:
         config_class: the stage's dataclass.
         argv: arguments without the program's name.
         description: first paragraph of ``--help``.
         choices: allowed values of fields whose tables live in other rooms, by field name.
+        environment: settings that the recipe does not beat and everything else does.
 
     Raises:
         UserError: unknown flag, key or value, or a file that cannot be read.
@@ -372,7 +400,8 @@ def parse(
     values: dict[str, Any] = {}
     given = dict(flags)
     if flags.get("config"):
-        given = _merged(_checked(_read_yaml(Path(flags["config"])), fields, flags["config"]), flags)
+        given = _merged(_checked(_read_config(flags, config_class), fields, flags["config"]), flags)
+    given = _merged(environment or {}, given)
     # A wrong method is said before its recipe is looked for.
     _refuse_other_choices(given, fields, allowed)
     if "recipe" in fields:
@@ -390,6 +419,20 @@ def parse(
     if missing:
         raise UserError(f"missing {', '.join('--' + name for name in missing)}; see --help")
     return config_class(**typed)
+
+
+def _read_config(flags: Mapping[str, Any], config_class: type[RunConfig]) -> dict[str, Any]:
+    """Return the settings in ``--config``, which may be a file of the SimCLR study."""
+    source = flags["config"]
+    content = _read_yaml(Path(source))
+    if not published.is_simclr_study(content):
+        return content
+    content, unused = published.simclr_study(content, config_class is FinetuneConfig, source)
+    if not flags.get("quiet"):
+        print(f"note    {source} is read as a file of the SimCLR study", flush=True)
+        if unused:
+            print(f"note    without counterpart here: {', '.join(unused)}", flush=True)
+    return content
 
 
 def _merged(weaker: Mapping[str, Any], stronger: Mapping[str, Any]) -> dict[str, Any]:

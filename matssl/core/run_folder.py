@@ -153,6 +153,23 @@ class RunFolder:
             path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
+    def alias(self, name: str, other: str, replaces: str) -> None:
+        """Give a file a second name, without a copy where the file system allows it.
+
+        Args:
+            name: of the file.
+            other: its second name.
+            replaces: pattern of earlier second names, which are removed.
+        """
+        if not self.writer:
+            return
+        for old in self.root.glob(replaces):
+            old.unlink()
+        try:
+            os.link(self.root / name, self.root / other)
+        except OSError:
+            shutil.copyfile(self.root / name, self.root / other)
+
     def write_text(self, name: str, text: str) -> None:
         """Write a text file, atomically."""
         if self.writer:

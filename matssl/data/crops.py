@@ -162,7 +162,7 @@ class CropLoader:
             )
             top, left = y - int(generator.integers(side)), x - int(generator.integers(side))
         else:
-            image = int(generator.integers(len(self.data.planes)))
+            image = self._image(step, sample, generator)
             height, width = self.data.masks[image].shape
             top = int(generator.integers(max(1, height - side + 1)))
             left = int(generator.integers(max(1, width - side + 1)))
@@ -178,6 +178,14 @@ class CropLoader:
         element = (flip, turns.get(recipe.d4, 0))
         plane, mask = apply_d4(plane, *element), apply_d4(mask, *element)
         return self.record.tensor(np.ascontiguousarray(plane)), np.ascontiguousarray(mask)
+
+    def _image(self, step: int, sample: int, generator: np.random.Generator) -> int:
+        count = len(self.data.planes)
+        if self.recipe.rare_p > 0:
+            return int(generator.integers(count))
+        # Without crops that follow the classes, each image comes once an epoch.
+        epoch, place = divmod(step * self.batch_size + sample, count)
+        return int(rng.epoch_order(self.seed, epoch, count)[place])
 
 
 def photometry(plane: Array, recipe: CropRecipe, generator: np.random.Generator) -> Array:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ from matssl.data import readers
 Array = NDArray[Any]
 IGNORE = 255
 MAX_CLASSES = 64
+# --classes binary: every value but 0 is one class.
+BINARY = "binary"
 # JPEG and resampling shift colours by less than this.
 SNAP_DISTANCE = 32
 SNAP_SHARE = 0.01
@@ -65,6 +67,11 @@ class ClassTable:
     def num_classes(self) -> int:
         """Number of classes."""
         return len(self.classes)
+
+    @property
+    def binary(self) -> bool:
+        """Whether 0 is one class and every other value the other."""
+        return self.num_classes == 2 and self.rest_index == 1 and not self.classes[1].values
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -196,7 +203,7 @@ def find_table(
 
     Args:
         mask_paths: every mask of the data set.
-        classes: ``--classes``: a YAML file, or names in order separated by commas.
+        classes: ``--classes``: a YAML file, names in order separated by commas, or "binary".
         folder: the data set's folder, where a classes.yaml or classes.csv may lie.
 
     Raises:
@@ -226,11 +233,13 @@ def find_table(
     file = _class_file(classes, folder)
     if file is not None:
         table, notes = _from_file(file, counts, kind)
+    elif classes == BINARY:
+        table, notes = _binary_table(counts, kind), ()
     elif kind == "color":
         table, notes = _color_table(counts, total, gray_in_color)
     else:
         table, notes = _index_table(counts, total)
-    if classes is not None and file is None:
+    if classes is not None and classes != BINARY and file is None:
         table = _renamed(table, classes)
     if not any(c.pixels for c in table.classes):
         raise UserError("every pixel of every mask is to be ignored; there is nothing to learn")
@@ -240,6 +249,30 @@ def find_table(
             f"all masks hold one class only ({present[0].name}); at least two are needed"
         )
     return table, notes
+
+
+def find_kind(mask_paths: Sequence[Path]) -> str:
+    """Return "color" where a mask holds colours, else "index"."""
+    colored = any(flatten(readers.read_mask(path)).ndim == 3 for path in mask_paths)
+    return "color" if colored else "index"
+
+
+def binary_table(kind: str = "index") -> ClassTable:
+    """Return the table of two classes: black is background, every other value foreground."""
+    black: Value = "#000000" if kind == "color" else 0
+    classes = (MaskClass(0, "background", (black,)), MaskClass(1, "foreground", ()))
+    return ClassTable(kind, classes, rest_index=1)
+
+
+def _binary_table(counts: Counter[int], kind: str) -> ClassTable:
+    table = binary_table(kind)
+    dark = counts[_code(table.classes[0].values[0])]
+    total = max(1, sum(counts.values()))
+    sizes = (dark, sum(counts.values()) - dark)
+    classes = tuple(
+        replace(c, pixels=n, share=n / total) for c, n in zip(table.classes, sizes, strict=True)
+    )
+    return replace(table, classes=classes)
 
 
 def _index_table(counts: Counter[int], total: int) -> tuple[ClassTable, tuple[str, ...]]:

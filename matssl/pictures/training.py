@@ -90,6 +90,17 @@ def finetuning_curves(steps_csv: Path, log_csv: Path, path: Path) -> None:
     pictures.save(figure, path)
 
 
+def miou_curve(epochs: Array, miou: Array, path: Path) -> None:
+    """Draw validation mIoU over epochs, one point a validation."""
+    figure, axis = plt.subplots(figsize=(5, 3.2))
+    axis.plot(epochs, miou, color=pictures.INK, lw=1.6, marker="o", ms=3)
+    axis.set_ylim(0, 1)
+    axis.set_xlabel("epoch")
+    axis.set_ylabel("validation mIoU")
+    figure.tight_layout()
+    pictures.save(figure, path)
+
+
 def views_sheet(views: Sequence[Array], path: Path, columns: int = 8) -> None:
     """Draw pairs of views of the first samples of a batch, one pair above the other.
 

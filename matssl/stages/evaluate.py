@@ -224,9 +224,8 @@ def _published_model(content: Content, input_size: int) -> Loaded:
         window="dtype", resize=input_size, mean=mean, std=std, channels=channels, crop_bottom="auto"
     )
     two = count == 2
-    names = ("background", "foreground") if two else tuple(f"class {i}" for i in range(count))
-    classes = tuple(MaskClass(i, n, () if two and i else (i,)) for i, n in enumerate(names))
-    table = ClassTable("index", classes, rest_index=1 if two else None)
+    numbered = ClassTable("index", tuple(MaskClass(i, f"class {i}", (i,)) for i in range(count)))
+    table = masks.binary_table() if two else numbered
     meaning = "0 is background, every other value foreground" if two else f"0 to {count - 1}"
     note = (
         f"model   raw state dict: {description['decoder']} on {description['encoder']}, {count} "
@@ -336,7 +335,8 @@ def _root(config: EvaluateConfig) -> Path:
 def _dataset(config: EvaluateConfig, loaded: Loaded) -> Dataset:
     """Return the data set in the folder; splits are cut as they were for training."""
     table = loaded.table
-    if config.classes is not None and not _is_file_name(config.classes):
+    named = config.classes not in (None, masks.BINARY)
+    if named and config.classes is not None and not _is_file_name(config.classes):
         names = tuple(word.strip() for word in config.classes.split(","))
         if names != table.names:
             raise UserError(
@@ -395,9 +395,11 @@ def _truth_table(config: EvaluateConfig, dataset: Dataset, loaded: Loaded) -> Cl
         UserError: the classes of the folder are not those of the model; both are named.
     """
     paths = _masks(dataset.pairs)
-    if loaded.payload.get("raw") and not config.classes:
-        return loaded.table
     table = loaded.table
+    if config.classes == masks.BINARY or table.binary:
+        return _binary(paths, table)
+    if loaded.payload.get("raw") and not config.classes:
+        return table
     given = config.classes if config.classes and _is_file_name(config.classes) else None
     if not paths:
         return table
@@ -420,6 +422,19 @@ def _truth_table(config: EvaluateConfig, dataset: Dataset, loaded: Loaded) -> Cl
         }:
             raise _other_classes(dataset.root, own, table)
     return table
+
+
+def _binary(paths: Sequence[Path], table: ClassTable) -> ClassTable:
+    """Return the table of a model of two classes for masks with any number of values above 0."""
+    if table.num_classes != 2:
+        raise UserError(
+            f"--classes binary is for a model of two classes; it knows {', '.join(table.names)}"
+        )
+    own = masks.binary_table(masks.find_kind(paths))
+    return replace(
+        own,
+        classes=tuple(replace(c, name=n) for c, n in zip(own.classes, table.names, strict=True)),
+    )
 
 
 def _matched(own: ClassTable, table: ClassTable) -> ClassTable:

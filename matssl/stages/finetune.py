@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from matssl import preflight, report, tiling, weights
-from matssl.core import checkpoint, optim, rng, runtime
+from matssl.core import checkpoint, optim, published, rng, runtime
 from matssl.core.config import FinetuneConfig, to_dict
 from matssl.core.errors import UserError
 from matssl.core.run_folder import RunFolder
@@ -33,6 +33,8 @@ from matssl.stages import progress
 
 # With fewer labelled images a split for validation would cost too much of them.
 MIN_IMAGES_TO_SPLIT = 4
+# Where neither a flag nor the weights name one.
+DEFAULT_ENCODER = "resnet18"
 
 
 def finetune(config: FinetuneConfig, argv: Sequence[str] = ()) -> Path:
@@ -49,7 +51,9 @@ def finetune(config: FinetuneConfig, argv: Sequence[str] = ()) -> Path:
     progress.check_tensorboard(config.tensorboard)
     rt = runtime.setup(config)
     name = config.name or _default_name(config)
-    RunFolder.check(Path(config.output_dir) / "finetune" / name, config.resume, config.overwrite)
+    root = Path(config.output_dir) / "finetune" / name
+    RunFolder.check(root, config.resume, config.overwrite)
+    config = replace(config, encoder=_encoder(config, root))
 
     record = Preprocess.from_config(config, config.in_channels, config.input_size)
     dataset = layouts.find(
@@ -70,6 +74,7 @@ def finetune(config: FinetuneConfig, argv: Sequence[str] = ()) -> Path:
     train = crops.load(train_pairs, record, table)
     val = crops.load(val_pairs, record, table) if val_pairs else None
     record = preprocess.measure(record, train.planes)
+    config = _whole_images(config, rt, len(train.planes))
     # A resumed run has its weights in the checkpoint; the file it started from may be gone.
     source = None if config.resume else config.ssl_weights_path or config.weights
     started_from = progress.start_weights(model, source, config.encoder, record)
@@ -442,6 +447,7 @@ class Run:
         here = {
             "stage": "finetune",
             "dataset": self.dataset.root.name,
+            "encoder": self.config.encoder,
             "images": len(self.data.planes),
             "steps": self.step,
         }
@@ -477,6 +483,7 @@ class Run:
             training.finetuning_curves(
                 root / "steps.csv", root / "log.csv", self.folder.path("curves.png")
             )
+        self._published_names()
         pictures = self._panels()
         self.folder.status("done", step=self.step, total=self.stop_at, **facts)
         kind = "validation mIoU" if self.val else "held-out mIoU of the folds"
@@ -508,6 +515,24 @@ class Run:
             flush=True,
         )
 
+    def _published_names(self) -> None:
+        """Write the files of the MatSSL code that scripts may look for: best model, mIoU curve."""
+        if self.config.ssl_weights_path:
+            start = "ssl"
+        else:
+            start = {"none": "random", "imagenet": "imagenet"}.get(self.config.weights, "file")
+        batches = max(1, round(len(self.data.planes) / self.config.batch_size))
+        epoch = max(0, -(-self.best_step // batches) - 1)
+        stem = f"{self.config.decoder}_best_{start}_finetuned"
+        name = f"{stem}_{self.best:.4f}_epoch{epoch}.pth"
+        self.folder.alias("best.ckpt", name, f"{stem}_*.pth")
+        log = self.folder.root / "log.csv"
+        if log.exists():
+            table = training.read_table(log)
+            np.save(self.folder.path("mean_iou_values.npy"), table["val_miou"])
+            path = self.folder.path("mean_iou_over_epochs.png")
+            training.miou_curve(table["step"] / batches, table["val_miou"], path)
+
     def _panels(self) -> list[Path]:
         """Write panels of up to three validation images (training images where there are none)."""
         data = self.val or self.data
@@ -533,6 +558,16 @@ class Run:
 
 def _published(config: FinetuneConfig) -> FinetuneConfig:
     """Return the configuration with the published spellings in their own fields."""
+    if config.pretrained_model:
+        named = published.STUDY_WEIGHTS.format(config.pretrained_model)
+        config = replace(
+            config, pretrained="none" if config.pretrained_model == "baseline" else named
+        )
+    if config.pretrained:
+        none = config.pretrained == "none"
+        config = replace(config, ssl_weights_path=None if none else config.pretrained)
+    if config.loss_function:
+        config = replace(config, loss=_loss(config.loss_function))
     if config.custom_lr:
         config = replace(config, lr=config.custom_lr)
     if config.custom_epochs:
@@ -544,6 +579,25 @@ def _published(config: FinetuneConfig) -> FinetuneConfig:
     if config.batch_size < 1 or config.val_every < 1 or config.checkpoint_every < 1:
         raise UserError("--batch_size, --val_every and --checkpoint_every must be at least 1")
     return config
+
+
+def _loss(published: str) -> str:
+    name = published.lower()
+    if name not in losses.LOSSES:
+        raise UserError(f"--loss_function must be BCE, Dice or Focal, not {published}")
+    return name
+
+
+def _encoder(config: FinetuneConfig, root: Path) -> str:
+    """Return the encoder's name; "auto" is that of the run to resume, or of the weights."""
+    if config.encoder != "auto":
+        return config.encoder
+    if config.resume:
+        recipe = checkpoint.load(root / "last.ckpt", stage="finetune")["recipe"]
+        return str(recipe["encoder"])
+    source = config.ssl_weights_path or config.weights
+    found = None if source in ("none", "imagenet") else weights.encoder_name(source)
+    return found or DEFAULT_ENCODER
 
 
 def _default_name(config: FinetuneConfig) -> str:
@@ -567,14 +621,30 @@ def _split(config: FinetuneConfig, dataset: Dataset) -> tuple[tuple[Pair, ...], 
             f"{dataset.root} has no training images (splits: {', '.join(dataset.splits)}); name "
             "them with --splits"
         )
-    if config.max_train_images is not None:
-        if config.max_train_images < 1:
+    wanted = config.max_train_images
+    if not 0 < config.data_ratio <= 1:
+        raise UserError(f"--data_ratio must be above 0 and at most 1, not {config.data_ratio:g}")
+    if config.data_ratio < 1:
+        if wanted is not None:
+            raise UserError("give --data_ratio or --max_train_images, not both")
+        wanted = max(1, round(config.data_ratio * len(train)))
+    if wanted is not None:
+        if wanted < 1:
             raise UserError("--max_train_images must be at least 1")
         order = rng.generator(config.seed, 2, 0, stream=rng.ORDER).permutation(len(train))
-        train = tuple(train[i] for i in sorted(order[: config.max_train_images]))
+        train = tuple(train[i] for i in sorted(order[:wanted]))
     if not val and len(train) >= MIN_IMAGES_TO_SPLIT:
         train, val = layouts.cut_validation(train, config.val_fraction, config.seed)
     return train, val
+
+
+def _whole_images(config: FinetuneConfig, rt: Runtime, images: int) -> FinetuneConfig:
+    """Return a batch of at most all images where a sample is a whole image, as published."""
+    most = max(1, images // rt.world_size) * rt.world_size
+    if config.input_size is None or config.rare_class_p > 0 or config.batch_size <= most:
+        return config
+    progress.say(config, rt, f"note    a batch holds the {most} training images at most")
+    return replace(config, batch_size=most)
 
 
 def _total_steps(config: FinetuneConfig, images: int) -> int:

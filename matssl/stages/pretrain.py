@@ -385,6 +385,7 @@ class Run:
         here = {
             "stage": "ssl",
             "method": self.config.model,
+            "encoder": self.config.encoder,
             "data": self.pool.hash,
             "images": len(self.pool),
             "steps": self.step,
@@ -436,12 +437,16 @@ class Run:
         self._features()
         root = self.folder.root
         verdict = health.verdict()
+        # The name that the MatSSL code gives its last file, for scripts that look for it.
+        epochs = -(-self.step // self.plan.steps_per_epoch)
+        loss = float(np.mean(self.losses[-self.plan.steps_per_epoch :]))
+        published = f"{self.config.model}_loss_{loss:.4f}_epoch{epochs - 1}.pth"
+        self.folder.alias("last.ckpt", published, f"{self.config.model}_loss_*.pth")
         figures = [(str(self.step), "steps"), (str(len(self.pool)), "micrographs")]
         figures.append((f"{health.rank:.0f} / {health.dimensions}", "dimensions in use"))
         weights_file = root / "encoder.safetensors"
         following = (
-            f"python train_finetune.py --finetune_dataset FOLDER --encoder {self.config.encoder} "
-            f"--ssl_weights_path {weights_file}"
+            f"python train_finetune.py --finetune_dataset FOLDER --ssl_weights_path {weights_file}"
         )
         sections = [
             ("", report.headline(figures) + report.note(f"Verdict: {verdict}.")),

@@ -189,6 +189,20 @@ def read(path: Path | str) -> Content:
     return layouts.unwrap(checkpoint.read_tensors(path), str(path))
 
 
+def encoder_name(path: Path | str) -> str | None:
+    """Return which encoder a file was made for, None where its tensors do not tell.
+
+    Raises:
+        UserError: see :func:`read` and :func:`recognise`.
+    """
+    content = read(path)
+    name = layouts.architecture(recognise(content)[1])
+    if name is None:
+        # An encoder that is no ResNet is named by our own files only.
+        name = next((e["encoder"] for e in reversed(content.lineage) if "encoder" in e), None)
+    return name
+
+
 def recognise(content: Content) -> tuple[str, dict[str, Tensor]]:
     """Return the name of the layout and the encoder's tensors under torchvision's names.
 
