@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "matssl"
 STOREYS = [
     {"core"},
     {"data", "models", "metrics", "pictures", "hub"},
-    {"methods", "monitor", "weights", "tiling", "report", "preflight", "baselines"},
+    {"methods", "monitor", "weights", "tiling", "report", "preflight", "baselines", "study"},
     {"stages"},
     {"tools"},
 ]

@@ -408,7 +408,7 @@ def parse(
         recipe = given.get("recipe", fields["recipe"].default)
         model = given.get("model", fields["model"].default) if "model" in fields else "finetune"
         path = find_recipe(recipe, model)
-        values = _checked(_read_yaml(path), fields, str(path))
+        values = _checked(read_yaml(path), fields, str(path))
     values = _merged(values, given)
     hints = typing.get_type_hints(config_class)
     typed = {k: _typed(v, hints[k], k) for k, v in values.items()}
@@ -424,7 +424,7 @@ def parse(
 def _read_config(flags: Mapping[str, Any], config_class: type[RunConfig]) -> dict[str, Any]:
     """Return the settings in ``--config``, which may be a file of the SimCLR study."""
     source = flags["config"]
-    content = _read_yaml(Path(source))
+    content = read_yaml(Path(source))
     if not published.is_simclr_study(content):
         return content
     content, unused = published.simclr_study(content, config_class is FinetuneConfig, source)
@@ -516,7 +516,12 @@ def _parser(
     return parser
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Return the mapping in a YAML file.
+
+    Raises:
+        UserError: no file, no YAML, or no mapping.
+    """
     import yaml
 
     try:

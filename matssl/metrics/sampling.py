@@ -65,6 +65,23 @@ def phase_fraction(values: Sequence[float]) -> Fraction:
     return Fraction(average, std, half, relative, n)
 
 
+def paired(first: Sequence[float], second: Sequence[float]) -> tuple[float, float]:
+    """Return the mean of second minus first and the half width of its 95 % t interval.
+
+    Args:
+        first: one score per seed.
+        second: scores of the same seeds in the same order.
+
+    Returns:
+        The half width is NaN with a single pair, of whose spread nothing is known.
+    """
+    gains = np.subtract(second, first)
+    half = math.nan
+    if len(gains) > 1:
+        half = student_t(len(gains) - 1) * float(np.std(gains, ddof=1)) / math.sqrt(len(gains))
+    return float(np.mean(gains)), half
+
+
 def bootstrap(
     counts: Sequence[NDArray[np.int64]],
     groups: Sequence[str],

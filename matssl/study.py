@@ -1,0 +1,297 @@
+"""A study: starts x data sets x variants x label counts x seeds, as jobs and as one table."""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from matssl.core.errors import UserError
+from matssl.metrics import sampling
+
+FOLDER = Path(__file__).resolve().parent / "studies"
+
+
+@dataclass(frozen=True)
+class Start:
+    """What fine-tuning starts from.
+
+    Attributes:
+        name: as in the table.
+        weights: "none", "imagenet", a file or a name of the model hub; empty where a run makes it.
+        pretrain: flags of train_ssl.py for the run that makes the weights.
+    """
+
+    name: str
+    weights: str = ""
+    pretrain: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One fine-tuning run and its evaluations."""
+
+    start: Start
+    dataset: str
+    variant: str
+    labels: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Name of the run folder and of the result file."""
+        labels = self.labels.replace("%", "pc")
+        return f"{self.start.name}-{self.dataset}-{self.variant}-{labels}-{self.seed}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A study as its YAML file says it.
+
+    Attributes:
+        name: of the folder of its runs.
+        starts: at least one; the others are compared with ``baseline``.
+        datasets: flags of train_finetune.py for each data set; ``test`` lists its test splits.
+        variants: flags of train_finetune.py that a variant adds.
+        labels: numbers of labelled images ("5"), shares ("20%") or "all".
+        seeds: of fine-tuning.
+        pretrain: flags of train_ssl.py for all starts that pretrain.
+        finetune: flags of train_finetune.py for all runs.
+        evaluate: flags of eval_model.py for all evaluations.
+        baseline: name of the start that differences are taken from.
+    """
+
+    name: str
+    starts: tuple[Start, ...]
+    datasets: Mapping[str, Mapping[str, Any]]
+    variants: Mapping[str, Mapping[str, Any]]
+    labels: tuple[str, ...] = ("all",)
+    seeds: tuple[int, ...] = (0, 1, 2)
+    pretrain: Mapping[str, Any] = field(default_factory=dict)
+    finetune: Mapping[str, Any] = field(default_factory=dict)
+    evaluate: Mapping[str, Any] = field(default_factory=dict)
+    baseline: str = ""
+
+    def jobs(self) -> list[Job]:
+        """Return all jobs; whole seeds first, so that a study that is cut off is a small study."""
+        grid = itertools.product(self.seeds, self.datasets, self.variants, self.labels, self.starts)
+        return [Job(start, data, var, labels, seed) for seed, data, var, labels, start in grid]
+
+    def tests(self, dataset: str) -> tuple[str, ...]:
+        """Return the test splits of a data set."""
+        told = self.datasets[dataset].get("test", "test")
+        return tuple(told) if isinstance(told, list) else (str(told),)
+
+
+def find(name: str) -> Path:
+    """Return the file of a study: a path, or the name of one that comes with the toolkit.
+
+    Raises:
+        UserError: there is none; those there are, are listed.
+    """
+    path = Path(name)
+    if path.is_file():
+        return path
+    own = FOLDER / f"{name}.yaml"
+    if own.is_file():
+        return own
+    names = ", ".join(sorted(p.stem for p in FOLDER.glob("*.yaml")))
+    raise UserError(f"there is no study {name}; give a YAML file or one of: {names}")
+
+
+def read(content: Mapping[str, Any], name: str) -> Plan:
+    """Return the plan in the content of a YAML file.
+
+    Args:
+        content: as YAML reads it.
+        name: of the study, where the file does not say one.
+
+    Raises:
+        UserError: unknown or missing entries; the sentence names them.
+    """
+    known = [f.name for f in fields(Plan)]
+    for key in content:
+        if key not in known:
+            close = difflib.get_close_matches(str(key), known, n=1)
+            hint = f"; did you mean {close[0]}?" if close else f"; there are: {', '.join(known)}"
+            raise UserError(f"the study {name} has an unknown entry {key!r}{hint}")
+    starts = tuple(_start(key, value) for key, value in _mapping(content, "starts").items())
+    datasets = {
+        str(key): {"finetune_dataset": value} if isinstance(value, str) else dict(value)
+        for key, value in _mapping(content, "datasets").items()
+    }
+    for key, flags in datasets.items():
+        if "finetune_dataset" not in flags:
+            raise UserError(f"the study's data set {key} does not say its finetune_dataset")
+    variants = content.get("variants") or {"default": {}}
+    labels = tuple(_labels(value) for value in content.get("labels", ["all"]))
+    seeds = tuple(int(seed) for seed in content.get("seeds", [0, 1, 2]))
+    if not labels or not seeds:
+        raise UserError("a study needs at least one entry under labels and under seeds")
+    baseline = str(content.get("baseline", starts[0].name))
+    if baseline not in [start.name for start in starts]:
+        raise UserError(f"the study's baseline {baseline!r} is none of its starts")
+    return Plan(
+        str(content.get("name", name)),
+        starts,
+        datasets,
+        {str(k): dict(v or {}) for k, v in variants.items()},
+        labels,
+        seeds,
+        dict(content.get("pretrain") or {}),
+        dict(content.get("finetune") or {}),
+        dict(content.get("evaluate") or {}),
+        baseline,
+    )
+
+
+def flags(values: Mapping[str, Any]) -> list[str]:
+    """Return settings as words of a command line."""
+    words = []
+    for key, value in values.items():
+        if value is True:
+            words.append(f"--{key}")
+        elif value is False:
+            words.append(f"--no-{key}")
+        elif value is not None:
+            words += [f"--{key}", str(value)]
+    return words
+
+
+def label_flags(labels: str) -> list[str]:
+    """Return the flags of train_finetune.py that leave this many labelled images."""
+    if labels == "all":
+        return []
+    if labels.endswith("%"):
+        return ["--data_ratio", f"{float(labels[:-1]) / 100:g}"]
+    return ["--max_train_images", labels]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """All seeds of one start on one data set with one number of labels.
+
+    Attributes:
+        dataset: with the test split where there are several.
+        variant: of the settings.
+        labels: as the study says them.
+        images: labelled images that were trained on.
+        start: name.
+        miou: by seed, 0 to 1.
+        gain: mean paired difference from the baseline, None for the baseline itself.
+        half: half width of its 95 % interval; NaN with one common seed.
+    """
+
+    dataset: str
+    variant: str
+    labels: str
+    images: int
+    start: str
+    miou: Mapping[int, float]
+    gain: float | None
+    half: float
+
+    @property
+    def mean(self) -> float:
+        """Mean over the seeds."""
+        return float(np.mean(list(self.miou.values())))
+
+    @property
+    def std(self) -> float:
+        """Sample standard deviation over the seeds; NaN with one."""
+        return float(np.std(list(self.miou.values()), ddof=1)) if len(self.miou) > 1 else np.nan
+
+
+def cells(plan: Plan, results: Mapping[str, Mapping[str, Any]]) -> list[Cell]:
+    """Return the table's rows in the order of the plan.
+
+    Args:
+        plan: the study.
+        results: by job name: ``miou`` by test split, ``images``.
+    """
+    rows = []
+    for dataset, variant, labels in itertools.product(plan.datasets, plan.variants, plan.labels):
+        tests = plan.tests(dataset)
+        for test in tests:
+            scores: dict[str, dict[int, float]] = {}
+            images = 0
+            for start in plan.starts:
+                scores[start.name] = {}
+                for seed in plan.seeds:
+                    found = results.get(Job(start, dataset, variant, labels, seed).name)
+                    if found is not None and test in found["miou"]:
+                        scores[start.name][seed] = float(found["miou"][test])
+                        images = int(found["images"])
+            label = dataset if len(tests) == 1 else f"{dataset} ({test})"
+            for start in plan.starts:
+                if not scores[start.name]:
+                    continue
+                gain, half = None, float("nan")
+                common = scores[start.name].keys() & scores[plan.baseline].keys()
+                if start.name != plan.baseline and common:
+                    gain, half = sampling.paired(
+                        [scores[plan.baseline][seed] for seed in sorted(common)],
+                        [scores[start.name][seed] for seed in sorted(common)],
+                    )
+                rows.append(
+                    Cell(label, variant, labels, images, start.name, scores[start.name], gain, half)
+                )
+    return rows
+
+
+def markdown(plan: Plan, rows: Sequence[Cell]) -> str:
+    """Return the table: mean, spread, number of seeds, paired difference with interval."""
+    variants = len(plan.variants) > 1
+    head = ["data set", "variant", "labelled images", "start", "mIoU %", "seeds"]
+    head.append(f"over {plan.baseline}, paired, 95 %")
+    if not variants:
+        head.remove("variant")
+    lines = ["| " + " | ".join(head) + " |", "| " + " | ".join("---" for _ in head) + " |"]
+    for row in rows:
+        spread = "" if np.isnan(row.std) else f" ± {100 * row.std:.1f}"
+        cells = [row.dataset, row.variant, str(row.images), row.start]
+        cells += [f"{100 * row.mean:.1f}{spread}", str(len(row.miou)), _gain(row)]
+        if not variants:
+            cells.pop(1)
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _gain(row: Cell) -> str:
+    if row.gain is None:
+        return ""
+    gain, half = 100 * row.gain, 100 * row.half
+    if np.isnan(half):
+        return f"{gain:+.1f}"
+    return f"{gain:+.1f} [{gain - half:+.1f}, {gain + half:+.1f}]"
+
+
+def _mapping(content: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    value = content.get(key)
+    if not isinstance(value, Mapping) or not value:
+        raise UserError(f"a study needs lines of the form NAME: VALUE under {key!r}")
+    return value
+
+
+def _start(name: Any, value: Any) -> Start:
+    if isinstance(value, Mapping):
+        if set(value) != {"pretrain"} or not isinstance(value["pretrain"], Mapping):
+            raise UserError(
+                f"the study's start {name} must be none, imagenet, a weights file, or "
+                "pretrain: {{flags of train_ssl.py}}"
+            )
+        return Start(str(name), pretrain=dict(value["pretrain"]))
+    return Start(str(name), weights=str(value or "none"))
+
+
+def _labels(value: Any) -> str:
+    text = str(value).strip()
+    number = text.removesuffix("%")
+    if text == "all" or (number.replace(".", "", 1).isdigit() and float(number) > 0):
+        return text
+    raise UserError(f"labels are numbers of images, shares such as 20% or all, not {value!r}")

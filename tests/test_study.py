@@ -1,0 +1,185 @@
+"""Studies: their files, the jobs they make, and the table that comes out."""
+
+from __future__ import annotations
+
+import csv
+import importlib
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from matssl import study
+from matssl.core import config
+from matssl.core.errors import UserError, guard
+from matssl.metrics import sampling
+from matssl.tools import study as tool
+
+TINY = """
+name: tiny
+starts:
+  random: none
+  ssl:
+    pretrain: {model: simclr}
+pretrain: {steps: 2, batch_size: 4, view_size: 32, threads: 1, precision: fp32, cache_dir: none}
+datasets:
+  phase: LABELLED
+labels: [2]
+seeds: [0]
+finetune: {steps: 2, batch_size: 2, crop_size: 32, threads: 1, precision: fp32, quiet: true}
+evaluate: {threads: 1, precision: fp32}
+"""
+
+
+def _plan(**more: Any) -> study.Plan:
+    content = {"starts": {"random": "none", "other": "w.pth"}, "datasets": {"a": "data/a"}, **more}
+    return study.read(content, "x")
+
+
+def _results(scores: dict[tuple[str, int], float]) -> dict[str, dict[str, Any]]:
+    return {
+        f"{start}-a-default-all-{seed}": {"miou": {"test": miou}, "images": 5}
+        for (start, seed), miou in scores.items()
+    }
+
+
+def test_a_paired_difference_has_the_interval_of_student() -> None:
+    mean, half = sampling.paired([0.5, 0.6, 0.7], [0.6, 0.65, 0.9])
+    # Gains 0.10, 0.05, 0.20: mean 0.11667, s 0.07638, t(2) 4.303.
+    assert mean == pytest.approx(0.1166667)
+    assert half == pytest.approx(4.303 * 0.0763763 / math.sqrt(3), abs=1e-4)
+    assert math.isnan(sampling.paired([0.5], [0.6])[1])
+
+
+def test_the_table_pairs_only_the_seeds_that_both_starts_have() -> None:
+    plan = _plan()
+    scores = {("random", 0): 0.5, ("random", 1): 0.6, ("other", 1): 0.7, ("other", 2): 0.9}
+    first, second = study.cells(plan, _results(scores))
+    assert (first.start, first.gain, first.mean) == ("random", None, pytest.approx(0.55))
+    assert second.mean == pytest.approx(0.8) and second.gain == pytest.approx(0.1)
+    text = study.markdown(plan, [first, second])
+    assert "| a | 5 | random | 55.0 ± 7.1 | 2 |  |" in text
+    assert "| a | 5 | other | 80.0 ± 14.1 | 2 | +10.0 |" in text
+    both = study.cells(plan, _results({**scores, ("other", 0): 0.5}))
+    assert "+5.0 [-58.5, +68.5]" in study.markdown(plan, both)
+
+
+def test_each_test_split_is_a_row_of_its_own() -> None:
+    plan = _plan(datasets={"a": {"finetune_dataset": "a", "test": ["test", "far"]}})
+    found = {"random-a-default-all-0": {"miou": {"test": 0.5, "far": 0.25}, "images": 3}}
+    assert [row.dataset for row in study.cells(plan, found)] == ["a (test)", "a (far)"]
+
+
+def test_labels_become_flags_of_fine_tuning() -> None:
+    assert study.label_flags("all") == []
+    assert study.label_flags("20%") == ["--data_ratio", "0.2"]
+    assert study.label_flags("5") == ["--max_train_images", "5"]
+
+
+@pytest.mark.parametrize(
+    ("entry", "sentence"),
+    [
+        ({"startz": {}}, "unknown entry 'startz'; did you mean starts?"),
+        ({"starts": {}}, "NAME: VALUE under 'starts'"),
+        ({"starts": {"a": {"model": "byol"}}}, "must be none, imagenet, a weights file"),
+        ({"datasets": {"a": {"splits": "s.json"}}}, "does not say its finetune_dataset"),
+        ({"labels": ["few"]}, "labels are numbers of images"),
+        ({"labels": []}, "at least one entry under labels"),
+        ({"baseline": "none"}, "baseline 'none' is none of its starts"),
+    ],
+)
+def test_a_study_that_cannot_be_meant_is_refused(entry: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        _plan(**entry)
+
+
+@pytest.mark.parametrize("path", sorted(study.FOLDER.glob("*.yaml")), ids=lambda p: p.stem)
+def test_the_studies_that_come_with_the_toolkit_are_commands_that_exist(
+    path: Path, tmp_path: Path
+) -> None:
+    plan = study.read(yaml.safe_load(path.read_text()), path.stem)
+    runner = tool.Runner(plan, tmp_path, tmp_path / "out")
+    for script, *words in runner.commands():
+        config.parse(tool.STAGES[script], words, "")
+
+
+@pytest.fixture
+def tiny(synthetic_folder: Path, pool_folder: Path, tmp_path: Path) -> list[str]:
+    content = yaml.safe_load(TINY)
+    content["pretrain"]["data_path"] = str(pool_folder)
+    content["datasets"]["phase"] = str(synthetic_folder)
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+    return [str(tmp_path / "tiny.yaml"), "--output_dir", str(tmp_path / "studies")]
+
+
+def _call(calls: list[str]) -> Any:
+    """The commands in this process, which saves their start-up."""
+
+    def call(self: tool.Runner, words: list[str]) -> None:
+        calls.append(words[0])
+        module = importlib.import_module(words[0].removesuffix(".py"))
+        code = guard(module.main, words[1:])
+        if code:
+            raise SystemExit(code)
+
+    return call
+
+
+def test_a_study_runs_goes_on_where_it_stopped_and_writes_its_table(
+    tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+    monkeypatch.setattr(tool.Runner, "_call", _call(calls))
+    out = tmp_path / "studies" / "tiny"
+    assert guard(tool.main, tiny) == 0
+    assert calls.count("train_ssl.py") == 1 and calls.count("eval_model.py") == 2
+    with open(out / "table.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(r["start"], r["labels"], r["images"]) for r in rows] == [
+        ("random", "2", "2"),
+        ("ssl", "2", "2"),
+    ]
+    assert "2 of 2 runs done" in (out / "table.md").read_text()
+    assert (out / "curves.png").stat().st_size > 0
+    # One result is lost: only that job is evaluated again, nothing is trained twice.
+    (out / "results" / "ssl-phase-default-2-0.json").unlink()
+    calls.clear()
+    assert guard(tool.main, tiny) == 0
+    assert calls == ["eval_model.py"]
+
+
+def test_a_study_that_changed_is_not_mixed_with_its_old_results(
+    tiny: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    calls: list[str] = []
+    monkeypatch.setattr(tool.Runner, "_call", _call(calls))
+    content = yaml.safe_load(Path(tiny[0]).read_text())
+    content |= {"starts": {"random": "none"}}
+    Path(tiny[0]).write_text(yaml.safe_dump(content, sort_keys=False))
+    assert guard(tool.main, tiny) == 0
+    content["finetune"]["steps"] = 3
+    Path(tiny[0]).write_text(yaml.safe_dump(content, sort_keys=False))
+    calls.clear()
+    assert guard(tool.main, tiny) == 2 and not calls
+    assert "was run with other settings than the study has now" in capsys.readouterr().err
+
+
+def test_a_study_is_checked_before_its_first_hour(
+    tiny: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = yaml.safe_load(Path(tiny[0]).read_text())
+    content["finetune"]["stepz"] = 3
+    Path(tiny[0]).write_text(yaml.safe_dump(content))
+    assert guard(tool.main, tiny) == 2
+    assert "--stepz" in capsys.readouterr().err
+    assert not (tmp_path / "studies").exists()
+    del content["finetune"]["stepz"]
+    content["datasets"]["phase"] = "absent"
+    Path(tiny[0]).write_text(yaml.safe_dump(content))
+    assert guard(tool.main, tiny) == 2
+    assert "data set phase is not at" in capsys.readouterr().err
