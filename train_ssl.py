@@ -18,13 +18,19 @@ DESCRIPTION = (
 
 def main(argv: Sequence[str]) -> int:
     """Resolve the flags and run the stage; returns 0."""
+    choices = {"model": tuple(METHODS)}
+    settings = config.parse(config.PretrainConfig, argv, DESCRIPTION, choices)
     environment = published.environment()
-    settings = config.parse(
-        config.PretrainConfig, argv, DESCRIPTION, {"model": tuple(METHODS)}, environment
-    )
-    if environment and not settings.quiet:
+    if environment:
         told = ", ".join(f"{k} {v}" for k, v in environment.items())
-        print(f"note    from SSL_* of the environment or .env: {told}", flush=True)
+        # A published learning rate is one of SGD and means nothing in our recipes.
+        if settings.recipe == "paper":
+            settings = config.parse(config.PretrainConfig, argv, DESCRIPTION, choices, environment)
+            note = f"from SSL_* of the environment or .env: {told}"
+        else:
+            note = f"SSL_* of the environment or .env act with --recipe paper only: {told}"
+        if not settings.quiet:
+            print(f"note    {note}", flush=True)
     # torch is imported here, so that --help and wrong flags answer at once.
     from matssl.stages.pretrain import pretrain
 

@@ -251,6 +251,9 @@ def _from_torchvision(name: str, folder: Path, scratch: Path) -> None:
                 for photograph, trimap in zip(pets._images, pets._segs, strict=True):
                     _copy(Path(photograph), folder / mine)
                     _copy(Path(trimap), folder / f"{mine}_annot")
+            # The border of a trimap belongs to the animal, as in the SimCLR study.
+            classes = "classes: {background: 2, animal: 1 3}\n"
+            (folder / "classes.yaml").write_text(classes, encoding="utf-8")
         elif name == "CIFAR10":
             for train in (True, False):
                 images = datasets.CIFAR10(str(scratch), train=train, download=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +62,7 @@ class Preflight:
     duplicates: tuple[tuple[Facts, Facts, float], ...]
     dataset: Dataset | None
     groups_across: tuple[str, ...]
+    unopened: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def broken(self) -> tuple[Facts, ...]:
@@ -75,6 +76,9 @@ class Preflight:
         counts = Counter(f.split for f in self.facts)
         parts = ", ".join(f"{name} {count}" for name, count in counts.items())
         lines.append(f"  images       {len(self.facts)} ({parts})")
+        if self.unopened:
+            left = ", ".join(f"{name} {count}" for name, count in self.unopened.items())
+            lines.append(f"  not opened   {left}")
         if good:
             shapes = Counter(f.shape for f in good)
             lines.append(
@@ -154,14 +158,30 @@ def examine(
     return Preflight(title, facts, tuple(_duplicates(facts)), dataset, across)
 
 
-def examine_dataset(dataset: Dataset, record: Preprocess, pool: Sequence[Path] = ()) -> Preflight:
-    """Return the preflight of a labelled folder, and of a pretraining pool beside it."""
+def examine_dataset(
+    dataset: Dataset,
+    record: Preprocess,
+    pool: Sequence[Path] = (),
+    opened: Sequence[str] | None = None,
+) -> Preflight:
+    """Return the preflight of a labelled folder, and of a pretraining pool beside it.
+
+    Args:
+        dataset: the folder.
+        record: see :func:`examine`.
+        pool: unlabelled images.
+        opened: images of other splits are counted and not opened; all are when None.
+    """
     paths: dict[str, list[Path]] = {}
     for pair in dataset.pairs:
         paths.setdefault(pair.split, []).append(pair.image)
+    unopened = {
+        split: len(paths.pop(split)) for split in list(paths) if opened and split not in opened
+    }
     if pool:
         paths["pool"] = list(pool)
-    return examine(str(dataset.root), paths, record, dataset)
+    found = examine(str(dataset.root), paths, record, dataset)
+    return replace(found, unopened=unopened)
 
 
 def thumbnail(plane: NDArray[Any]) -> NDArray[np.float64]:
@@ -226,11 +246,8 @@ def _duplicates(facts: Sequence[Facts]) -> list[tuple[Facts, Facts, float]]:
                 ]
             )
             best = np.maximum(best, plain @ turned.T)
-    found = []
-    for i in range(len(good)):
-        for j in range(i + 1, len(good)):
-            if best[i, j] > DUPLICATE and splits[i] != splits[j]:
-                found.append((good[i], good[j], float(best[i, j])))
+    pairs = np.argwhere(np.triu(best > DUPLICATE, k=1))
+    found = [(good[i], good[j], float(best[i, j])) for i, j in pairs if splits[i] != splits[j]]
     return sorted(found, key=lambda item: -item[2])
 
 

@@ -347,3 +347,19 @@ def golden_losses(name: str) -> list[float]:
         method.after_step((step + 1) / 10)
         losses.append(round(float(loss.detach()), 8))
     return losses
+
+
+def test_the_width_of_a_cells_embedding_is_the_one_asked_for() -> None:
+    method = _method("densecl", dense_output_dim=7)
+    assert method.state_dict()["dense_queue.rows"].shape[1] == 7
+    last = [m for m in method.dense_head.modules() if isinstance(m, torch.nn.Conv2d)][-1]
+    assert last.out_channels == 7
+
+
+@pytest.mark.parametrize("name", list(METHODS))
+def test_looking_at_a_method_changes_nothing_of_it(name: str) -> None:
+    method = _warm(name).eval()
+    before = copy.deepcopy(method.state_dict())
+    with torch.no_grad():
+        method(_batch(6))
+    assert all(torch.equal(v, before[k]) for k, v in method.state_dict().items())

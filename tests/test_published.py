@@ -59,6 +59,7 @@ def test_the_commands_of_matssl_work_and_leave_their_files(
     argv = ["--model", "matssl", "--data_path", pool_folder, "--batch_size", 8]
     argv += ["--num_workers", 1, "--gpu_id", 0, "--dense_output_dim", 128]
     argv += ["--global_output_dim", 128, "--dense_weight", 0.5]
+    argv += ["--recipe", "paper", "--encoder", "resnet18", "--weights", "none"]
     assert _run(train_ssl.main, [*argv, "--name", "first", *QUICK]) == 0
     run = tmp_path / "experiments" / "ssl" / "first"
     (last,) = run.glob("matssl_loss_*_epoch0.pth")
@@ -72,9 +73,9 @@ def test_the_commands_of_matssl_work_and_leave_their_files(
     torch.save({f"backbone.{k}": v for k, v in state.items()}, hub)
     argv = ["--finetune_dataset", ebc, "--ssl_weights_path", hub, "--batch_size", 128]
     argv += ["--num_workers", 0, "--gpu_id", 0, "--input_size", 64, "--note", "SSL"]
-    argv += ["--custom_lr", 1e-3, "--custom_epochs", 2, "--recipe", "ebc", "--crop_size", 64]
+    argv += ["--custom_lr", 1e-3, "--custom_epochs", 2, "--recipe", "ebc", "--encoder", "auto"]
     assert _run(train_finetune.main, [*argv, "--name", "tuned", *QUICK]) == 0
-    run = tmp_path / "experiments" / "finetune" / "tuned"
+    run = tmp_path / "experiments" / "finetune" / "tuned-SSL"
     (best,) = run.glob("unetplusplus_best_ssl_finetuned_*_epoch*.pth")
     assert checkpoint.load(best)["recipe"]["encoder"] == "resnet34"
     assert np.load(run / "mean_iou_values.npy").max() == pytest.approx(

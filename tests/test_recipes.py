@@ -36,6 +36,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "lr_scaling": "none",
         "batch_size": 32,
         "weight_decay": 1e-6,
+        "decay_all": True,
         "epochs": 100,
         "schedule": "cosine_epoch",
         "warmup": 0.0,

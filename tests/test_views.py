@@ -237,6 +237,17 @@ def test_processes_share_the_batch_that_one_would_see(pool: cache.Pool) -> None:
         assert torch.equal(part.maps, whole.maps[:, rank::2])
 
 
+def test_the_views_of_a_sample_differ_and_change_every_epoch(pool: cache.Pool) -> None:
+    first, second = (next(iter(_loader(pool).epoch(e))) for e in (0, 1))
+    again = _loader(pool)._views(first.index.numpy(), epoch=1)
+    seen = [*first.views, *again.views]
+    for i in range(len(first.index)):
+        pixels = {view[i].numpy().tobytes() for view in seen}
+        assert len(pixels) == 4
+        assert not torch.equal(first.maps[0, i], first.maps[1, i])
+    assert not torch.equal(first.index, second.index)
+
+
 def test_an_epoch_can_start_in_the_middle(pool: cache.Pool) -> None:
     whole, rest = list(_loader(pool).epoch(2)), list(_loader(pool).epoch(2, start_step=3))
     assert torch.equal(whole[3].views[0], rest[0].views[0])

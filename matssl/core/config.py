@@ -276,7 +276,9 @@ class FinetuneConfig(RunConfig, ImageConfig):
     )
     custom_lr: float | None = _flag(None, "training", "published spelling of --lr")
     batch_size: int = _flag(4, "training", "crops a step, over all processes")
-    crop_size: int = _flag(192, "training", "side of a training crop in pixels")
+    crop_size: int | None = _flag(
+        None, "training", "side of a training crop in pixels (default: 192, or --input_size)"
+    )
     loss: str = _flag(
         "dice_ce",
         "training",
@@ -293,6 +295,12 @@ class FinetuneConfig(RunConfig, ImageConfig):
     encoder_lr_factor: float = _flag(1.0, "training", "the encoder's rate relative to --lr")
     weight_decay: float = _flag(1e-2, "training", "weight decay")
     warmup: float = _flag(0.1, "training", "share of the steps with rising learning rate")
+    schedule: str = _flag(
+        "cosine",
+        "training",
+        "learning rate after the warm-up",
+        choices=("cosine", "constant"),
+    )
     clip: float = _flag(1.0, "training", "largest gradient norm; 0: no clipping")
     freeze_encoder_steps: int = _flag(
         0, "training", "steps during which the encoder, its BatchNorm included, stays as it is"
@@ -362,6 +370,9 @@ class EvaluateConfig(RunConfig):
     batch_size: int = _flag(1, "prediction", "tiles predicted at once; no influence on results")
     tile_size: int | None = _flag(None, "prediction", "tile side in pixels (default: fitted)")
     overlap: int | None = _flag(None, "prediction", "overlap of tiles in pixels (default: fitted)")
+    exclude_classes: str | None = _flag(
+        None, "results", "names (a,b) that one further mean IoU leaves out"
+    )
     tta: bool = _flag(False, "prediction", "average over the eight orientations of each tile")
     save_visualizations: bool = _flag(False, "results", "write one panel picture per image")
     save_probabilities: bool = _flag(False, "results", "write class probabilities as float16 TIFF")

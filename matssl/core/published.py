@@ -67,8 +67,8 @@ def environment(folder: Path = Path()) -> dict[str, Any]:
     found: dict[str, str] = {}
     file = folder / ".env"
     if file.is_file():
-        for line in file.read_text(encoding="utf-8").splitlines():
-            name, sign, value = line.partition("=")
+        for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
+            name, sign, value = line.strip().removeprefix("export ").partition("=")
             if sign and not name.strip().startswith("#"):
                 found[name.strip()] = value.split(" #")[0].strip().strip("\"'")
     found |= {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}

@@ -396,7 +396,7 @@ def _from_file(file: Path, counts: Counter[int], kind: str) -> tuple[ClassTable,
     if file.suffix == ".csv":
         entries, ignored, rest = _csv_classes(file, counts)
     else:
-        entries, ignored, rest = _yaml_classes(file)
+        entries, ignored, rest = _yaml_classes(file, kind)
     codes = {value: _code(value) for _, values in entries for value in values}
     if file.suffix == ".csv" and not set(codes.values()) & set(counts):
         raise UserError(f"{file} lists no value that the masks hold")
@@ -444,7 +444,7 @@ def _from_file(file: Path, counts: Counter[int], kind: str) -> tuple[ClassTable,
 Entries = list[tuple[str, tuple[Value, ...]]]
 
 
-def _yaml_classes(file: Path) -> tuple[Entries, tuple[Value, ...], int | None]:
+def _yaml_classes(file: Path, kind: str) -> tuple[Entries, tuple[Value, ...], int | None]:
     import yaml
 
     try:
@@ -463,8 +463,8 @@ def _yaml_classes(file: Path) -> tuple[Entries, tuple[Value, ...], int | None]:
             rest = index
             entries.append((str(name), ()))
         else:
-            entries.append((str(name), _values(value, file)))
-    return entries, _values(content.get("ignore", []), file), rest
+            entries.append((str(name), _values(value, file, kind)))
+    return entries, _values(content.get("ignore", []), file, kind), rest
 
 
 def _csv_classes(
@@ -496,13 +496,13 @@ def _csv_classes(
     return [(n, v) for n, v in entries if "ignore" not in n.lower()], ignored, None
 
 
-def _values(value: Any, file: Path) -> tuple[Value, ...]:
-    if isinstance(value, list) and len(value) == 3 and all(isinstance(v, int) for v in value):
-        if max(value) > 2 and "color" not in file.stem:
-            # Three numbers in a row are a colour; three classes merged are written as "1 2 3".
-            return (f"#{value[0]:02x}{value[1]:02x}{value[2]:02x}",)
+def _values(value: Any, file: Path, kind: str) -> tuple[Value, ...]:
+    numbers = isinstance(value, list) and all(isinstance(v, int) for v in value)
+    if kind == "color" and numbers and len(value) == 3:
+        # Three numbers are a colour where masks are coloured, three class numbers elsewhere.
+        return (f"#{value[0]:02x}{value[1]:02x}{value[2]:02x}",)
     if isinstance(value, list):
-        return tuple(v for item in value for v in _values(item, file))
+        return tuple(v for item in value for v in _values(item, file, kind))
     if isinstance(value, str):
         return tuple(_value(word, file) for word in value.replace(",", " ").split())
     return (_value(value, file),)

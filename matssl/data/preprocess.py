@@ -19,6 +19,8 @@ from matssl.data.readers import Micrograph
 Array = NDArray[Any]
 # A window of mean -/+ 3 standard deviations shows nearly all grey levels of an image.
 STANDARD_HALF_WIDTH = 3.0
+# Defaults of --low and --high.
+LEVELS = (0.5, 99.5)
 WINDOWS = ("percentile", "dtype", "standard", "fixed")
 
 
@@ -159,6 +161,8 @@ class Preprocess:
             if not config.crop_bottom.isdigit():
                 raise UserError(f"--crop_bottom is a number or auto, not {config.crop_bottom!r}")
             crop = int(config.crop_bottom)
+        if config.window in ("standard", "dtype") and (config.low, config.high) != LEVELS:
+            raise UserError("--low and --high act with --window percentile or fixed")
         return Preprocess(
             color=config.color,
             window=config.window,

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from matssl.core.errors import UserError
 
 Array = NDArray[Any]
-EXTENSIONS = frozenset({".tif", ".tiff", ".png", ".jpg", ".jpeg", ".bmp"})
+EXTENSIONS = frozenset({".tif", ".tiff", ".png", ".jpg", ".jpeg", ".bmp", ".pgm", ".ppm", ".webp"})
 # A header may promise more than its file can hold: no codec here shrinks 1 : 2000.
 MAX_EXPANSION = 2000
 MAX_SIDE = 65_500
@@ -305,7 +305,22 @@ def _header(path: Path, start: bytes) -> Header:
         return Header("bmp", abs(height), width, 3 if depth >= 24 else 1, 8)
     if start[:2] == b"\xff\xd8":
         return _jpeg_header(path, start)
-    raise UserError(f"{path} is no TIFF, PNG, JPEG or BMP file, or is cut off")
+    if start[:2] in (b"P5", b"P6") or start[:4] == b"RIFF":
+        return _other_header(path)
+    raise UserError(f"{path} is no TIFF, PNG, JPEG, BMP, PGM or WebP file, or is cut off")
+
+
+def _other_header(path: Path) -> Header:
+    """Read what a PGM, PPM or WebP file says of itself."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as image:
+            channels = len(image.getbands())
+            kind = str(image.format).lower()
+            return Header(kind, image.height, image.width, channels, 16 if "I" in image.mode else 8)
+    except (UnidentifiedImageError, OSError, ValueError) as error:
+        raise UserError(f"{path} is cut off or damaged") from error
 
 
 def _jpeg_header(path: Path, start: bytes) -> Header:

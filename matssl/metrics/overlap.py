@@ -5,6 +5,7 @@ A class that is in neither truth nor prediction has no score: NaN, and it leaves
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -59,12 +60,20 @@ def published_miou(counts: Counts) -> float:
     return float(np.nan_to_num(iou(counts)).mean())
 
 
-def means(counts: Counts) -> dict[str, Any]:
-    """Return every mean under its own name, and which classes they leave out."""
+def means(counts: Counts, excluded: Sequence[int] = ()) -> dict[str, Any]:
+    """Return every mean under its own name, and which classes they leave out.
+
+    Args:
+        counts: confusion matrix.
+        excluded: classes that one further mean leaves out; their pixels still count against the
+            others where they are taken for them.
+    """
     absent = np.flatnonzero(np.isnan(iou(counts)))
     weights = counts.sum(axis=1)
     weighted = np.nansum(iou(counts) * weights) / weights.sum() if weights.sum() else np.nan
-    return {
+    kept = [i for i in range(len(counts)) if i not in excluded]
+    more = {"miou_without_excluded": mean(iou(counts)[kept])} if excluded else {}
+    return more | {
         "miou": miou(counts),
         "mdice": mean(dice(counts)),
         "mprecision": mean(precision(counts)),

@@ -27,6 +27,7 @@ from matssl.core.runtime import Runtime
 from matssl.data import layouts, masks, readers
 from matssl.data.layouts import Dataset, Pair
 from matssl.data.masks import IGNORE, ClassTable, MaskClass
+from matssl.data.prefetch import prefetched
 from matssl.data.preprocess import Preprocess
 from matssl.data.readers import Micrograph
 from matssl.metrics import SCORES, overlap, sampling
@@ -102,6 +103,10 @@ def evaluate(config: EvaluateConfig, argv: Sequence[str] = ()) -> Path:
     """
     rt = runtime.setup(config)
     root = _root(config)
+    if not rt.is_main:
+        # Under torchrun one process evaluates; the result would be the same.
+        runtime.close()
+        return root
     RunFolder.check(root, False, config.overwrite)
     loaded = load_model(config.model_path, config.input_size)
     if config.n_classes is not None and config.n_classes != loaded.table.num_classes:
@@ -113,6 +118,7 @@ def evaluate(config: EvaluateConfig, argv: Sequence[str] = ()) -> Path:
     record = loaded.record
     if pixel_size is not None:
         record = replace(record, pixel_size=pixel_size)
+    _excluded(config, loaded.table)
     dataset = _dataset(config, loaded)
     pairs = _chosen(config, dataset, loaded)
     truth = _check_masks(pairs, _truth_table(config, dataset, loaded), loaded.table, record)
@@ -134,10 +140,19 @@ def evaluate(config: EvaluateConfig, argv: Sequence[str] = ()) -> Path:
     results = []
     with runtime.memory_errors("--tile_size or --batch_size"):
         named = list(zip(pairs, _output_names(pairs, dataset.root), strict=True))
-        for pair, name in tqdm(named, desc="predicting", disable=config.quiet or None):
+        bar = tqdm(total=len(named), desc="predicting", disable=config.quiet or None)
+        # One thread reads ahead: more would only hold more images.
+        read = prefetched(
+            lambda i: record.read(pairs[i].image), range(len(pairs)), min(1, rt.workers)
+        )
+        for (pair, name), micrograph in zip(named, read, strict=True):
             results.append(
-                _one_image(config, rt, folder, pair, name, loaded, truth, record, rivals)
+                _one_image(
+                    config, rt, folder, pair, micrograph, name, loaded, truth, record, rivals
+                )
             )
+            bar.update()
+        bar.close()
     metrics = summarise(results, loaded.table, config)
     metrics |= {
         "model": str(config.model_path),
@@ -258,7 +273,7 @@ def summarise(
     per_image = np.array([overlap.miou(c) for c in matrices])
     summary["pooled"] = {
         "classes": _by_class(pooled, table),
-        "means": overlap.means(pooled),
+        "means": overlap.means(pooled, _excluded(config, table)),
         "miou_interval_95": interval,
         "interval_resamples": "groups" if by_group else "images",
         "groups": len(set(groups)),
@@ -280,11 +295,29 @@ def summarise(
     return summary
 
 
-def published_results(matrices: Sequence[NDArray[np.int64]], num_classes: int) -> dict[str, Any]:
+def _excluded(config: EvaluateConfig, table: ClassTable) -> tuple[int, ...]:
+    """Return the indices of ``--exclude_classes``.
+
+    Raises:
+        UserError: a name that the model does not know, or all of them.
+    """
+    names = [word.strip() for word in (config.exclude_classes or "").split(",") if word.strip()]
+    unknown = [name for name in names if name not in table.names]
+    if unknown or len(set(names)) == table.num_classes:
+        raise UserError(
+            f"--exclude_classes {config.exclude_classes}: the model knows "
+            f"{', '.join(table.names)}, and at least one must be left"
+        )
+    return tuple(sorted({table.names.index(name) for name in names}))
+
+
+def published_results(
+    matrices: Sequence[NDArray[np.int64]], num_classes: int, excluded: Sequence[int] = ()
+) -> dict[str, Any]:
     """Return ``evaluation_results.json`` with the keys of the MatSSL code.
 
     Absent classes count 0, as published. ``mean_IOU_no_minority``, which the published code never
-    computes, is the mean without class 3 where there is one.
+    computes, is the mean without the excluded classes, without class 3 where none are named.
     """
     batches = [
         np.sum(matrices[i : i + PUBLISHED_BATCH], axis=0)
@@ -296,7 +329,7 @@ def published_results(matrices: Sequence[NDArray[np.int64]], num_classes: int) -
         iou = {f"IOU_{i}": float(s) for i, s in enumerate(scores)}
         entries.append({"batch_idx": number, "iou": {**iou, "mean_IOU": float(scores.mean())}})
     mean = np.mean([np.nan_to_num(overlap.iou(c)) for c in batches], axis=0)
-    kept = [i for i in range(num_classes) if i != 3]
+    kept = [i for i in range(num_classes) if i not in (excluded or (3,))]
     result: dict[str, Any] = {
         "avg_class_ious": {
             **{str(i): float(s) for i, s in enumerate(mean)},
@@ -327,6 +360,10 @@ def _root(config: EvaluateConfig) -> Path:
     model = hub.locate(config.model_path).resolve()
     data = (config.dataset_name or Path(config.dataset).resolve().name).replace(" ", "_")
     split = f"-{config.split}" if config.split else ""
+    if any(sign in f"{config.dataset_name or ''}{config.name or ''}" for sign in ("/", "\\", "..")):
+        raise UserError(
+            "--name and --dataset_name are words without slashes; --output_dir is a path"
+        )
     trained = model.parent.name if model.stem in ("best", "last") else model.stem
     name = config.name or f"{trained}-on-{data}{split}"
     return Path("experiments") / "eval" / name
@@ -548,6 +585,7 @@ def _one_image(
     rt: Runtime,
     folder: RunFolder,
     pair: Pair,
+    micrograph: Micrograph,
     name: str,
     loaded: Loaded,
     truth: ClassTable,
@@ -556,7 +594,6 @@ def _one_image(
 ) -> Result:
     """Predict one image, write its files, return its counts."""
     count = loaded.table.num_classes
-    micrograph = record.read(pair.image)
     plane = record.plane(micrograph)
     shape = (record.kept_rows(micrograph), micrograph.pixels.shape[1])
     with tempfile.TemporaryDirectory(prefix=".tiles", dir=folder.root) as scratch:
@@ -784,7 +821,9 @@ def _write(
     scored = [r for r in results if r.counts is not None]
     if scored:
         matrices = [r.counts for r in scored if r.counts is not None]
-        folder.write_json("evaluation_results.json", published_results(matrices, table.num_classes))
+        left_out = _excluded(config, table)
+        published = published_results(matrices, table.num_classes, left_out)
+        folder.write_json("evaluation_results.json", published)
         pooled = np.sum(matrices, axis=0)
         pictures.confusion_plot(pooled, table.names, folder.path("confusion.png"))
         truth = np.array([_true_fractions(r) for r in scored])
@@ -936,6 +975,9 @@ def _print(folder: RunFolder, metrics: dict[str, Any]) -> None:
         if interval:
             text += f" (95 % interval {100 * interval[0]:.1f} to {100 * interval[1]:.1f})"
         print(f"{text}, {metrics['images_with_truth']} images")
+        if "miou_without_excluded" in pooled["means"]:
+            left = 100 * pooled["means"]["miou_without_excluded"]
+            print(f"  mIoU without the excluded classes {left:.1f} %")
         for name, scores in pooled["classes"].items():
             print(f"  {name:<24} IoU {100 * scores['IoU']:5.1f}  Dice {100 * scores['Dice']:5.1f}")
         for name, entry in metrics.get("baselines", {}).items():

@@ -33,6 +33,9 @@ from matssl.stages import progress
 
 # With fewer labelled images a split for validation would cost too much of them.
 MIN_IMAGES_TO_SPLIT = 4
+# Whatever else a folder calls a split is a test of some kind and stays closed.
+OPENED = ("train", "val")
+CROP_SIZE = 192
 # Where neither a flag nor the weights name one.
 DEFAULT_ENCODER = "resnet18"
 
@@ -62,13 +65,14 @@ def finetune(config: FinetuneConfig, argv: Sequence[str] = ()) -> Path:
         group_regex=config.group_regex,
         classes=config.classes,
         seed=config.seed,
+        opened=OPENED,
     )
+    train_pairs, val_pairs = _split(config, dataset)
     table = dataset.table
     assert table is not None
-    train_pairs, val_pairs = _split(config, dataset)
     model = build_model(config.encoder, config.decoder, table.num_classes, config.in_channels)
     shown = _without_tests(dataset, train_pairs, val_pairs)
-    facts = preflight.examine_dataset(dataset, record).text()
+    facts = preflight.examine_dataset(dataset, record, opened=OPENED).text()
     progress.say(config, rt, facts)
 
     train = crops.load(train_pairs, record, table)
@@ -160,7 +164,7 @@ class Learner:
         """
         config = self.config
         runtime.seed_step(config.seed, step, self.rt.rank)
-        lr = optim.learning_rate("cosine", config.lr, step, self.total_steps, self.warmup, 1)
+        lr = optim.learning_rate(config.schedule, config.lr, step, self.total_steps, self.warmup, 1)
         optim.set_lr(self.optimizer, lr)
         frozen = step < config.freeze_encoder_steps
         self.model.train()
@@ -265,7 +269,7 @@ class Run:
     def train(self) -> None:
         """Take the steps that are left; validate, keep the best, save."""
         config, rt, learner = self.config, self.rt, self.learner
-        if self.val is None:
+        if self.val is None and len(self.data.planes) < MIN_IMAGES_TO_SPLIT:
             self.stop_at = self._steps_by_folds()
         self.folder.status("running", step=self.step, total=self.stop_at)
         bar = progress.progress_bar(config, rt, self.stop_at, self.step)
@@ -278,7 +282,9 @@ class Run:
             writer,
             runtime.memory_errors(advice),
         ):
-            for images, target in learner.loader.batches(self.step, self.stop_at):
+            over = config.patience and self.stale >= config.patience
+            first = self.stop_at if over else self.step
+            for images, target in learner.loader.batches(first, self.stop_at):
                 clock.waited()
                 loss, lr = learner.learn(self.step, images, target)
                 self.step += 1
@@ -310,7 +316,8 @@ class Run:
                     progress.say(config, rt, f"no gain in {self.stale} validations: stopped")
                     break
         self.save("last.ckpt")
-        if self.val is None:
+        if self.val is None or not (self.folder.root / "best.ckpt").exists():
+            # Nothing to choose by: no validation images, or none with a labelled pixel.
             self.best_step = self.step
             self.save("best.ckpt")
         self._finish()
@@ -351,7 +358,9 @@ class Run:
         if done.is_file():
             import json
 
-            return int(json.loads(done.read_text(encoding="utf-8"))["steps"])
+            facts = json.loads(done.read_text(encoding="utf-8"))
+            self.best = max(facts["miou"])
+            return int(facts["steps"])
         parts = _folds(self.data)
         progress.say(
             self.config,
@@ -423,7 +432,7 @@ class Run:
         """
         payload = checkpoint.load(self.folder.path("last.ckpt"), stage="finetune")
         best = self.folder.root / "best.ckpt"
-        instead = f"start a new run with --weights {best}"
+        instead = f"start a new run, from this one's encoder with --weights {best}"
         progress.refuse_other_plan(payload["recipe"], to_dict(self.config), instead)
         if payload["progress"]["train_images"] != [str(pair.image) for pair in self.data.pairs]:
             raise UserError(f"the training images changed since this run began; {instead}")
@@ -460,7 +469,7 @@ class Run:
         resumed = f", resumed at step {self.step}" if self.step else ""
         smallest = min(min(mask.shape) for mask in self.data.masks)
         small = ""
-        if smallest < config.crop_size:
+        if smallest < (config.crop_size or CROP_SIZE):
             small = (
                 f"\nnote    the smallest image has {smallest} px; crops are filled up by mirroring"
             )
@@ -487,8 +496,11 @@ class Run:
         pictures = self._panels()
         self.folder.status("done", step=self.step, total=self.stop_at, **facts)
         kind = "validation mIoU" if self.val else "held-out mIoU of the folds"
+        score = f"{100 * self.best:.1f} %"
+        if self.best < 0:
+            kind, score = "validation", "none"
         figures = [
-            (f"{100 * self.best:.1f} %", kind),
+            (score, kind),
             (str(len(self.data.planes)), "labelled images"),
             (str(self.best_step), "steps of the kept model"),
         ]
@@ -510,13 +522,15 @@ class Run:
         subtitle = f"{self.config.decoder} on {self.config.encoder}, {self.dataset.root.name}"
         report.write(root / "report.html", f"Fine-tuning: {root.name}", subtitle, sections)
         print(
-            f"done: {root / 'best.ckpt'}\n      {kind} {100 * self.best:.1f} % at step "
+            f"done: {root / 'best.ckpt'}\n      {kind} {score} at step "
             f"{self.best_step}\n      report: {root / 'report.html'}",
             flush=True,
         )
 
     def _published_names(self) -> None:
         """Write the files of the MatSSL code that scripts may look for: best model, mIoU curve."""
+        if not (self.folder.root / "best.ckpt").is_file():
+            return
         if self.config.ssl_weights_path:
             start = "ssl"
         else:
@@ -524,7 +538,7 @@ class Run:
         batches = max(1, round(len(self.data.planes) / self.config.batch_size))
         epoch = max(0, -(-self.best_step // batches) - 1)
         stem = f"{self.config.decoder}_best_{start}_finetuned"
-        name = f"{stem}_{self.best:.4f}_epoch{epoch}.pth"
+        name = f"{stem}_{max(self.best, 0):.4f}_epoch{epoch}.pth"
         self.folder.alias("best.ckpt", name, f"{stem}_*.pth")
         log = self.folder.root / "log.csv"
         if log.exists():
@@ -572,6 +586,17 @@ def _published(config: FinetuneConfig) -> FinetuneConfig:
         config = replace(config, lr=config.custom_lr)
     if config.custom_epochs:
         config = replace(config, epochs=config.custom_epochs)
+    if config.note and config.name:
+        config = replace(config, name=f"{config.name}-{config.note}", note="")
+    if config.class_weights != "none" and config.loss == "dice":
+        raise UserError("--class_weights act in a cross-entropy; --loss dice has none")
+    if config.input_size is not None and config.input_size >= 32:
+        # A crop larger than the resized image would be filled up with mirrored pixels.
+        side = min(config.crop_size or config.input_size, config.input_size)
+        config = replace(config, crop_size=max(32, side - side % 32))
+    elif config.crop_size is None:
+        config = replace(config, crop_size=CROP_SIZE)
+    assert config.crop_size is not None
     if config.crop_size % 32 or config.crop_size < 32:
         raise UserError(f"--crop_size must be a multiple of 32, not {config.crop_size}")
     if config.input_size is not None and config.input_size < 32:
@@ -634,6 +659,9 @@ def _split(config: FinetuneConfig, dataset: Dataset) -> tuple[tuple[Pair, ...], 
         order = rng.generator(config.seed, 2, 0, stream=rng.ORDER).permutation(len(train))
         train = tuple(train[i] for i in sorted(order[:wanted]))
     if not val and len(train) >= MIN_IMAGES_TO_SPLIT:
+        if len({pair.group for pair in train}) < 2:
+            # One specimen: images of it have to validate each other.
+            train = tuple(replace(pair, group=pair.image.stem) for pair in train)
         train, val = layouts.cut_validation(train, config.val_fraction, config.seed)
     return train, val
 
@@ -659,7 +687,7 @@ def _total_steps(config: FinetuneConfig, images: int) -> int:
 
 def _recipe(config: FinetuneConfig) -> CropRecipe:
     return CropRecipe(
-        size=config.crop_size,
+        size=config.crop_size or CROP_SIZE,
         rare_p=config.rare_class_p,
         d4=config.d4,
         scale=config.scale_jitter,

@@ -26,7 +26,7 @@ from matssl.data.cache import Pool
 from matssl.data.datasets import ViewLoader, check_batch
 from matssl.data.preprocess import Preprocess
 from matssl.data.views import ViewRecipe
-from matssl.methods import method_class
+from matssl.methods import METHODS, method_class
 from matssl.methods.base import SSLMethod
 from matssl.models.encoders import build_encoder, channels_last, pyramid
 from matssl.models.heads import synchronise_batchnorm
@@ -68,6 +68,9 @@ def pretrain(config: PretrainConfig, argv: Sequence[str] = ()) -> Path:
     _check(config)
     progress.check_tensorboard(config.tensorboard)
     rt = runtime.setup(config)
+    idle = _idle(config)
+    if idle:
+        progress.say(config, rt, f"note    without effect on {config.model}: {', '.join(idle)}")
     data = Path(config.data_path).resolve().name
     name = config.name or f"{config.model}-{data}-{progress.today()}"
     RunFolder.check(Path(config.output_dir) / "ssl" / name, config.resume, config.overwrite)
@@ -555,6 +558,17 @@ def _pool(
         quiet=config.quiet or not rt.is_main,
         approve=lambda shapes: check_batch(shapes, tile_size, config.batch_size),
     )
+
+
+def _idle(config: PretrainConfig) -> list[str]:
+    """Return the flags that were changed and belong to other methods only."""
+    own = {f.name for f in fields(method_class(config.model).Settings)}
+    others = {f.name for name in METHODS for f in fields(method_class(name).Settings)} - own
+    return [
+        f"--{f.name}"
+        for f in fields(config)
+        if f.name in others and getattr(config, f.name) != f.default
+    ]
 
 
 def _check(config: PretrainConfig) -> None:

@@ -197,7 +197,7 @@ def encoder_name(path: Path | str) -> str | None:
     """
     content = read(path)
     name = layouts.architecture(recognise(content)[1])
-    if name is None:
+    if name is None or not re.fullmatch(r"resnet\d+", name):
         # An encoder that is no ResNet is named by our own files only.
         name = next((e["encoder"] for e in reversed(content.lineage) if "encoder" in e), None)
     return name

@@ -88,6 +88,7 @@ def find(
     seed: int = 0,
     need_masks: bool = True,
     table: masks.ClassTable | None = None,
+    opened: Sequence[str] | None = None,
 ) -> Dataset:
     """Return the data set in a folder: pairs by split, class table, groups.
 
@@ -99,6 +100,7 @@ def find(
         seed: of the automatic split, used where nothing else says the split.
         need_masks: whether a folder without masks is an error.
         table: use this class table instead of looking for one (evaluation of a model).
+        opened: only masks of these splits are opened to find the classes; all when None.
 
     Raises:
         UserError: nothing found, images without masks or the reverse, masks that cannot be read.
@@ -132,11 +134,10 @@ def find(
             )
         else:
             pairs = [replace(pair, split="predict") for pair in pairs]
-    mask_paths = [pair.mask for pair in pairs if pair.mask is not None]
+    seen = [pair for pair in pairs if opened is None or pair.split in opened]
+    mask_paths = [pair.mask for pair in seen if pair.mask is not None]
     if mask_paths and table is None:
-        own = "images" if (root / "images").is_dir() else ""
-        folder = next((f for f in (root, root / own) if f.is_dir()), root)
-        table, found_notes = masks.find_table(mask_paths, classes, folder)
+        table, found_notes = masks.find_table(mask_paths, classes, root)
         notes += found_notes
     return Dataset(root, name, tuple(pairs), table if mask_paths else None, tuple(notes))
 

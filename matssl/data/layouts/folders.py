@@ -150,13 +150,19 @@ def _pair(images: Path, masks: Path, split: str) -> list[Found]:
         stems = {path.stem, *(_without_suffix(path.stem))}
         for stem in stems:
             mask_by_stem.setdefault(stem.lower(), path)
-    pairs, used, lonely = [], set(), []
+    pairs, lonely = [], []
+    used: dict[Path, Path] = {}
     for image in _files(images):
         mask = mask_by_stem.get(image.stem.lower())
         if mask is None:
             lonely.append(image)
+        elif mask in used:
+            raise UserError(
+                f"{images} holds {used[mask].name} and {image.name}, but {masks.name} only "
+                f"{mask.name}; remove one of the images"
+            )
         else:
-            used.add(mask)
+            used[mask] = image
             pairs.append(Found(image, mask, split))
     if lonely:
         raise UserError(
