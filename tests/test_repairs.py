@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 from dataclasses import replace
@@ -19,11 +20,13 @@ import eval_model
 import train_finetune
 import train_ssl
 from matssl import hub, weights
-from matssl.core import checkpoint, config, published
+from matssl.core import checkpoint, config, published, runtime
 from matssl.core.config import EvaluateConfig, FinetuneConfig
 from matssl.core.errors import UserError, guard
-from matssl.data import crops, layouts, masks, readers
+from matssl.data import cache, crops, layouts, masks, readers
+from matssl.data.datasets import ViewLoader
 from matssl.data.layouts import Pair
+from matssl.data.views import ViewRecipe
 from matssl.metrics import overlap
 from matssl.models.segmentation import build_model
 from matssl.stages import evaluate, finetune, pretrain, progress
@@ -437,3 +440,70 @@ def test_the_names_of_published_files_are_links_and_not_copies(tmp_path: Path) -
     folder.alias("best.ckpt", "best_0.2.pth", "best_*.pth")
     assert [p.name for p in folder.root.glob("*.pth")] == ["best_0.2.pth"]
     assert (folder.root / "best_0.2.pth").samefile(folder.root / "best.ckpt")
+
+
+# --- the paths of a GPU, as far as a machine without one can hold them ---
+def test_batches_for_a_gpu_are_made_in_pinned_memory(
+    pool_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = cache.build(
+        readers.find_images(pool_folder), finetune.Preprocess(), cache_dir=None, quiet=True
+    )
+    pinned: list[int] = []
+
+    def pin(self: torch.Tensor) -> torch.Tensor:
+        pinned.append(self.element_size())
+        return self.clone()
+
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
+    for wanted in (False, True):
+        loader = ViewLoader(pool, [ViewRecipe(size=32)] * 2, 4, 48, 7, pin=wanted)
+        batch = next(iter(loader.epoch(0)))
+        assert len(pinned) == (5 if wanted else 0)
+    # The views travel as bytes; they are what there is most of.
+    assert pinned[:2] == [1, 1] and batch.views[0].dtype == torch.uint8
+
+
+def test_compiling_is_asked_for_once_and_for_the_network_that_learns(
+    synthetic_folder: Path, pool_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled: list[str] = []
+
+    def compile(model: torch.nn.Module) -> torch.nn.Module:
+        compiled.append(type(model).__name__)
+        return model
+
+    monkeypatch.setattr(torch, "compile", compile)
+    monkeypatch.setattr(shutil, "which", lambda name: name)
+    argv = ["--data_path", pool_folder, "--output_dir", tmp_path, "--name", "x", "--compile"]
+    argv += ["--view_size", 32, "--batch_size", 4, "--steps", 1, "--threads", 1, "--quiet"]
+    assert _run(train_ssl.main, *argv) == 0
+    argv = ["--finetune_dataset", synthetic_folder, "--output_dir", tmp_path, "--name", "x"]
+    assert _run(train_finetune.main, *argv, *QUICK, "--steps", 1, "--compile", "--quiet") == 0
+    assert compiled == ["MatSSL", "SegmentationModel"]
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    argv += ["--overwrite", "--compile", "--quiet"]
+    assert _run(train_finetune.main, *argv, *QUICK, "--steps", 1) == 2
+
+
+def test_equal_bits_on_a_gpu_cost_the_search_for_the_fastest_kernel(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[bool] = []
+    monkeypatch.setattr(torch, "use_deterministic_algorithms", asked.append)
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
+    for wanted in (False, True):
+        runtime._equal_bits(wanted)
+        assert torch.backends.cudnn.benchmark is not wanted
+    assert asked == [False, True]
+
+
+def test_the_tests_that_the_guide_for_migrants_names_exist() -> None:
+    text = (ROOT / "docs" / "migrating.md").read_text(encoding="utf-8")
+    file, count = "", 0
+    for name, test in re.findall(r"(?:(test_\w+)(?:\.py)?)?::(test_\w+)", text):
+        file = name or file
+        source = (ROOT / "tests" / f"{file}.py").read_text(encoding="utf-8")
+        assert f"def {test}(" in source, f"{file}::{test}"
+        count += 1
+    assert count > 40

@@ -33,6 +33,12 @@ class Batch:
             self.index.to(device, non_blocking=True),
         )
 
+    def pinned(self) -> Batch:
+        """Return the batch in memory from which a GPU copies while it computes."""
+        views = tuple(view.pin_memory() for view in self.views)
+        rest = (self.maps.pin_memory(), self.group.pin_memory(), self.index.pin_memory())
+        return Batch(views, *rest)
+
     def __len__(self) -> int:
         return len(self.index)
 

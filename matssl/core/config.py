@@ -54,6 +54,18 @@ class RunConfig:
 
 
 @dataclass(frozen=True)
+class SpeedConfig:
+    """Flags of both trainings that trade start-up, speed and equal bits on a GPU."""
+
+    compile: bool = _flag(
+        False, "run", "compile the network: minutes at the start, faster steps on a GPU"
+    )
+    deterministic: bool = _flag(
+        False, "run", "same bits on the same GPU, for some speed (a CPU always has them)"
+    )
+
+
+@dataclass(frozen=True)
 class ImageConfig:
     """Flags that say how an image file becomes what the network sees."""
 
@@ -84,7 +96,7 @@ class ImageConfig:
 
 
 @dataclass(frozen=True)
-class PretrainConfig(RunConfig, ImageConfig):
+class PretrainConfig(RunConfig, SpeedConfig, ImageConfig):
     """Flags of train_ssl.py."""
 
     output_dir: str = _flag("experiments", "run", "folder in which run folders are made")
@@ -218,7 +230,7 @@ class PretrainConfig(RunConfig, ImageConfig):
 
 
 @dataclass(frozen=True)
-class FinetuneConfig(RunConfig, ImageConfig):
+class FinetuneConfig(RunConfig, SpeedConfig, ImageConfig):
     """Flags of train_finetune.py."""
 
     output_dir: str = _flag("experiments", "run", "folder in which run folders are made")

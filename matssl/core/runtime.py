@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import os
 import resource
+import shutil
 import signal
 import sys
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import nn
 
 from matssl.core import rng
 from matssl.core.config import RunConfig
@@ -101,6 +103,8 @@ def setup(config: RunConfig) -> Runtime:
     _quiet_opencv()
     keep_freed_memory()
     torch.manual_seed(config.seed)
+    if device.type == "cuda":
+        _equal_bits(getattr(config, "deterministic", False))
     if world_size > 1 and not dist.is_initialized():
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     workers = config.num_workers
@@ -112,6 +116,29 @@ def setup(config: RunConfig) -> Runtime:
     if precision == "auto":
         precision = "bf16" if has_fast_bf16(device) else "fp32"
     return Runtime(device, precision, threads, workers, rank, world_size)
+
+
+def _equal_bits(wanted: bool) -> None:
+    """Choose between GPU kernels whose sums have a fixed order and the fastest ones."""
+    # cuBLAS reads this when it starts; without it torch refuses deterministic products.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    # Views and crops have one size, so that trying kernels out once pays.
+    torch.backends.cudnn.benchmark = not wanted
+    torch.use_deterministic_algorithms(wanted)
+
+
+def compiled(model: nn.Module, wanted: bool) -> nn.Module:
+    """Return the module, compiled where that is wanted; its parameters stay those of ``model``.
+
+    Raises:
+        UserError: this machine has no compiler.
+    """
+    if not wanted:
+        return model
+    if not torch.cuda.is_available() and not any(map(shutil.which, ("g++", "clang++", "cl"))):
+        raise UserError("--compile needs a C++ compiler here (apt install g++); leave it out")
+    result: nn.Module = torch.compile(model)  # type: ignore[assignment]
+    return result
 
 
 def keep_freed_memory() -> None:

@@ -62,6 +62,7 @@ class ViewLoader:
         threads: int = 0,
         rank: int = 0,
         world_size: int = 1,
+        pin: bool = False,
     ) -> None:
         """Make a loader.
 
@@ -74,6 +75,7 @@ class ViewLoader:
             threads: prefetching threads; 0 makes batches when they are asked for.
             rank: number of this process.
             world_size: number of processes; each gets its part of every batch.
+            pin: make batches in pinned memory, for a GPU.
 
         Raises:
             UserError: fewer tiles than a batch, or a batch that the processes cannot share.
@@ -87,7 +89,7 @@ class ViewLoader:
             raise UserError(f"--batch_size {batch_size} cannot be shared by {world_size} processes")
         self.pool, self.recipes, self.seed = pool, tuple(recipes), seed
         self.batch_size, self.threads = batch_size, threads
-        self.rank, self.local = rank, batch_size // world_size
+        self.rank, self.local, self.pin = rank, batch_size // world_size, pin
         self.groups = pool.groups[self.tiles[:, 0]]
 
     @property
@@ -111,7 +113,9 @@ class ViewLoader:
         # Dealt out like cards: sample n of the batch goes to process n mod world size.
         world_size = self.batch_size // self.local
         batch = order[start : start + self.batch_size]
-        return self._views(batch[self.rank :: world_size], epoch)
+        made = self._views(batch[self.rank :: world_size], epoch)
+        # Here, since this may be a prefetching thread.
+        return made.pinned() if self.pin else made
 
     def _views(self, samples: NDArray[np.int64], epoch: int) -> Batch:
         tiles = self.tiles[samples]

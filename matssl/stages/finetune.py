@@ -155,6 +155,7 @@ class Learner:
         self.parallel: nn.Module = model
         if rt.world_size > 1:
             self.parallel = nn.parallel.DistributedDataParallel(model, forward_sync_buffers=False)
+        self.parallel = runtime.compiled(self.parallel, config.compile)
 
     def learn(self, step: int, images: Tensor, target: Tensor) -> tuple[float, float]:
         """Take one step and return its loss and learning rate.

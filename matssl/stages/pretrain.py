@@ -101,6 +101,7 @@ def pretrain(config: PretrainConfig, argv: Sequence[str] = ()) -> Path:
         rt.workers,
         rt.rank,
         rt.world_size,
+        pin=rt.device.type == "cuda",
     )
     plan = _plan(config, loader)
     config = _queue(config, rt, len(loader.tiles))
@@ -169,6 +170,7 @@ class Run:
         if rt.world_size > 1:
             # BatchNorm is synchronised, so every process has the same buffers already.
             self.model = nn.parallel.DistributedDataParallel(method, forward_sync_buffers=False)
+        self.model = runtime.compiled(self.model, config.compile)
 
     def train(self) -> None:
         """Take the steps that are left; save, log and look after the run's health."""
