@@ -1,11 +1,11 @@
 """Views a second, data wait and memory of the whole pretraining script, beside a plain pipeline.
 
     python -m benchmarks.throughput                        # two CPU cores: a few minutes
-    python -m benchmarks.throughput --device cuda --encoder resnet50 --batch_size 256 --view_size 224
+    python -m benchmarks.throughput --device cuda --encoder resnet50 --batch_size 256
 
-The peer is what the published codes do: PIL decoding and torchvision transforms in a DataLoader with
-workers, a torchvision ResNet in three channels, SimCLR's head and loss, SGD. Both run in processes
-of their own, in alternation, on the same images.
+The peer is what the published codes do: PIL decoding and torchvision transforms in a DataLoader
+with workers, a torchvision ResNet in three channels, SimCLR's head and loss, SGD. Both run in
+processes of their own, in alternation, on the same images.
 """
 
 from __future__ import annotations

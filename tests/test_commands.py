@@ -421,6 +421,8 @@ def test_published_flags_act(synthetic_folder: Path, out: Path) -> None:
         "--warmup",
         0,
     )
+    # The note is part of the run's name.
+    run = run.with_name("published-x")
     rows = _rows(run / "steps.csv")
     assert len(rows) == 4  # two epochs of four images in batches of two
     assert float(rows[0]["lr"]) == pytest.approx(1e-4)
