@@ -183,3 +183,19 @@ def test_a_study_is_checked_before_its_first_hour(
     Path(tiny[0]).write_text(yaml.safe_dump(content))
     assert guard(tool.main, tiny) == 2
     assert "data set phase is not at" in capsys.readouterr().err
+
+
+def test_lists_beside_a_study_are_found_and_everything_else_is_below_the_root(
+    tmp_path: Path,
+) -> None:
+    home, root = tmp_path / "home", tmp_path / "root"
+    home.mkdir()
+    (home / "pool.txt").write_text("a.png\n")
+    plan = _plan(
+        starts={"x": {"pretrain": {"data_path": "pool", "file_list": "pool.txt"}}},
+        datasets={"a": {"finetune_dataset": "labelled", "splits": "splits.json"}},
+    )
+    words = tool.Runner(plan, root, tmp_path / "out", home).commands()
+    assert words[0][words[0].index("--file_list") + 1] == str(home / "pool.txt")
+    assert words[0][words[0].index("--data_path") + 1] == str(root / "pool")
+    assert words[1][words[1].index("--splits") + 1] == str(root / "splits.json")

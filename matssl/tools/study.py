@@ -56,7 +56,8 @@ def main(argv: Sequence[str]) -> int:
     if args.seeds:
         content["seeds"] = args.seeds
     plan = study.read(content, file.stem)
-    runner = Runner(plan, Path(args.root), Path(args.output_dir) / plan.name)
+    out = Path(args.output_dir) / plan.name
+    runner = Runner(plan, Path(args.root), out, file.parent)
     if args.dry_run:
         for words in runner.commands():
             print("python", " ".join(words))
@@ -71,8 +72,8 @@ def main(argv: Sequence[str]) -> int:
 class Runner:
     """A plan, where its data lie and where its results go."""
 
-    def __init__(self, plan: Plan, root: Path, out: Path) -> None:
-        self.plan, self.root, self.out = plan, root, out
+    def __init__(self, plan: Plan, root: Path, out: Path, home: Path | None = None) -> None:
+        self.plan, self.root, self.out, self.home = plan, root, out, home
 
     def commands(self) -> list[list[str]]:
         """Return every command of the study, in order."""
@@ -256,8 +257,14 @@ class Runner:
         return self.out / "runs" / "eval" / f"{job.name}-{test}"
 
     def _placed(self, values: Mapping[str, Any], *more: str) -> dict[str, Any]:
-        """Return settings with relative paths below the root."""
-        return {k: self.root / str(v) if k in (*PATHS, *more) else v for k, v in values.items()}
+        """Return settings with paths: files beside the study's own, else below the root."""
+        return {k: self._place(v) if k in (*PATHS, *more) else v for k, v in values.items()}
+
+    def _place(self, value: Any) -> Path:
+        beside = self.home / str(value) if self.home is not None else None
+        if beside is not None and beside.is_file():
+            return beside
+        return self.root / str(value)
 
     def _call(self, words: list[str]) -> None:
         """Run one of the three commands.
