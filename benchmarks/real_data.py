@@ -21,11 +21,11 @@ from pathlib import Path
 
 import numpy as np
 
+from matssl.metrics import sampling
+
 ROOT = Path(__file__).resolve().parent.parent
 SETS = ("nasa/Super3", "nasa/EBC1", "nasa/EBC3", "uhcs", "tem/bubble_512")
 STARTS = ("plain", "random", "ssl")
-# Two-sided 95 % points of Student's t by degrees of freedom.
-T95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
 
 
 @dataclass(frozen=True)
@@ -155,11 +155,13 @@ def mean_spread(values: list[float]) -> str:
 
 def paired(first: dict[int, float], second: dict[int, float]) -> str:
     """Return the mean of second minus first over common seeds with its 95 % t interval."""
-    gains = [second[seed] - first[seed] for seed in sorted(first.keys() & second.keys())]
-    if len(gains) < 2:
-        return f"{gains[0]:+.1f} (n=1)" if gains else "-"
-    half = T95[len(gains) - 1] * np.std(gains, ddof=1) / np.sqrt(len(gains))
-    return f"{np.mean(gains):+.1f} [{np.mean(gains) - half:+.1f}, {np.mean(gains) + half:+.1f}]"
+    common = sorted(first.keys() & second.keys())
+    if not common:
+        return "-"
+    gain, half = sampling.paired([first[s] for s in common], [second[s] for s in common])
+    if np.isnan(half):
+        return f"{gain:+.1f} (n=1)"
+    return f"{gain:+.1f} [{gain - half:+.1f}, {gain + half:+.1f}]"
 
 
 def table(campaign: Campaign) -> None:

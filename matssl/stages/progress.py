@@ -280,9 +280,9 @@ def note_end(folder: RunFolder, step: int, error: BaseException) -> None:
     Args:
         folder: of the run.
         step: the last one taken.
-        error: what ended it; SystemExit stands for an interruption.
+        error: what ended it; SystemExit and KeyboardInterrupt stand for an interruption.
     """
-    stopped = isinstance(error, SystemExit)
+    stopped = isinstance(error, (SystemExit, KeyboardInterrupt))
     reason = "interrupted" if stopped else f"{type(error).__name__}: {error}"
     cause: BaseException | None = error
     while cause is not None:
