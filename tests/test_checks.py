@@ -520,8 +520,9 @@ def test_infonce_in_parts_equals_autograd_on_all_logits(monkeypatch: pytest.Monk
     weights = torch.rand(23, generator=generator)
     expected = F.cross_entropy(torch.cat([positive, logits], 1) / 0.1, target, reduction="none")
     (wanted,) = torch.autograd.grad((expected * weights).sum(), q)
-    for at_once in (1, 100, 1 << 22):
-        monkeypatch.setattr(contrastive, "LOGITS_AT_ONCE", at_once)
+    for rows_at_once, negatives_at_once in ((1, 1), (4, 7), (1024, 1024)):
+        monkeypatch.setattr(contrastive, "ROWS_AT_ONCE", rows_at_once)
+        monkeypatch.setattr(contrastive, "NEGATIVES_AT_ONCE", {"cpu": negatives_at_once})
         loss, hit = info_nce_rows(q, k, rows, 0.1, own, other)
         (got,) = torch.autograd.grad((loss * weights).sum(), q)
         assert torch.allclose(loss, expected, atol=1e-12)

@@ -83,12 +83,14 @@ def nt_xent(
         return F.cross_entropy(logits_MM, positive_M)
 
 
-# Logits held at once by InfoNCE: 16 MB in float32, whatever the number of rows and negatives.
-LOGITS_AT_ONCE = 1 << 22
+# Blocks of logits that InfoNCE holds, whatever the numbers of rows and negatives: 4 MB in float32,
+# which a CPU's cache holds; a GPU wants fewer and larger ones.
+ROWS_AT_ONCE = 1024
+NEGATIVES_AT_ONCE = {"cpu": 1024, "cuda": 16_384}
 
 
 class _RowsInfoNCE(torch.autograd.Function):
-    """InfoNCE of each row and its gradient, a few rows at a time.
+    """InfoNCE of each row and its gradient, a block of logits at a time.
 
     Keys and negatives have no gradient, so that of the queries is known as soon as the softmax is:
     it is kept instead of the logits, which would take R x K numbers until the backward pass.
@@ -108,26 +110,35 @@ class _RowsInfoNCE(torch.autograd.Function):
         count = len(query_RD)
         loss_R, gradient_RD = query_RD.new_empty(count), torch.empty_like(query_RD)
         hit_R = torch.empty(count, dtype=torch.bool, device=query_RD.device)
-        rows = max(1, LOGITS_AT_ONCE // max(1, len(negatives_KD)))
-        for start in range(0, count, rows):
-            part = slice(start, start + rows)
-            query, key = query_RD[part], key_RD[part]
-            positive = (query * key).sum(1) / temperature
-            logits = query @ negatives_KD.T / temperature
-            if query_group_R is not None and negative_group_K is not None:
-                same = query_group_R[part, None] == negative_group_K[None]
-                logits = logits.masked_fill_(same, float("-inf"))
-            nearest = positive.new_full(positive.shape, float("-inf"))
-            if len(negatives_KD):
+        step = NEGATIVES_AT_ONCE.get(query_RD.device.type, NEGATIVES_AT_ONCE["cpu"])
+        for start in range(0, count, ROWS_AT_ONCE):
+            part = slice(start, start + ROWS_AT_ONCE)
+            # Scaled here, the logits need no pass of their own for the temperature.
+            query, key = query_RD[part] / temperature, key_RD[part]
+            positive = (query * key).sum(1)
+            # The positive is the first logit of a running softmax over the blocks of negatives.
+            top, total = positive, torch.ones_like(positive)
+            pull = torch.zeros_like(key)
+            hit = torch.ones_like(positive, dtype=torch.bool)
+            for first in range(0, len(negatives_KD), step):
+                block = slice(first, first + step)
+                negatives = negatives_KD[block]
+                logits = query @ negatives.T
+                if query_group_R is not None and negative_group_K is not None:
+                    same = query_group_R[part, None] == negative_group_K[None, block]
+                    logits.masked_fill_(same, float("-inf"))
                 nearest = logits.amax(1)
-            top = torch.maximum(positive, nearest)
-            negative = logits.sub_(top[:, None]).exp_()
-            own = (positive - top).exp()
-            total = own + negative.sum(1)
+                hit &= positive >= nearest
+                higher = torch.maximum(top, nearest)
+                shrink = (top - higher).exp_()
+                weight = logits.sub_(higher[:, None]).exp_()
+                total = total * shrink + weight.sum(1)
+                pull = torch.addmm(pull * shrink[:, None], weight, negatives)
+                top = higher
+            own = (positive - top).exp_() / total
             loss_R[part] = top + total.log() - positive
-            hit_R[part] = positive >= nearest
-            pull = (own / total - 1)[:, None] * key
-            gradient_RD[part] = (pull + (negative / total[:, None]) @ negatives_KD) / temperature
+            hit_R[part] = hit
+            gradient_RD[part] = (pull / total[:, None] + (own - 1)[:, None] * key) / temperature
         ctx.save_for_backward(gradient_RD)
         ctx.mark_non_differentiable(hit_R)
         return loss_R, hit_R
