@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +81,19 @@ class Plan:
         """Return all jobs; whole seeds first, so that a study that is cut off is a small study."""
         grid = itertools.product(self.seeds, self.datasets, self.variants, self.labels, self.starts)
         return [Job(start, data, var, labels, seed) for seed, data, var, labels, start in grid]
+
+    def only(self, variants: Sequence[str]) -> Plan:
+        """Return the plan with some of its variants.
+
+        Raises:
+            UserError: a name that the plan does not have.
+        """
+        unknown = [name for name in variants if name not in self.variants]
+        if unknown:
+            raise UserError(
+                f"the study has no variant {unknown[0]!r}; there are: {', '.join(self.variants)}"
+            )
+        return replace(self, variants={name: self.variants[name] for name in variants})
 
     def tests(self, dataset: str) -> tuple[str, ...]:
         """Return the test splits of a data set."""

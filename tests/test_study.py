@@ -199,3 +199,10 @@ def test_lists_beside_a_study_are_found_and_everything_else_is_below_the_root(
     assert words[0][words[0].index("--file_list") + 1] == str(home / "pool.txt")
     assert words[0][words[0].index("--data_path") + 1] == str(root / "pool")
     assert words[1][words[1].index("--splits") + 1] == str(root / "splits.json")
+
+
+def test_a_part_of_the_variants_can_be_run() -> None:
+    plan = _plan(variants={"honest": {}, "square": {"input_size": 512}})
+    assert {job.variant for job in plan.only(["square"]).jobs()} == {"square"}
+    with pytest.raises(UserError, match="no variant 'squares'; there are: honest, square"):
+        plan.only(["squares"])

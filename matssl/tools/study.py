@@ -45,6 +45,7 @@ def main(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--output_dir", default="experiments/studies", help="folder of all studies")
     parser.add_argument("--seeds", type=int, nargs="+", help="instead of those in the file")
+    parser.add_argument("--variants", nargs="+", help="only these of the file's variants")
     parser.add_argument("--dry_run", action="store_true", help="print the commands and stop")
     parser.add_argument("--table", action="store_true", help="only write the table of what is done")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
@@ -56,6 +57,8 @@ def main(argv: Sequence[str]) -> int:
     if args.seeds:
         content["seeds"] = args.seeds
     plan = study.read(content, file.stem)
+    if args.variants:
+        plan = plan.only(args.variants)
     out = Path(args.output_dir) / plan.name
     runner = Runner(plan, Path(args.root), out, file.parent)
     if args.dry_run:
