@@ -131,6 +131,10 @@ def locate(path: Path | str) -> Path:
         UserError: the name is known and its file is not here; the command that fetches it is said.
     """
     given = Path(path)
+    if given.is_dir():
+        # A run folder stands for what it is kept for.
+        files = (given / name for name in ("best.ckpt", "encoder.safetensors", "last.ckpt"))
+        return next((file for file in files if file.is_file()), given)
     if given.exists():
         return given
     registry = weights_registry()

@@ -65,7 +65,7 @@ class Health:
         if self.rank < THIN_RANK * self.dimensions:
             return (
                 f"thin: only {self.rank:.1f} of {self.dimensions} dimensions are in use; lower "
-                "--lr or raise --temperature"
+                "--lr, or raise --temperature where the method has one"
             )
         if self.gap < 0.05 and progress > LATE:
             return (

@@ -98,7 +98,8 @@ class Preflight:
         if self.dataset is not None:
             lines += self._labels(self.dataset)
         if self.broken:
-            lines.append(f"  unreadable   {len(self.broken)}: {self.broken[0].error}")
+            lines.append(f"  unreadable   {len(self.broken)}")
+            lines += [f"               {f.error}" for f in self.broken[:LISTED]]
         lines += self._duplicates()
         free = free_memory()
         pixels = sum(f.shape[0] * f.shape[1] for f in good)

@@ -361,7 +361,7 @@ def test_last_and_best_checkpoint_give_the_averaged_weights(make_model: Make) ->
 def test_pooled_and_single_image_scores_follow_from_the_files(
     make_model: Make, make_data: Make, tmp_path: Path
 ) -> None:
-    masks = _masks(3)
+    masks = _masks(5)
     out = tmp_path / "out"
     metrics = _run(make_model(), make_data("data", masks), out)
     total = np.zeros((2, 2), np.int64)
@@ -374,3 +374,16 @@ def test_pooled_and_single_image_scores_follow_from_the_files(
     assert metrics["confusion"] == total.tolist()
     low, high = metrics["pooled"]["miou_interval_95"]
     assert low <= metrics["pooled"]["means"]["miou"] <= high
+
+
+def test_images_of_one_specimen_are_one_field(
+    make_model: Make, make_data: Make, tmp_path: Path
+) -> None:
+    data = make_data("data", _masks(6))
+    free = _run(make_model(), data, tmp_path / "a")
+    assert free["pooled"]["miou_interval_95"]
+    assert free["phase_fractions"]["pore"]["predicted"]["fields"] == 6
+    grouped = _run(make_model(), data, tmp_path / "b", group_regex="(field)[A-C]")
+    entry = grouped["phase_fractions"]["pore"]["predicted"]
+    assert grouped["pooled"]["miou_interval_95"] is None
+    assert entry["fields"] < 6 and entry["half_width"] is None

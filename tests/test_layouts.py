@@ -160,3 +160,14 @@ def test_folds_hold_each_image_out_once() -> None:
     parts = folds(_pairs("aabc"), 3, seed=0)
     assert sorted(i for part in parts for i in part) == [0, 1, 2, 3]
     assert [0, 1] in [sorted(part) for part in parts]
+
+
+def test_fewer_than_four_labelled_images_are_all_for_training(tmp_path: Path) -> None:
+    for name in ("images", "masks"):
+        (tmp_path / name).mkdir()
+        for number in range(3):
+            picture = np.eye(32, dtype=np.uint8)
+            cv2.imwrite(str(tmp_path / name / f"{number}.png"), picture)
+    found = layouts.find(tmp_path)
+    assert found.splits == ("train",) and len(found.pairs) == 3
+    assert any("only 3 images: all are for training" in note for note in found.notes)

@@ -33,6 +33,34 @@ def _main(*argv: object) -> int:
     return guard(importlib.import_module("train_ssl").main, [str(a) for a in argv])
 
 
+def test_help_names_the_defaults_that_a_run_gets(capsys: pytest.CaptureFixture[str]) -> None:
+    for script, plain in (("train_ssl", "PretrainConfig"), ("train_finetune", "FinetuneConfig")):
+        with pytest.raises(SystemExit):
+            importlib.import_module(script).main(["--help"])
+        words = " ".join(capsys.readouterr().out.split())
+        folder = "--data_path" if script == "train_ssl" else "--finetune_dataset"
+        effective = config.parse(getattr(config, plain), [folder, "x"], "")
+        for name in ("lr", "weight_decay", "contrast", "warmup"):
+            start = words.index(f"--{name} X ", words.index("options:"))
+            said = words[start:].split("(default: ")[1].split(")")[0]
+            assert float(said) == getattr(effective, name), (script, name)
+
+
+def test_masks_stay_out_of_the_pool_and_test_folders_are_named(
+    synthetic_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["--data_path", synthetic_folder, "--test_folder", synthetic_folder, *TINY]
+    argv = [word for word in argv if word != "--quiet"]
+    assert _main(*argv, "--steps", "1", "--output_dir", tmp_path, "--name", "x") == 0
+    said = capsys.readouterr().out
+    # Four, two and two images; their eight masks are no micrographs, and two images are tests.
+    assert "images       10 (pool 8, test 2)" in said
+    assert "folders of masks: test_annot, train_annot, val_annot" in said
+    assert "2 images of folders called test are learned from" in said
+    sources = [row["image"] for row in _rows(tmp_path / "ssl" / "x" / "data.csv")]
+    assert len(sources) == 8 and not any("annot" in source for source in sources)
+
+
 def _parse(*argv: str) -> config.PretrainConfig:
     return config.parse(
         config.PretrainConfig, ["--data_path", "x", *argv], "", {"model": tuple(METHODS)}

@@ -513,9 +513,11 @@ def test_weights_of_a_diverged_training_are_refused(tmp_path: Path) -> None:
         weights.load(build_encoder("resnet18", 3), tmp_path / "w.pth", in_channels=3)
 
 
-def test_a_run_folder_in_place_of_a_file_is_said(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="is a folder; give the file in it"):
+def test_a_run_folder_stands_for_its_weights(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is a folder without best.ckpt, encoder.safetensors"):
         weights.load(build_encoder("resnet18", 3), tmp_path, in_channels=3)
+    save_file(_resnet(), tmp_path / "encoder.safetensors")
+    assert weights.load(build_encoder("resnet18", 3), tmp_path, in_channels=3).matched > 100
 
 
 def test_a_file_from_a_newer_version_is_refused(tmp_path: Path) -> None:

@@ -103,7 +103,10 @@ class PretrainConfig(RunConfig, SpeedConfig, ImageConfig):
     model: str = _flag("matssl", "method", "self-supervised method")
     data_path: str = _flag("", "data", "folder of unlabelled micrographs", required=True)
     recipe: str = _flag(
-        "matssl", "run", "published settings (paper) or ours for micrographs (matssl), or a file"
+        "matssl",
+        "run",
+        "published settings (paper) or ours for micrographs (matssl), or a file; "
+        "the defaults below are those of --model matssl --recipe matssl",
     )
     resume: bool = _flag(False, "run", "continue the run of this name where it stopped")
     tensorboard: bool = _flag(False, "run", "also write TensorBoard events (needs tensorboard)")
@@ -235,7 +238,12 @@ class FinetuneConfig(RunConfig, SpeedConfig, ImageConfig):
 
     output_dir: str = _flag("experiments", "run", "folder in which run folders are made")
     finetune_dataset: str = _flag("", "data", "folder of images with masks", required=True)
-    recipe: str = _flag("matssl", "run", "settings: paper, matssl or a file")
+    recipe: str = _flag(
+        "matssl",
+        "run",
+        "settings: ours (matssl), published ones of MatSSL (paper, and for its data sets metaldam, "
+        "aachen, ebc) or a file",
+    )
     resume: bool = _flag(False, "run", "continue the run of this name where it stopped")
     tensorboard: bool = _flag(False, "run", "also write TensorBoard events (needs tensorboard)")
     note: str = _flag("", "run", "suffix of the run folder's name")
@@ -391,7 +399,9 @@ class EvaluateConfig(RunConfig):
     baselines: bool = _flag(
         True, "results", "also score majority, grey-level and pixel-classifier baselines"
     )
-    bootstrap: int = _flag(2000, "results", "resamples of the images for the intervals")
+    bootstrap: int = _flag(
+        2000, "results", "resamples of the specimens (images where each is one) for the intervals"
+    )
 
 
 Config = TypeVar("Config", bound=RunConfig)
@@ -418,7 +428,12 @@ def parse(
     """
     fields = {f.name: f for f in dataclasses.fields(config_class)}
     allowed = {name: tuple(values) for name, values in (choices or {}).items()}
-    parser = _parser(fields, description, allowed)
+    shown: dict[str, Any] = {}
+    if "recipe" in fields and {"-h", "--help"} & set(argv):
+        # What a run without flags gets: the recipe's values, not those it replaces.
+        model = str(fields["model"].default) if "model" in fields else "finetune"
+        shown = read_yaml(find_recipe(str(fields["recipe"].default), model))
+    parser = _parser(fields, description, allowed, shown)
     flags = vars(parser.parse_args(argv))
     values: dict[str, Any] = {}
     given = dict(flags)
@@ -514,6 +529,7 @@ def _parser(
     fields: Mapping[str, dataclasses.Field[Any]],
     description: str,
     choices: Mapping[str, Sequence[str]],
+    shown: Mapping[str, Any],
 ) -> argparse.ArgumentParser:
     parser = _Parser(description=description, allow_abbrev=False)
     groups: dict[str, Any] = {}
@@ -524,8 +540,9 @@ def _parser(
         help = f.metadata["help"]
         if f.metadata.get("required"):
             help += " (required)"
-        elif f.default is not None and "(default" not in help:
-            help += f" (default: {f.default})" if f.default != "" else ""
+        elif "(default" not in help:
+            default = shown.get(f.name, f.default)
+            help += f" (default: {default})" if default not in (None, "") else ""
         options: dict[str, Any] = {"help": help.replace("%", "%%"), "default": argparse.SUPPRESS}
         if isinstance(f.default, bool):
             options["action"] = argparse.BooleanOptionalAction if f.default else "store_true"

@@ -125,7 +125,9 @@ class RunFolder:
         return RunFolder(root, resumed=resume, writer=writer)
 
     @staticmethod
-    def check(root: Path, resume: bool = False, overwrite: bool = False) -> bool:
+    def check(
+        root: Path, resume: bool = False, overwrite: bool = False, resumable: bool = True
+    ) -> bool:
         """Return whether the run exists, before anything is written.
 
         Raises:
@@ -135,9 +137,9 @@ class RunFolder:
         if resume and not (root / "last.ckpt").is_file():
             raise UserError(f"nothing to resume: {root / 'last.ckpt'} does not exist")
         if exists and not resume and not overwrite:
+            go_on = "or --resume to continue it, " if resumable else ""
             raise UserError(
-                f"{root} exists already; choose another --name, or --resume to continue it, or "
-                "--overwrite to replace it"
+                f"{root} exists already; choose another --name, {go_on}or --overwrite to replace it"
             )
         parent = root
         while not parent.exists():

@@ -201,7 +201,7 @@ def _scan(
 
 def _refuse_bad(rejected: Sequence[Sequence[str]], total: int) -> None:
     if len(rejected) == total:
-        raise UserError(f"none of the {total} images could be read; the first: {rejected[0][1]}")
+        raise UserError(f"none of the {total} images can be used; the first: {rejected[0][1]}")
     if len(rejected) > MAX_BAD_SHARE * total:
         raise UserError(
             f"{len(rejected)} of {total} images could not be read, more than 10 %; "

@@ -17,7 +17,7 @@ T95 = (
     2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086,
     2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
 )  # fmt: skip
-# Fewer fields than this tell nothing about their spread (ASTM E562 wants 30).
+# Fewer fields or specimens tell nothing about their spread (ASTM E562 wants 30 fields).
 MIN_FIELDS = 5
 
 
@@ -102,10 +102,10 @@ def bootstrap(
         seed: of the draws.
 
     Returns:
-        Lower and upper end; None with fewer than three groups, of which nothing can be said.
+        Lower and upper end; None below MIN_FIELDS groups, which tell nothing about their spread.
     """
     names = sorted(set(groups))
-    if len(names) < 3 or resamples < 1:
+    if len(names) < MIN_FIELDS or resamples < 1:
         return None
     sums = np.stack(
         [np.sum([c for c, g in zip(counts, groups, strict=True) if g == n], axis=0) for n in names]

@@ -78,7 +78,8 @@ def finetuning_curves(steps_csv: Path, log_csv: Path, path: Path) -> None:
     axes[1].plot(steps["step"], steps["lr"], lw=1.4)
     axes[1].set_title("learning rate")
     if log:
-        axes[2].plot(log["step"], log["val_miou"], color=pictures.INK, lw=2, label="mean")
+        style = {"color": pictures.INK, "lw": 2, "marker": "o", "ms": 4}
+        axes[2].plot(log["step"], log["val_miou"], label="mean", **style)
         for name in [name for name in log if name.startswith("iou ")]:
             axes[2].plot(log["step"], log[name], lw=1, marker=".", label=name[4:])
         axes[2].set_ylim(0, 1)

@@ -107,7 +107,7 @@ def evaluate(config: EvaluateConfig, argv: Sequence[str] = ()) -> Path:
         # Under torchrun one process evaluates; the result would be the same.
         runtime.close()
         return root
-    RunFolder.check(root, False, config.overwrite)
+    RunFolder.check(root, False, config.overwrite, resumable=False)
     loaded = load_model(config.model_path, config.input_size)
     if config.n_classes is not None and config.n_classes != loaded.table.num_classes:
         raise UserError(
@@ -160,6 +160,7 @@ def evaluate(config: EvaluateConfig, argv: Sequence[str] = ()) -> Path:
         "split": config.split or (pairs[0].split if pairs else ""),
         "lineage": loaded.payload.get("lineage", []),
         "warnings": warnings,
+        "baselines_wanted": config.baselines,
     }
     _write(folder, results, metrics, loaded.table, config)
     with tempfile.TemporaryDirectory(prefix=".panels", dir=root) as scratch:
@@ -544,7 +545,8 @@ def _leaks(pairs: Sequence[Pair], loaded: Loaded) -> list[str]:
     if not same:
         return []
     what = "are training images of this model" if exact else "have names of its training images"
-    return [f"{len(same)} of {len(pairs)} images {what}; the scores are no test of it"]
+    scored = "; the scores are no test of it" if _masks(pairs) else ""
+    return [f"{len(same)} of {len(pairs)} images {what}{scored}"]
 
 
 def _baselines(
@@ -761,22 +763,29 @@ def _by_class(counts: NDArray[np.int64], table: ClassTable) -> dict[str, dict[st
 
 
 def _fractions(results: Sequence[Result], table: ClassTable) -> dict[str, Any]:
-    """Return predicted and true phase fractions over images, with ASTM E562 intervals."""
+    """Return predicted and true phase fractions over specimens, with ASTM E562 intervals."""
     scored = [r for r in results if r.counts is not None]
     summary: dict[str, Any] = {}
     for i, name in enumerate(table.names):
-        entry: dict[str, Any] = {
-            "predicted": vars(sampling.phase_fraction([float(r.fractions[i]) for r in results]))
-        }
+        everywhere = _by_specimen(results, [float(r.fractions[i]) for r in results])
+        entry: dict[str, Any] = {"predicted": vars(sampling.phase_fraction(everywhere))}
         if scored:
             true = [_true_fractions(r)[i] for r in scored]
             predicted = [float(r.fractions[i]) for r in scored]
             difference = np.array(predicted) - np.array(true)
-            entry["truth"] = vars(sampling.phase_fraction(true))
+            entry["truth"] = vars(sampling.phase_fraction(_by_specimen(scored, true)))
             entry["mean_error"] = float(np.nanmean(difference))
             entry["mean_absolute_error"] = float(np.nanmean(np.abs(difference)))
         summary[name] = entry
     return summary
+
+
+def _by_specimen(results: Sequence[Result], values: Sequence[float]) -> list[float]:
+    """Return the mean of each group: images of one specimen are no independent fields."""
+    groups: dict[str, list[float]] = {}
+    for result, value in zip(results, values, strict=True):
+        groups.setdefault(result.pair.group, []).append(value)
+    return [float(np.mean(fields)) for fields in groups.values()]
 
 
 def _true_fractions(result: Result) -> list[float]:
@@ -912,7 +921,9 @@ def _score_sections(
         )
         body = report.table(rows, strong=[0]) + report.note(note)
     else:
-        body = report.note("None: they need the model's training images in the same folder.")
+        why = "they need the model's training images in the same folder"
+        off = not metrics["baselines_wanted"]
+        body = report.note(f"None: {'--no-baselines switched them off' if off else why}.")
     sections.append(("Beside simpler methods", body))
     return sections
 

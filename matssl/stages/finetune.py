@@ -31,8 +31,6 @@ from matssl.models.segmentation import SegmentationModel, build_model
 from matssl.pictures import segmentation, training
 from matssl.stages import progress
 
-# With fewer labelled images a split for validation would cost too much of them.
-MIN_IMAGES_TO_SPLIT = 4
 # Whatever else a folder calls a split is a test of some kind and stays closed.
 OPENED = ("train", "val")
 CROP_SIZE = 192
@@ -270,7 +268,7 @@ class Run:
     def train(self) -> None:
         """Take the steps that are left; validate, keep the best, save."""
         config, rt, learner = self.config, self.rt, self.learner
-        if self.val is None and len(self.data.planes) < MIN_IMAGES_TO_SPLIT:
+        if self.val is None and len(self.data.planes) < layouts.MIN_IMAGES_TO_SPLIT:
             self.stop_at = self._steps_by_folds()
         self.folder.status("running", step=self.step, total=self.stop_at)
         bar = progress.progress_bar(config, rt, self.stop_at, self.step)
@@ -659,7 +657,7 @@ def _split(config: FinetuneConfig, dataset: Dataset) -> tuple[tuple[Pair, ...], 
             raise UserError("--max_train_images must be at least 1")
         order = rng.generator(config.seed, 2, 0, stream=rng.ORDER).permutation(len(train))
         train = tuple(train[i] for i in sorted(order[:wanted]))
-    if not val and len(train) >= MIN_IMAGES_TO_SPLIT:
+    if not val and len(train) >= layouts.MIN_IMAGES_TO_SPLIT:
         if len({pair.group for pair in train}) < 2:
             # One specimen: images of it have to validate each other.
             train = tuple(replace(pair, group=pair.image.stem) for pair in train)

@@ -21,7 +21,7 @@ from matssl.core.config import PretrainConfig, to_dict
 from matssl.core.errors import UserError
 from matssl.core.run_folder import RunFolder, atomic_write_bytes
 from matssl.core.runtime import Interrupts, Runtime
-from matssl.data import cache, preprocess, readers
+from matssl.data import cache, layouts, preprocess
 from matssl.data.cache import Pool
 from matssl.data.datasets import ViewLoader, check_batch
 from matssl.data.preprocess import Preprocess
@@ -522,7 +522,7 @@ def replace_threads(loader: ViewLoader, threads: int) -> ViewLoader:
 
 
 def _image_paths(config: PretrainConfig) -> list[Path]:
-    paths = readers.find_images(config.data_path)
+    paths, _ = layouts.unlabelled(config.data_path)
     if config.file_list is not None:
         lists = Path(config.file_list)
         if not lists.is_file():
@@ -540,8 +540,15 @@ def _image_paths(config: PretrainConfig) -> list[Path]:
 def _preflight(config: PretrainConfig, paths: Sequence[Path], record: Preprocess) -> str:
     found = {"pool": list(paths)}
     if config.test_folder is not None:
-        found["test"] = readers.find_images(config.test_folder)
-    return preflight.examine(config.data_path, found, record).text()
+        found["test"] = layouts.tests(config.test_folder)
+    text = preflight.examine(config.data_path, found, record).text()
+    left_out = [path.name for path in layouts.unlabelled(config.data_path)[1]]
+    if left_out:
+        text += f"\n  left out     folders of masks: {', '.join(left_out)}"
+    tests = [p for p in paths if any(part.endswith("test") for part in p.parent.parts[-2:])]
+    if tests:
+        text += f"\n  warning      {len(tests)} images of folders called test are learned from"
+    return text
 
 
 def _pool(

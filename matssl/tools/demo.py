@@ -24,7 +24,9 @@ KIND = "two_phase"
 
 def main(argv: Sequence[str]) -> int:
     """Run the demo; returns 0."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m matssl.tools.demo", description=__doc__.replace("``", "")
+    )
     parser.add_argument("--output_dir", default="experiments/demo", help="folder of everything")
     parser.add_argument("--seeds", type=int, default=3, help="fine-tuning runs a start")
     parser.add_argument("--ssl_steps", type=int, default=250)

@@ -11,7 +11,9 @@ from matssl.core.errors import guard
 
 def main(argv: Sequence[str]) -> int:
     """Print the preflight screen; returns 0, or 1 where something needs a look."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m matssl.tools.doctor", description=__doc__.replace("``", "")
+    )
     parser.add_argument("folder", help="images, with or without masks")
     parser.add_argument(
         "--pool", help="folder of a pretraining pool, to find copies of test images"

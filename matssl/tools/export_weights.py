@@ -18,7 +18,9 @@ LAYOUTS = ("torchvision", "timm", "smp", "matssl", "lightly")
 
 def main(argv: Sequence[str]) -> int:
     """Write the file and say what is in it; returns 0."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m matssl.tools.export_weights", description=__doc__.replace("``", "")
+    )
     parser.add_argument("run", help="run folder or weights file")
     parser.add_argument("--layout", choices=LAYOUTS, default="torchvision", help="naming")
     parser.add_argument("--output", help="file to write (default: beside the source)")

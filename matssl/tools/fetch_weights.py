@@ -11,7 +11,9 @@ from matssl.core.errors import guard
 
 def main(argv: Sequence[str]) -> int:
     """Fetch what is named, or list what there is; returns 0."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m matssl.tools.fetch_weights", description=__doc__.replace("``", "")
+    )
     parser.add_argument("names", nargs="*", metavar="NAME", help="none: list what there is")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")

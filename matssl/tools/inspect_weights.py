@@ -12,7 +12,9 @@ from matssl.core.errors import UserError, guard
 
 def main(argv: Sequence[str]) -> int:
     """Print who wrote each file and what is in it; returns 1 where one cannot be used."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m matssl.tools.inspect_weights", description=__doc__.replace("``", "")
+    )
     parser.add_argument("files", nargs="+", metavar="FILE", help="weights of any origin")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     args = parser.parse_args(argv)

@@ -12,7 +12,9 @@ from matssl.core.errors import UserError, guard
 
 def main(argv: Sequence[str]) -> int:
     """Write the set; returns 0."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m matssl.tools.make_synthetic", description=__doc__.replace("``", "")
+    )
     parser.add_argument("folder", type=Path, help="folder to make")
     parser.add_argument(
         "--kind", default="two_phase", help="which specimen (see the error for all)"

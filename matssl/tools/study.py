@@ -37,7 +37,9 @@ PATHS = ("data_path", "finetune_dataset", "splits", "file_list", "list_root", "t
 def main(argv: Sequence[str]) -> int:
     """Run what is missing of the study and write its table; returns 0."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m matssl.tools.study",
+        description=__doc__.replace("``", ""),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("study", help="YAML file, or the name of a study that comes with matssl")
     parser.add_argument(
@@ -205,7 +207,8 @@ class Runner:
         atomic_write_bytes(self.out / "table.md", f"{text}\n\n{done}\n".encode())
         self._write_csv(found)
         _draw(self.plan, rows, self.out / "curves.png")
-        print(f"\n{text}\n\n{done}\ntable   {self.out / 'table.md'}\n", flush=True)
+        print(f"\n{text}\n\n{done}", flush=True)
+        print(f"table   {self.out / 'table.md'}\nplot    {self.out / 'curves.png'}", flush=True)
 
     def _write_csv(self, found: Mapping[str, Mapping[str, Any]]) -> None:
         """Write one row a job and test split, for other programs."""

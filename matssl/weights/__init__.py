@@ -177,8 +177,8 @@ def read(path: Path | str) -> Content:
     path = hub.locate(path)
     if path.is_dir():
         raise UserError(
-            f"{path} is a folder; give the file in it, for a run of train_ssl.py "
-            f"{path / 'encoder.safetensors'}"
+            f"{path} is a folder without best.ckpt, encoder.safetensors or last.ckpt; give a run "
+            "folder or a weights file"
         )
     if not path.is_file():
         raise UserError(f"there is no weights file {path}")

@@ -34,6 +34,10 @@ DATA_LAYOUTS: dict[str, Callable[[Path], list[Found] | None]] = {
 }
 
 
+# With fewer labelled images a split for validation would cost too much of them.
+MIN_IMAGES_TO_SPLIT = 4
+
+
 @dataclass(frozen=True)
 class Pair:
     """An image and its mask.
@@ -126,10 +130,13 @@ def find(
     ]
     if any(pair.split == "" for pair in pairs):
         if any(pair.mask for pair in pairs):
-            pairs = _automatic(pairs, seed)
+            few = len(pairs) < MIN_IMAGES_TO_SPLIT
+            pairs = [replace(p, split="train") for p in pairs] if few else _automatic(pairs, seed)
             count = len({pair.group for pair in pairs})
             notes.append(
-                f"no split given: cut 60/20/20 by group ({count} groups) with seed {seed}; "
+                f"no split given and only {count} images: all are for training, none tests it"
+                if few
+                else f"no split given: cut 60/20/20 by group ({count} groups) with seed {seed}; "
                 "--splits or --group_regex says otherwise"
             )
         else:
@@ -140,6 +147,24 @@ def find(
         table, found_notes = masks.find_table(mask_paths, classes, root)
         notes += found_notes
     return Dataset(root, name, tuple(pairs), table if mask_paths else None, tuple(notes))
+
+
+def unlabelled(root: Path | str) -> tuple[list[Path], list[Path]]:
+    """Return the images below a folder without those in mask folders, and these folders.
+
+    Raises:
+        UserError: there is no image.
+    """
+    paths = readers.find_images(root)
+    masks = folders.mask_folders(Path(root))
+    return [p for p in paths if not any(m in p.parents for m in masks)] or paths, masks
+
+
+def tests(root: Path | str) -> list[Path]:
+    """Return the images of a folder's test splits, all of its images where it has none."""
+    found = find(root, need_masks=False, opened=())
+    chosen = [pair.image for pair in found.pairs if pair.split.endswith("test")]
+    return chosen or [pair.image for pair in found.pairs]
 
 
 def cut_validation(

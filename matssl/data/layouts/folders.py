@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from matssl.data import readers
 MASK_NAMES = ("annotations", "labels", "masks", "targets", "gt", "annot", "mask", "label")
 IMAGE_NAMES = ("images", "inputs", "img", "image", "imgs")
 SPLIT_ALIASES = {"valid": "val", "validation": "val", "validate": "val", "training": "train"}
+ANNOT_SUFFIXES = ("_annot", "_annotations", "_masks", "_mask", "_labels", "_label", "_gt")
 MASK_SUFFIXES = ("_mask", "_label", "_labels", "_annot", "_gt", "-mask", "_seg")
 
 
@@ -31,7 +33,7 @@ def annot_folders(root: Path) -> list[Found] | None:
     """``train`` beside ``train_annot`` (or ``_mask(s)``, ``_labels``), for any split name."""
     found: list[Found] = []
     for folder in _folders(root):
-        for suffix in ("_annot", "_annotations", "_masks", "_mask", "_labels", "_label", "_gt"):
+        for suffix in ANNOT_SUFFIXES:
             masks = root / f"{folder.name}{suffix}"
             if masks.is_dir():
                 found += _pair(folder, masks, _split_name(folder.name))
@@ -141,6 +143,19 @@ def _csv_splits(source: Path) -> dict[str, list[str]]:
 def _lines(path: Path) -> list[str]:
     lines = path.read_text(encoding="utf-8").splitlines()
     return [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+
+
+def mask_folders(root: Path) -> list[Path]:
+    """Return the folders at or below ``root`` that hold masks of images beside them."""
+    found = []
+    for folder in sorted(p for p in root.rglob("*") if p.is_dir()):
+        beside = {p.name.lower() for p in folder.parent.iterdir() if p.is_dir()}
+        name = folder.name.lower()
+        word = next((w for w in MASK_NAMES if re.match(rf"{w}(_|-|$)", name)), None)
+        image = next((name.removesuffix(s) for s in ANNOT_SUFFIXES if name.endswith(s)), None)
+        if (word and beside & set(IMAGE_NAMES)) or image in beside:
+            found.append(folder)
+    return found
 
 
 def _pair(images: Path, masks: Path, split: str) -> list[Found]:
