@@ -387,3 +387,17 @@ def test_images_of_one_specimen_are_one_field(
     entry = grouped["phase_fractions"]["pore"]["predicted"]
     assert grouped["pooled"]["miou_interval_95"] is None
     assert entry["fields"] < 6 and entry["half_width"] is None
+
+
+def test_images_of_a_specimen_that_was_trained_on_are_named(
+    make_model: Make, make_data: Make, tmp_path: Path
+) -> None:
+    data = make_data("data", _masks(2))
+    recipe = {"finetune_dataset": str(data), "group_regex": "(field)"}
+    trained = [data / "train" / "fieldZ.png"]
+    found = _run(make_model(trained=trained, recipe=recipe), data, tmp_path / "a")
+    assert found["warnings"] == ["2 of 2 images are of specimens it was trained on (field)"]
+    # The same name in another folder is another specimen.
+    elsewhere = make_data("other", _masks(2))
+    model = make_model(trained=trained, recipe=recipe, name="again.ckpt")
+    assert _run(model, elsewhere, tmp_path / "b", group_regex="(field)")["warnings"] == []

@@ -537,13 +537,24 @@ def _check_masks(
 
 
 def _leaks(pairs: Sequence[Pair], loaded: Loaded) -> list[str]:
-    """Return a warning where evaluated images were trained on."""
+    """Return a warning where evaluated images, or others of their specimens, were trained on."""
     known = _trained_images(loaded)
+    recipe = loaded.payload.get("recipe", {})
+    home = Path(recipe.get("finetune_dataset") or "/").resolve()
+    own = layouts.groups_of([Path(path) for path in sorted(known)], recipe.get("group_regex"))
+    # In another folder the same name is another specimen.
+    specimens = set(own) if all(home in p.image.resolve().parents for p in pairs) else set()
     names = {Path(path).name for path in known}
     same = [p for p in pairs if p.image.name in names]
     exact = [p for p in same if str(p.image) in known]
+    shared = sorted({p.group for p in pairs} & specimens)
+    count = sum(p.group in shared for p in pairs)
+    found = []
+    if shared:
+        some = f"{', '.join(shared[:3])}{' ...' if len(shared) > 3 else ''}"
+        found = [f"{count} of {len(pairs)} images are of specimens it was trained on ({some})"]
     if not same:
-        return []
+        return found
     what = "are training images of this model" if exact else "have names of its training images"
     scored = "; the scores are no test of it" if _masks(pairs) else ""
     return [f"{len(same)} of {len(pairs)} images {what}{scored}"]

@@ -46,6 +46,9 @@ def main(argv: Sequence[str]) -> int:
     with atomic_path(output) as temporary:
         torch.save(tensors, temporary)
     print(f"{output}: {len(tensors)} tensors in the layout of {args.layout}, from {source}")
+    stem = next(v for k, v in tensors.items() if v.ndim == 4)
+    if stem.shape[1] == 1:
+        print("note    one input channel; --channels 3 for programs that expect three")
     return 0
 
 
