@@ -145,6 +145,18 @@ def test_binary_makes_one_class_of_all_that_is_not_black(tmp_path: Path) -> None
     assert table.decode(color).tolist() == color.any(axis=2).astype(int).tolist()
 
 
+def test_a_rest_class_is_binary_only_where_black_is_the_other_and_nothing_is_ignored() -> None:
+    def table(value: int, ignored: tuple[int, ...] = ()) -> masks.ClassTable:
+        classes = (masks.MaskClass(0, "a", (value,)), masks.MaskClass(1, "b", ()))
+        return masks.ClassTable("index", classes, ignored, rest_index=1)
+
+    row = np.array([[0, 85, 255]], np.uint8)
+    assert table(0).binary and table(0).decode(row).tolist() == [[0, 1, 1]]
+    assert not table(85).binary and table(85).decode(row).tolist() == [[1, 0, 1]]
+    assert not table(0, (255,)).binary
+    assert table(0, (255,)).decode(row).tolist() == [[0, 1, masks.IGNORE]]
+
+
 def test_binary_is_refused_for_a_model_of_more_classes(
     ebc: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

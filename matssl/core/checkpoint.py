@@ -68,8 +68,20 @@ def load(path: Path | str, *, stage: str | None = None) -> dict[str, Any]:
         UserError: missing, truncated, not a checkpoint of matssl, from a newer format, of another
             stage, or a pickle that wants to run code.
     """
-    path = Path(path)
-    payload = read_tensors(path)
+    return checked(read_tensors(path), path, stage=stage)
+
+
+def checked(payload: Any, path: Path | str, *, stage: str | None = None) -> dict[str, Any]:
+    """Return what a torch file held, where it is a checkpoint that can be used.
+
+    Args:
+        payload: as :func:`read_tensors` gave it.
+        path: named in errors.
+        stage: see :func:`load`.
+
+    Raises:
+        UserError: see :func:`load`.
+    """
     if not is_own(payload):
         raise UserError(
             f"{path} is no checkpoint of matssl; give the last.ckpt or best.ckpt of a run folder"

@@ -66,6 +66,21 @@ class SpeedConfig:
 
 
 @dataclass(frozen=True)
+class LabelConfig:
+    """Flags of both stages that read masks."""
+
+    splits: str | None = _flag(
+        None, "data", "json, csv or txt file (or folder of them) that names the images of a split"
+    )
+    classes: str | None = _flag(
+        None,
+        "data",
+        "class names in order (a,b,c), a YAML file that names and merges classes, or binary: all "
+        "that is not 0 is one class",
+    )
+
+
+@dataclass(frozen=True)
 class ImageConfig:
     """Flags that say how an image file becomes what the network sees."""
 
@@ -233,7 +248,7 @@ class PretrainConfig(RunConfig, SpeedConfig, ImageConfig):
 
 
 @dataclass(frozen=True)
-class FinetuneConfig(RunConfig, SpeedConfig, ImageConfig):
+class FinetuneConfig(RunConfig, SpeedConfig, LabelConfig, ImageConfig):
     """Flags of train_finetune.py."""
 
     output_dir: str = _flag("experiments", "run", "folder in which run folders are made")
@@ -247,15 +262,6 @@ class FinetuneConfig(RunConfig, SpeedConfig, ImageConfig):
     resume: bool = _flag(False, "run", "continue the run of this name where it stopped")
     tensorboard: bool = _flag(False, "run", "also write TensorBoard events (needs tensorboard)")
     note: str = _flag("", "run", "suffix of the run folder's name")
-    splits: str | None = _flag(
-        None, "data", "json, csv or txt file (or folder of them) that names the images of a split"
-    )
-    classes: str | None = _flag(
-        None,
-        "data",
-        "class names in order (a,b,c), a YAML file that names and merges classes, or binary: all "
-        "that is not 0 is one class",
-    )
     val_fraction: float = _flag(
         0.2, "data", "share of the training groups that validates where there is no val split"
     )
@@ -349,7 +355,7 @@ class FinetuneConfig(RunConfig, SpeedConfig, ImageConfig):
 
 
 @dataclass(frozen=True)
-class EvaluateConfig(RunConfig):
+class EvaluateConfig(RunConfig, LabelConfig):
     """Flags of eval_model.py."""
 
     model_path: str = _flag(
@@ -365,15 +371,6 @@ class EvaluateConfig(RunConfig):
     )
     split: str | None = _flag(
         None, "data", "split to evaluate (default: test, else every image there is)"
-    )
-    splits: str | None = _flag(
-        None, "data", "json, csv or txt file (or folder of them) that names the images of a split"
-    )
-    classes: str | None = _flag(
-        None,
-        "data",
-        "class names in order (a,b,c), a YAML file that names and merges classes, or binary: all "
-        "that is not 0 is one class",
     )
     group_regex: str | None = _flag(
         None, "data", "regular expression whose first group names the specimen in a file name"

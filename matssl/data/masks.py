@@ -70,8 +70,13 @@ class ClassTable:
 
     @property
     def binary(self) -> bool:
-        """Whether 0 is one class and every other value the other."""
-        return self.num_classes == 2 and self.rest_index == 1 and not self.classes[1].values
+        """Whether black is one class and every other value the other, as in ``binary_table``."""
+        values = [c.values for c in self.classes]
+        return (
+            values in ([(0,), ()], [("#000000",), ()])
+            and self.rest_index == 1
+            and not self.ignore_values
+        )
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -89,6 +94,9 @@ class ClassTable:
             UserError: a value or colour that no class lists.
         """
         raw = flatten(raw)
+        if self.binary:
+            # The same for numbers and colours, so no other mask has to be looked at.
+            return (raw if raw.ndim == 2 else raw.any(axis=2)).astype(bool).astype(np.uint8)
         if raw.ndim == 3 and self.kind == "index":
             raise UserError(f"{source} is a colour mask; the other masks hold class numbers")
         if raw.ndim == 2 and self.kind == "color":
@@ -234,7 +242,7 @@ def find_table(
     if file is not None:
         table, notes = _from_file(file, counts, kind)
     elif classes == BINARY:
-        table, notes = _binary_table(counts, kind), ()
+        table, notes = _binary_table(counts), ()
     elif kind == "color":
         table, notes = _color_table(counts, total, gray_in_color)
     else:
@@ -251,22 +259,15 @@ def find_table(
     return table, notes
 
 
-def find_kind(mask_paths: Sequence[Path]) -> str:
-    """Return "color" where a mask holds colours, else "index"."""
-    colored = any(flatten(readers.read_mask(path)).ndim == 3 for path in mask_paths)
-    return "color" if colored else "index"
-
-
-def binary_table(kind: str = "index") -> ClassTable:
+def binary_table() -> ClassTable:
     """Return the table of two classes: black is background, every other value foreground."""
-    black: Value = "#000000" if kind == "color" else 0
-    classes = (MaskClass(0, "background", (black,)), MaskClass(1, "foreground", ()))
-    return ClassTable(kind, classes, rest_index=1)
+    classes = (MaskClass(0, "background", (0,)), MaskClass(1, "foreground", ()))
+    return ClassTable("index", classes, rest_index=1)
 
 
-def _binary_table(counts: Counter[int], kind: str) -> ClassTable:
-    table = binary_table(kind)
-    dark = counts[_code(table.classes[0].values[0])]
+def _binary_table(counts: Counter[int]) -> ClassTable:
+    table = binary_table()
+    dark = counts[0] + counts[_code("#000000")]
     total = max(1, sum(counts.values()))
     sizes = (dark, sum(counts.values()) - dark)
     classes = tuple(

@@ -195,7 +195,7 @@ def load_model(path: str | Path, input_size: int | None = None) -> Loaded:
     content = weights.read(path)
     if not content.facts.get("format"):
         return _published_model(content, input_size or PUBLISHED_SIZE)
-    payload = checkpoint.load(path, stage="finetune")
+    payload = checkpoint.checked(content.payload, path, stage="finetune")
     try:
         model = build_model(**payload["model"])
         state = payload["state"]
@@ -373,8 +373,7 @@ def _root(config: EvaluateConfig) -> Path:
 def _dataset(config: EvaluateConfig, loaded: Loaded) -> Dataset:
     """Return the data set in the folder; splits are cut as they were for training."""
     table = loaded.table
-    named = config.classes not in (None, masks.BINARY)
-    if named and config.classes is not None and not _is_file_name(config.classes):
+    if config.classes and config.classes != masks.BINARY and not _is_file_name(config.classes):
         names = tuple(word.strip() for word in config.classes.split(","))
         if names != table.names:
             raise UserError(
@@ -434,11 +433,11 @@ def _truth_table(config: EvaluateConfig, dataset: Dataset, loaded: Loaded) -> Cl
     """
     paths = _masks(dataset.pairs)
     table = loaded.table
-    if config.classes == masks.BINARY or table.binary:
-        return _binary(paths, table)
+    given = config.classes if config.classes and _is_file_name(config.classes) else None
+    if config.classes == masks.BINARY or (table.binary and not given):
+        return _binary(table)
     if loaded.payload.get("raw") and not config.classes:
         return table
-    given = config.classes if config.classes and _is_file_name(config.classes) else None
     if not paths:
         return table
     if given or any((dataset.root / name).is_file() for name in CLASS_FILES):
@@ -462,13 +461,13 @@ def _truth_table(config: EvaluateConfig, dataset: Dataset, loaded: Loaded) -> Cl
     return table
 
 
-def _binary(paths: Sequence[Path], table: ClassTable) -> ClassTable:
+def _binary(table: ClassTable) -> ClassTable:
     """Return the table of a model of two classes for masks with any number of values above 0."""
     if table.num_classes != 2:
         raise UserError(
             f"--classes binary is for a model of two classes; it knows {', '.join(table.names)}"
         )
-    own = masks.binary_table(masks.find_kind(paths))
+    own = masks.binary_table()
     return replace(
         own,
         classes=tuple(replace(c, name=n) for c, n in zip(own.classes, table.names, strict=True)),
@@ -949,8 +948,8 @@ def _fraction_section(root: Path, metrics: dict[str, Any], colours: dict[str, st
             row["mean absolute error"] = f"{100 * entry['mean_absolute_error']:.2f}"
         rows.append(row)
     note = (
-        "Mean over images and half width of the 95 % interval with images as the sample "
-        f"(ASTM E562); no interval below {sampling.MIN_FIELDS} images."
+        "Mean over specimens (images, where each is one) and half width of its 95 % interval (ASTM "
+        f"E562); no interval below {sampling.MIN_FIELDS} of them. Errors are means over images."
     )
     left = report.table(rows, swatches=colours) + report.note(note)
     return report.beside(left, report.picture(root / "fractions.png", width=400))

@@ -257,7 +257,7 @@ class Run:
         self.table: masks.ClassTable = dataset.table
         self.data, self.val, self.record = train, val, record
         self.ancestors = progress.ancestors(started_from)
-        self.start_text = started_from.text() if started_from else "weights random"
+        self.start_text = progress.origin(started_from, resumed=False)
         self.total_steps = _total_steps(config, len(train.planes))
         self.stop_at = self.total_steps
         # The weights every fold and the run itself start from.

@@ -80,8 +80,8 @@ def pretrain(config: PretrainConfig, argv: Sequence[str] = ()) -> Path:
     # A resumed run has its weights in the checkpoint; the file it started from may be gone.
     source = None if config.resume else config.weights
     started_from = progress.start_weights(encoder, source, config.encoder, record)
-    paths = _image_paths(config)
-    facts = _preflight(config, paths, record) if rt.is_main else ""
+    paths, left_out = _image_paths(config)
+    facts = _preflight(config, paths, left_out, record) if rt.is_main else ""
     progress.say(config, rt, facts)
     tile_size = config.tile_size or 2 * config.view_size
     pool = _pool(config, rt, paths, record, tile_size)
@@ -521,8 +521,9 @@ def replace_threads(loader: ViewLoader, threads: int) -> ViewLoader:
     return other
 
 
-def _image_paths(config: PretrainConfig) -> list[Path]:
-    paths, _ = layouts.unlabelled(config.data_path)
+def _image_paths(config: PretrainConfig) -> tuple[list[Path], list[Path]]:
+    """Return the images of the pool, and the folders of masks that are left out of it."""
+    paths, left_out = layouts.unlabelled(config.data_path)
     if config.file_list is not None:
         lists = Path(config.file_list)
         if not lists.is_file():
@@ -534,17 +535,19 @@ def _image_paths(config: PretrainConfig) -> list[Path]:
         if absent:
             raise UserError(f"{lists} names {len(absent)} absent files (first: {absent[0]})")
         paths += more
-    return paths
+    return paths, left_out
 
 
-def _preflight(config: PretrainConfig, paths: Sequence[Path], record: Preprocess) -> str:
+def _preflight(
+    config: PretrainConfig, paths: Sequence[Path], left_out: Sequence[Path], record: Preprocess
+) -> str:
     found = {"pool": list(paths)}
     if config.test_folder is not None:
         found["test"] = layouts.tests(config.test_folder)
     text = preflight.examine(config.data_path, found, record).text()
-    left_out = [path.name for path in layouts.unlabelled(config.data_path)[1]]
     if left_out:
-        text += f"\n  left out     folders of masks: {', '.join(left_out)}"
+        names = ", ".join(path.name for path in left_out)
+        text += f"\n  left out     folders of masks: {names}"
     tests = [p for p in paths if any(part.endswith("test") for part in p.parent.parts[-2:])]
     if tests:
         text += f"\n  warning      {len(tests)} images of folders called test are learned from"

@@ -53,17 +53,17 @@ def main(argv: Sequence[str]) -> int:
 
 
 def find_source(run: Path) -> Path:
-    """Return the weights in a run folder: the best model, else the encoder.
+    """Return the weights that a run folder or a name of the model hub stands for.
 
     Raises:
         UserError: there is none.
     """
-    if run.is_dir():
-        for name in ("best.ckpt", "encoder.safetensors", "last.ckpt"):
-            if (run / name).is_file():
-                return run / name
+    from matssl import hub
+
+    source = hub.locate(run)
+    if source.is_dir():
         raise UserError(f"{run} holds no best.ckpt, encoder.safetensors or last.ckpt")
-    return run
+    return source
 
 
 def export(source: Path, layout: str, channels: int | None = None) -> dict[str, Tensor]:

@@ -37,6 +37,7 @@ class Content:
         facts: other entries of the file, such as format and stage.
         lineage: what an own file was trained from.
         origin: name in the file of a tensor that a reader renamed.
+        payload: the whole of a torch file, as it was read.
     """
 
     path: str
@@ -44,6 +45,7 @@ class Content:
     facts: Mapping[str, Any]
     lineage: list[dict[str, Any]] = field(default_factory=list)
     origin: dict[str, str] = field(default_factory=dict)
+    payload: Any = None
 
     def below(self, prefix: str) -> dict[str, Tensor]:
         """Return the tensors that start with ``prefix``, without it."""
@@ -65,6 +67,7 @@ def unwrap(content: Any, path: str) -> Content:
     Raises:
         UserError: there is no tensor in it.
     """
+    payload = content
     facts: dict[str, Any] = {}
     lineage: list[dict[str, Any]] = []
     if isinstance(content, Mapping):
@@ -84,7 +87,7 @@ def unwrap(content: Any, path: str) -> Content:
         raise UserError(f"{path} holds no tensors; it is no weights file")
     while wrapper := next((w for w in WRAPPERS if all(n.startswith(w) for n in tensors)), ""):
         tensors = {name[len(wrapper) :]: tensor for name, tensor in tensors.items()}
-    return Content(path, tensors, facts, lineage)
+    return Content(path, tensors, facts, lineage, payload=payload)
 
 
 def own_format(facts: Mapping[str, Any], path: str) -> bool:
