@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -56,27 +57,38 @@ def _tune(data: Path, out: Path, name: str, *more: object) -> Path:
 
 
 @pytest.fixture(scope="module")
-def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("experiments")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Where the runs lie that several tests look at."""
+    folder = tmp_path_factory.mktemp("experiments")
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    """Where a test's own runs lie; pytest removes them after the test."""
+    folder = tmp_path / "experiments"
+    folder.mkdir()
+    return folder
 
 
 @pytest.fixture(scope="module")
-def ssl_run(pool_folder: Path, out: Path) -> Path:
-    return _ssl(pool_folder, out, "base", "--steps", 12, "--quiet")
+def ssl_run(pool_folder: Path, shared: Path) -> Path:
+    return _ssl(pool_folder, shared, "base", "--steps", 12, "--quiet")
 
 
 @pytest.fixture(scope="module")
-def tuned(synthetic_folder: Path, out: Path, ssl_run: Path) -> Path:
+def tuned(synthetic_folder: Path, shared: Path, ssl_run: Path) -> Path:
     weights = ssl_run / "encoder.safetensors"
-    return _tune(synthetic_folder, out, "base", "--steps", 8, "--ssl_weights_path", weights)
+    return _tune(synthetic_folder, shared, "base", "--steps", 8, "--ssl_weights_path", weights)
 
 
 @pytest.fixture(scope="module")
-def evaluated(synthetic_folder: Path, out: Path, tuned: Path) -> Path:
+def evaluated(synthetic_folder: Path, shared: Path, tuned: Path) -> Path:
     argv = ["--model_path", tuned / "best.ckpt", "--dataset", synthetic_folder]
-    argv += ["--output_dir", out / "eval", "--save_visualizations", "--save_probabilities"]
+    argv += ["--output_dir", shared / "eval", "--save_visualizations", "--save_probabilities"]
     assert _here("eval_model", *argv, "--threads", 1, "--precision", "fp32") == 0
-    return out / "eval"
+    return shared / "eval"
 
 
 def _rows(path: Path) -> list[dict[str, str]]:

@@ -6,7 +6,9 @@ import copy
 import dataclasses
 import json
 import os
+import shutil
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -279,11 +281,12 @@ def _two_batches() -> tuple[Batch, Batch]:
 
 
 @pytest.fixture(scope="module")
-def two_processes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Run half a batch of every method in each of two processes; return the folder of results."""
+def two_processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Run half a batch of every method in each of two processes; yield the folder of results."""
     folder = tmp_path_factory.mktemp("two")
     mp.spawn(_worker, (_free_port(), str(folder)), nprocs=2)
-    return folder
+    yield folder
+    shutil.rmtree(folder)
 
 
 @pytest.mark.parametrize(("name", "settings"), PARALLEL)
