@@ -336,10 +336,10 @@ def test_ctrl_c_saves_says_how_to_go_on_and_exits_130(pool_folder: Path, out: Pa
 
 
 def test_another_plan_cannot_be_resumed(
-    pool_folder: Path, ssl_run: Path, out: Path, capsys: pytest.CaptureFixture[str]
+    pool_folder: Path, ssl_run: Path, shared: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    argv = ["--model", "matssl", "--data_path", pool_folder, "--output_dir", out, *SSL]
-    code = _here("train_ssl", *argv, "--name", "base", "--resume", "--steps", 20)
+    argv = ["--model", "matssl", "--data_path", pool_folder, "--output_dir", shared, *SSL]
+    code = _here("train_ssl", *argv, "--name", ssl_run.name, "--resume", "--steps", 20)
     assert code == 2
     message = capsys.readouterr().err
     assert "--steps was 12, is 20" in message and "--weights" in message
@@ -347,7 +347,7 @@ def test_another_plan_cannot_be_resumed(
 
 # --- a frozen encoder, folds, and other flags ---
 def test_a_frozen_encoder_keeps_weights_and_statistics(
-    synthetic_folder: Path, out: Path, ssl_run: Path
+    synthetic_folder: Path, out: Path, ssl_run: Path, tuned: Path
 ) -> None:
     weights = ssl_run / "encoder.safetensors"
     run = _tune(
@@ -366,7 +366,7 @@ def test_a_frozen_encoder_keeps_weights_and_statistics(
 
     start, state = load_file(weights), _bits(run / "last.ckpt")
     assert all(torch.equal(state[k], v) for k, v in start.items())
-    moved = _bits(out / "finetune" / "base" / "last.ckpt")
+    moved = _bits(tuned / "last.ckpt")
     assert not all(torch.equal(moved[k], v) for k, v in start.items())
 
 
