@@ -15,7 +15,7 @@ DESCRIPTION = (
 )
 # The keys of matssl.models.decoders.DECODERS, which cannot be read without importing torch; a test
 # holds that they agree.
-DECODERS = ("unet", "unetplusplus")
+DECODERS = ("unet", "unetplusplus", "small_unet")
 
 
 def main(argv: Sequence[str]) -> int:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from matssl.core import rng
 from matssl.data.masks import IGNORE
 from matssl.data.preprocess import quantise
+from matssl.models.encoders import sampled
 
 Array = NDArray[Any]
 # Pixels a training image gives to the pixel classifier, and how strongly its weights are held.
@@ -94,7 +95,7 @@ def pixel_classifier(
         places = _balanced_places(mask, num_classes, number, seed)
         maps = _maps(encoder, tensor(plane), device)
         y, x = np.divmod(places, mask.shape[1])
-        rows.append(_sampled(maps, x, y, _padded_shape(mask.shape)))
+        rows.append(sampled(maps, x, y, _padded_shape(mask.shape)))
         labels.append(torch.from_numpy(mask.ravel()[places].astype(np.int64)))
     features, target = torch.cat(rows), torch.cat(labels)
     mean, std = features.mean(0), features.std(0).clamp_min(1e-6)
@@ -174,17 +175,6 @@ def _maps(encoder: nn.Module, image: NDArray[np.float32], device: torch.device) 
     with torch.inference_mode():
         features = encoder(torch.from_numpy(wide)[None].to(device))
     return [level.float().cpu() for level in features[1:4]]
-
-
-def _sampled(maps: Sequence[Tensor], x: Array, y: Array, shape: tuple[int, int]) -> Tensor:
-    """Return the features at pixels (x, y), (N, D), by the interpolation that prediction uses."""
-    grid = np.stack([(2 * x + 1) / shape[1] - 1, (2 * y + 1) / shape[0] - 1], axis=-1)
-    points = torch.from_numpy(grid.astype(np.float32))[None, None]
-    parts = [
-        F.grid_sample(level, points, mode="bilinear", padding_mode="border", align_corners=False)
-        for level in maps
-    ]
-    return torch.cat(parts, dim=1)[0, :, 0].T
 
 
 def _logistic(features: Tensor, target: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:

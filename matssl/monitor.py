@@ -11,10 +11,56 @@ from torch import Tensor
 
 # Below this share of the ideal spread, embeddings have collapsed to (nearly) one point.
 COLLAPSED_STD = 0.3
-# Below this share of the dimensions, they lie in a thin subspace.
-THIN_RANK = 0.1
+# Below this share of the dimensions, pooled features lie in a thin subspace. Healthy runs of all
+# methods keep a quarter or more, runs with a hundredfold learning rate fall below a twentieth.
+THIN_FEATURES = 0.08
+# Embeddings of fewer effective dimensions than this carry one contrast, whatever their width; a
+# head without BatchNorm may be healthy with ten of 128.
+THIN_EMBEDDINGS = 4.0
+# Steps after which the running averages of BatchNorm, with which the probe is looked at, have
+# forgotten their start: 0.9^60 of it is left.
+SETTLED = 60
 # From this share on an epoch without any gap has had time to learn.
 LATE = 0.3
+# Mean standard deviation of a tile, and mean difference of two views, in grey levels of 255, below
+# which there is nothing to see.
+BLANK, SAME = 2.0, 0.5
+# Share of blank tiles, and of equal pairs of views, above which the run as a whole is in question.
+MOST = 0.5
+# A queue that holds more than this share of the tiles holds old keys of the queries themselves.
+LONG_QUEUE = 0.5
+# Fewer prototypes in use than this make no map.
+FEW_PROTOTYPES = 1.5
+
+
+@dataclass(frozen=True)
+class Signs:
+    """What tells of a run's health besides its embeddings; the defaults are silent.
+
+    Attributes:
+        blank: share of tiles without contrast.
+        same: share of samples whose two views are equal.
+        moved: whether a weight of the encoder changed since the last look.
+        temperature: of the loss; None where it has none.
+        queue: keys kept, as a share of the tiles.
+        prototypes: effective number of prototypes in use; None where there are none.
+        loss: mean of late, and ``chance``: the loss of the best constant answer; None without one.
+        chance: see loss.
+        steps: taken so far; embeddings and features of the first ones say little.
+        compared: whether the method makes embeddings of two views alike; without, spread and gap of
+            the embeddings say nothing.
+    """
+
+    blank: float = 0.0
+    same: float = 0.0
+    moved: bool = True
+    temperature: float | None = None
+    queue: float = 0.0
+    prototypes: float | None = None
+    loss: float = math.nan
+    chance: float | None = None
+    steps: int = SETTLED
+    compared: bool = True
 
 
 @dataclass(frozen=True)
@@ -30,6 +76,9 @@ class Health:
         uniformity: log mean Gaussian potential; 0 collapsed, about -4 evenly spread.
         gap: mean cosine of positive pairs minus that of negative pairs.
         auc: chance that a positive pair is more alike than a negative one.
+        feature_rank: RankMe of the encoder's pooled features; NaN where they were not looked at.
+        feature_dimensions: as ``dimensions``, of the features.
+        signs: of the run's other state.
     """
 
     std: float
@@ -40,46 +89,117 @@ class Health:
     uniformity: float
     gap: float
     auc: float
+    feature_rank: float = math.nan
+    feature_dimensions: int = 0
+    signs: Signs = Signs()
 
     @property
-    def collapsed(self) -> bool:
-        """Whether the embeddings carry next to no information."""
-        healthy = (
-            self.std >= COLLAPSED_STD * self.ideal_std and self.rank >= THIN_RANK * self.dimensions
-        )
-        return not healthy
+    def failing(self) -> bool:
+        """Whether going on is a waste of time: neither healthy nor merely slow."""
+        return not self.verdict().startswith(("healthy", "not learning"))
 
     def verdict(self, progress: float = 1.0) -> str:
-        """Return state, cause and advice in one sentence.
+        """Return state, cause and advice in one sentence; causes come before their effects.
 
         Args:
             progress: share of the training that is done; early runs get time.
         """
+        found = self._of_the_input() or self._of_the_settings()
+        if not found and self.signs.steps < SETTLED:
+            return f"healthy: nothing is wrong so far, too early to say more ({self._measures()})"
+        return found or self._of_the_state(progress)
+
+    def _of_the_input(self) -> str:
+        signs = self.signs
         if not math.isfinite(self.std):
             return "broken: embeddings are not finite; lower --lr"
-        if self.std < COLLAPSED_STD * self.ideal_std:
+        if signs.blank > MOST:
+            return (
+                f"blank: {100 * signs.blank:.0f} % of the tiles hold next to no contrast; look at "
+                "views.png, then at --window and --crop_bottom"
+            )
+        if signs.same > MOST:
+            return (
+                f"trivial: both views are equal in {100 * signs.same:.0f} % of the samples, so "
+                "there is nothing to learn; lower --scale_min, raise --photometry_p or --noise_p"
+            )
+        return ""
+
+    def _of_the_settings(self) -> str:
+        signs = self.signs
+        if not signs.moved:
+            return (
+                "frozen: no weight of the encoder has changed since the last look; raise --lr, and "
+                "check that the encoder is trained at all"
+            )
+        if signs.temperature is not None and signs.temperature > 2:
+            # Cosines differ by 2 at most, so logits differ by less than 1: the softmax is flat.
+            return (
+                f"flat: at temperature {signs.temperature:g} even perfect embeddings hardly differ "
+                "in their loss; set --temperature to 0.1 to 0.5"
+            )
+        if signs.queue > LONG_QUEUE:
+            return (
+                f"stale: the queue holds {100 * signs.queue:.0f} % as many keys as there are "
+                "tiles, among them old keys of the very samples they are compared with; lower "
+                "--queue_size, and --batch_size where it is more, to half of the tiles"
+            )
+        return ""
+
+    def _of_the_state(self, progress: float) -> str:
+        signs = self.signs
+        if signs.compared and self.std < COLLAPSED_STD * self.ideal_std:
             return (
                 f"collapsed: all images get nearly the same embedding (std {self.std:.4f}, "
                 f"{self.ideal_std:.4f} is ideal); lower --lr, or check that the views differ"
             )
-        if self.rank < THIN_RANK * self.dimensions:
+        if self.feature_rank < THIN_FEATURES * self.feature_dimensions:
+            return (
+                f"thin: the encoder's features use only {self.feature_rank:.1f} of "
+                f"{self.feature_dimensions} dimensions; lower --lr, or set --clip"
+            )
+        if signs.compared and self.rank < min(THIN_EMBEDDINGS, 0.5 * self.dimensions):
             return (
                 f"thin: only {self.rank:.1f} of {self.dimensions} dimensions are in use; lower "
                 "--lr, or raise --temperature where the method has one"
             )
-        if self.gap < 0.05 and progress > LATE:
+        if signs.prototypes is not None and signs.prototypes < FEW_PROTOTYPES:
+            return (
+                f"collapsed: {signs.prototypes:.1f} prototypes are in use, so the map has one "
+                "phase; lower --teacher_temperature, or raise --center_momentum"
+            )
+        if signs.compared and self.gap < 0.05 and progress > LATE:
             return (
                 "not learning: views of one image are no more alike than views of two; raise --lr, "
                 "train longer, or soften the views (--scale_min, --noise_sigma)"
             )
+        if signs.chance is not None and signs.loss > 0.98 * signs.chance and progress > LATE:
+            return (
+                f"not learning: the loss {signs.loss:.3f} is that of a constant answer "
+                f"({signs.chance:.3f}); raise --lr, or train longer"
+            )
+        return f"healthy: {self._measures()}"
+
+    def _measures(self) -> str:
+        if not self.signs.compared:
+            return f"features use {self.feature_rank:.0f} of {self.feature_dimensions} dimensions"
         return (
-            f"healthy: {self.rank:.0f} of {self.dimensions} dimensions in use, positives "
+            f"{self.rank:.0f} of {self.dimensions} dimensions in use, positives "
             f"{self.gap:.2f} closer than negatives"
         )
 
 
-def examine(embeddings: Tensor) -> Health:
-    """Return the health of embeddings (2N, D), rows of the first views first."""
+def examine(
+    embeddings: Tensor, features: Tensor | None = None, signs: Signs | None = None
+) -> Health:
+    """Return the health of a run.
+
+    Args:
+        embeddings: (2N, D), rows of the first views first.
+        features: (M, D'), pooled features of the encoder, in any order.
+        signs: of the run's other state.
+    """
+    signs = signs or Signs()
     unit = F.normalize(embeddings.detach().double(), dim=1)
     if not bool(unit.isfinite().all()):
         # The spectrum of such a matrix is not defined; every measure says so.
@@ -89,6 +209,11 @@ def examine(embeddings: Tensor) -> Health:
         )
     first, second = unit.chunk(2)
     separation = gap(first, second)
+    seen: tuple[float, int] = (math.nan, 0)
+    if features is not None:
+        rows = features.detach().double()
+        finite = bool(rows.isfinite().all())
+        seen = (float(rankme(F.normalize(rows, dim=1))) if finite else 0.0, min(rows.shape))
     return Health(
         std=float(std(unit)),
         ideal_std=1 / math.sqrt(unit.shape[1]),
@@ -98,7 +223,16 @@ def examine(embeddings: Tensor) -> Health:
         uniformity=float(uniformity(first)),
         gap=float(separation[0]),
         auc=float(separation[1]),
+        feature_rank=seen[0],
+        feature_dimensions=seen[1],
+        signs=signs,
     )
+
+
+def same_views(first: Tensor, second: Tensor) -> float:
+    """Return the share of samples whose two views, uint8 (B, C, H, W), differ by nothing."""
+    difference = (first.float() - second.float()).abs().flatten(1).mean(1)
+    return float((difference < SAME).float().mean())
 
 
 def std(z: Tensor) -> Tensor:
@@ -139,3 +273,13 @@ def gap(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     auc = (below + upto).double().mean() / 2 / max(len(order), 1)
     top1 = (cosines.argmax(1) == torch.arange(len(x), device=x.device)).double().mean()
     return positive.mean() - negative.mean(), auc, top1
+
+
+def queue_age(length: int, batch_size: int) -> int:
+    """Return how many steps old the oldest key of a full queue is."""
+    return -(-length // batch_size)
+
+
+def staleness(stored: Tensor, recomputed: Tensor) -> Tensor:
+    """Mean cosine of keys as they are stored and as the network would make them now, (N, D)."""
+    return F.cosine_similarity(stored, recomputed, dim=1).mean()

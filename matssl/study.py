@@ -14,6 +14,16 @@ import numpy as np
 from matssl.core.errors import UserError
 from matssl.metrics import sampling
 
+# The score of the best of several checks on the test images, which choose it: the rule of PSCL's
+# code. It is no estimate of anything; a column says how far it lies above the honest score.
+BEST_ON_TEST = "_best_on_test"
+# Scores that a table may show, by their name in metrics.json.
+COLUMNS = {
+    "mdice": "Dice %",
+    "accuracy": "accuracy %",
+    f"miou{BEST_ON_TEST}": "mIoU %, best on test",
+    f"mdice{BEST_ON_TEST}": "Dice %, best on test",
+}
 FOLDER = Path(__file__).resolve().parent / "studies"
 
 
@@ -25,11 +35,14 @@ class Start:
         name: as in the table.
         weights: "none", "imagenet", a file or a name of the model hub; empty where a run makes it.
         pretrain: flags of train_ssl.py for the run that makes the weights.
+        guided: whether that run is guided by the labelled images of each job (PSCL), and so is made
+            again for each of them.
     """
 
     name: str
     weights: str = ""
     pretrain: Mapping[str, Any] = field(default_factory=dict)
+    guided: bool = False
 
 
 @dataclass(frozen=True)
@@ -48,6 +61,14 @@ class Job:
         labels = self.labels.replace("%", "pc")
         return f"{self.start.name}-{self.dataset}-{self.variant}-{labels}-{self.seed}"
 
+    @property
+    def source(self) -> str:
+        """Name of the pretraining run that the job starts from."""
+        if not self.start.guided:
+            return self.start.name
+        labels = self.labels.replace("%", "pc")
+        return f"{self.start.name}-{self.dataset}-{labels}-{self.seed}"
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -64,6 +85,7 @@ class Plan:
         finetune: flags of train_finetune.py for all runs.
         evaluate: flags of eval_model.py for all evaluations.
         baseline: name of the start that differences are taken from.
+        columns: scores of the table beside mIoU: keys of COLUMNS.
     """
 
     name: str
@@ -76,6 +98,12 @@ class Plan:
     finetune: Mapping[str, Any] = field(default_factory=dict)
     evaluate: Mapping[str, Any] = field(default_factory=dict)
     baseline: str = ""
+    columns: tuple[str, ...] = ()
+
+    @property
+    def snapshots(self) -> bool:
+        """Whether the models on the way are scored on the test images too."""
+        return any(name.endswith(BEST_ON_TEST) for name in self.columns)
 
     def jobs(self) -> list[Job]:
         """Return all jobs; whole seeds first, so that a study that is cut off is a small study."""
@@ -146,6 +174,15 @@ def read(content: Mapping[str, Any], name: str) -> Plan:
     seeds = tuple(int(seed) for seed in content.get("seeds", [0, 1, 2]))
     if not labels or not seeds:
         raise UserError("a study needs at least one entry under labels and under seeds")
+    columns = tuple(str(name) for name in content.get("columns") or ())
+    for name_of_column in columns:
+        if name_of_column not in COLUMNS:
+            raise UserError(
+                f"the study has an unknown column {name_of_column!r}; there are: "
+                f"{', '.join(COLUMNS)}"
+            )
+    if any(start.guided for start in starts) and any(label.endswith("%") for label in labels):
+        raise UserError("a study with guided starts needs numbers of labelled images, not shares")
     baseline = str(content.get("baseline", starts[0].name))
     if baseline not in [start.name for start in starts]:
         raise UserError(f"the study's baseline {baseline!r} is none of its starts")
@@ -160,6 +197,7 @@ def read(content: Mapping[str, Any], name: str) -> Plan:
         dict(content.get("finetune") or {}),
         dict(content.get("evaluate") or {}),
         baseline,
+        columns,
     )
 
 
@@ -196,6 +234,7 @@ class Cell:
         images: labelled images that were trained on.
         start: name.
         miou: by seed, 0 to 1.
+        others: further scores by column, each by seed.
         gain: mean paired difference from the baseline, None for the baseline itself.
         half: half width of its 95 % interval; NaN with one common seed.
     """
@@ -206,6 +245,7 @@ class Cell:
     images: int
     start: str
     miou: Mapping[int, float]
+    others: Mapping[str, Mapping[int, float]]
     gain: float | None
     half: float
 
@@ -251,8 +291,18 @@ def cells(plan: Plan, results: Mapping[str, Mapping[str, Any]]) -> list[Cell]:
                         [scores[plan.baseline][seed] for seed in sorted(common)],
                         [scores[start.name][seed] for seed in sorted(common)],
                     )
+                own = scores[start.name]
+                names = {seed: Job(start, dataset, variant, labels, seed).name for seed in own}
+                others = {
+                    column: {
+                        seed: float(found["scores"][test][column])
+                        for seed, name in names.items()
+                        if column in (found := results[name]).get("scores", {}).get(test, {})
+                    }
+                    for column in plan.columns
+                }
                 rows.append(
-                    Cell(label, variant, labels, images, start.name, scores[start.name], gain, half)
+                    Cell(label, variant, labels, images, start.name, own, others, gain, half)
                 )
     return rows
 
@@ -262,17 +312,27 @@ def markdown(plan: Plan, rows: Sequence[Cell]) -> str:
     variants = len(plan.variants) > 1
     head = ["data set", "variant", "labelled images", "start", "mIoU %", "seeds"]
     head.append(f"over {plan.baseline}, paired, 95 %")
+    head += [COLUMNS[name] for name in plan.columns]
     if not variants:
         head.remove("variant")
     lines = ["| " + " | ".join(head) + " |", "| " + " | ".join("---" for _ in head) + " |"]
     for row in rows:
-        spread = "" if np.isnan(row.std) else f" ± {100 * row.std:.1f}"
         cells = [row.dataset, row.variant, str(row.images), row.start]
-        cells += [f"{100 * row.mean:.1f}{spread}", str(len(row.miou)), _gain(row)]
+        cells += [_spread(row.miou), str(len(row.miou)), _gain(row)]
+        cells += [_spread(row.others[name]) for name in plan.columns]
         if not variants:
             cells.pop(1)
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def _spread(scores: Mapping[int, float]) -> str:
+    """Return mean and sample standard deviation in per cent; nothing without a score."""
+    values = 100 * np.array(list(scores.values()))
+    if len(values) == 0:
+        return ""
+    spread = f" ± {values.std(ddof=1):.1f}" if len(values) > 1 else ""
+    return f"{values.mean():.1f}{spread}"
 
 
 def _gain(row: Cell) -> str:
@@ -293,12 +353,15 @@ def _mapping(content: Mapping[str, Any], key: str) -> Mapping[str, Any]:
 
 def _start(name: Any, value: Any) -> Start:
     if isinstance(value, Mapping):
-        if set(value) != {"pretrain"} or not isinstance(value["pretrain"], Mapping):
+        if not {"pretrain"} <= set(value) <= {"pretrain", "guided"} or not isinstance(
+            value["pretrain"], Mapping
+        ):
             raise UserError(
-                f"the study's start {name} must be none, imagenet, a weights file, or "
-                "pretrain: {{flags of train_ssl.py}}"
+                f"the study's start {name} must be none, imagenet, a weights file, or pretrain: "
+                "{flags of train_ssl.py}, with guided: true where labelled images guide it"
             )
-        return Start(str(name), pretrain=dict(value["pretrain"]))
+        guided = value.get("guided", False) is True
+        return Start(str(name), pretrain=dict(value["pretrain"]), guided=guided)
     return Start(str(name), weights=str(value or "none"))
 
 

@@ -9,7 +9,8 @@ PACKAGE = Path(__file__).resolve().parent.parent / "matssl"
 STOREYS = [
     {"core"},
     {"data", "models", "metrics", "pictures", "hub"},
-    {"methods", "monitor", "weights", "tiling", "report", "preflight", "baselines", "study"},
+    {"methods", "monitor", "probe", "weights", "tiling", "phases"}
+    | {"report", "preflight", "baselines", "study"},
     {"stages"},
     {"tools"},
 ]

@@ -38,7 +38,7 @@ def _pairs(kind: str) -> torch.Tensor:
 def test_the_verdict_names_the_state(kind: str, verdict: str) -> None:
     health = monitor.examine(_pairs(kind))
     assert health.verdict().startswith(verdict)
-    assert health.collapsed == (verdict in ("collapsed", "thin", "broken"))
+    assert health.failing == (verdict in ("collapsed", "thin", "broken"))
 
 
 def test_an_early_run_gets_time_to_learn() -> None:

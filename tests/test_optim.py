@@ -91,7 +91,7 @@ def test_a_lars_step_without_decay_ignores_the_scale_of_the_loss(adapt: bool, sa
     assert torch.allclose(ends[0], ends[1]) == same
 
 
-@pytest.mark.parametrize("name", ["sgd", "lars", "adamw"])
+@pytest.mark.parametrize("name", ["sgd", "lars", "lamb", "adam", "adamw"])
 def test_the_state_of_an_optimiser_continues_to_the_same_bits(name: str) -> None:
     def run(steps: int, model: nn.Module, optimizer: torch.optim.Optimizer, first: int = 0) -> None:
         for step in range(first, first + steps):
@@ -118,8 +118,8 @@ def test_the_state_of_an_optimiser_continues_to_the_same_bits(name: str) -> None
 
 
 def test_an_unknown_optimiser_is_a_programming_error() -> None:
-    with pytest.raises(ValueError, match="lamb"):
-        optim.build_optimizer("lamb", _group(_parameter([1.0])), 0.1)
+    with pytest.raises(ValueError, match="rprop"):
+        optim.build_optimizer("rprop", _group(_parameter([1.0])), 0.1)
 
 
 # --- schedules ----------------------------------------------------------------------------------
@@ -142,3 +142,8 @@ def test_the_epoch_schedule_changes_between_epochs_only() -> None:
 def test_a_constant_rate_is_constant_after_its_warm_up() -> None:
     rates = [optim.learning_rate("constant", 0.3, step, 20, 2, 5) for step in range(20)]
     assert rates[:2] == pytest.approx([0.1, 0.2]) and set(rates[2:]) == {0.3}
+
+
+def test_the_rate_of_small_batches_is_scaled_from_32() -> None:
+    rates = [optim.scaled_lr(1e-3, batch, "sqrt_32") for batch in (8, 32, 128)]
+    assert rates == pytest.approx([5e-4, 1e-3, 2e-3])

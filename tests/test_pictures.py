@@ -79,3 +79,16 @@ def test_confusion_and_fractions_are_drawn_with_absent_classes(tmp_path: Path) -
     segmentation.fraction_plot(truth, truth, ["a", "b", "c"], tmp_path / "fractions.png")
     for name in ("confusion.png", "fractions.png"):
         assert cv2.imread(str(tmp_path / name)).std() > 5
+
+
+def test_bars_are_as_long_as_the_fractions_and_many_images_stay_on_a_page(tmp_path: Path) -> None:
+    shares = np.array([[0.75, 0.25]])
+    segmentation.fraction_bars(shares, ["field"], ["a", "b"], tmp_path / "one.png")
+    picture = cv2.imread(str(tmp_path / "one.png"))[..., ::-1]
+    first, second = ((picture == c).all(axis=2).sum() for c in segmentation.PALETTE[:2])
+    assert first / (first + second) == pytest.approx(0.75, abs=0.01)
+    names = [f"a very long name of a micrograph {i}" for i in range(300)]
+    segmentation.fraction_bars(
+        np.repeat(shares, 300, axis=0), names, ["a", "b"], tmp_path / "many.png"
+    )
+    assert max(cv2.imread(str(tmp_path / "many.png")).shape) < 1500

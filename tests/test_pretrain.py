@@ -23,7 +23,7 @@ from matssl import monitor
 from matssl.core import checkpoint
 from matssl.core.errors import guard
 from matssl.core.run_folder import RunFolder
-from matssl.methods import METHODS
+from matssl.methods import METHODS, method_class
 from matssl.pictures import training as pictures
 from matssl.stages import pretrain, progress
 from matssl.stages.pretrain import Run
@@ -140,15 +140,26 @@ METHOD_FLAGS: dict[str, list[object]] = {
     "mocov2": ["--bn_splits", 2, "--symmetric", "--queue_size", 12],
     "densecl": ["--bn_splits", 2, "--dense_stage", 3, "--dense_warmup_steps", 2],
     "byol": ["--ema_schedule", "cosine", "--second_blur_p", 0, "--second_solarise_p", 1],
+    "slotcon": ["--prototypes", 6, "--dense_stage", 2],
+    "spark": [],
+    "pscl": ["--decoder", "unetplusplus"],
+    "pscl-simclr": ["--global_local_ratio", 1],
+    "pscl-moco": ["--queue_size", 12, "--top_k", 3],
 }
 
 
 @pytest.mark.parametrize("model", METHODS)
 def test_every_method_resumes_to_the_same_bits(
-    model: str, pool_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: str,
+    pool_folder: Path,
+    synthetic_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     more = ["--model", model, "--steps", 4, "--checkpoint_every", 2, "--quiet"]
     more += ["--encoder", "resnet18", *METHOD_FLAGS[model]]
+    if method_class(model).labelled:
+        more += ["--labeled_path", synthetic_folder]
     assert _main(*_argv(pool_folder, tmp_path, "whole", *more)) == 0
     argv = _argv(pool_folder, tmp_path, "broken", *more)
     with monkeypatch.context() as patch, pytest.raises(Killed):

@@ -21,6 +21,14 @@ MOCO |= {"ema_momentum": 0.999, "ema_schedule": "constant", "bn_splits": 8, "sym
 MOCO |= {"optimizer": "sgd", "lr": 0.03, "lr_scaling": "linear", "batch_size": 256}
 MOCO |= {"weight_decay": 1e-4, "decay_all": True, "epochs": 200, "schedule": "cosine_epoch"}
 MOCO |= {"warmup": 0.0}
+# neulmc/PSCL train.py, config.py, data.py.
+PSCL = {"encoder": "small_unet", "decoder": "small_unet", "weights": "none", "view_size": 376}
+PSCL |= {"first_view": "whole", "scale_min": 0.64, "d4": "full", "brightness": 0.16}
+PSCL |= {"contrast": 0.16, "blur_p": 0.0, "blur_sigma": 1.0, "temperature": 0.5, "top_k": 4}
+PSCL |= {"global_local_ratio": 0.7, "global_output_dim": 64, "dense_output_dim": 64}
+PSCL |= {"hidden_dim": 128, "optimizer": "adam", "lr": 1e-4, "lr_scaling": "none"}
+PSCL |= {"batch_size": 9, "weight_decay": 0.0, "epochs": 200, "schedule": "constant"}
+PSCL |= {"warmup": 0.0}
 PUBLISHED: dict[str, dict[str, Any]] = {
     "matssl": {
         "weights": "imagenet",
@@ -67,6 +75,72 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "dense_stage": 4,
         "dense_warmup_steps": 0,
     },
+    "pscl": PSCL,
+    "pscl-simclr": PSCL,
+    "pscl-moco": {
+        **PSCL,
+        "top_k": 30,
+        "queue_size": 504,
+        "ema_momentum": 0.99,
+        "ema_schedule": "constant",
+        "bn_splits": 1,
+    },
+    # CVMI-Lab/SlotCon scripts/slotcon_coco_r50_800ep.sh, main_pretrain.py.
+    "slotcon": {
+        "weights": "none",
+        "scale_min": 0.08,
+        "brightness": 0.4,
+        "contrast": 0.4,
+        "blur_p": 1.0,
+        "second_blur_p": 0.1,
+        "solarise_p": 0.0,
+        "second_solarise_p": 0.2,
+        "prototypes": 256,
+        "group_loss_weight": 0.5,
+        "teacher_temperature": 0.07,
+        "student_temperature": 0.1,
+        "center_momentum": 0.9,
+        "temperature": 0.2,
+        "dense_stage": 4,
+        "hidden_dim": 4096,
+        "global_output_dim": 256,
+        "ema_momentum": 0.99,
+        "ema_schedule": "cosine",
+        "optimizer": "lars_byol",
+        "lr": 1.0,
+        "lr_scaling": "linear",
+        "batch_size": 512,
+        "weight_decay": 1e-5,
+        "epochs": 800,
+        "schedule": "cosine",
+        "warmup": 0.00625,
+    },
+    # keyu-tian/SparK pretrain/utils/arg_util.py, README.md.
+    "spark": {
+        "weights": "none",
+        "scale_min": 0.67,
+        "brightness": 0.0,
+        "contrast": 0.0,
+        "photometry_p": 0.0,
+        "blur_p": 0.0,
+        "blur_sigma": 1.0,
+        "masking": "sparse",
+        "mask_ratio": 0.6,
+        "patch_size": 32,
+        "target": "patches",
+        "decoder": "light",
+        "hidden_dim": None,
+        "optimizer": "lamb",
+        "lr": 2e-4,
+        "lr_scaling": "linear",
+        "batch_size": 4096,
+        "weight_decay": 0.04,
+        "weight_decay_end": 0.2,
+        "epochs": 1600,
+        "schedule": "cosine_floor",
+        "warmup": 0.025,
+        "clip": 5.0,
+    },
     "byol": {
         "weights": "none",
         "scale_min": 0.08,
@@ -96,6 +170,16 @@ def _parse(*argv: str) -> PretrainConfig:
     return config.parse(PretrainConfig, ["--data_path", "x", *argv], "d")
 
 
+def test_pscl_is_another_name_of_pscl_simclr() -> None:
+    assert METHODS["pscl"] == METHODS["pscl-simclr"]
+    for recipe in ("paper", "matssl"):
+        one, other = (
+            config.to_dict(_parse("--model", name, "--recipe", recipe))
+            for name in ("pscl", "pscl-simclr")
+        )
+        assert {**one, "model": "pscl-simclr"} == other
+
+
 def test_every_method_has_a_line_in_the_table_and_two_recipes() -> None:
     assert PUBLISHED.keys() == METHODS.keys()
     for model in METHODS:
@@ -107,7 +191,7 @@ def test_every_method_has_a_line_in_the_table_and_two_recipes() -> None:
 def test_the_paper_recipe_has_the_published_values(model: str) -> None:
     resolved = config.to_dict(_parse("--model", model, "--recipe", "paper"))
     expected = {**COMMON, **PUBLISHED[model], "steps": None}
-    if model == "byol":
+    if model in ("byol", "spark"):
         del expected["group_negatives"]
     assert {key: resolved[key] for key in expected} == expected
 
@@ -118,5 +202,7 @@ def test_the_own_recipe_fits_small_sets_on_any_machine(model: str) -> None:
     assert (resolved.encoder, resolved.in_channels, resolved.batch_size) == ("resnet18", 1, 32)
     assert resolved.queue_size is None and resolved.weights == "none"
     assert resolved.window == "standard" and resolved.d4 == "full"
+    # A smaller batch takes smaller steps.
+    assert resolved.lr_scaling == "sqrt_32" and resolved.lr <= 1e-3
     # Half of 3000 steps leave 3 per cent of the start in the momentum network, or less.
     assert resolved.ema_momentum**1500 < 0.03

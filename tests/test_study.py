@@ -66,6 +66,37 @@ def test_the_table_pairs_only_the_seeds_that_both_starts_have() -> None:
     assert "+5.0 [-58.5, +68.5]" in study.markdown(plan, both)
 
 
+def test_further_scores_get_columns_of_their_own() -> None:
+    plan = _plan(columns=["mdice", "mdice_best_on_test"])
+    found = _results({("random", 0): 0.5, ("random", 1): 0.6})
+    for seed, result in enumerate(found.values()):
+        result["scores"] = {"test": {"mdice": 0.7 + 0.1 * seed, "mdice_best_on_test": 0.9}}
+    text = study.markdown(plan, study.cells(plan, found))
+    assert text.splitlines()[0].endswith("| Dice % | Dice %, best on test |")
+    assert text.splitlines()[2].endswith("| 75.0 ± 7.1 | 90.0 ± 0.0 |")
+    assert plan.snapshots and not _plan(columns=["accuracy"]).snapshots
+
+
+def test_guided_starts_are_pretrained_for_every_draw(tmp_path: Path) -> None:
+    guided = {"pretrain": {"model": "pscl-simclr"}, "guided": True}
+    content = {
+        "starts": {"random": "none", "plain": {"pretrain": {"model": "simclr"}}, "guided": guided},
+        "datasets": {"a": {"finetune_dataset": "data/a", "splits": "s.json"}},
+        "labels": [1],
+        "seeds": [0, 1],
+        "pretrain": {"data_path": "pool"},
+    }
+    runner = tool.Runner(study.read(content, "x"), tmp_path, tmp_path / "out")
+    words = [" ".join(w) for w in runner.commands() if w[0] == "train_ssl.py"]
+    assert len(words) == 3
+    for seed in (0, 1):
+        own = next(w for w in words if f"--name guided-a-1-{seed}" in w)
+        assert f"--labeled_path {tmp_path / 'data/a'} --seed {seed}" in own
+        assert f"--splits {tmp_path / 's.json'} --labeled_count 1" in own
+    tuned = [w[-1] for w in runner.commands() if w[0] == "train_finetune.py"][2::3]
+    assert [Path(w).parent.name for w in tuned] == ["guided-a-1-0", "guided-a-1-1"]
+
+
 def test_each_test_split_is_a_row_of_its_own() -> None:
     plan = _plan(datasets={"a": {"finetune_dataset": "a", "test": ["test", "far"]}})
     found = {"random-a-default-all-0": {"miou": {"test": 0.5, "far": 0.25}, "images": 3}}
@@ -87,6 +118,11 @@ def test_labels_become_flags_of_fine_tuning() -> None:
         ({"datasets": {"a": {"splits": "s.json"}}}, "does not say its finetune_dataset"),
         ({"labels": ["few"]}, "labels are numbers of images"),
         ({"labels": []}, "at least one entry under labels"),
+        ({"columns": ["iou"]}, "unknown column 'iou'; there are: mdice, accuracy"),
+        (
+            {"starts": {"a": {"pretrain": {}, "guided": True}}, "labels": ["20%"]},
+            "numbers of labelled images, not shares",
+        ),
         ({"baseline": "none"}, "baseline 'none' is none of its starts"),
     ],
 )

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from matssl import weights
 from matssl.core import checkpoint
@@ -271,8 +271,6 @@ def test_se_resnets_of_micronet_fill_the_encoder_of_that_name(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("tensors", "sentence"),
     [
-        ({"encode.inc.con1.weight": EXTRA, "decode.outc.fc1.weight": EXTRA}, "a PSCL U-Net"),
-        ({"moco": {"encoder_q.encode.inc.con1.weight": EXTRA}, "epoch": 1}, "a PSCL U-Net"),
         ({"conv1.0.weight": torch.zeros(32, 3, 3, 3), "bn1.weight": EXTRA}, "deep stem"),
         ({"conv1_conv/kernel:0": torch.zeros(7, 7, 3, 64)}, "TensorFlow or Keras"),
         ({"patch_embed.proj.weight": torch.zeros(8, 3, 16, 16)}, "vision transformer"),
@@ -549,3 +547,53 @@ def test_a_neighbouring_architecture_is_told_apart(
     torch.save(state, tmp_path / "w.pth")
     with pytest.raises(UserError, match=sentence):
         weights.load(build_encoder(model, 3), tmp_path / "w.pth", in_channels=3)
+
+
+# --- a decoder that was pretrained along ---
+def _pretrained(path: Path, decoder: str = "unet", encoder: str = "resnet18") -> nn.Module:
+    """Write what a run of spark or pscl leaves, and return the model whose weights these are."""
+    torch.manual_seed(3)
+    model = build_model(encoder, decoder, 2, 1)
+    tensors = {k: v for k, v in model.state_dict().items() if not k.startswith("segmentation")}
+    lineage = [{"stage": "ssl", "method": "spark", "encoder": encoder, "decoder": decoder}]
+    facts = {"format": "matssl/1", "stage": "ssl", "lineage": json.dumps(lineage)}
+    save_file(tensors, path, metadata=facts)
+    return model
+
+
+def test_a_pretrained_decoder_fills_one_of_its_kind(tmp_path: Path) -> None:
+    source = _pretrained(tmp_path / "encoder.safetensors")
+    torch.manual_seed(4)
+    model = build_model("resnet18", "unet", 3, 1)
+    report = weights.load(model, tmp_path / "encoder.safetensors", in_channels=1)
+    assert report.parts == ("encoder", "decoder") and report.dropped == ()
+    assert "pretrained decoder (unet): all 60 tensors loaded" in report.text()
+    for part in ("encoder", "decoder"):
+        own, theirs = (m.get_submodule(part).state_dict() for m in (model, source))
+        assert all(torch.equal(own[k], v) for k, v in theirs.items())
+
+
+@pytest.mark.parametrize(
+    ("decoder", "wanted", "note"),
+    [
+        ("unetplusplus", True, "left out: the model's decoder is another one"),
+        ("unet", False, "left out: --no-pretrained_decoder"),
+    ],
+)
+def test_a_decoder_that_is_not_used_is_said_and_leaves_the_models_own(
+    decoder: str, wanted: bool, note: str, tmp_path: Path
+) -> None:
+    _pretrained(tmp_path / "encoder.safetensors")
+    model = build_model("resnet18", decoder, 3, 1)
+    before = {k: v.clone() for k, v in model.decoder.state_dict().items()}
+    path = tmp_path / "encoder.safetensors"
+    report = weights.load(model, path, in_channels=1, decoder=wanted)
+    assert report.parts == ("encoder",) and note in report.text()
+    assert all(torch.equal(before[k], v) for k, v in model.decoder.state_dict().items())
+
+
+def test_an_encoder_alone_takes_no_decoder(tmp_path: Path) -> None:
+    _pretrained(tmp_path / "encoder.safetensors")
+    encoder = build_encoder("resnet18", 1)
+    report = weights.load(encoder, tmp_path / "encoder.safetensors", in_channels=1)
+    assert report.parts == ("encoder",) and len(report.dropped) == 60

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 
@@ -16,28 +19,31 @@ class Batch:
         views: V tensors uint8 (B, C, H, W).
         maps: float32 (V, B, 2, 3), view pixels to image pixels (see ``core.geometry``).
         group: int64 (B,), the image or specimen a sample belongs to.
-        index: int64 (B,), the sample's number in the data set.
+        index: int64 (B,), the sample's number in the data set; -1 for a labelled sample.
+        labels: uint8 (B, H, W), classes of the first view's pixels, 255 where they are not known;
+            None where the run has no labelled images.
+        lot: int64 (B,), the production batch a sample is from, -1 where it is not known.
     """
 
     views: tuple[Tensor, ...]
     maps: Tensor
     group: Tensor
     index: Tensor
+    labels: Tensor | None = None
+    lot: Tensor | None = None
 
     def to(self, device: torch.device) -> Batch:
         """Return the batch on ``device``; views stay uint8, so little is moved."""
-        return Batch(
-            tuple(view.to(device, non_blocking=True) for view in self.views),
-            self.maps.to(device, non_blocking=True),
-            self.group.to(device, non_blocking=True),
-            self.index.to(device, non_blocking=True),
-        )
+        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pinned(self) -> Batch:
         """Return the batch in memory from which a GPU copies while it computes."""
-        views = tuple(view.pin_memory() for view in self.views)
-        rest = (self.maps.pin_memory(), self.group.pin_memory(), self.index.pin_memory())
-        return Batch(views, *rest)
+        return self._each(Tensor.pin_memory)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        rest = (self.maps, self.group, self.index, self.labels, self.lot)
+        views = tuple(change(view) for view in self.views)
+        return Batch(views, *(None if part is None else change(part) for part in rest))  # type: ignore[arg-type]
 
     def __len__(self) -> int:
         return len(self.index)
@@ -56,3 +62,18 @@ class Losses:
     total: Tensor
     parts: dict[str, Tensor] = field(default_factory=dict)
     embeddings: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A picture of what a method does, one row of images a sample.
+
+    Attributes:
+        title: what it shows, in one sentence.
+        columns: name of each column.
+        rows: for each sample one array a column, uint8 (H, W) or (H, W, 3).
+    """
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[NDArray[np.uint8], ...], ...]

@@ -163,6 +163,12 @@ class PretrainConfig(RunConfig, SpeedConfig, ImageConfig):
     second_solarise_p: float | None = _flag(
         None, "views", "share of solarised second views (default: as the first)"
     )
+    first_view: str = _flag(
+        "crop",
+        "views",
+        "whether the first view is a crop like the second, or the whole tile upright",
+        choices=("crop", "whole"),
+    )
     blur_sigma: float = _flag(1.0, "views", "largest Gaussian blur in view pixels")
     noise_p: float = _flag(0.5, "views", "share of views with added noise")
     noise_sigma: float = _flag(0.02, "views", "largest noise as a share of the grey range")
@@ -185,10 +191,12 @@ class PretrainConfig(RunConfig, SpeedConfig, ImageConfig):
         False, "method", "matssl only: bring the pooled stages to one scale before the gates"
     )
     queue_size: int | None = _flag(
-        None, "method", "keys that mocov2 and densecl keep, at most half the tiles (default: 4096)"
+        None,
+        "method",
+        "keys that mocov2, densecl and pscl-moco keep, at most half the tiles (default: 4096)",
     )
     ema_momentum: float = _flag(
-        0.99, "method", "mocov2, densecl, byol: how slowly the momentum network follows, below 1"
+        0.99, "method", "how slowly the momentum network of a method with one follows, below 1"
     )
     ema_schedule: str = _flag(
         "constant",
@@ -197,11 +205,13 @@ class PretrainConfig(RunConfig, SpeedConfig, ImageConfig):
         choices=("constant", "cosine"),
     )
     bn_splits: int = _flag(
-        1, "method", "mocov2, densecl: parts of a batch with BatchNorm of their own, keys shuffled"
+        1,
+        "method",
+        "methods with a queue: parts of a batch with BatchNorm of their own, keys shuffled",
     )
     symmetric: bool = _flag(False, "method", "mocov2 only: also the second view against the first")
     dense_weight: float = _flag(0.5, "method", "densecl only: share of the dense loss")
-    dense_output_dim: int = _flag(128, "method", "densecl only: width of a cell's embedding")
+    dense_output_dim: int = _flag(128, "method", "densecl, pscl: width of a cell's embedding")
     dense_match: str = _flag(
         "features",
         "method",
@@ -212,6 +222,69 @@ class PretrainConfig(RunConfig, SpeedConfig, ImageConfig):
         4, "method", "densecl only: stage of the cells, strides 4 to 32", choices=(1, 2, 3, 4)
     )
     dense_warmup_steps: int = _flag(0, "method", "densecl only: first steps without dense loss")
+    decoder: str = _flag(
+        "unet",
+        "method",
+        "pscl and spark: the decoder that is trained with the encoder; light is the published one "
+        "of spark",
+        choices=("unet", "unetplusplus", "small_unet", "light"),
+    )
+    labeled_path: str | None = _flag(
+        None, "data", "pscl only: folder of a few images with masks that guide the sampling"
+    )
+    labeled_count: int | None = _flag(
+        None,
+        "data",
+        "pscl only: so many of them, those that train_finetune.py --max_train_images takes with "
+        "this --seed",
+    )
+    splits: str | None = _flag(
+        None,
+        "data",
+        "names the training and validation images of --labeled_path and --probe_path; others are "
+        "never opened",
+    )
+    probe_path: str | None = _flag(
+        None,
+        "data",
+        "folder of a few images with masks on which a linear read-out scores the encoder from time "
+        "to time; the best one is kept as encoder_best.safetensors",
+    )
+    probe_every: int | None = _flag(
+        None, "training", "steps between two scores of --probe_path (default: 20 in a run)"
+    )
+    global_local_ratio: float = _flag(0.7, "method", "pscl only: share of the patch loss")
+    top_k: int | None = _flag(
+        None, "method", "pscl only: cells a class and image at the coarsest scale (default: 30, 4)"
+    )
+    batch_regex: str | None = _flag(
+        None, "data", "pscl only: the first group of the file name is the production batch"
+    )
+    batch_csv: str | None = _flag(
+        None, "data", "pscl only: table of file names and production batches, with a header"
+    )
+    masking: str = _flag(
+        "sparse",
+        "method",
+        "spark only: layers that skip masked cells, or plain ones (masked autoencoder)",
+        choices=("sparse", "dense"),
+    )
+    mask_ratio: float = _flag(0.6, "method", "spark only: share of masked cells")
+    patch_size: int = _flag(
+        32, "method", "spark only: side of a masked cell in pixels", choices=(16, 32)
+    )
+    target: str = _flag(
+        "patches",
+        "method",
+        "spark only: squared error of each patch at zero mean and unit variance, or absolute "
+        "error of the pixels",
+        choices=("patches", "pixels"),
+    )
+    prototypes: int = _flag(32, "method", "slotcon only: number of prototypes, 8 to 32 for phases")
+    group_loss_weight: float = _flag(0.5, "method", "slotcon only: share of the grouping loss")
+    teacher_temperature: float = _flag(0.07, "method", "slotcon only: of the teacher's assignment")
+    student_temperature: float = _flag(0.1, "method", "slotcon only: of the student's assignment")
+    center_momentum: float = _flag(0.9, "method", "slotcon only: how slowly the centre follows")
 
     steps: int | None = _flag(
         None, "training", "optimiser steps (default: the recipe's plan, else 3000)"
@@ -219,17 +292,23 @@ class PretrainConfig(RunConfig, SpeedConfig, ImageConfig):
     epochs: int | None = _flag(None, "training", "passes over the tiles")
     batch_size: int = _flag(32, "training", "samples a step, over all processes")
     optimizer: str = _flag(
-        "sgd", "training", "optimiser", choices=("sgd", "lars", "lars_byol", "adamw")
+        "sgd",
+        "training",
+        "optimiser",
+        choices=("sgd", "lars", "lars_byol", "lamb", "adam", "adamw"),
     )
     lr: float = _flag(0.1, "training", "learning rate, before --lr_scaling")
     lr_scaling: str = _flag(
         "none",
         "training",
-        "linear: lr x batch/256; sqrt: lr x sqrt(batch)",
-        choices=("none", "linear", "sqrt"),
+        "linear: lr x batch/256; sqrt: lr x sqrt(batch); sqrt_32: lr x sqrt(batch/32)",
+        choices=("none", "linear", "sqrt", "sqrt_32"),
     )
     momentum: float = _flag(0.9, "training", "momentum of SGD and LARS")
     weight_decay: float = _flag(1e-4, "training", "weight decay")
+    weight_decay_end: float | None = _flag(
+        None, "training", "weight decay of the last step, along a cosine (default: constant)"
+    )
     decay_all: bool = _flag(
         False, "training", "weight decay also of biases and normalisation layers"
     )
@@ -237,8 +316,9 @@ class PretrainConfig(RunConfig, SpeedConfig, ImageConfig):
     schedule: str = _flag(
         "cosine",
         "training",
-        "learning rate after the warm-up; cosine_epoch changes once an epoch",
-        choices=("cosine", "cosine_epoch", "constant"),
+        "learning rate after the warm-up; cosine_epoch changes once an epoch, cosine_floor is "
+        "SparK's",
+        choices=("cosine", "cosine_epoch", "cosine_floor", "constant"),
     )
     clip: float = _flag(0.0, "training", "largest gradient norm; 0: no clipping")
     checkpoint_every: int = _flag(200, "training", "steps between two checkpoints")
@@ -280,6 +360,9 @@ class FinetuneConfig(RunConfig, SpeedConfig, LabelConfig, ImageConfig):
     in_channels: int = _flag(1, "model", "input channels of the stem", choices=(1, 3))
     ssl_weights_path: str | None = _flag(
         None, "model", "weights of a pretraining run: a file, or a name of the model hub"
+    )
+    pretrained_decoder: bool = _flag(
+        True, "model", "also start from the decoder where the weights have one (spark, pscl)"
     )
     pretrained: str | None = _flag(
         None, "model", "published spelling of --ssl_weights_path; none: random weights"
@@ -335,6 +418,9 @@ class FinetuneConfig(RunConfig, SpeedConfig, LabelConfig, ImageConfig):
     val_every: int = _flag(100, "training", "steps between two validations")
     patience: int = _flag(0, "training", "stop after so many validations without gain; 0: never")
     checkpoint_every: int = _flag(200, "training", "steps between two checkpoints")
+    snapshot_every: int = _flag(
+        0, "training", "steps between two models that are all kept, in snapshots/; 0: none"
+    )
 
     rare_class_p: float = _flag(
         0.5, "augmentation", "share of crops centred on a class drawn uniformly"

@@ -84,6 +84,7 @@ def parameter_groups(
             "params": parameters,
             "weight_decay": weight_decay if decays or decay_all else 0.0,
             "adapt": decays,
+            "decays": decays or decay_all,
             "factor": factor,
         }
         for (factor, decays), parameters in table.items()
@@ -93,18 +94,25 @@ def parameter_groups(
 def build_optimizer(
     name: str, groups: list[dict[str, Any]], lr: float, momentum: float = 0.9
 ) -> torch.optim.Optimizer:
-    """Return the optimiser ``name`` (sgd, lars, lars_byol or adamw), fused where torch can.
+    """Return the optimiser ``name``, fused where torch can.
 
     Args:
-        name: which.
+        name: sgd, lars, lars_byol, lamb, adam or adamw.
         groups: from :func:`parameter_groups`.
         lr: peak learning rate.
         momentum: of SGD and LARS.
     """
     if name in ("lars", "lars_byol"):
         return LARS(groups, lr=lr, momentum=momentum, classic=name == "lars")
+    if name == "lamb":
+        # You et al. 2020 (arXiv:1904.00962); betas as in SparK.
+        from timm.optim.lamb import Lamb
+
+        return Lamb(groups, lr=lr, betas=(0.9, 0.95), max_grad_norm=None)
     if name == "sgd":
         return torch.optim.SGD(groups, lr=lr, momentum=momentum, fused=True)
+    if name == "adam":
+        return torch.optim.Adam(groups, lr=lr, fused=True)
     if name == "adamw":
         return torch.optim.AdamW(groups, lr=lr, fused=True)
     raise ValueError(f"optimiser {name!r}")
@@ -116,9 +124,18 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
         group["lr"] = lr * group.get("factor", 1.0)
 
 
+def set_weight_decay(optimizer: torch.optim.Optimizer, weight_decay: float) -> None:
+    """Give the decay to every group that decays."""
+    for group in optimizer.param_groups:
+        if group.get("decays", group["weight_decay"] > 0):
+            group["weight_decay"] = weight_decay
+
+
 def scaled_lr(lr: float, batch_size: int, rule: str) -> float:
-    """Return the peak rate: as it is, lr B/256 (linear) or lr sqrt(B) (sqrt)."""
+    """Return the peak rate: as it is, lr B/256 (linear), lr sqrt(B) or lr sqrt(B/32) (sqrt_32)."""
     factors = {"none": 1.0, "linear": batch_size / 256, "sqrt": math.sqrt(batch_size)}
+    # The noise of a gradient falls with the root of the batch, and Adam's step with the noise.
+    factors["sqrt_32"] = math.sqrt(batch_size / 32)
     return lr * factors[rule]
 
 
@@ -135,19 +152,37 @@ def cosine(step: int, total: int, warmup: int = 0) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
 
 
+def cosine_floor(step: int, total: int, warmup: int = 0) -> float:
+    """Return the share of the peak rate at a step as SparK has it (arXiv:2301.03580).
+
+    Linear from 0.005, then cosine to 0.001, which the last step takes.
+    """
+    if step < warmup:
+        return 0.005 + 0.995 * step / warmup
+    return 0.001 + 0.999 * cosine(step - warmup, total - 1 - warmup)
+
+
+def cosine_weight_decay(start: float, end: float, step: int, total: int) -> float:
+    """Return the weight decay of a step: cosine from ``start`` to ``end`` at the last one."""
+    return end + (start - end) * cosine(step, total - 1)
+
+
 def learning_rate(
     schedule: str, lr: float, step: int, total: int, warmup: int, steps_per_epoch: int
 ) -> float:
     """Return the rate of a step.
 
     Args:
-        schedule: "cosine" per step, "cosine_epoch" constant within an epoch, or "constant".
+        schedule: "cosine" per step, "cosine_epoch" constant within an epoch, "cosine_floor" (see
+            :func:`cosine_floor`), or "constant".
         lr: peak.
         step: from 0.
         total: steps of the plan.
         warmup: steps of the linear part, which starts above 0 so that no step is lost.
         steps_per_epoch: for "cosine_epoch".
     """
+    if schedule == "cosine_floor":
+        return lr * cosine_floor(step, total, warmup)
     if step < warmup:
         return lr * (step + 1) / (warmup + 1)
     if schedule == "constant":

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -11,10 +13,27 @@ from numpy.typing import NDArray
 from matssl.core import rng
 from matssl.core.batch import Batch
 from matssl.core.errors import UserError
+from matssl.core.geometry import apply_d4
 from matssl.data import views
 from matssl.data.cache import Pool
+from matssl.data.masks import IGNORE
 from matssl.data.prefetch import prefetched
 from matssl.data.views import ViewRecipe
+
+
+@dataclass(frozen=True)
+class Guides:
+    """Labelled images, a tile of one of which stands at the front of every batch.
+
+    Attributes:
+        planes: uint8 (H, W) or (H, W, 3) each, as the pool's.
+        masks: uint8 (H, W) each, class index or 255.
+        lots: production batch of each image, -1 where it is not known.
+    """
+
+    planes: tuple[NDArray[np.uint8], ...]
+    masks: tuple[NDArray[np.uint8], ...]
+    lots: tuple[int, ...]
 
 
 def tile_boxes(shapes: Sequence[tuple[int, ...]], tile_size: int) -> NDArray[np.int64]:
@@ -63,6 +82,8 @@ class ViewLoader:
         rank: int = 0,
         world_size: int = 1,
         pin: bool = False,
+        guides: Guides | None = None,
+        lots: NDArray[np.int64] | None = None,
     ) -> None:
         """Make a loader.
 
@@ -76,6 +97,8 @@ class ViewLoader:
             rank: number of this process.
             world_size: number of processes; each gets its part of every batch.
             pin: make batches in pinned memory, for a GPU.
+            guides: labelled images; the first sample of each batch is a tile of one of them.
+            lots: production batch of each image of the pool, -1 where it is not known.
 
         Raises:
             UserError: fewer tiles than a batch, or a batch that the processes cannot share.
@@ -91,6 +114,9 @@ class ViewLoader:
         self.batch_size, self.threads = batch_size, threads
         self.rank, self.local, self.pin = rank, batch_size // world_size, pin
         self.groups = pool.groups[self.tiles[:, 0]]
+        self.guides, self.lots = guides, lots
+        if guides is not None:
+            self.guide_tiles = tile_boxes([mask.shape for mask in guides.masks], tile_size)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -108,28 +134,64 @@ class ViewLoader:
         places = np.linspace(0, len(self.tiles) - 1, min(count, len(self.tiles))).astype(np.int64)
         return self._views(np.unique(places), epoch=(1 << 40))
 
+    def guided_probe(self, count: int) -> Batch:
+        """Return such a batch of ``count`` samples whose first one is labelled, where any is."""
+        places = np.linspace(0, len(self.tiles) - 1, min(count, len(self.tiles))).astype(np.int64)
+        return self._views(np.unique(places), 1 << 40, None if self.guides is None else 0)
+
     def _batch(self, order: NDArray[np.int64], epoch: int, step: int) -> Batch:
         start = step * self.batch_size
         # Dealt out like cards: sample n of the batch goes to process n mod world size.
         world_size = self.batch_size // self.local
         batch = order[start : start + self.batch_size]
-        made = self._views(batch[self.rank :: world_size], epoch)
+        own = batch[self.rank :: world_size]
+        guide = epoch * self.steps_per_epoch + step if self.guides and self.rank == 0 else None
+        made = self._views(own, epoch, guide)
         # Here, since this may be a prefetching thread.
         return made.pinned() if self.pin else made
 
-    def _views(self, samples: NDArray[np.int64], epoch: int) -> Batch:
+    def _views(self, samples: NDArray[np.int64], epoch: int, guide: int | None = None) -> Batch:
+        """Return the views of samples; the first is that of guide number ``guide`` instead."""
         tiles = self.tiles[samples]
         planes = [self.pool.plane(image) for image in tiles[:, 0]]
-        made, maps = [], []
+        index, group = samples.copy(), self.groups[samples]
+        lot = None if self.lots is None else self.lots[tiles[:, 0]]
+        numbers = samples.copy()
+        if guide is not None:
+            assert self.guides is not None
+            generator = rng.generator(self.seed, epoch, guide, stream=rng.GUIDES)
+            tiles[0] = self.guide_tiles[generator.integers(len(self.guide_tiles))]
+            which = int(tiles[0, 0])
+            planes[0] = self.guides.planes[which]
+            # Numbers behind those of the pool, so that a guide's views are draws of their own.
+            numbers[0] = len(self.tiles) + guide
+            index[0], group[0] = -1, -1
+            if lot is not None:
+                lot[0] = self.guides.lots[which]
+        made, maps, labels = [], [], None
         for number, recipe in enumerate(self.recipes):
-            draws = views.draw(recipe, tiles[:, 1:], self.seed, epoch, samples, number)
+            draws = views.draw(recipe, tiles[:, 1:], self.seed, epoch, numbers, number)
             out = np.empty((len(samples), self.channels, recipe.size, recipe.size), np.uint8)
             views.render(recipe, draws, planes, out)
             made.append(torch.from_numpy(out))
             maps.append(draws.maps(recipe.size))
+            if number == 0 and self.guides is not None:
+                labels = np.full((len(samples), recipe.size, recipe.size), IGNORE, np.uint8)
+                if guide is not None:
+                    labels[0] = _seen(self.guides.masks[which], draws, recipe.size)
         return Batch(
             views=tuple(made),
             maps=torch.from_numpy(np.stack(maps).astype(np.float32)),
-            group=torch.from_numpy(self.groups[samples]),
-            index=torch.from_numpy(samples.copy()),
+            group=torch.from_numpy(group),
+            index=torch.from_numpy(index),
+            labels=None if labels is None else torch.from_numpy(labels),
+            lot=None if lot is None else torch.from_numpy(lot),
         )
+
+
+def _seen(mask: NDArray[np.uint8], draws: views.Draws, size: int) -> NDArray[np.uint8]:
+    """Return the mask as the first view of ``draws`` shows it, (size, size)."""
+    top, left, height, width = draws.boxes[0].astype(int)
+    crop = mask[top : top + height, left : left + width]
+    crop = cv2.resize(crop, (size, size), interpolation=cv2.INTER_NEAREST_EXACT)
+    return apply_d4(crop, bool(draws.flips[0]), int(draws.turns[0]))

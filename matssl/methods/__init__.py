@@ -15,6 +15,11 @@ METHODS = {
     "mocov2": "matssl.methods.mocov2:MoCoV2",
     "densecl": "matssl.methods.densecl:DenseCL",
     "byol": "matssl.methods.byol:BYOL",
+    "pscl": "matssl.methods.pscl:PSCLSimCLR",
+    "pscl-simclr": "matssl.methods.pscl:PSCLSimCLR",
+    "pscl-moco": "matssl.methods.pscl:PSCLMoCo",
+    "slotcon": "matssl.methods.slotcon:SlotCon",
+    "spark": "matssl.methods.spark:SparK",
 }
 
 

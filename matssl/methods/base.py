@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from matssl.core.batch import Batch, Losses
+from matssl.core.batch import Batch, Losses, Panel
 
 
 class SSLMethod(nn.Module):
@@ -20,9 +20,16 @@ class SSLMethod(nn.Module):
 
     Attributes:
         encoder: the thing that is kept.
+        views: how many views of a sample ``forward`` uses.
+        labelled: whether it needs a labelled image in each batch.
+        compares: whether it makes the embeddings of two views alike; if not, their spread and gap
+            say nothing of its health.
     """
 
     Settings: ClassVar[type[Any]]
+    views: ClassVar[int] = 2
+    labelled: ClassVar[bool] = False
+    compares: ClassVar[bool] = True
     mean: Tensor
     std: Tensor
 
@@ -77,6 +84,36 @@ class SSLMethod(nn.Module):
             progress: share of the training that is done, 0 to 1.
         """
 
+    def embed_views(self, batch: Batch) -> Tensor:
+        """Return the embeddings that the monitor looks at, (2B, D), rows of the first view first.
+
+        Args:
+            batch: always of two views; the method is in eval mode.
+        """
+        embeddings = self(batch).embeddings
+        assert embeddings is not None
+        return embeddings
+
+    def measures(self) -> dict[str, float]:
+        """Return further numbers on the state of the method for the log, by name.
+
+        The monitor reads ``prototype_usage``, the effective number of prototypes in use, and
+        ``chance_loss``, the loss of the best constant answer, where a method gives them.
+        """
+        return {}
+
+    def panel(self, batch: Batch) -> Panel | None:
+        """Return a picture of what the method does with a few samples, None where it has none.
+
+        Args:
+            batch: of two views; the method is in eval mode.
+        """
+        return None
+
     def weights(self) -> dict[str, dict[str, Tensor]]:
-        """Return what fine-tuning may use, by part: ``{"encoder": state_dict}``."""
+        """Return what fine-tuning may use, by part.
+
+        ``{"encoder": state_dict}``, and a ``"decoder"`` under the names of the decoders in DECODERS
+        where the method trains one.
+        """
         return {"encoder": self.encoder.state_dict()}

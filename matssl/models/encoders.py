@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import segmentation_models_pytorch as smp
 import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from matssl.core.errors import UserError
+from matssl.models import small_unet
 
 # Stages at strides 4, 8, 16, 32.
 STAGES = 4
@@ -18,12 +23,15 @@ def build_encoder(name: str, in_channels: int = 1) -> nn.Module:
     """Return an encoder with random weights; it has ``out_channels`` and returns its pyramid.
 
     Args:
-        name: any encoder name of segmentation-models-pytorch, timm's with the prefix ``tu-``.
+        name: any encoder name of segmentation-models-pytorch, timm's with the prefix ``tu-``, or
+            ``small_unet``, whose four stages have strides 1, 2, 4 and 8.
         in_channels: channels of the input.
 
     Raises:
         UserError: no encoder of this name.
     """
+    if name == small_unet.NAME:
+        return small_unet.SmallUnetEncoder(in_channels)
     try:
         encoder: nn.Module = smp.encoders.get_encoder(
             name, in_channels=in_channels, depth=5, weights=None
@@ -53,6 +61,26 @@ def average(stage: Tensor) -> Tensor:
     ``stage.mean((2, 3))`` has not, and every layer below pays for it (6 % of a MatSSL step).
     """
     return stage.movedim(1, -1).flatten(1, 2).mean(1)
+
+
+def sampled(
+    maps: Sequence[Tensor], x: NDArray[np.int64], y: NDArray[np.int64], shape: Sequence[int]
+) -> Tensor:
+    """Return the features at pixels, (N, D): bilinear, the maps' channels side by side.
+
+    Args:
+        maps: (1, C, h, w) each, of one image.
+        x: columns of the pixels.
+        y: rows.
+        shape: height and width of the image, which the maps cover.
+    """
+    grid = np.stack([(2 * x + 1) / shape[1] - 1, (2 * y + 1) / shape[0] - 1], axis=-1)
+    points = torch.from_numpy(grid.astype(np.float32))[None, None]
+    parts = [
+        F.grid_sample(level, points, mode="bilinear", padding_mode="border", align_corners=False)
+        for level in maps
+    ]
+    return torch.cat(parts, dim=1)[0, :, 0].T
 
 
 def stage_channels(encoder: Any) -> list[int]:

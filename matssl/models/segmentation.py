@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from matssl.core.errors import UserError
+from matssl.models import small_unet
 from matssl.models.decoders import DECODERS
 
 # Five halvings.
@@ -57,10 +58,11 @@ def build_model(
         in_channels: channels of the input.
 
     Raises:
-        UserError: no such encoder or decoder.
+        UserError: no such encoder or decoder, or two that do not go together.
     """
     if decoder not in DECODERS:
         raise UserError(f"there is no decoder {decoder!r}; there are: {', '.join(DECODERS)}")
+    small_unet.check_pair(encoder, decoder)
     try:
         model = DECODERS[decoder](
             encoder, encoder_weights=None, in_channels=in_channels, classes=num_classes

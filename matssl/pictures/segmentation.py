@@ -13,20 +13,11 @@ from matplotlib.patheffects import Normal, Stroke
 from numpy.typing import NDArray
 
 from matssl import pictures
+from matssl.core import palette
 
 Array = NDArray[Any]
 IGNORE = 255
-# Okabe and Ito's colours: told apart by people with any colour vision, and in grey print.
-PALETTE = (
-    (0, 114, 178),
-    (230, 159, 0),
-    (0, 158, 115),
-    (204, 121, 167),
-    (86, 180, 233),
-    (213, 94, 0),
-    (240, 228, 66),
-    (110, 110, 110),
-)
+PALETTE = palette.COLOURS[:8]
 IGNORED_COLOUR = (200, 200, 200)
 RIGHT, WRONG = (225, 230, 235), (200, 30, 40)
 # Layout of a panel; images this much wider than high stand one below the other.
@@ -35,12 +26,8 @@ WIDE = 2.5
 
 
 def class_colours(count: int) -> list[tuple[int, int, int]]:
-    """Return one RGB colour per class; after eight they come from a colour wheel."""
-    colours = list(PALETTE[:count])
-    for i in range(count - len(colours)):
-        wheel = plt.get_cmap("hsv")((0.61803 * (i + 1)) % 1)
-        colours.append(tuple(int(255 * channel) for channel in wheel[:3]))  # type: ignore[arg-type]
-    return colours
+    """Return one RGB colour per class, the clearest first."""
+    return [tuple(colour) for colour in palette.distinct(count).tolist()]
 
 
 def colour_names(names: Sequence[str]) -> dict[str, str]:
@@ -83,6 +70,7 @@ def panel(
     path: Path,
     title: str,
     pixel_size: float | None = None,
+    predicted: str = "prediction",
 ) -> None:
     """Write one picture: micrograph, truth, prediction and where they differ.
 
@@ -94,12 +82,13 @@ def panel(
         path: PNG file.
         title: above the panel.
         pixel_size: nm; draws a scale bar on the micrograph.
+        predicted: what stands above the prediction.
     """
     count = len(names)
     parts: list[tuple[str, Array]] = [("micrograph", image)]
     if truth is not None:
         parts.append(("truth", colour_mask(truth, count)))
-    parts.append(("prediction", colour_mask(prediction, count)))
+    parts.append((predicted, colour_mask(prediction, count)))
     if truth is not None:
         known = truth != IGNORE
         wrong = float((truth != prediction)[known].mean()) if known.any() else float("nan")
@@ -196,6 +185,36 @@ def fraction_plot(truth: Array, predicted: Array, names: Sequence[str], path: Pa
     axis.set_ylabel("predicted area fraction")
     axis.set_title("phase fraction, one point per image")
     axis.legend(fontsize=8)
+    pictures.save(figure, path)
+
+
+def fraction_bars(
+    shares: Array, images: Sequence[str], names: Sequence[str], path: Path, most: int = 40
+) -> None:
+    """Write the area fractions of each image as one bar.
+
+    Args:
+        shares: (images, classes), each row sums to 1.
+        images: their names.
+        names: of the classes.
+        path: PNG file.
+        most: bars drawn; of more images some, evenly spread.
+    """
+    places = np.unique(np.linspace(0, len(images) - 1, min(most, len(images))).astype(int))
+    figure, axis = plt.subplots(figsize=(4.6, 0.6 + 0.2 * len(places)))
+    left = np.zeros(len(places))
+    for number, colour in enumerate(class_colours(len(names))):
+        width = 100 * shares[places, number]
+        axis.barh(np.arange(len(places)), width, left=left, color=_hex(colour), height=0.82)
+        left += width
+    labels = [images[i] if len(images[i]) <= 24 else f"{images[i][:23]}…" for i in places]
+    axis.set_yticks(np.arange(len(places)), labels, fontsize=7)
+    axis.set_ylim(len(places) - 0.4, -0.6)
+    axis.set_xlim(0, 100)
+    axis.grid(False)
+    axis.spines[["left", "bottom"]].set_visible(False)
+    axis.tick_params(length=0)
+    axis.set_xlabel("area %")
     pictures.save(figure, path)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from matssl import pictures
+from matssl.core.batch import Panel
 
 Array = NDArray[Any]
 
@@ -30,12 +31,28 @@ def read_table(path: Path) -> dict[str, Array]:
     return table
 
 
-def pretraining_curves(steps_csv: Path, log_csv: Path, path: Path) -> None:
-    """Draw loss, learning rate, spread and rank of the embeddings of a pretraining run."""
+def pretraining_curves(steps_csv: Path, log_csv: Path, probe_csv: Path, path: Path) -> None:
+    """Draw loss, learning rate, spread and rank of the embeddings of a pretraining run.
+
+    Where there is a dense probe, its mean IoU and the gap of the embeddings stand beside them.
+    """
     steps, log = read_table(steps_csv), read_table(log_csv)
     if not steps:
         return
-    figure, axes = plt.subplots(2, 2, figsize=(8, 5), sharex=True)
+    probe = read_table(probe_csv) if probe_csv.is_file() else {}
+    columns = 3 if probe and log else 2
+    figure, axes = plt.subplots(2, columns, figsize=(4 * columns, 5), sharex=True)
+    if probe and log:
+        score = 100 * probe["probe_miou"]
+        at, top_step = probe["step"], int(np.argmax(score))
+        axes[0, 2].plot(at, score, marker="o", ms=3, lw=1.4)
+        axes[0, 2].plot(
+            at[top_step], score[top_step], "o", ms=8, mfc="none", color=pictures.SERIES[1]
+        )
+        axes[0, 2].axhline(score[0], color=pictures.FAINT, ls="--", lw=1)
+        axes[0, 2].set_title(f"dense probe, mIoU % (best {score[top_step]:.1f})")
+        axes[1, 2].plot(log["step"], log["gap"], marker="o", ms=3, lw=1.4)
+        axes[1, 2].set_title("positives closer than negatives by")
     _smooth_line(axes[0, 0], steps["step"], steps["loss"])
     axes[0, 0].set_title("loss")
     axes[0, 1].plot(steps["step"], steps["lr"], lw=1.4)
@@ -159,6 +176,30 @@ def features_sheet(images: Sequence[Array], features: Sequence[Array], path: Pat
     figure.subplots_adjust(left=0, right=1, top=0.9, bottom=0, wspace=0.03, hspace=0.03)
     title = "What the encoder sees: alike colours are alike features"
     figure.text(0, 0.985, title, weight="bold", size=11, va="top")
+    pictures.save(figure, path)
+
+
+def panel_sheet(panel: Panel, path: Path) -> None:
+    """Draw a method's picture: one row of images a sample, one column a kind of image."""
+    rows, columns = len(panel.rows), len(panel.columns)
+    # Upright sheets with few columns are turned: samples side by side fit a slide.
+    figure, axes = plt.subplots(
+        columns, rows, figsize=(1.9 * rows + 0.9, 1.9 * columns + 0.5), squeeze=False
+    )
+    for sample, images in enumerate(panel.rows):
+        for kind, image in enumerate(images):
+            axis = axes[kind, sample]
+            axis.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+            axis.set_xticks([])
+            axis.set_yticks([])
+            axis.grid(False)
+            for spine in axis.spines.values():
+                spine.set_visible(False)
+            if sample == 0:
+                axis.set_ylabel(panel.columns[kind], rotation=90, fontsize=9)
+    figure.subplots_adjust(left=0.06, right=1, top=1 - 0.42 / figure.get_figheight(), bottom=0)
+    figure.subplots_adjust(wspace=0.03, hspace=0.03)
+    figure.text(0.06, 0.995, panel.title, weight="bold", size=11, va="top")
     pictures.save(figure, path)
 
 

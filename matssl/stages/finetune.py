@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from matssl import preflight, report, tiling, weights
-from matssl.core import checkpoint, optim, published, rng, runtime
+from matssl.core import checkpoint, optim, published, runtime
 from matssl.core.config import FinetuneConfig, to_dict
 from matssl.core.errors import UserError
 from matssl.core.run_folder import RunFolder
@@ -79,7 +79,9 @@ def finetune(config: FinetuneConfig, argv: Sequence[str] = ()) -> Path:
     config = _whole_images(config, rt, len(train.planes))
     # A resumed run has its weights in the checkpoint; the file it started from may be gone.
     source = None if config.resume else config.ssl_weights_path or config.weights
-    started_from = progress.start_weights(model, source, config.encoder, record)
+    started_from = progress.start_weights(
+        model, source, config.encoder, record, config.pretrained_decoder
+    )
     folder = RunFolder.open(
         "finetune", name, config.output_dir, config.resume, config.overwrite, rt.is_main
     )
@@ -305,6 +307,8 @@ class Run:
                 if self.step % config.val_every == 0 or self.step == self.stop_at:
                     self._validate(loss)
                     clock.restart()
+                if config.snapshot_every and self.step % config.snapshot_every == 0:
+                    self.save(f"snapshots/step_{self.step:06d}.ckpt")
                 if self.step % config.checkpoint_every == 0:
                     self.save("last.ckpt")
                     clock.restart()
@@ -391,7 +395,7 @@ class Run:
     def save(self, name: str) -> None:
         """Write a checkpoint, atomically, by one process.
 
-        best.ckpt holds the averaged weights alone; last.ckpt all that continuing needs.
+        last.ckpt holds all that continuing needs, best.ckpt and snapshots the averaged weights.
         """
         if self.rt.is_main:
             learner = self.learner
@@ -411,14 +415,16 @@ class Run:
                     "train_images": [str(pair.image) for pair in self.data.pairs],
                 },
             }
-            if name == "best.ckpt":
+            if name != "last.ckpt":
                 payload["state"] = learner.averaged
             else:
                 own = learner.model.state_dict()
                 averaged = {f"ema.{k}": v for k, v in learner.averaged.items()}
                 payload["state"] = {**own, **averaged}
                 payload["optimizer"] = learner.optimizer.state_dict()
-            checkpoint.save(self.folder.path(name), payload)
+            path = self.folder.path(name)
+            path.parent.mkdir(exist_ok=True)
+            checkpoint.save(path, payload)
             facts = {"best_miou": self.best, "best_step": self.best_step}
             self.folder.status("running", step=self.step, total=self.stop_at, **facts)
         self.rt.barrier()
@@ -655,8 +661,7 @@ def _split(config: FinetuneConfig, dataset: Dataset) -> tuple[tuple[Pair, ...], 
     if wanted is not None:
         if wanted < 1:
             raise UserError("--max_train_images must be at least 1")
-        order = rng.generator(config.seed, 2, 0, stream=rng.ORDER).permutation(len(train))
-        train = tuple(train[i] for i in sorted(order[:wanted]))
+        train = layouts.take(train, wanted, config.seed)
     if not val and len(train) >= layouts.MIN_IMAGES_TO_SPLIT:
         if len({pair.group for pair in train}) < 2:
             # One specimen: images of it have to validate each other.

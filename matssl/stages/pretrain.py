@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+import csv
 import json
 import math
 import re
+import time
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -12,7 +16,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from matssl import monitor, preflight, report, weights
 from matssl.core import checkpoint, optim, runtime
@@ -21,19 +26,25 @@ from matssl.core.config import PretrainConfig, to_dict
 from matssl.core.errors import UserError
 from matssl.core.run_folder import RunFolder, atomic_write_bytes
 from matssl.core.runtime import Interrupts, Runtime
-from matssl.data import cache, layouts, preprocess
+from matssl.data import cache, crops, layouts, masks, preprocess
 from matssl.data.cache import Pool
-from matssl.data.datasets import ViewLoader, check_batch
+from matssl.data.crops import Labelled
+from matssl.data.datasets import Guides, ViewLoader, check_batch
 from matssl.data.preprocess import Preprocess
 from matssl.data.views import ViewRecipe
 from matssl.methods import METHODS, method_class
 from matssl.methods.base import SSLMethod
-from matssl.models.encoders import build_encoder, channels_last, pyramid
+from matssl.methods.momentum import KeyQueue
+from matssl.models.encoders import average, build_encoder, channels_last, pyramid
 from matssl.models.heads import synchronise_batchnorm
 from matssl.pictures import training as pictures
+from matssl.probe import DenseProbe
 from matssl.stages import progress
 
 PROBE_SAMPLES = 128
+PANEL_SAMPLES = 5
+# Scores of the dense probe in a run where --probe_every says nothing else.
+PROBES = 20
 # Health is looked at once an epoch, but not more often than this: small sets have short epochs.
 MIN_STEPS_BETWEEN_REPORTS = 25
 # Where neither recipe nor flags say how long: enough for 20 to 1000 micrographs in batches of 32.
@@ -53,6 +64,7 @@ class Plan:
     report_every: int
     warmup: int
     lr: float
+    probe_every: int
 
 
 def pretrain(config: PretrainConfig, argv: Sequence[str] = ()) -> Path:
@@ -92,9 +104,12 @@ def pretrain(config: PretrainConfig, argv: Sequence[str] = ()) -> Path:
         # the pool are known too.
         started_from = progress.start_weights(encoder, source, config.encoder, record)
 
+    chosen = method_class(config.model)
+    guides, num_classes = _guides(config, rt, record)
+    probe = _probe(config, record)
     loader = ViewLoader(
         pool,
-        [_views(config), _second_views(config)],
+        [_first_views(config), _second_views(config)][: chosen.views],
         config.batch_size,
         tile_size,
         config.seed,
@@ -102,12 +117,13 @@ def pretrain(config: PretrainConfig, argv: Sequence[str] = ()) -> Path:
         rt.rank,
         rt.world_size,
         pin=rt.device.type == "cuda",
+        guides=guides,
+        lots=_lots(config, rt, [Path(source) for source in pool.sources]),
     )
     plan = _plan(config, loader)
     config = _queue(config, rt, len(loader.tiles))
-    method = method_class(config.model).from_settings(
-        encoder, config.in_channels, record.mean, record.std, to_dict(config)
-    )
+    values = {**to_dict(config), "num_classes": num_classes}
+    method = chosen.from_settings(encoder, config.in_channels, record.mean, record.std, values)
     channels_last(method).to(rt.device)
     if rt.world_size > 1:
         synchronise_batchnorm(method, rt.device.type)
@@ -121,7 +137,9 @@ def pretrain(config: PretrainConfig, argv: Sequence[str] = ()) -> Path:
         "ssl", name, config.output_dir, config.resume, config.overwrite, rt.is_main
     )
     rt.barrier()
-    run = Run(config, rt, folder, plan, loader, method, optimizer, record, pool, started_from)
+    run = Run(
+        config, rt, folder, plan, loader, method, optimizer, record, pool, started_from, probe
+    )
     if folder.resumed:
         run.restore()
     else:
@@ -158,12 +176,22 @@ class Run:
         record: Preprocess,
         pool: Pool,
         started_from: weights.WeightsReport | None,
+        dense_probe: DenseProbe | None = None,
     ) -> None:
         self.config, self.rt, self.folder, self.plan = config, rt, folder, plan
         self.loader, self.method, self.optimizer = loader, method, optimizer
         self.record, self.pool = record, pool
         self.step = 0
         self.ancestors = progress.ancestors(started_from)
+        # What is looked at is a pair of views also where the method learns from one.
+        self.probe = copy.copy(loader)
+        self.probe.recipes = (_first_views(config), _second_views(config))
+        # Of the encoder at the last look, to see whether it moves at all.
+        self.fingerprint: Tensor | None = fingerprint(method.encoder)
+        self.blank = blank_share(pool, loader)
+        self.dense_probe = dense_probe
+        # Scores of the dense probe: at the start, the last one, the best one and its step.
+        self.scores = {"first": math.nan, "last": math.nan, "best": -1.0, "step": 0}
         self.losses: list[float] = []
         self.health: monitor.Health | None = None
         self.model: nn.Module = method
@@ -176,9 +204,11 @@ class Run:
         """Take the steps that are left; save, log and look after the run's health."""
         config, rt, plan = self.config, self.rt, self.plan
         self.folder.status("running", step=self.step, total=plan.total_steps)
+        if self.step == 0:
+            self._probe()
         bar = progress.progress_bar(config, rt, plan.total_steps, self.step)
         writer = progress.tensorboard(config.tensorboard, self.folder, rt, self.step)
-        clock = progress.Clock(config.batch_size * 2)
+        clock = progress.Clock(config.batch_size * self.method.views)
         advice = "--batch_size, --view_size or take a smaller --encoder"
         with (
             Interrupts().watch() as interrupts,
@@ -197,6 +227,11 @@ class Run:
                     plan.steps_per_epoch,
                 )
                 optim.set_lr(self.optimizer, lr)
+                if config.weight_decay_end is not None:
+                    decay = optim.cosine_weight_decay(
+                        config.weight_decay, config.weight_decay_end, self.step, plan.total_steps
+                    )
+                    optim.set_weight_decay(self.optimizer, decay)
                 facts = self._one_step(batch)
                 self.step += 1
                 self.method.after_step(self.step / plan.total_steps)
@@ -204,6 +239,9 @@ class Run:
                 self._log_step({**facts, "lr": lr}, clock, bar, writer)
                 if self.step % plan.report_every == 0 or self.step == plan.total_steps:
                     self._report_health(clock)
+                    clock.restart()
+                if self.step % plan.probe_every == 0 or self.step == plan.total_steps:
+                    self._probe()
                     clock.restart()
                 if self.step % config.checkpoint_every == 0:
                     self.save()
@@ -251,7 +289,9 @@ class Run:
         Raises:
             UserError: always.
         """
-        images = self.loader.tiles[batch.index.cpu().numpy(), 0]
+        samples = batch.index.cpu().numpy()
+        # A labelled sample has no number of its own.
+        images = self.loader.tiles[samples[samples >= 0], 0]
         names = list(dict.fromkeys(self.pool.sources[image] for image in images))
         self.folder.write_text("not_finite.txt", "\n".join(names) + "\n")
         shown = ", ".join(Path(name).name for name in names[:4])
@@ -303,10 +343,48 @@ class Run:
     def _measure(self) -> monitor.Health:
         """Return the health of the embeddings of a fixed probe."""
         self._check_weights()
-        batch = self.loader.probe(PROBE_SAMPLES).to(self.rt.device)
+        batch = self.probe.probe(PROBE_SAMPLES).to(self.rt.device)
         self.method.eval()
-        with torch.inference_mode(), self.rt.autocast():
-            return monitor.examine(self.method(batch).embeddings.float())
+        seen: list[Tensor] = []
+
+        def keep(module: nn.Module, inputs: Any, maps: Any) -> None:
+            seen.append(average(maps[-1]).float())
+
+        watched = self.method.encoder.register_forward_hook(keep)
+        try:
+            with torch.inference_mode(), self.rt.autocast():
+                embeddings = self.method.embed_views(batch).float()
+        finally:
+            watched.remove()
+        features = torch.cat(seen) if seen else None
+        return monitor.examine(embeddings, features, self._signs(batch))
+
+    def _signs(self, batch: Batch) -> monitor.Signs:
+        """Return what the run's input, settings and weights say about its health."""
+        method = self.method
+        own = {f.name for f in fields(method.Settings)}
+        before, self.fingerprint = self.fingerprint, fingerprint(method.encoder)
+        queues = [m for m in method.modules() if isinstance(m, KeyQueue)]
+        longest = max((int(queue.filled) for queue in queues), default=0)
+        measures = method.measures()
+        return monitor.Signs(
+            blank=self.blank,
+            same=monitor.same_views(*batch.views),
+            moved=before is None or not torch.equal(before, self.fingerprint),
+            temperature=self.config.temperature if "temperature" in own else None,
+            queue=longest / len(self.loader.tiles),
+            prototypes=measures.get("prototype_usage"),
+            loss=float(np.mean(self.losses[-self.plan.report_every :] or [math.nan])),
+            chance=measures.get("chance_loss"),
+            steps=self.step,
+            compared=method.compares,
+        )
+
+    def _queue_age(self) -> int:
+        """Return how many steps old the oldest key is; 0 without a queue."""
+        queues = [m for m in self.method.modules() if isinstance(m, KeyQueue)]
+        lengths = [int(queue.filled) for queue in queues]
+        return monitor.queue_age(max(lengths, default=0), self.config.batch_size)
 
     def _report_health(self, clock: progress.Clock) -> None:
         """Log and print the run's health, and stop where that was asked for."""
@@ -325,6 +403,9 @@ class Run:
             "uniformity": h.uniformity,
             "gap": h.gap,
             "auc": h.auc,
+            "feature_rank": h.feature_rank,
+            "queue_age": self._queue_age(),
+            **self.method.measures(),
             "verdict": verdict,
         }
         self.folder.append_csv("log.csv", row)
@@ -334,9 +415,32 @@ class Run:
             f"epoch {row['epoch']}, step {self.step}/{self.plan.total_steps}: "
             f"loss {row['loss']:.3f}, {clock.text()}; {verdict}",
         )
-        if h.collapsed and self.config.on_collapse == "stop":
+        if h.failing and self.config.on_collapse == "stop":
             self.save()
             raise UserError(f"stopped at step {self.step}: {verdict}")
+
+    def _probe(self) -> None:
+        """Score the encoder by the dense probe, and keep it where it is the best so far."""
+        if self.dense_probe is None:
+            return
+        started = time.perf_counter()
+        self._check_weights()
+        self.method.eval()
+        miou = self.dense_probe.score(self.method.encoder, self.rt.device, self.rt.autocast)
+        seconds = time.perf_counter() - started
+        self.scores["last"] = miou
+        if self.step == 0:
+            self.scores["first"] = miou
+        text = f"probe   mIoU {100 * miou:.1f} % at step {self.step}"
+        if miou > self.scores["best"]:
+            self.scores |= {"best": miou, "step": self.step}
+            text += ", the best so far"
+            if self.rt.is_main:
+                path = self.folder.path("encoder_best.safetensors")
+                save_encoder(path, self.method, self.lineage())
+        row = {"step": self.step, "probe_miou": miou, "seconds": seconds}
+        self.folder.append_csv("probe.csv", row)
+        progress.say(self.config, self.rt, text)
 
     def save(self) -> None:
         """Write last.ckpt, encoder.safetensors and curves.png, atomically, by one process."""
@@ -345,7 +449,9 @@ class Run:
             save_encoder(self.folder.path("encoder.safetensors"), self.method, self.lineage())
             steps, log = self.folder.path("steps.csv"), self.folder.path("log.csv")
             if log.exists():
-                pictures.pretraining_curves(steps, log, self.folder.path("curves.png"))
+                scores = self.folder.path("probe.csv")
+                pictures.pretraining_curves(steps, log, scores, self.folder.path("curves.png"))
+                self._panel()
             self.folder.status("running", step=self.step, total=self.plan.total_steps)
         self.rt.barrier()
 
@@ -362,6 +468,7 @@ class Run:
                 "recipe": {**to_dict(self.config), "data_hash": self.pool.hash},
                 "preprocess": self.record.to_dict(),
                 "lineage": self.lineage(),
+                "progress": self.scores,
             }
             checkpoint.save(self.folder.path("last.ckpt"), payload)
 
@@ -383,7 +490,10 @@ class Run:
         self.optimizer.load_state_dict(payload["optimizer"])
         self.step = int(payload["step"])
         self.ancestors = payload["lineage"][:-1]
+        self.scores |= payload.get("progress", {})
         self.losses = progress.rewind(self.folder, self.step)
+        # The weights of the checkpoint may be those of the last look.
+        self.fingerprint = None
 
     def lineage(self) -> list[dict[str, Any]]:
         """Return the chain of what these weights were trained from."""
@@ -395,6 +505,8 @@ class Run:
             "images": len(self.pool),
             "steps": self.step,
         }
+        if "decoder" in self.method.weights():
+            here["decoder"] = self.config.decoder
         return [*self.ancestors, here]
 
     def describe_data(self) -> None:
@@ -424,14 +536,20 @@ class Run:
         tiles = len(self.loader.tiles)
         skipped = f", {len(self.pool.rejected)} unreadable left out" if self.pool.rejected else ""
         resumed = f", resumed at step {self.step}" if self.step else ""
+        views = "1 view" if self.method.views == 1 else f"{self.method.views} views"
         return (
             f"pool    {len(self.pool)} images in {len(self.pool.group_names)} groups, {tiles} tiles"
             f"{skipped}\n"
             f"method  {self.config.model} ({self.config.recipe}), {self.config.encoder}, "
-            f"{self.plan.total_steps} steps of {self.config.batch_size} x 2 views{resumed}\n"
+            f"{self.plan.total_steps} steps of {self.config.batch_size} x {views}{resumed}\n"
             f"device  {self.rt.describe()}\n"
             f"folder  {self.folder.root}"
         )
+
+    def _shown(self, name: str) -> str:
+        """Return a picture of the run folder for the report, nothing where there is none."""
+        path = self.folder.path(name)
+        return report.picture(path) if path.is_file() else ""
 
     def _finish(self) -> None:
         """Write the last pictures and the report."""
@@ -448,6 +566,9 @@ class Run:
         published = f"{self.config.model}_loss_{loss:.4f}_epoch{epochs - 1}.pth"
         self.folder.alias("last.ckpt", published, f"{self.config.model}_loss_*.pth")
         figures = [(str(self.step), "steps"), (str(len(self.pool)), "micrographs")]
+        if self.dense_probe is not None:
+            first, best = self.scores["first"], self.scores["best"]
+            figures.append((f"{100 * first:.1f} → {100 * best:.1f} %", "probe mIoU, start → best"))
         figures.append((f"{health.rank:.0f} / {health.dimensions}", "dimensions in use"))
         weights_file = root / "encoder.safetensors"
         following = (
@@ -456,6 +577,7 @@ class Run:
         sections = [
             ("", report.headline(figures) + report.note(f"Verdict: {verdict}.")),
             ("What the encoder sees", report.picture(root / "features.png")),
+            ("What the method does", self._shown("panel.png")),
             ("Next: fine-tune from these weights", report.text(following)),
             ("Course of the training", report.picture(root / "curves.png")),
             ("What it was trained on", report.picture(root / "views.png")),
@@ -463,6 +585,7 @@ class Run:
             ("Command", report.text(progress.read_text(root / "command.txt"))),
             ("Settings", report.text(progress.read_text(root / "config.yaml"))),
         ]
+        sections = [(title, content) for title, content in sections if content]
         title = f"Pretraining with {self.config.model}: {root.name}"
         report.write(root / "report.html", title, f"{self.config.encoder}, {verdict}", sections)
         self.folder.status("done", step=self.step, total=self.plan.total_steps, verdict=verdict)
@@ -470,6 +593,15 @@ class Run:
             f"done: {weights_file}\n      verdict: {verdict}\n      report: {root / 'report.html'}",
             flush=True,
         )
+
+    def _panel(self) -> None:
+        """Write panel.png, where the method has a picture of what it does."""
+        batch = self.probe.guided_probe(PANEL_SAMPLES).to(self.rt.device)
+        self.method.eval()
+        with torch.inference_mode(), self.rt.autocast():
+            panel = self.method.panel(batch)
+        if panel is not None:
+            pictures.panel_sheet(panel, self.folder.path("panel.png"))
 
     def _features(self) -> None:
         """Write features.png: a few images and the encoder's features of them."""
@@ -510,6 +642,22 @@ def save_encoder(path: Path, method: SSLMethod, lineage: list[dict[str, Any]]) -
     text = json.dumps(header, sort_keys=True, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     atomic_write_bytes(path, len(text).to_bytes(8, "little") + text + data[start:])
+
+
+def fingerprint(module: nn.Module) -> Tensor:
+    """Return one number a parameter; equal ones tell that nothing was trained, float64 (P,)."""
+    return torch.stack([p.detach().double().sum() for p in module.parameters()])
+
+
+def blank_share(pool: Pool, loader: ViewLoader) -> float:
+    """Return the share of tiles without contrast, of a few hundred spread over the pool."""
+    count = min(256, len(loader.tiles))
+    tiles = loader.tiles[np.linspace(0, len(loader.tiles) - 1, count).astype(int)]
+    spread = [
+        float(pool.plane(image)[top : top + height, left : left + width].std())
+        for image, top, left, height, width in tiles
+    ]
+    return float(np.mean(np.array(spread) < monitor.BLANK))
 
 
 def replace_threads(loader: ViewLoader, threads: int) -> ViewLoader:
@@ -591,11 +739,13 @@ def _check(config: PretrainConfig) -> None:
     """
     amounts = ("brightness", "contrast", "gamma", "blur_sigma", "noise_sigma", "weight_decay")
     shares = ["photometry_p", "solarise_p", "blur_p", "noise_p", "dense_weight"]
+    shares += ["global_local_ratio", "group_loss_weight"]
     seconds = ("second_blur_p", "second_solarise_p")
     shares += [name for name in seconds if getattr(config, name) is not None]
     least = {"view_size": 32, "tile_size": 32, "batch_size": 2, "checkpoint_every": 1}
     least |= {"global_output_dim": 2, "hidden_dim": 1, "clip": 0, "queue_size": 1}
     least |= {"dense_output_dim": 2, "dense_warmup_steps": 0, "bn_splits": 1}
+    least |= {"top_k": 1, "labeled_count": 1, "probe_every": 1, "prototypes": 2}
     wrong = [
         f"--{name} must be at least {low}, not {value}"
         for name, low in least.items()
@@ -607,7 +757,9 @@ def _check(config: PretrainConfig) -> None:
         wrong.append("--scale_min and --scale_max are shares of the area, 0 < min <= max <= 1")
     if not 0 <= config.warmup < 1:
         wrong.append("--warmup is a share of the steps, from 0 to below 1")
-    for name in ("momentum", "ema_momentum"):
+    if not 0 < config.mask_ratio < 1:
+        wrong.append("--mask_ratio must lie between 0 and 1")
+    for name in ("momentum", "ema_momentum", "center_momentum"):
         if not 0 <= getattr(config, name) < 1:
             wrong.append(f"--{name} must lie from 0 to below 1")
     if config.batch_size % config.bn_splits or config.batch_size < 2 * config.bn_splits:
@@ -615,7 +767,8 @@ def _check(config: PretrainConfig) -> None:
             f"--bn_splits {config.bn_splits} must divide --batch_size {config.batch_size} into "
             "parts of two or more"
         )
-    wrong += [f"--{n} must be above 0" for n in ("lr", "temperature") if not getattr(config, n) > 0]
+    above = ("lr", "temperature", "teacher_temperature", "student_temperature")
+    wrong += [f"--{n} must be above 0" for n in above if not getattr(config, n) > 0]
     if any(length is not None and length < 1 for length in (config.steps, config.epochs)):
         wrong.append("nothing to train: --steps and --epochs must be at least 1")
     if config.color == "rgb" and config.in_channels == 1:
@@ -670,6 +823,113 @@ def _queue(config: PretrainConfig, rt: Runtime, tiles: int) -> PretrainConfig:
     return replace(config, queue_size=size)
 
 
+def _guides(
+    config: PretrainConfig, rt: Runtime, record: Preprocess
+) -> tuple[Guides | None, int | None]:
+    """Return the labelled images a method is guided by, and the number of their classes.
+
+    Raises:
+        UserError: the method needs some and has none; masks that cannot be read.
+    """
+    if not method_class(config.model).labelled:
+        return None, None
+    if config.labeled_path is None:
+        raise UserError(
+            f"--model {config.model} is guided by a few labelled images: give --labeled_path with "
+            "a folder of one or more images and their masks, or take another --model (matssl)"
+        )
+    data, _, table = _labelled(config, config.labeled_path, record, ("train",))
+    lots = _lots(config, rt, [pair.image for pair in data.pairs])
+    planes = tuple(preprocess.quantise(plane) for plane in data.planes)
+    numbers = tuple(lots.tolist()) if lots is not None else (-1,) * len(planes)
+    names = ", ".join(table.names)
+    progress.say(config, rt, f"guided  by {len(planes)} labelled images with the classes {names}")
+    return Guides(planes, data.masks, numbers), table.num_classes
+
+
+def _probe(config: PretrainConfig, record: Preprocess) -> DenseProbe | None:
+    """Return the dense probe on the images of ``--probe_path``, None without it.
+
+    Raises:
+        UserError: see :func:`_labelled` and :class:`DenseProbe`.
+    """
+    if config.probe_path is None:
+        return None
+    train, val, table = _labelled(config, config.probe_path, record, ("train", "val"))
+    return DenseProbe(train, val, table.num_classes, record.tensor, config.seed)
+
+
+def _labelled(
+    config: PretrainConfig, folder: str, record: Preprocess, opened: tuple[str, ...]
+) -> tuple[Labelled, Labelled | None, masks.ClassTable]:
+    """Return the labelled images to train on, those to validate on if any, and their classes.
+
+    Raises:
+        UserError: there are none, or they cannot be read.
+    """
+    dataset = layouts.find(
+        folder,
+        splits=config.splits,
+        group_regex=config.group_regex,
+        seed=config.seed,
+        opened=opened,
+    )
+    table = dataset.table
+    train = tuple(pair for pair in dataset.split("train") if pair.mask is not None)
+    val = tuple(pair for pair in dataset.split("val") if pair.mask is not None)
+    if opened == ("train",) and config.labeled_count is not None:
+        train = layouts.take(train, config.labeled_count, config.seed)
+    if not train or table is None:
+        raise UserError(f"{folder} has no labelled training images")
+    data = crops.load(train, record, table)
+    if all((mask == masks.IGNORE).all() for mask in data.masks):
+        raise UserError(f"every pixel of the training masks in {folder} is to be ignored")
+    held = crops.load(val, record, table) if val and "val" in opened else None
+    return data, held, table
+
+
+def _lots(config: PretrainConfig, rt: Runtime, paths: Sequence[Path]) -> NDArray[np.int64] | None:
+    """Return the production batch of each image, -1 where it is not known; None without any.
+
+    Equal names have equal numbers, also in two calls.
+
+    Raises:
+        UserError: the table cannot be read, or neither it nor the expression knows any image.
+    """
+    if config.batch_regex is None and config.batch_csv is None:
+        return None
+    if config.batch_csv is not None:
+        try:
+            with open(config.batch_csv, encoding="utf-8-sig", newline="") as file:
+                rows = [row for row in csv.reader(file) if len(row) >= 2]
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"cannot read --batch_csv {config.batch_csv}: {error}") from error
+        table = {key: row[1].strip() for row in rows[1:] for key in (row[0], Path(row[0]).stem)}
+        names = [table.get(path.name, table.get(path.stem, "")) for path in paths]
+    else:
+        found = [re.search(config.batch_regex or "", path.stem) for path in paths]
+        names = [match.group(1) if match and match.groups() else "" for match in found]
+    if not any(names):
+        source = "--batch_csv" if config.batch_csv is not None else "--batch_regex"
+        raise UserError(
+            f"{source} names the production batch of none of {len(paths)} images "
+            f"(first: {paths[0].name})"
+        )
+    known = sorted(set(names) - {""})
+    progress.say(
+        config, rt, f"batches {len(known)} production batches, {names.count('')} images of none"
+    )
+    return np.array([zlib.crc32(name.encode()) if name else -1 for name in names], np.int64)
+
+
+def _first_views(config: PretrainConfig) -> ViewRecipe:
+    """Return the recipe of the first view: upright whole tiles where that is asked for (PSCL)."""
+    recipe = _views(config)
+    if config.first_view == "whole":
+        recipe = replace(recipe, scale=(1.0, 1.0), ratio=(1.0, 1.0), d4="none")
+    return recipe
+
+
 def _second_views(config: PretrainConfig) -> ViewRecipe:
     """Return the recipe of the second view, where it differs from the first (BYOL)."""
     recipe = _views(config)
@@ -707,6 +967,7 @@ def _plan(config: PretrainConfig, loader: ViewLoader) -> Plan:
         report_every=epochs * per_epoch,
         warmup=round(config.warmup * total),
         lr=optim.scaled_lr(config.lr, config.batch_size, config.lr_scaling),
+        probe_every=config.probe_every or max(1, round(total / PROBES)),
     )
 
 

@@ -167,7 +167,7 @@ def progress_bar(config: RunConfig, rt: Runtime, total: int, done: int) -> Any:
 
 
 def start_weights(
-    model: nn.Module, source: str | None, encoder: str, record: Preprocess
+    model: nn.Module, source: str | None, encoder: str, record: Preprocess, decoder: bool = True
 ) -> WeightsReport | None:
     """Fill a model's encoder before training; return None where it starts from random weights.
 
@@ -176,6 +176,7 @@ def start_weights(
         source: "imagenet", a file, "none" or None.
         encoder: its name.
         record: how the images of this training are normalised.
+        decoder: whether a pretrained decoder is used.
 
     Raises:
         UserError: see :func:`matssl.weights.load`.
@@ -192,6 +193,7 @@ def start_weights(
         in_channels=record.channels,
         mean=record.mean if as_recorded else None,
         std=record.std if as_recorded else None,
+        decoder=decoder,
     )
 
 
@@ -237,7 +239,7 @@ def rewind(folder: RunFolder, step: int) -> list[float]:
         folder: of the run.
         step: of the checkpoint.
     """
-    for name in ("steps.csv", "log.csv"):
+    for name in ("steps.csv", "log.csv", "probe.csv"):
         folder.truncate_csv(name, "step", step)
     losses = []
     log = folder.path("metrics.jsonl")

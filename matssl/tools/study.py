@@ -30,8 +30,13 @@ STAGES: dict[str, type[RunConfig]] = {
     "train_finetune.py": FinetuneConfig,
     "eval_model.py": EvaluateConfig,
 }
+# Steps between two checks on the test images, where a study also shows the published rule.
+SNAPSHOTS_EVERY = 50
 # Settings that hold a path; one that is relative is looked for below --root.
-PATHS = ("data_path", "finetune_dataset", "splits", "file_list", "list_root", "test_folder")
+PATHS = (
+    *("data_path", "finetune_dataset", "labeled_path", "probe_path", "splits", "file_list"),
+    *("list_root", "test_folder"),
+)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -144,16 +149,22 @@ class Runner:
         return self.out / "results" / f"{job.name}.json"
 
     def pretrained(self, job: Job) -> Path:
-        """Return the file that says how a start's weights were made."""
-        return self.out / "results" / f"pretrain {job.start.name}.json"
+        """Return the file that says how a job's weights were made."""
+        return self.out / "results" / f"pretrain {job.source}.json"
 
     def pretrain_words(self, job: Job) -> list[str]:
         """Return the command that makes a start's weights."""
         from matssl.study import flags
 
-        told = self._placed({"model": "matssl", **self.plan.pretrain, **job.start.pretrain})
-        name = {"output_dir": self.out / "runs", "name": job.start.name}
-        return ["train_ssl.py", *flags({**told, **name})]
+        told = {"model": "matssl", **self.plan.pretrain, **job.start.pretrain}
+        if job.start.guided:
+            dataset = self.plan.datasets[job.dataset]
+            told |= {"labeled_path": dataset["finetune_dataset"], "seed": job.seed}
+            told |= {key: dataset[key] for key in ("splits", "group_regex") if key in dataset}
+            if job.labels != "all":
+                told["labeled_count"] = job.labels
+        name = {"output_dir": self.out / "runs", "name": job.source}
+        return ["train_ssl.py", *flags({**self._placed(told), **name})]
 
     def finetune_words(self, job: Job) -> list[str]:
         """Return the command of a fine-tuning run."""
@@ -161,11 +172,13 @@ class Runner:
 
         dataset = {k: v for k, v in self.plan.datasets[job.dataset].items() if k != "test"}
         told = {**self.plan.finetune, **self.plan.variants[job.variant], **dataset}
+        if self.plan.snapshots:
+            told = {**told, "snapshot_every": told.get("snapshot_every", SNAPSHOTS_EVERY)}
         words = ["train_finetune.py", *flags(self._placed(told)), *label_flags(job.labels)]
         words += ["--seed", str(job.seed), "--output_dir", str(self.out / "runs")]
         words += ["--name", job.name]
         if job.start.pretrain:
-            weights = self.out / "runs" / "ssl" / job.start.name / "encoder.safetensors"
+            weights = self.out / "runs" / "ssl" / job.source / "encoder.safetensors"
             words += ["--ssl_weights_path", str(weights)]
         elif job.start.weights in ("none", "imagenet"):
             words += ["--weights", job.start.weights]
@@ -173,13 +186,13 @@ class Runner:
             words += ["--ssl_weights_path", job.start.weights]
         return words
 
-    def evaluate_words(self, job: Job, test: str) -> list[str]:
-        """Return the command that scores a job's model on a test split."""
+    def evaluate_words(self, job: Job, test: str, model: str = "best.ckpt") -> list[str]:
+        """Return the command that scores a model of a job on a test split."""
         from matssl.study import flags
 
         dataset = self.plan.datasets[job.dataset]
-        model = self.out / "runs" / "finetune" / job.name / "best.ckpt"
-        told = {"model_path": model, "dataset": dataset["finetune_dataset"]}
+        path = self.out / "runs" / "finetune" / job.name / model
+        told = {"model_path": path, "dataset": dataset["finetune_dataset"]}
         shared = ("splits", "group_regex", "pixel_size")
         told |= {key: dataset[key] for key in shared if key in dataset}
         told |= {"split": test, "baselines": False, **self.plan.evaluate}
@@ -223,14 +236,14 @@ class Runner:
                     table.writerow([*row, job.seed, test, miou, r["validation"], r["seconds"]])
 
     def _pretrain(self, job: Job) -> None:
-        folder = self.out / "runs" / "ssl" / job.start.name
+        folder = self.out / "runs" / "ssl" / job.source
         words = self.pretrain_words(job)
         if _state(folder) == "done":
             return
         self._note(self.pretrained(job), {"command": words})
         if folder.exists():
             words = [*words, "--resume" if (folder / "last.ckpt").is_file() else "--overwrite"]
-        print(f"\n[{job.start.name}] pretraining", flush=True)
+        print(f"\n[{job.source}] pretraining", flush=True)
         self._call(words)
 
     def _finetune(self, job: Job) -> None:
@@ -242,18 +255,43 @@ class Runner:
                 words = [*words, "--resume" if (folder / "last.ckpt").is_file() else "--overwrite"]
             self._call([*words, "--quiet"])
         seconds = time.monotonic() - started
-        miou = {}
-        for test in self.plan.tests(job.dataset):
-            self._call([*self.evaluate_words(job, test), "--overwrite", "--quiet"])
-            metrics = json.loads((self._scores(job, test) / "metrics.json").read_text())
-            if "pooled" not in metrics:
-                raise UserError(f"split {test} of {job.dataset} has no masks to score against")
-            miou[test] = metrics["pooled"]["means"]["miou"]
+        scores = {test: self._scored(job, test) for test in self.plan.tests(job.dataset)}
+        miou = {test: found["miou"] for test, found in scores.items()}
         with open(folder / "data.csv", encoding="utf-8", newline="") as file:
             images = sum(row["split"] == "train" for row in csv.DictReader(file))
         status = json.loads((folder / "status.json").read_text())
-        facts = {"miou": miou, "images": images, "validation": status.get("best_miou")}
+        facts = {
+            "miou": miou,
+            "scores": scores,
+            "images": images,
+            "validation": status.get("best_miou"),
+        }
         self._note(self.result(job), {**facts, "seconds": seconds, "command": command})
+
+    def _scored(self, job: Job, test: str) -> dict[str, float]:
+        """Return the scores of a job on a test split.
+
+        Raises:
+            UserError: it has no masks.
+        """
+        from matssl.study import BEST_ON_TEST
+
+        def means(model: str) -> dict[str, float]:
+            self._call([*self.evaluate_words(job, test, model), "--overwrite", "--quiet"])
+            metrics = json.loads((self._scores(job, test) / "metrics.json").read_text())
+            if "pooled" not in metrics:
+                raise UserError(f"split {test} of {job.dataset} has no masks to score against")
+            found = metrics["pooled"]["means"]
+            return {key: float(found[key]) for key in ("miou", "mdice", "accuracy")}
+
+        best: dict[str, float] = {}
+        if self.plan.snapshots:
+            folder = self.out / "runs" / "finetune" / job.name / "snapshots"
+            for snapshot in sorted(folder.glob("*.ckpt")):
+                for key, value in means(f"snapshots/{snapshot.name}").items():
+                    best[key] = max(value, best.get(key, 0.0))
+                snapshot.unlink()
+        return {**{key + BEST_ON_TEST: value for key, value in best.items()}, **means("best.ckpt")}
 
     def _note(self, file: Path, facts: Mapping[str, Any]) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -14,14 +14,17 @@ from torch import Tensor, nn
 from matssl import hub
 from matssl.core import checkpoint
 from matssl.core.errors import UserError
+from matssl.models import small_unet
 from matssl.weights import layouts
 from matssl.weights.layouts import Content
 
+OWN_ENCODER = "matssl encoder"
 # Tried in order; the first that recognises the tensors reads them.
 WEIGHT_LAYOUTS: dict[str, Callable[[Content], dict[str, Tensor] | None]] = {
-    "matssl encoder": layouts.own_encoder,
+    OWN_ENCODER: layouts.own_encoder,
     "matssl checkpoint of fine-tuning": layouts.own_segmentation,
     "matssl checkpoint of pretraining": layouts.own_pretraining,
+    "PSCL (published)": layouts.published_pscl,
     "MatSSL (published)": layouts.published_matssl,
     "MatSSL repository, DenseCL": layouts.published_densecl,
     "MatSSL repository, MoCo v2": layouts.published_mocov2,
@@ -106,8 +109,12 @@ def load(
     in_channels: int,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
+    decoder: bool = True,
 ) -> WeightsReport:
     """Fill a model's encoder from a file, whole or not at all.
+
+    A decoder that the pretraining trained along (SparK, PSCL) fills the model's, where the file has
+    one of its kind; another kind is left out, and the report says so.
 
     With ``mean`` and ``std``, weights that were trained on ImageNet-normalised images are changed
     so that they see the same image as in their own training: with the record's input
@@ -123,6 +130,7 @@ def load(
             output for gray input), 1-channel stems shared out by thirds.
         mean: of the record that normalises the model's input, one number or one a channel.
         std: the same.
+        decoder: whether a pretrained decoder is used.
 
     Raises:
         UserError: unreadable, unknown, another architecture, or not finite; the likely cause is
@@ -153,7 +161,13 @@ def load(
     # The module's own method, since several smp encoders rename keys in theirs. strict=False only
     # for the counters that old files lack; the check above was the strict one.
     nn.Module.load_state_dict(encoder, fitting, strict=False)
-    dropped = sorted(set(content.tensors) - {content.origin.get(k, k) for k in fitting})
+    used = {content.origin.get(k, k) for k in fitting}
+    parts = ["encoder"]
+    if inner is encoder and content.decoder:
+        own = {content.origin[k] for k in _fill_decoder(model, content, decoder, notes)}
+        used |= own
+        parts += ["decoder"] if own else []
+    dropped = sorted(set(content.tensors) - used)
     return WeightsReport(
         path=str(path),
         layout=layout,
@@ -163,9 +177,33 @@ def load(
         notes=tuple(notes),
         sha256=checkpoint.file_hash(hub.locate(path)),
         lineage=tuple(content.lineage),
+        parts=tuple(parts),
         architecture=theirs,
         missing=tuple(k for k in wanted if k not in found),
     )
+
+
+def _fill_decoder(model: nn.Module, content: Content, wanted: bool, notes: list[str]) -> list[str]:
+    """Fill a model's decoder from a file that has one; return the names of what was used.
+
+    Raises:
+        UserError: it holds numbers that are not finite.
+    """
+    decoder = model.get_submodule("decoder")
+    found = content.decoder
+    kind = next((e["decoder"] for e in reversed(content.lineage) if e.get("decoder")), "published")
+    if not wanted:
+        notes.append(f"pretrained decoder ({kind}) left out: --no-pretrained_decoder")
+        return []
+    shapes = {k: v.shape for k, v in decoder.state_dict().items()}
+    if {k: v.shape for k, v in found.items()} != shapes:
+        notes.append(f"pretrained decoder ({kind}) left out: the model's decoder is another one")
+        return []
+    if not all(bool(torch.isfinite(v).all()) for v in found.values()):
+        raise UserError(f"{content.path} holds a decoder with numbers that are not finite")
+    decoder.load_state_dict(found)
+    notes.append(f"pretrained decoder ({kind}): all {len(found)} tensors loaded")
+    return list(found)
 
 
 def read(path: Path | str) -> Content:
@@ -197,7 +235,7 @@ def encoder_name(path: Path | str) -> str | None:
     """
     content = read(path)
     name = layouts.architecture(recognise(content)[1])
-    if name is None or not re.fullmatch(r"resnet\d+", name):
+    if name is None or not re.fullmatch(rf"resnet\d+|{small_unet.NAME}", name):
         # An encoder that is no ResNet is named by our own files only.
         name = next((e["encoder"] for e in reversed(content.lineage) if "encoder" in e), None)
     return name
@@ -265,6 +303,7 @@ def start(
     in_channels: int,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
+    decoder: bool = True,
 ) -> WeightsReport:
     """Fill a model's encoder from a file or, where ``source`` is "imagenet", as torchvision has it.
 
@@ -275,6 +314,7 @@ def start(
         in_channels: see :func:`load`.
         mean: see :func:`load`.
         std: see :func:`load`.
+        decoder: see :func:`load`.
 
     Raises:
         UserError: see :func:`load` and :func:`imagenet`.
@@ -282,7 +322,7 @@ def start(
     if source == "imagenet":
         inner = getattr(model, "encoder", model)
         return imagenet(inner, name, in_channels, mean, std)
-    return load(model, source, in_channels=in_channels, mean=mean, std=std)
+    return load(model, source, in_channels=in_channels, mean=mean, std=std, decoder=decoder)
 
 
 def imagenet(

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from matssl.core import checkpoint
 from matssl.core.errors import UserError
+from matssl.models import small_unet
 
 CONTAINERS = (
     *("state_dict", "model", "moco", "finetune", "super", "teacher", "student", "network"),
@@ -38,6 +39,7 @@ class Content:
         lineage: what an own file was trained from.
         origin: name in the file of a tensor that a reader renamed.
         payload: the whole of a torch file, as it was read.
+        decoder: tensors of a decoder that was pretrained along, as its module names them.
     """
 
     path: str
@@ -46,6 +48,7 @@ class Content:
     lineage: list[dict[str, Any]] = field(default_factory=list)
     origin: dict[str, str] = field(default_factory=dict)
     payload: Any = None
+    decoder: dict[str, Tensor] = field(default_factory=dict)
 
     def below(self, prefix: str) -> dict[str, Tensor]:
         """Return the tensors that start with ``prefix``, without it."""
@@ -124,7 +127,24 @@ def own_encoder(content: Content) -> dict[str, Tensor] | None:
     """Read ``encoder.safetensors`` of a pretraining run."""
     if not own_format(content.facts, content.path) or "step" in content.facts:
         return None
+    content.decoder = content.below("decoder.")
     return content.below("encoder.") or None
+
+
+def published_pscl(content: Content) -> dict[str, Tensor] | None:
+    """Read PSCL's small U-Net: ``encoder_q.encode.*``, or ``encode.*`` of a fine-tuned one."""
+    found = small_unet.from_published(content.tensors)
+    if found is None:
+        return None
+    names = {id(tensor): name for name, tensor in content.tensors.items()}
+    parts: dict[str, dict[str, Tensor]] = {"encoder": {}, "decoder": {}}
+    for name, tensor in found.items():
+        part, _, rest = name.partition(".")
+        if part in parts:
+            parts[part][rest] = tensor
+            content.origin[rest] = names[id(tensor)]
+    content.decoder = parts["decoder"]
+    return parts["encoder"]
 
 
 def published_matssl(content: Content) -> dict[str, Tensor] | None:
@@ -220,8 +240,6 @@ def detectron2(content: Content) -> dict[str, Tensor] | None:
 def foreign(content: Content) -> str | None:
     """Return why tensors that are known are no encoder here, None where they are unknown."""
     names = content.tensors
-    if content.has("encode.inc.") or content.has("encoder_q.encode.inc."):
-        return "a PSCL U-Net of its own widths (32 to 256), not a ResNet"
     if "conv1.0.weight" in names or "encoder.conv1.0.weight" in names:
         return "a ResNet with a deep stem (timm's d and s variants); use the timm encoder tu-NAME"
     kernels = [t for n, t in names.items() if n.endswith(("kernel", "kernel:0")) and t.ndim == 4]
@@ -252,6 +270,8 @@ def torchvision(content: Content) -> dict[str, Tensor] | None:
 
 def architecture(tensors: Mapping[str, Tensor]) -> str | None:
     """Return the ResNet these tensors belong to, None where they are none."""
+    if "stem.conv1.weight" in tensors and "stem.norm1.weight" in tensors:
+        return small_unet.NAME
     blocks = {int(m[1]) for name in tensors if (m := re.match(r"layer3\.(\d+)\.", name))}
     if not blocks:
         return None

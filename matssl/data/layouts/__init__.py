@@ -167,6 +167,12 @@ def tests(root: Path | str) -> list[Path]:
     return chosen or [pair.image for pair in found.pairs]
 
 
+def take(pairs: Sequence[Pair], count: int, seed: int) -> tuple[Pair, ...]:
+    """Return ``count`` of the pairs, the same ones for the same seed, in their order."""
+    order = rng.generator(seed, 2, 0, stream=rng.ORDER).permutation(len(pairs))
+    return tuple(pairs[i] for i in sorted(order[:count]))
+
+
 def cut_validation(
     pairs: Sequence[Pair], fraction: float, seed: int
 ) -> tuple[tuple[Pair, ...], tuple[Pair, ...]]:

@@ -1,0 +1,83 @@
+"""False alarms of the monitor: python -m benchmarks.health [--runs 100]
+
+Short runs with the recipes' settings on sound data, every method in turn, seeds 0, 1, 2 ...; a
+verdict other than healthy (or "not learning" in the first half) counts. Goes on where it stopped.
+Results: OUTPUT_DIR/runs.csv, a line a run, and the count on the console.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import importlib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from matssl.core.errors import guard
+from matssl.data import synthetic
+from matssl.methods import METHODS, method_class
+
+KINDS = tuple(synthetic.KINDS)
+FIELDS = ("model", "seed", "pool", "steps", "looks", "alarms", "worst")
+# Sizes with which a run takes half a minute on one core.
+SMALL = "--view_size 64 --tile_size 64 --batch_size 16 --steps 150 --threads 1 --hidden_dim 256"
+
+
+def main(argv: Sequence[str]) -> int:
+    """Make the runs that are missing and print the count; returns 0."""
+    parser = argparse.ArgumentParser(description=__doc__, prog="python -m benchmarks.health")
+    parser.add_argument("--runs", type=int, default=100)
+    parser.add_argument("--output_dir", default="experiments/health")
+    parser.add_argument("--pool", help="folder of real micrographs for every second run")
+    args = parser.parse_args(argv)
+    out = Path(args.output_dir)
+    out.mkdir(parents=True, exist_ok=True)
+    for kind in KINDS:
+        if not (out / kind).is_dir():
+            sizes = {"n_train": 40, "n_val": 1, "n_test": 1, "size": 128}
+            synthetic.write_dataset(out / kind, kind, seed=5, **sizes)
+    table = out / "runs.csv"
+    done = _rows(table)
+    models = [m for m in METHODS if m != "pscl"]
+    for number in range(len(done), args.runs):
+        model, seed = models[number % len(models)], number // len(models)
+        kind = KINDS[(number + seed) % len(KINDS)]
+        real = args.pool is not None and number % 2 == 1
+        data = Path(args.pool) if real else out / kind / "train"
+        words = ["--model", model, "--data_path", str(data), "--seed", str(seed), *SMALL.split()]
+        words += ["--output_dir", str(out), "--name", "run", "--overwrite", "--quiet"]
+        if method_class(model).labelled:
+            words += ["--labeled_path", str(out / kind), "--labeled_count", "1"]
+        code = guard(importlib.import_module("train_ssl").main, words)
+        if code:
+            return code
+        verdicts = [row["verdict"] for row in _rows(out / "ssl" / "run" / "log.csv")]
+        late = len(verdicts) / 2
+        alarms = [
+            v
+            for i, v in enumerate(verdicts)
+            if not v.startswith("healthy") and not (v.startswith("not learning") and i < late)
+        ]
+        row = [model, seed, "real" if real else kind, 150, len(verdicts), len(alarms)]
+        with open(table, "a", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            if file.tell() == 0:
+                writer.writerow(FIELDS)
+            writer.writerow([*row, alarms[-1] if alarms else ""])
+        print(*row, alarms[-1] if alarms else "", flush=True)
+    rows = _rows(table)
+    false = [row for row in rows if int(row["alarms"])]
+    print(f"{len(false)} of {len(rows)} sound runs raised an alarm")
+    return 0
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    if not path.is_file():
+        return []
+    with open(path, encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+if __name__ == "__main__":
+    sys.exit(guard(main))

@@ -1,0 +1,65 @@
+"""Labelled images at the front of a batch: their labels lie where the pixels lie."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from matssl.data import cache, synthetic
+from matssl.data.datasets import Guides, ViewLoader
+from matssl.data.masks import IGNORE
+from matssl.data.preprocess import Preprocess
+from matssl.data.views import ViewRecipe
+
+PLAIN = {"brightness": 0.0, "contrast": 0.0, "gamma": 0.0, "blur_p": 0.0, "noise_p": 0.0}
+
+
+def _loader(tmp_path: Path, recipe: ViewRecipe, **options: object) -> ViewLoader:
+    synthetic.write_pool(tmp_path / "pool", n=6, size=96, seed=0)
+    paths = sorted((tmp_path / "pool").iterdir())
+    pool = cache.build(paths, Preprocess(window="dtype"), cache_dir=None, quiet=True)
+    # Four fields of one grey level each: the level says the class.
+    classes = np.kron(np.array([[0, 1], [2, 3]], np.uint8), np.ones((60, 50), np.uint8))
+    guides = Guides((classes * 60 + 20,), (classes,), (7,))
+    lots = np.arange(len(pool), dtype=np.int64)
+    return ViewLoader(pool, [recipe, recipe], 4, 48, 0, guides=guides, lots=lots, **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("d4", ["full", "none"])
+def test_labels_are_those_of_the_pixels_of_the_first_view(tmp_path: Path, d4: str) -> None:
+    loader = _loader(tmp_path, ViewRecipe(size=32, d4=d4, **PLAIN))  # type: ignore[arg-type]
+    seen = set()
+    for epoch in range(6):
+        for batch in loader.epoch(epoch):
+            assert batch.labels is not None and batch.lot is not None
+            assert (batch.labels[1:] == IGNORE).all() and batch.index[0] == -1
+            assert batch.lot[0] == 7 and (batch.lot[1:] < 6).all()
+            level = (batch.views[0][0, 0].float() - 20) / 60
+            # Interpolated edges between two fields have levels of neither.
+            sharp = (level - level.round()).abs() < 0.01
+            assert sharp.float().mean() > 0.8
+            assert torch.equal(level.round()[sharp].byte(), batch.labels[0][sharp])
+            seen |= set(batch.labels[0].unique().tolist())
+    assert seen == {0, 1, 2, 3}
+
+
+def test_one_process_in_two_has_the_labelled_sample(tmp_path: Path) -> None:
+    recipe = ViewRecipe(size=32)
+    whole = next(iter(_loader(tmp_path, recipe).epoch(2)))
+    for rank in range(2):
+        half = next(iter(_loader(tmp_path, recipe, rank=rank, world_size=2).epoch(2)))
+        assert torch.equal(half.views[0], whole.views[0][rank::2])
+        assert half.labels is not None and whole.labels is not None
+        assert torch.equal(half.labels, whole.labels[rank::2])
+
+
+def test_without_labelled_images_nothing_changes(tmp_path: Path) -> None:
+    loader = _loader(tmp_path, ViewRecipe(size=32))
+    guided = next(iter(loader.epoch(0)))
+    loader.guides = None
+    plain = next(iter(loader.epoch(0)))
+    assert plain.labels is None
+    assert torch.equal(guided.views[0][1:], plain.views[0][1:])

@@ -1,0 +1,228 @@
+"""Runs that are broken on purpose are recognised within three epochs; sound ones are left alone."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from matssl import monitor
+from matssl.core import config
+from matssl.core.batch import Batch, Losses
+from matssl.core.config import PretrainConfig
+from matssl.core.errors import guard
+from matssl.data import synthetic
+from matssl.data.datasets import ViewLoader
+from matssl.methods.byol import BYOL
+from matssl.methods.contrastive import negative_cosine
+from matssl.stages import pretrain
+
+EPOCH = 32  # 256 tiles in batches of 8
+SHORT = 4
+
+
+@pytest.fixture(scope="module")
+def pool(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pool")
+    synthetic.write_pool(folder, n=64, size=64, seed=2)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def small_pool(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """For faults of input and settings, which the first look finds."""
+    folder = tmp_path_factory.mktemp("small")
+    synthetic.write_pool(folder, n=8, size=64, seed=2)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    def draw(*args: Any) -> None:
+        Path(args[-1]).write_text("picture")
+
+    for name in ("views_sheet", "features_sheet", "pretraining_curves"):
+        monkeypatch.setattr(pretrain.pictures, name, draw)
+    # Four steps an epoch in the small pool: a look after each.
+    monkeypatch.setattr(pretrain, "MIN_STEPS_BETWEEN_REPORTS", SHORT)
+
+
+def _run(
+    pool: Path, out: Path, capsys: pytest.CaptureFixture[str], model: str, *flags: object
+) -> str:
+    """Return what a run of three epochs says when it stops itself; nothing if it does not."""
+    argv = ["--model", model, "--data_path", pool, "--output_dir", out, "--name", "x"]
+    steps = 3 * (EPOCH if len(list(pool.iterdir())) > 32 else SHORT)
+    argv += ["--view_size", 32, "--tile_size", 32, "--batch_size", 8, "--steps", steps]
+    argv += ["--threads", 1, "--precision", "fp32", "--on_collapse", "stop", "--quiet"]
+    argv += ["--hidden_dim", 128, "--global_output_dim", 64, *flags]
+    code = guard(importlib.import_module("train_ssl").main, [str(a) for a in argv])
+    error = capsys.readouterr().err
+    assert code == (2 if error else 0)
+    return error
+
+
+@pytest.mark.parametrize("model", ["matssl", "mocov2", "byol"])
+def test_a_sound_run_is_left_alone(
+    model: str, pool: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _run(pool, tmp_path, capsys, model) == ""
+
+
+def test_no_stop_gradient_is_seen(
+    pool: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def forward(self: BYOL, batch: Batch) -> Losses:
+        first, second = (self.project(view) for view in batch.views)
+        loss = 2 - 2 * F.cosine_similarity(first, second, dim=1).mean()
+        return Losses(loss, {}, torch.cat([first, second]).detach())
+
+    monkeypatch.setattr(BYOL, "forward", forward)
+    assert "collapsed: all images get nearly the same" in _run(pool, tmp_path, capsys, "byol")
+
+
+def test_a_missing_predictor_is_seen(
+    pool: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def forward(self: BYOL, batch: Batch) -> Losses:
+        first, second = batch.views
+        online = [self.project(first), self.project(second)]
+        targets = [self.target(second), self.target(first)]
+        pairs = zip(online, targets, strict=True)
+        loss = torch.stack([negative_cosine(p, t).mean() for p, t in pairs]).sum()
+        return Losses(loss, {}, torch.cat(online).detach())
+
+    monkeypatch.setattr(BYOL, "forward", forward)
+    assert "collapsed: all images get nearly the same" in _run(pool, tmp_path, capsys, "byol")
+
+
+@pytest.mark.parametrize("model", ["matssl", "mocov2", "byol"])
+def test_a_hundredfold_learning_rate_is_seen(
+    model: str, pool: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    usual = config.parse(PretrainConfig, ["--data_path", "x", "--model", model], "").lr
+    said = _run(pool, tmp_path, capsys, model, "--lr", 100 * usual)
+    assert any(word in said for word in ("thin:", "collapsed:", "not finite")), said
+    assert "--lr" in said
+
+
+@pytest.mark.parametrize("model", ["matssl", "mocov2"])
+def test_a_flat_softmax_is_seen(
+    model: str, small_pool: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = _run(small_pool, tmp_path, capsys, model, "--temperature", 5)
+    assert "flat: at temperature 5 even perfect embeddings" in said
+
+
+def test_constant_images_are_seen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "constant"
+    folder.mkdir()
+    for level in range(8):
+        assert cv2.imwrite(str(folder / f"{level}.png"), np.full((64, 64), 20 * level, np.uint8))
+    assert "blank: 100 % of the tiles" in _run(folder, tmp_path, capsys, "matssl")
+
+
+def test_identical_views_are_seen(
+    small_pool: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    make = ViewLoader._views
+
+    def twice(self: ViewLoader, *args: Any, **options: Any) -> Batch:
+        batch = make(self, *args, **options)
+        return dataclasses.replace(batch, views=(batch.views[0],) * 2)
+
+    monkeypatch.setattr(ViewLoader, "_views", twice)
+    assert "trivial: both views are equal" in _run(small_pool, tmp_path, capsys, "simclr")
+
+
+def test_a_queue_longer_than_the_data_is_seen(
+    small_pool: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # The stage itself never lets a queue grow that long.
+    monkeypatch.setattr(pretrain, "_queue", lambda config, rt, tiles: config)
+    assert "stale: the queue holds" in _run(
+        small_pool, tmp_path, capsys, "mocov2", "--queue_size", 4096
+    )
+
+
+def test_a_frozen_encoder_is_seen(
+    small_pool: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    build = pretrain.build_encoder
+
+    def frozen(name: str, in_channels: int) -> torch.nn.Module:
+        return build(name, in_channels).requires_grad_(False)
+
+    monkeypatch.setattr(pretrain, "build_encoder", frozen)
+    assert "frozen: no weight of the encoder" in _run(small_pool, tmp_path, capsys, "matssl")
+
+
+def test_the_queue_of_the_stage_is_at_most_half_of_the_tiles(
+    small_pool: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _run(small_pool, tmp_path, capsys, "mocov2", "--queue_size", 4096) == ""
+    rows = (tmp_path / "ssl" / "x" / "log.csv").read_text().splitlines()
+    ages = [int(float(row.split(",")[rows[0].split(",").index("queue_age")])) for row in rows[1:]]
+    assert max(ages) == 16 // 8
+
+
+@pytest.mark.parametrize(
+    ("signs", "verdict"),
+    [
+        ({"blank": 0.6}, "blank"),
+        ({"same": 0.6}, "trivial"),
+        ({"moved": False}, "frozen"),
+        ({"temperature": 5.0}, "flat"),
+        ({"queue": 0.6}, "stale"),
+        ({"prototypes": 1.2}, "collapsed"),
+        ({"loss": 1.0, "chance": 1.0}, "not learning"),
+        ({"blank": 0.1, "same": 0.1, "temperature": 1.0, "queue": 0.5, "prototypes": 8}, "healthy"),
+        ({"loss": 0.5, "chance": 1.0}, "healthy"),
+    ],
+)
+def test_signs_besides_the_embeddings_decide(signs: dict[str, Any], verdict: str) -> None:
+    g = torch.Generator().manual_seed(0)
+    base = torch.randn(64, 32, generator=g).repeat(2, 1)
+    health = monitor.examine(
+        base + 0.2 * torch.randn(128, 32, generator=g), base, monitor.Signs(**signs)
+    )
+    assert health.verdict().startswith(verdict)
+    assert health.failing == (verdict not in ("healthy", "not learning"))
+
+
+def test_a_method_that_compares_no_views_is_judged_by_its_features() -> None:
+    g = torch.Generator().manual_seed(0)
+    same = torch.ones(128, 32) + 0.001 * torch.randn(128, 32, generator=g)
+    signs = monitor.Signs(compared=False)
+    assert (
+        monitor.examine(same, torch.randn(128, 32, generator=g), signs).verdict()[:7] == "healthy"
+    )
+    assert monitor.examine(same, same, signs).verdict().startswith("thin")
+
+
+def test_queue_age_and_staleness() -> None:
+    assert [monitor.queue_age(k, 8) for k in (0, 8, 9, 64)] == [0, 1, 2, 8]
+    rows = torch.eye(3)
+    assert float(monitor.staleness(rows, rows)) == pytest.approx(1.0)

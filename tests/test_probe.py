@@ -1,0 +1,169 @@
+"""The dense probe: ridge regression by hand, what it scores, and its part in a run."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import importlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from matssl.core import checkpoint
+from matssl.core.errors import UserError, guard
+from matssl.data.crops import Labelled
+from matssl.data.layouts import Pair
+from matssl.models.encoders import build_encoder
+from matssl.probe import DenseProbe, ridge
+from matssl.stages import pretrain
+
+
+def test_ridge_equals_weighted_least_squares() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(60, 5, generator=generator, dtype=torch.float64)
+    target = (x[:, 0] + 0.3 * x[:, 1] > 0.8).long()
+    weight, bias = ridge(x, target, 2)
+    # The same by lstsq on rows scaled by the root of their weight, with the penalty as rows.
+    share = torch.bincount(target).double()
+    w = 0.5 / share[target]
+    mean = (w[:, None] * x).sum(0)
+    scale = (w[:, None] * (x - mean) ** 2).sum(0).sqrt()
+    z = (x - mean) / scale
+    y = torch.nn.functional.one_hot(target).double() - 0.5
+    rows = torch.cat([z * w.sqrt()[:, None], 0.1 * torch.eye(5, dtype=torch.float64)])
+    truth = torch.cat([y * w.sqrt()[:, None], torch.zeros(5, 2, dtype=torch.float64)])
+    expected = torch.linalg.lstsq(rows, truth).solution
+    torch.testing.assert_close(x @ weight + bias, z @ expected + 0.5)
+    assert ((x @ weight + bias).argmax(1) == target).double().mean() > 0.9
+
+
+def test_a_class_without_a_row_never_wins() -> None:
+    weight, bias = ridge(torch.randn(20, 3), torch.arange(20) % 2, 3)
+    assert bool(torch.isfinite(weight).all())
+    assert set((torch.randn(50, 3) @ weight + bias).argmax(1).tolist()) <= {0, 1}
+
+
+def _labelled(count: int, side: int = 96, texture: bool = True) -> Labelled:
+    """Images whose right half is striped, and bright where ``texture`` is false."""
+    planes, masks, pairs = [], [], []
+    for number in range(count):
+        noise = np.random.default_rng(number).normal(0.5, 0.02, (side, side)).astype(np.float32)
+        mask = np.zeros((side, side), np.uint8)
+        mask[:, side // 2 :] = 1
+        stripes = 0.2 * np.sign(np.sin(np.arange(side) / 1.2)).astype(np.float32)
+        planes.append(noise + mask * (stripes[:, None] if texture else 0.3))
+        masks.append(mask)
+        pairs.append(Pair(Path(f"{number}.png"), Path(f"{number}.png"), str(number), "train"))
+    return Labelled(tuple(planes), tuple(masks), tuple(pairs), (), ((8, None),) * count)
+
+
+def _tensor(plane: Any) -> Any:
+    return ((plane[None] - 0.5) / 0.2).astype(np.float32)
+
+
+@pytest.mark.parametrize("count", [1, 4])
+def test_textures_are_told_apart_even_by_random_features(count: int) -> None:
+    torch.manual_seed(0)
+    encoder = build_encoder("resnet18", 1).eval()
+    probe = DenseProbe(_labelled(count, 544 if count == 1 else 96), None, 2, _tensor)
+    score = probe.score(encoder, torch.device("cpu"), contextlib.nullcontext)
+    assert score > 0.8
+    blind = build_encoder("resnet18", 1).eval()
+    for parameter in blind.parameters():
+        parameter.data.zero_()
+    assert probe.score(blind, torch.device("cpu"), contextlib.nullcontext) < 0.5
+
+
+def test_images_that_score_do_not_fit() -> None:
+    probe = DenseProbe(_labelled(6), None, 2, _tensor)
+    fitted = {w.image.tobytes() for w in probe.fitted}
+    assert probe.scored and not fitted & {w.image.tobytes() for w in probe.scored}
+
+
+def test_one_class_is_refused() -> None:
+    data = _labelled(3)
+    flat = Labelled(data.planes, tuple(m * 0 for m in data.masks), data.pairs, (), data.facts)
+    with pytest.raises(UserError, match="at least two classes"):
+        DenseProbe(flat, None, 2, _tensor)
+
+
+# --- in a run ---
+def _run(pool: Path, out: Path, name: str, *flags: object) -> int:
+    argv = ["--model", "simclr", "--data_path", pool, "--output_dir", out, "--name", name]
+    argv += ["--view_size", 32, "--tile_size", 48, "--batch_size", 6, "--threads", 1]
+    argv += ["--precision", "fp32", "--hidden_dim", 32, "--global_output_dim", 16]
+    argv += ["--steps", 6, "--checkpoint_every", 2, "--probe_every", 2, *flags]
+    return guard(importlib.import_module("train_ssl").main, [str(a) for a in argv])
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    with open(path, encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_run_keeps_the_encoder_that_scores_best_and_resumes_with_it(
+    pool_folder: Path,
+    synthetic_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    flags = ["--probe_path", synthetic_folder]
+    assert _run(pool_folder, tmp_path, "whole", *flags) == 0
+    assert "probe   mIoU" in capsys.readouterr().out
+    whole = tmp_path / "ssl" / "whole"
+    scores = [float(row["probe_miou"]) for row in _rows(whole / "probe.csv")]
+    assert [row["step"] for row in _rows(whole / "probe.csv")] == ["0", "2", "4", "6"]
+    progress = checkpoint.load(whole / "last.ckpt")["progress"]
+    assert progress["best"] == pytest.approx(max(scores), abs=1e-5)
+    assert progress["step"] == 2 * int(np.argmax(scores))
+    assert (whole / "curves.png").stat().st_size > 0
+    # Killed after step 5, resumed from step 4: the same scores and the same best encoder.
+    real = pretrain.Run._one_step
+
+    def killed(self: pretrain.Run, batch: Any) -> Any:
+        if self.step == 5:
+            raise KeyboardInterrupt
+        return real(self, batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pretrain.Run, "_one_step", killed)
+        with contextlib.suppress(KeyboardInterrupt):
+            _run(pool_folder, tmp_path, "broken", *flags)
+    assert _run(pool_folder, tmp_path, "broken", *flags, "--resume") == 0
+    broken = tmp_path / "ssl" / "broken"
+    assert checkpoint.load(broken / "last.ckpt")["progress"] == progress
+    best = "encoder_best.safetensors"
+    assert (broken / best).read_bytes() == (whole / best).read_bytes()
+    same = [{k: row[k] for k in ("step", "probe_miou")} for row in _rows(broken / "probe.csv")]
+    assert [float(row["probe_miou"]) for row in same] == scores
+
+
+def test_the_test_images_of_the_probes_folder_stay_closed(
+    pool_folder: Path, synthetic_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from matssl.data import readers
+
+    opened: list[str] = []
+    for name in ("read", "read_mask"):
+        real = getattr(readers, name)
+
+        def note(path: Any, *args: Any, _real: Any = real, **options: Any) -> Any:
+            opened.append(str(path))
+            return _real(path, *args, **options)
+
+        monkeypatch.setattr(readers, name, note)
+    assert _run(pool_folder, tmp_path, "x", "--probe_path", synthetic_folder, "--steps", 2) == 0
+    assert any("val" in path for path in opened)
+    assert not any(f"{synthetic_folder}/test" in path for path in opened)
+
+
+def test_a_missing_probe_folder_is_said_before_anything_is_written(
+    pool_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _run(pool_folder, tmp_path, "x", "--probe_path", tmp_path / "none") == 2
+    assert "none" in capsys.readouterr().err
+    assert not (tmp_path / "ssl").exists()
