@@ -2,12 +2,15 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Processes that share the tests; each has one thread, so that they do not wait for each other.
+JOBS ?= 2
+PYTEST := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n $(JOBS) --dist loadscope
 
 .PHONY: help demo test test-fast lint format bench clean
 
 help:
 	@echo "make demo       synthetic micrographs -> pretraining -> fine-tuning -> report (a few minutes)"
-	@echo "make test       install and run all tests"
+	@echo "make test       install and run all tests (JOBS=2 processes)"
 	@echo "make test-fast  the tests that take seconds"
 	@echo "make lint       ruff and mypy"
 	@echo "make format     let ruff lay out the code"
@@ -17,10 +20,10 @@ demo: $(VENV)/.installed
 	$(BIN)/python -m matssl.tools.demo
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-fast: $(VENV)/.dev
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
