@@ -296,7 +296,7 @@ def test_a_sparse_encoder_has_the_tensors_and_the_bits_of_the_dense_one(name: st
     make_sparse(altered, active)
     assert altered.state_dict().keys() == dense.state_dict().keys()
     assert [n for n, _ in altered.named_parameters()] == [n for n, _ in dense.named_parameters()]
-    x = _random(2, 1, 64, 64)
+    x = _random(2, 1, 32, 32)
     for training in (False, True):
         dense.train(training), altered.train(training)
         torch.manual_seed(1)
@@ -595,7 +595,7 @@ def test_the_light_decoder_is_the_published_one_and_is_not_kept() -> None:
     ]
     assert method.weights().keys() == {"encoder"}
     vectors = torch.cat([layer.vector for layer in method.densify])  # type: ignore[misc]
-    assert 0.015 < float(vectors.std()) < 0.025
+    assert 0.015 < float(vectors.detach().std()) < 0.025
     groups = optim.parameter_groups(method, 0.04)
     decayed = {id(p) for g in groups if g["weight_decay"] for p in g["params"]}
     assert not any(id(layer.vector) in decayed for layer in method.densify)

@@ -97,19 +97,16 @@ def byol_head(in_dim: int, hidden_dim: int, out_dim: int) -> nn.Sequential:
 class CellProjector(nn.Module):
     """1x1 conv - BN - GELU twice and a last 1x1 conv, for each cell: SlotCon (arXiv:2205.15288).
 
-    Of several maps the first layer is applied to each at its own size, with a BN of its own; the
-    results are brought to the grid of the first and added. Each coarser map starts with half the
-    weight of the one before: a cell knows its surroundings, and stays where it is. Layers before a
-    BN have no bias, which it would take off.
+    Several maps are brought to the grid of the first and stacked, so that a fine cell also knows
+    its surroundings. A 1x1 convolution commutes with interpolation: each map goes through its part
+    of the first layer at its own size. Layers before a BN have no bias, which it would take off.
     """
 
     def __init__(self, in_dims: Sequence[int], hidden_dim: int, out_dim: int) -> None:
         super().__init__()
-        self.first = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(c, hidden_dim, 1, bias=False), nn.BatchNorm2d(hidden_dim))
-            for c in in_dims
-        )
+        self.first = nn.ModuleList(nn.Conv2d(c, hidden_dim, 1, bias=False) for c in in_dims)
         self.rest = nn.Sequential(
+            nn.BatchNorm2d(hidden_dim),
             nn.GELU(),
             nn.Conv2d(hidden_dim, hidden_dim, 1, bias=False),
             nn.BatchNorm2d(hidden_dim),
@@ -117,8 +114,6 @@ class CellProjector(nn.Module):
             nn.Conv2d(hidden_dim, out_dim, 1),
         )
         _small_weights(self)
-        for number, layer in enumerate(self.first):
-            nn.init.constant_(layer[1].weight, float(__import__("os").environ.get("GAIN","0.5"))**number)
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """Return (B, out_dim, S, S) of maps (B, C_i, S_i, S_i), the finest first."""
