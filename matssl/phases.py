@@ -91,10 +91,10 @@ def join(
 ) -> NDArray[np.int64]:
     """Return the phase of each prototype, int64 (K,), the most frequent phase first.
 
-    Two become one whose assignment is the sum of theirs: the two whose maps are most alike, by the
-    cosine of the assignments over all cells, since those compete for the same cells. How often they
-    win does not matter to it, so that rare phases stay; but what wins less than ``least``, or than
-    a tenth of an even share while there are too many phases, goes first, the rarest before others.
+    Two become one whose assignment is the sum of theirs: the two that compete most for the same
+    cells, by the share of the smaller one's assignment that the other has at the same cells. A rare
+    phase that nothing else claims stays; but what wins less than ``least``, or than a tenth of an
+    even share while there are too many phases, goes first, the rarest before others.
 
     Args:
         alike_KK: products of the assignments of each two prototypes, summed over the cells.
@@ -108,15 +108,16 @@ def join(
     products, won = np.array(alike_KK, np.float64), np.array(won_K, np.float64)
     members = [[k] for k in range(len(products))]
     while len(members) > 1:
-        length = np.sqrt(np.maximum(np.diag(products), 1e-30))
-        cosine = products / length / length[:, None]
-        np.fill_diagonal(cosine, -np.inf)
+        # The assignments of a cell sum to 1, so that a row sums to all that its phase has.
+        mass = np.maximum(products.sum(1), 1e-30)
+        shared = products / np.minimum(mass, mass[:, None])
+        np.fill_diagonal(shared, -np.inf)
         rare = int(won.argmin())
         enough = count is None or len(members) <= count
         if won[rare] < least or (not enough and won[rare] < EVEN_SHARE / (count or 1)):
-            a, b = sorted((rare, int(cosine[rare].argmax())))
+            a, b = sorted((rare, int(shared[rare].argmax())))
         elif not enough:
-            a, b = sorted(int(i) for i in np.unravel_index(cosine.argmax(), cosine.shape))
+            a, b = sorted(int(i) for i in np.unravel_index(shared.argmax(), shared.shape))
         else:
             break
         products[a] += products[b]

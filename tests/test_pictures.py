@@ -34,6 +34,17 @@ def test_an_overlay_is_between_micrograph_and_class_colour() -> None:
     assert (segmentation.overlay(image, mask, 2, alpha=0.0) == 100).all()
 
 
+def test_a_white_line_runs_where_classes_meet_and_nowhere_else() -> None:
+    mask = np.array([[0, 0, 1], [0, 0, 1], [2, 2, 2]], np.uint8)
+    picture = segmentation.outlined(np.full((3, 3, 3), 7, np.uint8), mask)
+    assert (picture[..., 0] == 255).tolist() == [
+        [False, True, False],
+        [True, True, True],
+        [False, False, False],
+    ]
+    assert (segmentation.outlined(picture, np.zeros((3, 3), np.uint8)) == picture).all()
+
+
 def test_errors_of_every_class_are_red_and_ignored_pixels_are_no_errors() -> None:
     truth = np.array([[0, 1, 2, 255]], np.uint8)
     prediction = np.array([[0, 2, 1, 1]], np.uint8)

@@ -291,7 +291,8 @@ def test_a_collapse_stops_the_run_where_that_was_asked_for(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     real = monitor.examine
-    monkeypatch.setattr(monitor, "examine", lambda z: real(1 + 1e-4 * z))
+    monkeypatch.setattr(monitor, "examine", lambda z, *rest: real(1 + 1e-4 * z, *rest))
+    monkeypatch.setattr(monitor, "SETTLED", 1)
     monkeypatch.setattr(pretrain, "MIN_STEPS_BETWEEN_REPORTS", 1)
     more = ["--steps", 60, "--checkpoint_every", 500, "--quiet"]
     assert _main(*_argv(pool_folder, tmp_path, "stops", *more, "--on_collapse", "stop")) == 2
@@ -414,7 +415,7 @@ def test_features_of_two_textures_get_two_colours() -> None:
 def test_pictures_are_drawn_from_the_least_there_can_be(tmp_path: Path) -> None:
     (tmp_path / "steps.csv").write_text("step,loss,lr\n1,4.2,0.1\n")
     (tmp_path / "log.csv").write_text("step,std,ideal_std,rank,dimensions\n1,0.2,0.25,3,16\n")
-    CURVES(tmp_path / "steps.csv", tmp_path / "log.csv", tmp_path / "c.png")
+    CURVES(tmp_path / "steps.csv", tmp_path / "log.csv", tmp_path / "none.csv", tmp_path / "c.png")
     views = [np.zeros((2, channels, 32, 32), np.uint8) for channels in (1, 3)]
     VIEWS(views, tmp_path / "v.png")
     FEATURES([np.zeros((64, 32), np.uint8)], [np.ones((3, 8, 4))], tmp_path / "f.png")

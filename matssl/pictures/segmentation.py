@@ -53,6 +53,16 @@ def overlay(
     return np.rint(mixed).astype(np.uint8)
 
 
+def outlined(picture: NDArray[np.uint8], mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return the picture, RGB (H, W, 3), with a white line of one pixel where classes meet."""
+    meets = np.zeros(mask.shape, bool)
+    meets[:-1] |= mask[:-1] != mask[1:]
+    meets[:, :-1] |= mask[:, :-1] != mask[:, 1:]
+    result = picture.copy()
+    result[meets] = 255
+    return result
+
+
 def error_map(truth: NDArray[np.uint8], prediction: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Return RGB (H, W, 3): right pixels pale, wrong ones red, ignored ones grey."""
     result = np.empty((*truth.shape, 3), np.uint8)
@@ -94,7 +104,7 @@ def panel(
         wrong = float((truth != prediction)[known].mean()) if known.any() else float("nan")
         parts.append((f"errors: {100 * wrong:.1f} % of the pixels", error_map(truth, prediction)))
     else:
-        parts.append(("overlay", overlay(image, prediction, count)))
+        parts.append(("overlay", outlined(overlay(image, prediction, count), prediction)))
     height, width = image.shape[:2]
     columns = len(parts) if width < WIDE * height else 1
     rows = -(-len(parts) // columns)
