@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import shutil
 from pathlib import Path
 
@@ -47,6 +48,14 @@ def test_a_changed_file_is_decoded_again(pool: Path, tmp_path: Path) -> None:
     after = _build(pool, tmp_path / "c")
     assert after.hash != before.hash
     assert np.array_equal(after.plane(0), after.plane(1))
+
+
+def test_a_copy_of_the_files_is_the_same_data(pool: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(pool, tmp_path / "elsewhere"))
+    for path in readers.find_images(copy):
+        os.utime(path, (1, 1))
+    assert _build(copy, tmp_path / "c").hash == _build(pool, tmp_path / "c").hash
+    assert len(list((tmp_path / "c").glob("*.u8"))) == 2
 
 
 def test_a_damaged_cache_is_made_anew(pool: Path, tmp_path: Path) -> None:

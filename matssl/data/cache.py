@@ -22,7 +22,7 @@ from matssl.core.run_folder import atomic_path, atomic_write_bytes
 from matssl.data.layouts.groups import groups_of
 from matssl.data.preprocess import Preprocess
 
-VERSION = 1
+VERSION = 2
 MAX_BAD_SHARE = 0.1
 HEAD_BYTES = 1 << 16
 # Images kept decoded when there is no cache file.
@@ -39,7 +39,8 @@ class Pool:
         shapes: (height, width[, 3]) of each plane.
         rejected: (path, reason) of files that could not be read.
         notes: what was noticed while reading, in words.
-        hash: of all pixels' sources and the record, for the lineage of a checkpoint.
+        digests: SHA-256 of the pixels of each plane.
+        hash: of all planes and the record: the same wherever and whenever the files were copied.
     """
 
     def __init__(self, index: dict[str, Any], data: Path | None, record: Preprocess) -> None:
@@ -48,7 +49,7 @@ class Pool:
         self.rejected: list[tuple[str, str]] = [(p, why) for p, why in index["rejected"]]
         self.notes: list[str] = index["notes"]
         self.hash: str = index["hash"]
-        self.keys: list[str] = index["keys"]
+        self.digests: list[str] = index["digests"]
         self.bits: list[int] = index["bits"]
         self.group_names = list(dict.fromkeys(index["groups"]))
         numbers = {name: number for number, name in enumerate(self.group_names)}
@@ -106,8 +107,8 @@ def build(
     keys = [_file_key(path) for path in paths]
     whole = hashlib.sha256(json.dumps([VERSION, recipe, keys, group_regex]).encode()).hexdigest()
     if cache_dir is None:
-        index, planes = _scan(paths, keys, record, workers, on_bad, quiet, keep=False)
-        return Pool(_complete(index, planes, whole, group_regex), None, record)
+        index, planes = _scan(paths, record, workers, on_bad, quiet, keep=False)
+        return Pool(_complete(index, planes, recipe, group_regex), None, record)
     data, table = cache_dir / f"pool-{whole[:20]}.u8", cache_dir / f"pool-{whole[:20]}.json"
     cached = _open(data, table, record)
     if cached is not None:
@@ -118,7 +119,7 @@ def build(
         cached = _open(data, table, record)
         if cached is not None:
             return _checked(cached, on_bad)
-        index, planes = _scan(paths, keys, record, workers, on_bad, quiet, keep=True)
+        index, planes = _scan(paths, record, workers, on_bad, quiet, keep=True)
         if approve is not None:
             approve([plane.shape for plane in planes])
         try:
@@ -137,14 +138,13 @@ def build(
         with atomic_path(data) as temporary, open(temporary, "wb") as file:
             for plane in planes:
                 file.write(np.ascontiguousarray(plane).tobytes())
-        complete = _complete(index, planes, whole, group_regex)
+        complete = _complete(index, planes, recipe, group_regex)
         atomic_write_bytes(table, json.dumps(complete).encode())
     return Pool(complete, data, record)
 
 
 def _scan(
     paths: Sequence[Path],
-    keys: list[str],
     record: Preprocess,
     workers: int,
     on_bad: str,
@@ -154,7 +154,7 @@ def _scan(
     """Decode every file once; return what was found and the planes (empty ones unless kept)."""
     from tqdm import tqdm
 
-    def decode(path: Path) -> tuple[NDArray[np.uint8], int, tuple[str, ...]] | str:
+    def decode(path: Path) -> tuple[NDArray[np.uint8], str, int, tuple[str, ...]] | str:
         try:
             micrograph = record.read(path)
             plane = record.plane_u8(micrograph)
@@ -163,13 +163,14 @@ def _scan(
         cut = micrograph.pixels.shape[0] - record.kept_rows(micrograph)
         rows, columns = micrograph.pixels.shape[:2]
         bar = (f"information bar of {cut} rows cut off {columns} x {rows} images",) if cut else ()
+        digest = hashlib.sha256(np.ascontiguousarray(plane)).hexdigest()
         if not keep:
             plane = np.broadcast_to(np.uint8(0), plane.shape)
-        return plane, micrograph.bits, (*micrograph.notes, *bar)
+        return plane, digest, micrograph.bits, (*micrograph.notes, *bar)
 
     index: dict[str, Any] = {
         "sources": [],
-        "keys": [],
+        "digests": [],
         "bits": [],
         "rejected": [],
         "notes": [],
@@ -179,17 +180,17 @@ def _scan(
     with ThreadPoolExecutor(workers or 2) as threads:
         results = threads.map(decode, paths)
         progress = tqdm(results, total=len(paths), desc="reading", disable=quiet or None)
-        for path, key, result in zip(paths, keys, progress, strict=True):
+        for path, result in zip(paths, progress, strict=True):
             if isinstance(result, str):
                 if on_bad == "stop":
                     threads.shutdown(cancel_futures=True)
                     raise UserError(result)
                 index["rejected"].append((str(path), result))
                 continue
-            plane, bits, notes = result
+            plane, digest, bits, notes = result
             planes.append(plane)
             index["sources"].append(str(path))
-            index["keys"].append(key)
+            index["digests"].append(digest)
             index["bits"].append(bits)
             remarks += [(str(path), note) for note in notes]
     _refuse_bad(index["rejected"], len(paths))
@@ -218,17 +219,19 @@ def _checked(pool: Pool, on_bad: str) -> Pool:
 def _complete(
     index: dict[str, Any],
     planes: Sequence[NDArray[np.uint8]],
-    whole: str,
+    recipe: dict[str, Any],
     group_regex: str | None,
 ) -> dict[str, Any]:
     sizes = [int(plane.size) for plane in planes]
+    shapes = [list(plane.shape) for plane in planes]
+    content = json.dumps([recipe, shapes, index["digests"]])
     return {
         **index,
         "version": VERSION,
-        "shapes": [list(plane.shape) for plane in planes],
+        "shapes": shapes,
         "offsets": [0, *np.cumsum(sizes).tolist()][: len(sizes)],
         "groups": groups_of([Path(source) for source in index["sources"]], group_regex),
-        "hash": whole,
+        "hash": hashlib.sha256(content.encode()).hexdigest(),
         "bytes": sum(sizes),
     }
 

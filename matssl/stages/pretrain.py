@@ -521,7 +521,7 @@ class Run:
                 "height": height,
                 "width": width,
                 "bits": self.pool.bits[i],
-                "hash": self.pool.keys[i].rsplit("|", 1)[1][:16],
+                "hash": self.pool.digests[i][:16],
             }
             self.folder.append_csv("data.csv", row)
         for path, why in self.pool.rejected:
