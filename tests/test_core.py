@@ -189,6 +189,19 @@ def test_an_existing_run_is_never_overwritten_unasked(tmp_path: Path) -> None:
     assert not again.path("config.yaml").exists()
 
 
+def test_two_processes_do_not_write_to_one_run(tmp_path: Path) -> None:
+    run_folder.RunFolder.open("ssl", "x", tmp_path).write_text("last.ckpt", "")
+    code = (
+        "import sys; from matssl.core.run_folder import RunFolder; from matssl.core import errors;"
+        "errors.guard(lambda _: RunFolder.open('ssl', 'x', sys.argv[1], resume=True) and 0, [])"
+    )
+    words = [sys.executable, "-c", code, str(tmp_path)]
+    other = subprocess.run(words, capture_output=True, text=True)
+    assert "another process is writing to" in other.stderr
+    run_folder.RunFolder.open("ssl", "y", tmp_path)
+    assert subprocess.run(words, capture_output=True, text=True).stderr == ""
+
+
 def test_overwrite_refuses_a_folder_that_is_no_run(tmp_path: Path) -> None:
     (tmp_path / "ssl" / "a").mkdir(parents=True)
     (tmp_path / "ssl" / "a" / "thesis.doc").write_text("years of work")

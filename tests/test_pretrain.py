@@ -214,6 +214,15 @@ def test_the_weights_a_run_started_from_may_be_gone_when_it_resumes(
     assert lineage[1]["sha256"] == digest
 
 
+def test_a_pool_that_moved_continues_its_run(pool_folder: Path, tmp_path: Path) -> None:
+    steps = ["--steps", 2, "--quiet"]
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        _at_step(patch, 1, _kill)
+        _main(*_argv(pool_folder, tmp_path, "x", *steps, "--checkpoint_every", 1))
+    copy = Path(shutil.copytree(pool_folder, tmp_path / "pool"))
+    assert _main(*_argv(copy, tmp_path, "x", *steps, "--resume")) == 0
+
+
 def test_changed_images_are_no_continuation(
     pool_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -328,11 +328,20 @@ def test_matching_is_by_cosine_not_by_length() -> None:
     keys = method._look(batch.views[1])[1:]
     longer = torch.nn.ModuleList(_Longer(head) for head in method.cell_heads)
     for heads in zip(
-        pscl.sample_scales(batch, keys, method.cell_heads, 4, 3, 0),
-        pscl.sample_scales(batch, keys, longer, 4, 3, 0),
+        pscl.sample_scales(batch, keys, method.cell_heads, 4, 3, 2.0, 0),
+        pscl.sample_scales(batch, keys, longer, 4, 3, 2.0, 0),
         strict=True,
     ):
         assert torch.equal(heads[0].query, heads[1].query)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "counts"), [(2.0, (3, 6, 12)), (1.0, (3, 3, 3)), (0.5, (3, 2, 1))]
+)
+def test_finer_scales_have_more_cells_a_class(ratio: float, counts: tuple[int, ...]) -> None:
+    method, batch = _method("pscl-simclr", sample_ratio=ratio), _batch(crops=False)
+    scales = method._sample(batch, method._look(batch.views[1])[1:])
+    assert tuple(int((cells.kind == 0).sum()) for cells in scales) == counts
 
 
 @pytest.mark.parametrize("classes", [2, 3, 5, 7])

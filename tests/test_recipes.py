@@ -25,7 +25,12 @@ MOCO |= {"warmup": 0.0}
 PSCL = {"encoder": "small_unet", "decoder": "small_unet", "weights": "none", "view_size": 376}
 PSCL |= {"first_view": "whole", "scale_min": 0.64, "d4": "full", "brightness": 0.16}
 PSCL |= {"contrast": 0.16, "blur_p": 0.0, "blur_sigma": 1.0, "temperature": 0.5, "top_k": 4}
-PSCL |= {"global_local_ratio": 0.7, "global_output_dim": 64, "dense_output_dim": 64}
+PSCL |= {
+    "sample_ratio": 2.0,
+    "global_local_ratio": 0.7,
+    "global_output_dim": 64,
+    "dense_output_dim": 64,
+}
 PSCL |= {"hidden_dim": 128, "optimizer": "adam", "lr": 1e-4, "lr_scaling": "none"}
 PSCL |= {"batch_size": 9, "weight_decay": 0.0, "epochs": 200, "schedule": "constant"}
 PSCL |= {"warmup": 0.0}

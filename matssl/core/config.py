@@ -257,6 +257,9 @@ class PretrainConfig(RunConfig, SpeedConfig, ImageConfig):
     top_k: int | None = _flag(
         None, "method", "pscl only: cells a class and image at the coarsest scale (default: 30, 4)"
     )
+    sample_ratio: float = _flag(
+        2.0, "method", "pscl only: cells a class at each finer scale over those of the one before"
+    )
     batch_regex: str | None = _flag(
         None, "data", "pscl only: the first group of the file name is the production batch"
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import errno
+import fcntl
 import io
 import json
 import os
@@ -101,7 +102,8 @@ class RunFolder:
             writer: whether this process writes; the others only learn the path.
 
         Raises:
-            UserError: the folder exists, does not exist or cannot be written.
+            UserError: the folder exists, does not exist, cannot be written or is written to by another
+                process.
         """
         if not name or name in (".", "..") or "/" in name or os.sep in name:
             raise UserError(f"{name!r} cannot name a run; use one word without slashes")
@@ -115,9 +117,12 @@ class RunFolder:
         exists = RunFolder.check(root, resume, overwrite)
         if writer:
             try:
+                if exists:
+                    _claim(root)
                 if exists and overwrite and not resume:
                     _remove_run(root)
                 root.mkdir(parents=True, exist_ok=True)
+                _claim(root)
                 with tempfile.TemporaryFile(dir=root):
                     pass
             except OSError as error:
@@ -290,6 +295,32 @@ def _processor() -> str:
     except OSError:
         pass
     return platform.processor() or platform.machine()
+
+
+# The lock of the folder this process writes to; the kernel frees that of a killed one.
+_claimed: list[int] = []
+
+
+def _claim(root: Path) -> None:
+    """Make this process the only one that writes to a run folder, until it takes another.
+
+    Raises:
+        UserError: another process has it.
+    """
+    while _claimed:
+        os.close(_claimed.pop())
+    handle = os.open(root, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(handle)
+        raise UserError(
+            f"another process is writing to {root}; wait for it, stop it, or choose another --name"
+        ) from error
+    except OSError:
+        # Some network file systems have no locks.
+        pass
+    _claimed.append(handle)
 
 
 def _remove_run(root: Path) -> None:

@@ -31,8 +31,6 @@ from matssl.models.heads import grouped_head, plain_head, split_batchnorm
 
 # Strides of the decoder's maps, and names of their losses in the log.
 STRIDES = (4, 2, 1)
-# A finer map has twice the cells of the one before, as published.
-GROWTH = 2
 # Equal cells of the labelled image take turns: this much of a coverage is drawn.
 JITTER = 0.1
 # Width of the hidden layers, as published.
@@ -49,6 +47,7 @@ class PSCLSimCLRSettings:
     temperature: float = 0.5
     global_local_ratio: float = 0.7
     top_k: int | None = None
+    sample_ratio: float = 2.0
     num_classes: int = 4
     decoder: str = "unet"
     global_output_dim: int = 64
@@ -64,6 +63,7 @@ class PSCLMoCoSettings:
     temperature: float = 0.5
     global_local_ratio: float = 0.7
     top_k: int | None = None
+    sample_ratio: float = 2.0
     num_classes: int = 4
     decoder: str = "unet"
     global_output_dim: int = 64
@@ -208,6 +208,7 @@ def sample_scales(
     heads: nn.Module,
     num_classes: int,
     count: int,
+    ratio: float,
     seed: int,
     shared: bool = True,
 ) -> list[Sampled]:
@@ -219,6 +220,7 @@ def sample_scales(
         heads: from cells to embeddings, one a scale.
         num_classes: of the labels.
         count: cells a class at the coarsest scale.
+        ratio: cells of a scale over those of the coarser one.
         seed: of the choice among equal cells.
         shared: see :func:`sample`.
     """
@@ -226,7 +228,7 @@ def sample_scales(
     result = []
     for scale, (stage, head) in enumerate(zip(keys, heads.children(), strict=False)):
         jitter = JITTER * torch.rand(stage.shape[-1] ** 2, generator=generator)
-        number = count * GROWTH**scale
+        number = max(1, round(count * ratio**scale))
         result.append(
             sample(batch, stage, head, num_classes, number, jitter.to(stage.device), shared)
         )
@@ -372,8 +374,8 @@ class PSCLSimCLR(SSLMethod):
     def _sample(self, batch: Batch, keys: Sequence[Tensor], shared: bool = True) -> list[Sampled]:
         """Return the cells of each scale; without training the same ones at any step."""
         count, seed = self.settings.top_k or self.TOP_K, int(self.step) + 1 if self.training else 0
-        classes = self.settings.num_classes
-        return sample_scales(batch, keys, self.cell_heads, classes, count, seed, shared)
+        classes, ratio = self.settings.num_classes, self.settings.sample_ratio
+        return sample_scales(batch, keys, self.cell_heads, classes, count, ratio, seed, shared)
 
     def _cell_loss(self, head: nn.Module, queries: Tensor, keys: Tensor, cells: Sampled) -> Tensor:
         """Return the loss of one scale over the cells of all processes."""
@@ -532,8 +534,9 @@ class PSCLMoCo(MomentumMethod):
     def _sample(self, batch: Batch, keys: Sequence[Tensor], shared: bool = True) -> list[Sampled]:
         """Return the cells of each scale; without training the same ones at any step."""
         count, seed = self.settings.top_k or self.TOP_K, int(self.step) + 1 if self.training else 0
-        classes = self.settings.num_classes
-        return sample_scales(batch, keys, self.key_cell_heads, classes, count, seed, shared)
+        classes, ratio = self.settings.num_classes, self.settings.sample_ratio
+        heads = self.key_cell_heads
+        return sample_scales(batch, keys, heads, classes, count, ratio, seed, shared)
 
     def _image_loss(
         self, query: Tensor, key: Tensor, lot: Tensor, group: Tensor

@@ -745,7 +745,13 @@ def _check(config: PretrainConfig) -> None:
     least = {"view_size": 32, "tile_size": 32, "batch_size": 2, "checkpoint_every": 1}
     least |= {"global_output_dim": 2, "hidden_dim": 1, "clip": 0, "queue_size": 1}
     least |= {"dense_output_dim": 2, "dense_warmup_steps": 0, "bn_splits": 1}
-    least |= {"top_k": 1, "labeled_count": 1, "probe_every": 1, "prototypes": 2}
+    least |= {
+        "top_k": 1,
+        "sample_ratio": 0.1,
+        "labeled_count": 1,
+        "probe_every": 1,
+        "prototypes": 2,
+    }
     wrong = [
         f"--{name} must be at least {low}, not {value}"
         for name, low in least.items()

@@ -38,6 +38,10 @@ FREE_ON_RESUME = {
     "checkpoint_every",
     "tensorboard",
     "test_folder",
+    # Where the images lie; the checkpoint knows which they are.
+    "data_path",
+    "file_list",
+    "list_root",
 }
 
 # Where no terminal shows the bar, a line tells of the progress this often.
