@@ -102,8 +102,8 @@ class RunFolder:
             writer: whether this process writes; the others only learn the path.
 
         Raises:
-            UserError: the folder exists, does not exist, cannot be written or is written to by another
-                process.
+            UserError: the folder exists, does not exist, cannot be written, or another process
+                writes to it.
         """
         if not name or name in (".", "..") or "/" in name or os.sep in name:
             raise UserError(f"{name!r} cannot name a run; use one word without slashes")

@@ -763,6 +763,8 @@ def _check(config: PretrainConfig) -> None:
         wrong.append("--scale_min and --scale_max are shares of the area, 0 < min <= max <= 1")
     if not 0 <= config.warmup < 1:
         wrong.append("--warmup is a share of the steps, from 0 to below 1")
+    if not config.sample_ratio > 0:
+        wrong.append(f"--sample_ratio must be above 0, not {config.sample_ratio}")
     if not 0 < config.mask_ratio < 1:
         wrong.append("--mask_ratio must lie between 0 and 1")
     for name in ("momentum", "ema_momentum", "center_momentum"):
