@@ -323,6 +323,9 @@ def markdown(plan: Plan, rows: Sequence[Cell]) -> str:
         if not variants:
             cells.pop(1)
         lines.append("| " + " | ".join(cells) + " |")
+    guided = [start.name for start in plan.starts if start.guided]
+    if guided:
+        lines += ["", f"Pretraining of {', '.join(guided)} saw the labelled images of its draw."]
     return "\n".join(lines)
 
 

@@ -19,7 +19,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from matssl import monitor
+from matssl import monitor, weights
 from matssl.core import checkpoint
 from matssl.core.errors import guard
 from matssl.core.run_folder import RunFolder
@@ -172,6 +172,10 @@ def test_every_method_resumes_to_the_same_bits(
     ]
     assert states[0].keys() == states[1].keys()
     assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+    # Whether labels took part goes with the weights.
+    made = weights.read(tmp_path / "ssl" / "whole" / "encoder.safetensors").lineage[-1]
+    assert made["method"] == model
+    assert made.get("labelled_images", 0) == (4 if method_class(model).labelled else 0)
 
 
 def test_a_queue_is_never_longer_than_half_the_pool(

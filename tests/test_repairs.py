@@ -21,9 +21,9 @@ import train_finetune
 import train_ssl
 from matssl import hub, weights
 from matssl.core import checkpoint, config, published, runtime
-from matssl.core.config import EvaluateConfig, FinetuneConfig
+from matssl.core.config import EvaluateConfig, FinetuneConfig, PretrainConfig
 from matssl.core.errors import UserError, guard
-from matssl.data import cache, crops, layouts, masks, readers
+from matssl.data import cache, crops, layouts, masks, readers, synthetic
 from matssl.data.datasets import ViewLoader
 from matssl.data.layouts import Pair
 from matssl.data.views import ViewRecipe
@@ -65,6 +65,13 @@ def test_runs_of_other_weights_data_and_notes_have_other_names(
     }
     assert len(names) == 12
     assert {"random-EBC_1-T", "first run-EBC2-T-x", "imagenet-EBC_1-T-x"} <= names
+
+
+def test_both_variants_of_pscl_have_folders_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "today", lambda: "T")
+    models = ("pscl-moco", "pscl-simclr")
+    names = [pretrain._default_name(PretrainConfig(model=m, data_path="d/al/")) for m in models]
+    assert names == ["pscl-moco-al-T", "pscl-simclr-al-T"]
 
 
 def test_a_slash_behind_the_pool_touches_no_other_run(
@@ -255,6 +262,36 @@ def test_whole_images_come_once_an_epoch(synthetic_folder: Path) -> None:
     loader._image = spy  # type: ignore[method-assign]
     list(loader.batches(0, 4))
     assert sorted(seen[:4]) == sorted(seen[4:]) == [0, 1, 2, 3]
+
+
+def test_five_images_fill_batches_of_six(tmp_path: Path) -> None:
+    synthetic.write_dataset(
+        tmp_path / "d", "two_phase", n_train=5, n_val=1, n_test=1, size=64, seed=0
+    )
+    found = layouts.find(tmp_path / "d")
+    assert found.table is not None
+    data = crops.load(found.split("train"), finetune.Preprocess(), found.table)
+    assert len(data.planes) == 5
+    loader = crops.CropLoader(data, finetune.Preprocess(), 2, crops.CropRecipe(size=32), 6, seed=0)
+    batches = list(loader.batches(0, 3))
+    assert [len(masks) for _, masks in batches] == [6, 6, 6]
+
+
+def test_a_folder_of_pscl_is_read_as_it_is(tmp_path: Path) -> None:
+    folder = tmp_path / "sup_num1_0"
+    for number, kind in enumerate(("480h_a_1", "24h_a_2", "24h_b_1")):
+        for part, ending in (("img", ".jpg"), ("gt", ".png")):
+            (folder / part).mkdir(parents=True, exist_ok=True)
+            picture = np.full((32, 32), 90, np.uint8)
+            picture[:16] = np.repeat(np.arange(4, dtype=np.uint8), 8) if part == "gt" else number
+            Image.fromarray(picture % 4 if part == "gt" else picture).save(
+                folder / part / f"{kind}{ending}"
+            )
+    found = layouts.find(folder, group_regex="^([^_]+)_")
+    assert found.table is not None and found.table.num_classes == 4
+    assert {pair.group for pair in found.pairs} == {"480h", "24h"}
+    assert all(p.mask is not None and p.mask.stem == p.image.stem for p in found.pairs)
+    assert {pair.split for pair in found.pairs} == {"train"}
 
 
 # --- scores ---

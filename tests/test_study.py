@@ -95,6 +95,8 @@ def test_guided_starts_are_pretrained_for_every_draw(tmp_path: Path) -> None:
         assert f"--splits {tmp_path / 's.json'} --labeled_count 1" in own
     tuned = [w[-1] for w in runner.commands() if w[0] == "train_finetune.py"][2::3]
     assert [Path(w).parent.name for w in tuned] == ["guided-a-1-0", "guided-a-1-1"]
+    text = study.markdown(runner.plan, [])
+    assert text.endswith("Pretraining of guided saw the labelled images of its draw.")
 
 
 def test_each_test_split_is_a_row_of_its_own() -> None:

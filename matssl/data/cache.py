@@ -163,7 +163,7 @@ def _scan(
         cut = micrograph.pixels.shape[0] - record.kept_rows(micrograph)
         rows, columns = micrograph.pixels.shape[:2]
         bar = (f"information bar of {cut} rows cut off {columns} x {rows} images",) if cut else ()
-        digest = hashlib.sha256(np.ascontiguousarray(plane)).hexdigest()
+        digest = hashlib.sha256(np.ascontiguousarray(plane).data).hexdigest()
         if not keep:
             plane = np.broadcast_to(np.uint8(0), plane.shape)
         return plane, digest, micrograph.bits, (*micrograph.notes, *bar)

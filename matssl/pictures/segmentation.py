@@ -10,6 +10,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.patches import Patch
 from matplotlib.patheffects import Normal, Stroke
+from matplotlib.ticker import FormatStrFormatter, LogLocator, NullLocator
 from numpy.typing import NDArray
 
 from matssl import pictures
@@ -23,6 +24,8 @@ RIGHT, WRONG = (225, 230, 235), (200, 30, 40)
 # Layout of a panel; images this much wider than high stand one below the other.
 TOTAL_INCHES, HEAD_INCHES, LINE_INCHES, GAP_INCHES = 12.4, 0.27, 0.24, 0.12
 WIDE = 2.5
+# Fewer regions have no distribution.
+FEW = 3
 
 
 def class_colours(count: int) -> list[tuple[int, int, int]]:
@@ -225,6 +228,49 @@ def fraction_bars(
     axis.spines[["left", "bottom"]].set_visible(False)
     axis.tick_params(length=0)
     axis.set_xlabel("area %")
+    pictures.save(figure, path)
+
+
+def size_plot(
+    values: Sequence[Sequence[float]], names: Sequence[str], unit: str, path: Path
+) -> None:
+    """Draw the diameters of the regions of each class, one panel a class that has a few.
+
+    Args:
+        values: diameters of each class.
+        names: of the classes.
+        unit: of the diameters.
+        path: PNG file.
+    """
+    shown = [i for i, own in enumerate(values) if len(own) >= FEW] or [0]
+    columns = min(3, len(shown))
+    rows = -(-len(shown) // columns)
+    size = (max(4.6, 3.2 * columns), 2.5 * rows + 0.2)
+    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False)
+    colours = class_colours(len(names))
+    for axis, kind in zip(axes.flat, shown, strict=False):
+        own = np.array(values[kind], float)
+        if len(own) >= FEW:
+            # Sizes of particles spread over decades; equal steps of the logarithm show all of them.
+            edges = np.geomspace(own.min() * 0.95, own.max() * 1.05, 24)
+            axis.hist(own, edges, color=_hex(colours[kind]), edgecolor="white", lw=0.5)
+            axis.axvline(np.median(own), color=pictures.INK, lw=1, ls="--")
+            axis.set_xscale("log")
+            axis.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+            axis.xaxis.set_major_formatter(FormatStrFormatter("%g"))
+            axis.xaxis.set_minor_locator(NullLocator())
+            axis.set_axisbelow(True)
+            axis.set_ylim(0, 1.3 * axis.get_ylim()[1])
+            text = f"n = {len(own)}\nmedian {np.median(own):.3g} {unit}"
+            corner = {"xy": (0.98, 0.97), "xycoords": "axes fraction", "ha": "right", "va": "top"}
+            axis.annotate(text, fontsize=8, **corner)
+        axis.set_title(names[kind])
+        axis.set_xlabel(f"equivalent diameter ({unit})")
+    for axis in axes[:, 0]:
+        axis.set_ylabel("regions")
+    for axis in list(axes.flat)[len(shown) :]:
+        axis.axis("off")
+    figure.tight_layout()
     pictures.save(figure, path)
 
 

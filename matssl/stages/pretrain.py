@@ -83,8 +83,7 @@ def pretrain(config: PretrainConfig, argv: Sequence[str] = ()) -> Path:
     idle = _idle(config)
     if idle:
         progress.say(config, rt, f"note    without effect on {config.model}: {', '.join(idle)}")
-    data = Path(config.data_path).resolve().name
-    name = config.name or f"{config.model}-{data}-{progress.today()}"
+    name = config.name or _default_name(config)
     RunFolder.check(Path(config.output_dir) / "ssl" / name, config.resume, config.overwrite)
     record = Preprocess.from_config(config, config.in_channels)
 
@@ -507,6 +506,9 @@ class Run:
         }
         if "decoder" in self.method.weights():
             here["decoder"] = self.config.decoder
+        if self.loader.guides is not None:
+            # Not self-supervised alone: whoever compares methods has to know.
+            here["labelled_images"] = len(self.loader.guides.planes)
         return [*self.ancestors, here]
 
     def describe_data(self) -> None:
@@ -745,13 +747,7 @@ def _check(config: PretrainConfig) -> None:
     least = {"view_size": 32, "tile_size": 32, "batch_size": 2, "checkpoint_every": 1}
     least |= {"global_output_dim": 2, "hidden_dim": 1, "clip": 0, "queue_size": 1}
     least |= {"dense_output_dim": 2, "dense_warmup_steps": 0, "bn_splits": 1}
-    least |= {
-        "top_k": 1,
-        "sample_ratio": 0.1,
-        "labeled_count": 1,
-        "probe_every": 1,
-        "prototypes": 2,
-    }
+    least |= {"top_k": 1, "labeled_count": 1, "probe_every": 1, "prototypes": 2}
     wrong = [
         f"--{name} must be at least {low}, not {value}"
         for name, low in least.items()
@@ -829,6 +825,11 @@ def _queue(config: PretrainConfig, rt: Runtime, tiles: int) -> PretrainConfig:
             f"note    a queue of {size} keys instead of {wanted}: half of the {tiles} tiles",
         )
     return replace(config, queue_size=size)
+
+
+def _default_name(config: PretrainConfig) -> str:
+    data = Path(config.data_path).resolve().name
+    return f"{config.model}-{data}-{progress.today()}"
 
 
 def _guides(
