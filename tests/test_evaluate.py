@@ -23,6 +23,7 @@ from matssl.data.masks import ClassTable, MaskClass
 from matssl.data.preprocess import Preprocess
 from matssl.metrics import overlap
 from matssl.models.segmentation import build_model
+from matssl.stages import drawing
 from matssl.stages import evaluate as stage
 
 NAMES = ("matrix phase", "pore")
@@ -219,7 +220,7 @@ def test_images_of_one_name_get_files_of_their_own() -> None:
     root = Path("data")
     places = ["a/x.png", "b/x.png", "b/x.tif", "a/y.png"]
     pairs = [Pair(root / place, None, "group", "test") for place in places]
-    names = stage._output_names(pairs, root)
+    names = drawing.output_names([pair.image for pair in pairs], root)
     assert names == ["a_x", "b_x_png", "b_x_tif", "y"]
 
 
@@ -270,7 +271,7 @@ def test_large_images_give_the_same_masks_through_a_file(
 ) -> None:
     model, data = make_model(), make_data("data", _masks())
     plain = _run(model, data, tmp_path / "a", save_probabilities=True)
-    monkeypatch.setattr(stage, "IN_MEMORY_BYTES", 0)
+    monkeypatch.setattr(drawing, "IN_MEMORY_BYTES", 0)
     mapped = _run(model, data, tmp_path / "b", save_probabilities=True)
     assert plain["confusion"] == mapped["confusion"]
     first, second = (tifffile.imread(tmp_path / name / "probabilities/fieldA.tif") for name in "ab")

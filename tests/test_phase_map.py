@@ -23,6 +23,7 @@ from matssl.data import synthetic
 from matssl.data.preprocess import Preprocess
 from matssl.methods.slotcon import SlotCon, SlotConSettings
 from matssl.models.encoders import build_encoder
+from matssl.stages import drawing
 from matssl.stages import phase_map as stage
 from matssl.tools import phase_map as tool
 
@@ -296,7 +297,7 @@ def test_an_image_too_large_for_memory_gives_the_same_map(
     run: Path, micrographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert _map(run, micrographs, tmp_path / "a", "--phases", "3") == 0
-    monkeypatch.setattr(stage, "IN_MEMORY_BYTES", 1000)
+    monkeypatch.setattr(drawing, "IN_MEMORY_BYTES", 1000)
     assert _map(run, micrographs, tmp_path / "b", "--phases", "3") == 0
     for path in (tmp_path / "a/maps/index").iterdir():
         assert path.read_bytes() == (tmp_path / "b/maps/index" / path.name).read_bytes()

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import tempfile
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -35,7 +33,7 @@ from matssl.metrics import counts as counting
 from matssl.models.encoders import channels_last
 from matssl.models.segmentation import SegmentationModel, build_model
 from matssl.pictures import segmentation as pictures
-from matssl.stages import progress
+from matssl.stages import drawing, progress
 from matssl.weights.layouts import Content
 
 # Images a "batch" of the published result file stands for.
@@ -44,8 +42,6 @@ PUBLISHED_BATCH = 128
 PUBLISHED_SIZE = 256
 # Panels shown in the report: the worst and the best of many.
 SHOWN_PANELS = 6
-# Above this size the probabilities of an image lie in a file instead of memory.
-IN_MEMORY_BYTES = 1 << 30
 # Masks repeat from row to row: the difference to the row above in runs is smaller and several times
 # faster than the writer's own choice.
 MASK_PNG = (
@@ -139,7 +135,13 @@ def evaluate(config: EvaluateConfig, argv: Sequence[str] = ()) -> Path:
     rivals = _baselines(config, rt, dataset, pairs, loaded, truth, record)
     results = []
     with runtime.memory_errors("--tile_size or --batch_size"):
-        named = list(zip(pairs, _output_names(pairs, dataset.root), strict=True))
+        named = list(
+            zip(
+                pairs,
+                drawing.output_names([pair.image for pair in pairs], dataset.root),
+                strict=True,
+            )
+        )
         bar = tqdm(total=len(named), desc="predicting", disable=config.quiet or None)
         # One thread reads ahead: more would only hold more images.
         read = prefetched(
@@ -618,7 +620,7 @@ def _one_image(
             batch=config.batch_size,
             device=rt.device,
             autocast=rt.autocast,
-            out=_large((count, *plane.shape[:2]), Path(scratch)),
+            out=drawing.large((count, *plane.shape[:2]), Path(scratch)),
         )
         probabilities = _native(probabilities, shape)
         prediction = _most_likely(probabilities)
@@ -643,13 +645,6 @@ def _one_image(
         else:
             fractions = counts.sum(axis=0) / counts.sum()
     return Result(pair, name, counts, fractions, micrograph.pixel_size, rival_counts)
-
-
-def _large(shape: tuple[int, ...], scratch: Path) -> NDArray[np.float32] | None:
-    """Return a memory-mapped array for an image whose probabilities crowd the memory."""
-    if 4 * int(np.prod(shape, dtype=np.int64)) <= IN_MEMORY_BYTES:
-        return None
-    return np.memmap(scratch / "probabilities", np.float32, "w+", shape=shape)
 
 
 def _most_likely(probabilities: NDArray[np.float32]) -> NDArray[np.uint8]:
@@ -679,7 +674,7 @@ def _panels(
     """Write one panel per image to ``place``, of the masks as they lie in the run folder."""
     for result in results:
         micrograph = record.read(result.pair.image)
-        image = _shown(micrograph, record)
+        image = drawing.shown(micrograph, record)
         title = result.pair.image.name
         mask = None
         if result.counts is not None and result.pair.mask is not None:
@@ -712,30 +707,6 @@ def _native(probabilities: NDArray[np.float32], shape: tuple[int, int]) -> NDArr
     return np.stack(
         [cv2.resize(p, shape[::-1], interpolation=cv2.INTER_LINEAR) for p in probabilities]
     )
-
-
-def _shown(micrograph: Micrograph, record: Preprocess) -> NDArray[np.uint8]:
-    """Return the micrograph at native size in 8 bit, stretched between its 0.5 and 99.5 %."""
-    native = replace(
-        record, window="percentile", low=0.5, high=99.5, resize=None, target_pixel_size=None
-    )
-    return native.plane_u8(micrograph)
-
-
-def _output_names(pairs: Sequence[Pair], root: Path) -> list[str]:
-    """Return a name for each image's files: its stem; folders and ending too where two clash."""
-    places = [Path(os.path.relpath(pair.image, root)) for pair in pairs]
-    stems = Counter(place.stem for place in places)
-    joined = ["_".join(place.with_suffix("").parts) for place in places]
-    twice = Counter(joined)
-    return [
-        place.stem
-        if stems[place.stem] == 1
-        else name
-        if twice[name] == 1
-        else f"{name}_{place.suffix.lstrip('.')}"
-        for place, name in zip(places, joined, strict=True)
-    ]
 
 
 def _write_masks(
@@ -869,10 +840,9 @@ def _report(
     sections.append(("Phase fractions", _fraction_section(root, metrics, colours)))
     sections.append(("Images", _panel_section(panels, results)))
     sections.append(("All images", report.table(_filled([_image_row(r, table) for r in results]))))
-    lineage = "\n".join(
-        ", ".join(f"{name} {value}" for name, value in step.items()) for step in metrics["lineage"]
+    sections.append(
+        ("Where the model comes from", report.text(progress.lineage_text(metrics["lineage"])))
     )
-    sections.append(("Where the model comes from", report.text(lineage or "unknown")))
     sections.append(("Data", report.text(facts)))
     sections.append(("Command", report.text(progress.read_text(root / "command.txt"))))
     title = f"{metrics['dataset']}: segmentation into {', '.join(table.names)}"

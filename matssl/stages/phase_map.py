@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 import tempfile
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -36,7 +34,7 @@ from matssl.methods.slotcon import SlotCon
 from matssl.metrics import sampling
 from matssl.models.encoders import build_encoder, channels_last, pyramid
 from matssl.pictures import segmentation as pictures
-from matssl.stages import progress
+from matssl.stages import drawing, progress
 
 # Mirrored pixels about an image: a network knows its border by the zeros it pads with.
 MARGIN = 64
@@ -53,8 +51,6 @@ SHOWN_PANELS = 6
 PANEL_SIDE = 1200
 # A folder with more unreadable files than this share is looked at before anything is done.
 MAX_BROKEN = 0.1
-# Above this size the probabilities of an image lie in a file instead of memory.
-IN_MEMORY_BYTES = 1 << 30
 OUTSIDE = 255
 
 
@@ -99,9 +95,13 @@ def phase_map(config: PhaseConfig, argv: Sequence[str] = ()) -> Path:
         UserError: anything the user can mend; nothing is written where it is found at the start.
     """
     rt = runtime.setup(config)
+    root = _root(config)
+    if not rt.is_main:
+        # Under torchrun one process draws; the maps would be the same.
+        runtime.close()
+        return root
     _check(config)
     source = load(config.model_path)
-    root = _root(config)
     RunFolder.check(root, False, config.overwrite, resumable=False)
     record = source.record
     pixel_size = readers.parse_pixel_size(config.pixel_size)
@@ -131,7 +131,7 @@ def phase_map(config: PhaseConfig, argv: Sequence[str] = ()) -> Path:
         folder.append_csv("bad_images.csv", {"image": str(fact.path), "reason": fact.error})
     results = []
     groups = layouts.groups_of(list(paths), config.group_regex)
-    files = _output_names(paths, Path(config.data))
+    files = drawing.output_names(paths, Path(config.data))
     with runtime.memory_errors("--tile_size"), progress.disk_errors(folder):
         bar = tqdm(total=len(paths), desc="mapping", disable=config.quiet or None)
         # One thread reads ahead: more would only hold more images.
@@ -373,7 +373,7 @@ def _one_image(
     names: Sequence[str],
 ) -> NDArray[np.float64]:
     """Map one image, write its files, return the area fraction of each phase."""
-    shown = _shown(micrograph, record)
+    shown = drawing.shown(micrograph, record)
     with tempfile.TemporaryDirectory(prefix=".tiles", dir=folder.root) as scratch:
         wide = _mirrored(record.tensor(record.plane(micrograph)))
         shape = (len(names), *wide.shape[1:])
@@ -385,7 +385,7 @@ def _one_image(
             tta=config.tta,
             device=rt.device,
             autocast=rt.autocast,
-            out=_large(shape, Path(scratch)),
+            out=drawing.large(shape, Path(scratch)),
         )[:, MARGIN:-MARGIN, MARGIN:-MARGIN]
         if probabilities.shape[1:] != shown.shape[:2]:
             size = shown.shape[1::-1]
@@ -419,37 +419,6 @@ def _panel(
         pixel_size = None if pixel_size is None else pixel_size * factor
     title = Path(micrograph.source).name
     pictures.panel(shown, None, labels, names, path, title, pixel_size, predicted="phase map")
-
-
-def _large(shape: tuple[int, ...], scratch: Path) -> NDArray[np.float32] | None:
-    """Return a memory-mapped array for an image whose probabilities crowd the memory."""
-    if 4 * int(np.prod(shape, dtype=np.int64)) <= IN_MEMORY_BYTES:
-        return None
-    return np.memmap(scratch / "probabilities", np.float32, "w+", shape=shape)
-
-
-def _shown(micrograph: Micrograph, record: Preprocess) -> NDArray[np.uint8]:
-    """Return the micrograph at native size in 8 bit, stretched between its 0.5 and 99.5 %."""
-    native = replace(
-        record, window="percentile", low=0.5, high=99.5, resize=None, target_pixel_size=None
-    )
-    return native.plane_u8(micrograph)
-
-
-def _output_names(paths: Sequence[Path], root: Path) -> list[str]:
-    """Return a name for each image's files: its stem; folders and ending too where two clash."""
-    places = [Path(os.path.relpath(path, root)) for path in paths]
-    stems = Counter(place.stem for place in places)
-    joined = ["_".join(place.with_suffix("").parts) for place in places]
-    twice = Counter(joined)
-    return [
-        place.stem
-        if stems[place.stem] == 1
-        else name
-        if twice[name] == 1
-        else f"{name}_{place.suffix.lstrip('.')}"
-        for place, name in zip(places, joined, strict=True)
-    ]
 
 
 def _write(
@@ -527,10 +496,7 @@ def _report(
         | {f"{n} %": f"{100 * v:.1f}" for n, v in zip(names, r.fractions, strict=True)}
         for r in results
     ]
-    lineage = "\n".join(
-        ", ".join(f"{name} {value}" for name, value in step.items())
-        for step in source.payload.get("lineage", [])
-    )
+    lineage = progress.lineage_text(source.payload.get("lineage", []))
     sections = [
         ("", report.headline(figures) + note),
         (
@@ -539,7 +505,10 @@ def _report(
         ),
         ("Maps", report.note(which) + panels),
         ("All images", report.table(every)),
-        ("Where the model comes from", report.text(lineage or "unknown")),
+        (
+            "Where the model comes from",
+            report.text(lineage),
+        ),
         ("Data", report.text(facts)),
         ("Command", report.text(progress.read_text(root / "command.txt"))),
     ]

@@ -9,7 +9,7 @@ import json
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -214,6 +214,12 @@ def ancestors(started_from: WeightsReport | None) -> list[dict[str, Any]]:
         return []
     file = {"weights": started_from.layout, "sha256": started_from.sha256}
     return [*started_from.lineage, file]
+
+
+def lineage_text(lineage: Sequence[Mapping[str, Any]]) -> str:
+    """Return the chain of what weights were trained from, one line a training."""
+    steps = [", ".join(f"{name} {value}" for name, value in step.items()) for step in lineage]
+    return "\n".join(steps) or "unknown"
 
 
 def refuse_other_plan(before: Mapping[str, Any], now: Mapping[str, Any], instead: str) -> None:
