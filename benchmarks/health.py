@@ -8,18 +8,17 @@ Results: OUTPUT_DIR/runs.csv, a line a run, and the count on the console.
 from __future__ import annotations
 
 import argparse
-import csv
 import importlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.campaign import append, rows
 from matssl.core.errors import guard
 from matssl.data import synthetic
 from matssl.methods import METHODS, method_class
 
 KINDS = tuple(synthetic.KINDS)
-FIELDS = ("model", "seed", "pool", "steps", "looks", "alarms", "worst")
 # Sizes with which a run takes half a minute on one core.
 SMALL = "--view_size 64 --tile_size 64 --batch_size 16 --steps 150 --threads 1 --hidden_dim 256"
 
@@ -38,7 +37,7 @@ def main(argv: Sequence[str]) -> int:
             sizes = {"n_train": 40, "n_val": 1, "n_test": 1, "size": 128}
             synthetic.write_dataset(out / kind, kind, seed=5, **sizes)
     table = out / "runs.csv"
-    done = _rows(table)
+    done = rows(table)
     models = [m for m in METHODS if m != "pscl"]
     for number in range(len(done), args.runs):
         model, seed = models[number % len(models)], number // len(models)
@@ -52,26 +51,15 @@ def main(argv: Sequence[str]) -> int:
         code = guard(importlib.import_module("train_ssl").main, words)
         if code:
             return code
-        verdicts = [row["verdict"] for row in _rows(out / "ssl" / "run" / "log.csv")]
+        verdicts = [row["verdict"] for row in rows(out / "ssl" / "run" / "log.csv")]
         alarms = [verdict for verdict in verdicts if not verdict.startswith("healthy")]
-        row = [model, seed, "real" if real else kind, 150, len(verdicts), len(alarms)]
-        with open(table, "a", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            if file.tell() == 0:
-                writer.writerow(FIELDS)
-            writer.writerow([*row, alarms[-1] if alarms else ""])
-        print(*row, alarms[-1] if alarms else "", flush=True)
-    rows = _rows(table)
-    false = [row for row in rows if int(row["alarms"])]
-    print(f"{len(false)} of {len(rows)} sound runs raised an alarm")
+        row = {"model": model, "seed": seed, "pool": "real" if real else kind, "steps": 150}
+        row |= {"looks": len(verdicts), "alarms": len(alarms), "worst": "".join(alarms[-1:])}
+        append(table, row)
+    made = rows(table)
+    false = [row for row in made if int(row["alarms"])]
+    print(f"{len(false)} of {len(made)} sound runs raised an alarm")
     return 0
-
-
-def _rows(path: Path) -> list[dict[str, str]]:
-    if not path.is_file():
-        return []
-    with open(path, encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
 
 
 if __name__ == "__main__":

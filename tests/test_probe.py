@@ -19,6 +19,7 @@ from matssl.data.layouts import Pair
 from matssl.models.encoders import build_encoder
 from matssl.probe import DenseProbe, ridge
 from matssl.stages import pretrain
+from matssl.tools import probe as probe_tool
 
 
 def test_ridge_equals_weighted_least_squares() -> None:
@@ -111,7 +112,7 @@ def test_a_run_keeps_the_encoder_that_scores_best_and_resumes_with_it(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    flags = ["--probe_path", synthetic_folder]
+    flags = ["--probe_path", synthetic_folder, "--snapshot_every", 4]
     assert _run(pool_folder, tmp_path, "whole", *flags) == 0
     assert "probe   mIoU" in capsys.readouterr().out
     whole = tmp_path / "ssl" / "whole"
@@ -121,6 +122,17 @@ def test_a_run_keeps_the_encoder_that_scores_best_and_resumes_with_it(
     assert progress["best"] == pytest.approx(max(scores), abs=1e-5)
     assert progress["step"] == 2 * int(np.argmax(scores))
     assert (whole / "curves.png").stat().st_size > 0
+    # Encoders on the way are kept, and score from the shell what they scored in the run.
+    kept = list((whole / "snapshots").iterdir())
+    assert [path.name for path in kept] == ["encoder_000004.safetensors"]
+    found = [str(p) for p in (*kept, whole)]
+    words = [*found, "none", "--probe_path", str(synthetic_folder), "--threads", "1"]
+    capsys.readouterr()
+    assert probe_tool.main(words) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("%  ")[1] for line in lines] == [*found, "none"]
+    # Grey levels are standardised image by image, with statistics of another set of images.
+    assert float(lines[0].split()[0]) == pytest.approx(100 * scores[2], abs=3)
     # Killed after step 5, resumed from step 4: the same scores and the same best encoder.
     real = pretrain.Run._one_step
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from matssl.core import config
-from matssl.core.config import PretrainConfig
+from matssl.core.config import FinetuneConfig, PretrainConfig
 from matssl.methods import METHODS
 
 # Sources: MatSSL utils/models/matSSL.py and .env; SimCLR arXiv:2002.05709; MoCo v2 main_moco.py;
@@ -211,3 +211,14 @@ def test_the_own_recipe_fits_small_sets_on_any_machine(model: str) -> None:
     assert resolved.lr_scaling == "sqrt_32" and resolved.lr <= 1e-3
     # Half of 3000 steps leave 3 per cent of the start in the momentum network, or less.
     assert resolved.ema_momentum**1500 < 0.03
+
+
+def test_fine_tuning_of_pscl_has_its_published_settings() -> None:
+    # neulmc/PSCL config_run.py, one labelled image; Adam is AdamW without decay.
+    words = ["--finetune_dataset", "x", "--recipe", "pscl"]
+    resolved = config.to_dict(config.parse(FinetuneConfig, words, ""))
+    expected: dict[str, Any] = {"encoder": "small_unet", "decoder": "small_unet", "epochs": 1000}
+    expected |= {"lr": 1e-3, "encoder_lr_factor": 0.1, "schedule": "constant", "warmup": 0.0}
+    expected |= {"weight_decay": 0.0, "batch_size": 1, "crop_size": 376, "loss": "dice_ce"}
+    expected |= {"d4": "full", "brightness": 0.08, "contrast": 0.08, "ema": 0.0, "clip": 0.0}
+    assert {name: resolved[name] for name in expected} == expected

@@ -253,6 +253,9 @@ class PretrainConfig(RunConfig, SpeedConfig, ImageConfig):
     probe_every: int | None = _flag(
         None, "training", "steps between two scores of --probe_path (default: 20 in a run)"
     )
+    snapshot_every: int = _flag(
+        0, "training", "steps between two encoders that are all kept, in snapshots/; 0: none"
+    )
     global_local_ratio: float = _flag(0.7, "method", "pscl only: share of the patch loss")
     top_k: int | None = _flag(
         None, "method", "pscl only: cells a class and image at the coarsest scale (default: 30, 4)"
@@ -340,7 +343,7 @@ class FinetuneConfig(RunConfig, SpeedConfig, LabelConfig, ImageConfig):
         "matssl",
         "run",
         "settings: ours (matssl), published ones of MatSSL (paper, and for its data sets metaldam, "
-        "aachen, ebc) or a file",
+        "aachen, ebc) and of PSCL (pscl), or a file",
     )
     resume: bool = _flag(False, "run", "continue the run of this name where it stopped")
     tensorboard: bool = _flag(False, "run", "also write TensorBoard events (needs tensorboard)")

@@ -105,7 +105,7 @@ def pretrain(config: PretrainConfig, argv: Sequence[str] = ()) -> Path:
 
     chosen = method_class(config.model)
     guides, num_classes = _guides(config, rt, record)
-    probe = _probe(config, record)
+    probe = dense_probe(config, record)
     loader = ViewLoader(
         pool,
         [_first_views(config), _second_views(config)][: chosen.views],
@@ -242,6 +242,8 @@ class Run:
                 if self.step % plan.probe_every == 0 or self.step == plan.total_steps:
                     self._probe()
                     clock.restart()
+                if config.snapshot_every and self.step % config.snapshot_every == 0:
+                    self._snapshot()
                 if self.step % config.checkpoint_every == 0:
                     self.save()
                     clock.restart()
@@ -440,6 +442,13 @@ class Run:
         row = {"step": self.step, "probe_miou": miou, "seconds": seconds}
         self.folder.append_csv("probe.csv", row)
         progress.say(self.config, self.rt, text)
+
+    def _snapshot(self) -> None:
+        """Keep the encoder as it is now, beside later ones."""
+        self._check_weights()
+        if self.rt.is_main:
+            path = self.folder.path(f"snapshots/encoder_{self.step:06d}.safetensors")
+            save_encoder(path, self.method, self.lineage())
 
     def save(self) -> None:
         """Write last.ckpt, encoder.safetensors and curves.png, atomically, by one process."""
@@ -748,6 +757,7 @@ def _check(config: PretrainConfig) -> None:
     least |= {"global_output_dim": 2, "hidden_dim": 1, "clip": 0, "queue_size": 1}
     least |= {"dense_output_dim": 2, "dense_warmup_steps": 0, "bn_splits": 1}
     least |= {"top_k": 1, "labeled_count": 1, "probe_every": 1, "prototypes": 2}
+    least |= {"snapshot_every": 0}
     wrong = [
         f"--{name} must be at least {low}, not {value}"
         for name, low in least.items()
@@ -856,15 +866,21 @@ def _guides(
     return Guides(planes, data.masks, numbers), table.num_classes
 
 
-def _probe(config: PretrainConfig, record: Preprocess) -> DenseProbe | None:
+def dense_probe(config: PretrainConfig, record: Preprocess | None) -> DenseProbe | None:
     """Return the dense probe on the images of ``--probe_path``, None without it.
+
+    Args:
+        config: its flags say where the images lie and which are opened.
+        record: how they are read; None measures their own grey levels.
 
     Raises:
         UserError: see :func:`_labelled` and :class:`DenseProbe`.
     """
     if config.probe_path is None:
         return None
-    train, val, table = _labelled(config, config.probe_path, record, ("train", "val"))
+    reading = record or Preprocess.from_config(config, config.in_channels)
+    train, val, table = _labelled(config, config.probe_path, reading, ("train", "val"))
+    record = record or preprocess.measure(reading, train.planes)
     return DenseProbe(train, val, table.num_classes, record.tensor, config.seed)
 
 

@@ -199,6 +199,15 @@ class Runner:
         output = {"output_dir": self._scores(job, test)}
         return ["eval_model.py", *flags({**self._placed(told, "dataset"), **output})]
 
+    def results(self) -> dict[str, dict[str, Any]]:
+        """Return the results of the jobs that are done, by name."""
+        files = {job.name: self.result(job) for job in self.plan.jobs()}
+        return {
+            name: json.loads(file.read_text(encoding="utf-8"))
+            for name, file in files.items()
+            if file.is_file()
+        }
+
     def write_table(self) -> None:
         """Write table.md, table.csv and curves.png of what is done, and print the table.
 
@@ -208,10 +217,7 @@ class Runner:
         from matssl import study
         from matssl.core.run_folder import atomic_write_bytes
 
-        found = {}
-        for job in self.plan.jobs():
-            if self.result(job).is_file():
-                found[job.name] = json.loads(self.result(job).read_text(encoding="utf-8"))
+        found = self.results()
         rows = study.cells(self.plan, found)
         if not rows:
             raise UserError(f"no job of the study is done yet in {self.out}")
