@@ -44,8 +44,8 @@ class Signs:
         temperature: of the loss; None where it has none.
         queue: keys kept, as a share of the tiles.
         prototypes: effective number of prototypes in use; None where there are none.
-        loss: mean of late, and ``chance``: the loss of the best constant answer; None without one.
-        chance: see loss.
+        loss: of what is predicted of the probe, where a method predicts something.
+        chance: that of the best constant answer; None without one.
         steps: taken so far; embeddings and features of the first ones say little.
         compared: whether the method makes embeddings of two views alike; without, spread and gap of
             the embeddings say nothing.

@@ -98,7 +98,8 @@ class SSLMethod(nn.Module):
         """Return further numbers on the state of the method for the log, by name.
 
         The monitor reads ``prototype_usage``, the effective number of prototypes in use, and
-        ``chance_loss``, the loss of the best constant answer, where a method gives them.
+        ``masked_loss`` with ``chance_loss``, that of the best constant answer, where a method gives
+        them.
         """
         return {}
 

@@ -375,7 +375,7 @@ class Run:
             temperature=self.config.temperature if "temperature" in own else None,
             queue=longest / len(self.loader.tiles),
             prototypes=measures.get("prototype_usage"),
-            loss=float(np.mean(self.losses[-self.plan.report_every :] or [math.nan])),
+            loss=measures.get("masked_loss", math.nan),
             chance=measures.get("chance_loss"),
             steps=self.step,
             compared=method.compares,
@@ -580,7 +580,12 @@ class Run:
         if self.dense_probe is not None:
             first, best = self.scores["first"], self.scores["best"]
             figures.append((f"{100 * first:.1f} → {100 * best:.1f} %", "probe mIoU, start → best"))
-        figures.append((f"{health.rank:.0f} / {health.dimensions}", "dimensions in use"))
+        if self.loader.guides is not None:
+            figures.append((str(len(self.loader.guides.planes)), "labelled images guided it"))
+        rank, dimensions = health.rank, health.dimensions
+        if not self.method.compares:
+            rank, dimensions = health.feature_rank, health.feature_dimensions
+        figures.append((f"{rank:.0f} / {dimensions}", "dimensions in use"))
         weights_file = root / "encoder.safetensors"
         following = (
             f"python train_finetune.py --finetune_dataset FOLDER --ssl_weights_path {weights_file}"
