@@ -7,7 +7,7 @@ will make of the encoder.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -28,10 +28,9 @@ from matssl.models.encoders import pyramid, sampled
 WINDOWS, SIDE = 12, 256
 # Pixels of a window that are looked at lie this far apart.
 SPACING = 8
-# Pixels that the regression is fitted to, over all classes.
-FITTED = 6000
-# Weight of the squared coefficients, relative to features of unit variance.
-RIDGE = 1e-2
+# Weight of the squared coefficients, relative to features of unit variance. Of 1e-3 to 10 this gave
+# the best scores on five sets of micrographs, from random and from pretrained encoders.
+RIDGE = 0.1
 
 
 @dataclass(frozen=True)
@@ -110,10 +109,8 @@ class DenseProbe:
             autocast: context of the forward passes.
         """
         rows = [self._features(encoder, w, device, autocast) for w in self.fitted]
-        target = np.concatenate([w.target for w in self.fitted])
-        chosen = _balanced(target, self.num_classes)
-        features = torch.cat(rows)[torch.from_numpy(chosen)]
-        weight, bias = ridge(features, torch.from_numpy(target[chosen]).long(), self.num_classes)
+        target = torch.from_numpy(np.concatenate([w.target for w in self.fitted])).long()
+        weight, bias = ridge(torch.cat(rows), target, self.num_classes)
         total = np.zeros((self.num_classes, self.num_classes), np.int64)
         for window in self.scored:
             scores = self._features(encoder, window, device, autocast) @ weight + bias
@@ -138,8 +135,9 @@ class DenseProbe:
 def ridge(features: Tensor, target: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
     """Return weights (D, C) and bias (C,) of ridge regression to one-hot classes.
 
-    Every class has the same weight, whatever its number of rows; features are standardised, which
-    the returned weights undo.
+    A class counts by the root of its number of rows: each alike would paint rare classes over the
+    others, each row alike would forget them. Features are standardised, which the returned weights
+    undo.
 
     Args:
         features: float (N, D).
@@ -147,7 +145,7 @@ def ridge(features: Tensor, target: Tensor, num_classes: int) -> tuple[Tensor, T
         num_classes: C; those without a row get a bias that never wins.
     """
     share = torch.bincount(target, minlength=num_classes).to(features.dtype)
-    weight_N = (1 / share.clamp_min(1))[target]
+    weight_N = share.clamp_min(1).rsqrt()[target]
     weight_N = (weight_N / weight_N.sum())[:, None]
     mean = (weight_N * features).sum(0)
     centred = features - mean
@@ -218,16 +216,3 @@ def _window(
     y, x = y.ravel(), x.ravel()
     known = mask[y, x] != IGNORE
     return Window(image, x[known], y[known], mask[y, x][known])
-
-
-def _balanced(target: NDArray[np.uint8], num_classes: int) -> NDArray[np.int64]:
-    """Return up to FITTED places, evenly spread over the places of each class."""
-    parts: Sequence[NDArray[np.int64]] = [np.flatnonzero(target == c) for c in range(num_classes)]
-    present = sum(len(part) > 0 for part in parts)
-    share = FITTED // max(present, 1)
-    chosen = [
-        part[np.linspace(0, len(part) - 1, min(share, len(part))).astype(int)]
-        for part in parts
-        if len(part)
-    ]
-    return np.concatenate(chosen)

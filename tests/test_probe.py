@@ -29,15 +29,18 @@ def test_ridge_equals_weighted_least_squares() -> None:
     weight, bias = ridge(x, target, 2)
     # The same by lstsq on rows scaled by the root of their weight, with the penalty as rows.
     share = torch.bincount(target).double()
-    w = 0.5 / share[target]
+    w = share.rsqrt()[target]
+    w = w / w.sum()
     mean = (w[:, None] * x).sum(0)
     scale = (w[:, None] * (x - mean) ** 2).sum(0).sqrt()
     z = (x - mean) / scale
-    y = torch.nn.functional.one_hot(target).double() - 0.5
-    rows = torch.cat([z * w.sqrt()[:, None], 0.1 * torch.eye(5, dtype=torch.float64)])
+    y = torch.nn.functional.one_hot(target).double()
+    y_mean = (w[:, None] * y).sum(0)
+    y = y - y_mean
+    rows = torch.cat([z * w.sqrt()[:, None], 0.1**0.5 * torch.eye(5, dtype=torch.float64)])
     truth = torch.cat([y * w.sqrt()[:, None], torch.zeros(5, 2, dtype=torch.float64)])
     expected = torch.linalg.lstsq(rows, truth).solution
-    torch.testing.assert_close(x @ weight + bias, z @ expected + 0.5)
+    torch.testing.assert_close(x @ weight + bias, z @ expected + y_mean)
     assert ((x @ weight + bias).argmax(1) == target).double().mean() > 0.9
 
 

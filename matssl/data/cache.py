@@ -266,4 +266,7 @@ def _locked(path: Path) -> Iterator[None]:
         try:
             yield
         finally:
+            # Who waits for the removed file finds the cache; should there be none, it is built
+            # twice, and each file is written whole.
+            path.unlink(missing_ok=True)
             fcntl.flock(file, fcntl.LOCK_UN)
