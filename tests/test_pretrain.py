@@ -178,6 +178,23 @@ def test_every_method_resumes_to_the_same_bits(
     assert made.get("labelled_images", 0) == (4 if method_class(model).labelled else 0)
 
 
+@pytest.mark.parametrize(("model", "decoder"), [("spark", "unet"), ("pscl", "unetplusplus")])
+def test_views_that_do_not_fit_are_refused_before_anything_is_written(
+    model: str,
+    decoder: str,
+    pool_folder: Path,
+    synthetic_folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    more = ["--model", model, "--decoder", decoder, "--view_size", 48, "--steps", 1]
+    if method_class(model).labelled:
+        more += ["--labeled_path", synthetic_folder]
+    assert _main(*_argv(pool_folder, tmp_path, "x", *more)) == 2
+    assert "multiple of 32" in capsys.readouterr().err
+    assert not (tmp_path / "ssl").exists()
+
+
 def test_a_queue_is_never_longer_than_half_the_pool(
     pool_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

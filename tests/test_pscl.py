@@ -748,7 +748,7 @@ def test_what_does_not_go_together_is_said_in_a_sentence() -> None:
         _method("pscl-simclr", "resnet18", decoder="light")
     method = _method("pscl-simclr", "resnet18", decoder="unetplusplus")
     with pytest.raises(UserError, match="multiple of 32, not 48"):
-        method(_batch(side=48))
+        method.check_views(48)
 
 
 def test_the_small_unet_is_the_published_one() -> None:

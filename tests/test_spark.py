@@ -702,7 +702,7 @@ def test_settings_that_do_not_go_together_are_refused(
 @pytest.mark.parametrize(("side", "size"), [(32, 32), (80, 16), (100, 32)])
 def test_views_that_cannot_be_cut_into_cells_are_refused(side: int, size: int) -> None:
     with pytest.raises(UserError, match="--view_size must be a multiple of 32 and at least twice"):
-        _method(patch_size=size)(_batch(2, side))
+        _method(patch_size=size).check_views(side)
 
 
 def test_dense_masking_takes_any_encoder() -> None:

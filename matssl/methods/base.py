@@ -77,6 +77,13 @@ class SSLMethod(nn.Module):
         """Return the losses of a batch."""
         raise NotImplementedError
 
+    def check_views(self, side: int) -> None:
+        """Refuse views of a side in pixels, before anything is written.
+
+        Raises:
+            UserError: the method cannot take them.
+        """
+
     def after_step(self, progress: float) -> None:
         """Update what follows the weights (momentum networks, queues).
 

@@ -25,7 +25,7 @@ from matssl.methods import patches
 from matssl.methods.base import SSLMethod
 from matssl.methods.contrastive import gather, gather_in_order, nt_xent, shared_mean
 from matssl.methods.momentum import MomentumMethod, slow_copy
-from matssl.models.decoders import build_decoder, fine_channels, fine_maps
+from matssl.models.decoders import build_decoder, check_side, fine_channels, fine_maps
 from matssl.models.encoders import average, pyramid, stage_channels
 from matssl.models.heads import grouped_head, plain_head, split_batchnorm
 
@@ -334,6 +334,10 @@ class PSCLSimCLR(SSLMethod):
         self.cell_heads = cell_heads(self.decoder, hidden, settings.dense_output_dim)
         self.register_buffer("step", torch.zeros((), dtype=torch.long))
 
+    def check_views(self, side: int) -> None:
+        """Refuse views that the decoder cannot take."""
+        check_side(self.decoder, side)
+
     def after_step(self, progress: float) -> None:
         """Count the steps: what is drawn in one is the same after a resume."""
         self.step += 1
@@ -464,6 +468,10 @@ class PSCLMoCo(MomentumMethod):
         # A prototype of each class for as many images.
         length = settings.queue_size * settings.num_classes
         self.cell_queues = nn.ModuleList(StampedQueue(length, width) for _ in STRIDES)
+
+    def check_views(self, side: int) -> None:
+        """Refuse views that the decoder cannot take."""
+        check_side(self.decoder, side)
 
     def followers(self) -> list[tuple[nn.Module, nn.Module]]:
         """Return the pairs (slow copy, online network)."""

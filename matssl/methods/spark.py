@@ -192,14 +192,20 @@ class SparK(SSLMethod):
         # Errors of the last probe, for the log; no part of the method's state.
         self.register_buffer("looked", torch.zeros(2), persistent=False)
 
+    def check_views(self, side: int) -> None:
+        """Refuse views that cells do not divide, or of one cell."""
+        size = self.settings.patch_size
+        if side % STRIDE or side < 2 * size:
+            raise UserError(
+                f"views of {side} x {side} pixels cannot be cut into cells of {size}: "
+                f"--view_size must be a multiple of {STRIDE} and at least twice --patch_size"
+            )
+
     def cells(self, view: Tensor) -> Tensor:
         """Return the cells of this step that are visible in views (B, C, H, W), (B, 1, f, g).
 
         They are drawn for the samples of all processes, of which this one has every world size-th.
         In eval mode they are always the same.
-
-        Raises:
-            UserError: the views' sides do not fit.
         """
         rank, processes = 0, 1
         if self.training and dist.is_available() and dist.is_initialized():
@@ -207,11 +213,6 @@ class SparK(SSLMethod):
         height, width = view.shape[-2:]
         size = self.settings.patch_size
         rows, columns = height // size, width // size
-        if height % STRIDE or width % STRIDE or rows * columns < 2:
-            raise UserError(
-                f"views of {width} x {height} pixels cannot be cut into cells of {size}: "
-                f"--view_size must be a multiple of {STRIDE} and at least twice --patch_size"
-            )
         active = active_count(rows * columns, self.settings.mask_ratio, self.sparse)
         seed = int(self.step) if self.training else FIXED
         drawn = draw_cells(len(view) * processes, rows, columns, active, seed)

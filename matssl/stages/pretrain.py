@@ -123,6 +123,7 @@ def pretrain(config: PretrainConfig, argv: Sequence[str] = ()) -> Path:
     config = _queue(config, rt, len(loader.tiles))
     values = {**to_dict(config), "num_classes": num_classes}
     method = chosen.from_settings(encoder, config.in_channels, record.mean, record.std, values)
+    method.check_views(config.view_size)
     channels_last(method).to(rt.device)
     if rt.world_size > 1:
         synchronise_batchnorm(method, rt.device.type)

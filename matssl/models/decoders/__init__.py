@@ -72,22 +72,26 @@ def fine_channels(decoder: nn.Module) -> tuple[int, ...]:
     return CHANNELS[-3:]
 
 
+def check_side(decoder: nn.Module, side: int) -> None:
+    """Refuse views that a decoder cannot take.
+
+    Raises:
+        UserError: U-Net++ and a side that five halvings do not divide.
+    """
+    if isinstance(decoder, UnetPlusPlusDecoder) and side % 32:
+        raise UserError(
+            f"--decoder unetplusplus takes views whose side is a multiple of 32, not {side}; "
+            "change --view_size or take --decoder unet"
+        )
+
+
 def fine_maps(decoder: nn.Module, features: list[Tensor]) -> list[Tensor]:
     """Return a decoder's maps at strides 4, 2 and 1, (B, C, H, W) each.
 
     Args:
         decoder: from :func:`build_decoder`.
         features: what its encoder returns.
-
-    Raises:
-        UserError: U-Net++ and an image that five halvings do not divide.
     """
-    sides = tuple(features[0].shape[-2:])
-    if isinstance(decoder, UnetPlusPlusDecoder) and any(side % 32 for side in sides):
-        raise UserError(
-            f"--decoder unetplusplus takes views whose side is a multiple of 32, not {sides[0]}; "
-            "change --view_size or take --decoder unet"
-        )
     maps: list[Tensor] = []
     # The decoders of the library return their last map alone.
     handles = [
