@@ -36,6 +36,7 @@ def test_two_processes_take_the_steps_of_one_and_one_of_them_writes(
     main = importlib.import_module("train_ssl").main
     assert guard(main, [*argv, "--name", "one"]) == 0
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    launch += [f"--log_dir={tmp_path}"]
     result = subprocess.run(
         [*launch, str(ROOT / "train_ssl.py"), *argv, "--name", "two"],
         capture_output=True,
