@@ -16,7 +16,7 @@ from pathlib import Path
 from benchmarks.campaign import append, rows
 from matssl.core.errors import guard
 from matssl.data import synthetic
-from matssl.methods import METHODS, method_class
+from matssl.methods import DISTINCT, method_class
 
 KINDS = tuple(synthetic.KINDS)
 # Sizes with which a run takes half a minute on one core.
@@ -38,9 +38,8 @@ def main(argv: Sequence[str]) -> int:
             synthetic.write_dataset(out / kind, kind, seed=5, **sizes)
     table = out / "runs.csv"
     done = rows(table)
-    models = [m for m in METHODS if m != "pscl"]
     for number in range(len(done), args.runs):
-        model, seed = models[number % len(models)], number // len(models)
+        model, seed = DISTINCT[number % len(DISTINCT)], number // len(DISTINCT)
         kind = KINDS[(number + seed) % len(KINDS)]
         real = args.pool is not None and number % 2 == 1
         data = Path(args.pool) if real else out / kind / "train"

@@ -19,7 +19,7 @@ import numpy as np
 from benchmarks.campaign import append, rows
 from matssl.core.errors import guard
 from matssl.data import readers
-from matssl.methods import METHODS, method_class
+from matssl.methods import DISTINCT, method_class
 
 IMAGES = 170
 SMALL = "--encoder resnet18 --view_size 64 --tile_size 96 --batch_size 32 --steps 400 --threads 1"
@@ -46,9 +46,8 @@ def main(argv: Sequence[str]) -> int:
             link = images / paths[place].relative_to(pool).as_posix().replace("/", "_")
             link.unlink(missing_ok=True)
             link.symlink_to(paths[place].resolve())
-        for model in METHODS:
-            # "pscl" is another name of pscl-simclr.
-            if (model, seed) in done or model == "pscl":
+        for model in DISTINCT:
+            if (model, seed) in done:
                 continue
             labels = [str(root / args.labels), "--splits", str(root / "PROTOCOL.json")]
             words = ["--model", model, "--data_path", str(images), "--seed", str(seed)]

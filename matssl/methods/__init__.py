@@ -22,6 +22,9 @@ METHODS = {
     "spark": "matssl.methods.spark:SparK",
 }
 
+# Every method under one name: pscl is another name of pscl-simclr.
+DISTINCT = tuple(name for name in METHODS if name != "pscl")
+
 
 def method_class(name: str) -> type[SSLMethod]:
     """Return the class of a method in METHODS."""
