@@ -110,18 +110,24 @@ class Plan:
         grid = itertools.product(self.seeds, self.datasets, self.variants, self.labels, self.starts)
         return [Job(start, data, var, labels, seed) for seed, data, var, labels, start in grid]
 
-    def only(self, variants: Sequence[str]) -> Plan:
-        """Return the plan with some of its variants.
+    def only(self, variants: Sequence[str] = (), starts: Sequence[str] = ()) -> Plan:
+        """Return the plan with some of its variants and starts; all of what is not named.
 
         Raises:
             UserError: a name that the plan does not have.
         """
-        unknown = [name for name in variants if name not in self.variants]
-        if unknown:
-            raise UserError(
-                f"the study has no variant {unknown[0]!r}; there are: {', '.join(self.variants)}"
-            )
-        return replace(self, variants={name: self.variants[name] for name in variants})
+        there = {start.name: start for start in self.starts}
+        for kind, names, known in (("variant", variants, self.variants), ("start", starts, there)):
+            for name in names:
+                if name not in known:
+                    raise UserError(
+                        f"the study has no {kind} {name!r}; there are: {', '.join(known)}"
+                    )
+        return replace(
+            self,
+            variants={name: self.variants[name] for name in variants or self.variants},
+            starts=tuple(there[name] for name in starts or there),
+        )
 
     def tests(self, dataset: str) -> tuple[str, ...]:
         """Return the test splits of a data set."""

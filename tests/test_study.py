@@ -171,6 +171,8 @@ def test_a_study_runs_goes_on_where_it_stopped_and_writes_its_table(
     calls: list[str] = []
     monkeypatch.setattr(tool.Runner, "_call", _call(calls))
     out = tmp_path / "studies" / "tiny"
+    assert guard(tool.main, [*tiny, "--starts", "ssl"]) == 0
+    assert "1 of 2 runs done" in (out / "table.md").read_text()
     assert guard(tool.main, tiny) == 0
     assert calls.count("train_ssl.py") == 1 and calls.count("eval_model.py") == 2
     with open(out / "table.csv", newline="") as file:
@@ -181,6 +183,9 @@ def test_a_study_runs_goes_on_where_it_stopped_and_writes_its_table(
     ]
     assert "2 of 2 runs done" in (out / "table.md").read_text()
     assert (out / "curves.png").stat().st_size > 0
+    # What is done keeps its models, not the state that only a run to be continued needs.
+    runs = out / "runs" / "finetune"
+    assert len(list(runs.glob("*/best.ckpt"))) == 2 and not list(runs.glob("*/last.ckpt"))
     # One result is lost: only that job is evaluated again, nothing is trained twice.
     (out / "results" / "ssl-phase-default-2-0.json").unlink()
     calls.clear()
@@ -239,8 +244,13 @@ def test_lists_beside_a_study_are_found_and_everything_else_is_below_the_root(
     assert words[1][words[1].index("--splits") + 1] == str(root / "splits.json")
 
 
-def test_a_part_of_the_variants_can_be_run() -> None:
+def test_a_part_of_the_variants_and_of_the_starts_can_be_run() -> None:
     plan = _plan(variants={"honest": {}, "square": {"input_size": 512}})
+    names = [start.name for start in plan.starts]
+    assert {job.start.name for job in plan.only().jobs()} == set(names)
+    assert {job.start.name for job in plan.only(starts=names[1:]).jobs()} == set(names[1:])
+    with pytest.raises(UserError, match="no start 'randum'; there are: random"):
+        plan.only(starts=["randum"])
     assert {job.variant for job in plan.only(["square"]).jobs()} == {"square"}
     with pytest.raises(UserError, match="no variant 'squares'; there are: honest, square"):
         plan.only(["squares"])

@@ -52,7 +52,10 @@ def main(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--output_dir", default="experiments/studies", help="folder of all studies")
     parser.add_argument("--seeds", type=int, nargs="+", help="instead of those in the file")
-    parser.add_argument("--variants", nargs="+", help="only these of the file's variants")
+    parser.add_argument("--variants", nargs="+", default=(), help="only these of the file's")
+    parser.add_argument(
+        "--starts", nargs="+", default=(), help="only these, so that processes can share a study"
+    )
     parser.add_argument("--dry_run", action="store_true", help="print the commands and stop")
     parser.add_argument("--table", action="store_true", help="only write the table of what is done")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
@@ -64,10 +67,9 @@ def main(argv: Sequence[str]) -> int:
     if args.seeds:
         content["seeds"] = args.seeds
     plan = study.read(content, file.stem)
-    if args.variants:
-        plan = plan.only(args.variants)
     out = Path(args.output_dir) / plan.name
-    runner = Runner(plan, Path(args.root), out, file.parent)
+    part = plan.only(args.variants, args.starts)
+    runner = Runner(part, Path(args.root), out, file.parent)
     if args.dry_run:
         for words in runner.commands():
             print("python", " ".join(words))
@@ -75,7 +77,7 @@ def main(argv: Sequence[str]) -> int:
     if not args.table:
         runner.check()
         runner.run()
-    runner.write_table()
+    Runner(plan, Path(args.root), out, file.parent).write_table()
     return 0
 
 
@@ -273,6 +275,8 @@ class Runner:
             "validation": status.get("best_miou"),
         }
         self._note(self.result(job), {**facts, "seconds": seconds, "command": command})
+        # Nothing goes on from a finished job, and its state of training is most of its disk space.
+        (folder / "last.ckpt").unlink(missing_ok=True)
 
     def _scored(self, job: Job, test: str) -> dict[str, float]:
         """Return the scores of a job on a test split.
