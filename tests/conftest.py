@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from matssl.data import synthetic
 
@@ -23,3 +25,11 @@ def pool_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pool")
     synthetic.write_pool(folder, n=12, size=96, seed=1)
     return folder
+
+
+@pytest.fixture
+def float64() -> Iterator[None]:
+    """Tensors of double precision, in which the numeric cases are exact."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)

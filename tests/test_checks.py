@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from numeric import CASES, case, close
 
 from matssl import monitor
 from matssl.core import geometry, optim
@@ -23,30 +23,7 @@ from matssl.methods.mocov2 import MoCoV2, MoCoV2Settings
 from matssl.models.encoders import build_encoder
 from matssl.models.heads import projector, split_batchnorm
 
-CASES = {
-    c["id"]: c for c in json.loads((Path(__file__).parent / "checks.json").read_text())["cases"]
-}
-
-
-@pytest.fixture(autouse=True)
-def _float64() -> Iterator[None]:
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
-
-
-def _case(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    case = CASES[name]
-    inputs = dict(case["inputs"])
-    if "same_as" in inputs:
-        inputs = {**CASES[inputs["same_as"]]["inputs"], **inputs}
-    return inputs, case["expected"]
-
-
-def _close(name: str, got: Any, expected: Any) -> None:
-    tolerance = CASES[name].get("tolerance") or {"rtol": 1e-8, "atol": 1e-8}
-    value = got.detach().numpy() if isinstance(got, torch.Tensor) else np.asarray(got)
-    np.testing.assert_allclose(value, np.asarray(expected, float), **tolerance)
+pytestmark = pytest.mark.usefixtures("float64")
 
 
 def _unit(rows: Any) -> torch.Tensor:
@@ -54,28 +31,26 @@ def _unit(rows: Any) -> torch.Tensor:
 
 
 def test_infonce_gradient_is_orthogonal_to_the_query_and_falls_with_its_length() -> None:
-    name = "common.normalised_gradient"
-    x, e = _case(name)
+    x, e = case("common.normalised_gradient")
     for factor, loss, gradient in ((1, "loss", "grad_q"), (3, "loss_q_times_3", "grad_at_3q")):
         q = (factor * torch.tensor(x["q"])).requires_grad_()
         k, queue = torch.tensor(x["k"], requires_grad=True), _unit(x["queue_raw"]).requires_grad_()
         value = info_nce(q, k, queue, x["tau"])
         value.backward()
-        _close(name, value, e[loss])
-        _close(name, q.grad, e[gradient])
-        _close(name, (q.grad * q).sum(1), [0, 0])
+        close(value, e[loss])
+        close(q.grad, e[gradient])
+        close((q.grad * q).sum(1), [0, 0])
         assert k.grad is None and queue.grad is None
 
 
 def test_infonce_equals_the_published_logits() -> None:
-    name = "moco.loss"
-    x, e = _case(name)
+    x, e = case("moco.loss")
     loss = info_nce(torch.tensor(x["q"]), torch.tensor(x["k"]), _unit(x["queue_raw"]), x["tau"])
-    _close(name, loss, e["loss"])
+    close(loss, e["loss"])
 
 
 def test_d4_elements_are_flip_first_then_counter_clockwise_turns() -> None:
-    x, e = _case("common.d4_table")
+    x, e = case("common.d4_table")
     for flip in (0, 1):
         for turns in range(4):
             key = f"f{flip}k{turns}"
@@ -87,11 +62,11 @@ def test_d4_elements_are_flip_first_then_counter_clockwise_turns() -> None:
 
 
 def test_cells_correspond_by_their_centres() -> None:
-    x, e = _case("common.cell_correspondence")
-    for case, expected in zip(x["cases"], e["results"], strict=True):
+    x, e = case("common.cell_correspondence")
+    for pair, expected in zip(x["cases"], e["results"], strict=True):
         maps = [
             geometry.View(*box, flip=bool(flip), turns=turns, size=64).affine()[None]
-            for box, flip, turns in (case["q"], case["k"])
+            for box, flip, turns in (pair["q"], pair["k"])
         ]
         index, valid = geometry.correspondence(*maps, 64, 64, x["S"])
         assert index[0].tolist() == expected["index"]
@@ -99,13 +74,12 @@ def test_cells_correspond_by_their_centres() -> None:
 
 
 def test_chance_levels_are_logarithms_of_the_number_of_choices() -> None:
-    name = "common.chance_levels"
-    x, e = _case(name)
+    x, e = case("common.chance_levels")
     same = torch.ones(1, 4)
     values = [info_nce(same, same, F.normalize(torch.ones(k, 4)), 0.2) for k in x["K"]]
-    _close(name, torch.stack(values), e["infonce"])
+    close(torch.stack(values), e["infonce"])
     pairs = [nt_xent(torch.ones(n, 4), torch.ones(n, 4), 0.5) for n in x["N"]]
-    _close(name, torch.stack(pairs), e["ntxent"])
+    close(torch.stack(pairs), e["ntxent"])
 
 
 def _fused(x: dict[str, Any], gates: list[Any] | None) -> tuple[GatedFusion, torch.Tensor]:
@@ -118,20 +92,18 @@ def _fused(x: dict[str, Any], gates: list[Any] | None) -> tuple[GatedFusion, tor
 
 
 def test_gated_fusion_is_sigmoid_of_gate_times_pooled_stage() -> None:
-    name = "matssl.gate_values"
-    x, e = _case(name)
-    _close(name, _fused(x, None)[1][0], e["u_init"])
-    _close(name, _fused(x, x["gates"])[1][0], e["u"])
-    _close(name, torch.ones(()).sigmoid(), e["sigmoid_of_1"])
+    x, e = case("matssl.gate_values")
+    close(_fused(x, None)[1][0], e["u_init"])
+    close(_fused(x, x["gates"])[1][0], e["u"])
+    close(torch.ones(()).sigmoid(), e["sigmoid_of_1"])
 
 
 def test_gradient_of_a_gate_is_slope_times_pooled_value() -> None:
-    name = "matssl.gate_gradient"
-    x, e = _case(name)
-    shapes = _case("matssl.gate_values")[0]
+    x, e = case("matssl.gate_gradient")
+    shapes = case("matssl.gate_values")[0]
     fusion, u = _fused(shapes, shapes["gates"])
     (u[0] * torch.tensor(x["c"])).sum().backward()
-    _close(name, torch.cat([g.grad for g in fusion.gates]), e["grad_gates"])
+    close(torch.cat([g.grad for g in fusion.gates]), e["grad_gates"])
 
 
 def _head(x: dict[str, Any], eps: float = 1e-5) -> torch.nn.Sequential:
@@ -143,32 +115,30 @@ def _head(x: dict[str, Any], eps: float = 1e-5) -> torch.nn.Sequential:
 
 
 def test_matssl_head_has_batch_statistics_per_view() -> None:
-    name = "matssl.head_and_loss"
-    x, e = _case(name)
+    x, e = case("matssl.head_and_loss")
     gate = torch.tensor(x["gate"]).sigmoid()
     views = [gate * torch.tensor(x[key]) for key in ("u_view1", "u_view2")]
     first, second = (_head(x)(view) for view in views)
-    _close(name, first, e["z_view1"])
-    _close(name, second, e["z_view2"])
-    _close(name, nt_xent(first, second, x["tau"]), e["loss_separate_bn"])
+    close(first, e["z_view1"])
+    close(second, e["z_view2"])
+    close(nt_xent(first, second, x["tau"]), e["loss_separate_bn"])
     joint = _head(x)(torch.cat(views)).chunk(2)
-    _close(name, nt_xent(*joint, x["tau"]), e["loss_joint_bn"])
+    close(nt_xent(*joint, x["tau"]), e["loss_joint_bn"])
 
 
 def test_gates_fold_into_the_first_linear_layer_and_their_scale_is_free() -> None:
-    name = "matssl.gate_folding"
-    x, e = _case(name)
+    x, e = case("matssl.gate_folding")
     u, gate = torch.tensor(x["u_view1"]), torch.tensor(x["gate"]).sigmoid()
-    _close(name, _head(x)(gate * u), e["z_gated"])
+    close(_head(x)(gate * u), e["z_gated"])
     folded = _head(x)
     folded[0].weight.data = folded[0].weight.data * gate
-    _close(name, folded(u), e["z_folded"])
-    _close(name, _head(x, eps=1e-30)(gate * u), e["z_eps0"])
-    _close(name, _head(x, eps=1e-30)(x["common_factor"] * gate * u), e["z_eps0_scaled"])
+    close(folded(u), e["z_folded"])
+    close(_head(x, eps=1e-30)(gate * u), e["z_eps0"])
+    close(_head(x, eps=1e-30)(x["common_factor"] * gate * u), e["z_eps0_scaled"])
 
 
 def test_head_and_gates_have_the_published_number_of_parameters() -> None:
-    x, e = _case("matssl.dims")
+    x, e = case("matssl.dims")
     for stages, width, hidden, key in (
         ("stages_r50", "width_r50", 2048, "head_r50"),
         ("stages_r18", "width_r18", 512, "head_r18_h512"),
@@ -181,12 +151,11 @@ def test_head_and_gates_have_the_published_number_of_parameters() -> None:
 
 
 def test_ntxent_value() -> None:
-    name = "simclr.ntxent"
-    x, e = _case(name)
+    x, e = case("simclr.ntxent")
     z1, z2 = torch.tensor(x["z1"]), torch.tensor(x["z2"])
-    _close(name, nt_xent(z1, z2, x["tau"]), e["loss"])
-    _close(name, nt_xent(z1, z2, 0.1), e["loss_tau_0_1"])
-    _close(name, 2 * nt_xent(z1, z2, x["tau"]), e["tensorflow_reference_value"])
+    close(nt_xent(z1, z2, x["tau"]), e["loss"])
+    close(nt_xent(z1, z2, 0.1), e["loss_tau_0_1"])
+    close(2 * nt_xent(z1, z2, x["tau"]), e["tensorflow_reference_value"])
 
 
 def test_ntxent_equals_an_independent_slow_version() -> None:
@@ -203,39 +172,36 @@ def test_ntxent_equals_an_independent_slow_version() -> None:
 
 
 def test_ntxent_invariances() -> None:
-    name = "simclr.invariances"
-    x, e = _case(name)
+    x, e = case("simclr.invariances")
     z1, z2 = torch.tensor(x["z1"]), torch.tensor(x["z2"])
     p, scale = x["permutation"], torch.tensor(x["row_scale"])[:, None]
     rotation = torch.linalg.qr(torch.arange(9.0).reshape(3, 3).sin())[0]
     tau = x["tau"]
-    _close(name, nt_xent(z1, z2, tau), e["base"])
-    _close(name, nt_xent(z2, z1, tau), e["swapped"])
-    _close(name, nt_xent(z1[p], z2[p], tau), e["permuted"])
-    _close(name, nt_xent(z1 @ rotation, z2 @ rotation, tau), e["rotated"])
+    close(nt_xent(z1, z2, tau), e["base"])
+    close(nt_xent(z2, z1, tau), e["swapped"])
+    close(nt_xent(z1[p], z2[p], tau), e["permuted"])
+    close(nt_xent(z1 @ rotation, z2 @ rotation, tau), e["rotated"])
     scaled = scale if len(scale) == len(z1) else scale[: len(z1)]
-    _close(name, nt_xent(z1 * scaled, z2, tau), e["scaled"])
-    _close(name, nt_xent(z1[p], z2, tau), e["one_view_permuted"])
+    close(nt_xent(z1 * scaled, z2, tau), e["scaled"])
+    close(nt_xent(z1[p], z2, tau), e["one_view_permuted"])
 
 
 def test_ntxent_limits() -> None:
-    name = "simclr.limits"
-    x, e = _case(name)
+    x, e = case("simclr.limits")
     one, axes = torch.tensor([[0.3, -2.0]]), torch.eye(2)
-    _close(name, nt_xent(one, -one, x["tau"]), e["n1"])
-    _close(name, nt_xent(torch.ones(3, 2), torch.ones(3, 2), x["tau"]), e["all_equal_n3"])
-    _close(name, nt_xent(axes, axes, x["tau"]), e["orthogonal_n2"])
+    close(nt_xent(one, -one, x["tau"]), e["n1"])
+    close(nt_xent(torch.ones(3, 2), torch.ones(3, 2), x["tau"]), e["all_equal_n3"])
+    close(nt_xent(axes, axes, x["tau"]), e["orthogonal_n2"])
 
 
 def test_ntxent_gradient_reaches_both_views() -> None:
-    name = "simclr.gradient"
-    x, e = _case(name)
+    x, e = case("simclr.gradient")
     z1 = torch.tensor(x["z1"], requires_grad=True)
     z2 = torch.tensor(x["z2"], requires_grad=True)
     nt_xent(z1, z2, x["tau"]).backward()
-    _close(name, z1.grad, e["grad_z1"])
-    _close(name, z2.grad, e["grad_z2"])
-    _close(name, (z1.grad * z1).sum(1), [0, 0, 0])
+    close(z1.grad, e["grad_z1"])
+    close(z2.grad, e["grad_z2"])
+    close((z1.grad * z1).sum(1), [0, 0, 0])
 
 
 def test_ntxent_leaves_out_negatives_of_the_same_group() -> None:
@@ -272,71 +238,65 @@ def _lars(
 
 
 def test_lars_takes_the_classic_step() -> None:
-    name = "simclr.lars_step"
-    x, e = _case(name)
+    x, e = case("simclr.lars_step")
     first, second = _lars(x["w"], x)
-    _close(name, first, e["classic_w1"])
-    _close(name, second, e["classic_w2"])
-    _close(name, _lars(x["w"], x, adapt=False)[0], e["excluded_w1"])
+    close(first, e["classic_w1"])
+    close(second, e["classic_w2"])
+    close(_lars(x["w"], x, adapt=False)[0], e["excluded_w1"])
     first, second = _lars(x["w"], x, classic=False)
-    _close(name, first, e["popular_w1"])
-    _close(name, second, e["popular_w2"])
+    close(first, e["popular_w1"])
+    close(second, e["popular_w2"])
     zero = torch.zeros(2, 2).tolist()
-    _close(name, _lars(zero, x)[0], e["zero_weight_w1"])
+    close(_lars(zero, x)[0], e["zero_weight_w1"])
 
 
 def test_lars_trust_ratio_divides_by_the_decayed_gradient() -> None:
-    name = "simclr.lars_trust_variants"
-    x, e = _case(name)
+    x, e = case("simclr.lars_trust_variants")
     w, g = torch.tensor(x["w"]), torch.tensor(x["grad"])
-    _close(name, optim.trust_ratio(w, g + x["wd"] * w, x["eta"]), e["a"])
+    close(optim.trust_ratio(w, g + x["wd"] * w, x["eta"]), e["a"])
 
 
 def test_learning_rate_rules_and_simclr_schedule() -> None:
-    name = "simclr.lr"
-    x, e = _case(name)
-    _close(name, [optim.scaled_lr(0.3, b, "linear") for b in x["B"]], e["linear"])
-    _close(name, [optim.scaled_lr(0.075, b, "sqrt") for b in x["B"]], e["sqrt"])
+    x, e = case("simclr.lr")
+    close([optim.scaled_lr(0.3, b, "linear") for b in x["B"]], e["linear"])
+    close([optim.scaled_lr(0.075, b, "sqrt") for b in x["B"]], e["sqrt"])
     warmup = x["warmup_epochs"] * (x["n"] // x["batch"])
     total = x["n"] * x["epochs"] // x["batch"] + 1
     peak = optim.scaled_lr(0.3, x["batch"], "linear")
     rates = [peak * optim.cosine(step, total, warmup) for step in x["steps"]]
-    _close(name, rates, e["lr"])
+    close(rates, e["lr"])
 
 
 def test_moco_schedule_is_constant_within_an_epoch() -> None:
-    name = "moco.lr_schedule"
-    x, e = _case(name)
+    x, e = case("moco.lr_schedule")
     rates = [
         optim.learning_rate("cosine_epoch", 0.03, epoch * 10 + 7, x["E"] * 10, 0, 10)
         for epoch in x["epochs"]
     ]
-    _close(name, rates, e["lr_b256"])
+    close(rates, e["lr_b256"])
 
 
 # --- momentum networks and queues ---
 def test_momentum_network_is_a_moving_average() -> None:
-    name = "common.ema_closed_form"
-    x, e = _case(name)
+    x, e = case("common.ema_closed_form")
     slow, online = torch.nn.Linear(3, 1, bias=False), torch.nn.Linear(3, 1, bias=False)
     slow.weight.data = torch.tensor([x["theta0"]])
     online.weight.data = torch.tensor([x["theta_q"]])
     for step in range(1, 6):
         momentum.follow(slow, online, x["m"])
         if f"after_{step}" in e:
-            _close(name, slow.weight[0], e[f"after_{step}"])
-    _close(name, [math.log(0.5) / math.log(m) for m in x["m_list"]], e["half_life_steps"])
+            close(slow.weight[0], e[f"after_{step}"])
+    close([math.log(0.5) / math.log(m) for m in x["m_list"]], e["half_life_steps"])
 
 
 def test_running_statistics_of_the_momentum_network_are_its_own() -> None:
-    name = "common.ema_not_for_buffers"
-    x, e = _case(name)
+    x, e = case("common.ema_not_for_buffers")
     slow, online = torch.nn.BatchNorm1d(1), torch.nn.BatchNorm1d(1)
     online.running_mean.fill_(x["online_running_mean"])
     momentum.follow(slow, online, 0.5)
     slow(torch.tensor(x["x"])[:, None])
-    _close(name, slow.running_mean[0], e["running_mean"])
-    _close(name, slow.running_var[0], e["running_var"])
+    close(slow.running_mean[0], e["running_mean"])
+    close(slow.running_var[0], e["running_var"])
 
 
 def _pushed(length: int, batches: list[list[int]]) -> Iterator[momentum.KeyQueue]:
@@ -349,7 +309,7 @@ def _pushed(length: int, batches: list[list[int]]) -> Iterator[momentum.KeyQueue
 
 
 def test_the_queue_is_a_ring() -> None:
-    x, e = _case("common.queue_ring_wraparound")
+    x, e = case("common.queue_ring_wraparound")
     for queue, expected in zip(_pushed(x["K"], x["batches"]), e["steps"], strict=True):
         filled = expected["valid"]
         assert queue.group.tolist()[:filled] == expected["buffer"][:filled]
@@ -363,16 +323,15 @@ def test_the_queue_is_a_ring() -> None:
 
 
 def test_the_loss_of_a_step_uses_the_queue_as_it_was() -> None:
-    name = "moco.enqueue_after_loss"
-    x, e = _case(name)
+    x, e = case("moco.enqueue_after_loss")
     q, k = torch.tensor(x["q"]), torch.tensor(x["k"])
     queue = momentum.KeyQueue(4, 3)
     queue.push(torch.tensor(x["queue_raw"]), torch.zeros(4, dtype=torch.long))
-    _close(name, info_nce(q, k, queue.negatives()[0], x["tau"]), e["loss_step1"])
+    close(info_nce(q, k, queue.negatives()[0], x["tau"]), e["loss_step1"])
     queue.push(k, torch.zeros(2, dtype=torch.long))
-    _close(name, queue.rows, e["queue_after"])
+    close(queue.rows, e["queue_after"])
     assert int(queue.pointer) == e["ptr_after"]
-    _close(name, info_nce(q, k, queue.negatives()[0], x["tau"]), e["loss_step2_same_batch"])
+    close(info_nce(q, k, queue.negatives()[0], x["tau"]), e["loss_step2_same_batch"])
 
 
 def test_the_method_itself_asks_the_queue_before_it_fills_it() -> None:
@@ -383,7 +342,7 @@ def test_the_method_itself_asks_the_queue_before_it_fills_it() -> None:
     before = method.queue.negatives()[0].clone()
     query, key = method.query(batch.views[0]), method.key(batch.views[1])
     expected = info_nce(query, key, before, 0.2)
-    assert float(method(batch).total) == pytest.approx(float(expected), rel=1e-6)
+    assert method(batch).total.item() == pytest.approx(float(expected), rel=1e-6)
     assert len(method.queue.negatives()[0]) == 8
     method.eval()
     method(batch)
@@ -410,28 +369,26 @@ def _split_layer(splits: int) -> torch.nn.BatchNorm2d:
 
 
 def test_split_batchnorm_normalises_sample_n_with_those_n_mod_s() -> None:
-    name = "moco.split_bn"
-    x, e = _case(name)
+    x, e = case("moco.split_bn")
     values = torch.tensor(x["x"]).view(4, 1, 1, 1)
     for splits in x["splits"]:
         layer = _split_layer(splits)
-        _close(name, layer(values).flatten(), e[f"s{splits}"])
-        _close(name, layer.running_var[0], e[f"running_var_s{splits}"])
-        _close(name, layer.running_mean[0], e["running_mean_s2"])
+        close(layer(values).flatten(), e[f"s{splits}"])
+        close(layer.running_var[0], e[f"running_var_s{splits}"])
+        close(layer.running_mean[0], e["running_mean_s2"])
         plain = torch.nn.BatchNorm2d(1).eval()
         plain.load_state_dict(layer.state_dict())
         assert torch.equal(layer.eval()(values), plain(values))
 
 
 def test_shuffled_keys_change_nothing_without_split_batchnorm() -> None:
-    name = "moco.shuffle_single_device"
-    x, e = _case(name)
+    x, e = case("moco.shuffle_single_device")
     values, order = torch.tensor(x["x"]).view(4, 1, 1, 1), torch.tensor(x["permutation"])
     for splits in (1, 2):
         layer = _split_layer(splits)
         shuffled = layer(values[order])[order.argsort()]
-        _close(name, shuffled.flatten(), e[f"s{splits}_shuffled"])
-        _close(name, layer(values).flatten(), e[f"s{splits}_plain"])
+        close(shuffled.flatten(), e[f"s{splits}_shuffled"])
+        close(layer(values).flatten(), e[f"s{splits}_plain"])
 
 
 def test_keys_are_shuffled_where_batchnorm_is_split_and_come_back_in_order() -> None:
@@ -461,31 +418,28 @@ def _masked(x: dict[str, Any], query: list[int], queue: list[int]) -> torch.Tens
 
 
 def test_keys_of_the_querys_own_group_are_no_negatives() -> None:
-    name = "moco.group_mask"
-    x, e = _case(name)
+    x, e = case("moco.group_mask")
     rows = _masked(x, x["query_group"], x["queue_group"])
-    _close(name, rows, e["loss_rows"])
-    _close(name, rows.mean(), e["loss"])
-    _close(name, _masked(x, [1, 1], [1, 1, 1, 1]), [e["loss_all_masked"]] * 2)
+    close(rows, e["loss_rows"])
+    close(rows.mean(), e["loss"])
+    close(_masked(x, [1, 1], [1, 1, 1, 1]), [e["loss_all_masked"]] * 2)
 
 
 def test_only_written_slots_are_negatives() -> None:
-    name = "moco.valid_mask"
-    x, e = _case(name)
+    x, e = case("moco.valid_mask")
     queue = momentum.KeyQueue(4, 3)
     keys = torch.tensor(x["queue_raw"])
     queue.push(keys[:2], torch.zeros(2, dtype=torch.long))
     q, k = torch.tensor(x["q"]), torch.tensor(x["k"])
-    _close(name, info_nce(q, k, queue.negatives()[0], x["tau"]), e["loss"])
+    close(info_nce(q, k, queue.negatives()[0], x["tau"]), e["loss"])
     queue.push(keys[2:], torch.zeros(2, dtype=torch.long))
-    _close(name, info_nce(q, k, queue.negatives()[0], x["tau"]), e["loss_unmasked"])
+    close(info_nce(q, k, queue.negatives()[0], x["tau"]), e["loss_unmasked"])
 
 
 def test_symmetric_moco_sums_the_directions() -> None:
-    name = "moco.symmetric"
-    x, e = _case(name)
+    x, e = case("moco.symmetric")
     a, b, rows = torch.tensor(x["a"]), torch.tensor(x["b"]), _unit(x["queue_raw"])
-    _close(name, info_nce(a, b, rows, x["tau"]) + info_nce(b, a, rows, x["tau"]), e["loss"])
+    close(info_nce(a, b, rows, x["tau"]) + info_nce(b, a, rows, x["tau"]), e["loss"])
     method, batch = _tiny_moco(symmetric=True), _tiny_batch()
     method(batch)
     keys = torch.cat([method.key(view) for view in batch.views])
@@ -493,8 +447,7 @@ def test_symmetric_moco_sums_the_directions() -> None:
 
 
 def test_a_query_meets_its_own_older_key_as_often_as_computed() -> None:
-    name = "moco.own_stale_key"
-    x, e = _case(name)
+    x, e = case("moco.own_stale_key")
     generator, n = np.random.default_rng(0), x["N"]
     for length, expected in zip(x["K"], e["fraction"], strict=True):
         seen: list[int] = []
@@ -504,7 +457,9 @@ def test_a_query_meets_its_own_older_key_as_often_as_computed() -> None:
                 met += epoch > 0 and item in seen[-length:]
                 total += epoch > 0
                 seen.append(item)
-        assert met / total == pytest.approx(expected, abs=CASES[name]["tolerance"]["atol"])
+        assert met / total == pytest.approx(
+            expected, abs=CASES["moco.own_stale_key"]["tolerance"]["atol"]
+        )
 
 
 def test_infonce_in_parts_equals_autograd_on_all_logits(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -539,27 +494,25 @@ def _dense_loss(x: dict[str, Any], index: torch.Tensor) -> torch.Tensor:
 
 
 def test_cells_are_matched_by_backbone_features() -> None:
-    name = "densecl.correspondence"
-    x, e = _case(name)
+    x, e = case("densecl.correspondence")
     index = densecl.match(torch.tensor(x["backbone_q"]), torch.tensor(x["backbone_k"]))
     assert index.tolist() == e["index"]
-    _close(name, _dense_loss(x, index), e["dense_loss"])
+    close(_dense_loss(x, index), e["dense_loss"])
     wrong = densecl.match(torch.tensor(x["dense_q"]), torch.tensor(x["dense_k"]))
     assert wrong.tolist() == e["index_from_projection"]
 
 
 def test_densecl_weighs_the_global_and_the_dense_loss() -> None:
-    name = "densecl.total_loss"
-    x, e = _case(name)
+    x, e = case("densecl.total_loss")
     rows = _unit(x["queue_global_raw"])
     whole = info_nce(torch.tensor(x["global_q"]), torch.tensor(x["global_k"]), rows, x["tau"])
-    cells = _case("densecl.correspondence")[0]
+    cells = case("densecl.correspondence")[0]
     match = densecl.match(torch.tensor(cells["backbone_q"]), torch.tensor(cells["backbone_k"]))
     dense = _dense_loss(cells, match)
-    _close(name, whole, e["L_global"])
-    _close(name, dense, e["L_dense"])
+    close(whole, e["L_global"])
+    close(dense, e["L_dense"])
     for weight, key in ((0.5, "total_0_5"), (0.0, "total_0"), (1.0, "total_1"), (0.3, "total_0_3")):
-        _close(name, (1 - weight) * whole + weight * dense, e[key])
+        close((1 - weight) * whole + weight * dense, e[key])
 
 
 def test_the_total_of_the_method_is_that_weighted_sum() -> None:
@@ -575,43 +528,39 @@ def test_the_total_of_the_method_is_that_weighted_sum() -> None:
 
 
 def test_the_match_follows_the_content_not_the_position() -> None:
-    name = "densecl.key_position_permutation"
-    x, e = _case(name)
+    x, e = case("densecl.key_position_permutation")
     order = torch.tensor(x["permutation"])
     keys = torch.tensor(x["backbone_k"])[:, order]
     index = densecl.match(torch.tensor(x["backbone_q"]), keys)
     assert index.tolist() == e["index"]
     moved = {**x, "dense_k": torch.tensor(x["dense_k"])[:, order].tolist()}
-    _close(name, _dense_loss(moved, index), e["dense_loss"])
+    close(_dense_loss(moved, index), e["dense_loss"])
     own = densecl.match(torch.tensor(x["backbone_q"]), torch.tensor(x["backbone_k"]))
-    _close(name, _dense_loss(moved, own), e["loss_dense_map_only_permuted"])
+    close(_dense_loss(moved, own), e["loss_dense_map_only_permuted"])
 
 
 def test_the_dense_queue_keeps_the_mean_of_the_cells() -> None:
-    name = "densecl.queue_key"
-    x, e = _case(name)
-    _close(name, densecl.queue_key(torch.tensor(x["dense_k"])), e["queue_key"])
+    x, e = case("densecl.queue_key")
+    close(densecl.queue_key(torch.tensor(x["dense_k"])), e["queue_key"])
 
 
 def test_identical_views_match_cell_by_cell() -> None:
-    name = "densecl.identical_views"
-    x, e = _case(name)
+    x, e = case("densecl.identical_views")
     features, dense = torch.tensor(x["backbone"]), torch.tensor(x["dense"]).flatten(0, 1)
     assert densecl.match(features, features).tolist() == e["index"]
     rows, _ = info_nce_rows(dense, dense, _unit(x["queue_dense_raw"]), x["tau"])
-    _close(name, rows, e["loss_rows"])
-    _close(name, rows.mean(), e["loss"])
+    close(rows, e["loss_rows"])
+    close(rows.mean(), e["loss"])
 
 
 def test_the_dense_loss_can_wait() -> None:
-    x, e = _case("densecl.warmup")
+    x, e = case("densecl.warmup")
     weights = [densecl.dense_weight(x["lam"], n, x["start_iters"]) for n in x["iterations"]]
     assert weights == e["weight"]
 
 
 def test_gradient_of_the_dense_loss_reaches_the_queries_alone() -> None:
-    name = "densecl.gradient"
-    x, e = _case(name)
+    x, e = case("densecl.gradient")
     q = torch.tensor(x["dense_q"], requires_grad=True)
     k = torch.tensor(x["dense_k"], requires_grad=True)
     features = torch.tensor(x["backbone_q"], requires_grad=True)
@@ -619,7 +568,7 @@ def test_gradient_of_the_dense_loss_reaches_the_queries_alone() -> None:
     positive = k.gather(1, index[..., None].expand(-1, -1, k.shape[2]))
     rows = _unit(x["queue_dense_raw"])
     info_nce(q.flatten(0, 1), positive.flatten(0, 1), rows, x["tau"]).backward()
-    _close(name, q.grad, e["grad_dense_q"])
+    close(q.grad, e["grad_dense_q"])
     assert k.grad is None and features.grad is None
 
 
@@ -645,112 +594,101 @@ def _byol(p1: Any, p2: Any, t1: Any, t2: Any) -> torch.Tensor:
 
 
 def test_byol_value() -> None:
-    name = "byol.loss"
-    x, e = _case(name)
+    x, e = case("byol.loss")
     p1, p2, t1, t2 = (torch.tensor(x[k]) for k in ("pred1", "pred2", "target1", "target2"))
-    _close(name, negative_cosine(p1, t2), e["direction_12"])
-    _close(name, negative_cosine(p2, t1), e["direction_21"])
-    _close(name, _byol(p1, p2, t1, t2), e["loss"])
+    close(negative_cosine(p1, t2), e["direction_12"])
+    close(negative_cosine(p2, t1), e["direction_21"])
+    close(_byol(p1, p2, t1, t2), e["loss"])
 
 
 def test_byol_gradient_reaches_the_predictions_alone() -> None:
-    name = "byol.gradient"
-    x, e = _case(name)
+    x, e = case("byol.gradient")
     p1, p2, t1, t2 = (
         torch.tensor(x[k], requires_grad=True) for k in ("pred1", "pred2", "target1", "target2")
     )
     _byol(p1, p2, t1, t2).backward()
-    _close(name, p1.grad, e["grad_pred1"])
-    _close(name, (p1.grad * p1).sum(1), [0, 0])
+    close(p1.grad, e["grad_pred1"])
+    close((p1.grad * p1).sum(1), [0, 0])
     assert t1.grad is None and t2.grad is None
 
 
 def test_byol_bounds() -> None:
-    name = "byol.bounds"
-    x, e = _case(name)
+    x, e = case("byol.bounds")
     p1, p2, t1, t2 = (torch.tensor(x[k]) for k in ("pred1", "pred2", "target1", "target2"))
-    _close(name, _byol(p1, p2, p2, p1), e["match"])
-    _close(name, _byol(p1, p2, -p2, -p1), e["antipodal"])
+    close(_byol(p1, p2, p2, p1), e["match"])
+    close(_byol(p1, p2, -p2, -p1), e["antipodal"])
     axes = torch.eye(2)
-    _close(name, _byol(axes, axes, axes.flip(0), axes.flip(0)), e["orthogonal"])
-    _close(name, _byol(3 * p1, 0.2 * p2, 7 * t1, t2), e["scaled"])
+    close(_byol(axes, axes, axes.flip(0), axes.flip(0)), e["orthogonal"])
+    close(_byol(3 * p1, 0.2 * p2, 7 * t1, t2), e["scaled"])
 
 
 def test_byol_momentum_rises_to_one() -> None:
-    name = "byol.ema_schedule"
-    x, e = _case(name)
+    x, e = case("byol.ema_schedule")
     for start, key in zip(x["tau0"], ("tau_099", "tau_0996"), strict=True):
         values = [momentum.cosine_momentum(start, t / x["T"]) for t in x["t"]]
-        _close(name, values, e[key])
+        close(values, e[key])
 
 
 def test_the_target_follows_the_weights_after_the_step() -> None:
-    name = "byol.update_order"
-    x, e = _case(name)
+    x, e = case("byol.update_order")
     online, slow = torch.nn.Linear(2, 1, bias=False), torch.nn.Linear(2, 1, bias=False)
     online.weight.data, slow.weight.data = torch.tensor([x["online"]]), torch.tensor([x["target"]])
     optimizer = torch.optim.SGD(online.parameters(), lr=x["lr"])
     online.weight.grad = torch.tensor([x["grad"]])
     optimizer.step()
     momentum.follow(slow, online, x["tau"])
-    _close(name, online.weight[0], e["online_new"])
-    _close(name, slow.weight[0], e["target_new"])
+    close(online.weight[0], e["online_new"])
+    close(slow.weight[0], e["target_new"])
 
 
 def test_byol_rates_follow_the_batch() -> None:
-    name = "byol.lr"
-    x, e = _case(name)
+    x, e = case("byol.lr")
     for base, key in ((0.45, "base_045"), (0.3, "base_03"), (0.2, "base_02")):
-        _close(name, [optim.scaled_lr(base, b, "linear") for b in x["B"]], e[key])
+        close([optim.scaled_lr(base, b, "linear") for b in x["B"]], e[key])
 
 
 def test_health_std() -> None:
-    name = "health.std"
-    x, e = _case(name)
+    x, e = case("health.std")
     z = torch.tensor(x["z"])
-    _close(name, monitor.std(z), e["std"])
-    _close(name, monitor.std(torch.ones(4, 3)), e["collapsed"])
+    close(monitor.std(z), e["std"])
+    close(monitor.std(torch.ones(4, 3)), e["collapsed"])
 
 
 def test_health_rankme() -> None:
-    name = "health.rankme"
-    x, e = _case(name)
+    x, e = case("health.rankme")
     z = torch.tensor(x["z"])
-    _close(name, monitor.rankme(z), e["rankme"])
-    _close(name, monitor.rankme(5 * z), e["rankme_scaled"])
-    _close(name, monitor.rankme(torch.eye(4)), e["identity4"])
-    _close(name, monitor.rankme(torch.tensor(x["rank1"])), e["rank1_value"])
+    close(monitor.rankme(z), e["rankme"])
+    close(monitor.rankme(5 * z), e["rankme_scaled"])
+    close(monitor.rankme(torch.eye(4)), e["identity4"])
+    close(monitor.rankme(torch.tensor(x["rank1"])), e["rank1_value"])
 
 
 def test_health_alignment_and_uniformity() -> None:
-    name = "health.alignment_uniformity"
-    x, e = _case(name)
+    x, e = case("health.alignment_uniformity")
     first, second = torch.tensor(x["x"]), torch.tensor(x["y"])
-    _close(name, monitor.alignment(first, second), e["alignment"])
-    _close(name, monitor.uniformity(first), e["uniformity"])
+    close(monitor.alignment(first, second), e["alignment"])
+    close(monitor.uniformity(first), e["uniformity"])
     same = torch.ones(4, 3)
     assert float(monitor.alignment(same, same)) == pytest.approx(0)
     assert float(monitor.uniformity(same)) == pytest.approx(0)
 
 
 def test_health_gap() -> None:
-    name = "health.gap"
-    x, e = _case(name)
+    x, e = case("health.gap")
     difference, auc, top1 = monitor.gap(torch.tensor(x["x"]), torch.tensor(x["y"]))
-    _close(name, difference, e["gap"])
-    _close(name, auc, e["auc"])
-    _close(name, top1, e["top1"])
+    close(difference, e["gap"])
+    close(auc, e["auc"])
+    close(top1, e["top1"])
 
 
 def test_rank_sees_a_collapse_that_the_spread_does_not() -> None:
-    name = "health.dimensional_collapse"
-    x, e = _case(name)
+    x, e = case("health.dimensional_collapse")
     points = torch.tensor(x["points_axis"])
     rotated = points @ torch.tensor(x["rotation"])
-    _close(name, monitor.rankme(points), e["rankme_axis"])
-    _close(name, monitor.rankme(rotated), e["rankme_rotated"])
-    _close(name, monitor.std(points), e["std_axis"])
-    _close(name, monitor.std(rotated), e["std_rotated"])
+    close(monitor.rankme(points), e["rankme_axis"])
+    close(monitor.rankme(rotated), e["rankme_rotated"])
+    close(monitor.std(points), e["std_axis"])
+    close(monitor.std(rotated), e["std_rotated"])
 
 
 def test_every_case_of_the_file_is_tested() -> None:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from numeric import CASES, case, close
 
 from matssl import weights
 from matssl.core import geometry, optim
@@ -28,31 +27,9 @@ from matssl.models.heads import GroupedLinear, grouped_head
 from matssl.models.segmentation import build_model
 from matssl.models.small_unet import SmallUnet, from_published
 
-CASES = {
-    c["id"]: c for c in json.loads((Path(__file__).parent / "checks.json").read_text())["cases"]
-}
+pytestmark = pytest.mark.usefixtures("float64")
+
 BOTH = ("pscl-simclr", "pscl-moco")
-
-
-@pytest.fixture(autouse=True)
-def _float64() -> Iterator[None]:
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
-
-
-def _case(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    case = CASES[name]
-    inputs = dict(case["inputs"])
-    if "same_as" in inputs:
-        inputs = {**CASES[inputs["same_as"]]["inputs"], **inputs}
-    return inputs, case["expected"]
-
-
-def _close(name: str, got: Any, expected: Any) -> None:
-    tolerance = CASES[name].get("tolerance") or {"rtol": 1e-8, "atol": 1e-8}
-    value = got.detach().numpy() if isinstance(got, torch.Tensor) else np.asarray(got)
-    np.testing.assert_allclose(value, np.asarray(expected, float), **tolerance)
 
 
 def _unit(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -100,8 +77,7 @@ def _method(name: str, encoder: str = "small_unet", **settings: Any) -> Any:
 
 # --- the numeric cases ---
 def test_cells_of_a_turned_and_cropped_view_are_paired_by_their_centres() -> None:
-    name = "pscl.geometry"
-    x, e = _case(name)
+    x, e = case("pscl.geometry")
     # Published order: vertical flip, rot90^k, crop of 4 x 4 at row 1, column 0. A vertical flip is
     # a mirror and two turns; taken before those, the crop is at row 1, column 0 of the image too.
     side = x["fh"]
@@ -117,15 +93,14 @@ def test_cells_of_a_turned_and_cropped_view_are_paired_by_their_centres() -> Non
 
 
 def test_each_class_takes_the_cells_it_covers_most_and_none_twice() -> None:
-    name = "pscl.class_sampling"
-    x, e = _case(name)
+    x, e = case("pscl.class_sampling")
     cells, weight, keep = patches.take_cells(torch.tensor(x["coverage"]), x["n"])
     assert cells.tolist() == e["index"] and keep.tolist() == e["keep"]
-    _close(name, weight, e["weight"])
+    close(weight, e["weight"])
 
 
 def test_templates_take_the_most_similar_cell_that_is_left() -> None:
-    x, e = _case("pscl.greedy_matching")
+    x, e = case("pscl.greedy_matching")
     taken = torch.zeros(1, 3)
     index = patches.take_most_similar(torch.tensor(x["similarity"])[None], taken)
     # Negative similarities: subtracting the largest would raise a taken cell.
@@ -134,28 +109,26 @@ def test_templates_take_the_most_similar_cell_that_is_left() -> None:
 
 
 def test_prototypes_are_weighted_means_of_unit_keys_and_unit_rows_themselves() -> None:
-    name = "pscl.prototype"
-    x, e = _case(name)
+    x, e = case("pscl.prototype")
     keys = F.normalize(torch.tensor(x["keys_raw"]), dim=1)
     weight = torch.tensor(x["weight"])
-    _close(name, weight @ keys, e["weighted_sum"])
-    _close(name, (weight @ keys).norm(), e["norm"])
+    close(weight @ keys, e["weighted_sum"])
+    close((weight @ keys).norm(), e["norm"])
     kind, valid = torch.tensor([1, 1]), torch.ones(1, 2, dtype=torch.bool)
     rows, present = patches.prototypes(keys[None], weight, kind, valid, 3)
-    _close(name, rows[0, 1], e["stored"])
+    close(rows[0, 1], e["stored"])
     assert present.tolist() == [[False, True, False]]
 
 
 def test_soft_positives_fade_with_their_age() -> None:
-    name = "pscl.age_weights"
-    x, e = _case(name)
+    x, e = case("pscl.age_weights")
     age = torch.tensor(x["a"], dtype=torch.float64)
     lots, kinds = torch.full((3,), 7), torch.full((3,), 1)
-    _close(name, patches.image_targets(torch.tensor([7]), lots, age)[0], e["global_same"])
+    close(patches.image_targets(torch.tensor([7]), lots, age)[0], e["global_same"])
     same, other = patches.cell_targets(torch.tensor([7, 8]), 2, lots, kinds, age)
-    _close(name, same[1], e["patch_same_class_same_batch"])
-    _close(name, other[1], e["patch_same_class_other_batch"])
-    _close(name, same[0], [e["other_class"]] * 3)
+    close(same[1], e["patch_same_class_same_batch"])
+    close(other[1], e["patch_same_class_other_batch"])
+    close(same[0], [e["other_class"]] * 3)
     unknown = torch.tensor([-1])
     assert patches.image_targets(unknown, unknown.expand(3), age).tolist() == [[0, 0, 0]]
 
@@ -170,48 +143,43 @@ def _soft(x: dict[str, Any], target: list[float]) -> torch.Tensor:
 
 
 def test_soft_targets_are_divided_by_their_sum() -> None:
-    name = "pscl.moco_soft_loss"
-    x, e = _case(name)
-    _close(name, F.log_softmax(torch.tensor(x["similarity"]) / x["tau"], 0), e["log_p"])
-    _close(name, _soft(x, x["target"])[0], e["repaired"])
-    _close(name, _soft(x, x["target"])[0] * sum(x["target"]), e["upstream"])
-    _close(name, _soft(x, [1.0, 0.0, 0.0, 0.0])[0], e["hard_target"])
+    x, e = case("pscl.moco_soft_loss")
+    close(F.log_softmax(torch.tensor(x["similarity"]) / x["tau"], 0), e["log_p"])
+    close(_soft(x, x["target"])[0], e["repaired"])
+    close(_soft(x, x["target"])[0] * sum(x["target"]), e["upstream"])
+    close(_soft(x, [1.0, 0.0, 0.0, 0.0])[0], e["hard_target"])
 
 
 def test_cells_are_contrasted_with_those_of_other_classes() -> None:
-    name = "pscl.simclr_masked_ntxent"
-    x, e = _case(name)
+    x, e = case("pscl.simclr_masked_ntxent")
     q, k, kind = torch.tensor(x["q"]), torch.tensor(x["k"]), torch.tensor(x["cls"])
     loss, rows = patches.class_nt_xent(q, k, kind, x["tau"])
-    _close(name, rows, e["loss_rows"])
-    _close(name, loss, e["loss"])
-    _close(name, nt_xent(q, k, x["tau"]), e["plain_ntxent_for_comparison"])
+    close(rows, e["loss_rows"])
+    close(loss, e["loss"])
+    close(nt_xent(q, k, x["tau"]), e["plain_ntxent_for_comparison"])
     others = (kind[:, None] != kind).sum(1) * 2
     assert others.tolist() == [e["negatives_per_row"]] * 4
 
 
 def test_one_class_alone_has_no_negatives_and_classes_of_one_are_plain_ntxent() -> None:
-    name = "pscl.single_class"
-    x, e = _case(name)
+    x, e = case("pscl.single_class")
     q, k = torch.tensor(x["q"]), torch.tensor(x["k"])
-    _close(name, patches.class_nt_xent(q, k, torch.zeros(4), x["tau"])[0], e["all_same"])
-    _close(name, patches.class_nt_xent(q, k, torch.arange(4), x["tau"])[0], e["all_distinct"])
+    close(patches.class_nt_xent(q, k, torch.zeros(4), x["tau"])[0], e["all_same"])
+    close(patches.class_nt_xent(q, k, torch.arange(4), x["tau"])[0], e["all_distinct"])
 
 
 def test_gradient_of_the_cell_loss_reaches_both_views() -> None:
-    name = "pscl.simclr_gradient"
-    x, e = _case(name)
+    x, e = case("pscl.simclr_gradient")
     q, k = torch.tensor(x["q"]).requires_grad_(), torch.tensor(x["k"]).requires_grad_()
     patches.class_nt_xent(q, k, torch.tensor(x["cls"]), x["tau"])[0].backward()
-    _close(name, q.grad, e["grad_q"])
-    _close(name, k.grad, e["grad_k"])
+    close(q.grad, e["grad_q"])
+    close(k.grad, e["grad_k"])
 
 
 def test_scales_count_alike_whatever_their_number_of_cells() -> None:
-    name = "pscl.total"
-    x, e = _case(name)
+    x, e = case("pscl.total")
     scales = [torch.tensor(loss) for loss in x["L_scale"]]
-    _close(name, pscl.combined(torch.tensor(x["L_global"]), scales, x["rho"]), e["total"])
+    close(pscl.combined(torch.tensor(x["L_global"]), scales, x["rho"]), e["total"])
     assert e["total"] != e["row_pooled"]
 
 

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import copy
-import json
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from numeric import case, close
 from torch import Tensor, nn
 
 from matssl.core import geometry, palette
@@ -21,54 +19,33 @@ from matssl.methods.slotcon import SlotCon, SlotConSettings
 from matssl.models.encoders import build_encoder, channels_last, pyramid
 from matssl.models.heads import CellProjector, RowNorm, row_predictor
 
-CASES = {
-    c["id"]: c for c in json.loads((Path(__file__).parent / "checks.json").read_text())["cases"]
-}
+pytestmark = pytest.mark.usefixtures("float64")
+
 SMALL = {"prototypes": 6, "hidden_dim": 16, "global_output_dim": 8, "dense_stage": 3}
-
-
-@pytest.fixture(autouse=True)
-def _float64() -> Iterator[None]:
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
-
-
-def _case(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    case = CASES[f"slotcon.{name}"]
-    inputs = dict(case["inputs"])
-    if "same_as" in inputs:
-        inputs = {**CASES[inputs["same_as"]]["inputs"], **inputs}
-    return inputs, case["expected"]
-
-
-def _close(got: Any, expected: Any) -> None:
-    value = got.detach().numpy() if isinstance(got, Tensor) else np.asarray(got)
-    np.testing.assert_allclose(value, np.asarray(expected, float), rtol=1e-8, atol=1e-8)
 
 
 # --- the numeric cases ---
 def test_cells_are_grouped_by_cosine_and_slots_are_means_of_what_was_not_normalised() -> None:
-    x, e = _case("grouping")
+    x, e = case("slotcon.grouping")
     cells, prototypes = torch.tensor([x["x"]]), torch.tensor(x["prototypes"])
     scores, attention, slots = slotcon.assign(cells, prototypes, x["temperature"])
     assert x["eps"] == slotcon.EPS
-    _close(scores[0], e["dots"])
-    _close(attention[0], e["attention"])
-    _close(slots[0], e["slots"])
+    close(scores[0], e["dots"])
+    close(attention[0], e["attention"])
+    close(slots[0], e["slots"])
 
 
 def test_the_order_and_length_of_prototypes_only_reorder_slots() -> None:
-    x, e = _case("prototype_permutation")
+    x, e = case("slotcon.prototype_permutation")
     cells, prototypes = torch.tensor([x["x"]]), torch.tensor(x["prototypes"])
 
     def slots(cells: Tensor, prototypes: Tensor) -> Tensor:
         return slotcon.assign(cells, prototypes, 0.07)[2][0]
 
-    _close(slots(cells, prototypes), e["slots"])
-    _close(slots(cells, prototypes[x["permutation"]]), e["slots_permuted"])
-    _close(slots(cells.flip(1), prototypes), e["slots_positions_reversed"])
-    _close(slots(cells, 3 * prototypes), e["slots"])
+    close(slots(cells, prototypes), e["slots"])
+    close(slots(cells, prototypes[x["permutation"]]), e["slots_permuted"])
+    close(slots(cells.flip(1), prototypes), e["slots_positions_reversed"])
+    close(slots(cells, 3 * prototypes), e["slots"])
 
 
 def _distilled(x: dict[str, Any], shift: float = 0.0) -> tuple[Tensor, ...]:
@@ -80,31 +57,31 @@ def _distilled(x: dict[str, Any], shift: float = 0.0) -> tuple[Tensor, ...]:
 
 
 def test_the_student_learns_the_centred_sharpened_assignment_of_the_teacher() -> None:
-    x, e = _case("distill")
-    _close(_distilled(x)[0], e["loss"])
-    _close(_distilled(x, shift=1.0)[0], e["loss_center_plus_1"])
+    x, e = case("slotcon.distill")
+    close(_distilled(x)[0], e["loss"])
+    close(_distilled(x, shift=1.0)[0], e["loss_center_plus_1"])
     mean = torch.tensor(x["teacher"]).mean(0)
-    _close(slotcon.moved_center(torch.tensor(x["center"]), mean, 0.9), e["center_new"])
+    close(slotcon.moved_center(torch.tensor(x["center"]), mean, 0.9), e["center_new"])
 
 
 def test_only_the_student_gets_a_gradient() -> None:
-    x, e = _case("distill_gradient")
+    x, e = case("slotcon.distill_gradient")
     loss, student, teacher, center = _distilled(x)
     loss.backward()
-    _close(student.grad, e["grad_student"])
+    close(student.grad, e["grad_student"])
     assert student.grad is not None
-    _close(student.grad.sum(1), np.zeros(3))
+    close(student.grad.sum(1), np.zeros(3))
     assert teacher.grad is e["grad_teacher"] and center.grad is e["grad_center"]
 
 
 def test_slots_active_in_both_views_find_their_own_among_all_active_keys() -> None:
-    x, e = _case("slot_loss")
+    x, e = case("slotcon.slot_loss")
     query = torch.tensor(x["slots_q"], requires_grad=True)
     key = torch.tensor(x["slots_k"], requires_grad=True)
     masks = [torch.tensor(x[f"active_{side}"]) > 0 for side in "qk"]
     rows = slotcon.slot_contrast(query, key, *masks, nn.Identity(), 0.2)
-    _close(rows, e["loss_rows"])
-    _close(2 * 0.2 * rows.mean(), e["loss"])
+    close(rows, e["loss_rows"])
+    close(2 * 0.2 * rows.mean(), e["loss"])
     rows.mean().backward()
     # Slots that are not active in both views, and keys, learn nothing.
     silent = torch.ones(6, dtype=torch.bool)
@@ -114,7 +91,7 @@ def test_slots_active_in_both_views_find_their_own_among_all_active_keys() -> No
 
 
 def test_a_score_map_is_resampled_as_roi_align_does_and_turned_back() -> None:
-    x, e = _case("inverse_augmentation")
+    x, e = case("slotcon.inverse_augmentation")
     scores = torch.tensor(x["map"])[None, None]
 
     def aligned(flip: bool, box: list[float]) -> Tensor:
@@ -127,27 +104,27 @@ def test_a_score_map_is_resampled_as_roi_align_does_and_turned_back() -> None:
         return slotcon.align(scores, maps, torch.from_numpy(edges)[None], 128)[0, 0]
 
     full, half = x["boxes"]
-    _close(aligned(False, full), e["full"])
-    _close(aligned(False, half), e["half"])
-    _close(aligned(True, half), e["half_flipped"])
+    close(aligned(False, full), e["full"])
+    close(aligned(False, half), e["half"])
+    close(aligned(True, half), e["half_flipped"])
 
 
 def test_both_directions_of_both_losses_are_summed() -> None:
-    x, e = _case("total")
+    x, e = case("slotcon.total")
     w = x["w"]
     total = w * sum(x["D"]) + (1 - w) * sum(x["C"])
-    _close(total, e["total"])
+    close(total, e["total"])
     method, batch = _method(), _batch()
     losses = method(batch)
     weighted = 0.5 * losses.parts["group"] + 0.5 * losses.parts["slot"]
-    _close(losses.total, weighted.item())
+    close(losses.total, weighted.item())
     other = _method(group_loss_weight=0.9)(batch)
-    _close(other.total, (0.9 * losses.parts["group"] + 0.1 * losses.parts["slot"]).item())
+    close(other.total, (0.9 * losses.parts["group"] + 0.1 * losses.parts["slot"]).item())
 
 
 def test_the_teachers_momentum_rises_to_one() -> None:
-    x, e = _case("momentum")
-    _close([momentum.cosine_momentum(x["m0"], p) for p in (0, 0.5, 1)], e["m"])
+    x, e = case("slotcon.momentum")
+    close([momentum.cosine_momentum(x["m0"], p) for p in (0, 0.5, 1)], e["m"])
     assert (SlotConSettings().ema_momentum, SlotConSettings().ema_schedule) == (0.99, "cosine")
 
 
@@ -171,7 +148,7 @@ def test_aligned_maps_of_two_views_say_the_same_of_the_same_place(
     sizes, grid = (64, 96), 16
     boxes, share = slotcon.overlap(maps, *sizes)
     assert boxes.tolist() == [[36.0, 30.0, 84.0, 78.0]]
-    _close(share, [48 * 48 / (48 * 96)])
+    close(share, [48 * 48 / (48 * 96)])
     aligned = []
     for view, size in zip(maps.numpy(), sizes, strict=True):
         centres = geometry.transform(view[0], geometry.cell_centres(size, grid))
@@ -181,16 +158,16 @@ def test_aligned_maps_of_two_views_say_the_same_of_the_same_place(
     # Beyond the outermost centres of a view the border counts, so the inner cells are compared.
     inner = slice(2, -2)
     for result in aligned:
-        _close(result[0, grid // 2, inner], fine[inner] + 36)
-        _close(result[1, inner, grid // 2], fine[inner] + 30)
-    _close(aligned[0][:, inner, inner], aligned[1][:, inner, inner])
+        close(result[0, grid // 2, inner], fine[inner] + 36)
+        close(result[1, inner, grid // 2], fine[inner] + 30)
+    close(aligned[0][:, inner, inner], aligned[1][:, inner, inner])
 
 
 def test_views_side_by_side_share_nothing_and_are_left_out() -> None:
     first = _maps([(0, 0, 50, 50, False, 0)] * 2)
     second = _maps([(0, 60, 50, 50, True, 1), (25, 0, 50, 50, True, 1)])
     _, share = slotcon.overlap(torch.stack([first, second]), 64, 64)
-    _close(share, [0.0, 0.5])
+    close(share, [0.0, 0.5])
     method, batch = _method(), _batch(size=2)
     both = Batch(batch.views, torch.stack([first, second]), batch.group, batch.index)
     losses = method(both)
@@ -221,7 +198,7 @@ def test_turning_a_view_and_its_map_changes_no_group_loss() -> None:
         return float(method._group_loss(batch, *both)[0])
 
     values = [loss(flip, turns) for flip in (False, True) for turns in range(4)]
-    _close(values, [values[0]] * 8)
+    close(values, [values[0]] * 8)
     # Without the map they would differ.
     wrong = torch.rot90(scores, 1, (2, 3))
     maps = torch.stack([base, base])
@@ -286,7 +263,7 @@ def test_the_centre_follows_the_unaligned_scores_after_the_loss() -> None:
         cells = before.teach(before.normalise(view)).movedim(1, -1).flatten(0, 2)
         prototypes = before.teacher_grouping.prototypes
         scores.append(F.normalize(cells, dim=1) @ F.normalize(prototypes, dim=1).T)
-    _close(method.center, 0.1 * torch.cat(scores).mean(0))
+    close(method.center, 0.1 * torch.cat(scores).mean(0))
     method.eval()
     center = method.center.clone()
     method(batch)
@@ -311,7 +288,7 @@ def test_the_projector_is_one_convolution_of_the_stacked_maps() -> None:
     maps = [torch.randn(2, 4, 8, 8), torch.randn(2, 6, 4, 4)]
     stacked = torch.cat([maps[0], F.interpolate(maps[1], size=(8, 8), mode="bilinear")], dim=1)
     weight = torch.cat([layer.weight for layer in projector.first], dim=1)
-    _close(projector(maps), projector.rest(F.conv2d(stacked, weight)).detach())
+    close(projector(maps), projector.rest(F.conv2d(stacked, weight)).detach())
 
 
 def test_at_the_last_stage_the_projector_has_the_published_size() -> None:
@@ -327,8 +304,8 @@ def test_rows_are_normalised_by_their_own_statistics_and_few_by_the_averages() -
     norm, plain = RowNorm(4), nn.BatchNorm1d(4)
     rows = torch.randn(6, 4)
     assert torch.equal(norm(rows), plain(rows))
-    _close(norm.running_var, plain.running_var)
-    _close(norm(rows[:1]), plain.eval()(rows[:1]).detach())
+    close(norm.running_var, plain.running_var)
+    close(norm(rows[:1]), plain.eval()(rows[:1]).detach())
     assert norm(rows[:0]).shape == (0, 4)
 
 
@@ -349,7 +326,7 @@ def test_a_temperature_of_each_kind_changes_the_loss() -> None:
     first, second = _method().train(), _method(center_momentum=0.5).train()
     for method in (first, second):
         method(_batch())
-    _close(second.center, 5 * first.center)
+    close(second.center, 5 * first.center)
 
 
 # --- what is logged and shown ---

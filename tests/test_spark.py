@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import copy
-import json
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from numeric import case, close
 from torch import Tensor, nn
 
 from matssl.core import optim
@@ -31,29 +29,7 @@ from matssl.models.sparse import (
     resized,
 )
 
-CASES = {
-    c["id"]: c for c in json.loads((Path(__file__).parent / "checks.json").read_text())["cases"]
-}
-
-
-@pytest.fixture(autouse=True)
-def _float64() -> Iterator[None]:
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
-
-
-def _case(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    case = CASES[name]
-    inputs = dict(case["inputs"])
-    if "same_as" in inputs:
-        inputs = {**CASES[inputs["same_as"]]["inputs"], **inputs}
-    return inputs, case["expected"]
-
-
-def _close(got: Any, expected: Any) -> None:
-    value = got.detach().numpy() if isinstance(got, Tensor) else np.asarray(got)
-    np.testing.assert_allclose(value, np.asarray(expected, float), rtol=1e-8, atol=1e-8)
+pytestmark = pytest.mark.usefixtures("float64")
 
 
 def _map(rows: Any) -> Tensor:
@@ -79,40 +55,40 @@ def _masked(x: dict[str, Any], key: str = "reconstruction") -> tuple[Tensor, Ten
 
 # --- the numeric cases ---
 def test_kept_cells_are_rounded_half_to_even() -> None:
-    x, e = _case("spark.keep_count")
+    x, e = case("spark.keep_count")
     for ratio, key in zip(x["ratio"], ("keep_060", "keep_075"), strict=True):
         assert [spark.active_count(f * f, ratio, True) for f in x["f"]] == e[key]
 
 
 def test_every_convolution_is_masked_again() -> None:
-    x, e = _case("spark.sparse_conv")
+    x, e = case("spark.sparse_conv")
     active, cells = ActiveCells(), _cells(x["active"])
     first, second = _ones(), _ones(2)
     leaky = second(first(_map(x["x"]) * resized(cells, 4, 4))) * resized(cells, 2, 2)
-    _close(leaky[0, 0], e["without_remask_conv2"])
+    close(leaky[0, 0], e["without_remask_conv2"])
     make_sparse(nn.Sequential(first, second), active)
     with active.only(cells):
         once = first(_map(x["x"]) * resized(cells, 4, 4))
         twice = second(once)
-    _close(once[0, 0], e["conv1"])
-    _close(twice[0, 0], e["conv2"])
+    close(once[0, 0], e["conv1"])
+    close(twice[0, 0], e["conv2"])
 
 
 def test_statistics_are_those_of_active_positions() -> None:
-    x, e = _case("spark.sparse_bn")
+    x, e = case("spark.sparse_bn")
     layer, active = nn.BatchNorm2d(1), ActiveCells()
-    _close((layer(_map(x["x"])) * _map(x["mask"]))[0, 0], e["dense_bn"])
+    close((layer(_map(x["x"])) * _map(x["mask"]))[0, 0], e["dense_bn"])
     layer.reset_running_stats()
     make_sparse(layer, active)
     with active.only(_cells(x["mask"])):
         out = layer(_map(x["x"]))
-    _close(out[0, 0], e["out"])
-    _close(layer.running_mean, [e["running_mean"]])
-    _close(layer.running_var, [e["running_var"]])
+    close(out[0, 0], e["out"])
+    close(layer.running_mean, [e["running_mean"]])
+    close(layer.running_var, [e["running_var"]])
 
 
 def test_masked_pixels_have_no_influence() -> None:
-    x, e = _case("spark.no_leak")
+    x, e = case("spark.no_leak")
     cells = _cells(x["active"])
     for key, expected in (("x", "out"), ("x_changed", "out_changed")):
         active = ActiveCells()
@@ -120,41 +96,41 @@ def test_masked_pixels_have_no_influence() -> None:
         make_sparse(network, active)
         with active.only(cells):
             out = network(_map(x[key]) * resized(cells, 4, 4))
-        _close(out[0, 0], e[expected])
+        close(out[0, 0], e[expected])
 
 
 def test_the_loss_is_the_squared_distance_to_standardised_cells_of_the_masked_ones() -> None:
-    x, e = _case("spark.loss")
+    x, e = case("spark.loss")
     image, guess = (spark.patchify(_map(x[key]), 2)[0] for key in ("image", "reconstruction"))
-    _close(spark.standardised(image)[0], e["target"])
-    _close(spark.cell_errors("patches", guess, image), e["patch_loss"])
-    _close(spark.cell_errors("patches", *_masked(x)).mean(), e["loss"])
+    close(spark.standardised(image)[0], e["target"])
+    close(spark.cell_errors("patches", guess, image), e["patch_loss"])
+    close(spark.cell_errors("patches", *_masked(x)).mean(), e["loss"])
 
 
 def test_brightness_and_contrast_of_a_masked_cell_do_not_matter() -> None:
-    x, e = _case("spark.target_affine")
+    x, e = case("spark.target_affine")
     guess, image = _masked(x)
-    _close(spark.cell_errors("patches", guess, image).mean(), e["loss"])
+    close(spark.cell_errors("patches", guess, image).mean(), e["loss"])
     # Cell 1 of the image is the first masked one.
     image[0] = 3 * image[0] + 5
-    _close(spark.cell_errors("patches", guess, image).mean(), e["loss_changed"])
+    close(spark.cell_errors("patches", guess, image).mean(), e["loss_changed"])
     constant = spark.standardised(torch.full((1, 4), 0.7))[0]
-    _close(constant[0], e["constant_patch_target"])
+    close(constant[0], e["constant_patch_target"])
 
 
 def test_masked_positions_take_the_learned_vector() -> None:
-    x, e = _case("spark.densify")
+    x, e = case("spark.densify")
     active = ActiveCells()
     layer = Densify(1, 1, 1, active)
     assert layer.vector is not None
     nn.init.constant_(layer.vector, x["mask_value"])
     with active.only(_cells(x["active"])):
         out = layer(_map(x["x"]) * _map(x["active"]))
-    _close(out[0, 0], e["out"])
+    close(out[0, 0], e["out"])
 
 
 def test_a_cell_is_a_vector_of_rows_columns_channels() -> None:
-    x, e = _case("spark.patch_order")
+    x, e = case("spark.patch_order")
     images = torch.tensor(x["x"])[None]
     assert spark.patchify(images, 2)[0, 0].tolist() == e["patch"]
     generator = torch.Generator().manual_seed(0)
@@ -165,32 +141,32 @@ def test_a_cell_is_a_vector_of_rows_columns_channels() -> None:
 
 
 def test_the_published_schedule_of_rate_and_decay() -> None:
-    x, e = _case("spark.schedule")
+    x, e = case("spark.schedule")
     peak = optim.scaled_lr(2e-4, x["B"], "linear")
     args = (x["T"], x["warmup"])
-    _close([optim.learning_rate("cosine_floor", peak, i, *args, 1) for i in x["it"]], e["lr"])
-    _close([optim.cosine_weight_decay(0.04, 0.2, i, x["T"]) for i in x["it"]], e["wd"])
+    close([optim.learning_rate("cosine_floor", peak, i, *args, 1) for i in x["it"]], e["lr"])
+    close([optim.cosine_weight_decay(0.04, 0.2, i, x["T"]) for i in x["it"]], e["wd"])
 
 
 def test_the_plain_autoencoder_has_the_absolute_error_of_masked_pixels() -> None:
-    x, e = _case("mae.pixel_l1")
+    x, e = case("mae.pixel_l1")
     guess, image = _masked(x)
-    _close(spark.cell_errors("pixels", guess, image).mean(), e["l1"])
+    close(spark.cell_errors("pixels", guess, image).mean(), e["l1"])
     # The same pixels by their squares: what is averaged is the masked ones alone.
-    _close((guess - image).square().mean(), e["l2"])
+    close((guess - image).square().mean(), e["l2"])
 
 
 def test_visible_pixels_have_no_gradient() -> None:
-    x, e = _case("mae.gradient_mask")
+    x, e = case("mae.gradient_mask")
     guess = _map(x["reconstruction"]).requires_grad_()
     masked = ~_cells(x["active"]).flatten(1)
     image = spark.patchify(_map(x["image"]), 2)[masked]
     spark.cell_errors("pixels", spark.patchify(guess, 2)[masked], image).mean().backward()
-    _close(guess.grad[0, 0], e["grad"])  # type: ignore[index]
+    close(guess.grad[0, 0], e["grad"])  # type: ignore[index]
 
 
 def test_the_plain_autoencoder_rounds_masked_cells_up() -> None:
-    x, e = _case("mae.mask_count")
+    x, e = case("mae.mask_count")
     counts = [(size // patch) ** 2 for size, patch in zip(x["size"], x["patch"], strict=True)]
     assert [n - spark.active_count(n, x["ratio"], False) for n in counts] == e["masked"]
     # 0.55 x 100 is a little more than 55 in binary.
@@ -198,11 +174,11 @@ def test_the_plain_autoencoder_rounds_masked_cells_up() -> None:
 
 
 def test_masked_pixels_of_the_plain_autoencoder_have_one_value() -> None:
-    x, e = _case("mae.fill")
+    x, e = case("mae.fill")
     image, seen = _map(x["image"]), resized(_cells(x["active"]), 4, 4)
     out = spark.filled(image, seen, torch.tensor([x["fill"]]))
-    _close(out[0, 0], e["filled"])
-    _close([image.mean(), out.mean()], [e["mean_full"], e["mean_filled"]])
+    close(out[0, 0], e["filled"])
+    close([image.mean(), out.mean()], [e["mean_full"], e["mean_filled"]])
 
 
 # --- layers against slow versions ---

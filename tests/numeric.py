@@ -1,0 +1,30 @@
+"""The numeric cases of checks.json, for the tests of the methods they belong to."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+CASES: dict[str, dict[str, Any]] = {
+    case["id"]: case
+    for case in json.loads((Path(__file__).parent / "checks.json").read_text())["cases"]
+}
+
+
+def case(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return a case's inputs, with those of the case it refers to, and what is expected."""
+    found = CASES[name]
+    inputs = dict(found["inputs"])
+    if "same_as" in inputs:
+        inputs = {**CASES[inputs["same_as"]]["inputs"], **inputs}
+    return inputs, found["expected"]
+
+
+def close(got: Any, expected: Any, tolerance: float = 1e-8) -> None:
+    """Assert that numbers agree, absolutely or relatively; 1e-8 is the tolerance of the cases."""
+    value = got.detach().numpy() if isinstance(got, torch.Tensor) else np.asarray(got)
+    np.testing.assert_allclose(value, np.asarray(expected, float), rtol=tolerance, atol=tolerance)
