@@ -5,8 +5,10 @@ from __future__ import annotations
 import multiprocessing
 import os
 import shutil
+import weakref
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -93,11 +95,46 @@ def test_a_disk_too_small_is_said(
     pool: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Usage:
-        free = 1000
+        free = cache.SPARE_BYTES + 3 * 96 * 96
 
     monkeypatch.setattr(cache.shutil, "disk_usage", lambda _: Usage)
-    with pytest.raises(UserError, match="--cache_dir"):
+    said = r"needs about 0\.0 GB and .* has 0\.1 GB free; give another --cache_dir"
+    with pytest.raises(UserError, match=said):
         _build(pool, tmp_path / "c")
+    assert not (tmp_path / "c").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["pool"]
+
+
+def test_planes_do_not_wait_in_memory_for_the_last_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "pool"
+    folder.mkdir()
+    for number in range(40):
+        assert cv2.imwrite(str(folder / f"{number:02d}.png"), np.full((64, 64), number, np.uint8))
+    alive: list[int] = []
+    planes: list[weakref.ref[np.ndarray]] = []
+    decode = Preprocess.plane_u8
+
+    def counted(self: Preprocess, micrograph: readers.Micrograph) -> np.ndarray:
+        plane = decode(self, micrograph)
+        planes.append(weakref.ref(plane))
+        alive.append(sum(one() is not None for one in planes))
+        return plane
+
+    monkeypatch.setattr(Preprocess, "plane_u8", counted)
+    assert len(_build(folder, tmp_path / "c")) == 40
+    # Two for each of the two threads, what these make, and what is being written.
+    assert max(alive) <= 10
+
+
+def test_a_refused_pool_leaves_nothing_behind(pool: Path, tmp_path: Path) -> None:
+    def refuse(shapes: list[tuple[int, ...]]) -> None:
+        raise UserError(f"{len(shapes)} images are too few")
+
+    with pytest.raises(UserError, match="12 images are too few"):
+        _build(pool, tmp_path / "deep" / "c", approve=refuse)
+    assert [path.name for path in tmp_path.iterdir()] == ["pool"]
 
 
 def _in_process(folder: Path, cache_dir: Path) -> None:

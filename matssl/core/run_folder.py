@@ -38,16 +38,23 @@ PACKAGES = (
 
 
 @contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path, folder: Path | None = None) -> Iterator[Path]:
     """Give a temporary name beside ``path``; what was written there becomes ``path`` at the end.
 
     A reader sees the old file or the new one, never half of one. When the block fails the
     temporary file is removed and ``path`` is as it was.
 
+    Args:
+        path: the file to write.
+        folder: where the temporary file lies, on the same file system; the folder of ``path``
+            need not exist before the end of the block then.
+
     Raises:
         UserError: the disk is full or the folder cannot be written.
     """
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
+    handle, name = tempfile.mkstemp(
+        prefix=f".{path.name}.", suffix=path.suffix, dir=folder or path.parent
+    )
     os.close(handle)
     temporary = Path(name)
     try:

@@ -6,13 +6,13 @@ import fcntl
 import functools
 import hashlib
 import json
+import math
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,11 +20,14 @@ from numpy.typing import NDArray
 from matssl.core.errors import UserError
 from matssl.core.run_folder import atomic_path, atomic_write_bytes
 from matssl.data.layouts.groups import groups_of
+from matssl.data.prefetch import prefetched
 from matssl.data.preprocess import Preprocess
 
 VERSION = 2
 MAX_BAD_SHARE = 0.1
 HEAD_BYTES = 1 << 16
+# Left free on the disk of the cache.
+SPARE_BYTES = 1 << 26
 # Images kept decoded when there is no cache file.
 DECODED_IN_MEMORY = 64
 
@@ -107,8 +110,8 @@ def build(
     keys = [_file_key(path) for path in paths]
     whole = hashlib.sha256(json.dumps([VERSION, recipe, keys, group_regex]).encode()).hexdigest()
     if cache_dir is None:
-        index, planes = _scan(paths, record, workers, on_bad, quiet, keep=False)
-        return Pool(_complete(index, planes, recipe, group_regex), None, record)
+        index, shapes = _scan(paths, record, workers, on_bad, quiet)
+        return Pool(_complete(index, shapes, recipe, group_regex), None, record)
     data, table = cache_dir / f"pool-{whole[:20]}.u8", cache_dir / f"pool-{whole[:20]}.json"
     cached = _open(data, table, record)
     if cached is not None:
@@ -119,28 +122,50 @@ def build(
         cached = _open(data, table, record)
         if cached is not None:
             return _checked(cached, on_bad)
-        index, planes = _scan(paths, record, workers, on_bad, quiet, keep=True)
-        if approve is not None:
-            approve([plane.shape for plane in planes])
         try:
-            cache_dir.mkdir(parents=True, exist_ok=True)
+            # Planes go to the disk one by one; a pool may be larger than the memory. Until the
+            # pool is approved they lie where a refusal leaves no new folder behind.
+            with (
+                atomic_path(data, _existing(cache_dir)) as temporary,
+                open(temporary, "wb") as file,
+            ):
+                write = _Writer(file, cache_dir, len(paths))
+                index, shapes = _scan(paths, record, workers, on_bad, quiet, write)
+                if approve is not None:
+                    approve(shapes)
+                cache_dir.mkdir(parents=True, exist_ok=True)
+            complete = _complete(index, shapes, recipe, group_regex)
+            atomic_write_bytes(table, json.dumps(complete).encode())
         except OSError as error:
             raise UserError(
                 f"cannot write to {cache_dir}: {error.strerror}; give another --cache_dir"
             ) from error
-        size = sum(plane.size for plane in planes)
-        free = shutil.disk_usage(cache_dir).free
-        if size + (1 << 26) > free:
-            raise UserError(
-                f"the cache needs {size / 1e9:.1f} GB and {cache_dir} has {free / 1e9:.1f} GB "
-                "free; give another --cache_dir, or --cache_dir none"
-            )
-        with atomic_path(data) as temporary, open(temporary, "wb") as file:
-            for plane in planes:
-                file.write(np.ascontiguousarray(plane).tobytes())
-        complete = _complete(index, planes, recipe, group_regex)
-        atomic_write_bytes(table, json.dumps(complete).encode())
     return Pool(complete, data, record)
+
+
+class _Writer:
+    """Appends planes to the cache file while the disk has room."""
+
+    def __init__(self, file: BinaryIO, cache_dir: Path, total: int) -> None:
+        self.file, self.cache_dir, self.total = file, cache_dir, total
+        self.free = shutil.disk_usage(_existing(cache_dir)).free
+        self.written = self.planes = 0
+
+    def __call__(self, plane: NDArray[np.uint8]) -> None:
+        self.written += plane.size
+        self.planes += 1
+        if self.written + SPARE_BYTES > self.free:
+            whole = self.written / self.planes * self.total
+            raise UserError(
+                f"the cache needs about {whole / 1e9:.1f} GB and {self.cache_dir} has "
+                f"{self.free / 1e9:.1f} GB free; give another --cache_dir, or --cache_dir none"
+            )
+        self.file.write(np.ascontiguousarray(plane).data)
+
+
+def _existing(folder: Path) -> Path:
+    """Return the folder, or the closest one above it that exists."""
+    return next(f for f in (folder, *folder.absolute().parents) if f.is_dir())
 
 
 def _scan(
@@ -149,9 +174,9 @@ def _scan(
     workers: int,
     on_bad: str,
     quiet: bool,
-    keep: bool,
-) -> tuple[dict[str, Any], list[NDArray[np.uint8]]]:
-    """Decode every file once; return what was found and the planes (empty ones unless kept)."""
+    write: Callable[[NDArray[np.uint8]], None] | None = None,
+) -> tuple[dict[str, Any], list[tuple[int, ...]]]:
+    """Decode every file once and hand the planes on; return what was found and their shapes."""
     from tqdm import tqdm
 
     def decode(path: Path) -> tuple[NDArray[np.uint8], str, int, tuple[str, ...]] | str:
@@ -164,8 +189,6 @@ def _scan(
         rows, columns = micrograph.pixels.shape[:2]
         bar = (f"information bar of {cut} rows cut off {columns} x {rows} images",) if cut else ()
         digest = hashlib.sha256(np.ascontiguousarray(plane).data).hexdigest()
-        if not keep:
-            plane = np.broadcast_to(np.uint8(0), plane.shape)
         return plane, digest, micrograph.bits, (*micrograph.notes, *bar)
 
     index: dict[str, Any] = {
@@ -175,20 +198,22 @@ def _scan(
         "rejected": [],
         "notes": [],
     }
-    planes = []
+    shapes: list[tuple[int, ...]] = []
     remarks: list[tuple[str, str]] = []
-    with ThreadPoolExecutor(workers or 2) as threads:
-        results = threads.map(decode, paths)
+    results = prefetched(lambda i: decode(paths[i]), range(len(paths)), workers or 2)
+    # A refusal in the middle ends the threads, too.
+    with closing(results):
         progress = tqdm(results, total=len(paths), desc="reading", disable=quiet or None)
         for path, result in zip(paths, progress, strict=True):
             if isinstance(result, str):
                 if on_bad == "stop":
-                    threads.shutdown(cancel_futures=True)
                     raise UserError(result)
                 index["rejected"].append((str(path), result))
                 continue
             plane, digest, bits, notes = result
-            planes.append(plane)
+            shapes.append(plane.shape)
+            if write is not None:
+                write(plane)
             index["sources"].append(str(path))
             index["digests"].append(digest)
             index["bits"].append(bits)
@@ -197,7 +222,7 @@ def _scan(
     from matssl.data.readers import summarise
 
     index["notes"] = summarise(remarks)
-    return index, planes
+    return index, shapes
 
 
 def _refuse_bad(rejected: Sequence[Sequence[str]], total: int) -> None:
@@ -218,12 +243,11 @@ def _checked(pool: Pool, on_bad: str) -> Pool:
 
 def _complete(
     index: dict[str, Any],
-    planes: Sequence[NDArray[np.uint8]],
+    shapes: Sequence[tuple[int, ...]],
     recipe: dict[str, Any],
     group_regex: str | None,
 ) -> dict[str, Any]:
-    sizes = [int(plane.size) for plane in planes]
-    shapes = [list(plane.shape) for plane in planes]
+    sizes = [math.prod(shape) for shape in shapes]
     content = json.dumps([recipe, shapes, index["digests"]])
     return {
         **index,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -12,7 +12,7 @@ Item = TypeVar("Item")
 AHEAD = 2
 
 
-def prefetched(make: Callable[[int], Item], steps: range, threads: int) -> Iterator[Item]:
+def prefetched(make: Callable[[int], Item], steps: range, threads: int) -> Generator[Item]:
     """Yield ``make(step)`` of every step, made by ``threads`` threads (0: when asked for)."""
     if threads == 0:
         yield from map(make, steps)
