@@ -253,14 +253,22 @@ def test_a_killed_pretraining_run_resumes_to_the_same_bits(pool_folder: Path, ou
 
 
 @pytest.mark.slow
-def test_a_killed_fine_tuning_run_resumes_to_the_same_bits(
-    synthetic_folder: Path, out: Path
+def test_a_killed_fine_tuning_run_resumes_to_the_same_bits_also_where_its_images_were_moved(
+    synthetic_folder: Path, out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     plan = ["--steps", 20, "--checkpoint_every", 3, "--quiet"]
     whole = _tune(synthetic_folder, out, "whole", *plan)
     argv = ["--finetune_dataset", synthetic_folder, "--output_dir", out, *TUNE, *plan]
     argv += ["--name", "killed"]
     _kill_at("train_finetune.py", argv, out / "finetune" / "killed", 8)
+    moved = Path(shutil.copytree(synthetic_folder, tmp_path / synthetic_folder.name))
+    argv[1] = moved
+    mask = next((moved / "train_annot").iterdir())
+    content = mask.read_bytes()
+    assert cv2.imwrite(str(mask), 1 - cv2.imread(str(mask), cv2.IMREAD_UNCHANGED))
+    assert _here("train_finetune", *argv, "--resume") == 2
+    assert "the labelled images changed since this run began" in capsys.readouterr().err
+    mask.write_bytes(content)
     assert _here("train_finetune", *argv, "--resume") == 0
     for name in ("last.ckpt", "best.ckpt"):
         assert _equal(whole / name, out / "finetune" / "killed" / name)

@@ -17,7 +17,7 @@ import torch
 from matssl.core import checkpoint
 from matssl.core.config import EvaluateConfig
 from matssl.core.errors import UserError
-from matssl.data import layouts
+from matssl.data import layouts, readers
 from matssl.data.layouts import Pair
 from matssl.data.masks import ClassTable, MaskClass
 from matssl.data.preprocess import Preprocess
@@ -48,6 +48,7 @@ def make_model(tmp_path: Path) -> Make:
         table: ClassTable | None = None,
         record: Preprocess | None = None,
         trained: Sequence[Path] = (),
+        digests: Sequence[str] = (),
         recipe: dict[str, Any] | None = None,
         name: str = "best.ckpt",
     ) -> Path:
@@ -64,7 +65,10 @@ def make_model(tmp_path: Path) -> Make:
             "preprocess": (record or Preprocess()).to_dict(),
             "classes": table.to_dict(),
             "lineage": [{"stage": "finetune", "dataset": "made up"}],
-            "progress": {"train_images": [str(path) for path in trained]},
+            "progress": {
+                "train_images": [str(path) for path in trained],
+                "train_digests": list(digests),
+            },
         }
         checkpoint.save(path, payload)
         return path
@@ -388,6 +392,29 @@ def test_images_of_one_specimen_are_one_field(
     entry = grouped["phase_fractions"]["pore"]["predicted"]
     assert grouped["pooled"]["miou_interval_95"] is None
     assert entry["fields"] < 6 and entry["half_width"] is None
+
+
+def test_a_training_image_is_known_by_its_pixels_under_any_name(
+    make_model: Make, make_data: Make, tmp_path: Path
+) -> None:
+    home, other = make_data("home", _masks(2)), make_data("other", _masks(3))
+    trained = [home / "test" / "fieldB.png"]
+    digests = [readers.digest(readers.read(path).pixels) for path in trained]
+    # B is a copy; A has the name of a training image and other pixels.
+    (other / "test" / "fieldA.png").write_bytes((other / "test" / "fieldC.png").read_bytes())
+    trained.append(home / "test" / "fieldA.png")
+    digests.append(readers.digest(readers.read(trained[-1]).pixels))
+    tiff = other / "test" / "renamed.tif"
+    tifffile.imwrite(tiff, cv2.imread(str(other / "test" / "fieldB.png"), cv2.IMREAD_UNCHANGED))
+    (other / "test" / "fieldB.png").unlink()
+    (other / "test_annot" / "fieldB.png").rename(other / "test_annot" / "renamed.png")
+    recipe = {"finetune_dataset": str(home)}
+    model = make_model(trained=trained, digests=digests, recipe=recipe)
+    found = _run(model, other, tmp_path / "a")
+    assert found["warnings"] == [
+        "1 of 3 images are copies of training images of this model (renamed); the scores are no "
+        "test of it"
+    ]
 
 
 def test_images_of_a_specimen_that_was_trained_on_are_named(

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from matssl.core.errors import UserError
 from matssl.core.run_folder import atomic_path, atomic_write_bytes
+from matssl.data import readers
 from matssl.data.layouts.groups import groups_of
 from matssl.data.prefetch import prefetched
 from matssl.data.preprocess import Preprocess
@@ -188,8 +189,7 @@ def _scan(
         cut = micrograph.pixels.shape[0] - record.kept_rows(micrograph)
         rows, columns = micrograph.pixels.shape[:2]
         bar = (f"information bar of {cut} rows cut off {columns} x {rows} images",) if cut else ()
-        digest = hashlib.sha256(np.ascontiguousarray(plane).data).hexdigest()
-        return plane, digest, micrograph.bits, (*micrograph.notes, *bar)
+        return plane, readers.digest(plane), micrograph.bits, (*micrograph.notes, *bar)
 
     index: dict[str, Any] = {
         "sources": [],
@@ -219,9 +219,7 @@ def _scan(
             index["bits"].append(bits)
             remarks += [(str(path), note) for note in notes]
     _refuse_bad(index["rejected"], len(paths))
-    from matssl.data.readers import summarise
-
-    index["notes"] = summarise(remarks)
+    index["notes"] = readers.summarise(remarks)
     return index, shapes
 
 

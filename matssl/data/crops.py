@@ -36,6 +36,7 @@ class Labelled:
         pairs: where they came from.
         notes: (file, remark) of the reader.
         facts: bits and pixel size of each image.
+        digests: SHA-256 of the pixels of each image as they lie in its file.
     """
 
     planes: tuple[Array, ...]
@@ -43,6 +44,7 @@ class Labelled:
     pairs: tuple[Pair, ...]
     notes: tuple[tuple[str, str], ...]
     facts: tuple[tuple[int, float | None], ...]
+    digests: tuple[str, ...] = ()
 
     def take(self, numbers: Sequence[int]) -> Labelled:
         """Return the images of these numbers."""
@@ -52,7 +54,12 @@ class Labelled:
             tuple(self.pairs[i] for i in numbers),
             self.notes,
             tuple(self.facts[i] for i in numbers),
+            tuple(self.digests[i] for i in numbers) if self.digests else (),
         )
+
+    def identity(self) -> str:
+        """Return the SHA-256 of all images and masks, wherever the files lie."""
+        return readers.digest(np.array(self.digests), *self.masks)
 
 
 @dataclass(frozen=True)
@@ -90,7 +97,7 @@ def load(pairs: Sequence[Pair], record: Preprocess, table: ClassTable) -> Labell
     Raises:
         UserError: a file that cannot be read, sizes that differ, a value no class lists.
     """
-    planes, masks, notes, facts = [], [], [], []
+    planes, masks, notes, facts, digests = [], [], [], [], []
     for pair in pairs:
         assert pair.mask is not None
         micrograph = record.read(pair.image)
@@ -99,7 +106,9 @@ def load(pairs: Sequence[Pair], record: Preprocess, table: ClassTable) -> Labell
         planes.append(record.plane(micrograph))
         notes += [(str(pair.image), note) for note in micrograph.notes]
         facts.append((micrograph.bits, micrograph.pixel_size))
-    return Labelled(tuple(planes), tuple(masks), tuple(pairs), tuple(notes), tuple(facts))
+        digests.append(readers.digest(micrograph.pixels))
+    remarks = (tuple(notes), tuple(facts), tuple(digests))
+    return Labelled(tuple(planes), tuple(masks), tuple(pairs), *remarks)
 
 
 class CropLoader:

@@ -6,6 +6,7 @@ name (PNG files named .tiff are common). Nothing here changes a grey level.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 import re
@@ -666,6 +667,14 @@ class _quiet:
     def __exit__(self, *error: Any) -> None:
         self.caught.__exit__(*error)
         self.logger.setLevel(self.level)
+
+
+def digest(*arrays: NDArray[Any]) -> str:
+    """Return the SHA-256 of arrays: tells pixels from others, whatever their file is called."""
+    found = hashlib.sha256()
+    for array in arrays:
+        found.update(np.ascontiguousarray(array).data)
+    return found.hexdigest()
 
 
 def summarise(notes: Iterable[tuple[str, str]]) -> list[str]:

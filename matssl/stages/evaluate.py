@@ -77,6 +77,7 @@ class Result:
             a mask (what the true fraction is taken over), else over all.
         pixel_size: nm, None where unknown.
         baseline_counts: confusion matrix of each baseline by name.
+        digest: SHA-256 of the image's pixels as they lie in its file.
     """
 
     pair: Pair
@@ -85,6 +86,7 @@ class Result:
     fractions: NDArray[np.float64]
     pixel_size: float | None
     baseline_counts: dict[str, NDArray[np.int64]]
+    digest: str
 
 
 def evaluate(config: EvaluateConfig, argv: Sequence[str] = ()) -> Path:
@@ -155,13 +157,16 @@ def evaluate(config: EvaluateConfig, argv: Sequence[str] = ()) -> Path:
             )
             bar.update()
         bar.close()
+    copies = _copies(results, loaded)
+    for warning in copies:
+        progress.say(config, rt, f"warning {warning}")
     metrics = summarise(results, loaded.table, config)
     metrics |= {
         "model": str(config.model_path),
         "dataset": config.dataset_name or dataset.root.name,
         "split": config.split or (pairs[0].split if pairs else ""),
         "lineage": loaded.payload.get("lineage", []),
-        "warnings": warnings,
+        "warnings": [*warnings, *copies],
         "baselines_wanted": config.baselines,
     }
     _write(folder, results, metrics, loaded.table, config)
@@ -545,9 +550,10 @@ def _leaks(pairs: Sequence[Pair], loaded: Loaded) -> list[str]:
     own = layouts.groups_of([Path(path) for path in sorted(known)], recipe.get("group_regex"))
     # In another folder the same name is another specimen.
     specimens = set(own) if all(home in p.image.resolve().parents for p in pairs) else set()
-    names = {Path(path).name for path in known}
-    same = [p for p in pairs if p.image.name in names]
-    exact = [p for p in same if str(p.image) in known]
+    exact = [p for p in pairs if str(p.image) in known]
+    # Names mean little elsewhere: the pixels are compared, where the checkpoint knows them.
+    names = set() if _trained_pixels(loaded) else {Path(path).name for path in known}
+    same = [p for p in pairs if p in exact or p.image.name in names]
     shared = sorted({p.group for p in pairs} & specimens)
     count = sum(p.group in shared for p in pairs)
     found = []
@@ -559,6 +565,24 @@ def _leaks(pairs: Sequence[Pair], loaded: Loaded) -> list[str]:
     what = "are training images of this model" if exact else "have names of its training images"
     scored = "; the scores are no test of it" if _masks(pairs) else ""
     return [f"{len(same)} of {len(pairs)} images {what}{scored}"]
+
+
+def _trained_pixels(loaded: Loaded) -> set[str]:
+    return set(loaded.payload.get("progress", {}).get("train_digests", []))
+
+
+def _copies(results: Sequence[Result], loaded: Loaded) -> list[str]:
+    """Return a warning where images are training images of the model in other files."""
+    paths, pixels = _trained_images(loaded), _trained_pixels(loaded)
+    found = [r.name for r in results if r.digest in pixels and str(r.pair.image) not in paths]
+    if not found:
+        return []
+    some = f"{', '.join(found[:3])}{' ...' if len(found) > 3 else ''}"
+    scored = "; the scores are no test of it" if any(r.pair.mask for r in results) else ""
+    return [
+        f"{len(found)} of {len(results)} images are copies of training images of this model "
+        f"({some}){scored}"
+    ]
 
 
 def _baselines(
@@ -644,7 +668,8 @@ def _one_image(
             counts, rival_counts = None, {}
         else:
             fractions = counts.sum(axis=0) / counts.sum()
-    return Result(pair, name, counts, fractions, micrograph.pixel_size, rival_counts)
+    pixels = readers.digest(micrograph.pixels)
+    return Result(pair, name, counts, fractions, micrograph.pixel_size, rival_counts, pixels)
 
 
 def _most_likely(probabilities: NDArray[np.float32]) -> NDArray[np.uint8]:

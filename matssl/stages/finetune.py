@@ -413,6 +413,8 @@ class Run:
                     "stale": self.stale,
                     "start": self.start_text,
                     "train_images": [str(pair.image) for pair in self.data.pairs],
+                    "train_digests": list(self.data.digests),
+                    "data": self._data(),
                 },
             }
             if name != "last.ckpt":
@@ -439,8 +441,8 @@ class Run:
         best = self.folder.root / "best.ckpt"
         instead = f"start a new run, from this one's encoder with --weights {best}"
         progress.refuse_other_plan(payload["recipe"], to_dict(self.config), instead)
-        if payload["progress"]["train_images"] != [str(pair.image) for pair in self.data.pairs]:
-            raise UserError(f"the training images changed since this run began; {instead}")
+        if payload["progress"]["data"] != self._data():
+            raise UserError(f"the labelled images changed since this run began; {instead}")
         state = payload["state"]
         own = {k: v for k, v in state.items() if not k.startswith("ema.")}
         self.learner.model.load_state_dict(own)
@@ -455,6 +457,10 @@ class Run:
         self.best, self.best_step, self.stale = facts["best"], facts["best_step"], facts["stale"]
         self.ancestors, self.start_text = payload["lineage"][:-1], facts["start"]
         progress.rewind(self.folder, self.step)
+
+    def _data(self) -> list[str]:
+        """Return what tells the images and masks of this run from all others."""
+        return [part.identity() for part in (self.data, self.val) if part is not None]
 
     def lineage(self) -> list[dict[str, Any]]:
         """Return the chain of what this model was trained from."""

@@ -42,6 +42,8 @@ FREE_ON_RESUME = {
     "data_path",
     "file_list",
     "list_root",
+    "finetune_dataset",
+    "splits",
 }
 
 # Where no terminal shows the bar, a line tells of the progress this often.
