@@ -265,7 +265,7 @@ def test_a_killed_fine_tuning_run_resumes_to_the_same_bits_also_where_its_images
     argv[1] = moved
     mask = next((moved / "train_annot").iterdir())
     content = mask.read_bytes()
-    assert cv2.imwrite(str(mask), 1 - cv2.imread(str(mask), cv2.IMREAD_UNCHANGED))
+    assert cv2.imwrite(str(mask), cv2.imread(str(mask), cv2.IMREAD_UNCHANGED)[::-1])
     assert _here("train_finetune", *argv, "--resume") == 2
     assert "the labelled images changed since this run began" in capsys.readouterr().err
     mask.write_bytes(content)
