@@ -47,6 +47,7 @@ class Signs:
         loss: of what is predicted of the probe, where a method predicts something.
         chance: that of the best constant answer; None without one.
         steps: taken so far; embeddings and features of the first ones say little.
+        idle: share of the steps since the last look whose loss was exactly 0.
         compared: whether the method makes embeddings of two views alike; without, spread and gap of
             the embeddings say nothing.
     """
@@ -60,6 +61,7 @@ class Signs:
     loss: float = math.nan
     chance: float | None = None
     steps: int = SETTLED
+    idle: float = 0.0
     compared: bool = True
 
 
@@ -95,8 +97,8 @@ class Health:
 
     @property
     def failing(self) -> bool:
-        """Whether going on is a waste of time: neither healthy nor merely slow."""
-        return not self.verdict().startswith(("healthy", "not learning"))
+        """Whether going on is a waste of time: neither healthy nor young nor merely slow."""
+        return not self.verdict().startswith(("healthy", "too early", "not learning"))
 
     def verdict(self, progress: float = 1.0) -> str:
         """Return state, cause and advice in one sentence; causes come before their effects.
@@ -106,7 +108,7 @@ class Health:
         """
         found = self._of_the_input() or self._of_the_settings()
         if not found and self.signs.steps < SETTLED:
-            return f"healthy: nothing is wrong so far, too early to say more ({self._measures()})"
+            return f"too early to say after {self.signs.steps} steps ({self._measures()})"
         return found or self._of_the_state(progress)
 
     def _of_the_input(self) -> str:
@@ -137,6 +139,11 @@ class Health:
             return (
                 f"flat: at temperature {signs.temperature:g} even perfect embeddings hardly differ "
                 "in their loss; set --temperature to 0.1 to 0.5"
+            )
+        if signs.idle > MOST:
+            return (
+                f"idle: the loss was 0 in {100 * signs.idle:.0f} % of the steps, whose batches "
+                "held nothing to tell apart; raise --batch_size, or take --group_negatives keep"
             )
         if signs.queue > LONG_QUEUE:
             return (

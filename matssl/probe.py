@@ -51,7 +51,11 @@ class Window:
 
 
 class DenseProbe:
-    """Fits on some labelled images and scores on others; on parts of an image that is alone."""
+    """Fits on some labelled images and scores on others; on parts of an image that is alone.
+
+    Attributes:
+        opened: the labelled images it was made of, by their part in it.
+    """
 
     def __init__(
         self,
@@ -75,6 +79,7 @@ class DenseProbe:
             UserError: fewer than two classes can be fitted and scored.
         """
         self.num_classes = num_classes
+        self.opened = {"probe": train} | ({} if val is None else {"probe val": val})
         if val is None:
             kept, held = layouts.cut_validation(train.pairs, 0.3, seed)
             if held:

@@ -77,6 +77,8 @@ def test_a_plan_in_steps_and_one_in_epochs_do_not_mix(tmp_path: Path) -> None:
     assert (mixed.steps, mixed.epochs) == (None, 5)
     flag = _pretrain("--recipe", str(recipe), "--config", str(file), "--steps", "9")
     assert (flag.steps, flag.epochs) == (9, None)
+    with pytest.raises(UserError, match="--steps and --epochs are two plans"):
+        _pretrain("--steps", "9", "--epochs", "2")
 
 
 def test_a_wrong_method_is_said_before_its_recipe_is_looked_for() -> None:

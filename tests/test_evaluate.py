@@ -49,6 +49,7 @@ def make_model(tmp_path: Path) -> Make:
         record: Preprocess | None = None,
         trained: Sequence[Path] = (),
         digests: Sequence[str] = (),
+        guides: Sequence[str] = (),
         recipe: dict[str, Any] | None = None,
         name: str = "best.ckpt",
     ) -> Path:
@@ -64,7 +65,10 @@ def make_model(tmp_path: Path) -> Make:
             "recipe": recipe or {},
             "preprocess": (record or Preprocess()).to_dict(),
             "classes": table.to_dict(),
-            "lineage": [{"stage": "finetune", "dataset": "made up"}],
+            "lineage": [
+                {"stage": "ssl", "labelled_digests": list(guides)},
+                {"stage": "finetune", "dataset": "made up"},
+            ],
             "progress": {
                 "train_images": [str(path) for path in trained],
                 "train_digests": list(digests),
@@ -409,11 +413,14 @@ def test_a_training_image_is_known_by_its_pixels_under_any_name(
     (other / "test" / "fieldB.png").unlink()
     (other / "test_annot" / "fieldB.png").rename(other / "test_annot" / "renamed.png")
     recipe = {"finetune_dataset": str(home)}
-    model = make_model(trained=trained, digests=digests, recipe=recipe)
+    guide = readers.digest(readers.read(other / "test" / "fieldC.png").pixels)
+    model = make_model(trained=trained, digests=digests, recipe=recipe, guides=[guide])
     found = _run(model, other, tmp_path / "a")
     assert found["warnings"] == [
         "1 of 3 images are copies of training images of this model (renamed); the scores are no "
-        "test of it"
+        "test of it",
+        "2 of 3 images guided or judged the pretraining of this model with their masks (fieldA, "
+        "fieldC); the scores are no test of it",
     ]
 
 

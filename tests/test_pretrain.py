@@ -174,7 +174,10 @@ def test_every_method_resumes_to_the_same_bits(
     # Whether labels took part goes with the weights.
     made = weights.read(tmp_path / "ssl" / "whole" / "encoder.safetensors").lineage[-1]
     assert made["method"] == model
-    assert made.get("labelled_images", 0) == (4 if method_class(model).labelled else 0)
+    guides = [r for r in _rows(tmp_path / "ssl" / "whole" / "data.csv") if r["split"] == "guide"]
+    assert made.get("labelled_images", 0) == len(guides)
+    assert len(guides) == (4 if method_class(model).labelled else 0)
+    assert [d[:16] for d in made.get("labelled_digests", [])] == sorted(r["hash"] for r in guides)
 
 
 @pytest.mark.parametrize(("model", "decoder"), [("spark", "unet"), ("pscl", "unetplusplus")])

@@ -344,6 +344,14 @@ def test_flags_of_another_method_are_said_to_have_no_effect() -> None:
     ):
         settings = config.parse(config.PretrainConfig, ["--model", model, *argv], "")
         assert sorted(pretrain._idle(settings)) == idle
+    labels = ["--data_path", "x", "--labeled_path", "y", "--labeled_count", "1", "--splits", "z"]
+    labels += ["--batch_regex", "(a)", "--probe_every", "5"]
+    for model, idle in (
+        ("byol", labels[2::2]),
+        ("pscl", ["--probe_every"]),
+    ):
+        settings = config.parse(config.PretrainConfig, ["--model", model, *labels], "")
+        assert sorted(pretrain._idle(settings)) == sorted(idle)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import importlib
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -44,6 +45,48 @@ def test_help_names_the_defaults_that_a_run_gets(capsys: pytest.CaptureFixture[s
             start = words.index(f"--{name} X ", words.index("options:"))
             said = words[start:].split("(default: ")[1].split(")")[0]
             assert float(said) == getattr(effective, name), (script, name)
+
+
+def test_help_is_that_of_the_method_it_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    def said(*argv: str) -> dict[str, str]:
+        with pytest.raises(SystemExit):
+            importlib.import_module("train_ssl").main([*argv, "--help"])
+        words = " ".join(capsys.readouterr().out.split())
+        found = re.findall(r"--(\w+) \S+ [^)]*\(default: ([^)]*)\)", words.split("options:")[1])
+        return dict(found)
+
+    spark = config.parse(config.PretrainConfig, ["--data_path", "x", "--model", "spark"], "")
+    assert said("--model", "spark")["weight_decay"] == str(spark.weight_decay)
+    # Flags of one method show that method's values also beside others.
+    assert said()["patch_size"] == str(spark.patch_size) == "16"
+    assert said()["prototypes"] == "16"
+    assert said("--model", "slotcon", "--recipe", "paper")["prototypes"] == "256"
+    assert _main("--model", "unknown", "--help") == 2
+    assert "model must be one of matssl, simclr" in capsys.readouterr().err
+
+
+def test_a_specimen_that_fills_the_pool_keeps_its_negatives(
+    pool_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pool = tmp_path / "pool"
+    pool.mkdir()
+    names = [f"steel{i:04d}" for i in range(9)] + ["other", "third", "fourth"]
+    for name, source in zip(names, sorted(pool_folder.glob("*")), strict=True):
+        shutil.copy(source, pool / f"{name}{source.suffix}")
+    flags = ["--data_path", pool, "--output_dir", tmp_path, *TINY, "--steps", 1]
+    flags = [word for word in flags if word != "--quiet"]
+    for name, more, wanted, sentence in (
+        ("auto", [], "keep", "its own tiles are negatives, too"),
+        ("drop", ["--group_negatives", "drop"], "drop", "42 % of the negatives are left"),
+        ("regex", ["--group_regex", "(.*)"], "drop", None),
+        ("spark", ["--model", "spark", "--view_size", 64, "--tile_size", 64], "auto", None),
+    ):
+        assert _main(*flags, *more, "--name", name) == 0
+        said = capsys.readouterr().out
+        settings = yaml.safe_load((tmp_path / "ssl" / name / "config.yaml").read_text())
+        assert settings["group_negatives"] == wanted, name
+        assert ("specimen 'steel' holds 75 % of the pool" in said) == (sentence is not None)
+        assert sentence is None or sentence in said
 
 
 def test_masks_stay_out_of_the_pool_and_test_folders_are_named(
@@ -115,7 +158,8 @@ def test_a_wrong_setting_is_one_line_and_writes_nothing(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     out = tmp_path / "out"
-    argv = ["--data_path", pool_folder, "--output_dir", out, "--name", "x", *TINY, "--steps", "2"]
+    argv = ["--data_path", pool_folder, "--output_dir", out, "--name", "x", *TINY]
+    argv += [] if "--epochs" in flags else ["--steps", "2"]
     assert _main(*argv, *flags) == 2
     message = capsys.readouterr().err
     assert message.startswith("error: ") and message.count("\n") == 1
@@ -255,7 +299,7 @@ def test_the_paper_recipe_of_simclr_has_the_published_numbers() -> None:
 @pytest.mark.parametrize("model", METHODS)
 def test_our_recipe_is_made_for_micrographs(model: str) -> None:
     c = _parse("--model", model)
-    assert (c.d4, c.group_negatives, c.in_channels) == ("full", "drop", 1)
+    assert (c.d4, c.group_negatives, c.in_channels) == ("full", "auto", 1)
     assert (c.scale_min, c.scale_max, c.solarise_p, c.warmup) == (0.3, 1.0, 0.0, 0.05)
     assert 32 <= c.batch_size <= 64
 

@@ -72,8 +72,10 @@ class Panel:
         title: what it shows, in one sentence.
         columns: name of each column.
         rows: for each sample one array a column, uint8 (H, W) or (H, W, 3).
+        kinds: colour of each class, uint8 (C, 3); None where colours are of no class.
     """
 
     title: str
     columns: tuple[str, ...]
     rows: tuple[tuple[NDArray[np.uint8], ...], ...]
+    kinds: NDArray[np.uint8] | None = None

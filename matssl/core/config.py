@@ -121,7 +121,7 @@ class PretrainConfig(RunConfig, SpeedConfig, ImageConfig):
         "matssl",
         "run",
         "published settings (paper) or ours for micrographs (matssl), or a file; "
-        "the defaults below are those of --model matssl --recipe matssl",
+        "the defaults shown are those of the --model and --recipe beside --help",
     )
     resume: bool = _flag(False, "run", "continue the run of this name where it stopped")
     tensorboard: bool = _flag(False, "run", "also write TensorBoard events (needs tensorboard)")
@@ -182,10 +182,11 @@ class PretrainConfig(RunConfig, SpeedConfig, ImageConfig):
     )
     temperature: float = _flag(0.1, "method", "temperature of the contrastive loss")
     group_negatives: str = _flag(
-        "drop",
+        "auto",
         "method",
-        "whether tiles of the same image count as negatives",
-        choices=("keep", "drop"),
+        "whether tiles of one image or specimen count as negatives; auto drops them where the pool "
+        "has enough others",
+        choices=("auto", "keep", "drop"),
     )
     standardise_stages: bool = _flag(
         False, "method", "matssl only: bring the pooled stages to one scale before the gates"
@@ -295,7 +296,7 @@ class PretrainConfig(RunConfig, SpeedConfig, ImageConfig):
     steps: int | None = _flag(
         None, "training", "optimiser steps (default: the recipe's plan, else 3000)"
     )
-    epochs: int | None = _flag(None, "training", "passes over the tiles")
+    epochs: int | None = _flag(None, "training", "passes over the tiles, instead of --steps")
     batch_size: int = _flag(32, "training", "samples a step, over all processes")
     optimizer: str = _flag(
         "sgd",
@@ -384,7 +385,9 @@ class FinetuneConfig(RunConfig, SpeedConfig, LabelConfig, ImageConfig):
     )
 
     steps: int = _flag(500, "training", "optimiser steps")
-    epochs: int | None = _flag(None, "training", "passes over the training images; beats --steps")
+    epochs: int | None = _flag(
+        None, "training", "passes over the training images, instead of --steps"
+    )
     custom_epochs: int | None = _flag(None, "training", "published spelling of --epochs")
     loss_function: str | None = _flag(
         None, "training", "published spelling of --loss: BCE, Dice or Focal"
@@ -517,11 +520,7 @@ def parse(
     """
     fields = {f.name: f for f in dataclasses.fields(config_class)}
     allowed = {name: tuple(values) for name, values in (choices or {}).items()}
-    shown: dict[str, Any] = {}
-    if "recipe" in fields and {"-h", "--help"} & set(argv):
-        # What a run without flags gets: the recipe's values, not those it replaces.
-        model = str(fields["model"].default) if "model" in fields else "finetune"
-        shown = read_yaml(find_recipe(str(fields["recipe"].default), model))
+    shown = _recipe_values(fields, argv, allowed) if {"-h", "--help"} & set(argv) else {}
     parser = _parser(fields, description, allowed, shown)
     flags = vars(parser.parse_args(argv))
     values: dict[str, Any] = {}
@@ -529,6 +528,8 @@ def parse(
     if flags.get("config"):
         given = _merged(_checked(_read_config(flags, config_class), fields, flags["config"]), flags)
     given = _merged(environment or {}, given)
+    if {"steps", "epochs"} <= given.keys():
+        raise UserError("--steps and --epochs are two plans; give one of them")
     # A wrong method is said before its recipe is looked for.
     _refuse_other_choices(given, fields, allowed)
     if "recipe" in fields:
@@ -546,6 +547,32 @@ def parse(
     if missing:
         raise UserError(f"missing {', '.join('--' + name for name in missing)}; see --help")
     return config_class(**typed)
+
+
+def _recipe_values(
+    fields: Mapping[str, dataclasses.Field[Any]],
+    argv: Sequence[str],
+    allowed: Mapping[str, Sequence[str]],
+) -> dict[str, Any]:
+    """Return what a run with these flags gets from its recipe, for ``--help``.
+
+    A flag that belongs to one method shows the value of that method.
+    """
+    if "recipe" not in fields:
+        return {}
+    known = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for name in {"model", "recipe"} & fields.keys():
+        known.add_argument(f"--{name}", default=str(fields[name].default))
+    said = known.parse_known_args([word for word in argv if word not in ("-h", "--help")])[0]
+    model = getattr(said, "model", "finetune")
+    _refuse_other_choices({k: v for k, v in vars(said).items() if k == "model"}, fields, allowed)
+    shown = read_yaml(find_recipe(said.recipe, model))
+    for name, f in fields.items():
+        method = f.metadata["help"].partition(" only: ")[0]
+        if method != f.metadata["help"] and method != model:
+            path = RECIPE_FOLDER / f"{method}_{said.recipe}.yaml"
+            shown[name] = (read_yaml(path) if path.is_file() else {}).get(name, f.default)
+    return shown
 
 
 def _read_config(flags: Mapping[str, Any], config_class: type[RunConfig]) -> dict[str, Any]:

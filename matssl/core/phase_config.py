@@ -36,7 +36,7 @@ class PhaseConfig(RunConfig):
         "4 clusters for a run of another method than slotcon)",
     )
     names: str | None = _flag(
-        None, "phases", "names of the phases (a,b,c), the most frequent first"
+        None, "phases", "names of the phases (a,b,c), that with most pixels first"
     )
     smooth: int = _flag(
         8, "phases", "pixels within which the map follows the micrograph's edges; 0: not at all"

@@ -29,11 +29,13 @@ class Guides:
         planes: uint8 (H, W) or (H, W, 3) each, as the pool's.
         masks: uint8 (H, W) each, class index or 255.
         lots: production batch of each image, -1 where it is not known.
+        names: of the classes.
     """
 
     planes: tuple[NDArray[np.uint8], ...]
     masks: tuple[NDArray[np.uint8], ...]
     lots: tuple[int, ...]
+    names: tuple[str, ...] = ()
 
 
 def tile_boxes(shapes: Sequence[tuple[int, ...]], tile_size: int) -> NDArray[np.int64]:

@@ -266,10 +266,9 @@ def panel(batch: Batch, sampled: Sampled, grid: int) -> Panel | None:
             plain[known] = plain[known] // 2 + table[labels[known]] // 2
         rows.append((plain, *painted))
     title = (
-        "Cells that are compared, one colour a class: those of the first image from its labels, in "
-        "the others the most similar"
+        "Cells that are compared: of the first image by its labels, of the others the most similar"
     )
-    return Panel(title, ("first view", "its cells", "in the second view"), tuple(rows))
+    return Panel(title, ("first view", "its cells", "in the second view"), tuple(rows), table)
 
 
 def paint(

@@ -10,7 +10,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.patches import Patch
 from matplotlib.patheffects import Normal, Stroke
-from matplotlib.ticker import FormatStrFormatter, LogLocator, NullLocator
+from matplotlib.ticker import FormatStrFormatter, LogLocator, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
 from matssl import pictures
@@ -220,7 +220,7 @@ def fraction_bars(
         width = 100 * shares[places, number]
         axis.barh(np.arange(len(places)), width, left=left, color=_hex(colour), height=0.82)
         left += width
-    labels = [images[i] if len(images[i]) <= 24 else f"{images[i][:23]}…" for i in places]
+    labels = [_shortened(images[i], 24) for i in places]
     axis.set_yticks(np.arange(len(places)), labels, fontsize=7)
     axis.set_ylim(len(places) - 0.4, -0.6)
     axis.set_xlim(0, 100)
@@ -228,7 +228,20 @@ def fraction_bars(
     axis.spines[["left", "bottom"]].set_visible(False)
     axis.tick_params(length=0)
     axis.set_xlabel("area %")
+    patches = [Patch(color=colour) for colour in colour_names(names).values()]
+    below = 0.5 / figure.get_figheight()
+    figure.legend(
+        patches, list(names), loc="upper center", bbox_to_anchor=(0.5, -below), ncols=3, fontsize=7
+    )
     pictures.save(figure, path)
+
+
+def _shortened(name: str, length: int) -> str:
+    """Return a name without its middle: images of a series differ at its end."""
+    if len(name) <= length:
+        return name
+    end = length // 2
+    return f"{name[: length - end - 1]}…{name[-end:]}"
 
 
 def size_plot(
@@ -260,10 +273,13 @@ def size_plot(
             axis.xaxis.set_major_formatter(FormatStrFormatter("%g"))
             axis.xaxis.set_minor_locator(NullLocator())
             axis.set_axisbelow(True)
-            axis.set_ylim(0, 1.3 * axis.get_ylim()[1])
-            text = f"n = {len(own)}\nmedian {np.median(own):.3g} {unit}"
+            axis.set_ylim(0, 1.4 * axis.get_ylim()[1])
+            middle = f"median {np.median(own):.3g} {unit}\nmean {own.mean():.3g} {unit}"
+            text = f"n = {len(own)}\n{middle}"
             corner = {"xy": (0.98, 0.97), "xycoords": "axes fraction", "ha": "right", "va": "top"}
-            axis.annotate(text, fontsize=8, **corner)
+            box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1.5}
+            axis.annotate(text, fontsize=8, bbox=box, **corner)
+            axis.yaxis.set_major_locator(MaxNLocator(integer=True))
         axis.set_title(names[kind])
         axis.set_xlabel(f"equivalent diameter ({unit})")
     for axis in axes[:, 0]:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import csv
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
 from matssl import pictures
 from matssl.core.batch import Panel
+from matssl.pictures.segmentation import colour_names
 
 Array = NDArray[Any]
 
@@ -34,11 +37,13 @@ def read_table(path: Path) -> dict[str, Array]:
 def pretraining_curves(steps_csv: Path, log_csv: Path, probe_csv: Path, path: Path) -> None:
     """Draw loss, learning rate, spread and rank of the embeddings of a pretraining run.
 
+    Of a method that predicts pixels, its loss on the probe and the rank of the features instead.
     Where there is a dense probe, its mean IoU and the gap of the embeddings stand beside them.
     """
     steps, log = read_table(steps_csv), read_table(log_csv)
     if not steps:
         return
+    compares = "masked_loss" not in log
     probe = read_table(probe_csv) if probe_csv.is_file() else {}
     columns = 3 if probe and log else 2
     figure, axes = plt.subplots(2, columns, figsize=(4 * columns, 5), sharex=True)
@@ -49,39 +54,49 @@ def pretraining_curves(steps_csv: Path, log_csv: Path, probe_csv: Path, path: Pa
         axes[0, 2].plot(
             at[top_step], score[top_step], "o", ms=8, mfc="none", color=pictures.SERIES[1]
         )
-        axes[0, 2].axhline(score[0], color=pictures.FAINT, ls="--", lw=1)
+        _level(axes[0, 2], score[0], "before the first step")
         axes[0, 2].set_title(f"dense probe, mIoU % (best {score[top_step]:.1f})")
-        axes[1, 2].plot(log["step"], log["gap"], marker="o", ms=3, lw=1.4)
-        axes[1, 2].set_title("positives closer than negatives by")
+        if compares:
+            axes[1, 2].plot(log["step"], log["gap"], marker="o", ms=3, lw=1.4)
+            axes[1, 2].set_title("positives closer than negatives by")
+        else:
+            axes[1, 2].axis("off")
+            axes[0, 2].tick_params(labelbottom=True)
     _smooth_line(axes[0, 0], steps["step"], steps["loss"])
     axes[0, 0].set_title("loss")
     axes[0, 1].plot(steps["step"], steps["lr"], lw=1.4)
     axes[0, 1].set_title("learning rate")
-    for axis, name, best, meaning in (
-        (axes[1, 0], "std", "ideal_std", "even over the sphere"),
-        (axes[1, 1], "rank", "dimensions", "all there are"),
-    ):
+    left = ("std", "ideal_std", "even over the sphere", "spread of the embeddings (0: collapsed)")
+    right = ("rank", "dimensions", "all there are", "dimensions the embeddings use")
+    if not compares:
+        left = ("masked_loss", "chance_loss", "a constant answer", "loss on the probe")
+        right = ("feature_rank", "feature_dimensions", "all there are", "dimensions in use")
+    for axis, (name, level, meaning, title) in zip(axes[1], (left, right), strict=False):
+        axis.set_title(title)
         if log:
             axis.plot(log["step"], log[name], marker="o", ms=3, lw=1.4)
-            top = float(log[best][0])
-            axis.axhline(top, color=pictures.FAINT, ls="--", lw=1)
-            axis.annotate(
-                meaning,
-                (0.99, top),
-                (0, 3),
-                xycoords=("axes fraction", "data"),
-                textcoords="offset points",
-                ha="right",
-                va="bottom",
-                color=pictures.FAINT,
-            )
+            top = float(log[level][0])
+            _level(axis, top, meaning)
             axis.set_ylim(0, 1.2 * max(top, *log[name]))
-    axes[1, 0].set_title("spread of the embeddings (0: collapsed)")
-    axes[1, 1].set_title("dimensions the embeddings use")
     for axis in axes[1]:
         axis.set_xlabel("step")
     figure.tight_layout()
     pictures.save(figure, path)
+
+
+def _level(axis: Any, height: float, meaning: str) -> None:
+    """Draw a named level to compare a curve with."""
+    axis.axhline(height, color=pictures.FAINT, ls="--", lw=1)
+    axis.annotate(
+        meaning,
+        (0.99, height),
+        (0, 3),
+        xycoords=("axes fraction", "data"),
+        textcoords="offset points",
+        ha="right",
+        va="bottom",
+        color=pictures.FAINT,
+    )
 
 
 def finetuning_curves(steps_csv: Path, log_csv: Path, path: Path) -> None:
@@ -97,8 +112,11 @@ def finetuning_curves(steps_csv: Path, log_csv: Path, path: Path) -> None:
     if log:
         style = {"color": pictures.INK, "lw": 2, "marker": "o", "ms": 4}
         axes[2].plot(log["step"], log["val_miou"], label="mean", **style)
-        for name in [name for name in log if name.startswith("iou ")]:
-            axes[2].plot(log["step"], log[name], lw=1, marker=".", label=name[4:])
+        classes = [name[4:] for name in log if name.startswith("iou ")]
+        for name, colour in colour_names(classes).items():
+            axes[2].plot(
+                log["step"], log[f"iou {name}"], lw=1.2, marker=".", label=name, color=colour
+            )
         axes[2].set_ylim(0, 1)
         axes[2].legend(fontsize=7, loc="lower right")
     axes[2].set_title("validation IoU")
@@ -147,7 +165,11 @@ def views_sheet(views: Sequence[Array], path: Path, columns: int = 8) -> None:
                 figure.text(
                     (left - 0.08) / width, middle, f"view {number + 1}", ha="right", va="center"
                 )
-    title = "Two views of each sample: the method learns that they belong together"
+    title = (
+        "Two views of each sample: the method learns that they belong together"
+        if len(views) > 1
+        else "Views of some samples: the method learns to fill in what is hidden of them"
+    )
     figure.text(left / width, 1 - 0.08 / height, title, weight="bold", size=11, va="top")
     pictures.save(figure, path)
 
@@ -179,8 +201,14 @@ def features_sheet(images: Sequence[Array], features: Sequence[Array], path: Pat
     pictures.save(figure, path)
 
 
-def panel_sheet(panel: Panel, path: Path) -> None:
-    """Draw a method's picture: one row of images a sample, one column a kind of image."""
+def panel_sheet(panel: Panel, path: Path, names: Sequence[str] = ()) -> None:
+    """Draw a method's picture: samples side by side, the kinds of images below each other.
+
+    Args:
+        panel: of a method.
+        path: PNG file.
+        names: of the classes, where the panel shows some.
+    """
     rows, columns = len(panel.rows), len(panel.columns)
     # Upright sheets with few columns are turned: samples side by side fit a slide.
     figure, axes = plt.subplots(
@@ -197,10 +225,25 @@ def panel_sheet(panel: Panel, path: Path) -> None:
                 spine.set_visible(False)
             if sample == 0:
                 axis.set_ylabel(panel.columns[kind], rotation=90, fontsize=9)
-    figure.subplots_adjust(left=0.06, right=1, top=1 - 0.42 / figure.get_figheight(), bottom=0)
+    width, height = figure.get_size_inches()
+    # Letters of the title are about a twelfth of an inch wide.
+    lines = textwrap.wrap(panel.title, max(20, int(12 * 0.92 * width)))
+    top = 0.22 * len(lines) + 0.2
+    figure.subplots_adjust(left=0.06, right=1, top=1 - top / height, bottom=0)
     figure.subplots_adjust(wspace=0.03, hspace=0.03)
-    figure.text(0.06, 0.995, panel.title, weight="bold", size=11, va="top")
+    figure.text(0.06, 0.995, "\n".join(lines), weight="bold", size=11, va="top")
+    if panel.kinds is not None:
+        labels = [names[i] if i < len(names) else f"class {i}" for i in range(len(panel.kinds))]
+        colours = [tuple(colour / 255) for colour in panel.kinds]
+        _legend(figure, labels, colours, (0.53, -0.05 / height))
     pictures.save(figure, path)
+
+
+def _legend(figure: Any, names: Sequence[str], colours: Sequence[Any], place: Any) -> None:
+    """Draw a row of class colours below a figure."""
+    patches = [Patch(color=colour) for colour in colours]
+    columns = min(len(names), 6)
+    figure.legend(patches, list(names), loc="upper center", bbox_to_anchor=place, ncols=columns)
 
 
 def project_to_colour(features: Sequence[Array]) -> list[Array]:

@@ -181,7 +181,7 @@ def evaluate(config: EvaluateConfig, argv: Sequence[str] = ()) -> Path:
             _published_names(place, results)
         _report(folder, results, metrics, loaded.table, facts, place)
     folder.status("done", images=len(results))
-    _print(folder, metrics)
+    _print(folder, metrics, config)
     runtime.close()
     return root
 
@@ -572,16 +572,21 @@ def _trained_pixels(loaded: Loaded) -> set[str]:
 
 
 def _copies(results: Sequence[Result], loaded: Loaded) -> list[str]:
-    """Return a warning where images are training images of the model in other files."""
+    """Return warnings where images are known to the model, whatever their files are called."""
     paths, pixels = _trained_images(loaded), _trained_pixels(loaded)
-    found = [r.name for r in results if r.digest in pixels and str(r.pair.image) not in paths]
-    if not found:
-        return []
-    some = f"{', '.join(found[:3])}{' ...' if len(found) > 3 else ''}"
+    lineage = loaded.payload.get("lineage", [])
+    guides = {digest for entry in lineage for digest in entry.get("labelled_digests", [])} - pixels
+    copies = [r.name for r in results if r.digest in pixels and str(r.pair.image) not in paths]
+    labels = [r.name for r in results if r.digest in guides]
     scored = "; the scores are no test of it" if any(r.pair.mask for r in results) else ""
     return [
-        f"{len(found)} of {len(results)} images are copies of training images of this model "
-        f"({some}){scored}"
+        f"{len(names)} of {len(results)} images {what} "
+        f"({', '.join(names[:3])}{' ...' if len(names) > 3 else ''}){scored}"
+        for names, what in (
+            (copies, "are copies of training images of this model"),
+            (labels, "guided or judged the pretraining of this model with their masks"),
+        )
+        if names
     ]
 
 
@@ -983,7 +988,7 @@ def _image_row(result: Result, table: ClassTable) -> dict[str, Any]:
     }
 
 
-def _print(folder: RunFolder, metrics: dict[str, Any]) -> None:
+def _print(folder: RunFolder, metrics: dict[str, Any], config: EvaluateConfig) -> None:
     if "pooled" in metrics:
         pooled = metrics["pooled"]
         interval = pooled["miou_interval_95"]
@@ -998,6 +1003,9 @@ def _print(folder: RunFolder, metrics: dict[str, Any]) -> None:
             print(f"  {name:<24} IoU {100 * scores['IoU']:5.1f}  Dice {100 * scores['Dice']:5.1f}")
         for name, entry in metrics.get("baselines", {}).items():
             print(f"  baseline {name}: mIoU {100 * entry['miou']:.1f}")
+    fields = metrics["images"]
     for name, entry in metrics["phase_fractions"].items():
         print(f"  area fraction {name}: {_percent(entry['predicted'])} %")
+        fields = entry["predicted"]["fields"]
+    print(progress.specimens_text(fields, metrics["images"], config.group_regex), end="")
     print(f"report: {folder.root / 'report.html'}", flush=True)

@@ -44,6 +44,12 @@ SAMPLED_IMAGES, WINDOW = 64, 512
 CELLS_PER_IMAGE = 1024
 # Prototypes that win less of the cells are no phase of their own.
 LEAST_SHARE = 0.01
+# A phase that nowhere takes this share of an image is none.
+NO_PHASE = 0.001
+ONE_PHASE = (
+    "the prototypes of this run all win the same places, so there is one phase: they have not "
+    "parted yet, or the images are of one phase; train longer, or lower --teacher_temperature"
+)
 DEFAULT_CLUSTERS = 4
 MAX_PHASES = 64
 SHOWN_PANELS = 6
@@ -146,6 +152,11 @@ def phase_map(config: PhaseConfig, argv: Sequence[str] = ()) -> Path:
     folder.status("done", images=len(results))
     for name, entry in summary.items():
         print(f"  area fraction {name}: {_percent(entry)} %")
+    fields = len(set(groups))
+    print(progress.specimens_text(fields, len(results), config.group_regex), end="")
+    empty = [n for i, n in enumerate(names) if max(r.fractions[i] for r in results) < NO_PHASE]
+    if empty:
+        print(f"warning {', '.join(empty)}: in no image as much as {NO_PHASE:.1%}; train longer")
     print(f"report: {root / 'report.html'}", flush=True)
     runtime.close()
     return root
@@ -306,16 +317,15 @@ def _phases(
         phase = phases.join(alike, won / won.sum(), LEAST_SHARE, wanted)
     except ValueError:
         used = len(set(phases.join(alike, won / won.sum(), LEAST_SHARE, None)))
-        raise UserError(
-            f"only {used} prototypes of this run take 1 % or more of these images; "
-            f"ask for --phases {used} or fewer"
-        ) from None
+        if used > 1:
+            raise UserError(
+                f"the prototypes of this run tell {used} phases apart in these images; "
+                f"ask for --phases {used} or fewer"
+            ) from None
+        raise UserError(ONE_PHASE) from None
     count = int(phase.max()) + 1
     if count == 1:
-        raise UserError(
-            "one prototype of this run takes all of these images: it has collapsed, or they are of "
-            "one phase; train longer or with a lower --teacher_temperature"
-        )
+        raise UserError(ONE_PHASE)
     model = phases.JoinedPrototypes(source.scores, phase, source.temperature)
     return model, [np.flatnonzero(phase == i).tolist() for i in range(count)]
 

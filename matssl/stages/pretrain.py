@@ -9,7 +9,7 @@ import math
 import re
 import time
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,8 @@ DEFAULT_STEPS = 3000
 DEFAULT_QUEUE = 4096
 # Below this many groups, dropping the negatives of one's own group leaves too few kinds of them.
 FEW_GROUPS = 8
+# Below this chance that two tiles are of different groups, most negatives would be dropped.
+ENOUGH_NEGATIVES = 0.5
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,8 @@ def pretrain(config: PretrainConfig, argv: Sequence[str] = ()) -> Path:
     paths, left_out = _image_paths(config)
     facts = _preflight(config, paths, left_out, record) if rt.is_main else ""
     progress.say(config, rt, facts)
+    # Masks that cannot be meant are told before the pool is read.
+    guides, guiding = _guides(config, rt, record)
     tile_size = config.tile_size or 2 * config.view_size
     pool = _pool(config, rt, paths, record, tile_size)
     config = _negatives(config, rt, pool)
@@ -104,8 +108,9 @@ def pretrain(config: PretrainConfig, argv: Sequence[str] = ()) -> Path:
         started_from = progress.start_weights(encoder, source, config.encoder, record)
 
     chosen = method_class(config.model)
-    guides, num_classes = _guides(config, rt, record)
     probe = dense_probe(config, record)
+    labelled = {} if guiding is None else {"guide": guiding}
+    labelled |= {} if probe is None else probe.opened
     loader = ViewLoader(
         pool,
         [_first_views(config), _second_views(config)][: chosen.views],
@@ -117,11 +122,11 @@ def pretrain(config: PretrainConfig, argv: Sequence[str] = ()) -> Path:
         rt.world_size,
         pin=rt.device.type == "cuda",
         guides=guides,
-        lots=_lots(config, rt, [Path(source) for source in pool.sources]),
+        lots=_lots(config, rt, pool.sources, "the pool") if chosen.labelled else None,
     )
     plan = _plan(config, loader)
     config = _queue(config, rt, len(loader.tiles))
-    values = {**to_dict(config), "num_classes": num_classes}
+    values = {**to_dict(config), "num_classes": len(guides.names) if guides else None}
     method = chosen.from_settings(encoder, config.in_channels, record.mean, record.std, values)
     method.check_views(config.view_size)
     channels_last(method).to(rt.device)
@@ -138,7 +143,18 @@ def pretrain(config: PretrainConfig, argv: Sequence[str] = ()) -> Path:
     )
     rt.barrier()
     run = Run(
-        config, rt, folder, plan, loader, method, optimizer, record, pool, started_from, probe
+        config,
+        rt,
+        folder,
+        plan,
+        loader,
+        method,
+        optimizer,
+        record,
+        pool,
+        started_from,
+        probe,
+        labelled,
     )
     if folder.resumed:
         run.restore()
@@ -177,10 +193,12 @@ class Run:
         pool: Pool,
         started_from: weights.WeightsReport | None,
         dense_probe: DenseProbe | None = None,
+        labelled: Mapping[str, Labelled] | None = None,
     ) -> None:
         self.config, self.rt, self.folder, self.plan = config, rt, folder, plan
         self.loader, self.method, self.optimizer = loader, method, optimizer
         self.record, self.pool = record, pool
+        self.labelled = labelled or {}
         self.step = 0
         self.ancestors = progress.ancestors(started_from)
         # What is looked at is a pair of views also where the method learns from one.
@@ -379,8 +397,13 @@ class Run:
             loss=measures.get("masked_loss", math.nan),
             chance=measures.get("chance_loss"),
             steps=self.step,
+            idle=float(np.mean(np.array(self._recent() or [math.nan]) == 0)),
             compared=method.compares,
         )
+
+    def _recent(self) -> list[float]:
+        """Return the losses since the last look."""
+        return self.losses[-self.plan.report_every :]
 
     def _queue_age(self) -> int:
         """Return how many steps old the oldest key is; 0 without a queue."""
@@ -392,11 +415,10 @@ class Run:
         """Log and print the run's health, and stop where that was asked for."""
         h = self.health = self._measure()
         verdict = h.verdict(self.step / self.plan.total_steps)
-        recent = self.losses[-self.plan.report_every :]
         row = {
             "epoch": math.ceil(self.step / self.plan.steps_per_epoch),
             "step": self.step,
-            "loss": float(np.mean(recent)),
+            "loss": float(np.mean(self._recent())),
             "std": h.std,
             "ideal_std": h.ideal_std,
             "rank": h.rank,
@@ -406,6 +428,7 @@ class Run:
             "gap": h.gap,
             "auc": h.auc,
             "feature_rank": h.feature_rank,
+            "feature_dimensions": h.feature_dimensions,
             "queue_age": self._queue_age(),
             **self.method.measures(),
             "verdict": verdict,
@@ -519,6 +542,10 @@ class Run:
         if self.loader.guides is not None:
             # Not self-supervised alone: whoever compares methods has to know.
             here["labelled_images"] = len(self.loader.guides.planes)
+        if self.labelled:
+            # A test on one of these images would be none.
+            seen = [digest for part in self.labelled.values() for digest in part.digests]
+            here["labelled_digests"] = sorted(set(seen))
         return [*self.ancestors, here]
 
     def describe_data(self) -> None:
@@ -536,6 +563,12 @@ class Run:
                 "hash": self.pool.digests[i][:16],
             }
             self.folder.append_csv("data.csv", row)
+        for split, part in self.labelled.items():
+            facts = zip(part.pairs, part.masks, part.facts, part.digests, strict=True)
+            for pair, mask, (bits, _), digest in facts:
+                row = {"image": str(pair.image), "split": split, "group": pair.group}
+                row |= dict(zip(("height", "width"), mask.shape, strict=True))
+                self.folder.append_csv("data.csv", {**row, "bits": bits, "hash": digest[:16]})
         for path, why in self.pool.rejected:
             self.folder.append_csv("bad_images.csv", {"image": path, "reason": why})
         if self.folder.writer:
@@ -618,7 +651,8 @@ class Run:
         with torch.inference_mode(), self.rt.autocast():
             panel = self.method.panel(batch)
         if panel is not None:
-            pictures.panel_sheet(panel, self.folder.path("panel.png"))
+            names = self.loader.guides.names if self.loader.guides else ()
+            pictures.panel_sheet(panel, self.folder.path("panel.png"), names)
 
     def _features(self) -> None:
         """Write features.png: a few images and the encoder's features of them."""
@@ -739,8 +773,13 @@ def _pool(
 
 def _idle(config: PretrainConfig) -> list[str]:
     """Return the flags that were changed and belong to other methods only."""
-    own = {f.name for f in fields(method_class(config.model).Settings)}
+    method = method_class(config.model)
+    own = {f.name for f in fields(method.Settings)}
     others = {f.name for name in METHODS for f in fields(method_class(name).Settings)} - own
+    if not method.labelled:
+        others |= {"labeled_path", "labeled_count", "batch_regex", "batch_csv"}
+    if config.probe_path is None:
+        others |= {"probe_every"} if method.labelled else {"probe_every", "splits"}
     return [
         f"--{f.name}"
         for f in fields(config)
@@ -797,6 +836,11 @@ def _check(config: PretrainConfig) -> None:
         wrong.append(f"{config.name!r} cannot name a run; use one word without slashes")
     if config.resume and not config.name:
         wrong.append("--resume needs the --name of the run")
+    if method_class(config.model).labelled and config.labeled_path is None:
+        wrong.append(
+            f"--model {config.model} is guided by a few labelled images: give --labeled_path with "
+            "a folder of one or more images and their masks, or take another --model (matssl)"
+        )
     try:
         re.compile(config.group_regex or "")
     except re.error as error:
@@ -807,21 +851,39 @@ def _check(config: PretrainConfig) -> None:
 
 def _negatives(config: PretrainConfig, rt: Runtime, pool: Pool) -> PretrainConfig:
     """Return the settings with ``group_negatives`` as this pool allows; says what is unusual."""
-    groups = len(pool.group_names)
-    if config.group_negatives == "keep" or groups >= FEW_GROUPS:
+    if "group_negatives" not in {f.name for f in fields(method_class(config.model).Settings)}:
         return config
-    if groups == 1:
-        progress.say(
-            config, rt, "note    one image or specimen only: its own tiles are the negatives"
+    area = np.zeros(len(pool.group_names))
+    np.add.at(area, pool.groups, [float(np.prod(shape[:2])) for shape in pool.shapes])
+    share = area / area.sum()
+    # The chance that two tiles belong to different groups, and may be told apart.
+    apart = 1 - float((share**2).sum())
+    wanted, note = config.group_negatives, ""
+    named = "" if config.group_regex else ", as the file names have it; --group_regex names others"
+    if len(share) == 1:
+        if wanted != "keep":
+            note = "one image or specimen only: its own tiles are the negatives"
+        wanted = "keep"
+    elif apart < ENOUGH_NEGATIVES and wanted != "keep":
+        largest = int(share.argmax())
+        note = (
+            f"specimen {pool.group_names[largest]!r} holds {100 * share[largest]:.0f} % of the "
+            f"pool{named}: "
         )
-        return replace(config, group_negatives="keep")
-    progress.say(
-        config,
-        rt,
-        f"note    only {groups} specimens: telling them apart is all there is to learn; "
-        "--group_negatives keep also compares the images of one specimen",
-    )
-    return config
+        note += (
+            f"without its own tiles {100 * apart:.0f} % of the negatives are left"
+            if wanted == "drop"
+            else "its own tiles are negatives, too (--group_negatives drop leaves them out)"
+        )
+        wanted = "keep" if wanted == "auto" else wanted
+    elif len(share) < FEW_GROUPS and wanted != "keep":
+        note = (
+            f"only {len(share)} specimens{named}: telling them apart is all there is to learn; "
+            "--group_negatives keep also compares the images of one specimen"
+        )
+    if note:
+        progress.say(config, rt, f"note    {note}")
+    return replace(config, group_negatives="drop" if wanted == "auto" else wanted)
 
 
 def _queue(config: PretrainConfig, rt: Runtime, tiles: int) -> PretrainConfig:
@@ -850,26 +912,23 @@ def _default_name(config: PretrainConfig) -> str:
 
 def _guides(
     config: PretrainConfig, rt: Runtime, record: Preprocess
-) -> tuple[Guides | None, int | None]:
-    """Return the labelled images a method is guided by, and the number of their classes.
+) -> tuple[Guides | None, Labelled | None]:
+    """Return what guides a method, and the labelled images it is made of.
 
     Raises:
-        UserError: the method needs some and has none; masks that cannot be read.
+        UserError: masks that cannot be read.
     """
     if not method_class(config.model).labelled:
         return None, None
-    if config.labeled_path is None:
-        raise UserError(
-            f"--model {config.model} is guided by a few labelled images: give --labeled_path with "
-            "a folder of one or more images and their masks, or take another --model (matssl)"
-        )
+    assert config.labeled_path is not None
     data, _, table = _labelled(config, config.labeled_path, record, ("train",))
-    lots = _lots(config, rt, [pair.image for pair in data.pairs])
+    lots = _lots(config, rt, [pair.image for pair in data.pairs], "the labelled images")
     planes = tuple(preprocess.quantise(plane) for plane in data.planes)
     numbers = tuple(lots.tolist()) if lots is not None else (-1,) * len(planes)
     names = ", ".join(table.names)
-    progress.say(config, rt, f"guided  by {len(planes)} labelled images with the classes {names}")
-    return Guides(planes, data.masks, numbers), table.num_classes
+    count = progress.counted(len(planes), "labelled image")
+    progress.say(config, rt, f"guided  by {count} with the classes {names}")
+    return Guides(planes, data.masks, numbers, tuple(table.names)), data
 
 
 def dense_probe(config: PretrainConfig, record: Preprocess | None) -> DenseProbe | None:
@@ -919,7 +978,9 @@ def _labelled(
     return data, held, table
 
 
-def _lots(config: PretrainConfig, rt: Runtime, paths: Sequence[Path]) -> NDArray[np.int64] | None:
+def _lots(
+    config: PretrainConfig, rt: Runtime, sources: Sequence[str | Path], what: str
+) -> NDArray[np.int64] | None:
     """Return the production batch of each image, -1 where it is not known; None without any.
 
     Equal names have equal numbers, also in two calls.
@@ -929,6 +990,7 @@ def _lots(config: PretrainConfig, rt: Runtime, paths: Sequence[Path]) -> NDArray
     """
     if config.batch_regex is None and config.batch_csv is None:
         return None
+    paths = [Path(source) for source in sources]
     if config.batch_csv is not None:
         try:
             with open(config.batch_csv, encoding="utf-8-sig", newline="") as file:
@@ -943,13 +1005,13 @@ def _lots(config: PretrainConfig, rt: Runtime, paths: Sequence[Path]) -> NDArray
     if not any(names):
         source = "--batch_csv" if config.batch_csv is not None else "--batch_regex"
         raise UserError(
-            f"{source} names the production batch of none of {len(paths)} images "
+            f"{source} names the production batch of none of the {len(paths)} images of {what} "
             f"(first: {paths[0].name})"
         )
     known = sorted(set(names) - {""})
-    progress.say(
-        config, rt, f"batches {len(known)} production batches, {names.count('')} images of none"
-    )
+    batches = progress.counted(len(known), "production batch", "production batches")
+    without = progress.counted(names.count(""), "image")
+    progress.say(config, rt, f"batches {batches} in {what}, {without} of none")
     return np.array([zlib.crc32(name.encode()) if name else -1 for name in names], np.int64)
 
 

@@ -220,8 +220,26 @@ def ancestors(started_from: WeightsReport | None) -> list[dict[str, Any]]:
 
 def lineage_text(lineage: Sequence[Mapping[str, Any]]) -> str:
     """Return the chain of what weights were trained from, one line a training."""
-    steps = [", ".join(f"{name} {value}" for name, value in step.items()) for step in lineage]
+    # The images that were opened are for the comparison with test images, not for reading.
+    hidden = {"labelled_digests"}
+    steps = [
+        ", ".join(f"{name} {value}" for name, value in step.items() if name not in hidden)
+        for step in lineage
+    ]
     return "\n".join(steps) or "unknown"
+
+
+def counted(number: int, one: str, many: str | None = None) -> str:
+    """Return a number with its noun: 1 image, 2 images."""
+    return f"{number} {one if number == 1 else many or one + 's'}"
+
+
+def specimens_text(fields: int, images: int, regex: str | None) -> str:
+    """Return over what fractions are means, where several images are of one specimen; else ""."""
+    if fields == images:
+        return ""
+    source = "" if regex else ", as the file names have it (--group_regex)"
+    return f"  mean over {counted(fields, 'specimen')} of {counted(images, 'image')}{source}\n"
 
 
 def refuse_other_plan(before: Mapping[str, Any], now: Mapping[str, Any], instead: str) -> None:
@@ -238,7 +256,10 @@ def refuse_other_plan(before: Mapping[str, Any], now: Mapping[str, Any], instead
     changed = [k for k in now if k not in FREE_ON_RESUME and before.get(k) != now[k]]
     if changed:
         told = ", ".join(f"--{k} was {before.get(k)}, is {now[k]}" for k in changed[:4])
-        raise UserError(f"--resume continues the same plan, but {told}; {instead}")
+        raise UserError(
+            f"--resume continues the same plan, but {told}; repeat the flags of command.txt in the "
+            f"run folder, or {instead}"
+        )
 
 
 def rewind(folder: RunFolder, step: int) -> list[float]:

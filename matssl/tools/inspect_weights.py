@@ -63,8 +63,9 @@ def describe(path: Path) -> str:
         if key in content.facts:
             lines.append(f"  {key:<13} {content.facts[key]}")
     for step in content.lineage:
-        lines.append("  made from     " + ", ".join(f"{k} {str(v)[:16]}" for k, v in step.items()))
-    lines.append(f"  sha256        {checkpoint.file_hash(path)}")
+        told = {k: str(v)[:16] for k, v in step.items() if not isinstance(v, list)}
+        lines.append("  made from     " + ", ".join(f"{k} {v}" for k, v in told.items()))
+    lines.append(f"  sha256        {checkpoint.file_hash(content.path)}")
     return "\n".join(lines)
 
 

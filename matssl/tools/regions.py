@@ -146,6 +146,11 @@ def _of_labels(
     from matssl.data import layouts, readers
     from matssl.data.preprocess import Preprocess
 
+    if (folder / "status.json").is_file():
+        raise UserError(
+            f"{folder} is a run without predicted masks; give the results of eval_model.py or of "
+            "matssl.tools.phase_map, or a labelled folder"
+        )
     dataset = layouts.find(folder, group_regex=regex, classes=classes)
     table = dataset.table
     assert table is not None
@@ -240,7 +245,7 @@ def _draw(path: Path, measured: Measured, names: Sequence[str]) -> None:
 
 
 def _print(rows: Sequence[dict[str, Any]]) -> None:
-    print(f"{'specimen':24}{'class':20}{'regions':>9}{'per Mpx':>10}{'diameter':>14}")
+    print(f"{'specimen':24}{'class':20}{'regions':>9}{'per Mpx':>10}{'mean diameter':>15}")
     for row in rows:
         if not row["regions"]:
             continue
@@ -252,7 +257,7 @@ def _print(rows: Sequence[dict[str, Any]]) -> None:
             size = "all at edge"
         specimen, kind = str(row["specimen"])[:23], str(row["class"])[:19]
         numbers = f"{row['regions']:9d}{row['per_megapixel']:10.4g}"
-        print(f"{specimen:24}{kind:20}{numbers}{size:>14}")
+        print(f"{specimen:24}{kind:20}{numbers}{size:>15}")
 
 
 if __name__ == "__main__":

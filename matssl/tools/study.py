@@ -56,7 +56,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--starts", nargs="+", default=(), help="only these, so that processes can share a study"
     )
-    parser.add_argument("--dry_run", action="store_true", help="print the commands and stop")
+    parser.add_argument("--dry_run", action="store_true", help="check, print the commands, stop")
     parser.add_argument("--table", action="store_true", help="only write the table of what is done")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     args = parser.parse_args(argv)
@@ -70,12 +70,13 @@ def main(argv: Sequence[str]) -> int:
     out = Path(args.output_dir) / plan.name
     part = plan.only(args.variants, args.starts)
     runner = Runner(part, Path(args.root), out, file.parent)
+    if not args.table:
+        runner.check()
     if args.dry_run:
         for words in runner.commands():
             print("python", " ".join(words))
         return 0
     if not args.table:
-        runner.check()
         runner.run()
     Runner(plan, Path(args.root), out, file.parent).write_table()
     return 0

@@ -439,9 +439,13 @@ def _cause(
     """Return the refusal with the likely cause."""
     theirs, ours = layouts.architecture(found), layouts.architecture(wanted)
     if theirs and ours and theirs != ours:
+        use = f"--encoder {theirs}"
+        if small_unet.NAME in (theirs, ours):
+            # Its encoder and decoder go together.
+            use += f" --decoder {theirs if theirs == small_unet.NAME else 'unet'}"
         return (
             f"{content.path} holds a {theirs} encoder ({layout}), the model has a {ours}; "
-            f"use --encoder {theirs} or other weights"
+            f"use {use}, or other weights"
         )
     what = []
     if missing:
