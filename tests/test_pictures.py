@@ -92,6 +92,16 @@ def test_confusion_and_fractions_are_drawn_with_absent_classes(tmp_path: Path) -
         assert cv2.imread(str(tmp_path / name)).std() > 5
 
 
+def test_names_of_a_series_are_told_apart_by_what_differs() -> None:
+    series = [f"Chip-4-Heat-1-Frame-{number}_crop_y1100" for number in (1040, 1041, 10)]
+    assert segmentation._short_names(series, 24) == ["…1040…", "…1041…", "…10…"]
+    assert segmentation._short_names(["a", "b"], 24) == ["a", "b"]
+    (alone,) = segmentation._short_names(["x" * 20 + "y" * 20], 24)
+    assert alone == "x" * 11 + "…" + "y" * 12
+    both = segmentation._short_names(["left" + "-" * 40 + "1", "right" + "-" * 40 + "2"], 24)
+    assert both[0].startswith("left") and both[0].endswith("1") and max(map(len, both)) == 24
+
+
 def test_bars_are_as_long_as_the_fractions_and_many_images_stay_on_a_page(tmp_path: Path) -> None:
     shares = np.array([[0.75, 0.25]])
     segmentation.fraction_bars(shares, ["field"], ["a", "b"], tmp_path / "one.png")

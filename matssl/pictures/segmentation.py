@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -220,7 +222,7 @@ def fraction_bars(
         width = 100 * shares[places, number]
         axis.barh(np.arange(len(places)), width, left=left, color=_hex(colour), height=0.82)
         left += width
-    labels = [_shortened(images[i], 24) for i in places]
+    labels = _short_names([images[i] for i in places], 24)
     axis.set_yticks(np.arange(len(places)), labels, fontsize=7)
     axis.set_ylim(len(places) - 0.4, -0.6)
     axis.set_xlim(0, 100)
@@ -229,19 +231,37 @@ def fraction_bars(
     axis.tick_params(length=0)
     axis.set_xlabel("area %")
     patches = [Patch(color=colour) for colour in colour_names(names).values()]
-    below = 0.5 / figure.get_figheight()
-    figure.legend(
-        patches, list(names), loc="upper center", bbox_to_anchor=(0.5, -below), ncols=3, fontsize=7
+    axis.legend(
+        patches,
+        list(names),
+        loc="lower left",
+        bbox_to_anchor=(-0.02, 1.0),
+        ncols=3,
+        fontsize=7,
+        handlelength=1.2,
     )
     pictures.save(figure, path)
 
 
-def _shortened(name: str, length: int) -> str:
-    """Return a name without its middle: images of a series differ at its end."""
-    if len(name) <= length:
-        return name
-    end = length // 2
-    return f"{name[: length - end - 1]}…{name[-end:]}"
+def _before_word(shared: str) -> int:
+    """Return the length of a shared beginning without the word it ends in."""
+    return len(shared) - len(re.search(r"[^\W_]*$", shared)[0])  # type: ignore[index]
+
+
+def _short_names(names: Sequence[str], length: int) -> list[str]:
+    """Return names without what all of them share, where they are long, then without a middle."""
+    if max(map(len, names)) <= length:
+        return list(names)
+    front = back = 0
+    if len(set(names)) > 1:
+        # Numbers and words stay whole.
+        front = _before_word(os.path.commonprefix(list(names)))
+        rests = [name[front:][::-1] for name in names]
+        back = _before_word(os.path.commonprefix(rests))
+    start, stop = "…" if front else "", "…" if back else ""
+    short = [f"{start}{name[front : len(name) - back]}{stop}" for name in names]
+    half = length // 2
+    return [n if len(n) <= length else f"{n[: half - 1]}…{n[-half:]}" for n in short]
 
 
 def size_plot(

@@ -118,7 +118,8 @@ def finetuning_curves(steps_csv: Path, log_csv: Path, path: Path) -> None:
                 log["step"], log[f"iou {name}"], lw=1.2, marker=".", label=name, color=colour
             )
         axes[2].set_ylim(0, 1)
-        axes[2].legend(fontsize=7, loc="lower right")
+        # Beside the curves, which may run anywhere.
+        axes[2].legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     axes[2].set_title("validation IoU")
     for axis in axes:
         axis.set_xlabel("step")
@@ -160,7 +161,7 @@ def views_sheet(views: Sequence[Array], path: Path, columns: int = 8) -> None:
             axis = figure.add_axes((x / width, y / height, cell / width, cell / height))
             axis.imshow(_displayed(view[sample]), cmap="gray", vmin=0, vmax=255)
             axis.axis("off")
-            if column == 0:
+            if column == 0 and len(views) > 1:
                 middle = (y + cell / 2) / height
                 figure.text(
                     (left - 0.08) / width, middle, f"view {number + 1}", ha="right", va="center"
