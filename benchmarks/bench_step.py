@@ -175,13 +175,18 @@ def main() -> list[str]:
     runtime.keep_freed_memory()  # as the stages do
     lines = []
     batch = _batch()
+    peer = _step(_method("simclr"), batch)
+    relative = []
     for name, (grad, frozen, wanted) in FLOORS.items():
         floor = _encoder_work(grad=grad, frozen=frozen)
-        functions = {"step": _step(_method(name), batch), "floor": floor}
+        functions = {"step": _step(_method(name), batch), "floor": floor, "simclr": peer}
         times = seconds(functions, ROUNDS, time.process_time)
         views = f"{grad} views with gradient" + (f", {frozen} without" if frozen else "")
         what = f"whole step of {name} / encoder work of {views} (R18, {PAIRS} pairs)"
         lines.append(row("A4", what, wanted, ratio(times, "step", "floor"), ROUNDS))
+        what = f"time of a step of {name} / simclr"
+        relative.append(row("-", what, "-", ratio(times, "step", "simclr"), ROUNDS))
+    lines += relative
     for name, value in _memory().items():
         lines.append(row("-", f"peak memory of a step of {name} / simclr", "-", value, 1))
     for length in (4096, 65_536):
