@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from matssl.core.errors import UserError
 from matssl.core.geometry import apply_d4
 from matssl.core.runtime import free_memory
+from matssl.core.wording import counted
 from matssl.data import readers
 from matssl.data.layouts import Dataset
 from matssl.data.preprocess import Preprocess
@@ -111,7 +112,7 @@ class Preflight:
 
     def _labels(self, dataset: Dataset) -> list[str]:
         groups = {pair.group for pair in dataset.pairs}
-        lines = [f"  layout       {dataset.layout}; {len(groups)} groups (specimens or frames)"]
+        lines = [f"  layout       {dataset.layout}; {counted(len(groups), 'group')} (specimens or frames)"]
         lines += [f"  note         {note}" for note in dataset.notes]
         if dataset.table is not None:
             lines += ["  classes"] + ["  " + line for line in dataset.table.describe().splitlines()]

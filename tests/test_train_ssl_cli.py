@@ -99,7 +99,7 @@ def test_masks_stay_out_of_the_pool_and_test_folders_are_named(
     # Four, two and two images; their eight masks are no micrographs, and two images are tests.
     assert "images       10 (pool 8, test 2)" in said
     assert "folders of masks: test_annot, train_annot, val_annot" in said
-    assert "2 images of folders called test are learned from" in said
+    assert "2 test images learned from, by their folders' names" in said
     sources = [row["image"] for row in _rows(tmp_path / "ssl" / "x" / "data.csv")]
     assert len(sources) == 8 and not any("annot" in source for source in sources)
 

@@ -21,6 +21,7 @@ from torch import nn
 from matssl.core import rng
 from matssl.core.config import RunConfig
 from matssl.core.errors import UserError
+from matssl.core.wording import counted
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ class Runtime:
         if self.device.type == "cuda":
             name = torch.cuda.get_device_name(self.device)
         processes = f", {self.world_size} processes" if self.world_size > 1 else ""
-        return f"{name}, {self.threads} threads, {self.precision}{processes}"
+        return f"{name}, {counted(self.threads, 'thread')}, {self.precision}{processes}"
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:

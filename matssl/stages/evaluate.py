@@ -22,6 +22,7 @@ from matssl.core.config import EvaluateConfig, to_dict
 from matssl.core.errors import UserError
 from matssl.core.run_folder import RunFolder, atomic_path
 from matssl.core.runtime import Runtime
+from matssl.core.wording import counted
 from matssl.data import layouts, masks, readers
 from matssl.data.layouts import Dataset, Pair
 from matssl.data.masks import IGNORE, ClassTable, MaskClass
@@ -995,7 +996,7 @@ def _print(folder: RunFolder, metrics: dict[str, Any], config: EvaluateConfig) -
         text = f"mIoU {100 * pooled['means']['miou']:.1f} %"
         if interval:
             text += f" (95 % interval {100 * interval[0]:.1f} to {100 * interval[1]:.1f})"
-        print(f"{text}, {metrics['images_with_truth']} images")
+        print(f"{text}, {counted(metrics['images_with_truth'], 'image')}")
         if "miou_without_excluded" in pooled["means"]:
             left = 100 * pooled["means"]["miou_without_excluded"]
             print(f"  mIoU without the excluded classes {left:.1f} %")

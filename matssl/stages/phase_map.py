@@ -25,6 +25,7 @@ from matssl.core.errors import UserError
 from matssl.core.phase_config import PhaseConfig
 from matssl.core.run_folder import RunFolder, atomic_path
 from matssl.core.runtime import Runtime
+from matssl.core.wording import counted
 from matssl.data import layouts, readers
 from matssl.data.prefetch import prefetched
 from matssl.data.preprocess import Preprocess
@@ -463,7 +464,7 @@ def _described(origin: list[list[int]], source: Source) -> str:
     if source.temperature is None:
         return f"{len(origin)} clusters of the features of a {source.payload['method']} encoder"
     count = sum(map(len, origin))
-    return f"{len(origin)}, of {count} prototypes"
+    return f"{len(origin)}, of {counted(count, 'prototype')}"
 
 
 def _report(

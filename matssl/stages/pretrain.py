@@ -26,6 +26,7 @@ from matssl.core.config import PretrainConfig, to_dict
 from matssl.core.errors import UserError
 from matssl.core.run_folder import RunFolder, atomic_write_bytes
 from matssl.core.runtime import Interrupts, Runtime
+from matssl.core.wording import counted
 from matssl.data import cache, crops, layouts, masks, preprocess
 from matssl.data.cache import Pool
 from matssl.data.crops import Labelled
@@ -581,9 +582,10 @@ class Run:
         tiles = len(self.loader.tiles)
         skipped = f", {len(self.pool.rejected)} unreadable left out" if self.pool.rejected else ""
         resumed = f", resumed at step {self.step}" if self.step else ""
-        views = "1 view" if self.method.views == 1 else f"{self.method.views} views"
+        views = counted(self.method.views, "view")
         return (
-            f"pool    {len(self.pool)} images in {len(self.pool.group_names)} groups, {tiles} tiles"
+            f"pool    {counted(len(self.pool), 'image')} in "
+            f"{counted(len(self.pool.group_names), 'group')}, {counted(tiles, 'tile')}"
             f"{skipped}\n"
             f"method  {self.config.model} ({self.config.recipe}), {self.config.encoder}, "
             f"{self.plan.total_steps} steps of {self.config.batch_size} x {views}{resumed}\n"
@@ -749,7 +751,7 @@ def _preflight(
         text += f"\n  left out     folders of masks: {names}"
     tests = [p for p in paths if any(part.endswith("test") for part in p.parent.parts[-2:])]
     if tests:
-        text += f"\n  warning      {len(tests)} images of folders called test are learned from"
+        text += f"\n  warning      {counted(len(tests), 'test image')} learned from, by their folders' names"
     return text
 
 
@@ -926,7 +928,7 @@ def _guides(
     planes = tuple(preprocess.quantise(plane) for plane in data.planes)
     numbers = tuple(lots.tolist()) if lots is not None else (-1,) * len(planes)
     names = ", ".join(table.names)
-    count = progress.counted(len(planes), "labelled image")
+    count = counted(len(planes), "labelled image")
     progress.say(config, rt, f"guided  by {count} with the classes {names}")
     return Guides(planes, data.masks, numbers, tuple(table.names)), data
 
@@ -1009,8 +1011,8 @@ def _lots(
             f"(first: {paths[0].name})"
         )
     known = sorted(set(names) - {""})
-    batches = progress.counted(len(known), "production batch", "production batches")
-    without = progress.counted(names.count(""), "image")
+    batches = counted(len(known), "production batch", "production batches")
+    without = counted(names.count(""), "image")
     progress.say(config, rt, f"batches {batches} in {what}, {without} of none")
     return np.array([zlib.crc32(name.encode()) if name else -1 for name in names], np.int64)
 

@@ -21,6 +21,7 @@ from matssl.core.config import RunConfig
 from matssl.core.errors import UserError
 from matssl.core.run_folder import RunFolder, atomic_write_bytes
 from matssl.core.runtime import Runtime
+from matssl.core.wording import counted
 from matssl.data.preprocess import Preprocess
 from matssl.weights import WeightsReport
 
@@ -227,11 +228,6 @@ def lineage_text(lineage: Sequence[Mapping[str, Any]]) -> str:
         for step in lineage
     ]
     return "\n".join(steps) or "unknown"
-
-
-def counted(number: int, one: str, many: str | None = None) -> str:
-    """Return a number with its noun: 1 image, 2 images."""
-    return f"{number} {one if number == 1 else many or one + 's'}"
 
 
 def specimens_text(fields: int, images: int, regex: str | None) -> str:

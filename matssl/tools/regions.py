@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from matssl.core.errors import UserError, guard
+from matssl.core.wording import counted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -89,7 +90,7 @@ def main(argv: Sequence[str]) -> int:
     _write_table(out / "summary.csv", rows + whole)
     _draw(out / "sizes.png", measured, names)
     _print(whole if len(groups) > MOST_SHOWN else rows + whole)
-    print(f"tables  {out / 'regions.csv'}, {out / 'summary.csv'} ({len(groups)} specimens)")
+    print(f"tables  {out / 'regions.csv'}, {out / 'summary.csv'} ({counted(len(groups), 'specimen')})")
     print(f"picture {out / 'sizes.png'}")
     return 0
 
