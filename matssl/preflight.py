@@ -112,7 +112,8 @@ class Preflight:
 
     def _labels(self, dataset: Dataset) -> list[str]:
         groups = {pair.group for pair in dataset.pairs}
-        lines = [f"  layout       {dataset.layout}; {counted(len(groups), 'group')} (specimens or frames)"]
+        number = counted(len(groups), "group")
+        lines = [f"  layout       {dataset.layout}; {number} (specimens or frames)"]
         lines += [f"  note         {note}" for note in dataset.notes]
         if dataset.table is not None:
             lines += ["  classes"] + ["  " + line for line in dataset.table.describe().splitlines()]

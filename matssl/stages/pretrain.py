@@ -751,7 +751,8 @@ def _preflight(
         text += f"\n  left out     folders of masks: {names}"
     tests = [p for p in paths if any(part.endswith("test") for part in p.parent.parts[-2:])]
     if tests:
-        text += f"\n  warning      {counted(len(tests), 'test image')} learned from, by their folders' names"
+        number = counted(len(tests), "test image")
+        text += f"\n  warning      {number} learned from, by their folders' names"
     return text
 
 

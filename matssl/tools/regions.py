@@ -90,7 +90,8 @@ def main(argv: Sequence[str]) -> int:
     _write_table(out / "summary.csv", rows + whole)
     _draw(out / "sizes.png", measured, names)
     _print(whole if len(groups) > MOST_SHOWN else rows + whole)
-    print(f"tables  {out / 'regions.csv'}, {out / 'summary.csv'} ({counted(len(groups), 'specimen')})")
+    number = counted(len(groups), "specimen")
+    print(f"tables  {out / 'regions.csv'}, {out / 'summary.csv'} ({number})")
     print(f"picture {out / 'sizes.png'}")
     return 0
 
