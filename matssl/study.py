@@ -78,7 +78,8 @@ class Plan:
         name: of the folder of its runs.
         starts: at least one; the others are compared with ``baseline``.
         datasets: flags of train_finetune.py for each data set; ``test`` lists its test splits.
-        variants: flags of train_finetune.py that a variant adds.
+        variants: flags of train_finetune.py that a variant adds; its ``datasets`` are those it is
+            run on, all where it names none.
         labels: numbers of labelled images ("5"), shares ("20%") or "all".
         seeds: of fine-tuning.
         pretrain: flags of train_ssl.py for all starts that pretrain.
@@ -108,7 +109,11 @@ class Plan:
     def jobs(self) -> list[Job]:
         """Return all jobs; whole seeds first, so that a study that is cut off is a small study."""
         grid = itertools.product(self.seeds, self.datasets, self.variants, self.labels, self.starts)
-        return [Job(start, data, var, labels, seed) for seed, data, var, labels, start in grid]
+        return [
+            Job(start, data, variant, labels, seed)
+            for seed, data, variant, labels, start in grid
+            if data in self.variants[variant].get("datasets", self.datasets)
+        ]
 
     def only(self, variants: Sequence[str] = (), starts: Sequence[str] = ()) -> Plan:
         """Return the plan with some of its variants and starts; all of what is not named.
@@ -176,6 +181,9 @@ def read(content: Mapping[str, Any], name: str) -> Plan:
         if "finetune_dataset" not in flags:
             raise UserError(f"the study's data set {key} does not say its finetune_dataset")
     variants = content.get("variants") or {"default": {}}
+    for key, value in variants.items():
+        for absent in set((value or {}).get("datasets", ())) - datasets.keys():
+            raise UserError(f"the study's variant {key} names the unknown data set {absent}")
     labels = tuple(_labels(value) for value in content.get("labels", ["all"]))
     seeds = tuple(int(seed) for seed in content.get("seeds", [0, 1, 2]))
     if not labels or not seeds:

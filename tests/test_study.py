@@ -244,6 +244,19 @@ def test_lists_beside_a_study_are_found_and_everything_else_is_below_the_root(
     assert words[1][words[1].index("--splits") + 1] == str(root / "splits.json")
 
 
+def test_a_variant_may_be_of_some_data_sets_only() -> None:
+    sets = {"a": "data/a", "b": "data/b"}
+    variants = {"honest": {}, "square": {"input_size": 512, "datasets": ["b"]}}
+    plan = _plan(datasets=sets, variants=variants)
+    found = {(job.dataset, job.variant) for job in plan.jobs()}
+    assert found == {("a", "honest"), ("b", "honest"), ("b", "square")}
+    commands = tool.Runner(plan, Path("root"), Path("out")).commands()
+    assert sum("--input_size" in words for words in commands) == 2 * len(plan.seeds)
+    assert not any("--datasets" in words for words in commands)
+    with pytest.raises(UserError, match="variant square names the unknown data set c"):
+        _plan(datasets=sets, variants={"square": {"datasets": ["c"]}})
+
+
 def test_a_part_of_the_variants_and_of_the_starts_can_be_run() -> None:
     plan = _plan(variants={"honest": {}, "square": {"input_size": 512}})
     names = [start.name for start in plan.starts]

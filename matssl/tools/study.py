@@ -174,7 +174,8 @@ class Runner:
         from matssl.study import flags, label_flags
 
         dataset = {k: v for k, v in self.plan.datasets[job.dataset].items() if k != "test"}
-        told = {**self.plan.finetune, **self.plan.variants[job.variant], **dataset}
+        variant = {k: v for k, v in self.plan.variants[job.variant].items() if k != "datasets"}
+        told = {**self.plan.finetune, **variant, **dataset}
         if self.plan.snapshots:
             told = {**told, "snapshot_every": told.get("snapshot_every", SNAPSHOTS_EVERY)}
         words = ["train_finetune.py", *flags(self._placed(told)), *label_flags(job.labels)]
