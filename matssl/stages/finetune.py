@@ -258,6 +258,8 @@ class Run:
         self.config, self.rt, self.folder, self.dataset = config, rt, folder, dataset
         self.table: masks.ClassTable = dataset.table
         self.data, self.val, self.record = train, val, record
+        # Tells the images and masks of this run from all others, wherever they lie.
+        self.identity = [part.identity() for part in (train, val) if part is not None]
         self.ancestors = progress.ancestors(started_from)
         self.start_text = progress.origin(started_from, resumed=False)
         self.total_steps = _total_steps(config, len(train.planes))
@@ -414,7 +416,7 @@ class Run:
                     "start": self.start_text,
                     "train_images": [str(pair.image) for pair in self.data.pairs],
                     "train_digests": list(self.data.digests),
-                    "data": self._data(),
+                    "data": self.identity,
                 },
             }
             if name != "last.ckpt":
@@ -441,7 +443,7 @@ class Run:
         best = self.folder.root / "best.ckpt"
         instead = f"start a new run, from this one's encoder with --weights {best}"
         progress.refuse_other_plan(payload["recipe"], to_dict(self.config), instead)
-        if payload["progress"]["data"] != self._data():
+        if payload["progress"].get("data") != self.identity:
             raise UserError(f"the labelled images changed since this run began; {instead}")
         state = payload["state"]
         own = {k: v for k, v in state.items() if not k.startswith("ema.")}
@@ -457,10 +459,6 @@ class Run:
         self.best, self.best_step, self.stale = facts["best"], facts["best_step"], facts["stale"]
         self.ancestors, self.start_text = payload["lineage"][:-1], facts["start"]
         progress.rewind(self.folder, self.step)
-
-    def _data(self) -> list[str]:
-        """Return what tells the images and masks of this run from all others."""
-        return [part.identity() for part in (self.data, self.val) if part is not None]
 
     def lineage(self) -> list[dict[str, Any]]:
         """Return the chain of what this model was trained from."""

@@ -200,6 +200,8 @@ class Run:
         self.loader, self.method, self.optimizer = loader, method, optimizer
         self.record, self.pool = record, pool
         self.labelled = labelled or {}
+        # Tells the labelled images and masks from all others, wherever they lie.
+        self.identity = [part.identity() for part in self.labelled.values()]
         self.step = 0
         self.ancestors = progress.ancestors(started_from)
         # What is looked at is a pair of views also where the method learns from one.
@@ -498,7 +500,11 @@ class Run:
                 "state": self.method.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
                 "step": self.step,
-                "recipe": {**to_dict(self.config), "data_hash": self.pool.hash},
+                "recipe": {
+                    **to_dict(self.config),
+                    "data_hash": self.pool.hash,
+                    "labelled": self.identity,
+                },
                 "preprocess": self.record.to_dict(),
                 "lineage": self.lineage(),
                 "progress": self.scores,
@@ -515,6 +521,8 @@ class Run:
         before = payload["recipe"]
         instead = f"start a new run with --weights {self.folder.root / 'encoder.safetensors'}"
         progress.refuse_other_plan(before, to_dict(self.config), instead)
+        if before.get("labelled", []) != self.identity:
+            raise UserError(f"the labelled images changed since this run began; {instead}")
         if before["data_hash"] != self.pool.hash:
             raise UserError(
                 f"the images in {self.config.data_path} changed since this run began; {instead}"
@@ -854,7 +862,8 @@ def _check(config: PretrainConfig) -> None:
 
 def _negatives(config: PretrainConfig, rt: Runtime, pool: Pool) -> PretrainConfig:
     """Return the settings with ``group_negatives`` as this pool allows; says what is unusual."""
-    if "group_negatives" not in {f.name for f in fields(method_class(config.model).Settings)}:
+    own = {f.name for f in fields(method_class(config.model).Settings)}
+    if "group_negatives" not in own or config.group_negatives == "keep":
         return config
     area = np.zeros(len(pool.group_names))
     np.add.at(area, pool.groups, [float(np.prod(shape[:2])) for shape in pool.shapes])
@@ -864,10 +873,9 @@ def _negatives(config: PretrainConfig, rt: Runtime, pool: Pool) -> PretrainConfi
     wanted, note = config.group_negatives, ""
     named = "" if config.group_regex else ", as the file names have it; --group_regex names others"
     if len(share) == 1:
-        if wanted != "keep":
-            note = "one image or specimen only: its own tiles are the negatives"
+        note = "one image or specimen only: its own tiles are the negatives"
         wanted = "keep"
-    elif apart < ENOUGH_NEGATIVES and wanted != "keep":
+    elif apart < ENOUGH_NEGATIVES:
         largest = int(share.argmax())
         note = (
             f"specimen {pool.group_names[largest]!r} holds {100 * share[largest]:.0f} % of the "
@@ -879,7 +887,7 @@ def _negatives(config: PretrainConfig, rt: Runtime, pool: Pool) -> PretrainConfi
             else "its own tiles are negatives, too (--group_negatives drop leaves them out)"
         )
         wanted = "keep" if wanted == "auto" else wanted
-    elif len(share) < FEW_GROUPS and wanted != "keep":
+    elif len(share) < FEW_GROUPS:
         note = (
             f"only {len(share)} specimens{named}: telling them apart is all there is to learn; "
             "--group_negatives keep also compares the images of one specimen"
