@@ -31,11 +31,7 @@ SETTINGS = {"temperature": 0.2, "global_output_dim": 32, "hidden_dim": 64, "queu
 SETTINGS |= {"ema_momentum": 0.9, "dense_output_dim": 16, "dense_stage": 3, "prototypes": 8}
 # Four cells in the views of 32 pixels below.
 SETTINGS |= {"patch_size": 16}
-WITH_GROUPS = [
-    name
-    for name in DISTINCT
-    if "group_negatives" in {f.name for f in dataclasses.fields(method_class(name).Settings)}
-]
+WITH_GROUPS = [name for name in DISTINCT if "group_negatives" in method_class(name).flags()]
 MOMENTUM = [name for name in DISTINCT if issubclass(method_class(name), MomentumMethod)]
 
 

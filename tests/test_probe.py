@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import csv
 import importlib
+import shutil
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -174,6 +176,23 @@ def test_the_test_images_of_the_probes_folder_stay_closed(
     assert _run(pool_folder, tmp_path, "x", "--probe_path", synthetic_folder, "--steps", 2) == 0
     assert any("val" in path for path in opened)
     assert not any(f"{synthetic_folder}/test" in path for path in opened)
+
+
+def test_a_run_resumes_where_its_labelled_images_moved_but_not_with_others(
+    pool_folder: Path, synthetic_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    labels = tmp_path / "labels"
+    shutil.copytree(synthetic_folder, labels)
+    flags = ["--steps", 2, "--quiet", "--probe_path"]
+    assert _run(pool_folder, tmp_path, "x", *flags, labels) == 0
+    weights = (tmp_path / "ssl" / "x" / "encoder.safetensors").read_bytes()
+    moved = labels.rename(tmp_path / "moved")
+    assert _run(pool_folder, tmp_path, "x", *flags, moved, "--resume") == 0
+    mask = next(iter(sorted((moved / "val_annot").iterdir())))
+    cv2.imwrite(str(mask), cv2.imread(str(mask), cv2.IMREAD_UNCHANGED)[::-1])
+    assert _run(pool_folder, tmp_path, "x", *flags, moved, "--resume") == 2
+    assert "the labelled images changed" in capsys.readouterr().err
+    assert (tmp_path / "ssl" / "x" / "encoder.safetensors").read_bytes() == weights
 
 
 def test_a_missing_probe_folder_is_said_before_anything_is_written(

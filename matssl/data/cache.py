@@ -139,7 +139,7 @@ def build(
             atomic_write_bytes(table, json.dumps(complete).encode())
         except OSError as error:
             raise UserError(
-                f"cannot write to {cache_dir}: {error.strerror}; give another --cache_dir"
+                f"cannot write to {cache_dir}: {error.strerror or error}; give another --cache_dir"
             ) from error
     return Pool(complete, data, record)
 

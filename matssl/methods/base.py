@@ -52,6 +52,11 @@ class SSLMethod(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
 
     @classmethod
+    def flags(cls) -> frozenset[str]:
+        """Return the names of the method's own settings, which are flags of the command line."""
+        return frozenset(field.name for field in dataclasses.fields(cls.Settings))
+
+    @classmethod
     def from_settings(
         cls,
         encoder: nn.Module,
@@ -61,8 +66,7 @@ class SSLMethod(nn.Module):
         values: Mapping[str, Any],
     ) -> SSLMethod:
         """Return the method with those of ``values`` that are its settings."""
-        names = [field.name for field in dataclasses.fields(cls.Settings)]
-        settings = cls.Settings(**{name: values[name] for name in names if name in values})
+        settings = cls.Settings(**{k: v for k, v in values.items() if k in cls.flags()})
         return cls(encoder, in_channels, mean, std, settings)  # type: ignore[call-arg]
 
     def normalise(self, view: Tensor) -> Tensor:

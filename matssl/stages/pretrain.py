@@ -385,17 +385,14 @@ class Run:
     def _signs(self, batch: Batch) -> monitor.Signs:
         """Return what the run's input, settings and weights say about its health."""
         method = self.method
-        own = {f.name for f in fields(method.Settings)}
         before, self.fingerprint = self.fingerprint, fingerprint(method.encoder)
-        queues = [m for m in method.modules() if isinstance(m, KeyQueue)]
-        longest = max((int(queue.filled) for queue in queues), default=0)
         measures = method.measures()
         return monitor.Signs(
             blank=self.blank,
             same=monitor.same_views(*batch.views),
             moved=before is None or not torch.equal(before, self.fingerprint),
-            temperature=self.config.temperature if "temperature" in own else None,
-            queue=longest / len(self.loader.tiles),
+            temperature=self.config.temperature if "temperature" in method.flags() else None,
+            queue=self._longest_queue() / len(self.loader.tiles),
             prototypes=measures.get("prototype_usage"),
             loss=measures.get("masked_loss", math.nan),
             chance=measures.get("chance_loss"),
@@ -408,11 +405,14 @@ class Run:
         """Return the losses since the last look."""
         return self.losses[-self.plan.report_every :]
 
+    def _longest_queue(self) -> int:
+        """Return how many keys the fullest queue holds; 0 without a queue."""
+        queues = [m for m in self.method.modules() if isinstance(m, KeyQueue)]
+        return max((int(queue.filled) for queue in queues), default=0)
+
     def _queue_age(self) -> int:
         """Return how many steps old the oldest key is; 0 without a queue."""
-        queues = [m for m in self.method.modules() if isinstance(m, KeyQueue)]
-        lengths = [int(queue.filled) for queue in queues]
-        return monitor.queue_age(max(lengths, default=0), self.config.batch_size)
+        return monitor.queue_age(self._longest_queue(), self.config.batch_size)
 
     def _report_health(self, clock: progress.Clock) -> None:
         """Log and print the run's health, and stop where that was asked for."""
@@ -785,8 +785,7 @@ def _pool(
 def _idle(config: PretrainConfig) -> list[str]:
     """Return the flags that were changed and belong to other methods only."""
     method = method_class(config.model)
-    own = {f.name for f in fields(method.Settings)}
-    others = {f.name for name in METHODS for f in fields(method_class(name).Settings)} - own
+    others = frozenset().union(*(method_class(name).flags() for name in METHODS)) - method.flags()
     if not method.labelled:
         others |= {"labeled_path", "labeled_count", "batch_regex", "batch_csv"}
     if config.probe_path is None:
@@ -862,7 +861,7 @@ def _check(config: PretrainConfig) -> None:
 
 def _negatives(config: PretrainConfig, rt: Runtime, pool: Pool) -> PretrainConfig:
     """Return the settings with ``group_negatives`` as this pool allows; says what is unusual."""
-    own = {f.name for f in fields(method_class(config.model).Settings)}
+    own = method_class(config.model).flags()
     if "group_negatives" not in own or config.group_negatives == "keep":
         return config
     area = np.zeros(len(pool.group_names))
@@ -903,7 +902,7 @@ def _queue(config: PretrainConfig, rt: Runtime, tiles: int) -> PretrainConfig:
     A longer one would hold older keys of the very tiles it is compared with: with N tiles and K
     keys a query meets its own with probability (K/N)^2 / 2, 12.5 % at half the pool.
     """
-    if "queue_size" not in {f.name for f in fields(method_class(config.model).Settings)}:
+    if "queue_size" not in method_class(config.model).flags():
         return config
     wanted = config.queue_size or DEFAULT_QUEUE
     size = min(wanted, max(config.batch_size, tiles // 2 // config.batch_size * config.batch_size))

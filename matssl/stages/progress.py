@@ -41,11 +41,17 @@ FREE_ON_RESUME = {
     "test_folder",
     # Where the images lie; the checkpoint knows which they are.
     "data_path",
+    "labeled_path",
+    "probe_path",
     "file_list",
     "list_root",
     "finetune_dataset",
     "splits",
 }
+
+# Entries of a lineage that are hashes, and how much of one people read.
+HASHES = ("data", "sha256")
+HASH_SHOWN = 16
 
 # Where no terminal shows the bar, a line tells of the progress this often.
 SECONDS_BETWEEN_LINES = 60.0
@@ -219,15 +225,25 @@ def ancestors(started_from: WeightsReport | None) -> list[dict[str, Any]]:
     return [*started_from.lineage, file]
 
 
-def lineage_text(lineage: Sequence[Mapping[str, Any]]) -> str:
-    """Return the chain of what weights were trained from, one line a training."""
-    # The images that were opened are for the comparison with test images, not for reading.
-    hidden = {"labelled_digests"}
-    steps = [
-        ", ".join(f"{name} {value}" for name, value in step.items() if name not in hidden)
+def lineage_lines(lineage: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the chain of what weights were trained from, one line a training.
+
+    Hashes are cut to what tells them apart, and lists of them left out: those are for the
+    comparison with test images, not for reading.
+    """
+    return [
+        ", ".join(
+            f"{name} {str(value)[:HASH_SHOWN] if name in HASHES else value}"
+            for name, value in step.items()
+            if not isinstance(value, list)
+        )
         for step in lineage
     ]
-    return "\n".join(steps) or "unknown"
+
+
+def lineage_text(lineage: Sequence[Mapping[str, Any]]) -> str:
+    """Return :func:`lineage_lines` as one text for a report."""
+    return "\n".join(lineage_lines(lineage)) or "unknown"
 
 
 def specimens_text(fields: int, images: int, regex: str | None) -> str:

@@ -36,6 +36,7 @@ def describe(path: Path) -> str:
     """
     from matssl import weights
     from matssl.core import checkpoint
+    from matssl.stages import progress
     from matssl.weights import layouts
 
     content = weights.read(path)
@@ -62,9 +63,7 @@ def describe(path: Path) -> str:
     for key in ("stage", "step", "epoch", "arch", "author"):
         if key in content.facts:
             lines.append(f"  {key:<13} {content.facts[key]}")
-    for step in content.lineage:
-        told = {k: str(v)[:16] for k, v in step.items() if not isinstance(v, list)}
-        lines.append("  made from     " + ", ".join(f"{k} {v}" for k, v in told.items()))
+    lines += [f"  made from     {line}" for line in progress.lineage_lines(content.lineage)]
     lines.append(f"  sha256        {checkpoint.file_hash(content.path)}")
     return "\n".join(lines)
 
