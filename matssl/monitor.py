@@ -31,6 +31,9 @@ MOST = 0.5
 LONG_QUEUE = 0.5
 # Fewer prototypes in use than this make no map.
 FEW_PROTOTYPES = 1.5
+# Cells whose assignment is nearly even over all prototypes belong to none; a sound run is near 0.5
+# after an epoch.
+UNDECIDED = 0.98
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,7 @@ class Signs:
         temperature: of the loss; None where it has none.
         queue: keys kept, as a share of the tiles.
         prototypes: effective number of prototypes in use; None where there are none.
+        undecided: entropy of the assignment of a cell to prototypes, 1 where it has all alike.
         loss: of what is predicted of the probe, where a method predicts something.
         chance: that of the best constant answer; None without one.
         steps: taken so far; embeddings and features of the first ones say little.
@@ -58,6 +62,7 @@ class Signs:
     temperature: float | None = None
     queue: float = 0.0
     prototypes: float | None = None
+    undecided: float = 0.0
     loss: float = math.nan
     chance: float | None = None
     steps: int = SETTLED
@@ -120,7 +125,8 @@ class Health:
                 f"blank: {100 * signs.blank:.0f} % of the tiles hold next to no contrast; look at "
                 "views.png, then at --window and --crop_bottom"
             )
-        if signs.same > MOST:
+        # Who fills in what is hidden needs no difference of views.
+        if signs.compared and signs.same > MOST:
             return (
                 f"trivial: both views are equal in {100 * signs.same:.0f} % of the samples, so "
                 "there is nothing to learn; lower --scale_min, raise --photometry_p or --noise_p"
@@ -170,10 +176,17 @@ class Health:
                 f"thin: only {self.rank:.1f} of {self.dimensions} dimensions are in use; lower "
                 "--lr, or raise --temperature where the method has one"
             )
+        # Sharpening works against an even assignment, centring against one prototype for all
+        # (Caron et al. 2021, arXiv:2104.14294, section 5.3).
+        if signs.undecided > UNDECIDED:
+            return (
+                "collapsed: every cell belongs to all prototypes alike, so there is no map; lower "
+                "--teacher_temperature"
+            )
         if signs.prototypes is not None and signs.prototypes < FEW_PROTOTYPES:
             return (
                 f"collapsed: {signs.prototypes:.1f} prototypes are in use, so the map has one "
-                "phase; lower --teacher_temperature, or raise --center_momentum"
+                "phase; raise --teacher_temperature"
             )
         if signs.compared and self.gap < 0.05 and progress > LATE:
             return (

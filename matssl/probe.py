@@ -100,6 +100,11 @@ class DenseProbe:
                 "those that score it; give more labelled images"
             )
 
+    @property
+    def pixels(self) -> int:
+        """How many pixels the encoder sees for one score."""
+        return sum(w.image.shape[1] * w.image.shape[2] for w in self.fitted + self.scored)
+
     def score(
         self,
         encoder: nn.Module,
@@ -184,6 +189,8 @@ def _windows(
             for column, left in enumerate(_starts(mask.shape[1], width)):
                 if colour is None or (row + column) % 2 == colour:
                     boxes.append((number, top, left, height, width))
+    if not boxes:
+        return []
     content = np.array(
         [
             np.bincount(

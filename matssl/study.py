@@ -20,9 +20,11 @@ BEST_ON_TEST = "_best_on_test"
 # Scores that a table may show, by their name in metrics.json.
 COLUMNS = {
     "mdice": "Dice %",
+    "mdice_without_class_0": "Dice % without class 0",
     "accuracy": "accuracy %",
     f"miou{BEST_ON_TEST}": "mIoU %, best on test",
     f"mdice{BEST_ON_TEST}": "Dice %, best on test",
+    f"mdice_without_class_0{BEST_ON_TEST}": "Dice % without class 0, best on test",
 }
 FOLDER = Path(__file__).resolve().parent / "studies"
 

@@ -691,9 +691,16 @@ def test_rank_sees_a_collapse_that_the_spread_does_not() -> None:
     close(monitor.std(rotated), e["std_rotated"])
 
 
+def test_health_staleness() -> None:
+    x, e = case("health.staleness")
+    close(
+        monitor.staleness(torch.tensor(x["stored_raw"]), torch.tensor(x["recomputed_raw"])),
+        e["mean_cosine"],
+    )
+    assert monitor.queue_age(x["K"], x["B"]) == e["oldest_age"]
+
+
 def test_every_case_of_the_file_is_tested() -> None:
-    folder = Path(__file__).parent
-    source = "".join(path.read_text(encoding="utf-8") for path in folder.glob("test_*.py"))
-    # A method with a test file of its own answers for its cases there.
-    here = [n for n in CASES if not (folder / f"test_{n.split('.')[0]}.py").is_file()]
-    assert [name for name in here if f'"{name}"' not in source] == []
+    files = Path(__file__).parent.glob("test_*.py")
+    source = "".join(path.read_text(encoding="utf-8") for path in files)
+    assert [name for name in CASES if f'"{name}"' not in source] == []

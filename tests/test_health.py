@@ -198,7 +198,9 @@ def test_the_queue_of_the_stage_is_at_most_half_of_the_tiles(
         ({"queue": 0.6}, "stale"),
         ({"idle": 0.6}, "idle"),
         ({"steps": 59}, "too early to say after 59 steps"),
-        ({"prototypes": 1.2}, "collapsed"),
+        ({"prototypes": 1.2}, "collapsed: 1.2 prototypes"),
+        ({"prototypes": 1.0, "undecided": 1.0}, "collapsed: every cell belongs to all"),
+        ({"same": 1.0, "compared": False}, "healthy"),
         ({"loss": 1.0, "chance": 1.0}, "not learning"),
         ({"blank": 0.1, "same": 0.1, "temperature": 1.0, "queue": 0.5, "prototypes": 8}, "healthy"),
         ({"loss": 0.5, "chance": 1.0}, "healthy"),
@@ -224,7 +226,5 @@ def test_a_method_that_compares_no_views_is_judged_by_its_features() -> None:
     assert monitor.examine(same, same, signs).verdict().startswith("thin")
 
 
-def test_queue_age_and_staleness() -> None:
+def test_queue_age() -> None:
     assert [monitor.queue_age(k, 8) for k in (0, 8, 9, 64)] == [0, 1, 2, 8]
-    rows = torch.eye(3)
-    assert float(monitor.staleness(rows, rows)) == pytest.approx(1.0)

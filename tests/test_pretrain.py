@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import errno
 import importlib
 import json
@@ -20,8 +21,9 @@ import torch
 from safetensors import safe_open
 
 from matssl import monitor, weights
-from matssl.core import checkpoint
-from matssl.core.errors import guard
+from matssl.core import checkpoint, runtime
+from matssl.core.config import PretrainConfig
+from matssl.core.errors import UserError, guard
 from matssl.core.run_folder import RunFolder
 from matssl.methods import DISTINCT, method_class
 from matssl.pictures import training as pictures
@@ -180,6 +182,68 @@ def test_every_method_resumes_to_the_same_bits(
     assert [d[:16] for d in made.get("labelled_digests", [])] == sorted(r["hash"] for r in guides)
 
 
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_pretraining_is_guided_by_the_images_that_fine_tuning_learns_from(
+    seed: int, pool_folder: Path, synthetic_folder: Path, tmp_path: Path
+) -> None:
+    more = ["--model", "pscl", "--labeled_path", synthetic_folder, "--labeled_count", 1]
+    more += ["--encoder", "resnet18", "--steps", 1, "--seed", seed, "--quiet"]
+    assert _main(*_argv(pool_folder, tmp_path, "x", *more)) == 0
+    argv = ["--finetune_dataset", synthetic_folder, "--max_train_images", 1, "--seed", seed]
+    argv += ["--output_dir", tmp_path, "--name", "x", "--steps", 1, "--crop_size", 64, "--quiet"]
+    tune = importlib.import_module("train_finetune").main
+    assert guard(tune, [str(a) for a in [*argv, "--threads", 1]]) == 0
+    images = [
+        [row["hash"] for row in _rows(tmp_path / stage / "x" / "data.csv") if row["split"] == part]
+        for stage, part in (("ssl", "guide"), ("finetune", "train"))
+    ]
+    assert len(images[0]) == 1 and images[0] == images[1]
+
+
+def test_production_batches_come_from_names_or_a_table(tmp_path: Path) -> None:
+    names = [Path(name) for name in ("heat12_a.png", "heat12_b.png", "heat7_a.png", "other.png")]
+    table = tmp_path / "batches.csv"
+    table.write_text("image,batch\nheat12_a.png,twelve\nheat12_b,twelve\nheat7_a.png, seven \n")
+    found = []
+    for flags in ({"batch_regex": r"heat(\d+)"}, {"batch_csv": str(table)}):
+        config = PretrainConfig(quiet=True, **flags)  # type: ignore[arg-type]
+        rt = runtime.setup(config)
+        lots = pretrain._lots(config, rt, names, "the pool")
+        assert lots is not None
+        assert lots[0] == lots[1] != lots[2] and min(lots[:3]) >= 0 and lots[3] == -1
+        # The labelled images are asked for in a call of their own.
+        again = pretrain._lots(config, rt, names[2:3], "the labelled images")
+        assert again is not None and again[0] == lots[2]
+        found.append(lots)
+        with pytest.raises(UserError, match="production batch of none of the 1 images"):
+            pretrain._lots(config, rt, names[3:], "the pool")
+    assert found[0][0] != found[1][0]
+    with pytest.raises(UserError, match="cannot read --batch_csv"):
+        config = PretrainConfig(batch_csv=str(tmp_path / "absent.csv"))
+        pretrain._lots(config, rt, names, "the pool")
+
+
+def test_every_process_takes_part_in_the_panel_and_one_writes_it(
+    pool_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Plain masked autoencoding shares the statistics of the batch while it draws: a process that
+    # stayed away would be waited for.
+    runs: list[Run] = []
+    more = ["--model", "spark", "--masking", "dense", "--steps", 2, "--quiet"]
+    _at_step(monkeypatch, 1, runs.append)
+    assert _main(*_argv(pool_folder, tmp_path, "x", *more, "--encoder", "resnet18")) == 0
+    run, panel = runs[0], tmp_path / "ssl" / "x" / "panel.png"
+    panel.unlink()
+    drawn: list[object] = []
+    real = run.method.panel
+    monkeypatch.setattr(run.method, "panel", lambda batch: drawn.append(0) or real(batch))
+    for rank in (1, 0):
+        run.rt = dataclasses.replace(run.rt, rank=rank)
+        run.save()
+        assert panel.exists() == (rank == 0)
+    assert len(drawn) == 2
+
+
 @pytest.mark.parametrize(("model", "decoder"), [("spark", "unet"), ("pscl", "unetplusplus")])
 def test_views_that_do_not_fit_are_refused_before_anything_is_written(
     model: str,
@@ -197,16 +261,28 @@ def test_views_that_do_not_fit_are_refused_before_anything_is_written(
     assert not (tmp_path / "ssl").exists()
 
 
+@pytest.mark.parametrize(("model", "batch"), [("mocov2", 6), ("densecl", 32), ("pscl-moco", 6)])
 def test_a_queue_is_never_longer_than_half_the_pool(
-    pool_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    model: str,
+    batch: int,
+    pool_folder: Path,
+    synthetic_folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    more = ["--model", "mocov2", "--bn_splits", 1, "--steps", 1, "--queue_size", 65536]
+    # 48 tiles: a batch of 32 alone is more than half of them.
+    more = ["--model", model, "--bn_splits", 1, "--steps", 3, "--queue_size", 65536]
+    more += ["--batch_size", batch, "--encoder", "resnet18"]
+    if method_class(model).labelled:
+        more += ["--labeled_path", synthetic_folder]
     assert _main(*_argv(pool_folder, tmp_path, "x", *more)) == 0
     text = capsys.readouterr().out
     state = checkpoint.load(tmp_path / "ssl" / "x" / "last.ckpt")["state"]
     tiles = int(re.search(r"half of the (\d+) tiles", text)[1])  # type: ignore[index]
-    assert len(state["queue.rows"]) == max(6, tiles // 2 // 6 * 6)
+    assert tiles / 4 < len(state["queue.rows"]) <= tiles / 2
     assert "instead of 65536" in text
+    row = _rows(tmp_path / "ssl" / "x" / "log.csv")[-1]
+    assert int(row["queue_age"]) >= 1 and row["verdict"].startswith("too early")
 
 
 def test_a_finished_run_can_be_resumed_and_stays_as_it_is(

@@ -96,6 +96,12 @@ def test_one_class_is_refused() -> None:
         DenseProbe(flat, None, 2, _tensor)
 
 
+@pytest.mark.parametrize("side", [32, 63])
+def test_an_image_too_small_to_be_cut_is_refused(side: int) -> None:
+    with pytest.raises(UserError, match="give more labelled images"):
+        DenseProbe(_labelled(1, side), None, 2, _tensor)
+
+
 # --- in a run ---
 def _run(pool: Path, out: Path, name: str, *flags: object) -> int:
     argv = ["--model", "simclr", "--data_path", pool, "--output_dir", out, "--name", name]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -120,6 +121,60 @@ def test_both_directions_of_both_losses_are_summed() -> None:
     close(losses.total, weighted.item())
     other = _method(group_loss_weight=0.9)(batch)
     close(other.total, (0.9 * losses.parts["group"] + 0.1 * losses.parts["slot"]).item())
+
+
+def test_the_loss_is_that_of_a_slow_second_version() -> None:
+    # Both views are of one box, so that their cells lie on each other without interpolation.
+    method, batch = _method(group_loss_weight=0.3, group_negatives="drop").eval(), _batch()
+    batch = dataclasses.replace(batch, maps=batch.maps[:1].repeat(2, 1, 1, 1))
+    method.center.copy_(torch.linspace(-0.2, 0.3, 6))
+    for slow, online in method.followers():
+        # A teacher of its own: weights that differ from the student's.
+        for a, b in zip(slow.parameters(), online.parameters(), strict=True):
+            a.data.copy_(b.data.flip(0))
+    with torch.no_grad():
+        x = [method.normalise(view) for view in batch.views]
+        students = [method.project(v).movedim(1, -1).flatten(1, 2) for v in x]
+        teachers = [method.teach(v).movedim(1, -1).flatten(1, 2) for v in x]
+        s_proto, t_proto = method.grouping.prototypes, method.teacher_grouping.prototypes
+
+        def scores(cell: Tensor, prototypes: Tensor) -> Tensor:
+            return torch.stack([F.cosine_similarity(cell, p, dim=0) for p in prototypes])
+
+        def slots(cells: Tensor, prototypes: Tensor) -> tuple[list[Tensor], set[int]]:
+            """Slots of a view and the prototypes that win a cell of it."""
+            dots = [scores(cell, prototypes) for cell in cells]
+            shares = [(d / 0.07).softmax(0) + 1e-6 for d in dots]
+            made = [
+                sum(w[k] * cell for w, cell in zip(shares, cells, strict=True))
+                / sum(w[k] for w in shares)
+                for k in range(6)
+            ]
+            return made, {int(d.argmax()) for d in dots}
+
+        total = 0.0
+        for a, b in ((0, 1), (1, 0)):
+            group = []
+            for student, teacher in zip(
+                students[a].flatten(0, 1), teachers[b].flatten(0, 1), strict=True
+            ):
+                target = ((scores(teacher, t_proto) - method.center) / 0.07).softmax(0)
+                group.append(-(target * (scores(student, s_proto) / 0.1).log_softmax(0)).sum())
+            queries = [slots(cells, s_proto) for cells in students[a]]
+            keys = [slots(cells, t_proto) for cells in teachers[b]]
+            pairs = [(i, k) for i in range(4) for k in sorted(queries[i][1] & keys[i][1])]
+            entries = [(i, k) for i in range(4) for k in sorted(keys[i][1])]
+            predicted = method.predictor(torch.stack([queries[i][0][k] for i, k in pairs]))
+            contrast = []
+            for (i, k), row in zip(pairs, predicted, strict=True):
+                # Slots of other tiles of the same image are no negatives.
+                kept = [(j, n) for j, n in entries if j == i or batch.group[j] != batch.group[i]]
+                logits = [F.cosine_similarity(row, keys[j][0][n], dim=0) / 0.2 for j, n in kept]
+                at = logits[kept.index((i, k))]
+                contrast.append(torch.stack(logits).logsumexp(0) - at)
+            total += float(0.3 * sum(group) / len(group))
+            total += float(0.7 * 2 * 0.2 * sum(contrast) / len(contrast))
+        assert float(method(batch).total) == pytest.approx(total, rel=1e-9)
 
 
 def test_the_teachers_momentum_rises_to_one() -> None:
@@ -358,6 +413,17 @@ def test_measures_tell_collapse_from_an_even_use() -> None:
     assert alone["prototype_usage"] < 1.01
     method._look([torch.zeros(1, 6, 4, 6)])
     assert method.measures()["target_entropy"] == pytest.approx(1)
+
+
+def test_equal_prototypes_take_no_cells_apart() -> None:
+    # Their mean attention is as even as that of six in good use; only the single cell tells.
+    method = _method().eval()
+    method.teacher_grouping.prototypes.data.copy_(torch.ones(6, 8))
+    with torch.inference_mode():
+        method.embed_views(_batch())
+    measures = method.measures()
+    assert measures["prototype_usage"] == pytest.approx(6)
+    assert measures["target_entropy"] == pytest.approx(1)
 
 
 def test_the_panel_shows_views_and_where_each_prototype_wins() -> None:

@@ -81,7 +81,7 @@ def test_guided_starts_are_pretrained_for_every_draw(tmp_path: Path) -> None:
     guided = {"pretrain": {"model": "pscl-simclr"}, "guided": True}
     content = {
         "starts": {"random": "none", "plain": {"pretrain": {"model": "simclr"}}, "guided": guided},
-        "datasets": {"a": {"finetune_dataset": "data/a", "splits": "s.json"}},
+        "datasets": {"a": {"finetune_dataset": "data/a", "splits": "s.json", "classes": "binary"}},
         "labels": [1],
         "seeds": [0, 1],
         "pretrain": {"data_path": "pool"},
@@ -92,7 +92,7 @@ def test_guided_starts_are_pretrained_for_every_draw(tmp_path: Path) -> None:
     for seed in (0, 1):
         own = next(w for w in words if f"--name guided-a-1-{seed}" in w)
         assert f"--labeled_path {tmp_path / 'data/a'} --seed {seed}" in own
-        assert f"--splits {tmp_path / 's.json'} --labeled_count 1" in own
+        assert f"--splits {tmp_path / 's.json'} --classes binary --labeled_count 1" in own
     tuned = [w[-1] for w in runner.commands() if w[0] == "train_finetune.py"][2::3]
     assert [Path(w).parent.name for w in tuned] == ["guided-a-1-0", "guided-a-1-1"]
     text = study.markdown(runner.plan, [])
@@ -120,7 +120,7 @@ def test_labels_become_flags_of_fine_tuning() -> None:
         ({"datasets": {"a": {"splits": "s.json"}}}, "does not say its finetune_dataset"),
         ({"labels": ["few"]}, "labels are numbers of images"),
         ({"labels": []}, "at least one entry under labels"),
-        ({"columns": ["iou"]}, "unknown column 'iou'; there are: mdice, accuracy"),
+        ({"columns": ["iou"]}, "unknown column 'iou'; there are: mdice, mdice_without_class_0"),
         (
             {"starts": {"a": {"pretrain": {}, "guided": True}}, "labels": ["20%"]},
             "numbers of labelled images, not shares",

@@ -147,6 +147,18 @@ def test_crops_stay_inside_their_tile() -> None:
     assert shares.min() < 0.12 and shares.max() > 0.8
 
 
+def test_sides_of_a_crop_are_drawn_apart_whatever_the_tiles_shape() -> None:
+    tiles = np.tile([30, 40, 500, 200], (400, 1))
+    whole = views.draw(ViewRecipe(size=300, sides=(1, 1)), tiles, 0, 0, np.arange(400), 0).boxes
+    assert (whole == tiles).all()
+    boxes = views.draw(ViewRecipe(size=300, sides=(0.8, 1)), tiles, 0, 0, np.arange(400), 0).boxes
+    shares = boxes[:, 2:] / [500, 200]
+    assert shares.min() >= 0.8 and (shares.min(0) < 0.81).all() and (shares.max(0) > 0.99).all()
+    assert abs(np.corrcoef(shares.T)[0, 1]) < 0.15
+    assert (boxes[:, :2] >= [30, 40]).all()
+    assert (boxes[:, :2] + boxes[:, 2:] <= [530, 240]).all()
+
+
 @pytest.mark.parametrize(
     "change",
     [

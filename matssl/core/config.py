@@ -166,7 +166,8 @@ class PretrainConfig(RunConfig, SpeedConfig, ImageConfig):
     first_view: str = _flag(
         "crop",
         "views",
-        "whether the first view is a crop like the second, or the whole tile upright",
+        "whether the first view is a crop like the second, or the whole tile upright; then the "
+        "second is a crop of each side, between the roots of --scale_min and --scale_max",
         choices=("crop", "whole"),
     )
     blur_sigma: float = _flag(1.0, "views", "largest Gaussian blur in view pixels")
@@ -245,6 +246,11 @@ class PretrainConfig(RunConfig, SpeedConfig, ImageConfig):
         "names the training and validation images of --labeled_path and --probe_path; others are "
         "never opened",
     )
+    classes: str | None = _flag(
+        None,
+        "data",
+        "classes of the masks of --labeled_path and --probe_path, as of train_finetune.py",
+    )
     probe_path: str | None = _flag(
         None,
         "data",
@@ -252,7 +258,10 @@ class PretrainConfig(RunConfig, SpeedConfig, ImageConfig):
         "to time; the best one is kept as encoder_best.safetensors",
     )
     probe_every: int | None = _flag(
-        None, "training", "steps between two scores of --probe_path (default: 20 in a run)"
+        None,
+        "training",
+        "steps between two scores of --probe_path (default: 20 in a run, fewer where they would "
+        "take more than 2 % of its time)",
     )
     snapshot_every: int = _flag(
         0, "training", "steps between two encoders that are all kept, in snapshots/; 0: none"

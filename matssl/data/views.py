@@ -56,6 +56,8 @@ class ViewRecipe:
         size: side of the view in pixels.
         scale: smallest and largest crop as a share of the tile's area.
         ratio: narrowest and widest crop, width over height.
+        sides: smallest and largest crop as a share of the tile's height and, drawn apart, of its
+            width; in place of ``scale`` and ``ratio`` where it is given.
         d4: "full" (eight elements), "flips" (no quarter turns), "hflip" or "none".
         brightness: factor 1 -/+ this.
         contrast: factor 1 -/+ this about the crop's own mean.
@@ -71,6 +73,7 @@ class ViewRecipe:
     size: int = 128
     scale: tuple[float, float] = (0.3, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    sides: tuple[float, float] | None = None
     d4: str = "full"
     brightness: float = 0.3
     contrast: float = 0.3
@@ -218,12 +221,16 @@ def shrink(crop: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
 def _boxes(recipe: ViewRecipe, tiles: NDArray[np.int64], u: Array) -> NDArray[np.float64]:
     """Return crops of random area and shape inside each tile, whole pixels."""
     top, left, height, width = np.asarray(tiles, np.float64).T
-    area = height * width * (recipe.scale[0] + np.diff(recipe.scale)[0] * u[:, _SCALE])
-    low, high = np.log(recipe.ratio[0]), np.log(recipe.ratio[1])
-    ratio = np.exp(low + (high - low) * u[:, _RATIO])
+    if recipe.sides is None:
+        area = height * width * _between(recipe.scale, u[:, _SCALE])
+        low, high = np.log(recipe.ratio)
+        ratio = np.exp(_between((low, high), u[:, _RATIO]))
+        h, w = np.sqrt(area / ratio), np.sqrt(area * ratio)
+    else:
+        h = height * _between(recipe.sides, u[:, _SCALE])
+        w = width * _between(recipe.sides, u[:, _RATIO])
     # A box that would leave the tile is cut to it; torchvision would draw again up to ten times.
-    h = np.clip(np.rint(np.sqrt(area / ratio)), 1, height)
-    w = np.clip(np.rint(np.sqrt(area * ratio)), 1, width)
+    h, w = np.clip(np.rint(h), 1, height), np.clip(np.rint(w), 1, width)
     # Sides that can be halved as often as :func:`shrink` does it: a row cut off there would shift
     # the view against its map.
     halves = 2 ** np.floor(np.log2(np.maximum(np.minimum(h, w) / recipe.size, 1)))
@@ -231,6 +238,11 @@ def _boxes(recipe: ViewRecipe, tiles: NDArray[np.int64], u: Array) -> NDArray[np
     y = top + np.floor((height - h + 1) * u[:, _TOP])
     x = left + np.floor((width - w + 1) * u[:, _LEFT])
     return np.stack([y, x, h, w], axis=1)
+
+
+def _between(ends: tuple[float, float], u: Array) -> Array:
+    """Return uniform numbers from 0 to 1 spread over the range."""
+    return ends[0] + (ends[1] - ends[0]) * u
 
 
 def _tables(gains: Array, means: Array) -> NDArray[np.uint8]:

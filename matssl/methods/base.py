@@ -105,12 +105,16 @@ class SSLMethod(nn.Module):
         assert embeddings is not None
         return embeddings
 
+    def queued(self) -> int:
+        """Return how many samples have a key in the method's queue; 0 without one."""
+        return 0
+
     def measures(self) -> dict[str, float]:
         """Return further numbers on the state of the method for the log, by name.
 
-        The monitor reads ``prototype_usage``, the effective number of prototypes in use, and
-        ``masked_loss`` with ``chance_loss``, that of the best constant answer, where a method gives
-        them.
+        The monitor reads, where a method gives them, ``prototypes_in_use``, the effective number of
+        prototypes that take cells, ``target_entropy``, 1 where a cell belongs to all of them alike,
+        and ``masked_loss`` with ``chance_loss``, that of the best constant answer.
         """
         return {}
 

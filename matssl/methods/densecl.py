@@ -121,6 +121,10 @@ class DenseCL(MomentumMethod):
 
         return self.shuffled(view, embed)
 
+    def queued(self) -> int:
+        """Return how many samples have a key in the queue."""
+        return int(self.queue.filled)
+
     def forward(self, batch: Batch) -> Losses:
         """Return both losses against the queues as they were; the keys enter them afterwards."""
         settings, group = self.settings, batch.group

@@ -68,6 +68,10 @@ class MoCoV2(MomentumMethod):
 
         return self.shuffled(view, embed)[0]
 
+    def queued(self) -> int:
+        """Return how many samples have a key in the queue."""
+        return int(self.queue.filled)
+
     def forward(self, batch: Batch) -> Losses:
         """Return InfoNCE against the queue as it was before; the keys enter it afterwards."""
         first, second = batch.views

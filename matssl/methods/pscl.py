@@ -511,6 +511,10 @@ class PSCLMoCo(MomentumMethod):
             ]
         ).detach()
 
+    def queued(self) -> int:
+        """Return how many samples have a key in the queue."""
+        return int(self.queue.filled)
+
     def measures(self) -> dict[str, float]:
         """Return how full the queues are, 0 to 1."""
         fullest = self.cell_queues[0]

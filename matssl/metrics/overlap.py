@@ -82,6 +82,7 @@ def means(counts: Counts, excluded: Sequence[int] = ()) -> dict[str, Any]:
         "frequency_weighted_iou": float(weighted),
         "published_miou_absent_is_0": published_miou(counts),
         "miou_without_class_0": mean(iou(counts)[1:]),
+        "mdice_without_class_0": mean(dice(counts)[1:]),
         "absent_classes": absent.tolist(),
     }
 

@@ -750,17 +750,18 @@ def _without_tests(
 def _describe_data(
     folder: RunFolder, shown: Sequence[tuple[Pair, str]], train: Labelled, val: Labelled | None
 ) -> None:
-    """Write data.csv: each image with its part, group and, where it was opened, size and bits."""
-    opened: dict[Path, tuple[tuple[int, ...], int]] = {}
+    """Write data.csv: each image with its part, group and, where it was opened, what it holds.
+
+    The hash is that of the pixels, as in the data.csv of a pretraining.
+    """
+    opened: dict[Path, dict[str, Any]] = {}
     for part in (train, *([val] if val else [])):
-        for pair, mask, (bits, _) in zip(part.pairs, part.masks, part.facts, strict=True):
-            opened[pair.image] = (mask.shape, bits)
+        rows = zip(part.pairs, part.masks, part.facts, part.digests, strict=True)
+        for pair, mask, (bits, _), digest in rows:
+            height, width = mask.shape
+            content = {"height": height, "width": width, "bits": bits, "hash": digest[:16]}
+            opened[pair.image] = content
     for pair, split in shown:
         row: dict[str, Any] = {"image": str(pair.image), "split": split, "group": pair.group}
-        row |= {"height": "", "width": "", "bits": ""}
-        if pair.image in opened:
-            (height, width), bits = opened[pair.image]
-            row |= {"height": height, "width": width, "bits": bits}
-        # Files that were never opened get no hash either.
-        opened_hash = checkpoint.file_hash(pair.image)[:16] if pair.image in opened else ""
-        folder.append_csv("data.csv", {**row, "hash": opened_hash})
+        empty = dict.fromkeys(("height", "width", "bits", "hash"), "")
+        folder.append_csv("data.csv", {**row, **opened.get(pair.image, empty)})

@@ -35,7 +35,6 @@ from matssl.data.preprocess import Preprocess
 from matssl.data.views import ViewRecipe
 from matssl.methods import METHODS, method_class
 from matssl.methods.base import SSLMethod
-from matssl.methods.momentum import KeyQueue
 from matssl.models.encoders import average, build_encoder, channels_last, pyramid
 from matssl.models.heads import synchronise_batchnorm
 from matssl.pictures import training as pictures
@@ -46,6 +45,9 @@ PROBE_SAMPLES = 128
 PANEL_SAMPLES = 5
 # Scores of the dense probe in a run where --probe_every says nothing else.
 PROBES = 20
+# Steps between them at least, for each pixel that a score takes beside one of a step's views: a
+# score then takes 2 % of the time. Counted, not timed, so that a resumed run scores the same steps.
+STEPS_A_PROBED_PIXEL = 40
 # Health is looked at once an epoch, but not more often than this: small sets have short epochs.
 MIN_STEPS_BETWEEN_REPORTS = 25
 # Where neither recipe nor flags say how long: enough for 20 to 1000 micrographs in batches of 32.
@@ -125,7 +127,7 @@ def pretrain(config: PretrainConfig, argv: Sequence[str] = ()) -> Path:
         guides=guides,
         lots=_lots(config, rt, pool.sources, "the pool") if chosen.labelled else None,
     )
-    plan = _plan(config, loader)
+    plan = _plan(config, loader, probe)
     config = _queue(config, rt, len(loader.tiles))
     values = {**to_dict(config), "num_classes": len(guides.names) if guides else None}
     method = chosen.from_settings(encoder, config.in_channels, record.mean, record.std, values)
@@ -226,6 +228,9 @@ class Run:
         config, rt, plan = self.config, self.rt, self.plan
         self.folder.status("running", step=self.step, total=plan.total_steps)
         if self.step == 0:
+            # A run that broke off before its first step may have scored it already.
+            if self.rt.is_main:
+                self.folder.path("probe.csv").unlink(missing_ok=True)
             self._probe()
         bar = progress.progress_bar(config, rt, plan.total_steps, self.step)
         writer = progress.tensorboard(config.tensorboard, self.folder, rt, self.step)
@@ -392,8 +397,9 @@ class Run:
             same=monitor.same_views(*batch.views),
             moved=before is None or not torch.equal(before, self.fingerprint),
             temperature=self.config.temperature if "temperature" in method.flags() else None,
-            queue=self._longest_queue() / len(self.loader.tiles),
-            prototypes=measures.get("prototype_usage"),
+            queue=method.queued() / len(self.loader.tiles),
+            prototypes=measures.get("prototypes_in_use"),
+            undecided=measures.get("target_entropy", 0.0),
             loss=measures.get("masked_loss", math.nan),
             chance=measures.get("chance_loss"),
             steps=self.step,
@@ -404,15 +410,6 @@ class Run:
     def _recent(self) -> list[float]:
         """Return the losses since the last look."""
         return self.losses[-self.plan.report_every :]
-
-    def _longest_queue(self) -> int:
-        """Return how many keys the fullest queue holds; 0 without a queue."""
-        queues = [m for m in self.method.modules() if isinstance(m, KeyQueue)]
-        return max((int(queue.filled) for queue in queues), default=0)
-
-    def _queue_age(self) -> int:
-        """Return how many steps old the oldest key is; 0 without a queue."""
-        return monitor.queue_age(self._longest_queue(), self.config.batch_size)
 
     def _report_health(self, clock: progress.Clock) -> None:
         """Log and print the run's health, and stop where that was asked for."""
@@ -432,7 +429,7 @@ class Run:
             "auc": h.auc,
             "feature_rank": h.feature_rank,
             "feature_dimensions": h.feature_dimensions,
-            "queue_age": self._queue_age(),
+            "queue_age": monitor.queue_age(self.method.queued(), self.config.batch_size),
             **self.method.measures(),
             "verdict": verdict,
         }
@@ -478,15 +475,16 @@ class Run:
             save_encoder(path, self.method, self.lineage())
 
     def save(self) -> None:
-        """Write last.ckpt, encoder.safetensors and curves.png, atomically, by one process."""
+        """Write last.ckpt, encoder.safetensors and pictures, atomically, by one process."""
         self.save_checkpoint()
+        if self.health is not None:
+            self._panel()
         if self.rt.is_main:
             save_encoder(self.folder.path("encoder.safetensors"), self.method, self.lineage())
             steps, log = self.folder.path("steps.csv"), self.folder.path("log.csv")
             if log.exists():
                 scores = self.folder.path("probe.csv")
                 pictures.pretraining_curves(steps, log, scores, self.folder.path("curves.png"))
-                self._panel()
             self.folder.status("running", step=self.step, total=self.plan.total_steps)
         self.rt.barrier()
 
@@ -655,12 +653,15 @@ class Run:
         )
 
     def _panel(self) -> None:
-        """Write panel.png, where the method has a picture of what it does."""
+        """Write panel.png, where the method has a picture of what it does.
+
+        Every process takes part: statistics of the batch are shared between them.
+        """
         batch = self.probe.guided_probe(PANEL_SAMPLES).to(self.rt.device)
         self.method.eval()
         with torch.inference_mode(), self.rt.autocast():
             panel = self.method.panel(batch)
-        if panel is not None:
+        if panel is not None and self.rt.is_main:
             names = self.loader.guides.names if self.loader.guides else ()
             pictures.panel_sheet(panel, self.folder.path("panel.png"), names)
 
@@ -789,7 +790,7 @@ def _idle(config: PretrainConfig) -> list[str]:
     if not method.labelled:
         others |= {"labeled_path", "labeled_count", "batch_regex", "batch_csv"}
     if config.probe_path is None:
-        others |= {"probe_every"} if method.labelled else {"probe_every", "splits"}
+        others |= {"probe_every"} | (set() if method.labelled else {"splits", "classes"})
     return [
         f"--{f.name}"
         for f in fields(config)
@@ -905,7 +906,8 @@ def _queue(config: PretrainConfig, rt: Runtime, tiles: int) -> PretrainConfig:
     if "queue_size" not in method_class(config.model).flags():
         return config
     wanted = config.queue_size or DEFAULT_QUEUE
-    size = min(wanted, max(config.batch_size, tiles // 2 // config.batch_size * config.batch_size))
+    half = max(1, tiles // 2)
+    size = min(wanted, half // config.batch_size * config.batch_size or half)
     if config.queue_size and size < wanted:
         progress.say(
             config,
@@ -970,6 +972,7 @@ def _labelled(
     dataset = layouts.find(
         folder,
         splits=config.splits,
+        classes=config.classes,
         group_regex=config.group_regex,
         seed=config.seed,
         opened=opened,
@@ -1029,13 +1032,17 @@ def _first_views(config: PretrainConfig) -> ViewRecipe:
     """Return the recipe of the first view: upright whole tiles where that is asked for (PSCL)."""
     recipe = _views(config)
     if config.first_view == "whole":
-        recipe = replace(recipe, scale=(1.0, 1.0), ratio=(1.0, 1.0), d4="none")
+        recipe = replace(recipe, sides=(1.0, 1.0), d4="none")
     return recipe
 
 
 def _second_views(config: PretrainConfig) -> ViewRecipe:
-    """Return the recipe of the second view, where it differs from the first (BYOL)."""
+    """Return the recipe of the second view, where it differs from the first (BYOL, PSCL)."""
     recipe = _views(config)
+    if config.first_view == "whole":
+        # Beside a whole tile the second view is most of each side of it, whatever the tile's shape.
+        sides = (math.sqrt(config.scale_min), math.sqrt(config.scale_max))
+        recipe = replace(recipe, sides=sides)
     if config.second_blur_p is not None:
         recipe = replace(recipe, blur_p=config.second_blur_p)
     if config.second_solarise_p is not None:
@@ -1060,9 +1067,10 @@ def _views(config: PretrainConfig) -> ViewRecipe:
     )
 
 
-def _plan(config: PretrainConfig, loader: ViewLoader) -> Plan:
+def _plan(config: PretrainConfig, loader: ViewLoader, probe: DenseProbe | None) -> Plan:
     per_epoch = loader.steps_per_epoch
     total = config.steps or (config.epochs or 0) * per_epoch or DEFAULT_STEPS
+    probed = probe.pixels / (config.batch_size * config.view_size**2) if probe else 0.0
     epochs = max(1, math.ceil(MIN_STEPS_BETWEEN_REPORTS / per_epoch))
     return Plan(
         total_steps=total,
@@ -1070,7 +1078,8 @@ def _plan(config: PretrainConfig, loader: ViewLoader) -> Plan:
         report_every=epochs * per_epoch,
         warmup=round(config.warmup * total),
         lr=optim.scaled_lr(config.lr, config.batch_size, config.lr_scaling),
-        probe_every=config.probe_every or max(1, round(total / PROBES)),
+        probe_every=config.probe_every
+        or max(1, round(total / PROBES), math.ceil(STEPS_A_PROBED_PIXEL * probed)),
     )
 
 

@@ -37,6 +37,8 @@ PATHS = (
     *("data_path", "finetune_dataset", "labeled_path", "probe_path", "splits", "file_list"),
     *("list_root", "test_folder"),
 )
+# Entries of a data set that say how its masks and specimens are read, for a guided start too.
+LABEL_FLAGS = ("splits", "classes", "group_regex")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -163,7 +165,7 @@ class Runner:
         if job.start.guided:
             dataset = self.plan.datasets[job.dataset]
             told |= {"labeled_path": dataset["finetune_dataset"], "seed": job.seed}
-            told |= {key: dataset[key] for key in ("splits", "group_regex") if key in dataset}
+            told |= {key: dataset[key] for key in LABEL_FLAGS if key in dataset}
             if job.labels != "all":
                 told["labeled_count"] = job.labels
         name = {"output_dir": self.out / "runs", "name": job.source}
@@ -286,7 +288,9 @@ class Runner:
         Raises:
             UserError: it has no masks.
         """
-        from matssl.study import BEST_ON_TEST
+        from matssl.study import BEST_ON_TEST, COLUMNS
+
+        scores = {"miou", *(name.removesuffix(BEST_ON_TEST) for name in COLUMNS)}
 
         def means(model: str) -> dict[str, float]:
             self._call([*self.evaluate_words(job, test, model), "--overwrite", "--quiet"])
@@ -294,7 +298,7 @@ class Runner:
             if "pooled" not in metrics:
                 raise UserError(f"split {test} of {job.dataset} has no masks to score against")
             found = metrics["pooled"]["means"]
-            return {key: float(found[key]) for key in ("miou", "mdice", "accuracy")}
+            return {key: float(found[key]) for key in scores}
 
         best: dict[str, float] = {}
         if self.plan.snapshots:
