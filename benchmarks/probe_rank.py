@@ -16,11 +16,10 @@ import numpy as np
 import pandas as pd
 
 from matssl import study
-from matssl.core import config, runtime
+from matssl.core import config
 from matssl.core.config import PretrainConfig
-from matssl.core.errors import guard
-from matssl.stages.pretrain import dense_probe
-from matssl.tools.probe import load_encoder
+from matssl.core.errors import UserError, guard
+from matssl.tools import probe
 from matssl.tools.study import Runner
 
 SETS = Path(__file__).parent / "comparison.yaml"
@@ -39,6 +38,8 @@ def main(argv: Sequence[str]) -> int:
     args = parser.parse_args(argv)
     known = config.read_yaml(SETS)["datasets"]
     files = {"random": "none"} | {Path(file).stem: file for file in args.encoders}
+    if len(files) <= len(args.encoders):
+        raise UserError("two of the encoders have one file name; rename them apart")
     content = {
         "starts": files,
         "datasets": {name: known[name] for name in args.sets},
@@ -65,18 +66,12 @@ def main(argv: Sequence[str]) -> int:
 def _probed(root: Path, labels: dict[str, str], files: dict[str, str]) -> dict[str, float]:
     """Return the probe's mean IoU of each encoder in percent."""
     settings = PretrainConfig(
-        window="standard",
         in_channels=1,
         probe_path=str(root / labels["finetune_dataset"]),
         splits=str(root / labels["splits"]),
     )
-    rt = runtime.setup(settings)
-    probe = dense_probe(settings, None)
-    assert probe is not None
-    return {
-        name: 100 * probe.score(load_encoder(file, "resnet18", 0).eval(), rt.device, rt.autocast)
-        for name, file in files.items()
-    }
+    found = dict(probe.scores(list(files.values()), settings))
+    return {name: 100 * found[file] for name, file in files.items()}
 
 
 if __name__ == "__main__":

@@ -83,6 +83,7 @@ class Health:
         uniformity: log mean Gaussian potential; 0 collapsed, about -4 evenly spread.
         gap: mean cosine of positive pairs minus that of negative pairs.
         auc: chance that a positive pair is more alike than a negative one.
+        top1: share of samples whose own other view is the most alike of all.
         feature_rank: RankMe of the encoder's pooled features; NaN where they were not looked at.
         feature_dimensions: as ``dimensions``, of the features.
         signs: of the run's other state.
@@ -96,6 +97,7 @@ class Health:
     uniformity: float
     gap: float
     auc: float
+    top1: float
     feature_rank: float = math.nan
     feature_dimensions: int = 0
     signs: Signs = Signs()
@@ -223,10 +225,8 @@ def examine(
     unit = F.normalize(embeddings.detach().double(), dim=1)
     if not bool(unit.isfinite().all()):
         # The spectrum of such a matrix is not defined; every measure says so.
-        lost = math.nan
-        return Health(
-            lost, 1 / math.sqrt(unit.shape[1]), lost, min(unit.shape), lost, lost, lost, lost
-        )
+        ideal, lost = 1 / math.sqrt(unit.shape[1]), math.nan
+        return Health(lost, ideal, lost, min(unit.shape), lost, lost, lost, lost, lost)
     first, second = unit.chunk(2)
     separation = gap(first, second)
     seen: tuple[float, int] = (math.nan, 0)
@@ -243,6 +243,7 @@ def examine(
         uniformity=float(uniformity(first)),
         gap=float(separation[0]),
         auc=float(separation[1]),
+        top1=float(separation[2]),
         feature_rank=seen[0],
         feature_dimensions=seen[1],
         signs=signs,

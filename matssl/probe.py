@@ -120,11 +120,11 @@ class DenseProbe:
         """
         rows = [self._features(encoder, w, device, autocast) for w in self.fitted]
         target = torch.from_numpy(np.concatenate([w.target for w in self.fitted])).long()
-        weight, bias = ridge(torch.cat(rows), target, self.num_classes)
+        weight, bias = ridge(torch.cat(rows), target.to(device), self.num_classes)
         total = np.zeros((self.num_classes, self.num_classes), np.int64)
         for window in self.scored:
             scores = self._features(encoder, window, device, autocast) @ weight + bias
-            predicted = scores.argmax(1).numpy().astype(np.uint8)
+            predicted = scores.argmax(1).cpu().numpy().astype(np.uint8)
             total += counts.confusion(window.target, predicted, self.num_classes)
         return overlap.miou(total)
 
@@ -138,8 +138,9 @@ class DenseProbe:
         image = torch.from_numpy(window.image)[None].to(device)
         with torch.inference_mode(), autocast():
             maps = pyramid(encoder, image.contiguous(memory_format=torch.channels_last))
-        small = [level.float().cpu() for level in maps]
-        return sampled(small, window.x, window.y, window.image.shape[1:])
+        return sampled(
+            [level.float() for level in maps], window.x, window.y, window.image.shape[1:]
+        )
 
 
 def ridge(features: Tensor, target: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:

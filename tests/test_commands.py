@@ -417,7 +417,16 @@ def test_patience_stops_early(synthetic_folder: Path, out: Path) -> None:
 @pytest.mark.parametrize("loss", ["dice", "ce", "focal", "bce"])
 def test_each_loss_trains(synthetic_folder: Path, out: Path, loss: str) -> None:
     run = _tune(synthetic_folder, out, loss, "--steps", 2, "--loss", loss, "--quiet")
-    assert float(_rows(run / "steps.csv")[1]["loss"]) > 0
+    first, second = (float(row["loss"]) for row in _rows(run / "steps.csv"))
+    assert second > 0
+    if loss == "ce":
+        # Only the ratios of the weights count.
+        losses = []
+        for weights in ("2,2,2", "1,1,50"):
+            more = ["--steps", 1, "--loss", loss, "--class_weights", weights, "--quiet"]
+            weighted = _tune(synthetic_folder, out, weights.replace(",", "-"), *more)
+            losses.append(float(_rows(weighted / "steps.csv")[0]["loss"]))
+        assert losses[0] == pytest.approx(first) and abs(losses[1] - first) > 0.01
 
 
 def test_published_flags_act(synthetic_folder: Path, out: Path) -> None:

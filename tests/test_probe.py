@@ -207,3 +207,13 @@ def test_a_missing_probe_folder_is_said_before_anything_is_written(
     assert _run(pool_folder, tmp_path, "x", "--probe_path", tmp_path / "none") == 2
     assert "none" in capsys.readouterr().err
     assert not (tmp_path / "ssl").exists()
+
+
+def test_weights_are_shown_the_grey_levels_of_their_run(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    (run / "snapshots").mkdir(parents=True)
+    (run / "config.yaml").write_text("window: dtype\nlow: 1.0\nhigh: 99.0\nlr: 0.1\n")
+    expected = {"window": "dtype", "low": 1.0, "high": 99.0}
+    for name in ("", "encoder.safetensors", "snapshots/encoder_000004.safetensors"):
+        assert probe_tool.grey_levels(str(run / name)) == expected
+    assert probe_tool.grey_levels("none") == probe_tool.grey_levels(str(tmp_path / "x.pth")) == {}

@@ -358,6 +358,9 @@ def test_flags_of_another_method_are_said_to_have_no_effect() -> None:
     ("flags", "sentence"),
     [
         (["--loss", "dice", "--class_weights", "balanced"], "--loss dice has none"),
+        (["--class_weights", "1,2"], "3 numbers above 0, one for each class (1,1,10), not 1,2"),
+        (["--class_weights", "1,2,none"], "3 numbers above 0"),
+        (["--class_weights", "1,2,0"], "3 numbers above 0"),
         (["--low", "2"], "--low and --high act with --window"),
     ],
 )

@@ -415,8 +415,8 @@ class FinetuneConfig(RunConfig, SpeedConfig, LabelConfig, ImageConfig):
     class_weights: str = _flag(
         "none",
         "training",
-        "weights of the classes in the cross-entropy; balanced: by inverse root of the share",
-        choices=("none", "balanced"),
+        "weights of the classes in the cross-entropy: none, balanced (by inverse root of the "
+        "share), or one number a class (1,1,10,10)",
     )
     lr: float = _flag(1e-3, "training", "peak learning rate of AdamW")
     encoder_lr_factor: float = _flag(1.0, "training", "the encoder's rate relative to --lr")

@@ -75,7 +75,7 @@ def sampled(
         shape: height and width of the image, which the maps cover.
     """
     grid = np.stack([(2 * x + 1) / shape[1] - 1, (2 * y + 1) / shape[0] - 1], axis=-1)
-    points = torch.from_numpy(grid.astype(np.float32))[None, None]
+    points = torch.from_numpy(grid.astype(np.float32))[None, None].to(maps[0].device)
     parts = [
         F.grid_sample(level, points, mode="bilinear", padding_mode="border", align_corners=False)
         for level in maps

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -76,6 +77,8 @@ def finetune(config: FinetuneConfig, argv: Sequence[str] = ()) -> Path:
     train = crops.load(train_pairs, record, table)
     val = crops.load(val_pairs, record, table) if val_pairs else None
     record = preprocess.measure(record, train.planes)
+    # Weights that do not fit the classes are told before anything is written.
+    _class_weights(config, train, table.num_classes)
     config = _whole_images(config, rt, len(train.planes))
     # A resumed run has its weights in the checkpoint; the file it started from may be gone.
     source = None if config.resume else config.ssl_weights_path or config.weights
@@ -709,9 +712,26 @@ def _recipe(config: FinetuneConfig) -> CropRecipe:
 
 
 def _class_weights(config: FinetuneConfig, train: Labelled, num_classes: int) -> Tensor | None:
-    """Return weights by the inverse root of each class's share, of mean 1 over the pixels."""
+    """Return the given weights, or those by the inverse root of each class's share.
+
+    The loss is a weighted mean, so that only their ratios matter.
+
+    Raises:
+        UserError: not one number above 0 for each class.
+    """
     if config.class_weights == "none":
         return None
+    if config.class_weights != "balanced":
+        try:
+            given = [float(word) for word in config.class_weights.split(",")]
+        except ValueError:
+            given = []
+        if len(given) != num_classes or not all(0 < value < math.inf for value in given):
+            raise UserError(
+                f"--class_weights must be none, balanced or {num_classes} numbers above 0, one for "
+                f"each class (1,1,10), not {config.class_weights}"
+            )
+        return torch.tensor(given)
     pixels = np.zeros(num_classes)
     for mask in train.masks:
         pixels += np.bincount(mask[mask != masks.IGNORE], minlength=num_classes)[:num_classes]

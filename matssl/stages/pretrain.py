@@ -41,6 +41,8 @@ from matssl.pictures import training as pictures
 from matssl.probe import DenseProbe
 from matssl.stages import progress
 
+# Pairs of views that the health of a run is measured on: with four times as many a look would take
+# as long as five steps.
 PROBE_SAMPLES = 128
 PANEL_SAMPLES = 5
 # Scores of the dense probe in a run where --probe_every says nothing else.
@@ -427,6 +429,7 @@ class Run:
             "uniformity": h.uniformity,
             "gap": h.gap,
             "auc": h.auc,
+            "top1": h.top1,
             "feature_rank": h.feature_rank,
             "feature_dimensions": h.feature_dimensions,
             "queue_age": monitor.queue_age(self.method.queued(), self.config.batch_size),

@@ -9,13 +9,17 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from matssl.core.errors import guard
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from matssl.core.config import PretrainConfig
 
 
 def main(argv: Sequence[str]) -> int:
@@ -33,6 +37,7 @@ def main(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--probe_path", required=True, help="folder of a few images with masks")
     parser.add_argument("--splits", help="file that names the images of each split")
+    parser.add_argument("--classes", help="of the masks, as of train_finetune.py")
     parser.add_argument("--group_regex", help="names the specimen in a file name")
     parser.add_argument("--encoder", default="resnet18", help="of imagenet and none (resnet18)")
     parser.add_argument("--seed", type=int, default=0, help="of random weights and cuts (0)")
@@ -40,28 +45,62 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--threads", type=int, help="CPU threads of torch (all cores)")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     args = parser.parse_args(argv)
-    from matssl.core import runtime
     from matssl.core.config import PretrainConfig
-    from matssl.stages.pretrain import dense_probe
 
     config = PretrainConfig(
-        window="standard",
         in_channels=1,
         probe_path=args.probe_path,
         splits=args.splits,
+        classes=args.classes,
         group_regex=args.group_regex,
         seed=args.seed,
         device=args.device,
         threads=args.threads,
     )
-    rt = runtime.setup(config)
-    probe = dense_probe(config, None)
-    assert probe is not None
-    for name in args.weights:
-        encoder = load_encoder(name, args.encoder, args.seed)
-        miou = probe.score(encoder.to(rt.device).eval(), rt.device, rt.autocast)
+    for name, miou in scores(args.weights, config, args.encoder):
         print(f"{100 * miou:5.1f} %  {name}", flush=True)
     return 0
+
+
+def scores(
+    sources: Sequence[str], config: PretrainConfig, name: str = "resnet18"
+) -> Iterator[tuple[str, float]]:
+    """Yield each source of :func:`load_encoder` with its mean IoU, 0 to 1.
+
+    Args:
+        sources: weights; grey levels are shown as the run of a source saw them.
+        config: says where the labelled images lie, and the device.
+        name: of the encoder where a source does not say it.
+
+    Raises:
+        UserError: weights or labelled images cannot be used.
+    """
+    from matssl.core import runtime
+    from matssl.probe import DenseProbe
+    from matssl.stages.pretrain import dense_probe
+
+    rt = runtime.setup(config)
+    probes: dict[tuple[tuple[str, Any], ...], DenseProbe | None] = {}
+    for source in sources:
+        seen = tuple(sorted(grey_levels(source).items()))
+        if seen not in probes:
+            probes[seen] = dense_probe(replace(config, **dict(seen)), None)
+        probe = probes[seen]
+        assert probe is not None
+        encoder = load_encoder(source, name, config.seed).to(rt.device).eval()
+        yield source, probe.score(encoder, rt.device, rt.autocast)
+
+
+def grey_levels(source: str) -> dict[str, Any]:
+    """Return the settings by which the run that a weights file lies in saw its images, or none."""
+    from matssl.core import config
+
+    path = Path(source)
+    for folder in (path, *list(path.parents)[:2]):
+        if (folder / "config.yaml").is_file():
+            run = config.read_yaml(folder / "config.yaml")
+            return {key: run[key] for key in ("window", "low", "high") if key in run}
+    return {}
 
 
 def load_encoder(source: str, name: str, seed: int) -> nn.Module:
