@@ -267,11 +267,25 @@ def test_epochs_are_counted_where_they_are_given(pool_folder: Path, tmp_path: Pa
 def test_a_run_without_a_length_has_the_default_one() -> None:
     assert _parse().steps is None and _parse().epochs is None
     loader = type("Loader", (), {"steps_per_epoch": 20})()
-    assert pretrain._plan(_parse(), loader).total_steps == pretrain.DEFAULT_STEPS
-    assert pretrain._plan(_parse("--epochs", "3"), loader).total_steps == 60
+    assert pretrain._plan(_parse(), loader, None).total_steps == pretrain.DEFAULT_STEPS
+    assert pretrain._plan(_parse("--epochs", "3"), loader, None).total_steps == 60
     # Steps that are given beat the epochs of a recipe.
     paper = _parse("--recipe", "paper", "--steps", "9")
-    assert paper.epochs is None and pretrain._plan(paper, loader).total_steps == 9
+    assert paper.epochs is None and pretrain._plan(paper, loader, None).total_steps == 9
+
+
+def test_a_score_of_the_probe_takes_a_fiftieth_of_the_steps_between_two() -> None:
+    loader = type("Loader", (), {"steps_per_epoch": 20})()
+    probe = type("Probe", (), {"pixels": 24 * 256**2})()
+
+    def every(*flags: str) -> int:
+        return pretrain._plan(_parse(*flags), loader, probe).probe_every
+
+    assert every("--steps", "3000") == 150
+    # Such a score takes the work of 2.4 steps of 32 views of 128 pixels.
+    assert every("--steps", "400") == 120
+    assert every("--steps", "400", "--batch_size", "16", "--view_size", "64") == 960
+    assert every("--steps", "400", "--probe_every", "7") == 7
 
 
 # --- recipes ------------------------------------------------------------------------------------
