@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import cv2
+import numpy as np
 import pytest
 import torch
 
+from matssl.core.run_folder import atomic_write_bytes
 from matssl.data import synthetic
 
 
@@ -33,3 +37,22 @@ def float64() -> Iterator[None]:
     torch.set_default_dtype(torch.float64)
     yield
     torch.set_default_dtype(torch.float32)
+
+
+@pytest.fixture
+def no_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures of one white pixel: drawing takes longer than the runs of these tests.
+
+    Runs that a module shares are made before this acts, and draw.
+    """
+    import matplotlib.pyplot as plt
+
+    from matssl import pictures
+
+    pixel = cv2.imencode(".png", np.full((1, 1, 3), 255, np.uint8))[1].tobytes()
+
+    def save(figure: Any, path: Path) -> None:
+        atomic_write_bytes(path, pixel)
+        plt.close(figure)
+
+    monkeypatch.setattr(pictures, "save", save)

@@ -523,7 +523,7 @@ def test_the_total_of_the_method_is_that_weighted_sum() -> None:
         method(_tiny_batch())
         losses = method(_tiny_batch())
         expected = (1 - weight) * losses.parts["global"] + weight * losses.parts["dense"]
-        assert float(losses.total) == pytest.approx(float(expected), rel=1e-12)
+        assert losses.total.item() == pytest.approx(expected.item(), rel=1e-12)
         assert float(losses.parts["dense"]) > 0 and float(losses.parts["global"]) > 0
 
 

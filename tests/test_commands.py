@@ -25,6 +25,8 @@ import torch
 from matssl.core import checkpoint
 from matssl.core.errors import guard
 
+pytestmark = pytest.mark.usefixtures("no_drawing")
+
 ROOT = Path(__file__).resolve().parent.parent
 SSL = ["--view_size", "32", "--tile_size", "48", "--batch_size", "6", "--threads", "1"]
 SSL += ["--hidden_dim", "32", "--global_output_dim", "16", "--precision", "fp32"]
@@ -256,7 +258,7 @@ def test_a_killed_pretraining_run_resumes_to_the_same_bits(pool_folder: Path, ou
 def test_a_killed_fine_tuning_run_resumes_to_the_same_bits_also_where_its_images_were_moved(
     synthetic_folder: Path, out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    plan = ["--steps", 20, "--checkpoint_every", 3, "--quiet"]
+    plan = ["--steps", 14, "--checkpoint_every", 3, "--quiet"]
     whole = _tune(synthetic_folder, out, "whole", *plan)
     argv = ["--finetune_dataset", synthetic_folder, "--output_dir", out, *TUNE, *plan]
     argv += ["--name", "killed"]
@@ -273,7 +275,7 @@ def test_a_killed_fine_tuning_run_resumes_to_the_same_bits_also_where_its_images
     for name in ("last.ckpt", "best.ckpt"):
         assert _equal(whole / name, out / "finetune" / "killed" / name)
     lines = (out / "finetune" / "killed" / "metrics.jsonl").read_text().splitlines()
-    assert [json.loads(line)["step"] for line in lines] == list(range(1, 21))
+    assert [json.loads(line)["step"] for line in lines] == list(range(1, 15))
 
 
 def test_fine_tuning_stopped_before_its_first_step_resumes_without_the_file_it_started_from(

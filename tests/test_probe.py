@@ -23,6 +23,8 @@ from matssl.probe import DenseProbe, ridge
 from matssl.stages import pretrain
 from matssl.tools import probe as probe_tool
 
+pytestmark = pytest.mark.usefixtures("no_drawing")
+
 
 def test_ridge_equals_weighted_least_squares() -> None:
     generator = torch.Generator().manual_seed(0)

@@ -513,7 +513,7 @@ def test_a_queue_of_any_length_takes_unit_rows_and_knows_their_age() -> None:
 
 def test_keys_and_prototypes_enter_after_the_loss_and_in_training_alone() -> None:
     method, batch = _method("pscl-moco"), _batch()
-    assert float(method(batch).total) == 0, "no negatives yet"
+    assert method(batch).total.item() == 0, "no negatives yet"
     assert method.measures() == {"queue_filled": 4 / 12, "prototypes_filled": 16 / 48}
     assert [int(q.filled) for q in method.cell_queues] == [16, 16, 16]
     for queue in (method.queue, *method.cell_queues):

@@ -31,6 +31,8 @@ from matssl.metrics import overlap
 from matssl.models.segmentation import build_model
 from matssl.stages import evaluate, finetune, pretrain, progress
 
+pytestmark = pytest.mark.usefixtures("no_drawing")
+
 ROOT = Path(__file__).resolve().parent.parent
 QUICK = ["--threads", "1", "--precision", "fp32", "--crop_size", "32", "--batch_size", "2"]
 

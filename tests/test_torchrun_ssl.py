@@ -14,6 +14,8 @@ import torch
 from matssl.core import checkpoint
 from matssl.core.errors import guard
 
+pytestmark = pytest.mark.usefixtures("no_drawing")
+
 ROOT = Path(__file__).resolve().parent.parent
 TINY = ["--model", "simclr", "--view_size", "32", "--tile_size", "48", "--batch_size", "8"]
 TINY += ["--hidden_dim", "32", "--global_output_dim", "16", "--precision", "fp32", "--quiet"]
