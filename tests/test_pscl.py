@@ -631,7 +631,7 @@ def test_the_loss_of_cells_is_that_of_the_formula_with_a_queue() -> None:
                     y.append((other == kind) * (0.2**2 + 0.5**2 * same))
                 soft = torch.tensor(y) / sum(y)
                 weight = float(cells.weight[t])
-                total -= weight * float(soft @ logits.log_softmax(0))
+                total -= weight * (soft @ logits.log_softmax(0)).item()
                 mass += weight
         if s < 2:
             assert len(cells.weight.unique()) > 4
