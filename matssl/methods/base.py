@@ -66,7 +66,8 @@ class SSLMethod(nn.Module):
         values: Mapping[str, Any],
     ) -> SSLMethod:
         """Return the method with those of ``values`` that are its settings."""
-        settings = cls.Settings(**{k: v for k, v in values.items() if k in cls.flags()})
+        own = cls.flags()
+        settings = cls.Settings(**{name: values[name] for name in values if name in own})
         return cls(encoder, in_channels, mean, std, settings)  # type: ignore[call-arg]
 
     def normalise(self, view: Tensor) -> Tensor:

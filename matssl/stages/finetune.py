@@ -69,6 +69,7 @@ def finetune(config: FinetuneConfig, argv: Sequence[str] = ()) -> Path:
     train_pairs, val_pairs = _split(config, dataset)
     table = dataset.table
     assert table is not None
+    _given_weights(config, table.num_classes)
     model = build_model(config.encoder, config.decoder, table.num_classes, config.in_channels)
     shown = _without_tests(dataset, train_pairs, val_pairs)
     facts = preflight.examine_dataset(dataset, record, opened=OPENED).text()
@@ -77,8 +78,6 @@ def finetune(config: FinetuneConfig, argv: Sequence[str] = ()) -> Path:
     train = crops.load(train_pairs, record, table)
     val = crops.load(val_pairs, record, table) if val_pairs else None
     record = preprocess.measure(record, train.planes)
-    # Weights that do not fit the classes are told before anything is written.
-    _class_weights(config, train, table.num_classes)
     config = _whole_images(config, rt, len(train.planes))
     # A resumed run has its weights in the checkpoint; the file it started from may be gone.
     source = None if config.resume else config.ssl_weights_path or config.weights
@@ -711,26 +710,35 @@ def _recipe(config: FinetuneConfig) -> CropRecipe:
     )
 
 
-def _class_weights(config: FinetuneConfig, train: Labelled, num_classes: int) -> Tensor | None:
-    """Return the given weights, or those by the inverse root of each class's share.
-
-    The loss is a weighted mean, so that only their ratios matter.
+def _given_weights(config: FinetuneConfig, num_classes: int) -> list[float] | None:
+    """Return the class weights that were given as numbers, None where there are none.
 
     Raises:
         UserError: not one number above 0 for each class.
     """
+    if config.class_weights in ("none", "balanced"):
+        return None
+    try:
+        given = [float(word) for word in config.class_weights.split(",")]
+    except ValueError:
+        given = []
+    if len(given) != num_classes or not all(0 < value < math.inf for value in given):
+        raise UserError(
+            f"--class_weights must be none, balanced or {num_classes} numbers above 0, one for "
+            f"each class (1,1,10), not {config.class_weights}"
+        )
+    return given
+
+
+def _class_weights(config: FinetuneConfig, train: Labelled, num_classes: int) -> Tensor | None:
+    """Return the given weights, or those by the inverse root of each class's share.
+
+    The loss is a weighted mean, so that only their ratios matter.
+    """
     if config.class_weights == "none":
         return None
-    if config.class_weights != "balanced":
-        try:
-            given = [float(word) for word in config.class_weights.split(",")]
-        except ValueError:
-            given = []
-        if len(given) != num_classes or not all(0 < value < math.inf for value in given):
-            raise UserError(
-                f"--class_weights must be none, balanced or {num_classes} numbers above 0, one for "
-                f"each class (1,1,10), not {config.class_weights}"
-            )
+    given = _given_weights(config, num_classes)
+    if given is not None:
         return torch.tensor(given)
     pixels = np.zeros(num_classes)
     for mask in train.masks:
