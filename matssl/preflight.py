@@ -106,7 +106,7 @@ class Preflight:
         pixels = sum(f.shape[0] * f.shape[1] for f in good)
         if free is not None:
             lines.append(
-                f"  memory       {pixels / 1e6:.0f} Mpx of images; {free / 1e9:.1f} GB free"
+                f"  memory       {pixels / 1e6:,.1f} Mpx of images; {free / 1e9:.1f} GB free"
             )
         return "\n".join(lines)
 
