@@ -20,7 +20,8 @@ DECODERS = ("unet", "unetplusplus", "small_unet")
 
 def main(argv: Sequence[str]) -> int:
     """Resolve the flags and run the stage; returns 0."""
-    settings = config.parse(config.FinetuneConfig, argv, DESCRIPTION, choices={"decoder": DECODERS})
+    choices = {"decoder": ("auto", *DECODERS)}
+    settings = config.parse(config.FinetuneConfig, argv, DESCRIPTION, choices=choices)
     from matssl.stages.finetune import finetune
 
     finetune(settings, argv)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -34,6 +36,10 @@ FEW_PROTOTYPES = 1.5
 # Cells whose assignment is nearly even over all prototypes belong to none; a sound run is near 0.5
 # after an epoch.
 UNDECIDED = 0.98
+
+# The state of a run that has taken too few steps to be judged, and the states that are no reproach.
+YOUNG = "too early"
+SOUND = ("healthy", YOUNG)
 
 
 @dataclass(frozen=True)
@@ -105,7 +111,12 @@ class Health:
     @property
     def failing(self) -> bool:
         """Whether going on is a waste of time: neither healthy nor young nor merely slow."""
-        return not self.verdict().startswith(("healthy", "too early", "not learning"))
+        return self.state() not in (*SOUND, "not learning")
+
+    def state(self, progress: float = 1.0) -> str:
+        """Return the state alone, the first words of the verdict."""
+        state, colon, _ = self.verdict(progress).partition(":")
+        return state if colon else YOUNG
 
     def verdict(self, progress: float = 1.0) -> str:
         """Return state, cause and advice in one sentence; causes come before their effects.
@@ -115,7 +126,7 @@ class Health:
         """
         found = self._of_the_input() or self._of_the_settings()
         if not found and self.signs.steps < SETTLED:
-            return f"too early to say after {self.signs.steps} steps ({self._measures()})"
+            return f"{YOUNG} to say after {self.signs.steps} steps ({self._measures()})"
         return found or self._of_the_state(progress)
 
     def _of_the_input(self) -> str:
@@ -200,7 +211,7 @@ class Health:
                 f"not learning: the loss {signs.loss:.3f} is that of a constant answer "
                 f"({signs.chance:.3f}); raise --lr, or train longer"
             )
-        return f"healthy: {self._measures()}"
+        return f"{SOUND[0]}: {self._measures()}"
 
     def _measures(self) -> str:
         if not self.signs.compared:
@@ -209,6 +220,21 @@ class Health:
             f"{self.rank:.0f} of {self.dimensions} dimensions in use, positives "
             f"{self.gap:.2f} closer than negatives"
         )
+
+
+def doubt(lineage: Sequence[Mapping[str, Any]]) -> str:
+    """Return what speaks against using weights, by the state their pretraining ended in.
+
+    Args:
+        lineage: of the weights; entries of pretraining name it as ``verdict``.
+    """
+    states = [str(entry["verdict"]) for entry in lineage if entry.get("verdict")]
+    if not states or states[-1] in SOUND:
+        return ""
+    return (
+        f"the monitor called the pretraining {states[-1]!r}: these weights may hold nothing worth "
+        "using; its report.html has cause and advice"
+    )
 
 
 def examine(

@@ -408,6 +408,8 @@ def test_what_a_user_can_get_wrong_ends_in_one_line_and_writes_nothing(
         (run, micrographs, ["--smooth", "-1"], "--smooth must be 0 or more"),
         (run, micrographs, ["--pixel_size", "5"], "is no pixel size"),
         (run, micrographs, ["--group_regex", "("], "is not valid"),
+        (run, micrographs, ["--group_regex", "absent"], "fits none of the 4 file names"),
+        (run, micrographs, ["--name", "x"], "leave out --name"),
         (run, micrographs, ["--tile_size", "0"], "cannot cover an image"),
     ]
     for model, data, more, sentence in cases:
@@ -442,6 +444,18 @@ def test_a_collapsed_run_is_said_to_be_one(
     checkpoint.save(tmp_path / "last.ckpt", {k: v for k, v in payload.items() if k != "format"})
     assert _map(tmp_path / "last.ckpt", micrographs, tmp_path / "out") == 2
     assert "all win the same places" in capsys.readouterr().err
+
+
+def test_a_map_of_weights_that_the_monitor_doubted_says_so(
+    other_run: Path, micrographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    payload = checkpoint.load(other_run / "last.ckpt")
+    payload["lineage"][-1]["verdict"] = "blank"
+    checkpoint.save(tmp_path / "last.ckpt", {k: v for k, v in payload.items() if k != "format"})
+    assert _map(tmp_path / "last.ckpt", micrographs, tmp_path / "out") == 0
+    sentence = "the monitor called the pretraining &#x27;blank&#x27;"
+    assert sentence in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "warning the monitor called the pretraining 'blank'" in capsys.readouterr().out
 
 
 def test_help_does_not_wait_for_torch() -> None:

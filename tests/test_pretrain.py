@@ -26,6 +26,7 @@ from matssl.core.config import PretrainConfig
 from matssl.core.errors import UserError, guard
 from matssl.core.run_folder import RunFolder
 from matssl.methods import DISTINCT, method_class
+from matssl.models.encoders import build_encoder
 from matssl.pictures import training as pictures
 from matssl.stages import pretrain, progress
 from matssl.stages.pretrain import Run
@@ -216,19 +217,26 @@ def test_production_batches_come_from_names_or_a_table(tmp_path: Path) -> None:
     for flags in ({"batch_regex": r"heat(\d+)"}, {"batch_csv": str(table)}):
         config = PretrainConfig(quiet=True, **flags)  # type: ignore[arg-type]
         rt = runtime.setup(config)
-        lots = pretrain._lots(config, rt, names, "the pool")
+        lots = pretrain._lots(config, rt, names, "images of the pool")
         assert lots is not None
         assert lots[0] == lots[1] != lots[2] and min(lots[:3]) >= 0 and lots[3] == -1
         # The labelled images are asked for in a call of their own.
-        again = pretrain._lots(config, rt, names[2:3], "the labelled images")
+        again = pretrain._lots(config, rt, names[2:3], "labelled images")
         assert again is not None and again[0] == lots[2]
         found.append(lots)
-        with pytest.raises(UserError, match="production batch of none of the 1 images"):
-            pretrain._lots(config, rt, names[3:], "the pool")
+        with pytest.raises(UserError, match="production batch of none of the 1 images of the pool"):
+            pretrain._lots(config, rt, names[3:], "images of the pool")
     assert found[0][0] != found[1][0]
+    # Spreadsheets of many countries write semicolons.
+    table.write_text("image;batch\nheat12_a.png;twelve, first\n")
+    lots = pretrain._lots(config, rt, names, "images of the pool")
+    assert lots is not None and (lots >= 0).tolist() == [True, False, False, False]
+    table.write_text("image\nheat12_a.png\n")
+    with pytest.raises(UserError, match="has no second column"):
+        pretrain._lots(config, rt, names, "images of the pool")
     with pytest.raises(UserError, match="cannot read --batch_csv"):
         config = PretrainConfig(batch_csv=str(tmp_path / "absent.csv"))
-        pretrain._lots(config, rt, names, "the pool")
+        pretrain._lots(config, rt, names, "images of the pool")
 
 
 def test_every_process_takes_part_in_the_panel_and_one_writes_it(
@@ -416,7 +424,16 @@ def test_a_collapse_stops_the_run_where_that_was_asked_for(
     assert "collapsed: all images get nearly the same embedding" in message
     row = _rows(tmp_path / "ssl" / "stops" / "log.csv")[0]
     assert int(row["step"]) < 60 and row["verdict"].startswith("collapsed")
-    assert checkpoint.load(tmp_path / "ssl" / "stops" / "last.ckpt")["step"] == int(row["step"])
+    run = tmp_path / "ssl" / "stops"
+    assert checkpoint.load(run / "last.ckpt")["step"] == int(row["step"])
+    # What there is to see of it is on its page, and whoever uses its weights is told.
+    assert str(run / "report.html") in message
+    page = (run / "report.html").read_text(encoding="utf-8")
+    assert "collapsed" in page and "--ssl_weights_path" not in page
+    file = run / "encoder.safetensors"
+    encoder = build_encoder(weights.architecture(file)[0] or "", 1)
+    said = weights.load(encoder, file, in_channels=1).text()
+    assert "warning the monitor called the pretraining 'collapsed'" in said
 
 
 def test_a_disk_that_fills_up_while_logging_is_said(

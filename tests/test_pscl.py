@@ -951,7 +951,7 @@ def test_a_published_file_fills_the_small_u_net_by_the_usual_flag(tmp_path: Path
     model = build_model("small_unet", "small_unet", 4, 3).double()
     report = weights.load(model, tmp_path / "fine.pt", in_channels=3)
     assert report.layout == "PSCL (published)" and report.parts == ("encoder", "decoder")
-    assert weights.encoder_name(tmp_path / "fine.pt") == "small_unet"
+    assert weights.architecture(tmp_path / "fine.pt") == ("small_unet", "small_unet")
     assert set(report.dropped) == {f"decode.outc.fc1.{k}" for k in ("weight", "bias")}
     stem = model.get_parameter("encoder.stem.conv1.weight")
     assert torch.equal(stem, state["encode.inc.con1.weight"])

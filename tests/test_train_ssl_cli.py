@@ -115,19 +115,22 @@ def _rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+GUIDED = ["--model", "pscl", "--labeled_path", "absent"]
+
+
 @pytest.mark.parametrize(
     ("flags", "sentence"),
     [
         (["--view_size", "16"], "--view_size must be at least 32, not 16"),
         (["--tile_size", "0"], "--tile_size must be at least 32"),
         (["--batch_size", "1"], "--batch_size must be at least 2"),
-        (["--batch_size", "2.5"], "batch_size must be a whole number"),
+        (["--batch_size", "2.5"], "--batch_size must be a whole number"),
         (["--steps", "0"], "nothing to train"),
         (["--epochs", "-1"], "nothing to train"),
         (["--checkpoint_every", "0"], "--checkpoint_every must be at least 1"),
         (["--lr", "0"], "--lr must be above 0"),
         (["--lr", "nan"], "--lr must be above 0"),
-        (["--lr", "fast"], "lr must be a number"),
+        (["--lr", "fast"], "--lr must be a number"),
         (["--temperature", "-1"], "--temperature must be above 0"),
         (["--warmup", "1"], "--warmup is a share"),
         (["--momentum", "1"], "--momentum must lie"),
@@ -136,7 +139,7 @@ def _rows(path: Path) -> list[dict[str, str]]:
         (["--scale_min", "0.9", "--scale_max", "0.5"], "shares of the area"),
         (["--clip", "-1"], "--clip must be at least 0"),
         (["--color", "rgb"], "--color rgb needs --in_channels 3"),
-        (["--in_channels", "2"], "in_channels must be one of 1, 3"),
+        (["--in_channels", "2"], "--in_channels must be one of 1, 3"),
         (["--resume", "--name", ""], "--resume needs the --name"),
         (["--name", ".."], "cannot name a run"),
         (["--threads", "0"], "--threads must be at least 1"),
@@ -147,6 +150,12 @@ def _rows(path: Path) -> list[dict[str, str]]:
         (["--config", "absent.yaml"], "cannot read the configuration"),
         (["--file_list", "absent.txt"], "there is no file list"),
         (["--group_regex", "("], "--group_regex"),
+        (["--group_regex", "absent"], "--group_regex 'absent' fits none of the 12 file names"),
+        (["--mask_ratio", "1"], "--mask_ratio must be above 0 and below 1, not 1.0"),
+        ([*GUIDED, "--batch_regex", "(["], "--batch_regex '([' is not valid"),
+        ([*GUIDED, "--batch_regex", "^a"], "--batch_regex '^a' has no group"),
+        ([*GUIDED, "--batch_regex", "(a)", "--batch_csv", "b.csv"], "not both"),
+        ([*GUIDED, "--global_local_ratio", "0"], "leaves out the patch loss"),
         (["--test_folder", "absent"], "there is no folder"),
     ],
 )

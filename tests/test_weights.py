@@ -14,10 +14,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from matssl import weights
-from matssl.core import checkpoint
+from matssl.core import checkpoint, config
 from matssl.core.errors import UserError
 from matssl.models.encoders import build_encoder
 from matssl.models.segmentation import build_model
+from matssl.stages import finetune
 
 
 def _resnet(name: str = "resnet18", channels: int = 3) -> dict[str, Tensor]:
@@ -559,6 +560,30 @@ def _pretrained(path: Path, decoder: str = "unet", encoder: str = "resnet18") ->
     facts = {"format": "matssl/1", "stage": "ssl", "lineage": json.dumps(lineage)}
     save_file(tensors, path, metadata=facts)
     return model
+
+
+@pytest.mark.parametrize(
+    ("encoder", "decoder"),
+    [("resnet18", "unet"), ("resnet18", "unetplusplus"), ("small_unet", "small_unet")],
+)
+def test_encoder_and_decoder_are_those_of_the_weights_unless_others_are_named(
+    encoder: str, decoder: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "encoder.safetensors"
+    _pretrained(file, decoder, encoder)
+
+    def chosen(*flags: str) -> tuple[str, str]:
+        words = ["--finetune_dataset", "x", *flags]
+        settings = config.parse(config.FinetuneConfig, words, "", {})
+        return finetune._architecture(settings, tmp_path)
+
+    own = ["--ssl_weights_path", str(file)]
+    assert chosen(*own) == (encoder, decoder)
+    assert chosen(*own, "--decoder", "unet") == (encoder, "unet")
+    assert chosen() == ("resnet18", "unet")
+    # The encoder alone: any decoder would do, but the small U-Net is one piece.
+    alone = (encoder, "small_unet" if encoder == "small_unet" else "unet")
+    assert chosen(*own, "--no-pretrained_decoder") == alone
 
 
 def test_a_pretrained_decoder_fills_one_of_its_kind(tmp_path: Path) -> None:

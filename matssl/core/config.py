@@ -268,7 +268,10 @@ class PretrainConfig(RunConfig, SpeedConfig, ImageConfig):
     )
     global_local_ratio: float = _flag(0.7, "method", "pscl only: share of the patch loss")
     top_k: int | None = _flag(
-        None, "method", "pscl only: cells a class and image at the coarsest scale (default: 30, 4)"
+        None,
+        "method",
+        "pscl only: cells a class and image at the coarsest scale (default: 30 for pscl-moco, 4 "
+        "for pscl-simclr)",
     )
     sample_ratio: float = _flag(
         2.0, "method", "pscl only: cells a class at each finer scale over those of the one before"
@@ -372,7 +375,12 @@ class FinetuneConfig(RunConfig, SpeedConfig, LabelConfig, ImageConfig):
         "model",
         "any encoder of segmentation-models-pytorch; auto: that of the weights, else resnet18",
     )
-    decoder: str = _flag("unet", "model", "decoder of the segmentation model")
+    decoder: str = _flag(
+        "auto",
+        "model",
+        "decoder of the segmentation model; auto: that of the weights where they have one, else "
+        "unet",
+    )
     in_channels: int = _flag(1, "model", "input channels of the stem", choices=(1, 3))
     ssl_weights_path: str | None = _flag(
         None, "model", "weights of a pretraining run: a file, or a name of the model hub"
@@ -614,7 +622,8 @@ def _refuse_other_choices(
     for name, value in values.items():
         options = allowed.get(name, fields[name].metadata.get("choices"))
         if options and str(value) not in map(str, options):
-            raise UserError(f"{name} must be one of {', '.join(map(str, options))}, not {value}")
+            known = ", ".join(map(str, options))
+            raise UserError(f"--{name} must be one of {known}, not {value}")
 
 
 def to_dict(config: RunConfig) -> dict[str, Any]:
@@ -736,7 +745,7 @@ def _typed(value: Any, hint: Any, name: str) -> Any:
             return float(value)
         return str(value)
     except (TypeError, ValueError, OverflowError):
-        raise UserError(f"{name} must be {_KINDS[kind]}, not {value!r}") from None
+        raise UserError(f"--{name} must be {_KINDS[kind]}, not {value!r}") from None
 
 
 _KINDS = {int: "a whole number", float: "a number", bool: "true or false"}

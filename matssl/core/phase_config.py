@@ -32,8 +32,8 @@ class PhaseConfig(RunConfig):
     phases: int | None = _flag(
         None,
         "phases",
-        "join the prototypes to so many phases (default: only those that take less than 1 %; "
-        "4 clusters for a run of another method than slotcon)",
+        "join the prototypes to so many phases (default: only those that win less than 1 % of the "
+        "cells; 4 clusters for a run of another method than slotcon)",
     )
     names: str | None = _flag(
         None, "phases", "names of the phases (a,b,c), that with most pixels first"

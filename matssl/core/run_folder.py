@@ -149,9 +149,9 @@ class RunFolder:
         if resume and not (root / "last.ckpt").is_file():
             raise UserError(f"nothing to resume: {root / 'last.ckpt'} does not exist")
         if exists and not resume and not overwrite:
-            go_on = "or --resume to continue it, " if resumable else ""
+            other = "--name, or --resume to continue it" if resumable else "--output_dir or --name"
             raise UserError(
-                f"{root} exists already; choose another --name, {go_on}or --overwrite to replace it"
+                f"{root} exists already; choose another {other}, or --overwrite to replace it"
             )
         parent = root
         while not parent.exists():

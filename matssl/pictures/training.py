@@ -37,7 +37,7 @@ def read_table(path: Path) -> dict[str, Array]:
 def pretraining_curves(steps_csv: Path, log_csv: Path, probe_csv: Path, path: Path) -> None:
     """Draw loss, learning rate, spread and rank of the embeddings of a pretraining run.
 
-    Of a method that predicts pixels, its loss on the probe and the rank of the features instead.
+    Of a method that predicts pixels, its loss on fixed views and the rank of the features instead.
     Where there is a dense probe, its mean IoU and the gap of the embeddings stand beside them.
     """
     steps, log = read_table(steps_csv), read_table(log_csv)
@@ -69,7 +69,7 @@ def pretraining_curves(steps_csv: Path, log_csv: Path, probe_csv: Path, path: Pa
     left = ("std", "ideal_std", "even over the sphere", "spread of the embeddings (0: collapsed)")
     right = ("rank", "dimensions", "all there are", "dimensions the embeddings use")
     if not compares:
-        left = ("masked_loss", "chance_loss", "a constant answer", "loss on the probe")
+        left = ("masked_loss", "chance_loss", "a constant answer", "loss on fixed views")
         right = ("feature_rank", "feature_dimensions", "all there are", "dimensions in use")
     for axis, (name, level, meaning, title) in zip(axes[1], (left, right), strict=False):
         axis.set_title(title)

@@ -365,6 +365,8 @@ def published_results(
 
 def _root(config: EvaluateConfig) -> Path:
     if config.output_dir is not None:
+        if config.name:
+            raise UserError("--output_dir is the folder of the results itself; leave out --name")
         return Path(config.output_dir)
     model = hub.locate(config.model_path).resolve()
     data = (config.dataset_name or Path(config.dataset).resolve().name).replace(" ", "_")
@@ -390,7 +392,7 @@ def _dataset(config: EvaluateConfig, loaded: Loaded) -> Dataset:
     recipe = loaded.payload.get("recipe", {})
     trained_on = recipe.get("finetune_dataset")
     at_home = trained_on and Path(trained_on).resolve() == Path(config.dataset).resolve()
-    return layouts.find(
+    dataset = layouts.find(
         config.dataset,
         splits=config.splits or (recipe.get("splits") if at_home else None),
         group_regex=config.group_regex or (recipe.get("group_regex") if at_home else None),
@@ -398,6 +400,8 @@ def _dataset(config: EvaluateConfig, loaded: Loaded) -> Dataset:
         need_masks=False,
         table=table,
     )
+    layouts.check_regex([pair.image for pair in dataset.pairs], config.group_regex)
+    return dataset
 
 
 def _chosen(config: EvaluateConfig, dataset: Dataset, loaded: Loaded) -> list[Pair]:

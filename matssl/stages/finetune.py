@@ -25,7 +25,7 @@ from matssl.data.layouts import Dataset, Pair
 from matssl.data.preprocess import Preprocess
 from matssl.metrics import counts as counting
 from matssl.metrics import overlap
-from matssl.models import losses
+from matssl.models import losses, small_unet
 from matssl.models.encoders import channels_last, set_batchnorm_training
 from matssl.models.heads import synchronise_batchnorm
 from matssl.models.segmentation import SegmentationModel, build_model
@@ -36,7 +36,7 @@ from matssl.stages import progress
 OPENED = ("train", "val")
 CROP_SIZE = 192
 # Where neither a flag nor the weights name one.
-DEFAULT_ENCODER = "resnet18"
+DEFAULT_ENCODER, DEFAULT_DECODER = "resnet18", "unet"
 
 
 def finetune(config: FinetuneConfig, argv: Sequence[str] = ()) -> Path:
@@ -55,7 +55,8 @@ def finetune(config: FinetuneConfig, argv: Sequence[str] = ()) -> Path:
     name = config.name or _default_name(config)
     root = Path(config.output_dir) / "finetune" / name
     RunFolder.check(root, config.resume, config.overwrite)
-    config = replace(config, encoder=_encoder(config, root))
+    encoder, decoder = _architecture(config, root)
+    config = replace(config, encoder=encoder, decoder=decoder)
 
     record = Preprocess.from_config(config, config.in_channels, config.input_size)
     dataset = layouts.find(
@@ -66,6 +67,7 @@ def finetune(config: FinetuneConfig, argv: Sequence[str] = ()) -> Path:
         seed=config.seed,
         opened=OPENED,
     )
+    layouts.check_regex([pair.image for pair in dataset.pairs], config.group_regex)
     train_pairs, val_pairs = _split(config, dataset)
     table = dataset.table
     assert table is not None
@@ -624,16 +626,27 @@ def _loss(published: str) -> str:
     return name
 
 
-def _encoder(config: FinetuneConfig, root: Path) -> str:
-    """Return the encoder's name; "auto" is that of the run to resume, or of the weights."""
-    if config.encoder != "auto":
-        return config.encoder
+def _architecture(config: FinetuneConfig, root: Path) -> tuple[str, str]:
+    """Return encoder and decoder; "auto" is that of the run to resume, or of the weights."""
+    encoder, decoder = config.encoder, config.decoder
+    if "auto" not in (encoder, decoder):
+        return encoder, decoder
     if config.resume:
         recipe = checkpoint.load(root / "last.ckpt", stage="finetune")["recipe"]
-        return str(recipe["encoder"])
-    source = config.ssl_weights_path or config.weights
-    found = None if source in ("none", "imagenet") else weights.encoder_name(source)
-    return found or DEFAULT_ENCODER
+        known = str(recipe["encoder"]), str(recipe["decoder"])
+    else:
+        source = config.ssl_weights_path or config.weights
+        plain = source in ("none", "imagenet")
+        found = (None, None) if plain else weights.architecture(source)
+        encoder = encoder if encoder != "auto" else found[0] or DEFAULT_ENCODER
+        wanted = found[1] if config.pretrained_decoder else None
+        # The small U-Net is one piece.
+        whole = small_unet.NAME if encoder == small_unet.NAME else DEFAULT_DECODER
+        known = encoder, wanted or whole
+    return (
+        known[0] if encoder == "auto" else encoder,
+        known[1] if decoder == "auto" else decoder,
+    )
 
 
 def _default_name(config: FinetuneConfig) -> str:

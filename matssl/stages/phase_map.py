@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from matssl import phases, preflight, report, tiling
+from matssl import monitor, phases, preflight, report, tiling
 from matssl.core import checkpoint, runtime
 from matssl.core.config import to_dict
 from matssl.core.errors import UserError
@@ -117,6 +117,7 @@ def phase_map(config: PhaseConfig, argv: Sequence[str] = ()) -> Path:
     paths, left_out = layouts.unlabelled(config.data)
     found = preflight.examine(str(config.data), {"images": paths}, record)
     paths, broken = _readable(config, found)
+    layouts.check_regex(paths, config.group_regex)
     _check_sizes(found, record)
     facts = found.text()
     if left_out:
@@ -128,6 +129,7 @@ def phase_map(config: PhaseConfig, argv: Sequence[str] = ()) -> Path:
         model, origin = _phases(config, rt, source, record, paths)
     names = _names(config, len(origin))
     progress.say(config, rt, f"phases  {_described(origin, source)}")
+    doubt = monitor.doubt(source.payload.get("lineage", []))
     progress.say(config, rt, f"device  {rt.describe()}\nfolder  {root}")
     folder = RunFolder.at(root, False, config.overwrite, rt.is_main)
     folder.start(to_dict(config), argv)
@@ -149,7 +151,7 @@ def phase_map(config: PhaseConfig, argv: Sequence[str] = ()) -> Path:
             bar.update()
         bar.close()
         summary = _write(folder, results, names, origin)
-        _report(folder, results, names, origin, summary, source, facts)
+        _report(folder, results, names, origin, summary, source, facts, doubt)
     folder.status("done", images=len(results))
     for name, entry in summary.items():
         print(f"  area fraction {name}: {_percent(entry)} %")
@@ -158,6 +160,8 @@ def phase_map(config: PhaseConfig, argv: Sequence[str] = ()) -> Path:
     empty = [n for i, n in enumerate(names) if max(r.fractions[i] for r in results) < NO_PHASE]
     if empty:
         print(f"warning {', '.join(empty)}: in no image as much as {NO_PHASE:.1%}; train longer")
+    if doubt:
+        print(f"warning {doubt}")
     print(f"report: {root / 'report.html'}", flush=True)
     runtime.close()
     return root
@@ -252,6 +256,8 @@ def _names(config: PhaseConfig, count: int) -> list[str]:
 
 def _root(config: PhaseConfig) -> Path:
     if config.output_dir is not None:
+        if config.name:
+            raise UserError("--output_dir is the folder of the results itself; leave out --name")
         return Path(config.output_dir)
     model = Path(config.model_path).resolve()
     trained = model.parent.name if model.suffix else model.name
@@ -475,6 +481,7 @@ def _report(
     summary: dict[str, sampling.Fraction],
     source: Source,
     facts: str,
+    doubt: str,
 ) -> None:
     root = folder.root
     colours = pictures.colour_names(names)
@@ -486,6 +493,8 @@ def _report(
         "the network; whether it is one in the sense of the material is for the reader to say, who "
         "gives it a name with --names and joins what belongs together with --phases."
     )
+    if doubt:
+        note += report.note(f"Warning: {doubt}.")
     rows = []
     for number, (name, entry) in enumerate(summary.items()):
         row: dict[str, Any] = {"phase": name, "area %": _percent(entry)}

@@ -89,7 +89,7 @@ def pretrain(config: PretrainConfig, argv: Sequence[str] = ()) -> Path:
     rt = runtime.setup(config)
     idle = _idle(config)
     if idle:
-        progress.say(config, rt, f"note    without effect on {config.model}: {', '.join(idle)}")
+        progress.say(config, rt, f"note    without effect in this run: {', '.join(idle)}")
     name = config.name or _default_name(config)
     RunFolder.check(Path(config.output_dir) / "ssl" / name, config.resume, config.overwrite)
     record = Preprocess.from_config(config, config.in_channels)
@@ -99,6 +99,7 @@ def pretrain(config: PretrainConfig, argv: Sequence[str] = ()) -> Path:
     source = None if config.resume else config.weights
     started_from = progress.start_weights(encoder, source, config.encoder, record)
     paths, left_out = _image_paths(config)
+    layouts.check_regex(paths, config.group_regex)
     facts = _preflight(config, paths, left_out, record) if rt.is_main else ""
     progress.say(config, rt, facts)
     # Masks that cannot be meant are told before the pool is read.
@@ -127,8 +128,9 @@ def pretrain(config: PretrainConfig, argv: Sequence[str] = ()) -> Path:
         rt.world_size,
         pin=rt.device.type == "cuda",
         guides=guides,
-        lots=_lots(config, rt, pool.sources, "the pool") if chosen.labelled else None,
+        lots=_lots(config, rt, pool.sources, "images of the pool") if chosen.labelled else None,
     )
+    _compare_lots(config, rt, loader)
     plan = _plan(config, loader, probe)
     config = _queue(config, rt, len(loader.tiles))
     values = {**to_dict(config), "num_classes": len(guides.names) if guides else None}
@@ -219,6 +221,8 @@ class Run:
         self.scores = {"first": math.nan, "last": math.nan, "best": -1.0, "step": 0}
         self.losses: list[float] = []
         self.health: monitor.Health | None = None
+        # What the monitor said last, of this process or of the one before it.
+        self.state = ""
         self.model: nn.Module = method
         if rt.world_size > 1:
             # BatchNorm is synchronised, so every process has the same buffers already.
@@ -328,7 +332,7 @@ class Run:
         more = f" and {len(names) - 4} more, all in not_finite.txt" if len(names) > 4 else ""
         raise UserError(
             f"loss or gradient is not finite at step {self.step + 1} (images {shown}{more}); "
-            f"lower --lr or set --clip; last.ckpt is from before"
+            f"{self._calmer()}; {self.folder.path('last.ckpt')} is from before"
         )
 
     def _check_weights(self) -> None:
@@ -339,9 +343,13 @@ class Run:
         """
         if not torch.stack([p.isfinite().all() for p in self.method.parameters()]).all():
             raise UserError(
-                f"the weights are not finite after step {self.step}; lower --lr or set --clip; "
-                "last.ckpt is from before"
+                f"the weights are not finite after step {self.step}; {self._calmer()}; "
+                f"{self.folder.path('last.ckpt')} is from before"
             )
+
+    def _calmer(self) -> str:
+        """Return what to change where the numbers run away."""
+        return "lower --lr or --clip" if self.config.clip > 0 else "lower --lr or set --clip"
 
     def _log_step(self, facts: dict[str, float], clock: Any, bar: Any, writer: Any) -> None:
         self.losses.append(facts["loss"])
@@ -416,7 +424,8 @@ class Run:
     def _report_health(self, clock: progress.Clock) -> None:
         """Log and print the run's health, and stop where that was asked for."""
         h = self.health = self._measure()
-        verdict = h.verdict(self.step / self.plan.total_steps)
+        progressed = self.step / self.plan.total_steps
+        verdict, self.state = h.verdict(progressed), h.state(progressed)
         row = {
             "epoch": math.ceil(self.step / self.plan.steps_per_epoch),
             "step": self.step,
@@ -445,7 +454,10 @@ class Run:
         )
         if h.failing and self.config.on_collapse == "stop":
             self.save()
-            raise UserError(f"stopped at step {self.step}: {verdict}")
+            if self.rt.is_main:
+                self._write_report(h, verdict)
+            shown = self.folder.root / "report.html"
+            raise UserError(f"stopped at step {self.step}: {verdict} ({shown} shows the run)")
 
     def _probe(self) -> None:
         """Score the encoder by the dense probe, and keep it where it is the best so far."""
@@ -508,7 +520,7 @@ class Run:
                 },
                 "preprocess": self.record.to_dict(),
                 "lineage": self.lineage(),
-                "progress": self.scores,
+                "progress": {**self.scores, "state": self.state},
             }
             checkpoint.save(self.folder.path("last.ckpt"), payload)
 
@@ -532,7 +544,9 @@ class Run:
         self.optimizer.load_state_dict(payload["optimizer"])
         self.step = int(payload["step"])
         self.ancestors = payload["lineage"][:-1]
-        self.scores |= payload.get("progress", {})
+        kept = dict(payload.get("progress", {}))
+        self.state = kept.pop("state", "")
+        self.scores |= kept
         self.losses = progress.rewind(self.folder, self.step)
         # The weights of the checkpoint may be those of the last look.
         self.fingerprint = None
@@ -547,6 +561,8 @@ class Run:
             "images": len(self.pool),
             "steps": self.step,
         }
+        if self.state:
+            here["verdict"] = self.state
         if "decoder" in self.method.weights():
             here["decoder"] = self.config.decoder
         if self.loader.guides is not None:
@@ -613,14 +629,34 @@ class Run:
         health = self.health or self._measure()
         if not self.rt.is_main:
             return
-        self._features()
-        root = self.folder.root
-        verdict = health.verdict()
+        root, verdict = self.folder.root, health.verdict()
         # The name that the MatSSL code gives its last file, for scripts that look for it.
         epochs = -(-self.step // self.plan.steps_per_epoch)
         loss = float(np.mean(self.losses[-self.plan.steps_per_epoch :]))
         published = f"{self.config.model}_loss_{loss:.4f}_epoch{epochs - 1}.pth"
         self.folder.alias("last.ckpt", published, f"{self.config.model}_loss_*.pth")
+        self._write_report(health, verdict)
+        self.folder.status("done", step=self.step, total=self.plan.total_steps, verdict=verdict)
+        lines = [f"done: {root / 'encoder.safetensors'}", f"verdict: {verdict}"]
+        lines += [self._best_by_probe()] if self.dense_probe is not None else []
+        lines.append(f"report: {root / 'report.html'}")
+        print("\n      ".join(lines), flush=True)
+
+    def _best_by_probe(self) -> str:
+        """Return in words which of the two encoders the dense probe prefers."""
+        last, best = 100 * self.scores["last"], 100 * self.scores["best"]
+        step, root = int(self.scores["step"]), self.folder.root
+        if step == self.step:
+            return f"best by the probe: the last one ({last:.1f} %)"
+        return (
+            f"best by the probe: {root / 'encoder_best.safetensors'} ({best:.1f} % at step {step}; "
+            f"the last one {last:.1f} %)"
+        )
+
+    def _write_report(self, health: monitor.Health, verdict: str) -> None:
+        """Write features.png and report.html."""
+        self._features()
+        root = self.folder.root
         figures = [(str(self.step), "steps"), (str(len(self.pool)), "micrographs")]
         if self.dense_probe is not None:
             first, best = self.scores["first"], self.scores["best"]
@@ -631,15 +667,19 @@ class Run:
         if not self.method.compares:
             rank, dimensions = health.feature_rank, health.feature_dimensions
         figures.append((f"{rank:.0f} / {dimensions}", "dimensions in use"))
-        weights_file = root / "encoder.safetensors"
-        following = (
-            f"python train_finetune.py --finetune_dataset FOLDER --ssl_weights_path {weights_file}"
+        chosen = "encoder.safetensors"
+        if self.dense_probe is not None and self.scores["step"] < self.step:
+            chosen = "encoder_best.safetensors"
+        following = report.text(
+            f"python train_finetune.py --finetune_dataset FOLDER --ssl_weights_path {root / chosen}"
         )
+        if self.dense_probe is not None:
+            following += report.note(self._best_by_probe() + ".")
         sections = [
             ("", report.headline(figures) + report.note(f"Verdict: {verdict}.")),
             ("What the encoder sees", report.picture(root / "features.png")),
             ("What the method does", self._shown("panel.png")),
-            ("Next: fine-tune from these weights", report.text(following)),
+            ("Next: fine-tune from these weights", "" if health.failing else following),
             ("Course of the training", report.picture(root / "curves.png")),
             ("What it was trained on", report.picture(root / "views.png")),
             ("Data", report.text(progress.read_text(root / "preflight.txt"))),
@@ -649,11 +689,6 @@ class Run:
         sections = [(title, content) for title, content in sections if content]
         title = f"Pretraining with {self.config.model}: {root.name}"
         report.write(root / "report.html", title, f"{self.config.encoder}, {verdict}", sections)
-        self.folder.status("done", step=self.step, total=self.plan.total_steps, verdict=verdict)
-        print(
-            f"done: {weights_file}\n      verdict: {verdict}\n      report: {root / 'report.html'}",
-            flush=True,
-        )
 
     def _panel(self) -> None:
         """Write panel.png, where the method has a picture of what it does.
@@ -831,7 +866,12 @@ def _check(config: PretrainConfig) -> None:
     if not config.sample_ratio > 0:
         wrong.append(f"--sample_ratio must be above 0, not {config.sample_ratio}")
     if not 0 < config.mask_ratio < 1:
-        wrong.append("--mask_ratio must lie between 0 and 1")
+        wrong.append(f"--mask_ratio must be above 0 and below 1, not {config.mask_ratio}")
+    if method_class(config.model).labelled and config.global_local_ratio == 0:
+        wrong.append(
+            "--global_local_ratio 0 leaves out the patch loss, and with it labels and decoder; "
+            "take --model simclr or mocov2 instead"
+        )
     for name in ("momentum", "ema_momentum", "center_momentum"):
         if not 0 <= getattr(config, name) < 1:
             wrong.append(f"--{name} must lie from 0 to below 1")
@@ -855,10 +895,19 @@ def _check(config: PretrainConfig) -> None:
             f"--model {config.model} is guided by a few labelled images: give --labeled_path with "
             "a folder of one or more images and their masks, or take another --model (matssl)"
         )
-    try:
-        re.compile(config.group_regex or "")
-    except re.error as error:
-        wrong.append(f"--group_regex {config.group_regex!r} is not valid: {error}")
+    for name in ("group_regex", "batch_regex"):
+        try:
+            pattern = re.compile(getattr(config, name) or "")
+        except re.error as error:
+            wrong.append(f"--{name} {getattr(config, name)!r} is not valid: {error}")
+        else:
+            if name == "batch_regex" and pattern.pattern and not pattern.groups:
+                wrong.append(
+                    f"--batch_regex {pattern.pattern!r} has no group: put what names the batch "
+                    "into ( )"
+                )
+    if config.batch_regex is not None and config.batch_csv is not None:
+        wrong.append("give --batch_regex or --batch_csv, not both")
     if wrong:
         raise UserError("; ".join(wrong))
 
@@ -936,13 +985,25 @@ def _guides(
     if not method_class(config.model).labelled:
         return None, None
     assert config.labeled_path is not None
-    data, _, table = _labelled(config, config.labeled_path, record, ("train",))
-    lots = _lots(config, rt, [pair.image for pair in data.pairs], "the labelled images")
+    data, _, dataset = _labelled(config, config.labeled_path, record, ("train",))
+    table = dataset.table
+    assert table is not None
+    lots = _lots(config, rt, [pair.image for pair in data.pairs], "labelled images")
     planes = tuple(preprocess.quantise(plane) for plane in data.planes)
     numbers = tuple(lots.tolist()) if lots is not None else (-1,) * len(planes)
     names = ", ".join(table.names)
     count = counted(len(planes), "labelled image")
-    progress.say(config, rt, f"guided  by {count} with the classes {names}")
+    rest = {
+        split: sum(pair.split == split and pair.mask is not None for pair in dataset.pairs)
+        for split in dataset.splits
+    }
+    rest["train"] = rest.get("train", 0) - len(planes)
+    others = ", ".join(f"{number} {split}" for split, number in rest.items() if number)
+    unopened = f"; not opened: {others}" if others else ""
+    progress.say(config, rt, f"guided  by {count} with the classes {names}{unopened}")
+    if config.labeled_count is not None and config.labeled_count > len(planes):
+        asked = f"--labeled_count asks for {config.labeled_count} images"
+        progress.say(config, rt, f"note    {asked}, the training split has {len(planes)}")
     return Guides(planes, data.masks, numbers, tuple(table.names)), data
 
 
@@ -959,15 +1020,17 @@ def dense_probe(config: PretrainConfig, record: Preprocess | None) -> DenseProbe
     if config.probe_path is None:
         return None
     reading = record or Preprocess.from_config(config, config.in_channels)
-    train, val, table = _labelled(config, config.probe_path, reading, ("train", "val"))
+    train, val, dataset = _labelled(config, config.probe_path, reading, ("train", "val"))
+    table = dataset.table
+    assert table is not None
     record = record or preprocess.measure(reading, train.planes)
     return DenseProbe(train, val, table.num_classes, record.tensor, config.seed)
 
 
 def _labelled(
     config: PretrainConfig, folder: str, record: Preprocess, opened: tuple[str, ...]
-) -> tuple[Labelled, Labelled | None, masks.ClassTable]:
-    """Return the labelled images to train on, those to validate on if any, and their classes.
+) -> tuple[Labelled, Labelled | None, layouts.Dataset]:
+    """Return the labelled images to train on, those to validate on if any, and their folder.
 
     Raises:
         UserError: there are none, or they cannot be read.
@@ -991,7 +1054,7 @@ def _labelled(
     if all((mask == masks.IGNORE).all() for mask in data.masks):
         raise UserError(f"every pixel of the training masks in {folder} is to be ignored")
     held = crops.load(val, record, table) if val and "val" in opened else None
-    return data, held, table
+    return data, held, dataset
 
 
 def _lots(
@@ -1010,10 +1073,18 @@ def _lots(
     if config.batch_csv is not None:
         try:
             with open(config.batch_csv, encoding="utf-8-sig", newline="") as file:
-                rows = [row for row in csv.reader(file) if len(row) >= 2]
+                header = file.readline()
+                # Spreadsheets of many countries write semicolons.
+                separator = next((mark for mark in ",;\t" if mark in header), ",")
+                rows = [row for row in csv.reader(file, delimiter=separator) if len(row) >= 2]
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"cannot read --batch_csv {config.batch_csv}: {error}") from error
-        table = {key: row[1].strip() for row in rows[1:] for key in (row[0], Path(row[0]).stem)}
+        if not rows:
+            raise UserError(
+                f"--batch_csv {config.batch_csv} has no second column: it holds a header, then a "
+                "file name and its production batch in each line"
+            )
+        table = {key: row[1].strip() for row in rows for key in (row[0], Path(row[0]).stem)}
         names = [table.get(path.name, table.get(path.stem, "")) for path in paths]
     else:
         found = [re.search(config.batch_regex or "", path.stem) for path in paths]
@@ -1021,14 +1092,23 @@ def _lots(
     if not any(names):
         source = "--batch_csv" if config.batch_csv is not None else "--batch_regex"
         raise UserError(
-            f"{source} names the production batch of none of the {len(paths)} images of {what} "
-            f"(first: {paths[0].name})"
+            f"{source} names the production batch of none of the {len(paths)} {what} (first: "
+            f"{paths[0].name})"
         )
     known = sorted(set(names) - {""})
     batches = counted(len(known), "production batch", "production batches")
     without = counted(names.count(""), "image")
-    progress.say(config, rt, f"batches {batches} in {what}, {without} of none")
+    progress.say(config, rt, f"batches {batches} of {what}, {without} of none")
     return np.array([zlib.crc32(name.encode()) if name else -1 for name in names], np.int64)
+
+
+def _compare_lots(config: PretrainConfig, rt: Runtime, loader: ViewLoader) -> None:
+    """Say where production batches cannot do anything: pool and labelled images share none."""
+    if loader.guides is None or loader.lots is None:
+        return
+    if not (set(loader.guides.lots) & set(loader.lots.tolist())) - {-1}:
+        text = "no production batch of the pool is one of a labelled image: batches change nothing"
+        progress.say(config, rt, f"note    {text}")
 
 
 def _first_views(config: PretrainConfig) -> ViewRecipe:

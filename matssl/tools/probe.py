@@ -121,7 +121,7 @@ def load_encoder(source: str, name: str, seed: int) -> nn.Module:
 
     torch.manual_seed(seed)
     if source not in ("none", "imagenet"):
-        name = weights.encoder_name(source) or name
+        name = weights.architecture(source)[0] or name
     encoder = build_encoder(name, 1)
     if source != "none":
         weights.start(encoder, source, name, in_channels=1)

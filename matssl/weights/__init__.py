@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from matssl import hub
+from matssl import hub, monitor
 from matssl.core import checkpoint
 from matssl.core.errors import UserError
 from matssl.models import small_unet
@@ -98,7 +98,11 @@ class WeightsReport:
             lines.append(f"  {len(self.missing)} BatchNorm counters are not in the file: harmless")
         lines += [f"  {note}" for note in self.notes]
         for step in self.lineage:
-            lines.append("  from " + ", ".join(f"{k} {str(v)[:12]}" for k, v in step.items()))
+            facts = (f"{k} {str(v)[:12]}" for k, v in step.items() if not isinstance(v, list))
+            lines.append("  from " + ", ".join(facts))
+        doubt = monitor.doubt(self.lineage)
+        if doubt:
+            lines.append(f"  warning {doubt}")
         return "\n".join(lines)
 
 
@@ -191,7 +195,7 @@ def _fill_decoder(model: nn.Module, content: Content, wanted: bool, notes: list[
     """
     decoder = model.get_submodule("decoder")
     found = content.decoder
-    kind = next((e["decoder"] for e in reversed(content.lineage) if e.get("decoder")), "published")
+    kind = _decoder_name(content)
     if not wanted:
         notes.append(f"pretrained decoder ({kind}) left out: --no-pretrained_decoder")
         return []
@@ -227,8 +231,10 @@ def read(path: Path | str) -> Content:
     return layouts.unwrap(checkpoint.read_tensors(path), str(path))
 
 
-def encoder_name(path: Path | str) -> str | None:
-    """Return which encoder a file was made for, None where its tensors do not tell.
+def architecture(path: Path | str) -> tuple[str | None, str | None]:
+    """Return which encoder a file was made for, and which decoder it holds beside it.
+
+    The first is None where the tensors do not tell, the second where there is no pretrained one.
 
     Raises:
         UserError: see :func:`read` and :func:`recognise`.
@@ -238,7 +244,13 @@ def encoder_name(path: Path | str) -> str | None:
     if name is None or not re.fullmatch(rf"resnet\d+|{small_unet.NAME}", name):
         # An encoder that is no ResNet is named by our own files only.
         name = next((e["encoder"] for e in reversed(content.lineage) if "encoder" in e), None)
-    return name
+    return name, _decoder_name(content) if content.decoder else None
+
+
+def _decoder_name(content: Content) -> str:
+    """Return the name of the decoder a file holds; a file that is not ours holds PSCL's."""
+    kinds = (e["decoder"] for e in reversed(content.lineage) if e.get("decoder"))
+    return next(kinds, small_unet.NAME)
 
 
 def recognise(content: Content) -> tuple[str, dict[str, Tensor]]:

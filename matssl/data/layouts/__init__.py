@@ -13,12 +13,13 @@ from matssl.core.errors import UserError
 from matssl.data import masks, readers
 from matssl.data.layouts import folders
 from matssl.data.layouts.folders import Found
-from matssl.data.layouts.groups import group_of, groups_of
+from matssl.data.layouts.groups import check_regex, group_of, groups_of
 
 __all__ = [
     "DATA_LAYOUTS",
     "Dataset",
     "Pair",
+    "check_regex",
     "cut_validation",
     "find",
     "folds",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from matssl.core.errors import UserError
@@ -33,6 +34,19 @@ def group_of(path: Path, regex: str | None = None) -> str:
         return stem.split("_crop_")[0]
     short = _LAST_COUNTER.sub("", stem)
     return short or stem
+
+
+def check_regex(paths: Sequence[Path], regex: str | None) -> None:
+    """Refuse a regular expression that fits none of the file names: it would group nothing.
+
+    Raises:
+        UserError: it fits none.
+    """
+    if regex and paths and not any(re.search(regex, path.stem) for path in paths):
+        raise UserError(
+            f"--group_regex {regex!r} fits none of the {len(paths)} file names (first: "
+            f"{paths[0].name})"
+        )
 
 
 def groups_of(paths: list[Path], regex: str | None = None) -> list[str]:
