@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from matssl.core.wording import SOUND, YOUNG
 
 # Below this share of the ideal spread, embeddings have collapsed to (nearly) one point.
 COLLAPSED_STD = 0.3
@@ -36,10 +36,6 @@ FEW_PROTOTYPES = 1.5
 # Cells whose assignment is nearly even over all prototypes belong to none; a sound run is near 0.5
 # after an epoch.
 UNDECIDED = 0.98
-
-# The state of a run that has taken too few steps to be judged, and the states that are no reproach.
-YOUNG = "too early"
-SOUND = ("healthy", YOUNG)
 
 
 @dataclass(frozen=True)
@@ -220,21 +216,6 @@ class Health:
             f"{self.rank:.0f} of {self.dimensions} dimensions in use, positives "
             f"{self.gap:.2f} closer than negatives"
         )
-
-
-def doubt(lineage: Sequence[Mapping[str, Any]]) -> str:
-    """Return what speaks against using weights, by the state their pretraining ended in.
-
-    Args:
-        lineage: of the weights; entries of pretraining name it as ``verdict``.
-    """
-    states = [str(entry["verdict"]) for entry in lineage if entry.get("verdict")]
-    if not states or states[-1] in SOUND:
-        return ""
-    return (
-        f"the monitor called the pretraining {states[-1]!r}: these weights may hold nothing worth "
-        "using; its report.html has cause and advice"
-    )
 
 
 def examine(

@@ -212,6 +212,17 @@ def test_a_study_that_changed_is_not_mixed_with_its_old_results(
     assert "was run with other settings than the study has now" in capsys.readouterr().err
 
 
+def test_a_dry_run_prints_the_commands_counts_them_and_does_nothing(
+    tiny: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert guard(tool.main, [*tiny, "--dry_run"]) == 0
+    told = capsys.readouterr()
+    scripts = [line.split()[1] for line in told.out.splitlines()]
+    assert scripts == ["train_ssl.py", *["train_finetune.py", "eval_model.py"] * 2]
+    assert told.err == "1 pretraining, 2 fine-tunings\n"
+    assert not (tmp_path / "studies").exists()
+
+
 def test_a_study_is_checked_before_its_first_hour(
     tiny: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

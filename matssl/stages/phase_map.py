@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from matssl import monitor, phases, preflight, report, tiling
-from matssl.core import checkpoint, runtime
+from matssl import phases, preflight, report, tiling
+from matssl.core import checkpoint, runtime, wording
 from matssl.core.config import to_dict
 from matssl.core.errors import UserError
 from matssl.core.phase_config import PhaseConfig
@@ -129,7 +129,7 @@ def phase_map(config: PhaseConfig, argv: Sequence[str] = ()) -> Path:
         model, origin = _phases(config, rt, source, record, paths)
     names = _names(config, len(origin))
     progress.say(config, rt, f"phases  {_described(origin, source)}")
-    doubt = monitor.doubt(source.payload.get("lineage", []))
+    doubt = wording.doubt(source.payload.get("lineage", []))
     progress.say(config, rt, f"device  {rt.describe()}\nfolder  {root}")
     folder = RunFolder.at(root, False, config.overwrite, rt.is_main)
     folder.start(to_dict(config), argv)

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from matssl.core import config
 from matssl.core.config import EvaluateConfig, FinetuneConfig, PretrainConfig, RunConfig
 from matssl.core.errors import UserError, guard
+from matssl.core.wording import counted
 
 if TYPE_CHECKING:
     from matssl.study import Cell, Job, Plan
@@ -75,8 +76,14 @@ def main(argv: Sequence[str]) -> int:
     if not args.table:
         runner.check()
     if args.dry_run:
-        for words in runner.commands():
+        commands = runner.commands()
+        for words in commands:
             print("python", " ".join(words))
+        scripts = [words[0] for words in commands]
+        pretrainings, tunings = (scripts.count(f"train_{s}.py") for s in ("ssl", "finetune"))
+        # Beside the commands, which may be piped into a shell.
+        told = f"{counted(pretrainings, 'pretraining')}, {counted(tunings, 'fine-tuning')}"
+        print(told, file=sys.stderr)
         return 0
     if not args.table:
         runner.run()

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from matssl import hub, monitor
-from matssl.core import checkpoint
+from matssl import hub
+from matssl.core import checkpoint, wording
 from matssl.core.errors import UserError
 from matssl.models import small_unet
 from matssl.weights import layouts
@@ -100,7 +100,7 @@ class WeightsReport:
         for step in self.lineage:
             facts = (f"{k} {str(v)[:12]}" for k, v in step.items() if not isinstance(v, list))
             lines.append("  from " + ", ".join(facts))
-        doubt = monitor.doubt(self.lineage)
+        doubt = wording.doubt(self.lineage)
         if doubt:
             lines.append(f"  warning {doubt}")
         return "\n".join(lines)
