@@ -19,6 +19,7 @@ from matssl.core.config import FinetuneConfig, to_dict
 from matssl.core.errors import UserError
 from matssl.core.run_folder import RunFolder
 from matssl.core.runtime import Interrupts, Runtime
+from matssl.core.wording import counted
 from matssl.data import crops, layouts, masks, preprocess
 from matssl.data.crops import CropLoader, CropRecipe, Labelled
 from matssl.data.layouts import Dataset, Pair
@@ -303,11 +304,12 @@ class Run:
                 bar.update()
                 bar.set_postfix_str(f"loss {loss:.3f}, wait {100 * clock.wait_share:.0f}%")
                 if clock.steps == 3:
-                    left = (self.stop_at - self.step) * clock.seconds_per_step
+                    left = self.stop_at - self.step
+                    needed = progress.minutes(left * clock.seconds_per_step)
                     progress.say(
                         config,
                         rt,
-                        f"estimate {progress.minutes(left)} for {self.stop_at - self.step} steps, "
+                        f"estimate {needed} for {counted(left, 'step')}, "
                         f"without validation ({runtime.peak_memory() / 1e9:.1f} GB in use)",
                     )
                 if self.step % config.val_every == 0 or self.step == self.stop_at:

@@ -361,13 +361,14 @@ class Run:
             writer.add_scalar(key, value, self.step)
         bar.set_postfix_str(f"loss {facts['loss']:.3f}, {clock.text()}", refresh=False)
         bar.update()
-        left = (self.plan.total_steps - self.step) * clock.seconds_per_step
+        steps = self.plan.total_steps - self.step
+        left = progress.minutes(steps * clock.seconds_per_step)
         if clock.steps == 3:
             memory = runtime.peak_memory() / 1e9
             progress.say(
                 self.config,
                 self.rt,
-                f"estimate {progress.minutes(left)} for {self.plan.total_steps - self.step} steps "
+                f"estimate {left} for {counted(steps, 'step')} "
                 f"({clock.text()}, {memory:.1f} GB in use)",
             )
         elif bar.disable and clock.line_due():
@@ -375,7 +376,7 @@ class Run:
                 self.config,
                 self.rt,
                 f"step {self.step}/{self.plan.total_steps}: loss {facts['loss']:.3f}, "
-                f"{clock.text()}, {progress.minutes(left)} left",
+                f"{clock.text()}, {left} left",
             )
 
     def _measure(self) -> monitor.Health:
