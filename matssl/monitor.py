@@ -22,8 +22,11 @@ THIN_EMBEDDINGS = 4.0
 # Steps after which the running averages of BatchNorm, with which the probe is looked at, have
 # forgotten their start: 0.9^60 of it is left.
 SETTLED = 60
-# From this share on an epoch without any gap has had time to learn.
-LATE = 0.3
+# From this share of the steps on, a run has had time to learn.
+LATE = 0.5
+# Intraclass correlation below which views of one image count as unrelated, and share of the loss
+# of a constant answer above which a loss is no better: the errors of the probe.
+UNRELATED, CONSTANT = 0.05, 0.995
 # Mean standard deviation of a tile, and mean difference of two views, in grey levels of 255, below
 # which there is nothing to see.
 BLANK, SAME = 2.0, 0.5
@@ -54,8 +57,8 @@ class Signs:
         chance: that of the best constant answer; None without one.
         steps: taken so far; embeddings and features of the first ones say little.
         idle: share of the steps since the last look whose loss was exactly 0.
-        compared: whether the method makes embeddings of two views alike; without, spread and gap of
-            the embeddings say nothing.
+        pooled: whether the method compares pooled embeddings of two views; without, their spread
+            and gap say nothing.
     """
 
     blank: float = 0.0
@@ -69,7 +72,7 @@ class Signs:
     chance: float | None = None
     steps: int = SETTLED
     idle: float = 0.0
-    compared: bool = True
+    pooled: bool = True
 
 
 @dataclass(frozen=True)
@@ -105,6 +108,17 @@ class Health:
     signs: Signs = Signs()
 
     @property
+    def intraclass_correlation(self) -> float:
+        """The gap as a share of the distance of two samples: 0 unrelated views, 1 equal ones.
+
+        A gap has a scale, that of the differences between the images; of alike images it is small
+        though views of one are found among others.
+        """
+        # Half of the squared distance of unit vectors is 1 - cosine.
+        apart = self.gap + self.alignment / 2
+        return self.gap / apart if apart > 0 else 0.0
+
+    @property
     def failing(self) -> bool:
         """Whether going on is a waste of time: neither healthy nor young nor merely slow."""
         return self.state() not in (*SOUND, "not learning")
@@ -134,8 +148,7 @@ class Health:
                 f"blank: {100 * signs.blank:.0f} % of the tiles hold next to no contrast; look at "
                 "views.png, then at --window and --crop_bottom"
             )
-        # Who fills in what is hidden needs no difference of views.
-        if signs.compared and signs.same > MOST:
+        if signs.same > MOST:
             return (
                 f"trivial: both views are equal in {100 * signs.same:.0f} % of the samples, so "
                 "there is nothing to learn; lower --scale_min, raise --photometry_p or --noise_p"
@@ -170,7 +183,7 @@ class Health:
 
     def _of_the_state(self, progress: float) -> str:
         signs = self.signs
-        if signs.compared and self.std < COLLAPSED_STD * self.ideal_std:
+        if signs.pooled and self.std < COLLAPSED_STD * self.ideal_std:
             return (
                 f"collapsed: all images get nearly the same embedding (std {self.std:.4f}, "
                 f"{self.ideal_std:.4f} is ideal); lower --lr, or check that the views differ"
@@ -180,7 +193,7 @@ class Health:
                 f"thin: the encoder's features use only {self.feature_rank:.1f} of "
                 f"{self.feature_dimensions} dimensions; lower --lr, or set --clip"
             )
-        if signs.compared and self.rank < min(THIN_EMBEDDINGS, 0.5 * self.dimensions):
+        if signs.pooled and self.rank < min(THIN_EMBEDDINGS, 0.5 * self.dimensions):
             return (
                 f"thin: only {self.rank:.1f} of {self.dimensions} dimensions are in use; lower "
                 "--lr, or raise --temperature where the method has one"
@@ -197,12 +210,13 @@ class Health:
                 f"collapsed: {signs.prototypes:.1f} prototypes are in use, so the map has one "
                 "phase; raise --teacher_temperature"
             )
-        if signs.compared and self.gap < 0.05 and progress > LATE:
+        if signs.pooled and self.intraclass_correlation < UNRELATED and progress > LATE:
             return (
                 "not learning: views of one image are no more alike than views of two; raise --lr, "
                 "train longer, or soften the views (--scale_min, --noise_sigma)"
             )
-        if signs.chance is not None and signs.loss > 0.98 * signs.chance and progress > LATE:
+        constant = signs.chance is not None and signs.loss > CONSTANT * signs.chance
+        if constant and progress > LATE:
             return (
                 f"not learning: the loss {signs.loss:.3f} is that of a constant answer "
                 f"({signs.chance:.3f}); raise --lr, or train longer"
@@ -210,8 +224,12 @@ class Health:
         return f"{SOUND[0]}: {self._measures()}"
 
     def _measures(self) -> str:
-        if not self.signs.compared:
-            return f"features use {self.feature_rank:.0f} of {self.feature_dimensions} dimensions"
+        signs = self.signs
+        if not signs.pooled:
+            found = f"features use {self.feature_rank:.0f} of {self.feature_dimensions} dimensions"
+            if signs.prototypes is not None:
+                found += f", {signs.prototypes:.1f} prototypes in use"
+            return found
         return (
             f"{self.rank:.0f} of {self.dimensions} dimensions in use, positives "
             f"{self.gap:.2f} closer than negatives"

@@ -135,7 +135,9 @@ def test_constant_images_are_seen(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "blank: 100 % of the tiles" in _run(folder, tmp_path, capsys, "matssl")
 
 
-def test_identical_views_are_seen(
+@pytest.mark.parametrize("model", ["simclr", "slotcon", "spark"])
+def test_identical_views_are_seen_where_two_are_needed(
+    model: str,
     small_pool: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -148,7 +150,8 @@ def test_identical_views_are_seen(
         return dataclasses.replace(batch, views=(batch.views[0],) * 2)
 
     monkeypatch.setattr(ViewLoader, "_views", twice)
-    assert "trivial: both views are equal" in _run(small_pool, tmp_path, capsys, "simclr")
+    said = _run(small_pool, tmp_path, capsys, model)
+    assert ("trivial: both views are equal" in said) == (model != "spark"), said
 
 
 def test_a_queue_longer_than_the_data_is_seen(
@@ -200,8 +203,8 @@ def test_the_queue_of_the_stage_is_at_most_half_of_the_tiles(
         ({"steps": 59}, "too early to say after 59 steps"),
         ({"prototypes": 1.2}, "collapsed: 1.2 prototypes"),
         ({"prototypes": 1.0, "undecided": 1.0}, "collapsed: every cell belongs to all"),
-        ({"same": 1.0, "compared": False}, "healthy"),
         ({"loss": 1.0, "chance": 1.0}, "not learning"),
+        ({"loss": 0.98, "chance": 1.0}, "healthy"),
         ({"blank": 0.1, "same": 0.1, "temperature": 1.0, "queue": 0.5, "prototypes": 8}, "healthy"),
         ({"loss": 0.5, "chance": 1.0}, "healthy"),
     ],
@@ -216,13 +219,16 @@ def test_signs_besides_the_embeddings_decide(signs: dict[str, Any], verdict: str
     assert health.failing == (not verdict.startswith(("healthy", "too early", "not learning")))
 
 
-def test_a_method_that_compares_no_views_is_judged_by_its_features() -> None:
+@pytest.mark.parametrize("prototypes", [None, 8.0])
+def test_a_method_that_compares_no_pooled_views_is_judged_by_its_features(
+    prototypes: float | None,
+) -> None:
     g = torch.Generator().manual_seed(0)
     same = torch.ones(128, 32) + 0.001 * torch.randn(128, 32, generator=g)
-    signs = monitor.Signs(compared=False)
-    assert (
-        monitor.examine(same, torch.randn(128, 32, generator=g), signs).verdict()[:7] == "healthy"
-    )
+    signs = monitor.Signs(pooled=False, prototypes=prototypes)
+    said = monitor.examine(same, torch.randn(128, 32, generator=g), signs).verdict()
+    assert said.startswith("healthy: features use")
+    assert said.endswith("8.0 prototypes in use") == (prototypes is not None)
     assert monitor.examine(same, same, signs).verdict().startswith("thin")
 
 

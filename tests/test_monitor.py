@@ -45,6 +45,20 @@ def test_an_early_run_gets_time_to_learn() -> None:
     assert monitor.examine(_pairs("unrelated")).verdict(progress=0.1).startswith("healthy")
 
 
+def test_small_differences_between_alike_images_are_enough() -> None:
+    # Forty fields of one material: all cosines are high, but the views of a field are the nearest.
+    g = torch.Generator().manual_seed(0)
+    fields, noise = torch.randn(128, 64, generator=g), torch.randn(2, 128, 64, generator=g)
+    health = monitor.examine(torch.cat([4 + fields + noise[0], 4 + fields + noise[1]]))
+    assert health.gap < 0.08
+    # Half of the variance of a view is its field's.
+    assert health.intraclass_correlation == pytest.approx(0.5, abs=0.05)
+    assert health.verdict().startswith("healthy")
+    alone = monitor.examine(torch.cat([4 + noise[0], 4 + noise[1]]))
+    assert abs(alone.intraclass_correlation) < 0.05
+    assert alone.verdict().startswith("not learning")
+
+
 def test_healthy_numbers() -> None:
     health = monitor.examine(_pairs("healthy"))
     assert health.std == pytest.approx(health.ideal_std, rel=0.1)

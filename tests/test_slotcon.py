@@ -394,6 +394,7 @@ def test_measures_are_those_of_the_last_probe_and_no_state() -> None:
     assert embeddings.shape == (8, 8)
     assert method.state_dict().keys() == before.keys()
     measures = method.measures()
+    assert measures["prototypes"] == 6
     assert 1 <= measures["prototypes_in_use"] <= 6 and 1 <= measures["prototype_usage"] <= 6
     assert 0 <= measures["target_entropy"] <= 1 and 1 <= measures["slots_per_view"] <= 6
 

@@ -22,14 +22,14 @@ class SSLMethod(nn.Module):
         encoder: the thing that is kept.
         views: how many views of a sample ``forward`` uses.
         labelled: whether it needs a labelled image in each batch.
-        compares: whether it makes the embeddings of two views alike; if not, their spread and gap
-            say nothing of its health.
+        pooled: whether it compares pooled embeddings of two views; if not, their spread and gap say
+            nothing of its health.
     """
 
     Settings: ClassVar[type[Any]]
     views: ClassVar[int] = 2
     labelled: ClassVar[bool] = False
-    compares: ClassVar[bool] = True
+    pooled: ClassVar[bool] = True
     mean: Tensor
     std: Tensor
 

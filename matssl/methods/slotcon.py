@@ -237,6 +237,7 @@ class SlotCon(MomentumMethod):
     """
 
     Settings = SlotConSettings
+    pooled = False
     center: Tensor
     seen_share: Tensor
     seen_won: Tensor
@@ -352,8 +353,9 @@ class SlotCon(MomentumMethod):
     def measures(self) -> dict[str, float]:
         """Return how the teacher groups the cells of the last probe; nothing before the first.
 
-        ``prototype_usage``: exp of the entropy of the mean attention, 1 where one prototype takes
-        all cells. ``prototypes_in_use``: the same of the shares of the cells won.
+        ``prototypes``: how many there are. ``prototype_usage``: exp of the entropy of the mean
+        attention, 1 where one takes all cells. ``prototypes_in_use``: the same of the shares of the
+        cells won.
         ``target_entropy``: mean entropy of the centred assignment over ln K, 0 where every cell has
         one prototype for certain, 1 where it has all. ``slots_per_view``: prototypes that win a
         cell of a view.
@@ -361,6 +363,7 @@ class SlotCon(MomentumMethod):
         if not bool(self.seen_share.any()):
             return {}
         return {
+            "prototypes": float(len(self.seen_won)),
             "prototype_usage": _perplexity(self.seen_share),
             "prototypes_in_use": _perplexity(self.seen_won),
             "target_entropy": float(self.seen_entropy),

@@ -148,7 +148,7 @@ class SparK(SSLMethod):
 
     Settings = SparKSettings
     views = 1
-    compares = False
+    pooled = False
     step: Tensor
     looked: Tensor
 

@@ -37,13 +37,14 @@ def read_table(path: Path) -> dict[str, Array]:
 def pretraining_curves(steps_csv: Path, log_csv: Path, probe_csv: Path, path: Path) -> None:
     """Draw loss, learning rate, spread and rank of the embeddings of a pretraining run.
 
-    Of a method that predicts pixels, its loss on fixed views and the rank of the features instead.
+    Of a method that predicts pixels, its loss on fixed views and the rank of the features instead;
+    of one that groups cells, the prototypes in use and that rank.
     Where there is a dense probe, its mean IoU and the gap of the embeddings stand beside them.
     """
     steps, log = read_table(steps_csv), read_table(log_csv)
     if not steps:
         return
-    compares = "masked_loss" not in log
+    pixels, groups = "masked_loss" in log, "prototypes_in_use" in log
     probe = read_table(probe_csv) if probe_csv.is_file() else {}
     columns = 3 if probe and log else 2
     figure, axes = plt.subplots(2, columns, figsize=(4 * columns, 5), sharex=True)
@@ -56,7 +57,7 @@ def pretraining_curves(steps_csv: Path, log_csv: Path, probe_csv: Path, path: Pa
         )
         _level(axes[0, 2], score[0], "before the first step")
         axes[0, 2].set_title(f"dense probe, mIoU % (best {score[top_step]:.1f})")
-        if compares:
+        if not (pixels or groups):
             axes[1, 2].plot(log["step"], log["gap"], marker="o", ms=3, lw=1.4)
             axes[1, 2].set_title("positives closer than negatives by")
         else:
@@ -68,8 +69,11 @@ def pretraining_curves(steps_csv: Path, log_csv: Path, probe_csv: Path, path: Pa
     axes[0, 1].set_title("learning rate")
     left = ("std", "ideal_std", "even over the sphere", "spread of the embeddings (0: collapsed)")
     right = ("rank", "dimensions", "all there are", "dimensions the embeddings use")
-    if not compares:
+    if pixels:
         left = ("masked_loss", "chance_loss", "a constant answer", "loss on fixed views")
+    if groups:
+        left = ("prototypes_in_use", "prototypes", "all there are", "prototypes in use")
+    if pixels or groups:
         right = ("feature_rank", "feature_dimensions", "all there are", "dimensions in use")
     for axis, (name, level, meaning, title) in zip(axes[1], (left, right), strict=False):
         axis.set_title(title)

@@ -405,7 +405,8 @@ class Run:
         measures = method.measures()
         return monitor.Signs(
             blank=self.blank,
-            same=monitor.same_views(*batch.views),
+            # Who fills in what is hidden needs no difference of views.
+            same=monitor.same_views(*batch.views) if method.views > 1 else 0.0,
             moved=before is None or not torch.equal(before, self.fingerprint),
             temperature=self.config.temperature if "temperature" in method.flags() else None,
             queue=method.queued() / len(self.loader.tiles),
@@ -415,7 +416,7 @@ class Run:
             chance=measures.get("chance_loss"),
             steps=self.step,
             idle=float(np.mean(np.array(self._recent() or [math.nan]) == 0)),
-            compared=method.compares,
+            pooled=method.pooled,
         )
 
     def _recent(self) -> list[float]:
@@ -665,7 +666,7 @@ class Run:
         if self.loader.guides is not None:
             figures.append((str(len(self.loader.guides.planes)), "labelled images guided it"))
         rank, dimensions = health.rank, health.dimensions
-        if not self.method.compares:
+        if not self.method.pooled:
             rank, dimensions = health.feature_rank, health.feature_dimensions
         figures.append((f"{rank:.0f} / {dimensions}", "dimensions in use"))
         chosen = "encoder.safetensors"
