@@ -22,7 +22,7 @@ from matssl.core.config import EvaluateConfig, to_dict
 from matssl.core.errors import UserError
 from matssl.core.run_folder import RunFolder, atomic_path
 from matssl.core.runtime import Runtime
-from matssl.core.wording import counted
+from matssl.core.wording import counted, lineage_text
 from matssl.data import layouts, masks, readers
 from matssl.data.layouts import Dataset, Pair
 from matssl.data.masks import IGNORE, ClassTable, MaskClass
@@ -875,9 +875,7 @@ def _report(
     sections.append(("Phase fractions", _fraction_section(root, metrics, colours)))
     sections.append(("Images", _panel_section(panels, results)))
     sections.append(("All images", report.table(_filled([_image_row(r, table) for r in results]))))
-    sections.append(
-        ("Where the model comes from", report.text(progress.lineage_text(metrics["lineage"])))
-    )
+    sections.append(("Where the model comes from", report.text(lineage_text(metrics["lineage"]))))
     sections.append(("Data", report.text(facts)))
     sections.append(("Command", report.text(progress.read_text(root / "command.txt"))))
     title = f"{metrics['dataset']}: segmentation into {', '.join(table.names)}"

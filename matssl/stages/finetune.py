@@ -633,22 +633,21 @@ def _architecture(config: FinetuneConfig, root: Path) -> tuple[str, str]:
     encoder, decoder = config.encoder, config.decoder
     if "auto" not in (encoder, decoder):
         return encoder, decoder
+    source = config.ssl_weights_path or config.weights
+    found: tuple[str | None, str | None] = (None, None)
     if config.resume:
         recipe = checkpoint.load(root / "last.ckpt", stage="finetune")["recipe"]
-        known = str(recipe["encoder"]), str(recipe["decoder"])
-    else:
-        source = config.ssl_weights_path or config.weights
-        plain = source in ("none", "imagenet")
-        found = (None, None) if plain else weights.architecture(source)
-        encoder = encoder if encoder != "auto" else found[0] or DEFAULT_ENCODER
-        wanted = found[1] if config.pretrained_decoder else None
+        found = str(recipe["encoder"]), str(recipe["decoder"])
+    elif source not in ("none", "imagenet"):
+        found = weights.architecture(source)
+        found = found if config.pretrained_decoder else (found[0], None)
+    if encoder == "auto":
+        encoder = found[0] or DEFAULT_ENCODER
+    if decoder == "auto":
         # The small U-Net is one piece.
         whole = small_unet.NAME if encoder == small_unet.NAME else DEFAULT_DECODER
-        known = encoder, wanted or whole
-    return (
-        known[0] if encoder == "auto" else encoder,
-        known[1] if decoder == "auto" else decoder,
-    )
+        decoder = found[1] or whole
+    return encoder, decoder
 
 
 def _default_name(config: FinetuneConfig) -> str:

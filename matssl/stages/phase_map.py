@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 import tempfile
 from collections.abc import Callable, Sequence
@@ -19,13 +18,13 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from matssl import phases, preflight, report, tiling
-from matssl.core import checkpoint, runtime, wording
+from matssl.core import checkpoint, runtime
 from matssl.core.config import to_dict
 from matssl.core.errors import UserError
 from matssl.core.phase_config import PhaseConfig
 from matssl.core.run_folder import RunFolder, atomic_path
 from matssl.core.runtime import Runtime
-from matssl.core.wording import counted
+from matssl.core.wording import counted, doubt, lineage_text
 from matssl.data import layouts, readers
 from matssl.data.prefetch import prefetched
 from matssl.data.preprocess import Preprocess
@@ -129,7 +128,7 @@ def phase_map(config: PhaseConfig, argv: Sequence[str] = ()) -> Path:
         model, origin = _phases(config, rt, source, record, paths)
     names = _names(config, len(origin))
     progress.say(config, rt, f"phases  {_described(origin, source)}")
-    doubt = wording.doubt(source.payload.get("lineage", []))
+    against = doubt(source.payload.get("lineage", []))
     progress.say(config, rt, f"device  {rt.describe()}\nfolder  {root}")
     folder = RunFolder.at(root, False, config.overwrite, rt.is_main)
     folder.start(to_dict(config), argv)
@@ -151,7 +150,7 @@ def phase_map(config: PhaseConfig, argv: Sequence[str] = ()) -> Path:
             bar.update()
         bar.close()
         summary = _write(folder, results, names, origin)
-        _report(folder, results, names, origin, summary, source, facts, doubt)
+        _report(folder, results, names, origin, summary, source, facts, against)
     folder.status("done", images=len(results))
     for name, entry in summary.items():
         print(f"  area fraction {name}: {_percent(entry)} %")
@@ -160,8 +159,8 @@ def phase_map(config: PhaseConfig, argv: Sequence[str] = ()) -> Path:
     empty = [n for i, n in enumerate(names) if max(r.fractions[i] for r in results) < NO_PHASE]
     if empty:
         print(f"warning {', '.join(empty)}: in no image as much as {NO_PHASE:.1%}; train longer")
-    if doubt:
-        print(f"warning {doubt}")
+    if against:
+        print(f"warning {against}")
     print(f"report: {root / 'report.html'}", flush=True)
     runtime.close()
     return root
@@ -238,10 +237,6 @@ def _check(config: PhaseConfig) -> None:
     if names and config.phases is not None and len(names) != config.phases:
         wrong.append(f"--names has {len(names)} names for --phases {config.phases}")
     tiling.plan(tiling.STRIDE, tiling.STRIDE, config.tile_size, config.overlap)
-    try:
-        re.compile(config.group_regex or "")
-    except re.error as error:
-        wrong.append(f"--group_regex {config.group_regex!r} is not valid: {error}")
     if wrong:
         raise UserError("; ".join(wrong))
 
@@ -481,7 +476,7 @@ def _report(
     summary: dict[str, sampling.Fraction],
     source: Source,
     facts: str,
-    doubt: str,
+    against: str,
 ) -> None:
     root = folder.root
     colours = pictures.colour_names(names)
@@ -493,8 +488,8 @@ def _report(
         "the network; whether it is one in the sense of the material is for the reader to say, who "
         "gives it a name with --names and joins what belongs together with --phases."
     )
-    if doubt:
-        note += report.note(f"Warning: {doubt}.")
+    if against:
+        note += report.note(f"Warning: {against}.")
     rows = []
     for number, (name, entry) in enumerate(summary.items()):
         row: dict[str, Any] = {"phase": name, "area %": _percent(entry)}
@@ -516,7 +511,7 @@ def _report(
         | {f"{n} %": f"{100 * v:.1f}" for n, v in zip(names, r.fractions, strict=True)}
         for r in results
     ]
-    lineage = progress.lineage_text(source.payload.get("lineage", []))
+    lineage = lineage_text(source.payload.get("lineage", []))
     sections = [
         ("", report.headline(figures) + note),
         (

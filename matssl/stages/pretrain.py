@@ -362,8 +362,8 @@ class Run:
         bar.set_postfix_str(f"loss {facts['loss']:.3f}, {clock.text()}", refresh=False)
         bar.update()
         steps = self.plan.total_steps - self.step
-        left = progress.minutes(steps * clock.seconds_per_step)
         if clock.steps == 3:
+            left = progress.minutes(steps * clock.seconds_per_step)
             memory = runtime.peak_memory() / 1e9
             progress.say(
                 self.config,
@@ -372,6 +372,7 @@ class Run:
                 f"({clock.text()}, {memory:.1f} GB in use)",
             )
         elif bar.disable and clock.line_due():
+            left = progress.minutes(steps * clock.seconds_per_step)
             progress.say(
                 self.config,
                 self.rt,
@@ -647,13 +648,18 @@ class Run:
     def _best_by_probe(self) -> str:
         """Return in words which of the two encoders the dense probe prefers."""
         last, best = 100 * self.scores["last"], 100 * self.scores["best"]
-        step, root = int(self.scores["step"]), self.folder.root
+        step = int(self.scores["step"])
         if step == self.step:
             return f"best by the probe: the last one ({last:.1f} %)"
         return (
-            f"best by the probe: {root / 'encoder_best.safetensors'} ({best:.1f} % at step {step}; "
-            f"the last one {last:.1f} %)"
+            f"best by the probe: {self._chosen()} ({best:.1f} % at step {step}; the last one "
+            f"{last:.1f} %)"
         )
+
+    def _chosen(self) -> Path:
+        """Return the weights to go on with: the last, or earlier ones that the probe prefers."""
+        earlier = self.dense_probe is not None and self.scores["step"] < self.step
+        return self.folder.path("encoder_best.safetensors" if earlier else "encoder.safetensors")
 
     def _write_report(self, health: monitor.Health, verdict: str) -> None:
         """Write features.png and report.html."""
@@ -669,11 +675,9 @@ class Run:
         if not self.method.pooled:
             rank, dimensions = health.feature_rank, health.feature_dimensions
         figures.append((f"{rank:.0f} / {dimensions}", "dimensions in use"))
-        chosen = "encoder.safetensors"
-        if self.dense_probe is not None and self.scores["step"] < self.step:
-            chosen = "encoder_best.safetensors"
         following = report.text(
-            f"python train_finetune.py --finetune_dataset FOLDER --ssl_weights_path {root / chosen}"
+            "python train_finetune.py --finetune_dataset FOLDER --ssl_weights_path "
+            f"{self._chosen()}"
         )
         if self.dense_probe is not None:
             following += report.note(self._best_by_probe() + ".")
@@ -897,17 +901,15 @@ def _check(config: PretrainConfig) -> None:
             f"--model {config.model} is guided by a few labelled images: give --labeled_path with "
             "a folder of one or more images and their masks, or take another --model (matssl)"
         )
-    for name in ("group_regex", "batch_regex"):
+    if config.batch_regex:
         try:
-            pattern = re.compile(getattr(config, name) or "")
-        except re.error as error:
-            wrong.append(f"--{name} {getattr(config, name)!r} is not valid: {error}")
-        else:
-            if name == "batch_regex" and pattern.pattern and not pattern.groups:
+            if not re.compile(config.batch_regex).groups:
                 wrong.append(
-                    f"--batch_regex {pattern.pattern!r} has no group: put what names the batch "
+                    f"--batch_regex {config.batch_regex!r} has no group: put what names the batch "
                     "into ( )"
                 )
+        except re.error as error:
+            wrong.append(f"--batch_regex {config.batch_regex!r} is not valid: {error}")
     if config.batch_regex is not None and config.batch_csv is not None:
         wrong.append("give --batch_regex or --batch_csv, not both")
     if wrong:

@@ -9,7 +9,7 @@ import json
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,10 +48,6 @@ FREE_ON_RESUME = {
     "finetune_dataset",
     "splits",
 }
-
-# Entries of a lineage that are hashes, and how much of one people read.
-HASHES = ("data", "sha256")
-HASH_SHOWN = 16
 
 # Where no terminal shows the bar, a line tells of the progress this often.
 SECONDS_BETWEEN_LINES = 60.0
@@ -223,27 +219,6 @@ def ancestors(started_from: WeightsReport | None) -> list[dict[str, Any]]:
         return []
     file = {"weights": started_from.layout, "sha256": started_from.sha256}
     return [*started_from.lineage, file]
-
-
-def lineage_lines(lineage: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the chain of what weights were trained from, one line a training.
-
-    Hashes are cut to what tells them apart, and lists of them left out: those are for the
-    comparison with test images, not for reading.
-    """
-    return [
-        ", ".join(
-            f"{name} {str(value)[:HASH_SHOWN] if name in HASHES else value}"
-            for name, value in step.items()
-            if not isinstance(value, list)
-        )
-        for step in lineage
-    ]
-
-
-def lineage_text(lineage: Sequence[Mapping[str, Any]]) -> str:
-    """Return :func:`lineage_lines` as one text for a report."""
-    return "\n".join(lineage_lines(lineage)) or "unknown"
 
 
 def specimens_text(fields: int, images: int, regex: str | None) -> str:

@@ -35,8 +35,7 @@ def describe(path: Path) -> str:
         UserError: it cannot be used; the sentence says why.
     """
     from matssl import weights
-    from matssl.core import checkpoint
-    from matssl.stages import progress
+    from matssl.core import checkpoint, wording
     from matssl.weights import layouts
 
     content = weights.read(path)
@@ -63,7 +62,7 @@ def describe(path: Path) -> str:
     for key in ("stage", "step", "epoch", "arch", "author"):
         if key in content.facts:
             lines.append(f"  {key:<13} {content.facts[key]}")
-    lines += [f"  made from     {line}" for line in progress.lineage_lines(content.lineage)]
+    lines += [f"  made from     {line}" for line in wording.lineage_lines(content.lineage)]
     lines.append(f"  sha256        {checkpoint.file_hash(content.path)}")
     return "\n".join(lines)
 

@@ -97,9 +97,7 @@ class WeightsReport:
         if self.missing:
             lines.append(f"  {len(self.missing)} BatchNorm counters are not in the file: harmless")
         lines += [f"  {note}" for note in self.notes]
-        for step in self.lineage:
-            facts = (f"{k} {str(v)[:12]}" for k, v in step.items() if not isinstance(v, list))
-            lines.append("  from " + ", ".join(facts))
+        lines += [f"  from {line}" for line in wording.lineage_lines(self.lineage)]
         doubt = wording.doubt(self.lineage)
         if doubt:
             lines.append(f"  warning {doubt}")

@@ -21,10 +21,7 @@ def group_of(path: Path, regex: str | None = None) -> str:
         UserError: the regular expression is invalid.
     """
     if regex:
-        try:
-            match = re.search(regex, path.stem)
-        except re.error as error:
-            raise UserError(f"--group_regex {regex!r} is not valid: {error}") from error
+        match = _search(regex, path)
         if match:
             return match[1] if match.groups() else match[0]
         return path.stem
@@ -40,9 +37,9 @@ def check_regex(paths: Sequence[Path], regex: str | None) -> None:
     """Refuse a regular expression that fits none of the file names: it would group nothing.
 
     Raises:
-        UserError: it fits none.
+        UserError: it fits none, or is invalid.
     """
-    if regex and paths and not any(re.search(regex, path.stem) for path in paths):
+    if regex and paths and not any(_search(regex, path) for path in paths):
         raise UserError(
             f"--group_regex {regex!r} fits none of the {len(paths)} file names (first: "
             f"{paths[0].name})"
@@ -59,3 +56,10 @@ def groups_of(paths: list[Path], regex: str | None = None) -> list[str]:
     if regex is None and len(paths) > 1 and len(set(names)) == 1:
         return [path.stem for path in paths]
     return names
+
+
+def _search(regex: str, path: Path) -> re.Match[str] | None:
+    try:
+        return re.search(regex, path.stem)
+    except re.error as error:
+        raise UserError(f"--group_regex {regex!r} is not valid: {error}") from error
