@@ -44,7 +44,7 @@ def pretraining_curves(steps_csv: Path, log_csv: Path, probe_csv: Path, path: Pa
     steps, log = read_table(steps_csv), read_table(log_csv)
     if not steps:
         return
-    pixels, groups = "masked_loss" in log, "prototypes_in_use" in log
+    pixels, groups = "masked_loss" in log, "prototypes" in log
     probe = read_table(probe_csv) if probe_csv.is_file() else {}
     columns = 3 if probe and log else 2
     figure, axes = plt.subplots(2, columns, figsize=(4 * columns, 5), sharex=True)
