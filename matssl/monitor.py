@@ -121,12 +121,7 @@ class Health:
     @property
     def failing(self) -> bool:
         """Whether going on is a waste of time: neither healthy nor young nor merely slow."""
-        return self.state() not in (*SOUND, "not learning")
-
-    def state(self, progress: float = 1.0) -> str:
-        """Return the state alone, the first words of the verdict."""
-        state, colon, _ = self.verdict(progress).partition(":")
-        return state if colon else YOUNG
+        return state(self.verdict()) not in (*SOUND, "not learning")
 
     def verdict(self, progress: float = 1.0) -> str:
         """Return state, cause and advice in one sentence; causes come before their effects.
@@ -234,6 +229,12 @@ class Health:
             f"{self.rank:.0f} of {self.dimensions} dimensions in use, positives "
             f"{self.gap:.2f} closer than negatives"
         )
+
+
+def state(verdict: str) -> str:
+    """Return the state alone, the first words of a verdict."""
+    first, colon, _ = verdict.partition(":")
+    return first if colon else YOUNG
 
 
 def examine(

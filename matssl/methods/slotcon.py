@@ -355,10 +355,9 @@ class SlotCon(MomentumMethod):
 
         ``prototypes``: how many there are. ``prototype_usage``: exp of the entropy of the mean
         attention, 1 where one takes all cells. ``prototypes_in_use``: the same of the shares of the
-        cells won.
-        ``target_entropy``: mean entropy of the centred assignment over ln K, 0 where every cell has
-        one prototype for certain, 1 where it has all. ``slots_per_view``: prototypes that win a
-        cell of a view.
+        cells won. ``target_entropy``: mean entropy of the centred assignment over ln K, 0 where
+        every cell has one prototype for certain, 1 where it has all. ``slots_per_view``: prototypes
+        that win a cell of a view.
         """
         if not bool(self.seen_share.any()):
             return {}

@@ -365,9 +365,7 @@ def published_results(
 
 def _root(config: EvaluateConfig) -> Path:
     if config.output_dir is not None:
-        if config.name:
-            raise UserError("--output_dir is the folder of the results itself; leave out --name")
-        return Path(config.output_dir)
+        return progress.given_folder(config.output_dir, config.name)
     model = hub.locate(config.model_path).resolve()
     data = (config.dataset_name or Path(config.dataset).resolve().name).replace(" ", "_")
     split = f"-{config.split}" if config.split else ""

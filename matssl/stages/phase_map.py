@@ -251,9 +251,7 @@ def _names(config: PhaseConfig, count: int) -> list[str]:
 
 def _root(config: PhaseConfig) -> Path:
     if config.output_dir is not None:
-        if config.name:
-            raise UserError("--output_dir is the folder of the results itself; leave out --name")
-        return Path(config.output_dir)
+        return progress.given_folder(config.output_dir, config.name)
     model = Path(config.model_path).resolve()
     trained = model.parent.name if model.suffix else model.name
     data = Path(config.data).resolve().name.replace(" ", "_")

@@ -362,22 +362,21 @@ class Run:
         bar.set_postfix_str(f"loss {facts['loss']:.3f}, {clock.text()}", refresh=False)
         bar.update()
         steps = self.plan.total_steps - self.step
+        left = steps * clock.seconds_per_step
         if clock.steps == 3:
-            left = progress.minutes(steps * clock.seconds_per_step)
             memory = runtime.peak_memory() / 1e9
             progress.say(
                 self.config,
                 self.rt,
-                f"estimate {left} for {counted(steps, 'step')} "
+                f"estimate {progress.minutes(left)} for {counted(steps, 'step')} "
                 f"({clock.text()}, {memory:.1f} GB in use)",
             )
         elif bar.disable and clock.line_due():
-            left = progress.minutes(steps * clock.seconds_per_step)
             progress.say(
                 self.config,
                 self.rt,
                 f"step {self.step}/{self.plan.total_steps}: loss {facts['loss']:.3f}, "
-                f"{clock.text()}, {left} left",
+                f"{clock.text()}, {progress.minutes(left)} left",
             )
 
     def _measure(self) -> monitor.Health:
@@ -427,8 +426,8 @@ class Run:
     def _report_health(self, clock: progress.Clock) -> None:
         """Log and print the run's health, and stop where that was asked for."""
         h = self.health = self._measure()
-        progressed = self.step / self.plan.total_steps
-        verdict, self.state = h.verdict(progressed), h.state(progressed)
+        verdict = h.verdict(self.step / self.plan.total_steps)
+        self.state = monitor.state(verdict)
         row = {
             "epoch": math.ceil(self.step / self.plan.steps_per_epoch),
             "step": self.step,
@@ -998,7 +997,7 @@ def _guides(
     names = ", ".join(table.names)
     count = counted(len(planes), "labelled image")
     rest = {
-        split: sum(pair.split == split and pair.mask is not None for pair in dataset.pairs)
+        split: sum(pair.mask is not None for pair in dataset.split(split))
         for split in dataset.splits
     }
     rest["train"] = rest.get("train", 0) - len(planes)

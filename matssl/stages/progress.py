@@ -221,6 +221,17 @@ def ancestors(started_from: WeightsReport | None) -> list[dict[str, Any]]:
     return [*started_from.lineage, file]
 
 
+def given_folder(output_dir: str, name: str | None) -> Path:
+    """Return the folder of the results of a stage that a flag names as a whole.
+
+    Raises:
+        UserError: a name is given as well.
+    """
+    if name:
+        raise UserError("--output_dir is the folder of the results itself; leave out --name")
+    return Path(output_dir)
+
+
 def specimens_text(fields: int, images: int, regex: str | None) -> str:
     """Return over what fractions are means, where several images are of one specimen; else ""."""
     if fields == images:
