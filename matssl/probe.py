@@ -1,8 +1,8 @@
 """What a linear read-out of frozen dense features knows of the classes of a few labelled images.
 
-Pretraining has no score of its own. Where a few masks exist, ridge regression from the features at
-strides 4 to 32 to the classes has a closed form, takes about a second, and follows what fine-tuning
-will make of the encoder.
+Pretraining has no score of its own. Where a few masks exist, ridge regression from the features of
+the four stages (strides 4 to 32; 1 to 8 in the small U-Net) to the classes has a closed form, takes
+about a second, and follows what fine-tuning will make of the encoder.
 """
 
 from __future__ import annotations

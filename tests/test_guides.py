@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
 
+from matssl.core.errors import UserError
 from matssl.data import cache, synthetic
 from matssl.data.datasets import Guides, ViewLoader
 from matssl.data.masks import IGNORE
@@ -54,6 +56,26 @@ def test_one_process_in_two_has_the_labelled_sample(tmp_path: Path) -> None:
         assert torch.equal(half.views[0], whole.views[0][rank::2])
         assert half.labels is not None and whole.labels is not None
         assert torch.equal(half.labels, whole.labels[rank::2])
+
+
+def test_a_gray_labelled_image_goes_with_a_pool_in_colour_and_not_the_other_way(
+    tmp_path: Path,
+) -> None:
+    gray = np.random.default_rng(0).integers(0, 256, (96, 96)).astype(np.uint8)
+    tinted = np.stack([gray, gray // 2, gray], axis=2)
+    for number in range(4):
+        assert cv2.imwrite(str(tmp_path / f"tinted{number}.png"), tinted)
+    record = Preprocess(window="dtype", channels=3, color="rgb", mean=(0.5,) * 3, std=(0.25,) * 3)
+    pool = cache.build(sorted(tmp_path.glob("tinted*")), record, cache_dir=None, quiet=True)
+    mask = np.zeros_like(gray)
+    plain = ViewRecipe(size=32, d4="none", **PLAIN)  # type: ignore[arg-type]
+    loader = ViewLoader(pool, [plain] * 2, 4, 48, 0, guides=Guides((gray,), (mask,), (-1,)))
+    view = next(iter(loader.epoch(0))).views[0][0]
+    assert view.shape[0] == 3 and torch.equal(view[0], view[1]) and torch.equal(view[0], view[2])
+    assert not torch.equal(*next(iter(loader.epoch(0))).views[0][1, :2])
+    pool = cache.build(sorted(tmp_path.glob("tinted*")), Preprocess(), cache_dir=None, quiet=True)
+    with pytest.raises(UserError, match="labelled images are in colour, the pool is gray"):
+        ViewLoader(pool, [plain] * 2, 4, 48, 0, guides=Guides((tinted,), (mask,), (-1,)))
 
 
 def test_without_labelled_images_nothing_changes(tmp_path: Path) -> None:

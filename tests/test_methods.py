@@ -17,6 +17,8 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from matssl.core import geometry, optim
 from matssl.core.batch import Batch
@@ -26,6 +28,7 @@ from matssl.methods.base import SSLMethod
 from matssl.methods.momentum import MomentumMethod
 from matssl.models.encoders import build_encoder, channels_last
 from matssl.models.heads import synchronise_batchnorm
+from matssl.models.losses import LOSSES
 
 SETTINGS = {"temperature": 0.2, "global_output_dim": 32, "hidden_dim": 64, "queue_size": 12}
 SETTINGS |= {"ema_momentum": 0.9, "dense_output_dim": 16, "dense_stage": 3, "prototypes": 8}
@@ -371,6 +374,51 @@ def golden_losses(name: str) -> list[float]:
         method.after_step((step + 1) / 10)
         losses.append(round(float(loss.detach()), 8))
     return losses
+
+
+class _Refused(TorchDispatchMode):
+    """Collects operations that torch refuses on a GPU where bits shall be equal."""
+
+    # Of the list in torch.use_deterministic_algorithms; bilinear upsampling is replaced there.
+    NAMES = ("grid_sampler_2d_backward", "_adaptive_avg_pool2d_backward", "histc", "put_")
+    NAMES += ("adaptive_max_pool2d_backward", "reflection_pad2d_backward", "max_unpool2d")
+    NAMES += ("upsample_bicubic2d_backward",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        # Its mean and sum over an image add in no fixed order.
+        summed = name == "nll_loss2d_forward" and args[3] != 0
+        floats = name == "cumsum" and args[0].is_floating_point()
+        indexed = name in ("median", "kthvalue") and len(args) > 1
+        if name in self.NAMES or summed or floats or indexed:
+            self.found.add(name)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", DISTINCT)
+def test_a_step_has_no_operation_that_equal_bits_forbid(name: str) -> None:
+    method, batch = _warm(name, decoder="unet", dense_stage=2), _batch(6)
+    with _Refused() as refused:
+        method(batch).total.backward()
+    assert refused.found == set()
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_no_loss_of_fine_tuning_has_one_either(name: str) -> None:
+    logits = torch.zeros(2, 3, 8, 8, requires_grad=True)
+    target = torch.randint(0, 3, (2, 8, 8), generator=torch.Generator().manual_seed(0))
+    with _Refused() as refused:
+        LOSSES[name](logits, target).backward()
+    assert refused.found == set()
+    with _Refused() as refused:
+        F.cross_entropy(logits, target).backward()
+        grid = torch.zeros(2, 4, 4, 2, requires_grad=True)
+        F.grid_sample(logits, grid, align_corners=False).sum().backward()
+    assert refused.found == {"nll_loss2d_forward", "grid_sampler_2d_backward"}
 
 
 def test_the_width_of_a_cells_embedding_is_the_one_asked_for() -> None:

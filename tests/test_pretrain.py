@@ -27,6 +27,7 @@ from matssl.core.errors import UserError, guard
 from matssl.core.run_folder import RunFolder
 from matssl.methods import DISTINCT, method_class
 from matssl.models.encoders import build_encoder
+from matssl.models.segmentation import build_model
 from matssl.pictures import training as pictures
 from matssl.stages import pretrain, progress
 from matssl.stages.pretrain import Run
@@ -183,8 +184,21 @@ def test_every_method_resumes_to_the_same_bits(
     assert states[0].keys() == states[1].keys()
     assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
     # Whether labels took part goes with the weights.
-    made = weights.read(tmp_path / "ssl" / "whole" / "encoder.safetensors").lineage[-1]
+    files = [tmp_path / "ssl" / "whole" / name for name in ("encoder.safetensors", "last.ckpt")]
+    made = weights.read(files[0]).lineage[-1]
     assert made["method"] == model
+    # Fine-tuning takes the same parts from both files.
+    assert weights.architecture(files[0]) == weights.architecture(files[1])
+    encoder, decoder = weights.architecture(files[0])
+    segmenters = [build_model(encoder or "", decoder or "unet", 2, 1) for _ in files]
+    parts = {
+        weights.load(segmenter, file, in_channels=1).parts
+        for segmenter, file in zip(segmenters, files, strict=True)
+    }
+    assert parts == {("encoder", "decoder") if decoder else ("encoder",)}
+    for part in parts.pop():
+        both = [segmenter.get_submodule(part).state_dict() for segmenter in segmenters]
+        assert all(torch.equal(both[0][key], both[1][key]) for key in both[0])
     guides = [r for r in _rows(tmp_path / "ssl" / "whole" / "data.csv") if r["split"] == "guide"]
     assert made.get("labelled_images", 0) == len(guides)
     assert len(guides) == (4 if method_class(model).labelled else 0)
@@ -215,7 +229,7 @@ def test_production_batches_come_from_names_or_a_table(tmp_path: Path) -> None:
     table.write_text("image,batch\nheat12_a.png,twelve\nheat12_b,twelve\nheat7_a.png, seven \n")
     found = []
     for flags in ({"batch_regex": r"heat(\d+)"}, {"batch_csv": str(table)}):
-        config = PretrainConfig(quiet=True, **flags)  # type: ignore[arg-type]
+        config = PretrainConfig(model="pscl-moco", quiet=True, **flags)  # type: ignore[arg-type]
         rt = runtime.setup(config)
         lots = pretrain._lots(config, rt, names, "images of the pool")
         assert lots is not None
@@ -224,8 +238,11 @@ def test_production_batches_come_from_names_or_a_table(tmp_path: Path) -> None:
         again = pretrain._lots(config, rt, names[2:3], "labelled images")
         assert again is not None and again[0] == lots[2]
         found.append(lots)
-        with pytest.raises(UserError, match="production batch of none of the 1 images of the pool"):
-            pretrain._lots(config, rt, names[3:], "images of the pool")
+        unknown = pretrain._lots(config, rt, names[3:], "labelled images")
+        assert unknown is not None and unknown.tolist() == [-1]
+        # A method that has no use for them is not given any.
+        plain = dataclasses.replace(config, model="pscl")
+        assert pretrain._lots(plain, rt, names, "images of the pool") is None
     assert found[0][0] != found[1][0]
     # Spreadsheets of many countries write semicolons.
     table.write_text("image;batch\nheat12_a.png;twelve, first\n")
@@ -235,8 +252,60 @@ def test_production_batches_come_from_names_or_a_table(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="has no second column"):
         pretrain._lots(config, rt, names, "images of the pool")
     with pytest.raises(UserError, match="cannot read --batch_csv"):
-        config = PretrainConfig(batch_csv=str(tmp_path / "absent.csv"))
+        config = PretrainConfig(model="pscl-moco", batch_csv=str(tmp_path / "absent.csv"))
         pretrain._lots(config, rt, names, "images of the pool")
+
+
+@pytest.mark.parametrize("model", ["simclr", "spark"])
+def test_the_features_that_are_judged_are_those_of_unmasked_views(
+    model: str, pool_folder: Path, tmp_path: Path
+) -> None:
+    more = ["--model", model, "--encoder", "resnet18", "--steps", 2, "--quiet"]
+    assert _main(*_argv(pool_folder, tmp_path, "x", *more)) == 0
+    row = _rows(tmp_path / "ssl" / "x" / "log.csv")[-1]
+    tiles = sum(1 for _ in _rows(tmp_path / "ssl" / "x" / "data.csv")) * 4
+    assert int(row["feature_dimensions"]) == 2 * min(tiles, pretrain.PROBE_SAMPLES)
+
+
+def test_a_labelled_image_may_be_of_no_production_batch_but_not_the_whole_pool(
+    pool_folder: Path, synthetic_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = ["--model", "pscl-moco", "--labeled_path", synthetic_folder, "--encoder", "resnet18"]
+    more += ["--steps", 1]
+    names = sorted(path.name for path in pool_folder.iterdir())
+    table = tmp_path / "batches.csv"
+    rows = "".join(f"{name},{place % 2}\n" for place, name in enumerate(names))
+    table.write_text(f"image,batch\n{rows}")
+    assert _main(*_argv(pool_folder, tmp_path, "x", *more, "--batch_csv", table)) == 0
+    said = capsys.readouterr().out
+    assert "batches 2 production batches of images of the pool, 0 images of none" in said
+    assert "note    no labelled image is of a production batch of the pool" in said
+    argv = _argv(pool_folder, tmp_path, "y", *more, "--batch_regex", "absent(.)")
+    assert _main(*argv) == 2
+    told = "--batch_regex names the production batch of none of the 12 images of the pool (first: "
+    assert told in capsys.readouterr().err
+
+
+def test_an_encoder_that_stands_still_is_seen_after_a_resume_too(
+    pool_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pretrain, "MIN_STEPS_BETWEEN_REPORTS", 1)
+    build = pretrain.build_encoder
+
+    def frozen(*args: Any) -> Any:
+        return build(*args).requires_grad_(False)
+
+    monkeypatch.setattr(pretrain, "build_encoder", frozen)
+    more = ["--steps", 6, "--checkpoint_every", 2, "--quiet"]
+    assert _main(*_argv(pool_folder, tmp_path, "whole", *more)) == 0
+    argv = _argv(pool_folder, tmp_path, "broken", *more)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        _at_step(patch, 3, _kill)
+        _main(*argv)
+    assert _main(*argv, "--resume") == 0
+    logs = [_rows(tmp_path / "ssl" / name / "log.csv") for name in ("whole", "broken")]
+    verdicts = [[row["verdict"] for row in log] for log in logs]
+    assert verdicts[0] == verdicts[1] and verdicts[0][-1].startswith("frozen")
 
 
 def test_every_process_takes_part_in_the_panel_and_one_writes_it(

@@ -350,7 +350,8 @@ def test_flags_of_another_method_are_said_to_have_no_effect() -> None:
     labels += ["--batch_regex", "(a)", "--probe_every", "5"]
     for model, idle in (
         ("byol", labels[2::2]),
-        ("pscl", ["--probe_every"]),
+        ("pscl-moco", ["--probe_every"]),
+        ("pscl", ["--probe_every", "--batch_regex"]),
     ):
         settings = config.parse(config.PretrainConfig, ["--model", model, *labels], "")
         assert sorted(pretrain._idle(settings)) == sorted(idle)

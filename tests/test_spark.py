@@ -442,7 +442,7 @@ def test_one_batch_is_learned_better_than_by_its_mean(settings: dict[str, Any]) 
         method(batch).total.backward()
         optimizer.step(), method.after_step(step / 30)
     with torch.no_grad():
-        method.eval().embed_views(batch)
+        method.eval().observe(batch)
     measures = method.measures()
     assert measures["masked_loss"] < 0.85 * measures["chance_loss"]
     share = measures["masked_loss"] / measures["chance_loss"]
@@ -582,7 +582,7 @@ def test_predicting_nothing_has_the_error_of_chance() -> None:
     assert method.measures() == {}
     nn.init.zeros_(method.head.weight), nn.init.zeros_(method.head.bias)  # type: ignore[arg-type]
     with torch.no_grad():
-        method.eval().embed_views(batch)
+        method.eval().observe(batch)
     measures = method.measures()
     # The target has unit unbiased variance: (P - 1) / P but for the 1e-6.
     assert measures["chance_loss"] == pytest.approx(1023 / 1024, abs=1e-5)
@@ -593,7 +593,7 @@ def test_predicting_nothing_has_the_error_of_chance() -> None:
 def test_chance_for_pixels_is_the_best_constant() -> None:
     method, batch = _method(target="pixels"), _batch(5)
     with torch.no_grad():
-        method.eval().embed_views(batch)
+        method.eval().observe(batch)
     x, cells = method.normalise(batch.views[0]), method.cells(batch.views[0])
     masked = spark.patchify(x, 32)[~cells.flatten(1)]
     constants = torch.linspace(-3, 3, 601)[:, None]
@@ -666,6 +666,7 @@ def test_a_perfect_prediction_paints_the_view(monkeypatch: pytest.MonkeyPatch) -
         ({"decoder": "small_unet"}, "--decoder small_unet does not go with spark"),
         ({"mask_ratio": 1.0}, "--mask_ratio must lie between 0 and 1"),
         ({"decoder": "light", "hidden_dim": 100}, "multiple of 32"),
+        ({"encoder": "small_unet", "masking": "dense", "decoder": "light"}, "maps at strides 4 to"),
     ],
 )
 def test_settings_that_do_not_go_together_are_refused(

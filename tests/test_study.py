@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import importlib
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -191,6 +192,40 @@ def test_a_study_runs_goes_on_where_it_stopped_and_writes_its_table(
     calls.clear()
     assert guard(tool.main, tiny) == 0
     assert calls == ["eval_model.py"]
+
+
+def test_the_best_on_test_is_that_of_all_snapshots_on_every_split_also_after_a_break(
+    tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = yaml.safe_load(Path(tiny[0]).read_text())
+    folder = content["datasets"]["phase"]
+    content["starts"] = {"random": "none"}
+    content["datasets"]["phase"] = {"finetune_dataset": folder, "test": ["test", "val"]}
+    content |= {"columns": ["mdice_best_on_test"]}
+    content["finetune"] |= {"snapshot_every": 1}
+    Path(tiny[0]).write_text(yaml.safe_dump(content, sort_keys=False))
+    calls: list[str] = []
+    real = _call(calls)
+    asked: list[str] = []
+
+    def breaks(self: tool.Runner, words: list[str]) -> None:
+        asked.extend(word for word in words if "step" in word and word.endswith(".ckpt"))
+        if len(asked) == 2 and len(calls) == 2:
+            raise SystemExit(130)
+        real(self, words)
+
+    monkeypatch.setattr(tool.Runner, "_call", breaks)
+    with pytest.raises(SystemExit):
+        tool.main(tiny)
+    assert guard(tool.main, tiny) == 0
+    snapshots = len(set(asked))
+    # One before the break and one at it, then all of them on both splits.
+    assert snapshots == 2 and len(asked) == 2 + 2 * snapshots
+    out = tmp_path / "studies" / "tiny"
+    found = json.loads((out / "results" / "random-phase-default-2-0.json").read_text())
+    for split in ("test", "val"):
+        assert found["scores"][split]["mdice_best_on_test"] > 0
+    assert not list((out / "runs").rglob("snapshots"))
 
 
 def test_a_study_that_changed_is_not_mixed_with_its_old_results(

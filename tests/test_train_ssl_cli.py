@@ -61,6 +61,13 @@ def test_help_is_that_of_the_method_it_is_asked_for(capsys: pytest.CaptureFixtur
     assert said()["patch_size"] == str(spark.patch_size) == "16"
     assert said()["prototypes"] == "16"
     assert said("--model", "slotcon", "--recipe", "paper")["prototypes"] == "256"
+    # Of a flag that several methods have, and of a variant, the method's own; no recipe is hidden
+    # behind a default of the code.
+    slotcon = said("--model", "slotcon")
+    assert (slotcon["dense_stage"], slotcon["hidden_dim"]) == ("2", "256")
+    assert said("--model", "pscl-moco")["top_k"] == "8"
+    assert said("--model", "mocov2", "--recipe", "paper")["queue_size"] == "65536"
+    assert said("--model", "mocov2")["queue_size"] == "4096"
     assert _main("--model", "unknown", "--help") == 2
     assert "model must be one of matssl, simclr" in capsys.readouterr().err
 

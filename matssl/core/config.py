@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import difflib
+import re
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -179,7 +180,9 @@ class PretrainConfig(RunConfig, SpeedConfig, ImageConfig):
     in_channels: int = _flag(1, "method", "input channels of the stem", choices=(1, 3))
     global_output_dim: int = _flag(128, "method", "width of the embedding")
     hidden_dim: int | None = _flag(
-        None, "method", "width of the projection head's hidden layer (default: the method's)"
+        None,
+        "method",
+        "width of the projection head's hidden layer (default: as in the method's paper)",
     )
     temperature: float = _flag(0.1, "method", "temperature of the contrastive loss")
     group_negatives: str = _flag(
@@ -221,7 +224,10 @@ class PretrainConfig(RunConfig, SpeedConfig, ImageConfig):
         choices=("features", "geometry"),
     )
     dense_stage: int = _flag(
-        4, "method", "densecl only: stage of the cells, strides 4 to 32", choices=(1, 2, 3, 4)
+        4,
+        "method",
+        "densecl, slotcon only: stage of the cells, strides 4 to 32",
+        choices=(1, 2, 3, 4),
     )
     dense_warmup_steps: int = _flag(0, "method", "densecl only: first steps without dense loss")
     decoder: str = _flag(
@@ -270,17 +276,16 @@ class PretrainConfig(RunConfig, SpeedConfig, ImageConfig):
     top_k: int | None = _flag(
         None,
         "method",
-        "pscl only: cells a class and image at the coarsest scale (default: 30 for pscl-moco, 4 "
-        "for pscl-simclr)",
+        "pscl only: cells a class and image at the coarsest scale",
     )
     sample_ratio: float = _flag(
         2.0, "method", "pscl only: cells a class at each finer scale over those of the one before"
     )
     batch_regex: str | None = _flag(
-        None, "data", "pscl only: the first group of the file name is the production batch"
+        None, "data", "pscl-moco only: the first group of the file name is the production batch"
     )
     batch_csv: str | None = _flag(
-        None, "data", "pscl only: table of file names and production batches, with a header"
+        None, "data", "pscl-moco only: table of file names and production batches, with a header"
     )
     masking: str = _flag(
         "sparse",
@@ -573,7 +578,7 @@ def _recipe_values(
 ) -> dict[str, Any]:
     """Return what a run with these flags gets from its recipe, for ``--help``.
 
-    A flag that belongs to one method shows the value of that method.
+    A flag that belongs to other methods only shows the value of the first of them.
     """
     if "recipe" not in fields:
         return {}
@@ -585,9 +590,11 @@ def _recipe_values(
     _refuse_other_choices({k: v for k, v in vars(said).items() if k == "model"}, fields, allowed)
     shown = read_yaml(find_recipe(said.recipe, model))
     for name, f in fields.items():
-        method = f.metadata["help"].partition(" only: ")[0]
-        if method != f.metadata["help"] and method != model:
-            path = RECIPE_FOLDER / f"{method}_{said.recipe}.yaml"
+        before, only, _ = f.metadata["help"].partition(" only: ")
+        methods = before.split(", ") if only else []
+        # Variants of a method have its name and one of their own: pscl, pscl-moco.
+        if methods and not any(model == m or model.startswith(f"{m}-") for m in methods):
+            path = RECIPE_FOLDER / f"{methods[0]}_{said.recipe}.yaml"
             shown[name] = (read_yaml(path) if path.is_file() else {}).get(name, f.default)
     return shown
 
@@ -674,7 +681,8 @@ def _parser(
         help = f.metadata["help"]
         if f.metadata.get("required"):
             help += " (required)"
-        elif "(default" not in help:
+        elif "(default" not in help or shown.get(f.name) is not None:
+            help = re.sub(r" \(default: [^)]*\)", "", help)
             default = shown.get(f.name, f.default)
             help += f" (default: {default})" if default not in (None, "") else ""
         options: dict[str, Any] = {"help": help.replace("%", "%%"), "default": argparse.SUPPRESS}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -103,7 +103,8 @@ class ViewLoader:
             lots: production batch of each image of the pool, -1 where it is not known.
 
         Raises:
-            UserError: fewer tiles than a batch, or a batch that the processes cannot share.
+            UserError: fewer tiles than a batch, a batch that the processes cannot share, or images
+                in gray and in colour.
         """
         self.tiles = tile_boxes(pool.shapes, tile_size)
         self.channels = 3 if len(pool.shapes[0]) == 3 else 1
@@ -118,7 +119,19 @@ class ViewLoader:
         self.groups = pool.groups[self.tiles[:, 0]]
         self.guides, self.lots = guides, lots
         if guides is not None:
+            self.guides = replace(guides, planes=tuple(map(self._as_pool, guides.planes)))
             self.guide_tiles = tile_boxes([mask.shape for mask in guides.masks], tile_size)
+
+    def _as_pool(self, plane: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Return a labelled image with the pool's channels; gray is a colour, too.
+
+        Raises:
+            UserError: it is in colour, and the pool in gray.
+        """
+        if plane.ndim == 3 and self.channels == 1:
+            raise UserError("the labelled images are in colour, the pool is gray; use --color gray")
+        gray_in_colour = plane.ndim == 2 and self.channels == 3
+        return np.stack([plane] * 3, axis=2) if gray_in_colour else plane
 
     @property
     def steps_per_epoch(self) -> int:

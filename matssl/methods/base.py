@@ -22,6 +22,7 @@ class SSLMethod(nn.Module):
         encoder: the thing that is kept.
         views: how many views of a sample ``forward`` uses.
         labelled: whether it needs a labelled image in each batch.
+        uses_lots: whether images of one production batch are positives of each other.
         pooled: whether it compares pooled embeddings of two views; if not, their spread and gap say
             nothing of its health.
     """
@@ -29,6 +30,7 @@ class SSLMethod(nn.Module):
     Settings: ClassVar[type[Any]]
     views: ClassVar[int] = 2
     labelled: ClassVar[bool] = False
+    uses_lots: ClassVar[bool] = False
     pooled: ClassVar[bool] = True
     mean: Tensor
     std: Tensor
@@ -105,6 +107,13 @@ class SSLMethod(nn.Module):
         embeddings = self(batch).embeddings
         assert embeddings is not None
         return embeddings
+
+    def observe(self, batch: Batch) -> None:
+        """Take what :meth:`measures` says and the embeddings of views do not show.
+
+        Args:
+            batch: that of :meth:`embed_views`, which is asked for afterwards.
+        """
 
     def queued(self) -> int:
         """Return how many samples have a key in the method's queue; 0 without one."""

@@ -445,6 +445,7 @@ class PSCLMoCo(MomentumMethod):
     Settings = PSCLMoCoSettings
     TOP_K = 30
     labelled = True
+    uses_lots = True
 
     def __init__(
         self,

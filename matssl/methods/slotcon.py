@@ -103,34 +103,31 @@ def align(scores_BKSS: Tensor, maps_B23: Tensor, boxes_B4: Tensor, size: int) ->
     """Return what a view says about a box of the image, upright, on as many cells, (B, K, S, S).
 
     One sample at the centre of each cell of the box, interpolated as ROI-align does: beyond the
-    outermost centres the outermost cells count.
+    outermost centres the outermost cells count. Rows and columns are interpolated one after the
+    other by products of matrices, whose gradient is the same bits each time on a GPU, too.
 
     Args:
         scores_BKSS: of the cells of a view.
-        maps_B23: view pixels to image pixels.
+        maps_B23: view pixels to image pixels, upright or turned by quarters.
         boxes_B4: left, top, right, bottom in image pixels.
         size: side of the view in pixels.
     """
-    grid = scores_BKSS.shape[-1]
-    dtype = scores_BKSS.dtype
+    grid, dtype = scores_BKSS.shape[-1], scores_BKSS.dtype
     # Positions in large images need more digits than scores do.
     maps, boxes = maps_B23.double(), boxes_B4.double()
-    centre = (torch.arange(grid, device=boxes.device, dtype=boxes.dtype) + 0.5) / grid
-    place_BS2 = boxes[:, None, :2] + centre[:, None] * (boxes[:, None, 2:] - boxes[:, None, :2])
-    across = place_BS2[:, None, :, 0].expand(-1, grid, -1)
-    down = place_BS2[:, :, None, 1].expand(-1, -1, grid)
-    offset = torch.stack([across, down], dim=-1) - maps[:, None, None, :, 2]
-    (a, b), (c, d) = maps[:, :, :2].permute(1, 2, 0)
-    inverse = torch.stack([torch.stack([d, -b], 1), torch.stack([-c, a], 1)], 1)
-    inverse = inverse / (a * d - b * c)[:, None, None]
-    pixels = torch.einsum("bij,buvj->buvi", inverse, offset)
-    return F.grid_sample(
-        scores_BKSS,
-        (2 * pixels / size - 1).to(dtype),
-        mode="bilinear",
-        padding_mode="border",
-        align_corners=False,
-    )
+    # An axis of the image runs along one axis of the view: one of two factors is 0.
+    factors_B2 = maps[:, :, :2].sum(2)
+    swapped_B = maps[:, 0, 1].abs() > maps[:, 0, 0].abs()
+    number = torch.arange(grid, device=boxes.device, dtype=boxes.dtype)
+    corner, extent = boxes[:, :2], boxes[:, 2:] - boxes[:, :2]
+    place_B2S = corner[..., None] + extent[..., None] * (number + 0.5) / grid
+    pixels = (place_B2S - maps[:, :, 2, None]) / factors_B2[..., None]
+    cells = (pixels / size * grid - 0.5).clamp(0, grid - 1)
+    share_B2SS = (1 - (cells[..., None] - number).abs()).clamp(min=0).to(dtype)
+    across_B1SS, down_B1SS = share_B2SS[:, :1], share_B2SS[:, 1:]
+    upright = torch.where(swapped_B[:, None, None, None], scores_BKSS.transpose(2, 3), scores_BKSS)
+    with torch.autocast(scores_BKSS.device.type, enabled=False):
+        return down_B1SS @ upright @ across_B1SS.transpose(2, 3)
 
 
 def distillation(

@@ -24,6 +24,7 @@ from matssl.models.decoders import CHANNELS, build_decoder
 from matssl.models.decoders.light import LightDecoder
 from matssl.models.encoders import STAGES, average, pyramid, stage_channels
 from matssl.models.heads import own_statistics
+from matssl.models.small_unet import SmallUnetEncoder
 from matssl.models.sparse import ActiveCells, Densify, check_sparse, make_sparse, resized
 
 DECODERS = ("unet", "unetplusplus", "light")
@@ -165,7 +166,7 @@ class SparK(SSLMethod):
         self.sparse = settings.masking == "sparse"
         self.planes = len(mean)
         self.floor = float(np.mean([(1 / 255 / s) ** 2 for s in std]))
-        _check(settings)
+        _check(settings, encoder)
         self.active = ActiveCells()
         if self.sparse:
             make_sparse(encoder, self.active)
@@ -261,13 +262,28 @@ class SparK(SSLMethod):
         self.step += 1
 
     def embed_views(self, batch: Batch) -> Tensor:
-        """Return the pooled deepest map of unmasked views, (2B, C4), rows of the first views first.
-
-        How well masked cells of the first views are predicted is kept for :meth:`measures`.
-        """
-        self._look(batch.views[0])
+        """Return the pooled deepest map of unmasked views, (2B, C4), first views first."""
         views = [self.normalise(view) for view in batch.views]
         return torch.cat([average(pyramid(self.encoder, x)[-1]) for x in views])
+
+    def observe(self, batch: Batch) -> None:
+        """Keep the errors on masked cells of the first views, and those of a constant answer."""
+        view = batch.views[0]
+        errors, pixels = [], []
+        for part, cells in zip(
+            *(t.tensor_split(-(-len(view) // AT_ONCE)) for t in (view, self.cells(view))),
+            strict=True,
+        ):
+            x = self.normalise(part)
+            errors.append(self._errors(self.reconstruct(x, cells)[0], x, cells))
+            planes = x[:, : self.planes]
+            pixels.append(patchify(planes, self.settings.patch_size)[~cells.flatten(1)])
+        masked = torch.cat(pixels)
+        constant = torch.zeros_like(masked[:1])
+        if self.settings.target == "pixels":
+            constant += masked.median()
+        chance = cell_errors(self.settings.target, constant, masked, self.floor)
+        self.looked.copy_(torch.stack([torch.cat(errors).mean(), chance.mean()]))
 
     def measures(self) -> dict[str, float]:
         """Return the errors on masked cells of the last probe; nothing before the first.
@@ -329,31 +345,18 @@ class SparK(SSLMethod):
             return pooled
         return pooled / seen.float().mean((2, 3)).clamp(min=1e-6)
 
-    def _look(self, view: Tensor) -> None:
-        """Keep the errors on masked cells of some views, and those of a constant answer."""
-        errors, pixels = [], []
-        for part, cells in zip(
-            *(t.tensor_split(-(-len(view) // AT_ONCE)) for t in (view, self.cells(view))),
-            strict=True,
-        ):
-            x = self.normalise(part)
-            errors.append(self._errors(self.reconstruct(x, cells)[0], x, cells))
-            planes = x[:, : self.planes]
-            pixels.append(patchify(planes, self.settings.patch_size)[~cells.flatten(1)])
-        masked = torch.cat(pixels)
-        constant = torch.zeros_like(masked[:1])
-        if self.settings.target == "pixels":
-            constant += masked.median()
-        chance = cell_errors(self.settings.target, constant, masked, self.floor)
-        self.looked.copy_(torch.stack([torch.cat(errors).mean(), chance.mean()]))
 
-
-def _check(settings: SparKSettings) -> None:
-    """Refuse settings that do not go together.
+def _check(settings: SparKSettings, encoder: nn.Module) -> None:
+    """Refuse settings that do not go together, or not with the encoder.
 
     Raises:
         UserError: some do not.
     """
+    if isinstance(encoder, SmallUnetEncoder):
+        raise UserError(
+            "--encoder small_unet does not go with spark, which needs maps at strides 4 to 32; "
+            "take another one (resnet18)"
+        )
     if settings.decoder not in DECODERS:
         raise UserError(
             f"--decoder {settings.decoder} does not go with spark; there are: {', '.join(DECODERS)}"

@@ -44,9 +44,16 @@ def cross_entropy(logits: Tensor, target: Tensor, weight: Tensor | None = None) 
         target: int64 (B, H, W); 255 counts for nothing.
         weight: float (C,), of the classes.
     """
-    if not (target != IGNORE).any():
+    known = target != IGNORE
+    if not known.any():
         return _full(logits).sum() * 0
-    return F.cross_entropy(_full(logits), target, weight=weight, ignore_index=IGNORE)
+    # The mean is taken here: torch's own adds in no fixed order on a GPU, so --deterministic
+    # would refuse it.
+    losses = F.cross_entropy(
+        _full(logits), target, weight=weight, ignore_index=IGNORE, reduction="none"
+    )
+    scale = known.sum() if weight is None else weight[target[known]].sum()
+    return losses.sum() / scale
 
 
 def dice_ce(logits: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:

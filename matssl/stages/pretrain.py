@@ -128,7 +128,7 @@ def pretrain(config: PretrainConfig, argv: Sequence[str] = ()) -> Path:
         rt.world_size,
         pin=rt.device.type == "cuda",
         guides=guides,
-        lots=_lots(config, rt, pool.sources, "images of the pool") if chosen.labelled else None,
+        lots=_lots(config, rt, pool.sources, "images of the pool"),
     )
     _compare_lots(config, rt, loader)
     plan = _plan(config, loader, probe)
@@ -213,8 +213,8 @@ class Run:
         # What is looked at is a pair of views also where the method learns from one.
         self.probe = copy.copy(loader)
         self.probe.recipes = (_first_views(config), _second_views(config))
-        # Of the encoder at the last look, to see whether it moves at all.
-        self.fingerprint: Tensor | None = fingerprint(method.encoder)
+        # Of the encoder at the last look, and its step, to see whether it moves at all.
+        self.fingerprint, self.looked = fingerprint(method.encoder), 0
         self.blank = blank_share(pool, loader)
         self.dense_probe = dense_probe
         # Scores of the dense probe: at the start, the last one, the best one and its step.
@@ -389,6 +389,9 @@ class Run:
         def keep(module: nn.Module, inputs: Any, maps: Any) -> None:
             seen.append(average(maps[-1]).float())
 
+        with torch.inference_mode(), self.rt.autocast():
+            # Not watched: what a method looks at here may be masked.
+            self.method.observe(batch)
         watched = self.method.encoder.register_forward_hook(keep)
         try:
             with torch.inference_mode(), self.rt.autocast():
@@ -402,12 +405,13 @@ class Run:
         """Return what the run's input, settings and weights say about its health."""
         method = self.method
         before, self.fingerprint = self.fingerprint, fingerprint(method.encoder)
+        stepped, self.looked = self.step > self.looked, self.step
         measures = method.measures()
         return monitor.Signs(
             blank=self.blank,
             # Who fills in what is hidden needs no difference of views.
             same=monitor.same_views(*batch.views) if method.views > 1 else 0.0,
-            moved=before is None or not torch.equal(before, self.fingerprint),
+            moved=not stepped or before != self.fingerprint,
             temperature=self.config.temperature if "temperature" in method.flags() else None,
             queue=method.queued() / len(self.loader.tiles),
             prototypes=measures.get("prototypes_in_use"),
@@ -522,7 +526,12 @@ class Run:
                 },
                 "preprocess": self.record.to_dict(),
                 "lineage": self.lineage(),
-                "progress": {**self.scores, "state": self.state},
+                "progress": {
+                    **self.scores,
+                    "state": self.state,
+                    "fingerprint": self.fingerprint,
+                    "looked": self.looked,
+                },
             }
             checkpoint.save(self.folder.path("last.ckpt"), payload)
 
@@ -548,10 +557,10 @@ class Run:
         self.ancestors = payload["lineage"][:-1]
         kept = dict(payload.get("progress", {}))
         self.state = kept.pop("state", "")
+        self.fingerprint = kept.pop("fingerprint", [])
+        self.looked = kept.pop("looked", self.step)
         self.scores |= kept
         self.losses = progress.rewind(self.folder, self.step)
-        # The weights of the checkpoint may be those of the last look.
-        self.fingerprint = None
 
     def lineage(self) -> list[dict[str, Any]]:
         """Return the chain of what these weights were trained from."""
@@ -749,9 +758,12 @@ def save_encoder(path: Path, method: SSLMethod, lineage: list[dict[str, Any]]) -
     atomic_write_bytes(path, len(text).to_bytes(8, "little") + text + data[start:])
 
 
-def fingerprint(module: nn.Module) -> Tensor:
-    """Return one number a parameter; equal ones tell that nothing was trained, float64 (P,)."""
-    return torch.stack([p.detach().double().sum() for p in module.parameters()])
+def fingerprint(module: nn.Module) -> list[float]:
+    """Return one number a parameter; equal ones tell that nothing was trained."""
+    sums: list[float] = torch.stack(
+        [p.detach().double().sum() for p in module.parameters()]
+    ).tolist()
+    return sums
 
 
 def blank_share(pool: Pool, loader: ViewLoader) -> float:
@@ -831,7 +843,9 @@ def _idle(config: PretrainConfig) -> list[str]:
     method = method_class(config.model)
     others = frozenset().union(*(method_class(name).flags() for name in METHODS)) - method.flags()
     if not method.labelled:
-        others |= {"labeled_path", "labeled_count", "batch_regex", "batch_csv"}
+        others |= {"labeled_path", "labeled_count"}
+    if not method.uses_lots:
+        others |= {"batch_regex", "batch_csv"}
     if config.probe_path is None:
         others |= {"probe_every"} | (set() if method.labelled else {"splits", "classes"})
     return [
@@ -1004,6 +1018,8 @@ def _guides(
     others = ", ".join(f"{number} {split}" for split, number in rest.items() if number)
     unopened = f"; not opened: {others}" if others else ""
     progress.say(config, rt, f"guided  by {count} with the classes {names}{unopened}")
+    for note in dataset.notes:
+        progress.say(config, rt, f"note    {config.labeled_path}: {note}")
     if config.labeled_count is not None and config.labeled_count > len(planes):
         asked = f"--labeled_count asks for {config.labeled_count} images"
         progress.say(config, rt, f"note    {asked}, the training split has {len(planes)}")
@@ -1063,14 +1079,17 @@ def _labelled(
 def _lots(
     config: PretrainConfig, rt: Runtime, sources: Sequence[str | Path], what: str
 ) -> NDArray[np.int64] | None:
-    """Return the production batch of each image, -1 where it is not known; None without any.
+    """Return the production batch of each image, -1 where it is not known.
 
-    Equal names have equal numbers, also in two calls.
+    None where nothing names them, or the method has no use for them. Equal names have equal
+    numbers, also in two calls.
 
     Raises:
-        UserError: the table cannot be read, or neither it nor the expression knows any image.
+        UserError: the table cannot be read.
     """
     if config.batch_regex is None and config.batch_csv is None:
+        return None
+    if not method_class(config.model).uses_lots:
         return None
     paths = [Path(source) for source in sources]
     if config.batch_csv is not None:
@@ -1092,12 +1111,6 @@ def _lots(
     else:
         found = [re.search(config.batch_regex or "", path.stem) for path in paths]
         names = [match.group(1) if match and match.groups() else "" for match in found]
-    if not any(names):
-        source = "--batch_csv" if config.batch_csv is not None else "--batch_regex"
-        raise UserError(
-            f"{source} names the production batch of none of the {len(paths)} {what} (first: "
-            f"{paths[0].name})"
-        )
     known = sorted(set(names) - {""})
     batches = counted(len(known), "production batch", "production batches")
     without = counted(names.count(""), "image")
@@ -1106,12 +1119,24 @@ def _lots(
 
 
 def _compare_lots(config: PretrainConfig, rt: Runtime, loader: ViewLoader) -> None:
-    """Say where production batches cannot do anything: pool and labelled images share none."""
+    """Say where production batches join no labelled image with the pool.
+
+    Raises:
+        UserError: none of an image of the pool is known.
+    """
     if loader.guides is None or loader.lots is None:
         return
-    if not (set(loader.guides.lots) & set(loader.lots.tolist())) - {-1}:
-        text = "no production batch of the pool is one of a labelled image: batches change nothing"
-        progress.say(config, rt, f"note    {text}")
+    known = set(loader.lots.tolist()) - {-1}
+    if not known:
+        source = "--batch_csv" if config.batch_csv is not None else "--batch_regex"
+        names = loader.pool.sources
+        raise UserError(
+            f"{source} names the production batch of none of the {len(names)} images of the pool "
+            f"(first: {Path(names[0]).name})"
+        )
+    if not known & set(loader.guides.lots):
+        text = "no labelled image is of a production batch of the pool: batches join only its own"
+        progress.say(config, rt, f"note    {text} images")
 
 
 def _first_views(config: PretrainConfig) -> ViewRecipe:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -287,7 +288,10 @@ class Runner:
         }
         self._note(self.result(job), {**facts, "seconds": seconds, "command": command})
         # Nothing goes on from a finished job, and its state of training is most of its disk space.
+        # Not before its scores are noted: an interrupted look at the snapshots starts again.
         (folder / "last.ckpt").unlink(missing_ok=True)
+        if self.plan.snapshots:
+            shutil.rmtree(folder / "snapshots", ignore_errors=True)
 
     def _scored(self, job: Job, test: str) -> dict[str, float]:
         """Return the scores of a job on a test split.
@@ -313,7 +317,6 @@ class Runner:
             for snapshot in sorted(folder.glob("*.ckpt")):
                 for key, value in means(f"snapshots/{snapshot.name}").items():
                     best[key] = max(value, best.get(key, 0.0))
-                snapshot.unlink()
         return {**{key + BEST_ON_TEST: value for key, value in best.items()}, **means("best.ckpt")}
 
     def _note(self, file: Path, facts: Mapping[str, Any]) -> None:

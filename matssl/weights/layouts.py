@@ -120,6 +120,8 @@ def own_pretraining(content: Content) -> dict[str, Tensor] | None:
     """Read ``last.ckpt`` of a pretraining run."""
     if content.facts.get("stage") != "ssl":
         return None
+    if content.lineage and "decoder" in content.lineage[-1]:
+        content.decoder = content.below("decoder.")
     return content.below("encoder.")
 
 
