@@ -11,7 +11,7 @@ import torch
 
 from matssl.core.errors import UserError
 from matssl.data import cache, synthetic
-from matssl.data.datasets import Guides, ViewLoader
+from matssl.data.datasets import Guides, ViewLoader, guide_boxes
 from matssl.data.masks import IGNORE
 from matssl.data.preprocess import Preprocess
 from matssl.data.views import ViewRecipe
@@ -46,6 +46,33 @@ def test_labels_are_those_of_the_pixels_of_the_first_view(tmp_path: Path, d4: st
             assert torch.equal(level.round()[sharp].byte(), batch.labels[0][sharp])
             seen |= set(batch.labels[0].unique().tolist())
     assert seen == {0, 1, 2, 3}
+
+
+def test_labelled_tiles_show_several_classes_and_every_class_as_often() -> None:
+    # Left a field of class 0, right 1; 2 is a small corner between them, 3 nowhere with another.
+    mask = np.zeros((96, 192), np.uint8)
+    mask[:, 120:] = 1
+    mask[:16, 112:128] = 2
+    boxes, chances = guide_boxes([mask, np.full((96, 96), 3, np.uint8)], 48)
+    assert chances.sum() == pytest.approx(1) and len(boxes) == 3 * 7 + 3 * 3
+    shows = np.zeros((len(boxes), 4))
+    for place, (image, top, left, height, width) in enumerate(boxes):
+        assert (height, width) == (48, 48) and top + height <= 96
+        if image == 0:
+            part = mask[top : top + height, left : left + width]
+            shows[place] = [(part == c).mean() >= 0.01 for c in range(4)]
+    # Class 3 is seen alone or not at all.
+    assert (chances > 0).tolist() == [
+        n > 1 or image == 1 for n, image in zip(shows.sum(1), boxes[:, 0], strict=True)
+    ]
+    assert chances[boxes[:, 0] == 1].sum() == pytest.approx(1 / 4)
+    # Two tiles with the corner, and six at the border: those with the rare class are drawn more.
+    rare = shows[:, 2] > 0
+    assert chances[rare].min() > chances[~rare & (boxes[:, 0] == 0)].max()
+    # One class alone is still drawn; so is an image below the size of a tile.
+    boxes, chances = guide_boxes([np.zeros((30, 40), np.uint8)], 48)
+    assert boxes.tolist() == [[0, 0, 0, 30, 40]] and chances.tolist() == [1]
+    assert np.allclose(guide_boxes([np.full((60, 96), 2, np.uint8)], 48)[1], 1 / (2 * 3))
 
 
 def test_one_process_in_two_has_the_labelled_sample(tmp_path: Path) -> None:

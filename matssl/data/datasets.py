@@ -20,6 +20,9 @@ from matssl.data.masks import IGNORE
 from matssl.data.prefetch import prefetched
 from matssl.data.views import ViewRecipe
 
+# Share of a tile's pixels from which a class counts as shown.
+LEAST_SHARE = 0.01
+
 
 @dataclass(frozen=True)
 class Guides:
@@ -54,6 +57,45 @@ def tile_boxes(shapes: Sequence[tuple[int, ...]], tile_size: int) -> NDArray[np.
             for x0, x1 in zip(xs[:-1], xs[1:], strict=True):
                 rows.append((image, y0, x0, y1 - y0, x1 - x0))
     return np.array(rows, np.int64)
+
+
+def guide_boxes(
+    masks: Sequence[NDArray[np.uint8]], tile_size: int
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Return tiles of labelled images, as :func:`tile_boxes`, and how often each is drawn, (T,).
+
+    Tiles overlap by half. What a labelled view teaches is how its classes differ, so tiles of one
+    class alone are left out where others show it, too; and every class gets the same share of the
+    draws, however few tiles show it.
+
+    Args:
+        masks: uint8 (H, W) each, class index or 255.
+        tile_size: side of a tile; an image below it is one tile.
+    """
+    classes = [c for c in np.unique(np.concatenate([np.unique(m) for m in masks])) if c != IGNORE]
+    boxes, shown = [], []
+    for image, mask in enumerate(masks):
+        height, width = (min(tile_size, side) for side in mask.shape)
+        places = [
+            np.linspace(0, side - tile, -(-2 * side // tile) - 1).astype(int)
+            for side, tile in zip(mask.shape, (height, width), strict=True)
+        ]
+        top, left = (grid.ravel() for grid in np.meshgrid(*places, indexing="ij"))
+        ones = np.ones_like(top)
+        boxes.append(np.stack([image * ones, top, left, height * ones, width * ones], axis=1))
+        sums = [cv2.integral((mask == c).astype(np.uint8)) for c in classes]
+        bottom, right = top + height, left + width
+        area = [s[bottom, right] - s[top, right] - s[bottom, left] + s[top, left] for s in sums]
+        shown.append(np.stack(area, axis=1) >= LEAST_SHARE * height * width)
+    shows = np.concatenate(shown)
+    several = shows.sum(1) > 1
+    only_alone = ~shows[several].any(0)
+    shows &= (several | shows[:, only_alone].any(1))[:, None]
+    weight = (shows / np.maximum(shows.sum(0), 1)).sum(1)
+    if not weight.any():
+        # Hardly a pixel is labelled: no tile is better than another.
+        weight = np.ones(len(shows))
+    return np.concatenate(boxes), weight / weight.sum()
 
 
 def check_batch(shapes: Sequence[tuple[int, ...]], tile_size: int, batch_size: int) -> None:
@@ -120,7 +162,7 @@ class ViewLoader:
         self.guides, self.lots = guides, lots
         if guides is not None:
             self.guides = replace(guides, planes=tuple(map(self._as_pool, guides.planes)))
-            self.guide_tiles = tile_boxes([mask.shape for mask in guides.masks], tile_size)
+            self.guide_tiles, self.guide_chances = guide_boxes(guides.masks, tile_size)
 
     def _as_pool(self, plane: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Return a labelled image with the pool's channels; gray is a colour, too.
@@ -175,7 +217,8 @@ class ViewLoader:
         if guide is not None:
             assert self.guides is not None
             generator = rng.generator(self.seed, epoch, guide, stream=rng.GUIDES)
-            tiles[0] = self.guide_tiles[generator.integers(len(self.guide_tiles))]
+            chosen = generator.choice(len(self.guide_tiles), p=self.guide_chances)
+            tiles[0] = self.guide_tiles[chosen]
             which = int(tiles[0, 0])
             planes[0] = self.guides.planes[which]
             # Numbers behind those of the pool, so that a guide's views are draws of their own.
