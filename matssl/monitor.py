@@ -14,7 +14,7 @@ from matssl.core.wording import SOUND, YOUNG
 # Below this share of the ideal spread, embeddings have collapsed to (nearly) one point.
 COLLAPSED_STD = 0.3
 # Below this share of the dimensions, pooled features lie in a thin subspace. Healthy runs of all
-# methods keep a sixth or more, runs with a hundredfold learning rate fall below a twentieth.
+# methods keep a tenth or more, runs with a hundredfold learning rate fall below a twentieth.
 THIN_FEATURES = 0.08
 # Embeddings of fewer effective dimensions than this carry one contrast, whatever their width; a
 # head without BatchNorm may be healthy with ten of 128.
