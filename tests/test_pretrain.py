@@ -82,6 +82,14 @@ def _kill(run: Run) -> None:
     raise Killed
 
 
+def _break_and_resume(monkeypatch: pytest.MonkeyPatch, *argv: object) -> None:
+    """Let a run end in the middle of its fourth step, then go on from its checkpoint."""
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        _at_step(patch, 3, _kill)
+        _main(*argv)
+    assert _main(*argv, "--resume") == 0
+
+
 def _bits(run: Path) -> bytes:
     """Every tensor of the encoder; the file's own bytes also hold no date or path."""
     return (run / "encoder.safetensors").read_bytes()
@@ -138,11 +146,7 @@ def test_an_encoder_that_drops_paths_at_random_resumes_to_the_same_bits(
 ) -> None:
     more = ["--steps", 4, "--checkpoint_every", 2, "--encoder", "efficientnet-b0", "--quiet"]
     assert _main(*_argv(pool_folder, tmp_path, "whole", *more)) == 0
-    argv = _argv(pool_folder, tmp_path, "broken", *more)
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        _at_step(patch, 3, _kill)
-        _main(*argv)
-    assert _main(*argv, "--resume") == 0
+    _break_and_resume(monkeypatch, *_argv(pool_folder, tmp_path, "broken", *more))
     assert _bits(tmp_path / "ssl" / "broken") == _bits(tmp_path / "ssl" / "whole")
 
 
@@ -172,11 +176,7 @@ def test_every_method_resumes_to_the_same_bits(
     if method_class(model).labelled:
         more += ["--labeled_path", synthetic_folder]
     assert _main(*_argv(pool_folder, tmp_path, "whole", *more)) == 0
-    argv = _argv(pool_folder, tmp_path, "broken", *more)
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        _at_step(patch, 3, _kill)
-        _main(*argv)
-    assert _main(*argv, "--resume") == 0
+    _break_and_resume(monkeypatch, *_argv(pool_folder, tmp_path, "broken", *more))
     states = [
         checkpoint.load(tmp_path / "ssl" / name / "last.ckpt")["state"]
         for name in ("whole", "broken")
@@ -298,11 +298,7 @@ def test_an_encoder_that_stands_still_is_seen_after_a_resume_too(
     monkeypatch.setattr(pretrain, "build_encoder", frozen)
     more = ["--steps", 6, "--checkpoint_every", 2, "--quiet"]
     assert _main(*_argv(pool_folder, tmp_path, "whole", *more)) == 0
-    argv = _argv(pool_folder, tmp_path, "broken", *more)
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        _at_step(patch, 3, _kill)
-        _main(*argv)
-    assert _main(*argv, "--resume") == 0
+    _break_and_resume(monkeypatch, *_argv(pool_folder, tmp_path, "broken", *more))
     logs = [_rows(tmp_path / "ssl" / name / "log.csv") for name in ("whole", "broken")]
     verdicts = [[row["verdict"] for row in log] for log in logs]
     assert verdicts[0] == verdicts[1] and verdicts[0][-1].startswith("frozen")

@@ -392,12 +392,11 @@ class Run:
         with torch.inference_mode(), self.rt.autocast():
             # Not watched: what a method looks at here may be masked.
             self.method.observe(batch)
-        watched = self.method.encoder.register_forward_hook(keep)
-        try:
-            with torch.inference_mode(), self.rt.autocast():
+            watched = self.method.encoder.register_forward_hook(keep)
+            try:
                 embeddings = self.method.embed_views(batch).float()
-        finally:
-            watched.remove()
+            finally:
+                watched.remove()
         features = torch.cat(seen) if seen else None
         return monitor.examine(embeddings, features, self._signs(batch))
 
@@ -1087,9 +1086,8 @@ def _lots(
     Raises:
         UserError: the table cannot be read.
     """
-    if config.batch_regex is None and config.batch_csv is None:
-        return None
-    if not method_class(config.model).uses_lots:
+    named = config.batch_regex is not None or config.batch_csv is not None
+    if not named or not method_class(config.model).uses_lots:
         return None
     paths = [Path(source) for source in sources]
     if config.batch_csv is not None:
