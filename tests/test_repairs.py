@@ -29,7 +29,9 @@ from matssl.data.layouts import Pair
 from matssl.data.views import ViewRecipe
 from matssl.metrics import overlap
 from matssl.models.segmentation import build_model
-from matssl.stages import evaluate, finetune, pretrain, progress
+from matssl.stages import finetune, pretrain, progress
+from matssl.stages.evaluate import predict as evaluate
+from matssl.stages.evaluate.summary import excluded
 
 pytestmark = pytest.mark.usefixtures("no_drawing")
 
@@ -311,7 +313,7 @@ def test_excluded_classes_leave_a_mean_of_their_own() -> None:
     for names in ("c", "a,b"):
         asked = EvaluateConfig(model_path="m", dataset="d", exclude_classes=names)
         with pytest.raises(UserError, match="at least one must be left"):
-            evaluate._excluded(asked, table)
+            excluded(asked, table)
 
 
 def test_a_raw_model_sees_images_as_published(tmp_path: Path) -> None:
