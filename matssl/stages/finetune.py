@@ -17,10 +17,11 @@ from matssl import preflight, report, tiling, weights
 from matssl.core import checkpoint, optim, published, run_folder, runtime
 from matssl.core.config import FinetuneConfig, to_dict
 from matssl.core.errors import UserError
+from matssl.core.labels import IGNORE
 from matssl.core.run_folder import RunFolder
 from matssl.core.runtime import Interrupts, Runtime
 from matssl.core.wording import counted
-from matssl.data import crops, layouts, masks, preprocess
+from matssl.data import crops, layouts, masks, preprocess, specimens
 from matssl.data.crops import CropLoader, CropRecipe, Labelled
 from matssl.data.layouts import Dataset, Pair
 from matssl.data.preprocess import Preprocess
@@ -59,7 +60,7 @@ def finetune(config: FinetuneConfig, argv: Sequence[str] = ()) -> Path:
     encoder, decoder = _architecture(config, root)
     config = replace(config, encoder=encoder, decoder=decoder)
 
-    record = Preprocess.from_config(config, config.in_channels, config.input_size)
+    record = _record(config)
     dataset = layouts.find(
         config.finetune_dataset,
         splits=config.splits,
@@ -68,7 +69,7 @@ def finetune(config: FinetuneConfig, argv: Sequence[str] = ()) -> Path:
         seed=config.seed,
         opened=OPENED,
     )
-    layouts.check_regex([pair.image for pair in dataset.pairs], config.group_regex)
+    specimens.check_regex([pair.image for pair in dataset.pairs], config.group_regex)
     train_pairs, val_pairs = _split(config, dataset)
     table = dataset.table
     assert table is not None
@@ -277,7 +278,7 @@ class Run:
     def train(self) -> None:
         """Take the steps that are left; validate, keep the best, save."""
         config, rt, learner = self.config, self.rt, self.learner
-        if self.val is None and len(self.data.planes) < layouts.MIN_IMAGES_TO_SPLIT:
+        if self.val is None and len(self.data.planes) < specimens.MIN_IMAGES_TO_SPLIT:
             self.stop_at = self._steps_by_folds()
         self.folder.status("running", step=self.step, total=self.stop_at)
         bar = console.progress_bar(config, rt, self.stop_at, self.step)
@@ -662,6 +663,21 @@ def _default_name(config: FinetuneConfig) -> str:
     return f"{start}-{data}-{run_folder.today()}{note}"
 
 
+def _record(config: FinetuneConfig) -> Preprocess:
+    """Return how the flags say that images are read, before mean and std are measured."""
+    return Preprocess.chosen(
+        channels=config.in_channels,
+        color=config.color,
+        window=config.window,
+        low=config.low,
+        high=config.high,
+        crop_bottom=config.crop_bottom,
+        target_pixel_size=config.target_pixel_size,
+        pixel_size=config.pixel_size,
+        resize=config.input_size,
+    )
+
+
 def _split(config: FinetuneConfig, dataset: Dataset) -> tuple[tuple[Pair, ...], tuple[Pair, ...]]:
     """Return the pairs to train on and to validate on; the test split stays untouched."""
     train = tuple(pair for pair in dataset.split("train") if pair.mask is not None)
@@ -681,12 +697,12 @@ def _split(config: FinetuneConfig, dataset: Dataset) -> tuple[tuple[Pair, ...], 
     if wanted is not None:
         if wanted < 1:
             raise UserError("--max_train_images must be at least 1")
-        train = layouts.take(train, wanted, config.seed)
-    if not val and len(train) >= layouts.MIN_IMAGES_TO_SPLIT:
+        train = specimens.take(train, wanted, config.seed)
+    if not val and len(train) >= specimens.MIN_IMAGES_TO_SPLIT:
         if len({pair.group for pair in train}) < 2:
             # One specimen: images of it have to validate each other.
             train = tuple(replace(pair, group=pair.image.stem) for pair in train)
-        train, val = layouts.cut_validation(train, config.val_fraction, config.seed)
+        train, val = specimens.cut_validation(train, config.val_fraction, config.seed)
     return train, val
 
 
@@ -756,7 +772,7 @@ def _class_weights(config: FinetuneConfig, train: Labelled, num_classes: int) ->
         return torch.tensor(given)
     pixels = np.zeros(num_classes)
     for mask in train.masks:
-        pixels += np.bincount(mask[mask != masks.IGNORE], minlength=num_classes)[:num_classes]
+        pixels += np.bincount(mask[mask != IGNORE], minlength=num_classes)[:num_classes]
     share = pixels / pixels.sum()
     # A class that no training image holds must not get an infinite weight.
     values = 1 / np.sqrt(np.maximum(share, 1e-4))
@@ -767,7 +783,7 @@ def _folds(data: Labelled) -> list[tuple[Labelled, Labelled]]:
     """Return (train, held out) parts: one image each, or the halves of a single image."""
     count = len(data.planes)
     if count > 1:
-        parts = layouts.folds(data.pairs, count, 0)
+        parts = specimens.folds(data.pairs, count, 0)
         everything = range(count)
         return [
             (data.take([i for i in everything if i not in held]), data.take(held)) for held in parts

@@ -21,11 +21,12 @@ from matssl import phases, preflight, report, tiling
 from matssl.core import checkpoint, run_folder, runtime
 from matssl.core.config import to_dict
 from matssl.core.errors import UserError
+from matssl.core.labels import IGNORE
 from matssl.core.phase_config import PhaseConfig
 from matssl.core.run_folder import RunFolder, atomic_path
 from matssl.core.runtime import Runtime
 from matssl.core.wording import counted, doubt, lineage_text
-from matssl.data import layouts, readers
+from matssl.data import layouts, readers, specimens
 from matssl.data.prefetch import prefetched
 from matssl.data.preprocess import Preprocess
 from matssl.data.readers import Micrograph
@@ -57,7 +58,6 @@ SHOWN_PANELS = 6
 PANEL_SIDE = 1200
 # A folder with more unreadable files than this share is looked at before anything is done.
 MAX_BROKEN = 0.1
-OUTSIDE = 255
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ def phase_map(config: PhaseConfig, argv: Sequence[str] = ()) -> Path:
     paths, left_out = layouts.unlabelled(config.data)
     found = preflight.examine(str(config.data), {"images": paths}, record)
     paths, broken = _readable(config, found)
-    layouts.check_regex(paths, config.group_regex)
+    specimens.check_regex(paths, config.group_regex)
     _check_sizes(found, record)
     facts = found.text()
     if left_out:
@@ -138,7 +138,7 @@ def phase_map(config: PhaseConfig, argv: Sequence[str] = ()) -> Path:
     for fact in broken:
         folder.append_csv("bad_images.csv", {"image": str(fact.path), "reason": fact.error})
     results = []
-    groups = layouts.groups_of(list(paths), config.group_regex)
+    groups = specimens.groups_of(list(paths), config.group_regex)
     files = drawing.output_names(paths, Path(config.data))
     with runtime.memory_errors("--tile_size"), resume.disk_errors(folder):
         bar = tqdm(total=len(paths), desc="mapping", disable=config.quiet or None)
@@ -402,7 +402,7 @@ def _one_image(
             probabilities = np.stack([cv2.resize(p, size) for p in probabilities])
         guide = np.asarray(shown if shown.ndim == 2 else shown.mean(axis=2), np.float32)
         labels = phases.label(probabilities, guide, config.smooth)
-    full = np.full(micrograph.pixels.shape[:2], OUTSIDE, np.uint8)
+    full = np.full(micrograph.pixels.shape[:2], IGNORE, np.uint8)
     full[: len(labels)] = labels
     colour = pictures.colour_mask(full, len(names))[..., ::-1]
     for kind, content in (("index", full), ("colour", colour)):
@@ -452,7 +452,7 @@ def _write(
         name: {"index": i, "colour": colours[name], "prototypes": origin[i], **vars(summary[name])}
         for i, name in enumerate(names)
     }
-    folder.write_json("phases.json", {"outside": OUTSIDE, "phases": entries})
+    folder.write_json("phases.json", {"outside": IGNORE, "phases": entries})
     bars = np.array([r.fractions for r in results])
     pictures.fraction_bars(bars, [r.name for r in results], names, folder.path("fractions.png"))
     return summary

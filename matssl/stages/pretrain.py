@@ -24,10 +24,11 @@ from matssl.core import checkpoint, optim, run_folder, runtime
 from matssl.core.batch import Batch
 from matssl.core.config import PretrainConfig, to_dict
 from matssl.core.errors import UserError
+from matssl.core.labels import IGNORE
 from matssl.core.run_folder import RunFolder, atomic_write_bytes
 from matssl.core.runtime import Interrupts, Runtime
 from matssl.core.wording import counted
-from matssl.data import cache, crops, layouts, masks, preprocess
+from matssl.data import cache, crops, layouts, preprocess, specimens
 from matssl.data.cache import Pool
 from matssl.data.crops import Labelled
 from matssl.data.datasets import Guides, ViewLoader, check_batch
@@ -92,14 +93,14 @@ def pretrain(config: PretrainConfig, argv: Sequence[str] = ()) -> Path:
         console.say(config, rt, f"note    without effect in this run: {', '.join(idle)}")
     name = config.name or _default_name(config)
     RunFolder.check(Path(config.output_dir) / "ssl" / name, config.resume, config.overwrite)
-    record = Preprocess.from_config(config, config.in_channels)
+    record = _record(config)
 
     encoder = build_encoder(config.encoder, config.in_channels)
     # A resumed run has its weights in the checkpoint; the file it started from may be gone.
     source = None if config.resume else config.weights
     started_from = lineage.start_weights(encoder, source, config.encoder, record)
     paths, left_out = _image_paths(config)
-    layouts.check_regex(paths, config.group_regex)
+    specimens.check_regex(paths, config.group_regex)
     facts = _preflight(config, paths, left_out, record) if rt.is_main else ""
     console.say(config, rt, facts)
     # Masks that cannot be meant are told before the pool is read.
@@ -785,6 +786,20 @@ def replace_threads(loader: ViewLoader, threads: int) -> ViewLoader:
     return other
 
 
+def _record(config: PretrainConfig) -> Preprocess:
+    """Return how the flags say that images are read, before mean and std are measured."""
+    return Preprocess.chosen(
+        channels=config.in_channels,
+        color=config.color,
+        window=config.window,
+        low=config.low,
+        high=config.high,
+        crop_bottom=config.crop_bottom,
+        target_pixel_size=config.target_pixel_size,
+        pixel_size=config.pixel_size,
+    )
+
+
 def _image_paths(config: PretrainConfig) -> tuple[list[Path], list[Path]]:
     """Return the images of the pool, and the folders of masks that are left out of it."""
     paths, left_out = layouts.unlabelled(config.data_path)
@@ -1037,7 +1052,7 @@ def dense_probe(config: PretrainConfig, record: Preprocess | None) -> DenseProbe
     """
     if config.probe_path is None:
         return None
-    reading = record or Preprocess.from_config(config, config.in_channels)
+    reading = record or _record(config)
     train, val, dataset = _labelled(config, config.probe_path, reading, ("train", "val"))
     table = dataset.table
     assert table is not None
@@ -1065,11 +1080,11 @@ def _labelled(
     train = tuple(pair for pair in dataset.split("train") if pair.mask is not None)
     val = tuple(pair for pair in dataset.split("val") if pair.mask is not None)
     if opened == ("train",) and config.labeled_count is not None:
-        train = layouts.take(train, config.labeled_count, config.seed)
+        train = specimens.take(train, config.labeled_count, config.seed)
     if not train or table is None:
         raise UserError(f"{folder} has no labelled training images")
     data = crops.load(train, record, table)
-    if all((mask == masks.IGNORE).all() for mask in data.masks):
+    if all((mask == IGNORE).all() for mask in data.masks):
         raise UserError(f"every pixel of the training masks in {folder} is to be ignored")
     held = crops.load(val, record, table) if val and "val" in opened else None
     return data, held, dataset
