@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from matssl import report
+from matssl.core import run_folder
 from matssl.core.config import EvaluateConfig
 from matssl.core.run_folder import RunFolder
 from matssl.core.wording import counted, lineage_text
@@ -17,7 +18,7 @@ from matssl.data.masks import ClassTable
 from matssl.data.preprocess import Preprocess
 from matssl.metrics import SCORES, overlap, sampling
 from matssl.pictures import segmentation as pictures
-from matssl.stages import drawing, progress
+from matssl.stages import console, drawing
 from matssl.stages.evaluate.published import published_results
 from matssl.stages.evaluate.summary import Result, excluded, true_fractions
 
@@ -130,7 +131,7 @@ def write_report(
     sections.append(("All images", report.table(_filled([_image_row(r, table) for r in results]))))
     sections.append(("Where the model comes from", report.text(lineage_text(metrics["lineage"]))))
     sections.append(("Data", report.text(facts)))
-    sections.append(("Command", report.text(progress.read_text(root / "command.txt"))))
+    sections.append(("Command", report.text(run_folder.read_text(root / "command.txt"))))
     title = f"{metrics['dataset']}: segmentation into {', '.join(table.names)}"
     subtitle = f"{metrics['split']} images, model {metrics['model']}"
     report.write(root / "report.html", title, subtitle, sections)
@@ -264,5 +265,5 @@ def print_summary(folder: RunFolder, metrics: dict[str, Any], config: EvaluateCo
     for name, entry in metrics["phase_fractions"].items():
         print(f"  area fraction {name}: {_percent(entry['predicted'])} %")
         fields = entry["predicted"]["fields"]
-    print(progress.specimens_text(fields, metrics["images"], config.group_regex), end="")
+    print(console.specimens_text(fields, metrics["images"], config.group_regex), end="")
     print(f"report: {folder.root / 'report.html'}", flush=True)
