@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import errno
 import fcntl
-import io
 import json
 import os
 import platform
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from matssl.core.errors import UserError
+from matssl.core.tables import csv_text
 
 PACKAGES = (
     "matssl",
@@ -207,13 +207,8 @@ class RunFolder:
             return
         path = self.path(name)
         is_new = not path.exists() or path.stat().st_size == 0
-        text = io.StringIO()
-        table = csv.DictWriter(text, fieldnames=list(row), lineterminator="\n")
-        if is_new:
-            table.writeheader()
-        table.writerow({key: _cell(value) for key, value in row.items()})
         with open(path, "a", encoding="utf-8", newline="") as file:
-            file.write(text.getvalue())
+            file.write(csv_text([row], head=is_new))
 
     def truncate_csv(self, name: str, column: str, last: int) -> None:
         """Drop rows whose ``column`` is above ``last``: they are about to be computed again."""
@@ -370,12 +365,6 @@ def _quoted(word: str) -> str:
     import shlex
 
     return shlex.quote(word)
-
-
-def _cell(value: Any) -> Any:
-    if isinstance(value, float):
-        return "" if value != value else f"{value:.6g}"
-    return "" if value is None else value
 
 
 def _plain(value: Any) -> Any:

@@ -30,9 +30,9 @@ from matssl.data import layouts, readers, specimens
 from matssl.data.prefetch import prefetched
 from matssl.data.preprocess import Preprocess
 from matssl.data.readers import Micrograph
+from matssl.measure import intervals
 from matssl.methods import method_class
 from matssl.methods.slotcon import SlotCon
-from matssl.metrics import sampling
 from matssl.models.encoders import build_encoder, channels_last, pyramid
 from matssl.pictures import segmentation as pictures
 from matssl.stages import console, drawing, resume
@@ -433,7 +433,7 @@ def _panel(
 
 def _write(
     folder: RunFolder, results: Sequence[Result], names: Sequence[str], origin: list[list[int]]
-) -> dict[str, sampling.Fraction]:
+) -> dict[str, intervals.Fraction]:
     """Write the tables and return the fraction of each phase over the specimens."""
     for result in results:
         shares = dict(zip(names, result.fractions.tolist(), strict=True))
@@ -444,7 +444,7 @@ def _write(
     fields = np.stack(
         [np.mean([r.fractions for r in results if r.group == g], axis=0) for g in groups]
     )
-    summary = {n: sampling.phase_fraction(fields[:, i].tolist()) for i, n in enumerate(names)}
+    summary = {n: intervals.phase_fraction(fields[:, i].tolist()) for i, n in enumerate(names)}
     for name, entry in summary.items():
         folder.append_csv("phase_summary.csv", {"phase": name, **vars(entry)})
     colours = pictures.colour_names(names)
@@ -471,7 +471,7 @@ def _report(
     results: Sequence[Result],
     names: Sequence[str],
     origin: list[list[int]],
-    summary: dict[str, sampling.Fraction],
+    summary: dict[str, intervals.Fraction],
     source: Source,
     facts: str,
     against: str,
@@ -498,7 +498,7 @@ def _report(
         rows.append(row)
     about = report.note(
         "Mean over specimens (images, where each is one) and half width of its 95 % interval (ASTM "
-        f"E562); no interval below {sampling.MIN_FIELDS} of them. From and to are single images."
+        f"E562); no interval below {intervals.MIN_FIELDS} of them. From and to are single images."
     )
     table = report.table(rows, swatches=colours) + about
     shown = [results[i] for i in _chosen(len(results))]
@@ -535,7 +535,7 @@ def _chosen(count: int) -> list[int]:
     return np.unique(np.linspace(0, count - 1, min(SHOWN_PANELS, count)).astype(int)).tolist()
 
 
-def _percent(fraction: sampling.Fraction) -> str:
+def _percent(fraction: intervals.Fraction) -> str:
     text = f"{100 * fraction.mean:.1f}"
     half = fraction.half_width
     return text if half != half else f"{text} ± {100 * half:.1f}"

@@ -16,7 +16,8 @@ from matssl.core.wording import counted, lineage_text
 from matssl.data import readers
 from matssl.data.masks import ClassTable
 from matssl.data.preprocess import Preprocess
-from matssl.metrics import SCORES, overlap, sampling
+from matssl.measure import intervals
+from matssl.metrics import SCORES, overlap
 from matssl.pictures import segmentation as pictures
 from matssl.stages import console, drawing
 from matssl.stages.evaluate.published import published_results
@@ -206,7 +207,7 @@ def _fraction_section(root: Path, metrics: dict[str, Any], colours: dict[str, st
         rows.append(row)
     note = (
         "Mean over specimens (images, where each is one) and half width of its 95 % interval (ASTM "
-        f"E562); no interval below {sampling.MIN_FIELDS} of them. Errors are means over images."
+        f"E562); no interval below {intervals.MIN_FIELDS} of them. Errors are means over images."
     )
     left = report.table(rows, swatches=colours) + report.note(note)
     return report.beside(left, report.picture(root / "fractions.png", width=400))
