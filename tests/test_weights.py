@@ -18,7 +18,7 @@ from matssl.core import checkpoint, config
 from matssl.core.errors import UserError
 from matssl.models.encoders import build_encoder
 from matssl.models.segmentation import build_model
-from matssl.stages import finetune
+from matssl.stages.finetune import FinetuneSettings, inputs
 
 
 def _resnet(name: str = "resnet18", channels: int = 3) -> dict[str, Tensor]:
@@ -574,8 +574,8 @@ def test_encoder_and_decoder_are_those_of_the_weights_unless_others_are_named(
 
     def chosen(*flags: str) -> tuple[str, str]:
         words = ["--finetune_dataset", "x", *flags]
-        settings = config.parse(config.FinetuneConfig, words, "", {})
-        return finetune._architecture(settings, tmp_path)
+        settings = config.parse(FinetuneSettings, words, "", {})
+        return inputs.architecture(settings, tmp_path)
 
     own = ["--ssl_weights_path", str(file)]
     assert chosen(*own) == (encoder, decoder)
