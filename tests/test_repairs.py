@@ -33,7 +33,8 @@ from matssl.models.segmentation import build_model
 from matssl.stages import pretrain
 from matssl.stages.evaluate import predict as evaluate
 from matssl.stages.evaluate.summary import excluded
-from matssl.stages.finetune import FinetuneSettings, inputs
+from matssl.stages.finetune import inputs, settings
+from matssl.stages.finetune.settings import FinetuneSettings
 
 pytestmark = pytest.mark.usefixtures("no_drawing")
 
@@ -240,12 +241,12 @@ def test_masks_without_a_labelled_pixel_to_validate_leave_the_last_model(
 def test_flags_of_augmentation_reach_the_crops() -> None:
     values: dict[str, Any] = {"brightness": 0.1, "contrast": 0.2, "gamma": 0.3, "blur_p": 0.5}
     values |= {"illumination": 0.4, "noise_p": 0.6, "d4": "flips"}
-    settings = FinetuneSettings(
+    chosen = FinetuneSettings(
         finetune_dataset="x", crop_size=64, scale_jitter=0.7, rare_class_p=0.8, **values
     )
     expected = crops.CropRecipe(size=64, scale=0.7, rare_p=0.8, **values)
-    assert inputs.crop_recipe(settings) == expected
-    ours = inputs.crop_recipe(config.parse(FinetuneSettings, ["--finetune_dataset", "x"], ""))
+    assert inputs.crop_recipe(chosen) == expected
+    ours = inputs.crop_recipe(settings.resolve(["--finetune_dataset", "x"]))
     assert ours.d4 == "full" and ours.contrast > 0 and ours.gamma > 0
 
 
@@ -499,9 +500,7 @@ def test_the_names_of_published_files_are_links_and_not_copies(tmp_path: Path) -
 def test_batches_for_a_gpu_are_made_in_pinned_memory(
     pool_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pool = cache.build(
-        readers.find_images(pool_folder), Preprocess(), cache_dir=None, quiet=True
-    )
+    pool = cache.build(readers.find_images(pool_folder), Preprocess(), cache_dir=None, quiet=True)
     pinned: list[int] = []
 
     def pin(self: torch.Tensor) -> torch.Tensor:

@@ -16,7 +16,7 @@ from matssl.data.layouts import Dataset, Pair
 from matssl.data.masks import ClassTable
 from matssl.data.preprocess import Preprocess
 from matssl.models import small_unet
-from matssl.stages.finetune.settings import FinetuneSettings, given_weights
+from matssl.stages.finetune.settings import CROP_SIZE, FinetuneSettings, given_weights
 
 # Whatever else a folder calls a split is a test of some kind and stays closed.
 OPENED = ("train", "val")
@@ -209,6 +209,28 @@ def total_steps(settings: FinetuneSettings, images: int) -> int:
     if settings.epochs:
         return settings.epochs * max(1, round(images / settings.batch_size))
     return settings.steps
+
+
+def crop_size(settings: FinetuneSettings, multiple: int) -> int:
+    """Return the side of a training crop: that of the resized image at most, as published.
+
+    Args:
+        settings: with a size of crops or of images, or neither.
+        multiple: of which the model takes sides.
+
+    Raises:
+        UserError: a size that is none of its multiples.
+    """
+    if settings.input_size is not None:
+        if settings.input_size < multiple:
+            raise UserError(f"--input_size must be at least {multiple}, not {settings.input_size}")
+        # A crop larger than the resized image would be filled up with mirrored pixels.
+        side = min(settings.crop_size or settings.input_size, settings.input_size)
+        return max(multiple, side - side % multiple)
+    side = CROP_SIZE if settings.crop_size is None else settings.crop_size
+    if side % multiple:
+        raise UserError(f"--crop_size must be a multiple of {multiple}, not {side}")
+    return side
 
 
 def crop_recipe(settings: FinetuneSettings) -> CropRecipe:

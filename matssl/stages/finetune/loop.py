@@ -1,20 +1,23 @@
-"""The loop of a fine-tuning, and the state it keeps."""
+"""A few labelled micrographs and encoder weights to a segmentation model."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
-from matssl.core import checkpoint, runtime
-from matssl.core.config import to_dict
+from matssl import preflight
+from matssl.core import checkpoint, flags, runtime
 from matssl.core.errors import UserError
 from matssl.core.run_folder import RunFolder
 from matssl.core.runtime import Interrupts, Runtime
 from matssl.core.wording import counted
 from matssl.data import specimens
 from matssl.metrics import overlap
-from matssl.models.segmentation import SegmentationModel
+from matssl.models.segmentation import STRIDE, SegmentationModel, build_model
 from matssl.stages import console, lineage, resume
 from matssl.stages.console import Clock
 from matssl.stages.finetune import folds, report
@@ -29,6 +32,77 @@ from matssl.weights import WeightsReport
 ADVICE = "--batch_size, --crop_size or take a smaller --encoder"
 # After so many steps their speed is known well enough to say how long the others take.
 STEPS_TO_ESTIMATE = 3
+
+
+def finetune(settings: FinetuneSettings, argv: Sequence[str] = ()) -> Path:
+    """Run the stage and return its run folder.
+
+    Args:
+        settings: of train_finetune.py.
+        argv: what the user typed, for command.txt.
+
+    Raises:
+        UserError: anything the user can mend; nothing is written where it is found at the start.
+    """
+    settings = settings.resolved()
+    wrong = settings.problems()
+    if wrong:
+        raise UserError("; ".join(wrong))
+    console.check_tensorboard(settings.tensorboard)
+    rt = settings.runtime()
+    name = settings.name or reading.default_name(settings)
+    root = Path(settings.output_dir) / "finetune" / name
+    RunFolder.check(root, settings.resume, settings.overwrite)
+    encoder, decoder = reading.architecture(settings, root)
+    settings = replace(settings, encoder=encoder, decoder=decoder)
+
+    unmeasured = settings.record(settings.in_channels, settings.input_size)
+    dataset, train, val = reading.find(settings)
+    assert dataset.table is not None
+    model = build_model(encoder, decoder, dataset.table.num_classes, settings.in_channels)
+    settings = replace(settings, crop_size=reading.crop_size(settings, STRIDE))
+    facts = preflight.examine_dataset(dataset, unmeasured, opened=reading.OPENED).text()
+    console.say(settings, rt, facts)
+
+    inputs = reading.load(dataset, train, val, unmeasured)
+    most = reading.largest_batch(settings, len(train), rt.world_size)
+    if most < settings.batch_size:
+        console.say(settings, rt, f"note    a batch holds the {most} training images at most")
+        settings = replace(settings, batch_size=most)
+    # A resumed run has its weights in the checkpoint; the file it started from may be gone.
+    source = None if settings.resume else settings.ssl_weights_path or settings.weights
+    started_from = lineage.start_weights(
+        model, source, encoder, inputs.record, settings.pretrained_decoder
+    )
+    folder = RunFolder.open(
+        "finetune", name, settings.output_dir, settings.resume, settings.overwrite, rt.is_main
+    )
+    rt.barrier()
+    run = Run(settings, rt, folder, inputs, model, started_from)
+    if folder.resumed:
+        run.restore()
+    else:
+        folder.start(flags.to_dict(settings), argv)
+    console.say(settings, rt, run.start_text)
+    plan = report.description(settings, inputs, run.schedule.total_steps, run.step)
+    console.say(settings, rt, f"{plan}\ndevice  {rt.describe()}\nfolder  {folder.root}")
+    note = report.mirroring(inputs, run.crops.size)
+    if note:
+        console.say(settings, rt, note)
+    try:
+        with resume.disk_errors(folder):
+            if not folder.resumed:
+                folder.write_text("preflight.txt", facts + "\n")
+                folder.write_json("classes.json", dataset.table.to_dict())
+                reading.describe(folder, inputs)
+                run.save("last.ckpt")
+            run.train()
+    except BaseException as error:
+        resume.note_end(folder, run.step, error)
+        raise
+    finally:
+        runtime.close()
+    return folder.root
 
 
 class Run:
@@ -187,7 +261,7 @@ class Run:
                 "stage": "finetune",
                 "model": self.learner.model.description,
                 "step": self.step,
-                "recipe": to_dict(self.settings),
+                "recipe": flags.to_dict(self.settings),
                 "preprocess": self.inputs.record.to_dict(),
                 "classes": self.inputs.table.to_dict(),
                 "lineage": self.lineage(),
@@ -221,7 +295,7 @@ class Run:
         payload = checkpoint.load(self.folder.path("last.ckpt"), stage="finetune")
         best = self.folder.root / "best.ckpt"
         instead = f"start a new run, from this one's encoder with --weights {best}"
-        resume.refuse_other_plan(payload["recipe"], to_dict(self.settings), instead)
+        resume.refuse_other_plan(payload["recipe"], flags.to_dict(self.settings), instead)
         facts = payload["progress"]
         if facts.get("data") != self.inputs.identity:
             raise UserError(f"the labelled images changed since this run began; {instead}")

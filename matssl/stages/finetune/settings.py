@@ -1,130 +1,38 @@
-"""Settings of train_finetune.py: what they are when all is said, and what does not go together."""
+"""Settings of train_finetune.py: the only defaults, their ranges, and what does not go together."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 
-from matssl.core import published
-from matssl.core.config import FinetuneConfig as FinetuneSettings
-from matssl.core.errors import UserError
+from matssl.core import flags
+from matssl.core.flags import Command, flag
+from matssl.stages import published
+from matssl.stages.settings import ImageSettings, LabelSettings, RunSettings, SpeedSettings
 
-if TYPE_CHECKING:
-    from matssl.data.preprocess import Preprocess
-
-__all__ = ["FinetuneSettings", "check", "given_weights", "problems", "record", "resolved"]
-
+DESCRIPTION = (
+    "Train a segmentation model on a folder of images with masks, from pretrained weights or from "
+    "random ones. The model and a report go to experiments/finetune/NAME. Next: eval_model.py "
+    "--model_path experiments/finetune/NAME/best.ckpt"
+)
+RECIPES = Path(__file__).resolve().parent / "recipes"
+# The keys of matssl.models.decoders.DECODERS; a test holds that they agree.
+DECODERS = ("unet", "unetplusplus", "small_unet")
 # Side of a training crop where nothing says another.
 CROP_SIZE = 192
 # The keys of matssl.models.losses.LOSSES; a test holds that they agree.
 LOSSES = ("dice_ce", "dice", "ce", "focal", "bce")
 # Values of --class_weights that are no numbers.
 NAMED_WEIGHTS = ("none", "balanced")
-# Five halvings.
-MULTIPLE = 32
 
 
-def resolved(settings: FinetuneSettings) -> FinetuneSettings:
-    """Return the settings with the published spellings in our own fields, and the crop's side.
-
-    Whether they make sense is told by :func:`problems`.
-    """
-    if settings.pretrained_model:
-        named = published.STUDY_WEIGHTS.format(settings.pretrained_model)
-        none = settings.pretrained_model == "baseline"
-        settings = replace(settings, pretrained="none" if none else named)
-    if settings.pretrained:
-        none = settings.pretrained == "none"
-        settings = replace(settings, ssl_weights_path=None if none else settings.pretrained)
-    if settings.loss_function:
-        settings = replace(settings, loss=settings.loss_function.lower())
-    if settings.custom_lr:
-        settings = replace(settings, lr=settings.custom_lr)
-    if settings.custom_epochs:
-        settings = replace(settings, epochs=settings.custom_epochs)
-    if settings.note and settings.name:
-        settings = replace(settings, name=f"{settings.name}-{settings.note}", note="")
-    return replace(settings, crop_size=_crop_size(settings))
-
-
-def _crop_size(settings: FinetuneSettings) -> int:
-    """Return the side of a crop: that of the resized image at most, as published."""
-    if settings.input_size is None or settings.input_size < MULTIPLE:
-        return CROP_SIZE if settings.crop_size is None else settings.crop_size
-    # A crop larger than the resized image would be filled up with mirrored pixels.
-    side = min(settings.crop_size or settings.input_size, settings.input_size)
-    return max(MULTIPLE, side - side % MULTIPLE)
-
-
-def problems(settings: FinetuneSettings) -> list[str]:
-    """Return in words all that is wrong with the settings, before any file is looked at.
-
-    Args:
-        settings: as :func:`resolved` returns them.
-    """
-    found = []
-    if settings.loss not in LOSSES:
-        found.append(f"--loss_function must be BCE, Dice or Focal, not {settings.loss_function}")
-    if settings.class_weights != "none" and settings.loss == "dice":
-        found.append("--class_weights act in a cross-entropy; --loss dice has none")
-    if settings.class_weights not in NAMED_WEIGHTS and not given_weights(settings.class_weights):
-        found.append(
-            "--class_weights must be none, balanced or numbers above 0, one for each class "
-            f"(1,1,10), not {settings.class_weights}"
-        )
-    if settings.input_size is not None and settings.input_size < MULTIPLE:
-        found.append(f"--input_size must be at least {MULTIPLE}, not {settings.input_size}")
-    elif not settings.crop_size or settings.crop_size % MULTIPLE or settings.crop_size < 0:
-        found.append(f"--crop_size must be a multiple of {MULTIPLE}, not {settings.crop_size}")
-    if min(settings.batch_size, settings.val_every, settings.checkpoint_every) < 1:
-        found.append("--batch_size, --val_every and --checkpoint_every must be at least 1")
-    if not 0 < settings.data_ratio <= 1:
-        found.append(f"--data_ratio must be above 0 and at most 1, not {settings.data_ratio:g}")
-    if settings.data_ratio < 1 and settings.max_train_images is not None:
-        found.append("give --data_ratio or --max_train_images, not both")
-    if settings.max_train_images is not None and settings.max_train_images < 1:
-        found.append("--max_train_images must be at least 1")
-    if settings.steps < 1 and not settings.epochs:
-        found.append("nothing to train: give --steps or --epochs of at least 1")
-    try:
-        record(settings)
-    except UserError as error:
-        found.append(str(error))
-    return found
-
-
-def check(settings: FinetuneSettings) -> None:
-    """Refuse settings with problems.
-
-    Raises:
-        UserError: all of them in one line.
-    """
-    found = problems(settings)
-    if found:
-        raise UserError("; ".join(found))
-
-
-def record(settings: FinetuneSettings) -> Preprocess:
-    """Return how the images are to be read, before mean and std are measured.
-
-    Raises:
-        UserError: a value that is none, or that has no effect.
-    """
-    # OpenCV comes with it, which --help does without.
-    from matssl.data.preprocess import Preprocess
-
-    return Preprocess.chosen(
-        channels=settings.in_channels,
-        color=settings.color,
-        window=settings.window,
-        low=settings.low,
-        high=settings.high,
-        crop_bottom=settings.crop_bottom,
-        target_pixel_size=settings.target_pixel_size,
-        pixel_size=settings.pixel_size,
-        resize=settings.input_size,
-    )
+def loss_problem(name: str) -> str:
+    """Return what is wrong with a published name of a loss, "" where nothing is."""
+    if name.lower() in LOSSES:
+        return ""
+    return f"--loss_function must be BCE, Dice or Focal, not {name}"
 
 
 def given_weights(class_weights: str) -> tuple[float, ...]:
@@ -134,3 +42,244 @@ def given_weights(class_weights: str) -> tuple[float, ...]:
     except ValueError:
         return ()
     return given if all(0 < value < math.inf for value in given) else ()
+
+
+def class_weights_problem(class_weights: str) -> str:
+    """Return what is wrong with ``--class_weights``, "" where nothing is."""
+    if class_weights in NAMED_WEIGHTS or given_weights(class_weights):
+        return ""
+    return (
+        "--class_weights must be none, balanced or numbers above 0, one for each class (1,1,10), "
+        f"not {class_weights}"
+    )
+
+
+@dataclass(frozen=True)
+class FinetuneSettings(RunSettings, SpeedSettings, LabelSettings, ImageSettings):
+    """Flags of train_finetune.py."""
+
+    output_dir: str = flag("experiments", "run", "folder in which run folders are made")
+    finetune_dataset: str = flag("", "data", "folder of images with masks", required=True)
+    recipe: str = flag(
+        "matssl",
+        "run",
+        "settings: ours (matssl), published ones of MatSSL (paper, and for its data sets metaldam, "
+        "aachen, ebc) and of PSCL (pscl), or a file",
+        first=True,
+    )
+    resume: bool = flag(False, "run", "continue the run of this name where it stopped", first=True)
+    tensorboard: bool = flag(False, "run", "also write TensorBoard events (needs tensorboard)")
+    note: str = flag("", "run", "suffix of the run folder's name")
+    val_fraction: float = flag(
+        0.2,
+        "data",
+        "share of the training groups that validates where there is no val split",
+        low=0,
+        below=1,
+    )
+    max_train_images: int | None = flag(None, "data", "use only the first N after shuffling", low=1)
+    data_ratio: float = flag(
+        1.0,
+        "data",
+        "use only this share of the training images",
+        above=0,
+        high=1,
+    )
+    input_size: int | None = flag(
+        None,
+        "images",
+        "published square resize in pixels (default: native resolution)",
+        low=1,
+        high=8192,
+    )
+
+    encoder: str = flag(
+        "auto",
+        "model",
+        "any encoder of segmentation-models-pytorch; auto: that of the weights, else resnet18",
+        first=True,
+    )
+    decoder: str = flag(
+        "auto",
+        "model",
+        "decoder of the segmentation model; auto: that of the weights where they have one, else "
+        "unet",
+        choices=("auto", *DECODERS),
+        first=True,
+    )
+    in_channels: int = flag(1, "model", "input channels of the stem", choices=(1, 3))
+    ssl_weights_path: str | None = flag(
+        None,
+        "model",
+        "weights of a pretraining run: a file, or a name of the model hub",
+        first=True,
+    )
+    pretrained_decoder: bool = flag(
+        True, "model", "also start from the decoder where the weights have one (spark, pscl)"
+    )
+    pretrained: str | None = flag(
+        None, "model", "published spelling of --ssl_weights_path; none: random weights"
+    )
+    pretrained_model: str | None = flag(
+        None,
+        "model",
+        "the same by the SimCLR study's names, below experiments/pretrained_models",
+        choices=("pets", "cifar", "baseline"),
+    )
+    weights: str = flag(
+        "none", "model", "start without --ssl_weights_path: none, imagenet or a file"
+    )
+
+    steps: int = flag(500, "training", "optimiser steps", low=1, excludes="epochs", first=True)
+    epochs: int | None = flag(
+        None,
+        "training",
+        "passes over the training images, instead of --steps",
+        low=1,
+        excludes="steps",
+    )
+    custom_epochs: int | None = flag(None, "training", "published spelling of --epochs", low=1)
+    loss_function: str | None = flag(
+        None,
+        "training",
+        "published spelling of --loss: BCE, Dice or Focal",
+        check=loss_problem,
+    )
+    custom_lr: float | None = flag(
+        None, "training", "published spelling of --lr", above=0, high=1000
+    )
+    batch_size: int = flag(
+        4, "training", "crops a step, over all processes", low=1, high=1 << 20, first=True
+    )
+    crop_size: int | None = flag(
+        None,
+        "training",
+        "side of a training crop in pixels (default: 192, or --input_size)",
+        low=1,
+        high=8192,
+    )
+    loss: str = flag("dice_ce", "training", "loss function", choices=LOSSES)
+    class_weights: str = flag(
+        "none",
+        "training",
+        "weights of the classes in the cross-entropy: none, balanced (by inverse root of the "
+        "share), or one number a class (1,1,10,10)",
+        check=class_weights_problem,
+    )
+    lr: float = flag(1e-3, "training", "peak learning rate of AdamW", above=0, high=1000)
+    encoder_lr_factor: float = flag(
+        1.0, "training", "the encoder's rate relative to --lr", low=0, high=1000
+    )
+    weight_decay: float = flag(1e-2, "training", "weight decay", low=0, high=1000)
+    warmup: float = flag(
+        0.1, "training", "share of the steps with rising learning rate", low=0, below=1
+    )
+    schedule: str = flag(
+        "cosine",
+        "training",
+        "learning rate after the warm-up",
+        choices=("cosine", "constant"),
+    )
+    clip: float = flag(1.0, "training", "largest gradient norm; 0: no clipping", low=0, high=1e9)
+    freeze_encoder_steps: int = flag(
+        0,
+        "training",
+        "steps during which the encoder, its BatchNorm included, stays as it is",
+        low=0,
+    )
+    ema: float = flag(
+        0.99,
+        "training",
+        "decay of the averaged weights that are kept; 0: none",
+        low=0,
+        below=1,
+    )
+    val_every: int = flag(100, "training", "steps between two validations", low=1)
+    patience: int = flag(
+        0, "training", "stop after so many validations without gain; 0: never", low=0
+    )
+    checkpoint_every: int = flag(200, "training", "steps between two checkpoints", low=1)
+    snapshot_every: int = flag(
+        0, "training", "steps between two models that are all kept, in snapshots/; 0: none", low=0
+    )
+
+    rare_class_p: float = flag(
+        0.5, "augmentation", "share of crops centred on a class drawn uniformly", low=0, high=1
+    )
+    d4: str = flag(
+        "full",
+        "augmentation",
+        "orientations drawn: all eight, without quarter turns, mirror only, none",
+        choices=("full", "flips", "hflip", "none"),
+    )
+    scale_jitter: float = flag(
+        0.0, "augmentation", "crops are zoomed by up to this share", low=0, high=2
+    )
+    brightness: float = flag(
+        0.2, "augmentation", "grey shift, up to this share of the range", low=0, high=10
+    )
+    contrast: float = flag(
+        0.2, "augmentation", "contrast changes by up to this share", low=0, high=10
+    )
+    gamma: float = flag(0.2, "augmentation", "log of the largest gamma", low=0, high=10)
+    illumination: float = flag(
+        0.0, "augmentation", "slope of uneven light across a crop", low=0, high=10
+    )
+    blur_p: float = flag(0.2, "augmentation", "share of blurred crops", low=0, high=1)
+    noise_p: float = flag(0.2, "augmentation", "share of crops with added noise", low=0, high=1)
+
+    def problems(self) -> list[str]:
+        """Return what does not go together, one sentence each."""
+        wrong = self.image_problems(self.in_channels)
+        if self.class_weights != "none" and self.resolved().loss == "dice":
+            wrong.append("--class_weights act in a cross-entropy; --loss dice has none")
+        if self.data_ratio < 1 and self.max_train_images is not None:
+            wrong.append("give --data_ratio or --max_train_images, not both")
+        if self.resume and not self.name:
+            wrong.append("--resume needs the --name of the run")
+        return wrong
+
+    def resolved(self) -> FinetuneSettings:
+        """Return the settings with the published spellings in our own fields."""
+        new = self
+        if new.pretrained_model:
+            named = published.STUDY_WEIGHTS.format(new.pretrained_model)
+            new = replace(new, pretrained="none" if new.pretrained_model == "baseline" else named)
+        if new.pretrained:
+            none = new.pretrained == "none"
+            new = replace(new, ssl_weights_path=None if none else new.pretrained)
+        if new.loss_function:
+            new = replace(new, loss=new.loss_function.lower())
+        if new.custom_lr:
+            new = replace(new, lr=new.custom_lr)
+        if new.custom_epochs:
+            new = replace(new, epochs=new.custom_epochs)
+        if new.note and new.name:
+            new = replace(new, name=f"{new.name}-{new.note}", note="")
+        return new
+
+
+def resolve(argv: Sequence[str]) -> FinetuneSettings:
+    """Return what a command line says, with the published spellings in our own fields.
+
+    Args:
+        argv: without the program's name.
+
+    Raises:
+        UserError: all that is wrong with it.
+        SystemExit: after ``--help``.
+    """
+    command = Command(
+        DESCRIPTION,
+        (FinetuneSettings,),
+        recipes=RECIPES,
+        owner="fine-tuning",
+        prog="train_finetune.py",
+    )
+    parsed = flags.parse(
+        command,
+        argv,
+        read=lambda path: published.read(path, finetune=True),
+        problems=lambda found: found.section(FinetuneSettings).problems(),
+    )
+    return parsed.section(FinetuneSettings).resolved()
