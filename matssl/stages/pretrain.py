@@ -801,7 +801,7 @@ def _record(config: PretrainConfig) -> Preprocess:
 
 
 def _image_paths(config: PretrainConfig) -> tuple[list[Path], list[Path]]:
-    """Return the images of the pool, and the folders of masks that are left out of it."""
+    """Return the images of the pool, and the files and folders of masks that are left out of it."""
     paths, left_out = layouts.unlabelled(config.data_path)
     if config.file_list is not None:
         lists = Path(config.file_list)
@@ -823,10 +823,7 @@ def _preflight(
     found = {"pool": list(paths)}
     if config.test_folder is not None:
         found["test"] = layouts.tests(config.test_folder)
-    text = preflight.examine(config.data_path, found, record).text()
-    if left_out:
-        names = ", ".join(path.name for path in left_out)
-        text += f"\n  left out     folders of masks: {names}"
+    text = preflight.examine(config.data_path, found, record, left_out=left_out).text()
     tests = [p for p in paths if any(part.endswith("test") for part in p.parent.parts[-2:])]
     if tests:
         number = counted(len(tests), "test image")
