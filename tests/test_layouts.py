@@ -47,11 +47,18 @@ def _images_masks(root: Path) -> None:
         _image(root / "masks" / f"{name}.png")
 
 
+def _beside(root: Path) -> None:
+    for name, mask in (("a0", "a0_masks.tif"), ("a1.b", "mask_A1.b.png")):
+        _image(root / f"{name}.tif", PICTURE)
+        _image(root / mask)
+
+
 # A tiny folder of every layout: pictures hold PICTURE, masks hold MASK.
 EXAMPLES: dict[str, Callable[[Path], None]] = {
     "split + split_annot": _split_annot,
     "split/inputs + split/targets": _inputs_targets,
     "images + masks": _images_masks,
+    "mask beside its image": _beside,
 }
 
 
@@ -215,6 +222,44 @@ def test_lonely_images_and_masks_are_counted_and_named(tmp_path: Path) -> None:
     os.remove(tmp_path / "train" / "c.png")
     _image(tmp_path / "train_annot" / "d.png")
     with pytest.raises(UserError, match=r"1 mask in .* without an image .*d\.png"):
+        layouts.find(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "mask",
+    ["a0_mask.png", "a0_masks.tif", "a0-mask.tif", "A0_Label.png", "a0_labels.png", "a0-label.png"]
+    + ["a0_seg.png", "a0_segmentation.png", "a0_gt.tif", "a0_annotation.png", "mask_a0.png"],
+)
+def test_a_mask_beside_its_image_is_known_by_its_name(tmp_path: Path, mask: str) -> None:
+    for name in ("a0.tif", "b.tif"):
+        _image(tmp_path / name, PICTURE)
+    _image(tmp_path / mask)
+    found = layouts.find(tmp_path)
+    assert found.layout == "mask beside its image"
+    pairs = [(p.image.name, p.mask and p.mask.name, p.split) for p in found.pairs]
+    assert pairs == [("a0.tif", mask, "train"), ("b.tif", None, "predict")]
+    assert "1 image without a mask: neither learned from nor scored" in found.notes
+    paths, left_out = layouts.unlabelled(tmp_path)
+    assert [p.name for p in paths] == ["a0.tif", "b.tif"] and left_out == [tmp_path / mask]
+    said = preflight.examine("x", {"pool": paths}, Preprocess(), left_out=left_out).text()
+    assert f"left out     1 mask beside micrographs (first: {mask})" in said
+
+
+def test_a_name_makes_no_mask_where_no_image_has_its_stem(tmp_path: Path) -> None:
+    for name in ("steel_mask.tif", "b_label.png", "mask_c.tif", "d_seg.png", "d.txt.tif"):
+        _image(tmp_path / name, PICTURE)
+    assert len(layouts.unlabelled(tmp_path)[0]) == 5 and layouts.unlabelled(tmp_path)[1] == []
+    assert layouts.find(tmp_path, need_masks=False).layout == "images only"
+
+
+def test_masks_beside_images_belong_to_one_image_each(tmp_path: Path) -> None:
+    _image(tmp_path / "a.tif", PICTURE)
+    _image(tmp_path / "a_mask.png")
+    _image(tmp_path / "a_seg.png")
+    with pytest.raises(UserError, match=r"a\.tif has the masks a_mask\.png and a_seg\.png"):
+        layouts.find(tmp_path)
+    os.rename(tmp_path / "a_seg.png", tmp_path / "a.png")
+    with pytest.raises(UserError, match=r"holds a\.png and a\.tif, but only a_mask\.png"):
         layouts.find(tmp_path)
 
 

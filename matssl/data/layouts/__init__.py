@@ -15,7 +15,7 @@ from typing import Literal
 from matssl.core.errors import UserError
 from matssl.core.wording import counted
 from matssl.data import masks, readers
-from matssl.data.layouts import images_masks, inputs_targets, split_annot
+from matssl.data.layouts import beside, images_masks, inputs_targets, split_annot
 from matssl.data.layouts.pairing import Found, Layout
 from matssl.data.layouts.splits import apply_splits
 from matssl.data.specimens import MIN_IMAGES_TO_SPLIT, Pair, cut_all, groups_of
@@ -26,6 +26,7 @@ DATA_LAYOUTS: dict[str, Layout] = {
     "split + split_annot": split_annot.LAYOUT,
     "split/inputs + split/targets": inputs_targets.LAYOUT,
     "images + masks": images_masks.LAYOUT,
+    "mask beside its image": beside.LAYOUT,
 }
 # What a folder that no layout knows is called.
 IMAGES_ONLY = "images only"
