@@ -26,7 +26,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     args = parser.parse_args(argv)
     from matssl import preflight
-    from matssl.data import layouts, readers
+    from matssl.data import layouts
     from matssl.data.preprocess import Preprocess
 
     record = Preprocess.chosen(channels=1, pixel_size=args.pixel_size, crop_bottom=args.crop_bottom)
@@ -37,8 +37,8 @@ def main(argv: Sequence[str]) -> int:
         group_regex=args.group_regex,
         need_masks=False,
     )
-    pool = readers.find_images(args.pool) if args.pool else []
-    found = preflight.examine_dataset(dataset, record, pool)
+    pool, left_out = layouts.unlabelled(args.pool) if args.pool else ([], [])
+    found = preflight.examine_dataset(dataset, record, pool, left_out=left_out)
     print(found.text())
     return 1 if found.broken or found.duplicates else 0
 

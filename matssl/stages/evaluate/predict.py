@@ -288,9 +288,8 @@ def _chosen(config: EvaluateConfig, dataset: Dataset, loaded: Loaded) -> list[Pa
                 f"{', '.join(dataset.splits)}"
             )
         return pairs
-    automatic = any(note.startswith("no split given") for note in dataset.notes)
     trained = _trained_images(loaded)
-    if automatic and not any(str(pair.image) in trained for pair in dataset.pairs):
+    if dataset.cut.automatic and not any(str(pair.image) in trained for pair in dataset.pairs):
         # Nobody cut this folder and the model has not seen it: every image is a test.
         return list(dataset.pairs)
     return list(dataset.split("test") or dataset.pairs)
