@@ -20,12 +20,12 @@ from torch import Tensor, nn
 
 from matssl.core import palette
 from matssl.core.batch import Batch, Losses, Panel
-from matssl.core.errors import UserError
+from matssl.decoders import check_side
 from matssl.methods import patches
 from matssl.methods.base import SSLMethod
 from matssl.methods.contrastive import gather, gather_in_order, nt_xent, shared_mean
 from matssl.methods.momentum import MomentumMethod, slow_copy
-from matssl.models.decoders import build_decoder, check_side, fine_channels, fine_maps
+from matssl.models.decoders import build_fine_decoder, fine_channels, fine_maps
 from matssl.models.encoders import average, pyramid, stage_channels
 from matssl.models.heads import grouped_head, plain_head, split_batchnorm
 
@@ -98,21 +98,6 @@ class Sampled:
     def classes(self) -> Tensor:
         """How many classes the labelled view shows."""
         return torch.tensor(float(len(self.kind[self.weight > 0].unique())))
-
-
-def decoder_of(name: str, encoder: nn.Module) -> nn.Module:
-    """Return a decoder for an encoder.
-
-    Raises:
-        UserError: one without maps at strides 4, 2 and 1.
-    """
-    try:
-        return build_decoder(name, encoder)
-    except KeyError as error:
-        raise UserError(
-            f"PSCL trains a decoder of several scales; --decoder {name} has none: take unet, "
-            "unetplusplus or small_unet"
-        ) from error
 
 
 def cell_heads(decoder: nn.Module, hidden: int, out: int) -> nn.ModuleList:
@@ -328,14 +313,14 @@ class PSCLSimCLR(SSLMethod):
         super().__init__(encoder, in_channels, mean, std)
         hidden = settings.hidden_dim or HIDDEN
         self.settings = settings
-        self.decoder = decoder_of(settings.decoder, encoder)
+        self.decoder = build_fine_decoder(settings.decoder, encoder)
         self.head = plain_head(stage_channels(encoder)[-1], hidden, settings.global_output_dim)
         self.cell_heads = cell_heads(self.decoder, hidden, settings.dense_output_dim)
         self.register_buffer("step", torch.zeros((), dtype=torch.long))
 
     def check_views(self, side: int) -> None:
         """Refuse views that the decoder cannot take."""
-        check_side(self.decoder, side)
+        check_side(self.settings.decoder, side)
 
     def after_step(self, progress: float) -> None:
         """Count the steps: what is drawn in one is the same after a resume."""
@@ -459,7 +444,7 @@ class PSCLMoCo(MomentumMethod):
         super().__init__(encoder, in_channels, mean, std, momentum, schedule, settings.bn_splits)
         hidden, width = settings.hidden_dim or HIDDEN, settings.dense_output_dim
         self.settings = settings
-        self.decoder = split_batchnorm(decoder_of(settings.decoder, encoder), settings.bn_splits)
+        self.decoder = split_batchnorm(build_fine_decoder(settings.decoder, encoder), settings.bn_splits)
         self.head = plain_head(stage_channels(encoder)[-1], hidden, settings.global_output_dim)
         self.cell_heads = cell_heads(self.decoder, hidden, width)
         self.key_encoder, self.key_decoder = slow_copy(self.encoder), slow_copy(self.decoder)
@@ -471,7 +456,7 @@ class PSCLMoCo(MomentumMethod):
 
     def check_views(self, side: int) -> None:
         """Refuse views that the decoder cannot take."""
-        check_side(self.decoder, side)
+        check_side(self.settings.decoder, side)
 
     def followers(self) -> list[tuple[nn.Module, nn.Module]]:
         """Return the pairs (slow copy, online network)."""

@@ -18,22 +18,19 @@ from torch import Tensor, nn
 
 from matssl.core.batch import Batch, Losses, Panel
 from matssl.core.errors import UserError
+from matssl.decoders import DECODERS, named
 from matssl.methods.base import SSLMethod
 from matssl.methods.contrastive import shared_mean
-from matssl.models.decoders import CHANNELS, build_decoder
-from matssl.models.decoders.light import LightDecoder
-from matssl.models.encoders import STAGES, average, pyramid, stage_channels
+from matssl.models.decoders import build_decoder, pixel_head
+from matssl.models.decoders.light import BLOCKS, LightDecoder
+from matssl.models.encoders import STAGES, average, facts, pyramid, stage_channels
 from matssl.models.heads import own_statistics
-from matssl.models.small_unet import SmallUnetEncoder
 from matssl.models.sparse import ActiveCells, Densify, check_sparse, make_sparse, resized
 
-DECODERS = ("unet", "unetplusplus", "light")
 # Added to the variance of a cell, as published.
 EPS = 1e-6
 # Published width of the light decoder.
 WIDTH = 768
-# Sides that every encoder's deepest map divides.
-STRIDE = 32
 # Steps between two looks of dense layers at unmasked views: their running statistics are then those
 # of about 19 batches, 600 views at a batch of 32.
 STATISTICS_EVERY = 4
@@ -185,7 +182,7 @@ class SparK(SSLMethod):
             self.decoder: nn.Module = LightDecoder(width, self.planes)
         else:
             self.decoder = build_decoder(settings.decoder, encoder)
-            self.head = nn.Conv2d(CHANNELS[-1], self.planes, 1)
+            self.head = pixel_head(settings.decoder, self.planes)
             if self.sparse:
                 channels = list(encoder.out_channels)[1:]  # type: ignore[arg-type]
                 self.densify = nn.ModuleList(Densify(c, None, 1, active) for c in channels)
@@ -196,10 +193,11 @@ class SparK(SSLMethod):
     def check_views(self, side: int) -> None:
         """Refuse views that cells do not divide, or of one cell."""
         size = self.settings.patch_size
-        if side % STRIDE or side < 2 * size:
+        multiple = math.lcm(size, facts(self.encoder).multiple)
+        if side % multiple or side < 2 * size:
             raise UserError(
                 f"views of {side} x {side} pixels cannot be cut into cells of {size}: "
-                f"--view_size must be a multiple of {STRIDE} and at least twice --patch_size"
+                f"--view_size must be a multiple of {multiple} and at least twice --patch_size"
             )
 
     def cells(self, view: Tensor) -> Tensor:
@@ -324,7 +322,7 @@ class SparK(SSLMethod):
     def weights(self) -> dict[str, dict[str, Tensor]]:
         """Return the encoder, and the decoder where it is one of segmentation."""
         parts = super().weights()
-        if self.settings.decoder != "light":
+        if DECODERS[self.settings.decoder].segments:
             parts["decoder"] = self.decoder.state_dict()
         return parts
 
@@ -352,21 +350,27 @@ def _check(settings: SparKSettings, encoder: nn.Module) -> None:
     Raises:
         UserError: some do not.
     """
-    if isinstance(encoder, SmallUnetEncoder):
+    found, offered = facts(encoder), [n for n, d in DECODERS.items() if d.reconstructs]
+    if found.strides[-STAGES] != 4:
         raise UserError(
-            "--encoder small_unet does not go with spark, which needs maps at strides 4 to 32; "
-            "take another one (resnet18)"
+            "this --encoder does not go with spark, which needs maps at strides 4 to 32, not "
+            f"{', '.join(map(str, found.strides))}; take another one (resnet18)"
         )
-    if settings.decoder not in DECODERS:
+    if settings.decoder not in offered:
         raise UserError(
-            f"--decoder {settings.decoder} does not go with spark; there are: {', '.join(DECODERS)}"
+            f"--decoder {settings.decoder} does not go with spark; take {named(offered)}"
+        )
+    if found.dilated and settings.masking == "sparse":
+        raise UserError(
+            f"--decoder {settings.decoder} dilates the encoder, whose layers then reach over "
+            "masked cells; take --masking dense or another --decoder (unet)"
         )
     if not 0 < settings.mask_ratio < 1:
         raise UserError(f"--mask_ratio must lie between 0 and 1, not {settings.mask_ratio}")
-    if settings.decoder == "light" and (settings.hidden_dim or WIDTH) % STRIDE:
+    if settings.decoder == "light" and (settings.hidden_dim or WIDTH) % 2**BLOCKS:
         raise UserError(
             f"--hidden_dim {settings.hidden_dim}: the light decoder halves its width five times, "
-            f"so it must be a multiple of {STRIDE}"
+            f"so it must be a multiple of {2**BLOCKS}"
         )
 
 
