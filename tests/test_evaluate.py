@@ -24,7 +24,8 @@ from matssl.data.preprocess import Preprocess
 from matssl.metrics import overlap
 from matssl.models.segmentation import build_model
 from matssl.stages import drawing
-from matssl.stages import evaluate as stage
+from matssl.stages.evaluate import predict as stage
+from matssl.stages.evaluate.published import published_results
 
 NAMES = ("matrix phase", "pore")
 Make = Callable[..., Path]
@@ -334,7 +335,7 @@ def test_the_published_file_means_over_batches_with_absent_classes_as_zero() -> 
     first = np.array([[50, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]])
     second = np.diag([10, 10, 10, 10])
     second[0, 1] = 10
-    result = stage.published_results([first] * 128 + [second], 4)
+    result = published_results([first] * 128 + [second], 4)
     assert [batch["batch_idx"] for batch in result["batch_results"]] == [0, 1]
     assert result["batch_results"][0]["iou"]["mean_IOU"] == pytest.approx(0.25)
     means = result["avg_class_ious"]
@@ -346,7 +347,7 @@ def test_the_published_file_means_over_batches_with_absent_classes_as_zero() -> 
 
 
 def test_the_published_pixel_metrics_are_of_class_one() -> None:
-    result = stage.published_results([np.array([[880, 20], [40, 60]])], 2)["pixel_metrics"]
+    result = published_results([np.array([[880, 20], [40, 60]])], 2)["pixel_metrics"]
     assert (result["true_positives"], result["false_positives"]) == (60, 20)
     assert (result["false_negatives"], result["true_negatives"]) == (40, 880)
     assert result["precision"] == pytest.approx(0.75)
