@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from matssl.core import config, published
 from matssl.core.errors import guard
+from matssl.decoders import DECODERS
 from matssl.methods import METHODS
 
 DESCRIPTION = (
@@ -18,7 +19,7 @@ DESCRIPTION = (
 
 def main(argv: Sequence[str]) -> int:
     """Resolve the flags and run the stage; returns 0."""
-    choices = {"model": tuple(METHODS)}
+    choices = {"model": tuple(METHODS), "decoder": tuple(DECODERS)}
     settings = config.parse(config.PretrainConfig, argv, DESCRIPTION, choices)
     environment = published.environment()
     if environment:

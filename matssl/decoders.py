@@ -87,7 +87,12 @@ def named(names: Iterable[str]) -> str:
 
 def described(names: Iterable[str]) -> str:
     """Return what --help says of some decoders."""
-    return "; ".join(f"{name}: {DECODERS[name].about}" for name in names)
+    told = []
+    for name in names:
+        least = DECODERS[name].least_batch
+        batches = f", batches of {least} or more" if least > 1 else ""
+        told.append(f"{name}: {DECODERS[name].about}{batches}")
+    return "; ".join(told)
 
 
 def with_encoder(encoder: str, otherwise: str) -> str:

@@ -63,8 +63,8 @@ class DenseProbe:
         val: Labelled | None,
         num_classes: int,
         tensor: Callable[[NDArray[np.float32]], NDArray[np.float32]],
-        seed: int = 0,
-        multiple: int = 32,
+        seed: int,
+        multiple: int,
     ) -> None:
         """Choose the windows.
 
@@ -188,9 +188,7 @@ def _windows(
     boxes = []
     for number, mask in enumerate(data.masks):
         most = SIDE if colour is None else min(SIDE, min(mask.shape) // 2)
-        height, width = (
-            max(multiple, min(most, n) // multiple * multiple) for n in mask.shape
-        )
+        height, width = (max(multiple, min(most, n) // multiple * multiple) for n in mask.shape)
         for row, top in enumerate(_starts(mask.shape[0], height)):
             for column, left in enumerate(_starts(mask.shape[1], width)):
                 if colour is None or (row + column) % 2 == colour:

@@ -88,9 +88,7 @@ def _best_side(length: int, overlap: int, multiple: int) -> int:
     return min(sides, key=lambda side: (len(starts(length, side, overlap, multiple)) * side, -side))
 
 
-def starts(
-    length: int, side: int, overlap: int, multiple: int = MULTIPLE
-) -> tuple[int, ...]:
+def starts(length: int, side: int, overlap: int, multiple: int = MULTIPLE) -> tuple[int, ...]:
     """Return evenly spread starts that cover ``length``."""
     if length <= side:
         return (0,)

@@ -235,7 +235,6 @@ class PretrainConfig(RunConfig, SpeedConfig, ImageConfig):
         "method",
         "pscl and spark: the decoder that is trained with the encoder; light is the published one "
         "of spark",
-        choices=("unet", "unetplusplus", "small_unet", "light"),
     )
     labeled_path: str | None = _flag(
         None, "data", "pscl only: folder of a few images with masks that guide the sampling"

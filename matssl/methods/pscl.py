@@ -444,7 +444,9 @@ class PSCLMoCo(MomentumMethod):
         super().__init__(encoder, in_channels, mean, std, momentum, schedule, settings.bn_splits)
         hidden, width = settings.hidden_dim or HIDDEN, settings.dense_output_dim
         self.settings = settings
-        self.decoder = split_batchnorm(build_fine_decoder(settings.decoder, encoder), settings.bn_splits)
+        self.decoder = split_batchnorm(
+            build_fine_decoder(settings.decoder, encoder), settings.bn_splits
+        )
         self.head = plain_head(stage_channels(encoder)[-1], hidden, settings.global_output_dim)
         self.cell_heads = cell_heads(self.decoder, hidden, width)
         self.key_encoder, self.key_decoder = slow_copy(self.encoder), slow_copy(self.decoder)

@@ -23,7 +23,7 @@ from matssl.methods.base import SSLMethod
 from matssl.methods.contrastive import shared_mean
 from matssl.models.decoders import build_decoder, pixel_head
 from matssl.models.decoders.light import BLOCKS, LightDecoder
-from matssl.models.encoders import STAGES, average, facts, pyramid, stage_channels
+from matssl.models.encoders import STAGES, average, encoder_facts, pyramid, stage_channels
 from matssl.models.heads import own_statistics
 from matssl.models.sparse import ActiveCells, Densify, check_sparse, make_sparse, resized
 
@@ -193,7 +193,7 @@ class SparK(SSLMethod):
     def check_views(self, side: int) -> None:
         """Refuse views that cells do not divide, or of one cell."""
         size = self.settings.patch_size
-        multiple = math.lcm(size, facts(self.encoder).multiple)
+        multiple = math.lcm(size, encoder_facts(self.encoder).multiple)
         if side % multiple or side < 2 * size:
             raise UserError(
                 f"views of {side} x {side} pixels cannot be cut into cells of {size}: "
@@ -350,7 +350,7 @@ def _check(settings: SparKSettings, encoder: nn.Module) -> None:
     Raises:
         UserError: some do not.
     """
-    found, offered = facts(encoder), [n for n, d in DECODERS.items() if d.reconstructs]
+    found, offered = encoder_facts(encoder), [n for n, d in DECODERS.items() if d.reconstructs]
     if found.strides[-STAGES] != 4:
         raise UserError(
             "this --encoder does not go with spark, which needs maps at strides 4 to 32, not "

@@ -106,7 +106,7 @@ def unusable(name: str, in_channels: int, use: str, error: Exception) -> UserErr
     )
 
 
-def facts(encoder: nn.Module) -> Encoder:
+def encoder_facts(encoder: nn.Module) -> Encoder:
     """Return what an encoder gives and needs; found by a trial pass, once for each encoder.
 
     Args:
@@ -140,7 +140,7 @@ def check_encoder(
     if kind in _KINDS:
         _FACTS[encoder] = _KINDS[kind]
     try:
-        found = facts(encoder)
+        found = encoder_facts(encoder)
     except trial.Misfit as misfit:
         raise UserError(
             f"--encoder {name} takes no images whose sides are multiples of 32 ({misfit}); "
@@ -205,7 +205,7 @@ def pyramid(encoder: nn.Module, x: Tensor) -> list[Tensor]:
 
     Args:
         encoder: from :func:`build_encoder`.
-        x: (B, C, H, W), sides multiples of what :func:`facts` says.
+        x: (B, C, H, W), sides multiples of what :func:`encoder_facts` says.
     """
     features: list[Tensor] = encoder(x)
     return features[-STAGES:]
@@ -216,10 +216,10 @@ def maps_at(encoder: nn.Module, x: Tensor, strides: Container[int]) -> list[Tens
 
     Args:
         encoder: from :func:`build_encoder`.
-        x: (B, C, H, W), sides multiples of what :func:`facts` says.
+        x: (B, C, H, W), sides multiples of what :func:`encoder_facts` says.
         strides: that are wanted.
     """
-    own = facts(encoder).strides
+    own = encoder_facts(encoder).strides
     # The image itself and maps without channels may stand before them.
     maps = [level for level in encoder(x) if level.shape[1]][-len(own) :]
     return [level for level, stride in zip(maps, own, strict=True) if stride in strides]
@@ -256,7 +256,7 @@ def sampled(
 
 def stage_channels(encoder: nn.Module) -> list[int]:
     """Return the channels of F1 to F4."""
-    return list(facts(encoder).channels[-STAGES:])
+    return list(encoder_facts(encoder).channels[-STAGES:])
 
 
 def set_batchnorm_training(module: nn.Module, training: bool) -> None:

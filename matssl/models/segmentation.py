@@ -12,7 +12,7 @@ from matssl.core.errors import UserError
 from matssl.decoders import DECODERS, check_pair
 from matssl.models import trial
 from matssl.models.decoders import kind
-from matssl.models.encoders import DEPTH, REFUSALS, USUAL, check_encoder, facts, unusable
+from matssl.models.encoders import DEPTH, REFUSALS, USUAL, check_encoder, encoder_facts, unusable
 
 # Pairs that a model was built of and tried, with their input channels.
 _TRIED: set[tuple[str, str, int]] = set()
@@ -37,7 +37,7 @@ class SegmentationModel(nn.Module):
         self.segmentation_head: nn.Module = model.segmentation_head
         self.description = description
         self.multiple = math.lcm(
-            facts(self.encoder).multiple, DECODERS[description["decoder"]].multiple
+            encoder_facts(self.encoder).multiple, DECODERS[description["decoder"]].multiple
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -93,6 +93,16 @@ def build_model(
     return model
 
 
+def check_input_size(model: SegmentationModel, side: int | None) -> None:
+    """Refuse images that are resized to less than the smallest that a model takes.
+
+    Raises:
+        UserError: the side is smaller.
+    """
+    if side is not None and side < model.multiple:
+        raise UserError(f"--input_size must be at least {model.multiple}, not {side}")
+
+
 def check_training(
     model: nn.Module,
     batch_size: int,
@@ -131,7 +141,7 @@ def check_training(
     if not said:
         return
     encoder = getattr(model, "encoder", model)
-    multiple: int = getattr(model, "multiple", None) or facts(encoder).multiple
+    multiple: int = getattr(model, "multiple", None) or encoder_facts(encoder).multiple
     larger = [(side // multiple + more) * multiple for more in (1, 2, 3)]
     ways = []
     if count == 1 and not refusal(2, side):

@@ -112,7 +112,7 @@ class SmallUnetDecoder(nn.Module):
 
 
 class SmallUnet(nn.Module):
-    """Encoder, decoder and the linear layer of each pixel: 2,142,148 parameters for four classes."""
+    """Encoder, decoder and linear layer of each pixel: 2,142,148 parameters for four classes."""
 
     def __init__(self, in_channels: int = 3, classes: int = 4) -> None:
         super().__init__()

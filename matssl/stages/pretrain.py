@@ -34,10 +34,12 @@ from matssl.data.crops import Labelled
 from matssl.data.datasets import Guides, ViewLoader, check_batch
 from matssl.data.preprocess import Preprocess
 from matssl.data.views import ViewRecipe
+from matssl.decoders import DECODERS
 from matssl.methods import METHODS, method_class
 from matssl.methods.base import SSLMethod
-from matssl.models.encoders import average, build_encoder, channels_last, pyramid
+from matssl.models.encoders import average, build_encoder, channels_last, encoder_facts, pyramid
 from matssl.models.heads import synchronise_batchnorm
+from matssl.models.segmentation import check_training
 from matssl.pictures import training as pictures
 from matssl.probe import DenseProbe
 from matssl.stages import console, lineage, resume
@@ -95,7 +97,7 @@ def pretrain(config: PretrainConfig, argv: Sequence[str] = ()) -> Path:
     RunFolder.check(Path(config.output_dir) / "ssl" / name, config.resume, config.overwrite)
     record = _record(config)
 
-    encoder = build_encoder(config.encoder, config.in_channels)
+    encoder = _encoder(config)
     # A resumed run has its weights in the checkpoint; the file it started from may be gone.
     source = None if config.resume else config.weights
     started_from = lineage.start_weights(encoder, source, config.encoder, record)
@@ -115,7 +117,7 @@ def pretrain(config: PretrainConfig, argv: Sequence[str] = ()) -> Path:
         started_from = lineage.start_weights(encoder, source, config.encoder, record)
 
     chosen = method_class(config.model)
-    probe = dense_probe(config, record)
+    probe = dense_probe(config, record, encoder_facts(encoder).multiple)
     labelled = {} if guiding is None else {"guide": guiding}
     labelled |= {} if probe is None else probe.opened
     loader = ViewLoader(
@@ -724,7 +726,9 @@ class Run:
         images, features = [], []
         self.method.eval()
         for number in numbers:
-            plane = _centre(self.pool.plane(int(number)), 384)
+            plane = _centre(
+                self.pool.plane(int(number)), 384, encoder_facts(self.method.encoder).multiple
+            )
             x = torch.from_numpy(self.record.tensor(plane))[None].to(self.rt.device)
             with torch.inference_mode(), self.rt.autocast():
                 maps = pyramid(self.method.encoder, x)
@@ -869,6 +873,26 @@ def _idle(config: PretrainConfig) -> list[str]:
     ]
 
 
+def _encoder(config: PretrainConfig) -> nn.Module:
+    """Return the encoder, tried with views of the size that is asked for.
+
+    Raises:
+        UserError: it cannot be used, or not with such views.
+    """
+    trains_decoder = "decoder" in method_class(config.model).flags()
+    dilated = trains_decoder and DECODERS[config.decoder].dilated
+    encoder = build_encoder(config.encoder, config.in_channels, dilated)
+    least = encoder_facts(encoder).multiple
+    sides = {"--view_size": config.view_size, "--tile_size": config.tile_size or least}
+    wrong = [f"{flag} must be at least {least}, not {n}" for flag, n in sides.items() if n < least]
+    if wrong:
+        raise UserError("; ".join(wrong))
+    check_training(
+        *(encoder, config.batch_size, config.view_size, config.in_channels), flag="--view_size"
+    )
+    return encoder
+
+
 def _check(config: PretrainConfig) -> None:
     """Refuse settings that cannot work, all in one sentence, before anything is written.
 
@@ -880,7 +904,7 @@ def _check(config: PretrainConfig) -> None:
     shares += ["global_local_ratio", "group_loss_weight"]
     seconds = ("second_blur_p", "second_solarise_p")
     shares += [name for name in seconds if getattr(config, name) is not None]
-    least = {"view_size": 32, "tile_size": 32, "batch_size": 2, "checkpoint_every": 1}
+    least = {"batch_size": 2, "checkpoint_every": 1}
     least |= {"global_output_dim": 2, "hidden_dim": 1, "clip": 0, "queue_size": 1}
     least |= {"dense_output_dim": 2, "dense_warmup_steps": 0, "bn_splits": 1}
     least |= {"top_k": 1, "labeled_count": 1, "probe_every": 1, "prototypes": 2}
@@ -1040,12 +1064,15 @@ def _guides(
     return Guides(planes, data.masks, numbers, tuple(table.names)), data
 
 
-def dense_probe(config: PretrainConfig, record: Preprocess | None) -> DenseProbe | None:
+def dense_probe(
+    config: PretrainConfig, record: Preprocess | None, multiple: int
+) -> DenseProbe | None:
     """Return the dense probe on the images of ``--probe_path``, None without it.
 
     Args:
         config: its flags say where the images lie and which are opened.
         record: how they are read; None measures their own grey levels.
+        multiple: of the sides of what the encoder sees.
 
     Raises:
         UserError: see :func:`_labelled` and :class:`DenseProbe`.
@@ -1057,7 +1084,7 @@ def dense_probe(config: PretrainConfig, record: Preprocess | None) -> DenseProbe
     table = dataset.table
     assert table is not None
     record = record or preprocess.measure(reading, train.planes)
-    return DenseProbe(train, val, table.num_classes, record.tensor, config.seed)
+    return DenseProbe(train, val, table.num_classes, record.tensor, config.seed, multiple)
 
 
 def _labelled(
@@ -1207,11 +1234,11 @@ def _plan(config: PretrainConfig, loader: ViewLoader, probe: DenseProbe | None) 
     )
 
 
-def _centre(plane: Any, side: int) -> Any:
-    """Return the middle of a plane, sides multiples of 32 and at most ``side``."""
-    height, width = (min(side, length) // 32 * 32 for length in plane.shape[:2])
-    height, width = max(height, 32), max(width, 32)
-    if plane.shape[0] < 32 or plane.shape[1] < 32:
+def _centre(plane: Any, side: int, multiple: int) -> Any:
+    """Return the middle of a plane, sides multiples of a number and at most ``side``."""
+    height, width = (min(side, length) // multiple * multiple for length in plane.shape[:2])
+    height, width = max(height, multiple), max(width, multiple)
+    if plane.shape[0] < multiple or plane.shape[1] < multiple:
         import cv2
 
         return cv2.resize(plane, (width, height))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from matssl.core.errors import UserError
 from matssl.decoders import DECODERS, check_pair, named
-from matssl.models import small_unet
+from matssl.models.small_unet import NAME, SmallUnetEncoder
 
 
 @dataclass(frozen=True)
@@ -64,8 +64,8 @@ def build_decoder(name: str, encoder: nn.Module) -> nn.Module:
     Raises:
         UserError: another name, or half of what is one piece.
     """
-    small = isinstance(encoder, small_unet.SmallUnetEncoder)
-    check_pair(small_unet.NAME if small else "another encoder", name)
+    small = isinstance(encoder, SmallUnetEncoder)
+    check_pair(NAME if small else "another encoder", name)
     return kind(name).alone(encoder)
 
 
