@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -18,19 +17,18 @@ from torch import Tensor, nn
 
 from matssl.core.batch import Batch, Losses, Panel
 from matssl.core.errors import UserError
-from matssl.decoders import DECODERS, named
+from matssl.decoders import DECODERS
 from matssl.methods.base import SSLMethod
 from matssl.methods.contrastive import shared_mean
+from matssl.methods.spark.settings import WIDTH, SparKSettings
 from matssl.models.decoders import build_decoder, pixel_head
-from matssl.models.decoders.light import BLOCKS, LightDecoder
+from matssl.models.decoders.light import LightDecoder
 from matssl.models.encoders import STAGES, average, encoder_facts, pyramid, stage_channels
 from matssl.models.heads import own_statistics
 from matssl.models.sparse import ActiveCells, Densify, check_sparse, make_sparse, resized
 
 # Added to the variance of a cell, as published.
 EPS = 1e-6
-# Published width of the light decoder.
-WIDTH = 768
 # Steps between two looks of dense layers at unmasked views: their running statistics are then those
 # of about 19 batches, 600 views at a batch of 32.
 STATISTICS_EVERY = 4
@@ -41,18 +39,6 @@ AT_ONCE = 32
 PANEL_ROWS = 6
 # Grey of masked cells in pictures: no micrograph is so flat and so light.
 VEIL = 236
-
-
-@dataclass(frozen=True)
-class SparKSettings:
-    """Settings of SparK; ``hidden_dim`` is the light decoder's width, None the published 768."""
-
-    masking: str = "sparse"
-    mask_ratio: float = 0.6
-    patch_size: int = 32
-    target: str = "patches"
-    decoder: str = "light"
-    hidden_dim: int | None = None
 
 
 def active_count(cells: int, mask_ratio: float, sparse: bool) -> int:
@@ -163,7 +149,7 @@ class SparK(SSLMethod):
         self.sparse = settings.masking == "sparse"
         self.planes = len(mean)
         self.floor = float(np.mean([(1 / 255 / s) ** 2 for s in std]))
-        _check(settings, encoder)
+        _check(encoder)
         self.active = ActiveCells()
         if self.sparse:
             make_sparse(encoder, self.active)
@@ -344,33 +330,17 @@ class SparK(SSLMethod):
         return pooled / seen.float().mean((2, 3)).clamp(min=1e-6)
 
 
-def _check(settings: SparKSettings, encoder: nn.Module) -> None:
-    """Refuse settings that do not go together, or not with the encoder.
+def _check(encoder: nn.Module) -> None:
+    """Refuse an encoder without a pyramid of four maps from stride 4.
 
     Raises:
-        UserError: some do not.
+        UserError: it has none.
     """
-    found, offered = encoder_facts(encoder), [n for n, d in DECODERS.items() if d.reconstructs]
-    if found.strides[-STAGES] != 4:
+    strides = encoder_facts(encoder).strides
+    if strides[-STAGES] != 4:
         raise UserError(
             "this --encoder does not go with spark, which needs maps at strides 4 to 32, not "
-            f"{', '.join(map(str, found.strides))}; take another one (resnet18)"
-        )
-    if settings.decoder not in offered:
-        raise UserError(
-            f"--decoder {settings.decoder} does not go with spark; take {named(offered)}"
-        )
-    if found.dilated and settings.masking == "sparse":
-        raise UserError(
-            f"--decoder {settings.decoder} dilates the encoder, whose layers then reach over "
-            "masked cells; take --masking dense or another --decoder (unet)"
-        )
-    if not 0 < settings.mask_ratio < 1:
-        raise UserError(f"--mask_ratio must lie between 0 and 1, not {settings.mask_ratio}")
-    if settings.decoder == "light" and (settings.hidden_dim or WIDTH) % 2**BLOCKS:
-        raise UserError(
-            f"--hidden_dim {settings.hidden_dim}: the light decoder halves its width five times, "
-            f"so it must be a multiple of {2**BLOCKS}"
+            f"{', '.join(map(str, strides))}; take another one (resnet18)"
         )
 
 
