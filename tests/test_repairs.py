@@ -19,7 +19,7 @@ from PIL import Image
 import eval_model
 import train_finetune
 import train_ssl
-from matssl import hub, weights
+from matssl import hub
 from matssl.core import checkpoint, config, run_folder, runtime
 from matssl.core.config import EvaluateConfig, FinetuneConfig
 from matssl.core.errors import UserError, guard
@@ -34,6 +34,7 @@ from matssl.stages.evaluate import predict as evaluate
 from matssl.stages.evaluate.summary import excluded
 from matssl.stages.pretrain import inputs, loop, settings
 from matssl.stages.pretrain.settings import PretrainSettings
+from matssl.weights import folding
 
 pytestmark = pytest.mark.usefixtures("no_drawing")
 
@@ -323,7 +324,7 @@ def test_a_raw_model_sees_images_as_published(tmp_path: Path) -> None:
     record = evaluate.load_model(tmp_path / "raw.pth").record
     assert (record.window, record.resize) == ("dtype", 256)
     seen = record.tensor(np.full((8, 8, 3), 128 / 255, np.float32))
-    for plane, mean, std in zip(seen, weights.IMAGENET_MEAN, weights.IMAGENET_STD, strict=True):
+    for plane, mean, std in zip(seen, folding.IMAGENET_MEAN, folding.IMAGENET_STD, strict=True):
         assert plane == pytest.approx((128 / 255 - mean) / std, abs=1e-5)
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar
 
 from matssl.core.flags import Problem, flag, regex_problem
+from matssl.decoders import DECODERS
 
 # Below this many specimens, dropping the negatives of one's own leaves too few kinds of them.
 FEW_SPECIMENS = 8
@@ -59,6 +60,12 @@ class MethodSettings:
             batch_size: samples a step.
         """
         return []
+
+    @property
+    def dilated(self) -> bool:
+        """Whether the decoder that is trained along wants a dilated encoder."""
+        decoder: str | None = getattr(self, "decoder", None)
+        return decoder is not None and DECODERS[decoder].dilated
 
     def resolved(self: Settings, pool: PoolFacts) -> tuple[Settings, tuple[str, ...]]:
         """Return the settings with every "auto" value decided, and what is to be said of it."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from matssl.core.flags import Problem, flag
+from matssl.decoders import DECODERS
 from matssl.methods import settings as shared
 from matssl.methods.settings import GROUP, GuidedSettings, PoolFacts
 
@@ -37,7 +38,7 @@ class PSCLSettings(GuidedSettings):
         "unet",
         GROUP,
         "the decoder that is trained with the encoder and kept",
-        choices=("unet", "unetplusplus", "small_unet"),
+        choices=tuple(name for name, decoder in DECODERS.items() if decoder.fine),
     )
     num_classes: int = CLASSES
 

@@ -76,6 +76,7 @@ def gather(
     views: int,
     rt: Runtime,
     record: Preprocess,
+    multiple: int,
 ) -> Inputs:
     """Read what a run learns from, and say what was found.
 
@@ -85,6 +86,7 @@ def gather(
         views: how many views of a sample it learns from.
         rt: where it computes.
         record: how images are read.
+        multiple: of the sides of what the encoder sees.
 
     Raises:
         UserError: images or masks that cannot be meant.
@@ -98,7 +100,7 @@ def gather(
     tile_size = settings.tile_size or 2 * settings.view_size
     pool = _pool(settings, rt, paths, record, tile_size)
     record = preprocess.measure(record, (pool.plane(i) for i in range(len(pool))))
-    probe = guides.dense_probe(settings, record)
+    probe = guides.dense_probe(settings, record, multiple)
     labelled = {} if guided_by is None else {"guide": guided_by}
     labelled |= {} if probe is None else probe.opened
     recipes = (_first_views(settings), _second_views(settings))

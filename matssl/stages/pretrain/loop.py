@@ -21,8 +21,9 @@ from matssl.core.wording import counted
 from matssl.methods import method_class
 from matssl.methods.base import SSLMethod
 from matssl.methods.settings import MethodSettings
-from matssl.models.encoders import build_encoder, channels_last
+from matssl.models.encoders import build_encoder, channels_last, encoder_facts
 from matssl.models.heads import synchronise_batchnorm
+from matssl.models.segmentation import check_training
 from matssl.stages import console, lineage, resume
 from matssl.stages.pretrain import inputs, report
 from matssl.stages.pretrain.inputs import Inputs
@@ -51,12 +52,15 @@ def pretrain(resolved: Resolved, argv: Sequence[str] = ()) -> Path:
     name = settings.name or _default_name(settings)
     RunFolder.check(Path(settings.output_dir) / "ssl" / name, settings.resume, settings.overwrite)
     record = settings.record(settings.in_channels)
-    encoder = build_encoder(settings.encoder, settings.in_channels)
+    encoder = build_encoder(settings.encoder, settings.in_channels, own.dilated)
+    size = settings.batch_size, settings.view_size, settings.in_channels
+    check_training(encoder, *size, flag="--view_size")
     # A resumed run has its weights in the checkpoint; the file it started from may be gone.
     source = None if settings.resume else settings.weights
     started_from = lineage.start_weights(encoder, source, settings.encoder, record)
     kind = method_class(settings.model)
-    found = inputs.gather(settings, own, kind.views, rt, record)
+    multiple = encoder_facts(encoder).multiple
+    found = inputs.gather(settings, own, kind.views, rt, record, multiple)
     record = found.record
     if started_from is not None:
         # The first time was to refuse a wrong file before the pool is read; now the grey levels of
