@@ -105,7 +105,7 @@ def setup(config: RunConfig) -> Runtime:
     keep_freed_memory()
     torch.manual_seed(config.seed)
     if device.type == "cuda":
-        _equal_bits(getattr(config, "deterministic", False))
+        _equal_bits(getattr(config, "deterministic", None))
     if world_size > 1 and not dist.is_initialized():
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     workers = config.num_workers
@@ -119,13 +119,18 @@ def setup(config: RunConfig) -> Runtime:
     return Runtime(device, precision, threads, workers, rank, world_size)
 
 
-def _equal_bits(wanted: bool) -> None:
-    """Choose between GPU kernels whose sums have a fixed order and the fastest ones."""
+def _equal_bits(wanted: bool | None) -> None:
+    """Choose between GPU kernels whose sums have a fixed order and the fastest ones.
+
+    Args:
+        wanted: the flag of a training; None of a stage that only predicts.
+    """
     # cuBLAS reads this when it starts; without it torch refuses deterministic products.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    # Views and crops have one size, so that trying kernels out once pays.
-    torch.backends.cudnn.benchmark = not wanted
-    torch.use_deterministic_algorithms(wanted)
+    # Views and crops have one size, so that trying kernels out once pays. Images that are predicted
+    # differ in size, and what wins a trial by a hair would make two evaluations differ.
+    torch.backends.cudnn.benchmark = wanted is False
+    torch.use_deterministic_algorithms(bool(wanted))
 
 
 def compiled(model: nn.Module, wanted: bool) -> nn.Module:
@@ -136,10 +141,21 @@ def compiled(model: nn.Module, wanted: bool) -> nn.Module:
     """
     if not wanted:
         return model
-    if not torch.cuda.is_available() and not any(map(shutil.which, ("g++", "clang++", "cl"))):
-        raise UserError("--compile needs a C++ compiler here (apt install g++); leave it out")
+    lacking = _compiler_lacking(next(model.parameters()).device.type)
+    if lacking:
+        raise UserError(f"--compile needs {lacking}; leave it out")
     result: nn.Module = torch.compile(model)  # type: ignore[assignment]
     return result
+
+
+def _compiler_lacking(device_type: str) -> str:
+    """Return which compiler torch would miss on this machine; nothing where it has one."""
+    if device_type == "cuda":
+        # Triton brings its own for kernels, and builds what launches them with one of these.
+        found = os.environ.get("CC") or any(map(shutil.which, ("gcc", "clang")))
+        return "" if found else "a C compiler here (apt install gcc)"
+    found = any(map(shutil.which, ("g++", "clang++", "cl")))
+    return "" if found else "a C++ compiler here (apt install g++)"
 
 
 def keep_freed_memory() -> None:
@@ -183,8 +199,14 @@ def has_fast_bf16(device: torch.device) -> bool:
     return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
-def peak_memory() -> int:
-    """Return the largest resident size of this process so far, in bytes."""
+def peak_memory(device: torch.device | None = None) -> int:
+    """Return the largest memory in use so far, in bytes.
+
+    Args:
+        device: a GPU, whose memory then counts; otherwise the resident size of this process does.
+    """
+    if device is not None and device.type == "cuda":
+        return torch.cuda.max_memory_reserved(device)
     with contextlib.suppress(OSError), open("/proc/self/status", encoding="utf-8") as file:
         for line in file:
             # getrusage would count what the process that started this one had in use.
