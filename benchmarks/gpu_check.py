@@ -53,8 +53,8 @@ ROOT = Path(__file__).resolve().parent.parent
 WARM = 8
 # Largest difference of class probabilities, and least share of equal labels, of GPU and CPU.
 CLOSE, EQUAL_LABELS, EQUAL_LABELS_BF16 = 1e-3, 0.999, 0.98
-# Of the losses of a first step, relative.
-CLOSE_LOSS = 1e-3
+# Of the losses of the first two steps, relative; the second is of weights that differ already.
+CLOSE_LOSSES = (1e-3, 1e-2)
 ENCODERS, SIDES = ("resnet18", "resnet50"), (128, 224)
 
 
@@ -63,9 +63,11 @@ class Inside:
 
     @staticmethod
     def methods() -> list[str]:
-        from matssl.methods import METHODS
+        """Return one name of each method; the published spellings of some have two."""
+        from matssl.methods import METHODS, method_class
 
-        return list(METHODS)
+        names = {method_class(name): name for name in reversed(list(METHODS))}
+        return list(reversed(names.values()))
 
     @staticmethod
     def needs_labels(method: str) -> bool:
@@ -151,6 +153,8 @@ class Sizes:
     compiled_steps: int
     picture: int
     tile_batches: tuple[int, ...]
+    # Methods whose first losses are compared; None: all.
+    compared: int | None = None
 
 
 FULL = Sizes(
@@ -190,6 +194,7 @@ TINY = Sizes(
     compiled_steps=WARM + 2,
     picture=256,
     tile_batches=(1, 2),
+    compared=1,
 )
 
 
@@ -207,6 +212,11 @@ class Sheet:
         mark = {True: "ok  ", False: "BAD ", None: "    "}[ok]
         print(f"{mark}{what}: {shown(got)}{f'  (wanted {wanted})' if wanted else ''}", flush=True)
         self.write()
+
+    def memory(self, what: str, gigabytes: float) -> None:
+        """Note the most memory of the GPU in use, where there is one."""
+        if not math.isnan(gigabytes):
+            self.row(f"{what}: GPU memory GB", gigabytes)
 
     @contextlib.contextmanager
     def part(self, what: str) -> Iterator[None]:
@@ -468,14 +478,14 @@ def commands(bench: Bench) -> None:
         run = bench.pretrain("start", "--model", "matssl")
         start = run["folder"] / "encoder.safetensors"
         sheet.row("train_ssl.py, s", run["seconds"])
-        sheet.row("train_ssl.py, GPU memory GB", run["memory"])
+        sheet.memory("train_ssl.py", run["memory"])
         first, last = run["losses"][0], statistics.mean(run["losses"][-5:])
         sheet.row("loss at the first step, mean of the last five", f"{first:.3f}, {last:.3f}")
     with sheet.part("train_finetune.py"):
         weights = ["--ssl_weights_path", start] if start.is_file() else []
         run = bench.finetune("model", *weights)
         sheet.row("train_finetune.py, s", run["seconds"])
-        sheet.row("train_finetune.py, GPU memory GB", run["memory"])
+        sheet.memory("train_finetune.py", run["memory"])
         wait = float(run["rows"][-1].get("wait_share", "nan"))
         sheet.row("train_finetune.py, share of waiting for data", wait)
     with sheet.part("eval_model.py"):
@@ -493,7 +503,7 @@ def commands(bench: Bench) -> None:
             text = (bench.work / name / "metrics.json").read_text(encoding="utf-8")
             found.append(json.loads(text))
         sheet.row("eval_model.py, s", seconds)
-        sheet.row("eval_model.py, GPU memory GB", memory)
+        sheet.memory("eval_model.py", memory)
         miou = found[0]["pooled"]["means"]["miou"]
         sheet.row("mean IoU on the test images", miou)
         same = found[0]["confusion"] == found[1]["confusion"]
@@ -511,7 +521,7 @@ def methods(bench: Bench) -> None:
             files = [run["folder"] / "last.ckpt" for run in runs]
             same = same_losses(*runs) and same_tensors(*files)
             sheet.row(f"{method} --deterministic twice: same bits", same, "True", same)
-            sheet.row(f"{method}, GPU memory GB", max(run["memory"] for run in runs))
+            sheet.memory(method, max(run["memory"] for run in runs))
             for run in runs:
                 shutil.rmtree(run["folder"])
     with sheet.part("fine-tuning --deterministic"):
@@ -587,7 +597,7 @@ def speed(bench: Bench) -> None:
         with sheet.part(f"encoder alone, {what}"):
             pure, memory = encoder_speed(bench, encoder, side, views)
             sheet.row(f"encoder alone, {what}: views/s", pure)
-            sheet.row(f"encoder alone, {what}: GPU memory GB", memory)
+            sheet.memory(f"encoder alone, {what}", memory)
         most = max(1, (os.cpu_count() or 1) - 2)
         for threads in dict.fromkeys(("", most)):
             told = f"{what}, {threads} threads" if threads else what
@@ -601,7 +611,7 @@ def speed(bench: Bench) -> None:
                 sheet.row(f"loop, {told}: share of waiting for data", wait)
                 sheet.row(f"loop, {told}: views/s while not waiting", got / max(1 - wait, 1e-9))
                 sheet.row(f"loop, {told}: share of the encoder alone", got / pure)
-                sheet.row(f"loop, {told}: GPU memory GB", run["memory"])
+                sheet.memory(f"loop, {told}", run["memory"])
 
 
 def encoder_speed(
@@ -656,15 +666,15 @@ def compiling(bench: Bench) -> None:
         quick, memory = encoder_speed(bench, sizes.encoder, sizes.view, views, torch.compile)
         sheet.row(f"{sizes.encoder} alone, views/s", plain)
         sheet.row(f"{sizes.encoder} alone, compiled / not", quick / plain)
-        sheet.row(f"{sizes.encoder} alone, compiled, GPU memory GB", memory)
+        sheet.memory(f"{sizes.encoder} alone, compiled", memory)
 
 
 def compare_compiled(
     bench: Bench, what: str, run: Callable[..., dict[str, Any]], words: list[Any], views: int
 ) -> None:
     sheet = bench.sheet
-    plain = run(f"plain {what}", *words)
-    quick = run(f"compiled {what}", *words, "--compile")
+    plain = run("plain", *words)
+    quick = run("compiled", *words, "--compile")
     first = abs(quick["losses"][0] / plain["losses"][0] - 1)
     sheet.row(f"{what} --compile: relative change of the first loss", first, "< 0.02", first < 0.02)
     ends = [statistics.mean(r["losses"][-5:]) for r in (plain, quick)]
@@ -674,8 +684,8 @@ def compare_compiled(
     if views:
         speeds = [loop_speed(r, views)[0] for r in (plain, quick)]
         sheet.row(f"{what} --compile: views/s, with / without", speeds[1] / speeds[0])
-    memory = f"{quick['memory']:.2f}, without {plain['memory']:.2f}"
-    sheet.row(f"{what} --compile: GPU memory GB", memory)
+    sheet.memory(f"{what} without --compile", plain["memory"])
+    sheet.memory(f"{what} --compile", quick["memory"])
     names = [n for n in tensors(quick["folder"] / "last.ckpt") if "_orig_mod" in n]
     sheet.row(f"{what} --compile: names in the checkpoint stay", not names, "True", not names)
 
@@ -717,7 +727,7 @@ def predicting(bench: Bench) -> None:
                 seconds, memory = bench.measured(run)
                 sheet.row(f"{what}{searched}: s, first time s", f"{seconds:.2f}, {cold:.2f}")
                 sheet.row(f"{what}{searched}: Mpx/s", side * side / seconds / 1e6)
-                sheet.row(f"{what}{searched}: GPU memory GB", memory)
+                sheet.memory(f"{what}{searched}", memory)
                 network(batch)
                 alone, _ = bench.measured(functools.partial(network, batch))
                 sheet.row(f"{what}{searched}: share of the network alone", alone / seconds)
@@ -737,18 +747,29 @@ def agreement(bench: Bench) -> None:
         model = Inside.model(payload["model"])
         model.load_state_dict(payload["state"])
         compare_predictions(bench, model.eval())
-    for method in Inside.methods():
-        with sheet.part(f"first loss of {method}"):
-            words: list[Any] = ["--model", method, "--steps", 1, "--batch_size", 8]
-            words += ["--view_size", min(sizes.view, 64), "--precision", "fp32"]
-            words += bench.labels(method)
-            losses = []
-            for device in ("cpu", bench.device):
-                run = bench.pretrain("first", *words, "--overwrite", device=device)
-                losses.append(run["losses"][0])
-            apart = abs(losses[1] / losses[0] - 1) if losses[0] else abs(losses[1])
-            what = f"first loss of {method} in fp32, relative to the CPU's {losses[0]:.4f}"
-            sheet.row(what, apart, f"< {CLOSE_LOSS}", apart < CLOSE_LOSS)
+    for method in Inside.methods()[: sizes.compared]:
+        with sheet.part(f"first losses of {method}"):
+            compare_losses(bench, method)
+
+
+def compare_losses(bench: Bench, method: str) -> None:
+    """Compare the losses of two steps in fp32: the first of a queue that is empty is always 0."""
+    import torch
+
+    words: list[Any] = ["--model", method, "--steps", 2, "--batch_size", 8, "--overwrite"]
+    words += ["--view_size", min(bench.sizes.view, 64), "--precision", "fp32"]
+    words += bench.labels(method)
+    reference = bench.pretrain("first", *words, device="cpu")["losses"]
+    for tf32 in (False, True):
+        torch.backends.cudnn.allow_tf32 = tf32
+        losses = bench.pretrain("first", *words)["losses"]
+        told = " (TF32 in convolutions)" if tf32 else ""
+        pairs = zip(reference, losses, CLOSE_LOSSES, strict=True)
+        for step, (here, there, least) in enumerate(pairs, start=1):
+            apart = abs(there / here - 1) if here else abs(there)
+            what = f"loss {step} of {method} in fp32{told}, relative to the CPU's {here:.4f}"
+            wanted = "" if tf32 else f"< {least}"
+            bench.sheet.row(what, apart, wanted, None if tf32 else apart < least)
 
 
 def compare_predictions(bench: Bench, model: Any) -> None:
@@ -837,7 +858,10 @@ class Running:
     """A section in a process of its own."""
 
     def __init__(self, name: str, args: argparse.Namespace, data: Path, out: Path) -> None:
-        self.name, self.data, self.log = name, data, out / f"{name}.log"
+        self.name, self.data, self.out = name, data, out
+        self.log = data / f"{name}.log"
+        # A dry run is as slow as its neighbours let it be.
+        self.seconds = math.inf if args.tiny else SECTIONS[name].seconds
         words = [sys.executable, "-m", "benchmarks.gpu_check", "--section", name]
         words += ["--data", str(data), "--device", args.device]
         words += ["--tiny"] if args.tiny else []
@@ -849,7 +873,7 @@ class Running:
 
     def result(self, deadline: float) -> dict[str, Any]:
         """Wait until it is over or its time is, and return what it found."""
-        limit = min(deadline, self.started + SECTIONS[self.name].seconds)
+        limit = min(deadline, self.started + self.seconds)
         state = "done"
         try:
             self.process.wait(max(0.1, limit - time.monotonic()))
@@ -866,14 +890,20 @@ class Running:
             found = json.loads(path.read_text(encoding="utf-8"))
         if state == "done" and self.process.returncode != 0:
             state = f"exit code {self.process.returncode}"
-            tail = self.log.read_text(encoding="utf-8", errors="replace")[-4000:]
-            found["errors"].append(tail)
+            found["errors"].append(self._said()[-4000:])
         print(f"\n== {self.name}: {state}, {seconds:.0f} s", flush=True)
-        text = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
-        print("\n".join(line for line in text if line.startswith(("ok  ", "BAD ", "    "))))
+        said = self._said()
+        with open(self.out / "sections.log", "a", encoding="utf-8") as file:
+            file.write(f"== {self.name}: {state}, {seconds:.0f} s\n{said}\n")
+            file.write("\n".join(found["errors"]) + "\n")
+        kept = ("ok  ", "BAD ", "    ")
+        print("\n".join(line for line in said.splitlines() if line.startswith(kept)))
         for error in found["errors"]:
             print(error[-1500:])
         return {"state": state, "seconds": round(seconds, 1), **found}
+
+    def _said(self) -> str:
+        return self.log.read_text(encoding="utf-8", errors="replace")
 
 
 def check(args: argparse.Namespace) -> dict[str, Any]:
@@ -884,6 +914,8 @@ def check(args: argparse.Namespace) -> dict[str, Any]:
     wanted = [name for name in SECTIONS if name in args.only]
     results: dict[str, Any] = {}
     facts = {"date": str(datetime.date.today()), "device": args.device, "tiny": args.tiny}
+    facts |= {"commit": args.commit} if args.commit else {}
+    (args.out / "sections.log").unlink(missing_ok=True)
 
     def note(name: str, result: dict[str, Any]) -> None:
         results[name] = result
@@ -920,7 +952,7 @@ def markdown(content: dict[str, Any]) -> str:
     named = ", ".join(
         str(facts[key]) for key in ("card", "processor", "package torch") if key in facts
     )
-    commit = str(facts.get("commit", "unknown"))[:12]
+    commit = str(content.get("commit") or facts.get("commit"))[:12]
     small = ", tiny sizes" if content["tiny"] else ""
     lines = [
         f"`python -m benchmarks.gpu_check --device {content['device']}` on {content['date']}, "
@@ -933,7 +965,7 @@ def markdown(content: dict[str, Any]) -> str:
         if result["state"] != "done":
             lines.append(f"| {name} | the section | done | **{result['state']}** |")
         for row in result["rows"]:
-            if name == "environment" and row["ok"] is None and row["what"] != facts.get("card"):
+            if name == "environment" and "TFLOP" not in row["what"]:
                 continue
             got = shown(row["got"]).replace("|", "/")
             got = f"**{got}**" if row["ok"] is False else got
@@ -957,6 +989,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", default=",".join(SECTIONS), help="sections, a,b,c")
     parser.add_argument("--budget_s", type=float, default=460.0, help="seconds for all sections")
     parser.add_argument("--jobs", type=int, help="sections side by side (default: all on a GPU)")
+    parser.add_argument("--commit", help="to write down where there is no git")
     parser.add_argument("--out", type=Path, default=Path("gpu_check"), help="folder of the results")
     parser.add_argument("--section", choices=tuple(SECTIONS), help=argparse.SUPPRESS)
     parser.add_argument("--data", help=argparse.SUPPRESS)
