@@ -64,16 +64,15 @@ class Inside:
     @staticmethod
     def methods() -> list[str]:
         """Return one name of each method; the published spellings of some have two."""
-        from matssl.methods import METHODS, method_class
+        from matssl.methods import METHODS
 
-        names = {method_class(name): name for name in reversed(list(METHODS))}
-        return list(reversed(names.values()))
+        return list({path: name for name, path in METHODS.items()}.values())
 
     @staticmethod
     def needs_labels(method: str) -> bool:
-        from matssl.methods import method_class
+        from matssl.methods import settings_class
 
-        return bool(method_class(method).labelled)
+        return hasattr(settings_class(method)(), "labeled_path")
 
     @staticmethod
     def encoder(name: str) -> Any:

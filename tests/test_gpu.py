@@ -29,7 +29,7 @@ pytestmark = [
 ]
 SIDE, SAMPLES = 64, 8
 # Some have a second, published name.
-NAMES = list({method_class(name): name for name in METHODS}.values())
+NAMES = list({path: name for name, path in METHODS.items()}.values())
 
 
 @pytest.fixture(autouse=True)

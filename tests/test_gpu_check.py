@@ -21,7 +21,7 @@ from benchmarks import gpu_check
 from matssl import pictures
 from matssl.core import runtime
 from matssl.methods.contrastive import nt_xent
-from matssl.methods.matssl import MatSSL
+from matssl.methods.matssl.method import MatSSL
 
 SMALL = ["--steps", "4", "--batch_size", "4", "--threads", "1", "--device", "cpu", "--quiet"]
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from matssl import baselines, hub, preflight, tiling, weights
-from matssl.core import checkpoint, runtime
+from matssl.core import checkpoint, run_folder, runtime
 from matssl.core.config import EvaluateConfig, to_dict
 from matssl.core.errors import UserError
 from matssl.core.labels import IGNORE
@@ -32,7 +32,7 @@ from matssl.metrics import counts as counting
 from matssl.models.encoders import channels_last
 from matssl.models.segmentation import SegmentationModel, build_model
 from matssl.pictures import segmentation as pictures
-from matssl.stages import drawing, progress
+from matssl.stages import console, drawing
 from matssl.stages.evaluate.published import name_panels
 from matssl.stages.evaluate.report import (
     draw_panels,
@@ -78,7 +78,7 @@ def evaluate(config: EvaluateConfig, argv: Sequence[str] = ()) -> Path:
     Raises:
         UserError: anything the user can mend; nothing is written where it is found at the start.
     """
-    rt = runtime.setup(config)
+    rt = config.runtime()
     root = _root(config)
     if not rt.is_main:
         # Under torchrun one process evaluates; the result would be the same.
@@ -103,11 +103,11 @@ def evaluate(config: EvaluateConfig, argv: Sequence[str] = ()) -> Path:
     facts = preflight.examine_dataset(shown, record).text()
     if loaded.note:
         facts = f"{loaded.note}\n{facts}"
-    progress.say(config, rt, facts)
-    progress.say(config, rt, f"device  {rt.describe()}\nfolder  {root}")
+    console.say(config, rt, facts)
+    console.say(config, rt, f"device  {rt.describe()}\nfolder  {root}")
     warnings = _leaks(pairs, loaded)
     for warning in warnings:
-        progress.say(config, rt, f"warning {warning}")
+        console.say(config, rt, f"warning {warning}")
 
     channels_last(loaded.model).to(rt.device).eval()
     folder = RunFolder.at(root, False, config.overwrite, rt.is_main)
@@ -138,7 +138,7 @@ def evaluate(config: EvaluateConfig, argv: Sequence[str] = ()) -> Path:
         bar.close()
     copies = _copies(results, loaded)
     for warning in copies:
-        progress.say(config, rt, f"warning {warning}")
+        console.say(config, rt, f"warning {warning}")
     metrics = summarise(results, loaded.table, config)
     metrics |= {
         "model": str(config.model_path),
@@ -241,7 +241,7 @@ def _published_model(content: Content, input_size: int) -> Loaded:
 
 def _root(config: EvaluateConfig) -> Path:
     if config.output_dir is not None:
-        return progress.given_folder(config.output_dir, config.name)
+        return run_folder.given_folder(config.output_dir, config.name)
     model = hub.locate(config.model_path).resolve()
     data = (config.dataset_name or Path(config.dataset).resolve().name).replace(" ", "_")
     split = f"-{config.split}" if config.split else ""
