@@ -325,7 +325,7 @@ class Run:
                         config,
                         rt,
                         f"estimate {needed} for {counted(left, 'step')}, "
-                        f"without validation ({runtime.peak_memory() / 1e9:.1f} GB in use)",
+                        f"without validation ({runtime.peak_memory(rt.device) / 1e9:.1f} GB in use)",
                     )
                 if self.step % config.val_every == 0 or self.step == self.stop_at:
                     self._validate(loss)

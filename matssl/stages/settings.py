@@ -123,7 +123,7 @@ class RunSettings:
             num_workers=self.num_workers,
             precision=self.precision,
             seed=self.seed,
-            deterministic=getattr(self, "deterministic", False),
+            deterministic=getattr(self, "deterministic", None),
         )
 
 

@@ -271,7 +271,7 @@ class Run:
         steps = self.plan.total_steps - self.step
         left = console.minutes(steps * clock.seconds_per_step)
         if clock.steps == 3:
-            memory = runtime.peak_memory() / 1e9
+            memory = runtime.peak_memory(self.rt.device) / 1e9
             self.say(
                 f"estimate {left} for {counted(steps, 'step')} "
                 f"({clock.text()}, {memory:.1f} GB in use)"
