@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -248,6 +249,27 @@ class RunFolder:
             line = self.path("command.txt").read_text(encoding="utf-8") + line
         self.write_text("command.txt", line)
         self.write_json("environment.json", environment())
+
+
+def today() -> str:
+    """Return date and time for the name of a run."""
+    return time.strftime("%Y%m%d-%H%M%S")
+
+
+def given_folder(output_dir: str, name: str | None) -> Path:
+    """Return the folder of the results of a stage that a flag names as a whole.
+
+    Raises:
+        UserError: a name is given as well.
+    """
+    if name:
+        raise UserError("--output_dir is the folder of the results itself; leave out --name")
+    return Path(output_dir)
+
+
+def read_text(path: Path) -> str:
+    """Return the content of a text file, nothing where it is absent."""
+    return path.read_text(encoding="utf-8") if path.is_file() else ""
 
 
 def environment() -> dict[str, Any]:

@@ -104,7 +104,7 @@ def _of_run(
     import numpy as np
 
     from matssl.data import readers
-    from matssl.data.layouts.groups import groups_of
+    from matssl.data.specimens import groups_of
     from matssl.measure.field import Field, areas
 
     paths = readers.find_images(predicted)
@@ -146,7 +146,6 @@ def _of_labels(
     folder: Path, regex: str | None, given: float | None, classes: str | None
 ) -> tuple[tuple[str, ...], Iterator[Masked]]:
     """Return class names and masks of a labelled folder."""
-    from matssl.core.config import ImageConfig
     from matssl.data import layouts, readers
     from matssl.data.preprocess import Preprocess
     from matssl.measure.field import Field, areas
@@ -159,7 +158,7 @@ def _of_labels(
     dataset = layouts.find(folder, group_regex=regex, classes=classes)
     table = dataset.table
     assert table is not None
-    record = Preprocess.from_config(ImageConfig(), channels=1)
+    record = Preprocess.chosen(channels=1)
 
     def fields() -> Iterator[Masked]:
         for pair in dataset.pairs:

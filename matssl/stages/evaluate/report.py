@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from matssl import metrics, report
+from matssl.core import run_folder
 from matssl.core.run_folder import RunFolder
 from matssl.core.tables import filled, percent
 from matssl.core.wording import counted, lineage_text
@@ -18,7 +19,7 @@ from matssl.data.preprocess import Preprocess
 from matssl.measure import tables
 from matssl.metrics import overlap
 from matssl.pictures import segmentation as pictures
-from matssl.stages import drawing, progress
+from matssl.stages import console, drawing
 from matssl.stages.evaluate.published import published_results
 from matssl.stages.evaluate.summary import Result
 
@@ -130,7 +131,7 @@ def write_report(
     sections.append(("All images", report.table(filled([_image_row(r, names) for r in results]))))
     sections.append(("Where the model comes from", report.text(lineage_text(summary["lineage"]))))
     sections.append(("Data", report.text(facts)))
-    sections.append(("Command", report.text(progress.read_text(root / "command.txt"))))
+    sections.append(("Command", report.text(run_folder.read_text(root / "command.txt"))))
     title = f"{summary['dataset']}: segmentation into {', '.join(names)}"
     subtitle = f"{summary['split']} images, model {summary['model']}"
     report.write(root / "report.html", title, subtitle, sections)
@@ -260,5 +261,5 @@ def print_summary(
     for name, entry in summary["phase_fractions"].items():
         print(f"  area fraction {name}: {_fraction(entry['predicted'])} %")
         fields = entry["predicted"]["fields"]
-    print(progress.specimens_text(fields, summary["images"], group_regex), end="")
+    print(console.specimens_text(fields, summary["images"], group_regex), end="")
     print(f"report: {folder.root / 'report.html'}", flush=True)
