@@ -13,18 +13,20 @@ import numpy as np
 
 from matssl.core.errors import UserError
 from matssl.measure import intervals
+from matssl.metrics import SCORES, mean_name
 
 # The score of the best of several checks on the test images, which choose it: the rule of PSCL's
 # code. It is no estimate of anything; a column says how far it lies above the honest score.
 BEST_ON_TEST = "_best_on_test"
-# Scores that a table may show, by their name in metrics.json.
-COLUMNS = {
+# Scores that a table may show, by their name among the means of metrics.json; mIoU is always there.
+HEADS = {
     "mdice": "Dice %",
     "mdice_without_class_0": "Dice % without class 0",
     "accuracy": "accuracy %",
-    f"miou{BEST_ON_TEST}": "mIoU %, best on test",
-    f"mdice{BEST_ON_TEST}": "Dice %, best on test",
-    f"mdice_without_class_0{BEST_ON_TEST}": "Dice % without class 0, best on test",
+} | {mean_name(name): f"{name} %" for name in SCORES if name != "IoU"}
+COLUMNS = HEADS | {
+    f"{key}{BEST_ON_TEST}": f"{text}, best on test"
+    for key, text in {"miou": "mIoU %", **HEADS}.items()
 }
 FOLDER = Path(__file__).resolve().parent / "studies"
 

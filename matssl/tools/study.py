@@ -309,7 +309,8 @@ class Runner:
             if "pooled" not in metrics:
                 raise UserError(f"split {test} of {job.dataset} has no masks to score against")
             found = metrics["pooled"]["means"]
-            return {key: float(found[key]) for key in scores}
+            # Null where no class has a score: one that fills its images has no border.
+            return {key: float(found[key]) for key in scores if found[key] is not None}
 
         best: dict[str, float] = {}
         if self.plan.snapshots:
