@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from matssl.metrics import counts, overlap
+from matssl.metrics import boundary, counts, overlap
 from matssl.metrics.score import Gathered, Score
 
 # Scores by the name they have in tables.
@@ -16,6 +16,7 @@ SCORES: dict[str, Score] = {
     "Dice": Score(counts.confusion, overlap.pooled(overlap.dice)),
     "precision": Score(counts.confusion, overlap.pooled(overlap.precision)),
     "recall": Score(counts.confusion, overlap.pooled(overlap.recall)),
+    "boundary F1": Score(boundary.border_hits, boundary.f1),
 }
 
 
