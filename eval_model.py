@@ -18,7 +18,7 @@ DESCRIPTION = (
 def main(argv: Sequence[str]) -> int:
     """Resolve the flags and run the stage; returns 0."""
     settings = config.parse(config.EvaluateConfig, argv, DESCRIPTION)
-    from matssl.stages.evaluate import evaluate
+    from matssl.stages.evaluate.predict import evaluate
 
     evaluate(settings, argv)
     return 0

@@ -32,7 +32,7 @@ from matssl.data.preprocess import Preprocess
 from matssl.data.readers import Micrograph
 from matssl.measure import intervals
 from matssl.methods import method_class
-from matssl.methods.slotcon import SlotCon
+from matssl.methods.slotcon.method import SlotCon
 from matssl.models.encoders import build_encoder, channels_last, pyramid
 from matssl.pictures import segmentation as pictures
 from matssl.stages import console, drawing, resume
@@ -100,7 +100,7 @@ def phase_map(config: PhaseConfig, argv: Sequence[str] = ()) -> Path:
     Raises:
         UserError: anything the user can mend; nothing is written where it is found at the start.
     """
-    rt = runtime.setup(config)
+    rt = config.runtime()
     root = _root(config)
     if not rt.is_main:
         # Under torchrun one process draws; the maps would be the same.

@@ -7,24 +7,26 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from matssl import hub
 from matssl.core import config
-from matssl.core.config import EvaluateConfig, FinetuneConfig, PretrainConfig, RunConfig
+from matssl.core.config import EvaluateConfig, FinetuneConfig
 from matssl.core.errors import UserError
 from matssl.core.tables import read_csv
+from matssl.stages.pretrain import settings as pretrain_settings
 from matssl.study import tables
 from matssl.study.commands import Commands
 from matssl.study.plan import BEST_ON_TEST, COLUMNS, Job, Plan
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-STAGES: dict[str, type[RunConfig]] = {
-    "train_ssl.py": PretrainConfig,
-    "train_finetune.py": FinetuneConfig,
-    "eval_model.py": EvaluateConfig,
+# What reads the flags of each command.
+STAGES: dict[str, Callable[[Sequence[str]], object]] = {
+    "train_ssl.py": pretrain_settings.resolve,
+    "train_finetune.py": lambda words: config.parse(FinetuneConfig, words, ""),
+    "eval_model.py": lambda words: config.parse(EvaluateConfig, words, ""),
 }
 
 
@@ -43,7 +45,7 @@ class Runner:
         """
         self._check_data()
         for script, *words in self.commands.all():
-            config.parse(STAGES[script], words, "")
+            STAGES[script](words)
         for job in self.plan.jobs():
             same = [(self.result(job), self.commands.finetune(job))]
             if job.start.pretrain:

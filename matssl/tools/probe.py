@@ -19,7 +19,7 @@ from matssl.core.errors import guard
 if TYPE_CHECKING:
     from torch import nn
 
-    from matssl.core.config import PretrainConfig
+    from matssl.stages.pretrain.settings import PretrainSettings
 
 
 def main(argv: Sequence[str]) -> int:
@@ -45,9 +45,9 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--threads", type=int, help="CPU threads of torch (all cores)")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     args = parser.parse_args(argv)
-    from matssl.core.config import PretrainConfig
+    from matssl.stages.pretrain.settings import PretrainSettings
 
-    config = PretrainConfig(
+    config = PretrainSettings(
         in_channels=1,
         probe_path=args.probe_path,
         splits=args.splits,
@@ -63,7 +63,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def scores(
-    sources: Sequence[str], config: PretrainConfig, name: str = "resnet18"
+    sources: Sequence[str], config: PretrainSettings, name: str = "resnet18"
 ) -> Iterator[tuple[str, float]]:
     """Yield each source of :func:`load_encoder` with its mean IoU, 0 to 1.
 
@@ -75,11 +75,10 @@ def scores(
     Raises:
         UserError: weights or labelled images cannot be used.
     """
-    from matssl.core import runtime
     from matssl.probe import DenseProbe
-    from matssl.stages.pretrain import dense_probe
+    from matssl.stages.pretrain.guides import dense_probe
 
-    rt = runtime.setup(config)
+    rt = config.runtime()
     probes: dict[tuple[tuple[str, Any], ...], DenseProbe | None] = {}
     for source in sources:
         seen = tuple(sorted(grey_levels(source).items()))
@@ -93,12 +92,12 @@ def scores(
 
 def grey_levels(source: str) -> dict[str, Any]:
     """Return the settings by which the run that a weights file lies in saw its images, or none."""
-    from matssl.core import config
+    from matssl.core.flags import read_settings
 
     path = Path(source)
     for folder in (path, *list(path.parents)[:2]):
         if (folder / "config.yaml").is_file():
-            run = config.read_yaml(folder / "config.yaml")
+            run = read_settings(folder / "config.yaml")
             return {key: run[key] for key in ("window", "low", "high") if key in run}
     return {}
 

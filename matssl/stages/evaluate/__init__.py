@@ -1,5 +1,1 @@
-"""A checkpoint and a folder to scores, masks, pictures and a report."""
-
-from matssl.stages.evaluate.predict import evaluate
-
-__all__ = ["evaluate"]
+"""A checkpoint and a folder to scores, masks, pictures and a report; see ``predict.evaluate``."""

@@ -79,7 +79,7 @@ def evaluate(config: EvaluateConfig, argv: Sequence[str] = ()) -> Path:
     Raises:
         UserError: anything the user can mend; nothing is written where it is found at the start.
     """
-    rt = runtime.setup(config)
+    rt = config.runtime()
     root = _root(config)
     if not rt.is_main:
         # Under torchrun one process evaluates; the result would be the same.
