@@ -35,6 +35,7 @@ from matssl.data.preprocess import Preprocess
 from matssl.data.views import ViewRecipe
 from matssl.methods import METHODS, method_class
 from matssl.methods.base import SSLMethod
+from matssl.methods.contrastive import gather_in_order
 from matssl.models.encoders import average, build_encoder, channels_last, pyramid
 from matssl.models.heads import synchronise_batchnorm
 from matssl.pictures import training as pictures
@@ -312,8 +313,9 @@ class Run:
             )
         self.optimizer.step()
         # One transfer for all numbers, when the whole step is under way: a GPU never waits for it.
-        values = torch.stack([value.float() for value in numbers.values()]).tolist()
-        if self.rt.any(not all(map(math.isfinite, values))):
+        logged = torch.stack([value.float() for value in numbers.values()])
+        values = self.rt.mean(logged).tolist()
+        if not all(map(math.isfinite, values)):
             self._refuse_nan(batch)
         return dict(zip(numbers, values, strict=True))
 
@@ -323,7 +325,7 @@ class Run:
         Raises:
             UserError: always.
         """
-        samples = batch.index.cpu().numpy()
+        samples = gather_in_order(batch.index).cpu().numpy()
         # A labelled sample has no number of its own.
         images = self.loader.tiles[samples[samples >= 0], 0]
         names = list(dict.fromkeys(self.pool.sources[image] for image in images))
