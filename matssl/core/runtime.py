@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 
 from matssl.core import rng
 from matssl.core.errors import UserError
@@ -66,6 +66,24 @@ class Runtime:
         value = torch.tensor([int(flag)], device=self.device)
         dist.all_reduce(value, op=dist.ReduceOp.MAX)
         return bool(value.item())
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Return the mean over the processes, number by number; all processes must call it.
+
+        Not finite on one process is not finite on all of them.
+
+        Args:
+            values: detached numbers of this process, as many on each.
+
+        Returns:
+            A tensor of the same shape; with one process the given one.
+        """
+        if self.world_size == 1:
+            return values
+        # Divided first, so that no sum leaves the range of the numbers themselves.
+        total = values / self.world_size
+        dist.all_reduce(total)
+        return total
 
     def describe(self) -> str:
         """Return one line for the console."""
