@@ -173,7 +173,7 @@ class Known:
     @property
     def word(self) -> str:
         """The flag as it is typed."""
-        return self.name if self.flag.positional else f"--{self.name}"
+        return self.name.upper() if self.flag.positional else f"--{self.name}"
 
 
 def declared(section: type) -> dict[str, Known]:

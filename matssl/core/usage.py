@@ -61,7 +61,7 @@ def show(
     parser = argparse.ArgumentParser(
         prog=command.prog,
         usage=" ".join(["%(prog)s", *words, "[--FLAG X ...]"]),
-        description=command.description,
+        description=command.description.replace("``", ""),
         epilog=more,
         add_help=False,
     )

@@ -68,6 +68,13 @@ def target_pixel_size_problem(text: str) -> str:
 
 
 @dataclass(frozen=True)
+class ToolSettings:
+    """Flags that every tool has."""
+
+    debug: bool = flag(False, "run", "show the traceback of an error")
+
+
+@dataclass(frozen=True)
 class RunSettings:
     """Flags that every stage has."""
 
