@@ -28,10 +28,11 @@ from matssl.data.masks import ClassTable, MaskClass
 from matssl.data.prefetch import prefetched
 from matssl.data.preprocess import Preprocess
 from matssl.data.readers import Micrograph
+from matssl.decoders import DECODERS
 from matssl.measure.field import Field, areas
 from matssl.metrics.counts import confusion
 from matssl.models.encoders import channels_last
-from matssl.models.segmentation import SegmentationModel, build_model
+from matssl.models.segmentation import SegmentationModel, build_model, check_input_size
 from matssl.pictures import segmentation as pictures
 from matssl.stages import console, drawing
 from matssl.stages.evaluate.published import name_panels
@@ -43,6 +44,7 @@ from matssl.stages.evaluate.report import (
     write_tables,
 )
 from matssl.stages.evaluate.summary import Result, excluded_classes, summarise
+from matssl.weights.folding import IMAGENET_MEAN, IMAGENET_STD
 from matssl.weights.layouts import Content
 
 # Side of the square that the published code resizes images to.
@@ -177,8 +179,6 @@ def load_model(path: str | Path, input_size: int | None = None) -> Loaded:
     Raises:
         UserError: no such checkpoint, or one that is incomplete.
     """
-    if input_size is not None and input_size < 32:
-        raise UserError(f"--input_size must be at least 32, not {input_size}")
     path = hub.locate(path)
     content = weights.read(path)
     if not content.facts.get("format"):
@@ -190,6 +190,7 @@ def load_model(path: str | Path, input_size: int | None = None) -> Loaded:
         if any(key.startswith("ema.") for key in state):
             # last.ckpt holds both; the averaged weights are the ones that were validated.
             state = {k.removeprefix("ema."): v for k, v in state.items() if k.startswith("ema.")}
+        check_input_size(model, input_size)
         model.load_state_dict(state)
         record = Preprocess.from_dict(payload["preprocess"])
         if input_size is not None:
@@ -208,6 +209,7 @@ def _published_model(content: Content, input_size: int) -> Loaded:
     """
     description = weights.segmentation_description(content)
     model = build_model(**description)
+    check_input_size(model, input_size)
     wanted = model.state_dict()
     fitting = {k: v for k, v in content.tensors.items() if k in wanted}
     absent = [k for k in wanted if k not in fitting and not k.endswith(weights.HARMLESS)]
@@ -221,7 +223,7 @@ def _published_model(content: Content, input_size: int) -> Loaded:
     model.load_state_dict(fitting, strict=False)
     count = description["num_classes"]
     channels = description["in_channels"]
-    mean, std = weights.IMAGENET_MEAN, weights.IMAGENET_STD
+    mean, std = IMAGENET_MEAN, IMAGENET_STD
     if channels == 1:
         mean, std = (sum(mean) / 3,), (sum(std) / 3,)  # type: ignore[assignment]
     record = Preprocess(
@@ -238,6 +240,8 @@ def _published_model(content: Content, input_size: int) -> Loaded:
         f"{input_size} x {input_size} (--input_size), ImageNet normalisation, mask values: "
         f"{meaning}"
     )
+    unsaid = DECODERS[description["decoder"]].unsaid
+    note += f", {unsaid}" if unsaid else ""
     return Loaded(model, record, table, {"model": description, "raw": True}, note)
 
 
@@ -290,9 +294,8 @@ def _chosen(config: EvaluateConfig, dataset: Dataset, loaded: Loaded) -> list[Pa
                 f"{', '.join(dataset.splits)}"
             )
         return pairs
-    automatic = any(note.startswith("no split given") for note in dataset.notes)
     trained = _trained_images(loaded)
-    if automatic and not any(str(pair.image) in trained for pair in dataset.pairs):
+    if dataset.cut.automatic and not any(str(pair.image) in trained for pair in dataset.pairs):
         # Nobody cut this folder and the model has not seen it: every image is a test.
         return list(dataset.pairs)
     return list(dataset.split("test") or dataset.pairs)
