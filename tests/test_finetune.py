@@ -16,7 +16,7 @@ from matssl.core.errors import UserError, guard
 from matssl.data.crops import Labelled
 from matssl.data.layouts import Pair
 from matssl.models import losses
-from matssl.models.decoders import DECODERS
+from matssl.models.segmentation import build_model
 from matssl.stages.finetune import folds, inputs, settings
 from matssl.stages.finetune.objective import Objective, Schedule
 from matssl.stages.finetune.settings import FinetuneSettings
@@ -93,9 +93,8 @@ def test_published_spellings_act_as_our_own() -> None:
     assert _resolved("--pretrained_model", "baseline").ssl_weights_path is None
 
 
-def test_the_settings_name_the_losses_and_decoders_there_are() -> None:
+def test_the_settings_name_the_losses_there_are() -> None:
     assert tuple(losses.LOSSES) == settings.LOSSES
-    assert tuple(DECODERS) == settings.DECODERS
 
 
 def test_settings_are_read_without_torch_or_numpy() -> None:
@@ -126,7 +125,8 @@ def test_every_recipe_is_read_without_complaint(recipe: str) -> None:
     ],
 )
 def test_a_crop_is_a_multiple_of_what_the_model_takes(given: dict[str, int], side: int) -> None:
-    assert inputs.crop_size(FinetuneSettings(finetune_dataset="x", **given), 32) == side
+    model = build_model("resnet18", "unet", 2)
+    assert inputs.crop_size(FinetuneSettings(finetune_dataset="x", **given), model) == side
 
 
 @pytest.mark.parametrize(
@@ -136,9 +136,12 @@ def test_a_crop_is_a_multiple_of_what_the_model_takes(given: dict[str, int], sid
         ({"input_size": 16}, "--input_size must be at least 32, not 16"),
     ],
 )
-def test_crops_that_no_model_takes_are_refused(given: dict[str, int], sentence: str) -> None:
+def test_crops_that_the_model_does_not_take_are_refused(
+    given: dict[str, int], sentence: str
+) -> None:
+    model = build_model("resnet18", "unet", 2)
     with pytest.raises(UserError, match=sentence):
-        inputs.crop_size(FinetuneSettings(finetune_dataset="x", **given), 32)
+        inputs.crop_size(FinetuneSettings(finetune_dataset="x", **given), model)
 
 
 def test_a_batch_of_whole_images_holds_all_of_them_at_most() -> None:

@@ -8,10 +8,12 @@ from pathlib import Path
 PACKAGE = Path(__file__).resolve().parent.parent / "matssl"
 STOREYS = [
     {"core"},
+    {"decoders", "tiles"},
     {"data", "models", "metrics", "measure", "pictures", "hub"},
     {"methods", "monitor", "probe", "weights", "tiling", "phases"}
-    | {"report", "preflight", "baselines", "study"},
+    | {"report", "preflight", "baselines"},
     {"stages"},
+    {"study"},
     {"tools"},
 ]
 # report lays out what the others found, so it may read their records.

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from matssl import phases, preflight, report, tiling
+from matssl import phases, preflight, report, tiles, tiling
 from matssl.core import checkpoint, run_folder, runtime
 from matssl.core.config import to_dict
 from matssl.core.errors import UserError
@@ -33,7 +33,7 @@ from matssl.data.readers import Micrograph
 from matssl.measure import intervals
 from matssl.methods import method_class
 from matssl.methods.slotcon.method import SlotCon
-from matssl.models.encoders import build_encoder, channels_last, pyramid
+from matssl.models.encoders import build_encoder, channels_last, encoder_facts, pyramid
 from matssl.pictures import segmentation as pictures
 from matssl.stages import console, drawing, resume
 
@@ -70,6 +70,7 @@ class Source:
         network: moved to the device before use.
         record: how images are read.
         payload: of the checkpoint.
+        multiple: of the sides of images.
     """
 
     scores: Callable[[Tensor], Tensor]
@@ -77,6 +78,7 @@ class Source:
     network: nn.Module
     record: Preprocess
     payload: dict[str, Any]
+    multiple: int
 
 
 @dataclass(frozen=True)
@@ -114,13 +116,11 @@ def phase_map(config: PhaseConfig, argv: Sequence[str] = ()) -> Path:
     if pixel_size is not None:
         record = replace(record, pixel_size=pixel_size)
     paths, left_out = layouts.unlabelled(config.data)
-    found = preflight.examine(str(config.data), {"images": paths}, record)
+    found = preflight.examine(str(config.data), {"images": paths}, record, left_out=left_out)
     paths, broken = _readable(config, found)
     specimens.check_regex(paths, config.group_regex)
     _check_sizes(found, record)
     facts = found.text()
-    if left_out:
-        facts += f"\n  left out     folders of masks: {', '.join(p.name for p in left_out)}"
     console.say(config, rt, facts)
 
     channels_last(source.network).to(rt.device).eval()
@@ -204,13 +204,18 @@ def load(path: Path | str) -> Source:
             method.load_state_dict(state)
             assert isinstance(method, SlotCon)
             temperature = method.settings.teacher_temperature
-            return Source(method.prototype_scores, temperature, method, record, payload)
+            scores = method.prototype_scores
+            return Source(
+                scores, temperature, method, record, payload, encoder_facts(encoder).multiple
+            )
         prefix = "encoder."
         inner = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
         encoder.load_state_dict(inner)
     except (KeyError, TypeError, RuntimeError) as error:
         raise UserError(f"{path} is incomplete or damaged: {str(error).splitlines()[0]}") from error
-    return Source(_features(encoder), None, encoder, record, payload)
+    return Source(
+        _features(encoder), None, encoder, record, payload, encoder_facts(encoder).multiple
+    )
 
 
 def _features(encoder: nn.Module) -> Callable[[Tensor], Tensor]:
@@ -236,7 +241,7 @@ def _check(config: PhaseConfig) -> None:
         wrong.append(f"--names {config.names} must be two or more different names")
     if names and config.phases is not None and len(names) != config.phases:
         wrong.append(f"--names has {len(names)} names for --phases {config.phases}")
-    tiling.plan(tiling.STRIDE, tiling.STRIDE, config.tile_size, config.overlap)
+    tiles.check(config.tile_size, config.overlap)
     if wrong:
         raise UserError("; ".join(wrong))
 
@@ -299,7 +304,7 @@ def _phases(
     wanted = config.phases or len(_given_names(config)) or None
     places = np.unique(np.linspace(0, len(paths) - 1, min(SAMPLED_IMAGES, len(paths))).astype(int))
     sampled = [paths[int(place)] for place in places]
-    cells = (_cells(rt, source.scores, record, path) for path in sampled)
+    cells = (_cells(rt, source, record, path) for path in sampled)
     if source.temperature is None:
         count = wanted or DEFAULT_CLUSTERS
         rows = np.concatenate([_spread(part, CELLS_PER_IMAGE) for part in cells])
@@ -335,19 +340,18 @@ def _spread(rows: NDArray[np.float32], count: int) -> NDArray[np.float32]:
     return rows[np.unique(np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int))]
 
 
-def _cells(
-    rt: Runtime, scores: Callable[[Tensor], Tensor], record: Preprocess, path: Path
-) -> NDArray[np.float32]:
+def _cells(rt: Runtime, source: Source, record: Preprocess, path: Path) -> NDArray[np.float32]:
     """Return what the network says of the cells of an image, float32 (R, D)."""
     plane = record.plane(record.read(path))
     rows = []
     for top, left in _windows(plane.shape[0], plane.shape[1]):
         window = plane[top : top + WINDOW, left : left + WINDOW]
         height, width = window.shape[:2]
-        wide = _mirrored(record.tensor(window), -height % 32, -width % 32)
+        more = (-side % source.multiple for side in (height, width))
+        wide = _mirrored(record.tensor(window), *more)
         x = torch.from_numpy(wide)[None].to(rt.device).contiguous(memory_format=torch.channels_last)
         with torch.inference_mode(), rt.autocast():
-            values = scores(x).float()
+            values = source.scores(x).float()
         stride = x.shape[-1] // values.shape[-1]
         first = MARGIN // stride
         inside = values[0, :, first:, first:][:, : -(-height // stride), : -(-width // stride)]

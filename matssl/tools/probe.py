@@ -75,24 +75,26 @@ def scores(
     Raises:
         UserError: weights or labelled images cannot be used.
     """
+    from matssl.models.encoders import encoder_facts
     from matssl.probe import DenseProbe
     from matssl.stages.pretrain.guides import dense_probe
 
     rt = config.runtime()
-    probes: dict[tuple[tuple[str, Any], ...], DenseProbe | None] = {}
+    probes: dict[tuple[tuple[tuple[str, Any], ...], int], DenseProbe | None] = {}
     for source in sources:
         seen = tuple(sorted(grey_levels(source).items()))
-        if seen not in probes:
-            probes[seen] = dense_probe(replace(config, **dict(seen)), None)
-        probe = probes[seen]
-        assert probe is not None
         encoder = load_encoder(source, name, config.seed).to(rt.device).eval()
+        multiple = encoder_facts(encoder).multiple
+        if (seen, multiple) not in probes:
+            probes[seen, multiple] = dense_probe(replace(config, **dict(seen)), None, multiple)
+        probe = probes[seen, multiple]
+        assert probe is not None
         yield source, probe.score(encoder, rt.device, rt.autocast)
 
 
 def grey_levels(source: str) -> dict[str, Any]:
     """Return the settings by which the run that a weights file lies in saw its images, or none."""
-    from matssl.core.flags import read_settings
+    from matssl.core.parsing import read_settings
 
     path = Path(source)
     for folder in (path, *list(path.parents)[:2]):

@@ -15,7 +15,8 @@ from matssl.data.crops import CropRecipe, Labelled
 from matssl.data.layouts import Dataset, Pair
 from matssl.data.masks import ClassTable
 from matssl.data.preprocess import Preprocess
-from matssl.models import small_unet
+from matssl.decoders import with_encoder
+from matssl.models.segmentation import SegmentationModel, check_input_size
 from matssl.stages.finetune.settings import CROP_SIZE, FinetuneSettings, given_weights
 
 # Whatever else a folder calls a split is a test of some kind and stays closed.
@@ -174,9 +175,7 @@ def architecture(settings: FinetuneSettings, root: Path) -> tuple[str, str]:
     if encoder == "auto":
         encoder = found[0] or DEFAULT_ENCODER
     if decoder == "auto":
-        # The small U-Net is one piece.
-        whole = small_unet.NAME if encoder == small_unet.NAME else DEFAULT_DECODER
-        decoder = found[1] or whole
+        decoder = found[1] or with_encoder(encoder, DEFAULT_DECODER)
     return encoder, decoder
 
 
@@ -211,25 +210,24 @@ def total_steps(settings: FinetuneSettings, images: int) -> int:
     return settings.steps
 
 
-def crop_size(settings: FinetuneSettings, multiple: int) -> int:
+def crop_size(settings: FinetuneSettings, model: SegmentationModel) -> int:
     """Return the side of a training crop: that of the resized image at most, as published.
 
     Args:
         settings: with a size of crops or of images, or neither.
-        multiple: of which the model takes sides.
+        model: that takes multiples of a side.
 
     Raises:
-        UserError: a size that is none of its multiples.
+        UserError: a size that the model does not take.
     """
+    check_input_size(model, settings.input_size)
     if settings.input_size is not None:
-        if settings.input_size < multiple:
-            raise UserError(f"--input_size must be at least {multiple}, not {settings.input_size}")
         # A crop larger than the resized image would be filled up with mirrored pixels.
         side = min(settings.crop_size or settings.input_size, settings.input_size)
-        return max(multiple, side - side % multiple)
+        return max(model.multiple, side - side % model.multiple)
     side = CROP_SIZE if settings.crop_size is None else settings.crop_size
-    if side % multiple:
-        raise UserError(f"--crop_size must be a multiple of {multiple}, not {side}")
+    if side % model.multiple:
+        raise UserError(f"--crop_size must be a multiple of {model.multiple}, not {side}")
     return side
 
 

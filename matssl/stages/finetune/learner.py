@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -85,7 +86,7 @@ class Learner:
         self.parallel = runtime.compiled(self.parallel, compile)
 
     def learn(self, step: int, lr: float, images: Tensor, target: Tensor) -> float:
-        """Take one step and return its loss.
+        """Take one step and return its loss, the mean over the processes.
 
         Args:
             step: from 0.
@@ -108,7 +109,8 @@ class Learner:
         with self.rt.autocast():
             logits = self.parallel(images)
         loss: Tensor = self.loss(logits, target, self.class_weights)
-        if self.rt.any(not bool(torch.isfinite(loss.detach()))):
+        value = float(self.rt.mean(loss.detach()))
+        if not math.isfinite(value):
             raise UserError(
                 f"the loss is not finite at step {step + 1}; lower --lr or set --precision fp32; "
                 "the last checkpoint is from before"
@@ -122,7 +124,7 @@ class Learner:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.schedule.clip)
         self.optimizer.step()
         self._average(step)
-        return float(loss.detach())
+        return value
 
     def validate(self, data: Labelled) -> NDArray[np.int64]:
         """Return the pooled confusion matrix of the averaged model on whole images."""

@@ -17,7 +17,7 @@ from matssl.core.runtime import Interrupts, Runtime
 from matssl.core.wording import counted
 from matssl.data import specimens
 from matssl.metrics import overlap
-from matssl.models.segmentation import STRIDE, SegmentationModel, build_model
+from matssl.models.segmentation import SegmentationModel, build_model, check_training
 from matssl.stages import console, lineage, resume
 from matssl.stages.console import Clock
 from matssl.stages.finetune import folds, report
@@ -47,7 +47,7 @@ def finetune(settings: FinetuneSettings, argv: Sequence[str] = ()) -> Path:
     settings = settings.resolved()
     wrong = settings.problems()
     if wrong:
-        raise UserError("; ".join(wrong))
+        raise UserError("; ".join(problem.text for problem in wrong))
     console.check_tensorboard(settings.tensorboard)
     rt = settings.runtime()
     name = settings.name or reading.default_name(settings)
@@ -60,7 +60,7 @@ def finetune(settings: FinetuneSettings, argv: Sequence[str] = ()) -> Path:
     dataset, train, val = reading.find(settings)
     assert dataset.table is not None
     model = build_model(encoder, decoder, dataset.table.num_classes, settings.in_channels)
-    settings = replace(settings, crop_size=reading.crop_size(settings, STRIDE))
+    settings = replace(settings, crop_size=reading.crop_size(settings, model))
     facts = preflight.examine_dataset(dataset, unmeasured, opened=reading.OPENED).text()
     console.say(settings, rt, facts)
 
@@ -69,6 +69,7 @@ def finetune(settings: FinetuneSettings, argv: Sequence[str] = ()) -> Path:
     if most < settings.batch_size:
         console.say(settings, rt, f"note    a batch holds the {most} training images at most")
         settings = replace(settings, batch_size=most)
+    _check_training(settings, model, len(train))
     # A resumed run has its weights in the checkpoint; the file it started from may be gone.
     source = None if settings.resume else settings.ssl_weights_path or settings.weights
     started_from = lineage.start_weights(
@@ -103,6 +104,20 @@ def finetune(settings: FinetuneSettings, argv: Sequence[str] = ()) -> Path:
     finally:
         runtime.close()
     return folder.root
+
+
+def _check_training(settings: FinetuneSettings, model: SegmentationModel, images: int) -> None:
+    """Refuse batches that the model cannot be trained with; see ``check_training``."""
+    assert settings.crop_size is not None
+    still = settings.freeze_encoder_steps >= reading.total_steps(settings, images)
+    check_training(
+        model,
+        settings.batch_size,
+        settings.crop_size,
+        settings.in_channels,
+        flag="--crop_size",
+        frozen=model.encoder if still else None,
+    )
 
 
 class Run:
@@ -208,7 +223,7 @@ class Run:
         self.say(
             f"estimate {console.minutes(left * clock.seconds_per_step)} for "
             f"{counted(left, 'step')}, without validation "
-            f"({runtime.peak_memory() / 1e9:.1f} GB in use)"
+            f"({runtime.peak_memory(self.rt.device) / 1e9:.1f} GB in use)"
         )
 
     def _validate(self, loss: float) -> None:

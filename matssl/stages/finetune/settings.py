@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from matssl.core import flags
-from matssl.core.flags import Command, flag
+from matssl.core import parsing
+from matssl.core.flags import Command, Problem, flag
+from matssl.decoders import segmenting
 from matssl.stages import published
 from matssl.stages.settings import ImageSettings, LabelSettings, RunSettings, SpeedSettings
 
@@ -18,8 +19,6 @@ DESCRIPTION = (
     "--model_path experiments/finetune/NAME/best.ckpt"
 )
 RECIPES = Path(__file__).resolve().parent / "recipes"
-# The keys of matssl.models.decoders.DECODERS; a test holds that they agree.
-DECODERS = ("unet", "unetplusplus", "small_unet")
 # Side of a training crop where nothing says another.
 CROP_SIZE = 192
 # The keys of matssl.models.losses.LOSSES; a test holds that they agree.
@@ -104,7 +103,7 @@ class FinetuneSettings(RunSettings, SpeedSettings, LabelSettings, ImageSettings)
         "model",
         "decoder of the segmentation model; auto: that of the weights where they have one, else "
         "unet",
-        choices=("auto", *DECODERS),
+        choices=("auto", *segmenting()),
         first=True,
     )
     in_channels: int = flag(1, "model", "input channels of the stem", choices=(1, 3))
@@ -228,15 +227,17 @@ class FinetuneSettings(RunSettings, SpeedSettings, LabelSettings, ImageSettings)
     blur_p: float = flag(0.2, "augmentation", "share of blurred crops", low=0, high=1)
     noise_p: float = flag(0.2, "augmentation", "share of crops with added noise", low=0, high=1)
 
-    def problems(self) -> list[str]:
+    def problems(self) -> list[Problem]:
         """Return what does not go together, one sentence each."""
         wrong = self.image_problems(self.in_channels)
         if self.class_weights != "none" and self.resolved().loss == "dice":
-            wrong.append("--class_weights act in a cross-entropy; --loss dice has none")
+            told = "--class_weights act in a cross-entropy; --loss dice has none"
+            wrong.append(Problem(told, ("class_weights", "loss", "loss_function")))
         if self.data_ratio < 1 and self.max_train_images is not None:
-            wrong.append("give --data_ratio or --max_train_images, not both")
+            told = "give --data_ratio or --max_train_images, not both"
+            wrong.append(Problem(told, ("data_ratio", "max_train_images")))
         if self.resume and not self.name:
-            wrong.append("--resume needs the --name of the run")
+            wrong.append(Problem("--resume needs the --name of the run", ("name",)))
         return wrong
 
     def resolved(self) -> FinetuneSettings:
@@ -276,7 +277,7 @@ def resolve(argv: Sequence[str]) -> FinetuneSettings:
         owner="fine-tuning",
         prog="train_finetune.py",
     )
-    parsed = flags.parse(
+    parsed = parsing.parse(
         command,
         argv,
         read=lambda path: published.read(path, finetune=True),
