@@ -95,7 +95,7 @@ def setup(config: RunConfig) -> Runtime:
         UserError: a GPU is asked for and there is none.
     """
     rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    device = _device(config)
+    device = find_device(config.device, config.gpu_id)
     if config.threads is not None and config.threads < 1:
         raise UserError(f"--threads must be at least 1, not {config.threads}")
     # torchrun sets OMP_NUM_THREADS=1 where the user said nothing; the cores are shared out instead.
@@ -113,9 +113,7 @@ def setup(config: RunConfig) -> Runtime:
         workers = 4 if device.type == "cuda" else 0
     if workers < 0:
         raise UserError(f"--num_workers must be 0 or more, not {workers}")
-    precision = config.precision
-    if precision == "auto":
-        precision = "bf16" if has_fast_bf16(device) else "fp32"
+    precision = find_precision(config.precision, device)
     return Runtime(device, precision, threads, workers, rank, world_size)
 
 
@@ -243,11 +241,26 @@ class Interrupts:
         self.received = number
 
 
-def _device(config: RunConfig) -> torch.device:
-    name = config.device
-    if name == "auto" and config.gpu_id is not None:
+def find_precision(name: str, device: torch.device) -> str:
+    """Return fp32 or bf16; "auto" is bf16 where the hardware multiplies in it."""
+    if name == "auto":
+        return "bf16" if has_fast_bf16(device) else "fp32"
+    return name
+
+
+def find_device(name: str, gpu_id: int | None = None) -> torch.device:
+    """Return the device of a name.
+
+    Args:
+        name: auto, cpu, cuda or cuda:N.
+        gpu_id: what auto means; the CPU where there is no GPU.
+
+    Raises:
+        UserError: no such name, or no such GPU here.
+    """
+    if name == "auto" and gpu_id is not None:
         # The published scripts go to the CPU where there is no GPU.
-        name = f"cuda:{config.gpu_id}" if torch.cuda.is_available() else "cpu"
+        name = f"cuda:{gpu_id}" if torch.cuda.is_available() else "cpu"
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
