@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from matssl.core import rng
-from matssl.data.masks import IGNORE
+from matssl.core.labels import IGNORE
 from matssl.data.preprocess import quantise
 from matssl.models.encoders import sampled
 

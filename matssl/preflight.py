@@ -17,7 +17,6 @@ from matssl.core.errors import UserError
 from matssl.core.geometry import apply_d4
 from matssl.core.runtime import free_memory
 from matssl.core.wording import counted
-from matssl.data import readers
 from matssl.data.layouts import Dataset
 from matssl.data.preprocess import Preprocess
 
@@ -94,8 +93,7 @@ class Preflight:
                 "unknown" if f.pixel_size is None else f"{f.pixel_size:.4g} nm" for f in good
             )
             lines.append(f"  pixel size   {_tally(sizes)}")
-        for note in readers.summarise([(str(f.path), n) for f in good for n in f.notes]):
-            lines.append(f"  note         {note}")
+        lines += [f"  note         {note}" for note in _summarised(good)]
         if self.dataset is not None:
             lines += self._labels(self.dataset)
         if self.broken:
@@ -252,6 +250,18 @@ def _duplicates(facts: Sequence[Facts]) -> list[tuple[Facts, Facts, float]]:
     pairs = np.argwhere(np.triu(best > DUPLICATE, k=1))
     found = [(good[i], good[j], float(best[i, j])) for i, j in pairs if splits[i] != splits[j]]
     return sorted(found, key=lambda item: -item[2])
+
+
+def _summarised(facts: Sequence[Facts]) -> list[str]:
+    """Return one line for each distinct note with the number of files it concerns."""
+    files: dict[str, list[Path]] = {}
+    for fact in facts:
+        for note in fact.notes:
+            files.setdefault(note, []).append(fact.path)
+    return [
+        f"{note}: {counted(len(paths), 'file')} (first: {paths[0].name})"
+        for note, paths in files.items()
+    ]
 
 
 def _tally(counts: Mapping[str, int]) -> str:

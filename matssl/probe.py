@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from matssl.core.errors import UserError
-from matssl.data import layouts
+from matssl.core.labels import IGNORE
+from matssl.data import specimens
 from matssl.data.crops import Labelled
-from matssl.data.masks import IGNORE
 from matssl.metrics import counts, overlap
 from matssl.models.encoders import pyramid, sampled
 
@@ -81,7 +81,7 @@ class DenseProbe:
         self.num_classes = num_classes
         self.opened = {"probe": train} | ({} if val is None else {"probe val": val})
         if val is None:
-            kept, held = layouts.cut_validation(train.pairs, 0.3, seed)
+            kept, held = specimens.cut_validation(train.pairs, 0.3, seed)
             if held:
                 place = {pair.image: i for i, pair in enumerate(train.pairs)}
                 val = train.take([place[pair.image] for pair in held])

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from matssl.core.errors import UserError
-from matssl.metrics import sampling
+from matssl.measure import intervals
 
 # The score of the best of several checks on the test images, which choose it: the rule of PSCL's
 # code. It is no estimate of anything; a column says how far it lies above the honest score.
@@ -303,7 +303,7 @@ def cells(plan: Plan, results: Mapping[str, Mapping[str, Any]]) -> list[Cell]:
                 gain, half = None, float("nan")
                 common = scores[start.name].keys() & scores[plan.baseline].keys()
                 if start.name != plan.baseline and common:
-                    gain, half = sampling.paired(
+                    gain, half = intervals.paired(
                         [scores[plan.baseline][seed] for seed in sorted(common)],
                         [scores[start.name][seed] for seed in sorted(common)],
                     )

@@ -12,7 +12,7 @@ import pytest
 
 from matssl.core.errors import UserError
 from matssl.data import layouts
-from matssl.data.layouts import Pair, cut_validation, folds, group_of, groups_of
+from matssl.data.specimens import Pair, cut_validation, folds, group_of, groups_of
 
 MASK = np.array([[0, 1], [1, 0]], np.uint8)
 

@@ -19,6 +19,7 @@ from torch import nn
 from matssl import phases
 from matssl.core import checkpoint, palette
 from matssl.core.errors import guard
+from matssl.core.labels import IGNORE
 from matssl.data import synthetic
 from matssl.data.preprocess import Preprocess
 from matssl.methods.slotcon import SlotCon, SlotConSettings
@@ -251,7 +252,7 @@ def test_a_folder_becomes_maps_tables_and_a_report(
         index = cv2.imread(str(out / f"maps/index/{Path(row['image']).stem}.png"), -1)
         colour = cv2.imread(str(out / f"maps/colour/{Path(row['image']).stem}.png"))
         assert index.shape == image.shape and colour.shape[:2] == image.shape
-        inside = index[index != stage.OUTSIDE]
+        inside = index[index != IGNORE]
         assert set(np.unique(inside)) <= {0, 1, 2}
         shares = np.bincount(inside, minlength=3) / inside.size
         assert [float(row[name]) for name in names] == pytest.approx(shares, abs=1e-5)
@@ -260,7 +261,7 @@ def test_a_folder_becomes_maps_tables_and_a_report(
         assert (out / f"panels/{Path(row['image']).stem}.png").is_file()
     # The information bar belongs to no phase.
     barred = cv2.imread(str(out / "maps/index/specimen1_2.png"), -1)
-    assert np.all(barred[-5:] == stage.OUTSIDE) and np.all(barred[:140] != stage.OUTSIDE)
+    assert np.all(barred[-5:] == IGNORE) and np.all(barred[:140] != IGNORE)
     summary = {row["phase"]: row for row in _table(out / "phase_summary.csv")}
     assert list(summary) == names and sum(float(r["mean"]) for r in summary.values()) == (
         pytest.approx(1, abs=1e-4)

@@ -29,7 +29,7 @@ from matssl.methods import DISTINCT, method_class
 from matssl.models.encoders import build_encoder
 from matssl.models.segmentation import build_model
 from matssl.pictures import training as pictures
-from matssl.stages import pretrain, progress
+from matssl.stages import console, pretrain
 from matssl.stages.pretrain import Run
 
 TINY = ["--view_size", "32", "--tile_size", "48", "--batch_size", "6", "--threads", "1"]
@@ -548,7 +548,7 @@ def test_lines_tell_of_the_progress_where_no_terminal_shows_a_bar(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
+    monkeypatch.setattr(console, "SECONDS_BETWEEN_LINES", 0.0)
     assert _main(*_argv(pool_folder, tmp_path, "x", "--steps", 5)) == 0
     said = capsys.readouterr().out
     line = next(line for line in said.splitlines() if line.startswith("step 4/5"))

@@ -65,7 +65,7 @@ def _labelled(count: int, side: int = 96, texture: bool = True) -> Labelled:
         planes.append(noise + mask * (stripes[:, None] if texture else 0.3))
         masks.append(mask)
         pairs.append(Pair(Path(f"{number}.png"), Path(f"{number}.png"), str(number), "train"))
-    return Labelled(tuple(planes), tuple(masks), tuple(pairs), (), ((8, None),) * count)
+    return Labelled(tuple(planes), tuple(masks), tuple(pairs), ((8, None),) * count)
 
 
 def _tensor(plane: Any) -> Any:
@@ -93,7 +93,7 @@ def test_images_that_score_do_not_fit() -> None:
 
 def test_one_class_is_refused() -> None:
     data = _labelled(3)
-    flat = Labelled(data.planes, tuple(m * 0 for m in data.masks), data.pairs, (), data.facts)
+    flat = Labelled(data.planes, tuple(m * 0 for m in data.masks), data.pairs, data.facts)
     with pytest.raises(UserError, match="at least two classes"):
         DenseProbe(flat, None, 2, _tensor)
 

@@ -18,6 +18,7 @@ import train_ssl
 from matssl.core import checkpoint, config, published
 from matssl.core.config import FinetuneConfig, PretrainConfig
 from matssl.core.errors import UserError, guard
+from matssl.core.labels import IGNORE
 from matssl.data import masks
 from matssl.models.encoders import build_encoder
 from matssl.models.segmentation import build_model
@@ -154,7 +155,7 @@ def test_a_rest_class_is_binary_only_where_black_is_the_other_and_nothing_is_ign
     assert table(0).binary and table(0).decode(row).tolist() == [[0, 1, 1]]
     assert not table(85).binary and table(85).decode(row).tolist() == [[1, 0, 1]]
     assert not table(0, (255,)).binary
-    assert table(0, (255,)).decode(row).tolist() == [[0, 1, masks.IGNORE]]
+    assert table(0, (255,)).decode(row).tolist() == [[0, 1, IGNORE]]
 
 
 def test_binary_is_refused_for_a_model_of_more_classes(

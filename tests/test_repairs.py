@@ -20,7 +20,7 @@ import eval_model
 import train_finetune
 import train_ssl
 from matssl import hub, weights
-from matssl.core import checkpoint, config, published, runtime
+from matssl.core import checkpoint, config, published, run_folder, runtime
 from matssl.core.config import EvaluateConfig, FinetuneConfig, PretrainConfig
 from matssl.core.errors import UserError, guard
 from matssl.data import cache, crops, layouts, masks, readers, synthetic
@@ -29,7 +29,7 @@ from matssl.data.layouts import Pair
 from matssl.data.views import ViewRecipe
 from matssl.metrics import overlap
 from matssl.models.segmentation import build_model
-from matssl.stages import finetune, pretrain, progress
+from matssl.stages import finetune, pretrain
 from matssl.stages.evaluate import predict as evaluate
 from matssl.stages.evaluate.summary import excluded
 
@@ -58,7 +58,7 @@ def _dataset(*pairs: Pair) -> layouts.Dataset:
 def test_runs_of_other_weights_data_and_notes_have_other_names(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(progress, "today", lambda: "T")
+    monkeypatch.setattr(run_folder, "today", lambda: "T")
     ssl = str(tmp_path / "ssl" / "first run" / "encoder.safetensors")
     starts: list[dict[str, Any]] = [{}, {"ssl_weights_path": ssl}, {"weights": "imagenet"}]
     names = {
@@ -72,7 +72,7 @@ def test_runs_of_other_weights_data_and_notes_have_other_names(
 
 
 def test_both_variants_of_pscl_have_folders_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(progress, "today", lambda: "T")
+    monkeypatch.setattr(run_folder, "today", lambda: "T")
     models = ("pscl-moco", "pscl-simclr")
     names = [pretrain._default_name(PretrainConfig(model=m, data_path="d/al/")) for m in models]
     assert names == ["pscl-moco-al-T", "pscl-simclr-al-T"]
@@ -84,7 +84,7 @@ def test_a_slash_behind_the_pool_touches_no_other_run(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(progress, "today", lambda: "T")
+    monkeypatch.setattr(run_folder, "today", lambda: "T")
     run = tmp_path / "ssl" / f"matssl-{pool_folder.name}-T"
     run.mkdir(parents=True)
     (run / "notes.txt").write_text("mine")

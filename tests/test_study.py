@@ -15,7 +15,7 @@ import yaml
 from matssl import study
 from matssl.core import config
 from matssl.core.errors import UserError, guard
-from matssl.metrics import sampling
+from matssl.measure import intervals
 from matssl.tools import study as tool
 
 TINY = """
@@ -47,11 +47,11 @@ def _results(scores: dict[tuple[str, int], float]) -> dict[str, dict[str, Any]]:
 
 
 def test_a_paired_difference_has_the_interval_of_student() -> None:
-    mean, half = sampling.paired([0.5, 0.6, 0.7], [0.6, 0.65, 0.9])
+    mean, half = intervals.paired([0.5, 0.6, 0.7], [0.6, 0.65, 0.9])
     # Gains 0.10, 0.05, 0.20: mean 0.11667, s 0.07638, t(2) 4.303.
     assert mean == pytest.approx(0.1166667)
     assert half == pytest.approx(4.303 * 0.0763763 / math.sqrt(3), abs=1e-4)
-    assert math.isnan(sampling.paired([0.5], [0.6])[1])
+    assert math.isnan(intervals.paired([0.5], [0.6])[1])
 
 
 def test_the_table_pairs_only_the_seeds_that_both_starts_have() -> None:

@@ -14,13 +14,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from matssl import preflight, report, tiling, weights
-from matssl.core import checkpoint, optim, published, runtime
+from matssl.core import checkpoint, optim, published, run_folder, runtime
 from matssl.core.config import FinetuneConfig, to_dict
 from matssl.core.errors import UserError
+from matssl.core.labels import IGNORE
 from matssl.core.run_folder import RunFolder
 from matssl.core.runtime import Interrupts, Runtime
 from matssl.core.wording import counted
-from matssl.data import crops, layouts, masks, preprocess
+from matssl.data import crops, layouts, masks, preprocess, specimens
 from matssl.data.crops import CropLoader, CropRecipe, Labelled
 from matssl.data.layouts import Dataset, Pair
 from matssl.data.preprocess import Preprocess
@@ -31,7 +32,7 @@ from matssl.models.encoders import channels_last, set_batchnorm_training
 from matssl.models.heads import synchronise_batchnorm
 from matssl.models.segmentation import SegmentationModel, build_model
 from matssl.pictures import segmentation, training
-from matssl.stages import progress
+from matssl.stages import console, lineage, resume
 
 # Whatever else a folder calls a split is a test of some kind and stays closed.
 OPENED = ("train", "val")
@@ -51,7 +52,7 @@ def finetune(config: FinetuneConfig, argv: Sequence[str] = ()) -> Path:
         UserError: anything the user can mend; nothing is written where it is found at the start.
     """
     config = _published(config)
-    progress.check_tensorboard(config.tensorboard)
+    console.check_tensorboard(config.tensorboard)
     rt = runtime.setup(config)
     name = config.name or _default_name(config)
     root = Path(config.output_dir) / "finetune" / name
@@ -59,7 +60,7 @@ def finetune(config: FinetuneConfig, argv: Sequence[str] = ()) -> Path:
     encoder, decoder = _architecture(config, root)
     config = replace(config, encoder=encoder, decoder=decoder)
 
-    record = Preprocess.from_config(config, config.in_channels, config.input_size)
+    record = _record(config)
     dataset = layouts.find(
         config.finetune_dataset,
         splits=config.splits,
@@ -68,7 +69,7 @@ def finetune(config: FinetuneConfig, argv: Sequence[str] = ()) -> Path:
         seed=config.seed,
         opened=OPENED,
     )
-    layouts.check_regex([pair.image for pair in dataset.pairs], config.group_regex)
+    specimens.check_regex([pair.image for pair in dataset.pairs], config.group_regex)
     train_pairs, val_pairs = _split(config, dataset)
     table = dataset.table
     assert table is not None
@@ -76,7 +77,7 @@ def finetune(config: FinetuneConfig, argv: Sequence[str] = ()) -> Path:
     model = build_model(config.encoder, config.decoder, table.num_classes, config.in_channels)
     shown = _without_tests(dataset, train_pairs, val_pairs)
     facts = preflight.examine_dataset(dataset, record, opened=OPENED).text()
-    progress.say(config, rt, facts)
+    console.say(config, rt, facts)
 
     train = crops.load(train_pairs, record, table)
     val = crops.load(val_pairs, record, table) if val_pairs else None
@@ -84,7 +85,7 @@ def finetune(config: FinetuneConfig, argv: Sequence[str] = ()) -> Path:
     config = _whole_images(config, rt, len(train.planes))
     # A resumed run has its weights in the checkpoint; the file it started from may be gone.
     source = None if config.resume else config.ssl_weights_path or config.weights
-    started_from = progress.start_weights(
+    started_from = lineage.start_weights(
         model, source, config.encoder, record, config.pretrained_decoder
     )
     folder = RunFolder.open(
@@ -96,10 +97,10 @@ def finetune(config: FinetuneConfig, argv: Sequence[str] = ()) -> Path:
         run.restore()
     else:
         folder.start(to_dict(config), argv)
-    progress.say(config, rt, run.start_text)
-    progress.say(config, rt, run.description())
+    console.say(config, rt, run.start_text)
+    console.say(config, rt, run.description())
     try:
-        with progress.disk_errors(folder):
+        with resume.disk_errors(folder):
             if not folder.resumed:
                 folder.write_text("preflight.txt", facts + "\n")
                 folder.write_json("classes.json", table.to_dict())
@@ -107,7 +108,7 @@ def finetune(config: FinetuneConfig, argv: Sequence[str] = ()) -> Path:
                 run.save("last.ckpt")
             run.train()
     except BaseException as error:
-        progress.note_end(folder, run.step, error)
+        resume.note_end(folder, run.step, error)
         raise
     finally:
         runtime.close()
@@ -265,8 +266,8 @@ class Run:
         self.data, self.val, self.record = train, val, record
         # Tells the images and masks of this run from all others, wherever they lie.
         self.identity = [part.identity() for part in (train, val) if part is not None]
-        self.ancestors = progress.ancestors(started_from)
-        self.start_text = progress.origin(started_from, resumed=False)
+        self.ancestors = lineage.ancestors(started_from)
+        self.start_text = lineage.origin(started_from, resumed=False)
         self.total_steps = _total_steps(config, len(train.planes))
         self.stop_at = self.total_steps
         # The weights every fold and the run itself start from.
@@ -277,12 +278,12 @@ class Run:
     def train(self) -> None:
         """Take the steps that are left; validate, keep the best, save."""
         config, rt, learner = self.config, self.rt, self.learner
-        if self.val is None and len(self.data.planes) < layouts.MIN_IMAGES_TO_SPLIT:
+        if self.val is None and len(self.data.planes) < specimens.MIN_IMAGES_TO_SPLIT:
             self.stop_at = self._steps_by_folds()
         self.folder.status("running", step=self.step, total=self.stop_at)
-        bar = progress.progress_bar(config, rt, self.stop_at, self.step)
-        writer = progress.tensorboard(config.tensorboard, self.folder, rt, self.step)
-        clock = progress.Clock(config.batch_size)
+        bar = console.progress_bar(config, rt, self.stop_at, self.step)
+        writer = console.tensorboard(config.tensorboard, self.folder, rt, self.step)
+        clock = console.Clock(config.batch_size)
         advice = "--batch_size, --crop_size or take a smaller --encoder"
         with (
             Interrupts().watch() as interrupts,
@@ -305,8 +306,8 @@ class Run:
                 bar.set_postfix_str(f"loss {loss:.3f}, wait {100 * clock.wait_share:.0f}%")
                 if clock.steps == 3:
                     left = self.stop_at - self.step
-                    needed = progress.minutes(left * clock.seconds_per_step)
-                    progress.say(
+                    needed = console.minutes(left * clock.seconds_per_step)
+                    console.say(
                         config,
                         rt,
                         f"estimate {needed} for {counted(left, 'step')}, "
@@ -322,9 +323,9 @@ class Run:
                     clock.restart()
                 if rt.any(interrupts.received is not None):
                     self.save("last.ckpt")
-                    progress.stop(self.folder, rt, self.step, interrupts.exit_code)
+                    resume.stop(self.folder, rt, self.step, interrupts.exit_code)
                 if config.patience and self.stale >= config.patience:
-                    progress.say(config, rt, f"no gain in {self.stale} validations: stopped")
+                    console.say(config, rt, f"no gain in {self.stale} validations: stopped")
                     break
         self.save("last.ckpt")
         if self.val is None or not (self.folder.root / "best.ckpt").exists():
@@ -352,7 +353,7 @@ class Run:
         classes = ", ".join(
             f"{n} {100 * s:.1f}" for n, s in zip(self.table.names, scores, strict=True)
         )
-        progress.say(
+        console.say(
             self.config,
             self.rt,
             f"step {self.step}/{self.stop_at}: loss {loss:.3f}, validation mIoU {100 * miou:.1f} "
@@ -373,7 +374,7 @@ class Run:
             self.best = max(facts["miou"])
             return int(facts["steps"])
         parts = _folds(self.data)
-        progress.say(
+        console.say(
             self.config,
             self.rt,
             f"only {len(self.data.planes)} labelled images and no validation split: {len(parts)} "
@@ -391,13 +392,13 @@ class Run:
                     curve.append(overlap.miou(learner.validate(held)))
             curves.append(curve)
             best = 100 * max(curve)
-            progress.say(self.config, self.rt, f"fold {number}: best held-out mIoU {best:.1f}")
+            console.say(self.config, self.rt, f"fold {number}: best held-out mIoU {best:.1f}")
         mean = np.mean(curves, axis=0)
         chosen = min((int(mean.argmax()) + 1) * self.config.val_every, self.total_steps)
         self.best = float(mean.max())
         facts = {"steps": chosen, "miou": mean.tolist(), "every": self.config.val_every}
         self.folder.write_json("folds.json", facts)
-        progress.say(self.config, self.rt, f"the folds choose {chosen} steps")
+        console.say(self.config, self.rt, f"the folds choose {chosen} steps")
         return chosen
 
     def save(self, name: str) -> None:
@@ -448,7 +449,7 @@ class Run:
         payload = checkpoint.load(self.folder.path("last.ckpt"), stage="finetune")
         best = self.folder.root / "best.ckpt"
         instead = f"start a new run, from this one's encoder with --weights {best}"
-        progress.refuse_other_plan(payload["recipe"], to_dict(self.config), instead)
+        resume.refuse_other_plan(payload["recipe"], to_dict(self.config), instead)
         if payload["progress"].get("data") != self.identity:
             raise UserError(f"the labelled images changed since this run began; {instead}")
         state = payload["state"]
@@ -464,7 +465,7 @@ class Run:
         facts = payload["progress"]
         self.best, self.best_step, self.stale = facts["best"], facts["best_step"], facts["stale"]
         self.ancestors, self.start_text = payload["lineage"][:-1], facts["start"]
-        progress.rewind(self.folder, self.step)
+        resume.rewind(self.folder, self.step)
 
     def lineage(self) -> list[dict[str, Any]]:
         """Return the chain of what this model was trained from."""
@@ -530,9 +531,9 @@ class Run:
             ("Validation images", "".join(report.picture(path) for path in pictures)),
             ("Classes", report.table(rows, swatches=colours)),
             ("Start", report.text(self.start_text)),
-            ("Data", report.text(progress.read_text(root / "preflight.txt"))),
-            ("Command", report.text(progress.read_text(root / "command.txt"))),
-            ("Settings", report.text(progress.read_text(root / "config.yaml"))),
+            ("Data", report.text(run_folder.read_text(root / "preflight.txt"))),
+            ("Command", report.text(run_folder.read_text(root / "command.txt"))),
+            ("Settings", report.text(run_folder.read_text(root / "config.yaml"))),
         ]
         subtitle = f"{self.config.decoder} on {self.config.encoder}, {self.dataset.root.name}"
         report.write(root / "report.html", f"Fine-tuning: {root.name}", subtitle, sections)
@@ -659,7 +660,22 @@ def _default_name(config: FinetuneConfig) -> str:
         start = Path(config.weights).stem
     data = Path(config.finetune_dataset).resolve().name.replace(" ", "_")
     note = f"-{config.note}" if config.note else ""
-    return f"{start}-{data}-{progress.today()}{note}"
+    return f"{start}-{data}-{run_folder.today()}{note}"
+
+
+def _record(config: FinetuneConfig) -> Preprocess:
+    """Return how the flags say that images are read, before mean and std are measured."""
+    return Preprocess.chosen(
+        channels=config.in_channels,
+        color=config.color,
+        window=config.window,
+        low=config.low,
+        high=config.high,
+        crop_bottom=config.crop_bottom,
+        target_pixel_size=config.target_pixel_size,
+        pixel_size=config.pixel_size,
+        resize=config.input_size,
+    )
 
 
 def _split(config: FinetuneConfig, dataset: Dataset) -> tuple[tuple[Pair, ...], tuple[Pair, ...]]:
@@ -681,12 +697,12 @@ def _split(config: FinetuneConfig, dataset: Dataset) -> tuple[tuple[Pair, ...], 
     if wanted is not None:
         if wanted < 1:
             raise UserError("--max_train_images must be at least 1")
-        train = layouts.take(train, wanted, config.seed)
-    if not val and len(train) >= layouts.MIN_IMAGES_TO_SPLIT:
+        train = specimens.take(train, wanted, config.seed)
+    if not val and len(train) >= specimens.MIN_IMAGES_TO_SPLIT:
         if len({pair.group for pair in train}) < 2:
             # One specimen: images of it have to validate each other.
             train = tuple(replace(pair, group=pair.image.stem) for pair in train)
-        train, val = layouts.cut_validation(train, config.val_fraction, config.seed)
+        train, val = specimens.cut_validation(train, config.val_fraction, config.seed)
     return train, val
 
 
@@ -695,7 +711,7 @@ def _whole_images(config: FinetuneConfig, rt: Runtime, images: int) -> FinetuneC
     most = max(1, images // rt.world_size) * rt.world_size
     if config.input_size is None or config.rare_class_p > 0 or config.batch_size <= most:
         return config
-    progress.say(config, rt, f"note    a batch holds the {most} training images at most")
+    console.say(config, rt, f"note    a batch holds the {most} training images at most")
     return replace(config, batch_size=most)
 
 
@@ -756,7 +772,7 @@ def _class_weights(config: FinetuneConfig, train: Labelled, num_classes: int) ->
         return torch.tensor(given)
     pixels = np.zeros(num_classes)
     for mask in train.masks:
-        pixels += np.bincount(mask[mask != masks.IGNORE], minlength=num_classes)[:num_classes]
+        pixels += np.bincount(mask[mask != IGNORE], minlength=num_classes)[:num_classes]
     share = pixels / pixels.sum()
     # A class that no training image holds must not get an infinite weight.
     values = 1 / np.sqrt(np.maximum(share, 1e-4))
@@ -767,7 +783,7 @@ def _folds(data: Labelled) -> list[tuple[Labelled, Labelled]]:
     """Return (train, held out) parts: one image each, or the halves of a single image."""
     count = len(data.planes)
     if count > 1:
-        parts = layouts.folds(data.pairs, count, 0)
+        parts = specimens.folds(data.pairs, count, 0)
         everything = range(count)
         return [
             (data.take([i for i in everything if i not in held]), data.take(held)) for held in parts

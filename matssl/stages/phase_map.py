@@ -18,23 +18,24 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from matssl import phases, preflight, report, tiling
-from matssl.core import checkpoint, runtime
+from matssl.core import checkpoint, run_folder, runtime
 from matssl.core.config import to_dict
 from matssl.core.errors import UserError
+from matssl.core.labels import IGNORE
 from matssl.core.phase_config import PhaseConfig
 from matssl.core.run_folder import RunFolder, atomic_path
 from matssl.core.runtime import Runtime
 from matssl.core.wording import counted, doubt, lineage_text
-from matssl.data import layouts, readers
+from matssl.data import layouts, readers, specimens
 from matssl.data.prefetch import prefetched
 from matssl.data.preprocess import Preprocess
 from matssl.data.readers import Micrograph
+from matssl.measure import intervals
 from matssl.methods import method_class
 from matssl.methods.slotcon import SlotCon
-from matssl.metrics import sampling
 from matssl.models.encoders import build_encoder, channels_last, pyramid
 from matssl.pictures import segmentation as pictures
-from matssl.stages import drawing, progress
+from matssl.stages import console, drawing, resume
 
 # Mirrored pixels about an image: a network knows its border by the zeros it pads with.
 MARGIN = 64
@@ -57,7 +58,6 @@ SHOWN_PANELS = 6
 PANEL_SIDE = 1200
 # A folder with more unreadable files than this share is looked at before anything is done.
 MAX_BROKEN = 0.1
-OUTSIDE = 255
 
 
 @dataclass(frozen=True)
@@ -116,20 +116,20 @@ def phase_map(config: PhaseConfig, argv: Sequence[str] = ()) -> Path:
     paths, left_out = layouts.unlabelled(config.data)
     found = preflight.examine(str(config.data), {"images": paths}, record)
     paths, broken = _readable(config, found)
-    layouts.check_regex(paths, config.group_regex)
+    specimens.check_regex(paths, config.group_regex)
     _check_sizes(found, record)
     facts = found.text()
     if left_out:
         facts += f"\n  left out     folders of masks: {', '.join(p.name for p in left_out)}"
-    progress.say(config, rt, facts)
+    console.say(config, rt, facts)
 
     channels_last(source.network).to(rt.device).eval()
     with runtime.memory_errors("--tile_size"):
         model, origin = _phases(config, rt, source, record, paths)
     names = _names(config, len(origin))
-    progress.say(config, rt, f"phases  {_described(origin, source)}")
+    console.say(config, rt, f"phases  {_described(origin, source)}")
     against = doubt(source.payload.get("lineage", []))
-    progress.say(config, rt, f"device  {rt.describe()}\nfolder  {root}")
+    console.say(config, rt, f"device  {rt.describe()}\nfolder  {root}")
     folder = RunFolder.at(root, False, config.overwrite, rt.is_main)
     folder.start(to_dict(config), argv)
     command = shlex.join(["python", "-m", "matssl.tools.phase_map", *argv])
@@ -138,9 +138,9 @@ def phase_map(config: PhaseConfig, argv: Sequence[str] = ()) -> Path:
     for fact in broken:
         folder.append_csv("bad_images.csv", {"image": str(fact.path), "reason": fact.error})
     results = []
-    groups = layouts.groups_of(list(paths), config.group_regex)
+    groups = specimens.groups_of(list(paths), config.group_regex)
     files = drawing.output_names(paths, Path(config.data))
-    with runtime.memory_errors("--tile_size"), progress.disk_errors(folder):
+    with runtime.memory_errors("--tile_size"), resume.disk_errors(folder):
         bar = tqdm(total=len(paths), desc="mapping", disable=config.quiet or None)
         # One thread reads ahead: more would only hold more images.
         read = prefetched(lambda i: record.read(paths[i]), range(len(paths)), min(1, rt.workers))
@@ -155,7 +155,7 @@ def phase_map(config: PhaseConfig, argv: Sequence[str] = ()) -> Path:
     for name, entry in summary.items():
         print(f"  area fraction {name}: {_percent(entry)} %")
     fields = len(set(groups))
-    print(progress.specimens_text(fields, len(results), config.group_regex), end="")
+    print(console.specimens_text(fields, len(results), config.group_regex), end="")
     empty = [n for i, n in enumerate(names) if max(r.fractions[i] for r in results) < NO_PHASE]
     if empty:
         print(f"warning {', '.join(empty)}: in no image as much as {NO_PHASE:.1%}; train longer")
@@ -251,7 +251,7 @@ def _names(config: PhaseConfig, count: int) -> list[str]:
 
 def _root(config: PhaseConfig) -> Path:
     if config.output_dir is not None:
-        return progress.given_folder(config.output_dir, config.name)
+        return run_folder.given_folder(config.output_dir, config.name)
     model = Path(config.model_path).resolve()
     trained = model.parent.name if model.suffix else model.name
     data = Path(config.data).resolve().name.replace(" ", "_")
@@ -402,7 +402,7 @@ def _one_image(
             probabilities = np.stack([cv2.resize(p, size) for p in probabilities])
         guide = np.asarray(shown if shown.ndim == 2 else shown.mean(axis=2), np.float32)
         labels = phases.label(probabilities, guide, config.smooth)
-    full = np.full(micrograph.pixels.shape[:2], OUTSIDE, np.uint8)
+    full = np.full(micrograph.pixels.shape[:2], IGNORE, np.uint8)
     full[: len(labels)] = labels
     colour = pictures.colour_mask(full, len(names))[..., ::-1]
     for kind, content in (("index", full), ("colour", colour)):
@@ -433,7 +433,7 @@ def _panel(
 
 def _write(
     folder: RunFolder, results: Sequence[Result], names: Sequence[str], origin: list[list[int]]
-) -> dict[str, sampling.Fraction]:
+) -> dict[str, intervals.Fraction]:
     """Write the tables and return the fraction of each phase over the specimens."""
     for result in results:
         shares = dict(zip(names, result.fractions.tolist(), strict=True))
@@ -444,7 +444,7 @@ def _write(
     fields = np.stack(
         [np.mean([r.fractions for r in results if r.group == g], axis=0) for g in groups]
     )
-    summary = {n: sampling.phase_fraction(fields[:, i].tolist()) for i, n in enumerate(names)}
+    summary = {n: intervals.phase_fraction(fields[:, i].tolist()) for i, n in enumerate(names)}
     for name, entry in summary.items():
         folder.append_csv("phase_summary.csv", {"phase": name, **vars(entry)})
     colours = pictures.colour_names(names)
@@ -452,7 +452,7 @@ def _write(
         name: {"index": i, "colour": colours[name], "prototypes": origin[i], **vars(summary[name])}
         for i, name in enumerate(names)
     }
-    folder.write_json("phases.json", {"outside": OUTSIDE, "phases": entries})
+    folder.write_json("phases.json", {"outside": IGNORE, "phases": entries})
     bars = np.array([r.fractions for r in results])
     pictures.fraction_bars(bars, [r.name for r in results], names, folder.path("fractions.png"))
     return summary
@@ -471,7 +471,7 @@ def _report(
     results: Sequence[Result],
     names: Sequence[str],
     origin: list[list[int]],
-    summary: dict[str, sampling.Fraction],
+    summary: dict[str, intervals.Fraction],
     source: Source,
     facts: str,
     against: str,
@@ -498,7 +498,7 @@ def _report(
         rows.append(row)
     about = report.note(
         "Mean over specimens (images, where each is one) and half width of its 95 % interval (ASTM "
-        f"E562); no interval below {sampling.MIN_FIELDS} of them. From and to are single images."
+        f"E562); no interval below {intervals.MIN_FIELDS} of them. From and to are single images."
     )
     table = report.table(rows, swatches=colours) + about
     shown = [results[i] for i in _chosen(len(results))]
@@ -523,7 +523,7 @@ def _report(
             report.text(lineage),
         ),
         ("Data", report.text(facts)),
-        ("Command", report.text(progress.read_text(root / "command.txt"))),
+        ("Command", report.text(run_folder.read_text(root / "command.txt"))),
     ]
     title = f"Phases of {root.name}" if len(names) > 6 else f"Phase map: {', '.join(names)}"
     subtitle = f"{len(results)} micrographs, no labels used"
@@ -535,7 +535,7 @@ def _chosen(count: int) -> list[int]:
     return np.unique(np.linspace(0, count - 1, min(SHOWN_PANELS, count)).astype(int)).tolist()
 
 
-def _percent(fraction: sampling.Fraction) -> str:
+def _percent(fraction: intervals.Fraction) -> str:
     text = f"{100 * fraction.mean:.1f}"
     half = fraction.half_width
     return text if half != half else f"{text} ± {100 * half:.1f}"

@@ -20,14 +20,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from matssl import monitor, preflight, report, weights
-from matssl.core import checkpoint, optim, runtime
+from matssl.core import checkpoint, optim, run_folder, runtime
 from matssl.core.batch import Batch
 from matssl.core.config import PretrainConfig, to_dict
 from matssl.core.errors import UserError
+from matssl.core.labels import IGNORE
 from matssl.core.run_folder import RunFolder, atomic_write_bytes
 from matssl.core.runtime import Interrupts, Runtime
 from matssl.core.wording import counted
-from matssl.data import cache, crops, layouts, masks, preprocess
+from matssl.data import cache, crops, layouts, preprocess, specimens
 from matssl.data.cache import Pool
 from matssl.data.crops import Labelled
 from matssl.data.datasets import Guides, ViewLoader, check_batch
@@ -39,7 +40,7 @@ from matssl.models.encoders import average, build_encoder, channels_last, pyrami
 from matssl.models.heads import synchronise_batchnorm
 from matssl.pictures import training as pictures
 from matssl.probe import DenseProbe
-from matssl.stages import progress
+from matssl.stages import console, lineage, resume
 
 # Pairs of views that the health of a run is measured on: with four times as many a look would take
 # as long as five steps.
@@ -85,23 +86,23 @@ def pretrain(config: PretrainConfig, argv: Sequence[str] = ()) -> Path:
         UserError: anything the user can mend; nothing is written where it is found at the start.
     """
     _check(config)
-    progress.check_tensorboard(config.tensorboard)
+    console.check_tensorboard(config.tensorboard)
     rt = runtime.setup(config)
     idle = _idle(config)
     if idle:
-        progress.say(config, rt, f"note    without effect in this run: {', '.join(idle)}")
+        console.say(config, rt, f"note    without effect in this run: {', '.join(idle)}")
     name = config.name or _default_name(config)
     RunFolder.check(Path(config.output_dir) / "ssl" / name, config.resume, config.overwrite)
-    record = Preprocess.from_config(config, config.in_channels)
+    record = _record(config)
 
     encoder = build_encoder(config.encoder, config.in_channels)
     # A resumed run has its weights in the checkpoint; the file it started from may be gone.
     source = None if config.resume else config.weights
-    started_from = progress.start_weights(encoder, source, config.encoder, record)
+    started_from = lineage.start_weights(encoder, source, config.encoder, record)
     paths, left_out = _image_paths(config)
-    layouts.check_regex(paths, config.group_regex)
+    specimens.check_regex(paths, config.group_regex)
     facts = _preflight(config, paths, left_out, record) if rt.is_main else ""
-    progress.say(config, rt, facts)
+    console.say(config, rt, facts)
     # Masks that cannot be meant are told before the pool is read.
     guides, guiding = _guides(config, rt, record)
     tile_size = config.tile_size or 2 * config.view_size
@@ -111,7 +112,7 @@ def pretrain(config: PretrainConfig, argv: Sequence[str] = ()) -> Path:
     if started_from is not None:
         # The first time was to refuse a wrong file before the pool is read; now the grey levels of
         # the pool are known too.
-        started_from = progress.start_weights(encoder, source, config.encoder, record)
+        started_from = lineage.start_weights(encoder, source, config.encoder, record)
 
     chosen = method_class(config.model)
     probe = dense_probe(config, record)
@@ -167,17 +168,17 @@ def pretrain(config: PretrainConfig, argv: Sequence[str] = ()) -> Path:
         run.restore()
     else:
         folder.start(to_dict(config), argv)
-    progress.say(config, rt, progress.origin(started_from, config.resume))
-    progress.say(config, rt, run.description())
+    console.say(config, rt, lineage.origin(started_from, config.resume))
+    console.say(config, rt, run.description())
     try:
-        with progress.disk_errors(folder):
+        with resume.disk_errors(folder):
             if not folder.resumed:
                 folder.write_text("preflight.txt", facts + "\n")
                 run.describe_data()
                 run.save_checkpoint()
             run.train()
     except BaseException as error:
-        progress.note_end(folder, run.step, error)
+        resume.note_end(folder, run.step, error)
         raise
     finally:
         runtime.close()
@@ -209,7 +210,7 @@ class Run:
         # Tells the labelled images and masks from all others, wherever they lie.
         self.identity = [part.identity() for part in self.labelled.values()]
         self.step = 0
-        self.ancestors = progress.ancestors(started_from)
+        self.ancestors = lineage.ancestors(started_from)
         # What is looked at is a pair of views also where the method learns from one.
         self.probe = copy.copy(loader)
         self.probe.recipes = (_first_views(config), _second_views(config))
@@ -238,9 +239,9 @@ class Run:
             if self.rt.is_main:
                 self.folder.path("probe.csv").unlink(missing_ok=True)
             self._probe()
-        bar = progress.progress_bar(config, rt, plan.total_steps, self.step)
-        writer = progress.tensorboard(config.tensorboard, self.folder, rt, self.step)
-        clock = progress.Clock(config.batch_size * self.method.views)
+        bar = console.progress_bar(config, rt, plan.total_steps, self.step)
+        writer = console.tensorboard(config.tensorboard, self.folder, rt, self.step)
+        clock = console.Clock(config.batch_size * self.method.views)
         advice = "--batch_size, --view_size or take a smaller --encoder"
         with (
             Interrupts().watch() as interrupts,
@@ -282,7 +283,7 @@ class Run:
                     clock.restart()
                 if rt.any(interrupts.received is not None):
                     self.save()
-                    progress.stop(self.folder, rt, self.step, interrupts.exit_code)
+                    resume.stop(self.folder, rt, self.step, interrupts.exit_code)
             self.save()
         self._finish()
 
@@ -365,18 +366,18 @@ class Run:
         left = steps * clock.seconds_per_step
         if clock.steps == 3:
             memory = runtime.peak_memory() / 1e9
-            progress.say(
+            console.say(
                 self.config,
                 self.rt,
-                f"estimate {progress.minutes(left)} for {counted(steps, 'step')} "
+                f"estimate {console.minutes(left)} for {counted(steps, 'step')} "
                 f"({clock.text()}, {memory:.1f} GB in use)",
             )
         elif bar.disable and clock.line_due():
-            progress.say(
+            console.say(
                 self.config,
                 self.rt,
                 f"step {self.step}/{self.plan.total_steps}: loss {facts['loss']:.3f}, "
-                f"{clock.text()}, {progress.minutes(left)} left",
+                f"{clock.text()}, {console.minutes(left)} left",
             )
 
     def _measure(self) -> monitor.Health:
@@ -426,7 +427,7 @@ class Run:
         """Return the losses since the last look."""
         return self.losses[-self.plan.report_every :]
 
-    def _report_health(self, clock: progress.Clock) -> None:
+    def _report_health(self, clock: console.Clock) -> None:
         """Log and print the run's health, and stop where that was asked for."""
         h = self.health = self._measure()
         verdict = h.verdict(self.step / self.plan.total_steps)
@@ -451,7 +452,7 @@ class Run:
             "verdict": verdict,
         }
         self.folder.append_csv("log.csv", row)
-        progress.say(
+        console.say(
             self.config,
             self.rt,
             f"epoch {row['epoch']}, step {self.step}/{self.plan.total_steps}: "
@@ -485,7 +486,7 @@ class Run:
                 save_encoder(path, self.method, self.lineage())
         row = {"step": self.step, "probe_miou": miou, "seconds": seconds}
         self.folder.append_csv("probe.csv", row)
-        progress.say(self.config, self.rt, text)
+        console.say(self.config, self.rt, text)
 
     def _snapshot(self) -> None:
         """Keep the encoder as it is now, beside later ones."""
@@ -543,7 +544,7 @@ class Run:
         payload = checkpoint.load(self.folder.path("last.ckpt"), stage="ssl")
         before = payload["recipe"]
         instead = f"start a new run with --weights {self.folder.root / 'encoder.safetensors'}"
-        progress.refuse_other_plan(before, to_dict(self.config), instead)
+        resume.refuse_other_plan(before, to_dict(self.config), instead)
         if before.get("labelled", []) != self.identity:
             raise UserError(f"the labelled images changed since this run began; {instead}")
         if before["data_hash"] != self.pool.hash:
@@ -559,7 +560,7 @@ class Run:
         self.fingerprint = kept.pop("fingerprint", [])
         self.looked = kept.pop("looked", self.step)
         self.scores |= kept
-        self.losses = progress.rewind(self.folder, self.step)
+        self.losses = resume.rewind(self.folder, self.step)
 
     def lineage(self) -> list[dict[str, Any]]:
         """Return the chain of what these weights were trained from."""
@@ -695,9 +696,9 @@ class Run:
             ("Next: fine-tune from these weights", "" if health.failing else following),
             ("Course of the training", report.picture(root / "curves.png")),
             ("What it was trained on", report.picture(root / "views.png")),
-            ("Data", report.text(progress.read_text(root / "preflight.txt"))),
-            ("Command", report.text(progress.read_text(root / "command.txt"))),
-            ("Settings", report.text(progress.read_text(root / "config.yaml"))),
+            ("Data", report.text(run_folder.read_text(root / "preflight.txt"))),
+            ("Command", report.text(run_folder.read_text(root / "command.txt"))),
+            ("Settings", report.text(run_folder.read_text(root / "config.yaml"))),
         ]
         sections = [(title, content) for title, content in sections if content]
         title = f"Pretraining with {self.config.model}: {root.name}"
@@ -783,6 +784,20 @@ def replace_threads(loader: ViewLoader, threads: int) -> ViewLoader:
     other = copy.copy(loader)
     other.threads = threads
     return other
+
+
+def _record(config: PretrainConfig) -> Preprocess:
+    """Return how the flags say that images are read, before mean and std are measured."""
+    return Preprocess.chosen(
+        channels=config.in_channels,
+        color=config.color,
+        window=config.window,
+        low=config.low,
+        high=config.high,
+        crop_bottom=config.crop_bottom,
+        target_pixel_size=config.target_pixel_size,
+        pixel_size=config.pixel_size,
+    )
 
 
 def _image_paths(config: PretrainConfig) -> tuple[list[Path], list[Path]]:
@@ -961,7 +976,7 @@ def _negatives(config: PretrainConfig, rt: Runtime, pool: Pool) -> PretrainConfi
             "--group_negatives keep also compares the images of one specimen"
         )
     if note:
-        progress.say(config, rt, f"note    {note}")
+        console.say(config, rt, f"note    {note}")
     return replace(config, group_negatives="drop" if wanted == "auto" else wanted)
 
 
@@ -977,7 +992,7 @@ def _queue(config: PretrainConfig, rt: Runtime, tiles: int) -> PretrainConfig:
     half = max(1, tiles // 2)
     size = min(wanted, half // config.batch_size * config.batch_size or half)
     if config.queue_size and size < wanted:
-        progress.say(
+        console.say(
             config,
             rt,
             f"note    a queue of {size} keys instead of {wanted}: half of the {tiles} tiles",
@@ -987,7 +1002,7 @@ def _queue(config: PretrainConfig, rt: Runtime, tiles: int) -> PretrainConfig:
 
 def _default_name(config: PretrainConfig) -> str:
     data = Path(config.data_path).resolve().name
-    return f"{config.model}-{data}-{progress.today()}"
+    return f"{config.model}-{data}-{run_folder.today()}"
 
 
 def _guides(
@@ -1016,12 +1031,12 @@ def _guides(
     rest["train"] = rest.get("train", 0) - len(planes)
     others = ", ".join(f"{number} {split}" for split, number in rest.items() if number)
     unopened = f"; not opened: {others}" if others else ""
-    progress.say(config, rt, f"guided  by {count} with the classes {names}{unopened}")
+    console.say(config, rt, f"guided  by {count} with the classes {names}{unopened}")
     for note in dataset.notes:
-        progress.say(config, rt, f"note    {config.labeled_path}: {note}")
+        console.say(config, rt, f"note    {config.labeled_path}: {note}")
     if config.labeled_count is not None and config.labeled_count > len(planes):
         asked = f"--labeled_count asks for {config.labeled_count} images"
-        progress.say(config, rt, f"note    {asked}, the training split has {len(planes)}")
+        console.say(config, rt, f"note    {asked}, the training split has {len(planes)}")
     return Guides(planes, data.masks, numbers, tuple(table.names)), data
 
 
@@ -1037,7 +1052,7 @@ def dense_probe(config: PretrainConfig, record: Preprocess | None) -> DenseProbe
     """
     if config.probe_path is None:
         return None
-    reading = record or Preprocess.from_config(config, config.in_channels)
+    reading = record or _record(config)
     train, val, dataset = _labelled(config, config.probe_path, reading, ("train", "val"))
     table = dataset.table
     assert table is not None
@@ -1065,11 +1080,11 @@ def _labelled(
     train = tuple(pair for pair in dataset.split("train") if pair.mask is not None)
     val = tuple(pair for pair in dataset.split("val") if pair.mask is not None)
     if opened == ("train",) and config.labeled_count is not None:
-        train = layouts.take(train, config.labeled_count, config.seed)
+        train = specimens.take(train, config.labeled_count, config.seed)
     if not train or table is None:
         raise UserError(f"{folder} has no labelled training images")
     data = crops.load(train, record, table)
-    if all((mask == masks.IGNORE).all() for mask in data.masks):
+    if all((mask == IGNORE).all() for mask in data.masks):
         raise UserError(f"every pixel of the training masks in {folder} is to be ignored")
     held = crops.load(val, record, table) if val and "val" in opened else None
     return data, held, dataset
@@ -1112,7 +1127,7 @@ def _lots(
     known = sorted(set(names) - {""})
     batches = counted(len(known), "production batch", "production batches")
     without = counted(names.count(""), "image")
-    progress.say(config, rt, f"batches {batches} of {what}, {without} of none")
+    console.say(config, rt, f"batches {batches} of {what}, {without} of none")
     return np.array([zlib.crc32(name.encode()) if name else -1 for name in names], np.int64)
 
 
@@ -1134,7 +1149,7 @@ def _compare_lots(config: PretrainConfig, rt: Runtime, loader: ViewLoader) -> No
         )
     if not known & set(loader.guides.lots):
         text = "no labelled image is of a production batch of the pool: batches join only its own"
-        progress.say(config, rt, f"note    {text} images")
+        console.say(config, rt, f"note    {text} images")
 
 
 def _first_views(config: PretrainConfig) -> ViewRecipe:

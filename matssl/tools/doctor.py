@@ -26,12 +26,10 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     args = parser.parse_args(argv)
     from matssl import preflight
-    from matssl.core.config import ImageConfig
     from matssl.data import layouts, readers
     from matssl.data.preprocess import Preprocess
 
-    flags = ImageConfig(pixel_size=args.pixel_size, crop_bottom=args.crop_bottom)
-    record = Preprocess.from_config(flags, channels=1)
+    record = Preprocess.chosen(channels=1, pixel_size=args.pixel_size, crop_bottom=args.crop_bottom)
     dataset = layouts.find(
         args.folder,
         splits=args.splits,

@@ -6,26 +6,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-
-from matssl.core import rng
 from matssl.core.errors import UserError
 from matssl.data import masks, readers
 from matssl.data.layouts import folders
 from matssl.data.layouts.folders import Found
-from matssl.data.layouts.groups import check_regex, group_of, groups_of
+from matssl.data.specimens import MIN_IMAGES_TO_SPLIT, Pair, cut_all, groups_of
 
-__all__ = [
-    "DATA_LAYOUTS",
-    "Dataset",
-    "Pair",
-    "check_regex",
-    "cut_validation",
-    "find",
-    "folds",
-    "group_of",
-    "groups_of",
-]
+__all__ = ["DATA_LAYOUTS", "Dataset", "Pair", "find", "tests", "unlabelled"]
 
 # Name -> function(root) that returns what it found, or None where the folder is laid otherwise.
 DATA_LAYOUTS: dict[str, Callable[[Path], list[Found] | None]] = {
@@ -33,27 +20,6 @@ DATA_LAYOUTS: dict[str, Callable[[Path], list[Found] | None]] = {
     "split/inputs + split/targets": folders.inputs_targets,
     "images + masks": folders.images_masks,
 }
-
-
-# With fewer labelled images a split for validation would cost too much of them.
-MIN_IMAGES_TO_SPLIT = 4
-
-
-@dataclass(frozen=True)
-class Pair:
-    """An image and its mask.
-
-    Attributes:
-        image: path of the micrograph.
-        mask: path of the mask, None where there is none.
-        group: specimen or frame it belongs to.
-        split: train, val, test, another test split's name, or predict.
-    """
-
-    image: Path
-    mask: Path | None
-    group: str
-    split: str
 
 
 @dataclass(frozen=True)
@@ -132,7 +98,7 @@ def find(
     if any(pair.split == "" for pair in pairs):
         if any(pair.mask for pair in pairs):
             few = len(pairs) < MIN_IMAGES_TO_SPLIT
-            pairs = [replace(p, split="train") for p in pairs] if few else _automatic(pairs, seed)
+            pairs = [replace(p, split="train") for p in pairs] if few else cut_all(pairs, seed)
             count = len({pair.group for pair in pairs})
             notes.append(
                 f"no split given and only {count} images: all are for training, none tests it"
@@ -168,47 +134,6 @@ def tests(root: Path | str) -> list[Path]:
     return chosen or [pair.image for pair in found.pairs]
 
 
-def take(pairs: Sequence[Pair], count: int, seed: int) -> tuple[Pair, ...]:
-    """Return ``count`` of the pairs, the same ones for the same seed, in their order."""
-    order = rng.generator(seed, 2, 0, stream=rng.ORDER).permutation(len(pairs))
-    return tuple(pairs[i] for i in sorted(order[:count]))
-
-
-def cut_validation(
-    pairs: Sequence[Pair], fraction: float, seed: int
-) -> tuple[tuple[Pair, ...], tuple[Pair, ...]]:
-    """Return (train, val): whole groups go to val until it holds about ``fraction``.
-
-    One group, or a fraction of 0, leaves val empty.
-    """
-    groups = sorted({pair.group for pair in pairs})
-    if len(groups) < 2 or fraction <= 0:
-        return tuple(pairs), ()
-    order = rng.generator(seed, 0, 0, stream=rng.ORDER).permutation(len(groups))
-    wanted = max(1, round(fraction * len(pairs)))
-    chosen: set[str] = set()
-    for place in order[:-1]:
-        if sum(pair.group in chosen for pair in pairs) >= wanted:
-            break
-        chosen.add(groups[place])
-    train = tuple(pair for pair in pairs if pair.group not in chosen)
-    return train, tuple(replace(pair, split="val") for pair in pairs if pair.group in chosen)
-
-
-def folds(pairs: Sequence[Pair], count: int, seed: int) -> list[tuple[int, ...]]:
-    """Return the held-out indices of each of ``count`` folds; groups stay whole where they can."""
-    groups = sorted({pair.group for pair in pairs})
-    if len(groups) < count:
-        parts = np.array_split(np.arange(len(pairs)), min(count, len(pairs)))
-        return [tuple(part.tolist()) for part in parts]
-    order = rng.generator(seed, 1, 0, stream=rng.ORDER).permutation(len(groups))
-    result = []
-    for part in np.array_split(order, count):
-        held = {groups[place] for place in part}
-        result.append(tuple(i for i, pair in enumerate(pairs) if pair.group in held))
-    return result
-
-
 def _recognise(root: Path) -> tuple[str, list[Found]]:
     for name, layout in DATA_LAYOUTS.items():
         found = layout(root)
@@ -216,14 +141,3 @@ def _recognise(root: Path) -> tuple[str, list[Found]]:
             return name, found
     images = readers.find_images(root)
     return "images only", [Found(image, None, "") for image in images]
-
-
-def _automatic(pairs: list[Pair], seed: int) -> list[Pair]:
-    """Return the pairs with train, val and test by group, about 60, 20 and 20 %."""
-    rest, test = cut_validation(pairs, 0.2, seed)
-    train, val = cut_validation(rest, 0.25, seed + 1)
-    return [
-        *(replace(pair, split="train") for pair in train),
-        *val,
-        *(replace(pair, split="test") for pair in test),
-    ]

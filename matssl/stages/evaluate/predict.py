@@ -16,14 +16,15 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from matssl import baselines, hub, preflight, tiling, weights
-from matssl.core import checkpoint, runtime
+from matssl.core import checkpoint, run_folder, runtime
 from matssl.core.config import EvaluateConfig, to_dict
 from matssl.core.errors import UserError
+from matssl.core.labels import IGNORE
 from matssl.core.run_folder import RunFolder, atomic_path
 from matssl.core.runtime import Runtime
-from matssl.data import layouts, masks, readers
+from matssl.data import layouts, masks, readers, specimens
 from matssl.data.layouts import Dataset, Pair
-from matssl.data.masks import IGNORE, ClassTable, MaskClass
+from matssl.data.masks import ClassTable, MaskClass
 from matssl.data.prefetch import prefetched
 from matssl.data.preprocess import Preprocess
 from matssl.data.readers import Micrograph
@@ -31,7 +32,7 @@ from matssl.metrics import counts as counting
 from matssl.models.encoders import channels_last
 from matssl.models.segmentation import SegmentationModel, build_model
 from matssl.pictures import segmentation as pictures
-from matssl.stages import drawing, progress
+from matssl.stages import console, drawing
 from matssl.stages.evaluate.published import name_panels
 from matssl.stages.evaluate.report import (
     draw_panels,
@@ -52,7 +53,6 @@ MASK_PNG = (
     *(cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE),
     *(cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_UP),
 )
-CLASS_FILES = ("classes.yaml", "classes.yml", "classes.csv")
 # Names that a class table gives to classes nobody has named.
 UNNAMED = re.compile(r"class \d+|background|foreground|matrix")
 
@@ -103,11 +103,11 @@ def evaluate(config: EvaluateConfig, argv: Sequence[str] = ()) -> Path:
     facts = preflight.examine_dataset(shown, record).text()
     if loaded.note:
         facts = f"{loaded.note}\n{facts}"
-    progress.say(config, rt, facts)
-    progress.say(config, rt, f"device  {rt.describe()}\nfolder  {root}")
+    console.say(config, rt, facts)
+    console.say(config, rt, f"device  {rt.describe()}\nfolder  {root}")
     warnings = _leaks(pairs, loaded)
     for warning in warnings:
-        progress.say(config, rt, f"warning {warning}")
+        console.say(config, rt, f"warning {warning}")
 
     channels_last(loaded.model).to(rt.device).eval()
     folder = RunFolder.at(root, False, config.overwrite, rt.is_main)
@@ -138,7 +138,7 @@ def evaluate(config: EvaluateConfig, argv: Sequence[str] = ()) -> Path:
         bar.close()
     copies = _copies(results, loaded)
     for warning in copies:
-        progress.say(config, rt, f"warning {warning}")
+        console.say(config, rt, f"warning {warning}")
     metrics = summarise(results, loaded.table, config)
     metrics |= {
         "model": str(config.model_path),
@@ -241,7 +241,7 @@ def _published_model(content: Content, input_size: int) -> Loaded:
 
 def _root(config: EvaluateConfig) -> Path:
     if config.output_dir is not None:
-        return progress.given_folder(config.output_dir, config.name)
+        return run_folder.given_folder(config.output_dir, config.name)
     model = hub.locate(config.model_path).resolve()
     data = (config.dataset_name or Path(config.dataset).resolve().name).replace(" ", "_")
     split = f"-{config.split}" if config.split else ""
@@ -274,7 +274,7 @@ def _dataset(config: EvaluateConfig, loaded: Loaded) -> Dataset:
         need_masks=False,
         table=table,
     )
-    layouts.check_regex([pair.image for pair in dataset.pairs], config.group_regex)
+    specimens.check_regex([pair.image for pair in dataset.pairs], config.group_regex)
     return dataset
 
 
@@ -326,7 +326,7 @@ def _truth_table(config: EvaluateConfig, dataset: Dataset, loaded: Loaded) -> Cl
         return table
     if not paths:
         return table
-    if given or any((dataset.root / name).is_file() for name in CLASS_FILES):
+    if given or any((dataset.root / name).is_file() for name in masks.CLASS_FILES):
         own, _ = masks.find_table(paths, given, dataset.root)
         present = {c.name for c in own.classes if c.pixels}
         if present <= set(table.names):
@@ -426,14 +426,14 @@ def _leaks(pairs: Sequence[Pair], loaded: Loaded) -> list[str]:
     known = _trained_images(loaded)
     recipe = loaded.payload.get("recipe", {})
     home = Path(recipe.get("finetune_dataset") or "/").resolve()
-    own = layouts.groups_of([Path(path) for path in sorted(known)], recipe.get("group_regex"))
+    own = specimens.groups_of([Path(path) for path in sorted(known)], recipe.get("group_regex"))
     # In another folder the same name is another specimen.
-    specimens = set(own) if all(home in p.image.resolve().parents for p in pairs) else set()
+    seen = set(own) if all(home in p.image.resolve().parents for p in pairs) else set()
     exact = [p for p in pairs if str(p.image) in known]
     # Names mean little elsewhere: the pixels are compared, where the checkpoint knows them.
     names = set() if _trained_pixels(loaded) else {Path(path).name for path in known}
     same = [p for p in pairs if p in exact or p.image.name in names]
-    shared = sorted({p.group for p in pairs} & specimens)
+    shared = sorted({p.group for p in pairs} & seen)
     count = sum(p.group in shared for p in pairs)
     found = []
     if shared:

@@ -9,15 +9,17 @@ from typing import Any
 import numpy as np
 
 from matssl import report
+from matssl.core import run_folder
 from matssl.core.config import EvaluateConfig
 from matssl.core.run_folder import RunFolder
 from matssl.core.wording import counted, lineage_text
 from matssl.data import readers
 from matssl.data.masks import ClassTable
 from matssl.data.preprocess import Preprocess
-from matssl.metrics import SCORES, overlap, sampling
+from matssl.measure import intervals
+from matssl.metrics import SCORES, overlap
 from matssl.pictures import segmentation as pictures
-from matssl.stages import drawing, progress
+from matssl.stages import console, drawing
 from matssl.stages.evaluate.published import published_results
 from matssl.stages.evaluate.summary import Result, excluded, true_fractions
 
@@ -130,7 +132,7 @@ def write_report(
     sections.append(("All images", report.table(_filled([_image_row(r, table) for r in results]))))
     sections.append(("Where the model comes from", report.text(lineage_text(metrics["lineage"]))))
     sections.append(("Data", report.text(facts)))
-    sections.append(("Command", report.text(progress.read_text(root / "command.txt"))))
+    sections.append(("Command", report.text(run_folder.read_text(root / "command.txt"))))
     title = f"{metrics['dataset']}: segmentation into {', '.join(table.names)}"
     subtitle = f"{metrics['split']} images, model {metrics['model']}"
     report.write(root / "report.html", title, subtitle, sections)
@@ -205,7 +207,7 @@ def _fraction_section(root: Path, metrics: dict[str, Any], colours: dict[str, st
         rows.append(row)
     note = (
         "Mean over specimens (images, where each is one) and half width of its 95 % interval (ASTM "
-        f"E562); no interval below {sampling.MIN_FIELDS} of them. Errors are means over images."
+        f"E562); no interval below {intervals.MIN_FIELDS} of them. Errors are means over images."
     )
     left = report.table(rows, swatches=colours) + report.note(note)
     return report.beside(left, report.picture(root / "fractions.png", width=400))
@@ -264,5 +266,5 @@ def print_summary(folder: RunFolder, metrics: dict[str, Any], config: EvaluateCo
     for name, entry in metrics["phase_fractions"].items():
         print(f"  area fraction {name}: {_percent(entry['predicted'])} %")
         fields = entry["predicted"]["fields"]
-    print(progress.specimens_text(fields, metrics["images"], config.group_regex), end="")
+    print(console.specimens_text(fields, metrics["images"], config.group_regex), end="")
     print(f"report: {folder.root / 'report.html'}", flush=True)

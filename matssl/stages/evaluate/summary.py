@@ -13,7 +13,8 @@ from matssl.core.config import EvaluateConfig
 from matssl.core.errors import UserError
 from matssl.data.layouts import Pair
 from matssl.data.masks import ClassTable
-from matssl.metrics import SCORES, overlap, sampling
+from matssl.measure import intervals
+from matssl.metrics import SCORES, overlap
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ def summarise(
     pooled = np.sum(matrices, axis=0)
     groups = [r.pair.group for r in scored]
     by_group = len(set(groups)) < len(groups)
-    interval = sampling.bootstrap(matrices, groups, overlap.miou, config.bootstrap, config.seed)
+    interval = intervals.bootstrap(matrices, groups, overlap.miou, config.bootstrap, config.seed)
     per_image = np.array([overlap.miou(c) for c in matrices])
     summary["pooled"] = {
         "classes": _by_class(pooled, table),
@@ -117,12 +118,12 @@ def _fractions(results: Sequence[Result], table: ClassTable) -> dict[str, Any]:
     summary: dict[str, Any] = {}
     for i, name in enumerate(table.names):
         everywhere = _by_specimen(results, [float(r.fractions[i]) for r in results])
-        entry: dict[str, Any] = {"predicted": vars(sampling.phase_fraction(everywhere))}
+        entry: dict[str, Any] = {"predicted": vars(intervals.phase_fraction(everywhere))}
         if scored:
             true = [true_fractions(r)[i] for r in scored]
             predicted = [float(r.fractions[i]) for r in scored]
             difference = np.array(predicted) - np.array(true)
-            entry["truth"] = vars(sampling.phase_fraction(_by_specimen(scored, true)))
+            entry["truth"] = vars(intervals.phase_fraction(_by_specimen(scored, true)))
             entry["mean_error"] = float(np.nanmean(difference))
             entry["mean_absolute_error"] = float(np.nanmean(np.abs(difference)))
         summary[name] = entry

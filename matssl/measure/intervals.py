@@ -1,4 +1,4 @@
-"""What a score of a few images says about others: intervals with images or specimens as sample."""
+"""What a few images say about others: the only intervals, with images or specimens as sample."""
 
 from __future__ import annotations
 

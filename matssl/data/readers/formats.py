@@ -1,18 +1,17 @@
-"""Micrograph files as they are: native bits, pixel size and bar height from the metadata.
+"""Image files as they are: native bits, one plane or three, no grey level changed.
 
 TIFF by tifffile, PNG, JPEG and BMP by OpenCV. What a file is, its first bytes decide and not its
-name (PNG files named .tiff are common). Nothing here changes a grey level.
+name (PNG files named .tiff are common).
 """
 
 from __future__ import annotations
 
 import hashlib
-import math
+import logging
 import os
 import re
 import struct
 import warnings
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,27 +20,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from matssl.core.errors import UserError
+from matssl.data.readers.calibration import Calibration, of_sidecar, of_tiff
 
 Array = NDArray[Any]
 EXTENSIONS = frozenset({".tif", ".tiff", ".png", ".jpg", ".jpeg", ".bmp", ".pgm", ".ppm", ".webp"})
 # A header may promise more than its file can hold: no codec here shrinks 1 : 2000.
 MAX_EXPANSION = 2000
 MAX_SIDE = 65_500
-NM_PER_UNIT = {
-    "pm": 1e-3,
-    "nm": 1.0,
-    "um": 1e3,
-    "µm": 1e3,
-    "μm": 1e3,
-    "micron": 1e3,
-    "microns": 1e3,
-    "mm": 1e6,
-    "cm": 1e7,
-    "m": 1e9,
-    "å": 0.1,
-    "a": 0.1,
-    "inch": 2.54e7,
-}
 # Luminance weights of ITU-R BT.601, those of every grey conversion in use.
 LUMINANCE = np.array([0.299, 0.587, 0.114])
 
@@ -80,15 +65,6 @@ class Header:
     bits: int
 
 
-@dataclass(frozen=True)
-class Calibration:
-    """What the metadata of a maker says; the pixel size is in nm."""
-
-    pixel_size: float | None = None
-    bar_height: int | None = None
-    notes: tuple[str, ...] = ()
-
-
 def find_images(folder: Path | str) -> list[Path]:
     """Return all image files below ``folder``, in natural order of their relative paths.
 
@@ -124,7 +100,7 @@ def is_image_name(name: str) -> bool:
     return not name.startswith((".", "_.")) and Path(name).suffix.lower() in EXTENSIONS
 
 
-def natural(text: str) -> list[Any]:
+def natural(text: str) -> list[tuple[int, int, str]]:
     """Return a sorting key in which image 2 comes before image 10."""
     parts = re.split(r"(\d+)", text)
     return [(1, int(part), part) if part.isdigit() else (0, 0, part) for part in parts]
@@ -152,7 +128,7 @@ def read(path: Path | str, *, page: int = 0, color: str = "gray") -> Micrograph:
     else:
         pixels = _read_opencv(path)
     if calibration == Calibration():
-        calibration = _sidecar(path, *pixels.shape[:2])
+        calibration = of_sidecar(path, *pixels.shape[:2])
     pixels, remarks = _plane(pixels, color, path)
     bits = _significant_bits(pixels)
     size = calibration.pixel_size
@@ -192,24 +168,6 @@ def from_array(
 def with_pixel_size(micrograph: Micrograph, nm: float | None) -> Micrograph:
     """Return the micrograph with the pixel size the user gave, where one was given."""
     return micrograph if nm is None else replace(micrograph, pixel_size=nm, unit="nm")
-
-
-def parse_pixel_size(text: str | None) -> float | None:
-    """Return nm for a text such as ``12.5nm`` or ``0.1 um``; None for None.
-
-    Raises:
-        UserError: no number with a unit of length.
-    """
-    if text is None:
-        return None
-    match = re.fullmatch(r"\s*([0-9.eE+-]+)\s*([a-zA-ZµμåÅ]+)\s*", str(text))
-    try:
-        value = float(match[1]) * NM_PER_UNIT[match[2].lower()] if match else math.nan
-    except (KeyError, ValueError):
-        value = math.nan
-    if not (value > 0 and math.isfinite(value)):
-        raise UserError(f"{text!r} is no pixel size; write a number and its unit, such as 12.5nm")
-    return value
 
 
 def read_mask(path: Path | str) -> Array:
@@ -264,55 +222,6 @@ def header(path: Path | str) -> Header:
         raise UserError(f"{path} is broken: {_first_line(error)}") from error
     _check_promise(path, head, size)
     return head
-
-
-def bar_height(pixels: Array) -> int:
-    """Return the rows of an information bar drawn at the bottom of an image; 0 for none.
-
-    A bar is drawn, not imaged: from a full-width straight edge down to the last row, every row has
-    one grey level on most of its width. Specimen, even a dark mount, is noisy and fails this test.
-
-    Args:
-        pixels: (H, W) or (H, W, 3).
-    """
-    plane = pixels if pixels.ndim == 2 else pixels[..., 0]
-    height, width = plane.shape
-    limit = height // 5
-    if limit < 8 or width < 64:
-        return 0
-    band = plane[height - limit :]
-    drawn = np.zeros(limit, dtype=bool)
-    level = np.zeros(limit)
-    for row in range(limit):
-        values, counts = np.unique(band[row], return_counts=True)
-        best = int(counts.argmax())
-        level[row] = float(values[best])
-        drawn[row] = counts[best] >= 0.3 * width
-    if not drawn[-2:].all():
-        return 0
-    # Text rows of a bar may have less background; short gaps belong to it.
-    top = limit
-    gap = 0
-    for row in range(limit - 1, -1, -1):
-        if drawn[row]:
-            top, gap = row, 0
-        else:
-            gap += 1
-            if gap > max(4, limit // 8):
-                break
-    rows = limit - top
-    if rows < 8 or top == 0:
-        return 0
-    share = float((band[top:] == np.bincount(band[top:].ravel().astype(np.int64)).argmax()).mean())
-    edge = float((np.abs(band[top].astype(float) - level[top]) < 1).mean())
-    step = np.abs(band[top - 1].astype(float) - band[top].astype(float))
-    if share < 0.5 or edge < 0.9 or float(np.median(step)) < 2:
-        return 0
-    # A saturated or empty part of the specimen is flat too, but carries no writing.
-    values = band[top:]
-    if np.ptp(values.astype(float)) < 40 * max(1.0, float(np.iinfo(plane.dtype).max) / 255):
-        return 0
-    return rows
 
 
 def _header(path: Path, start: bytes) -> Header:
@@ -402,7 +311,7 @@ def _read_tiff(path: Path, page: int) -> tuple[Array, Calibration, int]:
                 raise UserError(f"{path} has {count} pages; page {page + 1} was asked for")
             chosen = file.pages[page]
             pixels = chosen.asarray()
-            calibration = _tiff_calibration(path, file, *pixels.shape[:2])
+            calibration = of_tiff(file, *pixels.shape[:2])
     except UserError:
         raise
     except Exception as error:  # a parser of foreign bytes may stumble over anything
@@ -499,175 +408,6 @@ def _significant_bits(pixels: Array) -> int:
     return 16
 
 
-# --- calibration by maker (the tags and keys are facts of the file formats) ---------------------
-def _tiff_calibration(path: Path, file: Any, height: int, width: int) -> Calibration:
-    tags = file.pages[0].tags
-    for reader in (_fei, _zeiss, _tescan):
-        found = reader(tags, height, width)
-        if found is not None:
-            return found
-    return _ome(file) or _imagej(file, tags) or Calibration()
-
-
-def _fei(tags: Any, height: int, width: int) -> Calibration | None:
-    for code in (34680, 34682, 34683):
-        if code not in tags:
-            continue
-        value = tags[code].value
-        if isinstance(value, Mapping):
-            scan, image = value.get("Scan", {}), value.get("Image", {})
-        else:
-            sections = parse_ini(_text(value))
-            scan, image = sections.get("scan", {}), sections.get("image", {})
-            if not scan:
-                return _fei_xml(_text(value))
-        pick = {str(k).lower(): v for k, v in {**image, **scan}.items()}
-        size = _number(pick.get("pixelwidth"))
-        field = _number(pick.get("horfieldsize"))
-        notes: tuple[str, ...] = ()
-        if size and field and abs(field / width / size - 1) > 0.02:
-            notes = ("pixel width and field width of the metadata disagree; the first is used",)
-        if not size and field:
-            size = field / width
-        rows = _number(pick.get("resolutiony"))
-        bar = int(height - rows) if rows and 0 < height - rows < height / 2 else 0
-        return Calibration(size * 1e9 if size else None, bar, notes)
-    return None
-
-
-def _fei_xml(text: str) -> Calibration | None:
-    match = re.search(r"<PixelSize>.*?<X[^>]*>\s*([0-9.eE+-]+)\s*</X>", text, re.DOTALL)
-    match = match or re.search(r"<PixelWidth[^>]*>\s*([0-9.eE+-]+)", text)
-    return Calibration(float(match[1]) * 1e9) if match else None
-
-
-def _zeiss(tags: Any, height: int, width: int) -> Calibration | None:
-    if 34118 not in tags:
-        return None
-    value = tags[34118].value
-    if isinstance(value, Mapping):
-        entry = value.get("ap_image_pixel_size")
-        if entry is not None:
-            # tifffile gives (label, number, unit).
-            number, unit = entry[-2:]
-            scale = NM_PER_UNIT.get(str(unit).strip().lower())
-            if scale and _number(number):
-                return Calibration(float(number) * scale)
-        binary = value.get("")
-        if binary and len(binary) > 3 and _number(binary[3]):
-            return Calibration(float(binary[3]) * 1e9 * 1024 / width)
-        return Calibration()
-    match = re.search(
-        r"AP_IMAGE_PIXEL_SIZE\s*(?:Image Pixel Size)?\s*=\s*([0-9.eE+-]+)\s*(\S+)", _text(value)
-    )
-    if match and match[2].lower() in NM_PER_UNIT:
-        return Calibration(float(match[1]) * NM_PER_UNIT[match[2].lower()])
-    return Calibration()
-
-
-def _tescan(tags: Any, height: int, width: int) -> Calibration | None:
-    if 50431 not in tags:
-        return None
-    return _tescan_text(_text(tags[50431].value))
-
-
-def _tescan_text(text: str) -> Calibration:
-    match = re.search(r"PixelSizeX\s*=\s*([0-9.eE+-]+)", text)
-    strip = re.search(r"ImageStripSize\s*=\s*(\d+)", text)
-    return Calibration(float(match[1]) * 1e9 if match else None, int(strip[1]) if strip else None)
-
-
-def _ome(file: Any) -> Calibration | None:
-    text = file.ome_metadata if file.is_ome else None
-    if not text:
-        return None
-    size = re.search(r'PhysicalSizeX="([0-9.eE+-]+)"', text)
-    unit = re.search(r'PhysicalSizeXUnit="([^"]+)"', text)
-    scale = NM_PER_UNIT.get(unit[1].lower() if unit else "um")
-    return Calibration(float(size[1]) * scale, 0) if size and scale else None
-
-
-def _imagej(file: Any, tags: Any) -> Calibration | None:
-    """Read ImageJ's unit; plain resolution tags without it are an export's leftover."""
-    description = _text(tags["ImageDescription"].value) if "ImageDescription" in tags else ""
-    unit = re.search(r"^unit=(.+)$", description, re.MULTILINE)
-    if "ImageJ" not in description or unit is None or "XResolution" not in tags:
-        return None
-    name = unit[1].strip().lower().replace("\\u00b5", "µ")
-    top, bottom = tags["XResolution"].value
-    scale = NM_PER_UNIT.get(name)
-    return Calibration(bottom / top * scale, 0) if scale and top else None
-
-
-def _sidecar(path: Path, height: int, width: int) -> Calibration:
-    """Read the text file some microscopes write beside the image."""
-    stem, kind = path.with_suffix(""), path.suffix[1:]
-    tescan = stem.with_name(f"{stem.name}-{kind}.hdr")
-    if tescan.is_file():
-        return _tescan_text(_text(tescan.read_bytes()))
-    text_path = path.with_suffix(".txt")
-    if not text_path.is_file() or text_path.stat().st_size > 1 << 20:
-        return Calibration()
-    text = _text(text_path.read_bytes())
-    if "$$SM_MICRON_BAR" in text or "$CM_FULL_SIZE" in text:
-        return _jeol(text, height)
-    if "[SemImageFile]" in text:
-        return _hitachi(text, height, width)
-    return Calibration()
-
-
-def _jeol(text: str, height: int) -> Calibration:
-    bar = re.search(r"\$\$SM_MICRON_BAR\s+(\d+)", text)
-    marker = re.search(r"\$\$SM_MICRON_MARKER\s+([0-9.]+)\s*(\S+)", text)
-    full = re.search(r"\$CM_FULL_SIZE\s+(\d+)\s+(\d+)", text)
-    size = None
-    if bar and marker and marker[2].lower() in NM_PER_UNIT and int(bar[1]) > 0:
-        size = float(marker[1]) * NM_PER_UNIT[marker[2].lower()] / int(bar[1])
-    rows = height - int(full[2]) if full else 0
-    notes = ("pixel size from the drawn micron bar, good to about 1 %",) if size else ()
-    return Calibration(size, rows if 0 < rows < height / 2 else None, notes)
-
-
-def _hitachi(text: str, height: int, width: int) -> Calibration:
-    size = re.search(r"^PixelSize=([0-9.eE+-]+)", text, re.MULTILINE)
-    data = re.search(r"^DataSize=(\d+)x(\d+)", text, re.MULTILINE)
-    if not size:
-        return Calibration()
-    scale = int(data[1]) / width if data else 1.0
-    rows = height - int(data[2]) if data and int(data[1]) == width else 0
-    return Calibration(float(size[1]) * scale, rows if 0 < rows < height / 2 else None)
-
-
-def parse_ini(text: str) -> dict[str, dict[str, str]]:
-    """Return ``{section: {key: value}}`` of INI-like text, names in lower case."""
-    sections: dict[str, dict[str, str]] = {}
-    current: dict[str, str] = {}
-    for line in text.splitlines():
-        line = line.strip()
-        if line.startswith("[") and line.endswith("]"):
-            current = sections.setdefault(line[1:-1].lower(), {})
-        elif "=" in line:
-            key, value = line.split("=", 1)
-            current[key.strip().lower()] = value.strip()
-    return sections
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, bytes):
-        if value[:2] in (b"\xff\xfe", b"\xfe\xff"):
-            return value.decode("utf-16", "replace")
-        return value.decode("utf-8", "replace")
-    return str(value)
-
-
-def _number(value: Any) -> float | None:
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        return None
-    return number if math.isfinite(number) and number > 0 else None
-
-
 def _first_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[0][:160]
@@ -677,8 +417,6 @@ class _quiet:
     """Silence tifffile's log lines: what matters of them ends in our own sentence."""
 
     def __enter__(self) -> None:
-        import logging
-
         self.logger = logging.getLogger("tifffile")
         self.level = self.logger.level
         self.logger.setLevel(logging.CRITICAL)
@@ -697,14 +435,3 @@ def digest(*arrays: NDArray[Any]) -> str:
     for array in arrays:
         found.update(np.ascontiguousarray(array).data)
     return found.hexdigest()
-
-
-def summarise(notes: Iterable[tuple[str, str]]) -> list[str]:
-    """Return one line for each distinct note with the number of files it concerns."""
-    counts: dict[str, list[str]] = {}
-    for source, note in notes:
-        counts.setdefault(note, []).append(source)
-    return [
-        f"{note}: {len(files)} file{'s' if len(files) > 1 else ''} (first: {Path(files[0]).name})"
-        for note, files in counts.items()
-    ]
