@@ -26,6 +26,8 @@ from matssl.models.segmentation import build_model
 from matssl.stages import drawing
 from matssl.stages.evaluate import predict as stage
 from matssl.stages.evaluate.published import published_results
+from matssl.trained import network
+from matssl.trained.segmenter import Segmenter
 
 NAMES = ("matrix phase", "pore")
 Make = Callable[..., Path]
@@ -280,7 +282,7 @@ def test_large_images_give_the_same_masks_through_a_file(
 ) -> None:
     model, data = make_model(), make_data("data", _masks())
     plain = _run(model, data, tmp_path / "a", save_probabilities=True)
-    monkeypatch.setattr(drawing, "IN_MEMORY_BYTES", 0)
+    monkeypatch.setattr(network, "IN_MEMORY_BYTES", 0)
     mapped = _run(model, data, tmp_path / "b", save_probabilities=True)
     assert plain["confusion"] == mapped["confusion"]
     first, second = (tifffile.imread(tmp_path / name / "probabilities/fieldA.tif") for name in "ab")
@@ -364,7 +366,9 @@ def test_last_and_best_checkpoint_give_the_averaged_weights(make_model: Make) ->
     last = best.with_name("last.ckpt")
     del payload["format"]
     checkpoint.save(last, {**payload, "state": {**own, **averaged}})
-    first, second = (stage.load_model(path).model.state_dict() for path in (best, last))
+    first, second = (
+        Segmenter.load(path, device="cpu").network.model.state_dict() for path in (best, last)
+    )
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 

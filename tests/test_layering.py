@@ -11,6 +11,7 @@ STOREYS = [
     {"data", "models", "metrics", "measure", "pictures", "hub"},
     {"methods", "monitor", "probe", "weights", "tiling", "phases"}
     | {"report", "preflight", "baselines", "study"},
+    {"trained"},
     {"stages"},
     {"tools"},
 ]

@@ -24,9 +24,9 @@ from matssl.data import synthetic
 from matssl.data.preprocess import Preprocess
 from matssl.methods.slotcon import SlotCon, SlotConSettings
 from matssl.models.encoders import build_encoder
-from matssl.stages import drawing
-from matssl.stages import phase_map as stage
+from matssl.stages.phase_map import clustering
 from matssl.tools import phase_map as tool
+from matssl.trained import network
 
 PROTOTYPES = 6
 RECIPE = {"encoder": "resnet18", "in_channels": 1, "prototypes": PROTOTYPES, "dense_stage": 2}
@@ -298,7 +298,7 @@ def test_an_image_too_large_for_memory_gives_the_same_map(
     run: Path, micrographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert _map(run, micrographs, tmp_path / "a", "--phases", "3") == 0
-    monkeypatch.setattr(drawing, "IN_MEMORY_BYTES", 1000)
+    monkeypatch.setattr(network, "IN_MEMORY_BYTES", 1000)
     assert _map(run, micrographs, tmp_path / "b", "--phases", "3") == 0
     for path in (tmp_path / "a/maps/index").iterdir():
         assert path.read_bytes() == (tmp_path / "b/maps/index" / path.name).read_bytes()
@@ -347,11 +347,11 @@ def test_masks_are_not_taken_for_micrographs(
 
 
 def test_large_images_are_looked_at_in_windows_and_small_ones_whole() -> None:
-    assert stage._windows(100, 512) == [(0, 0)]
-    assert stage._windows(600, 2000) == [(0, 244), (0, 1244), (88, 244), (88, 1244)]
-    side = stage.WINDOW
+    assert clustering.windows(100, 512) == [(0, 0)]
+    assert clustering.windows(600, 2000) == [(0, 244), (0, 1244), (88, 244), (88, 1244)]
+    side = clustering.WINDOW
     for height, width in ((513, 513), (4000, 700)):
-        for top, left in stage._windows(height, width):
+        for top, left in clustering.windows(height, width):
             assert 0 <= top <= height - side and 0 <= left <= width - side
 
 

@@ -32,6 +32,7 @@ from matssl.models.segmentation import build_model
 from matssl.stages import finetune, pretrain
 from matssl.stages.evaluate import predict as evaluate
 from matssl.stages.evaluate.summary import excluded
+from matssl.trained.segmenter import Segmenter
 
 pytestmark = pytest.mark.usefixtures("no_drawing")
 
@@ -318,7 +319,7 @@ def test_excluded_classes_leave_a_mean_of_their_own() -> None:
 
 def test_a_raw_model_sees_images_as_published(tmp_path: Path) -> None:
     torch.save(build_model("resnet18", "unet", 2, 3).state_dict(), tmp_path / "raw.pth")
-    record = evaluate.load_model(tmp_path / "raw.pth").record
+    record = Segmenter.load(tmp_path / "raw.pth").record
     assert (record.window, record.resize) == ("dtype", 256)
     seen = record.tensor(np.full((8, 8, 3), 128 / 255, np.float32))
     for plane, mean, std in zip(seen, weights.IMAGENET_MEAN, weights.IMAGENET_STD, strict=True):

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 
 from matssl.core import config
 from matssl.core.errors import guard
-from matssl.core.phase_config import PhaseConfig
+from matssl.stages.phase_map import phase_map
+from matssl.stages.phase_map.settings import PhaseConfig
 
 DESCRIPTION = (
     "Map the phases of a folder of micrographs with a checkpoint of train_ssl.py, without labels. "
@@ -22,10 +23,7 @@ DESCRIPTION = (
 
 def main(argv: Sequence[str]) -> int:
     """Resolve the flags and draw the maps; returns 0."""
-    settings = config.parse(PhaseConfig, argv, DESCRIPTION)
-    from matssl.stages.phase_map import phase_map
-
-    phase_map(settings, argv)
+    phase_map(config.parse(PhaseConfig, argv, DESCRIPTION), argv)
     return 0
 
 

@@ -11,14 +11,11 @@ import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from matssl.core.errors import guard
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from matssl.core.config import PretrainConfig
 
 
@@ -65,10 +62,11 @@ def main(argv: Sequence[str]) -> int:
 def scores(
     sources: Sequence[str], config: PretrainConfig, name: str = "resnet18"
 ) -> Iterator[tuple[str, float]]:
-    """Yield each source of :func:`load_encoder` with its mean IoU, 0 to 1.
+    """Yield each source with its mean IoU, 0 to 1.
 
     Args:
-        sources: weights; grey levels are shown as the run of a source saw them.
+        sources: see :meth:`matssl.trained.encoder.Encoder.load`; grey levels are shown as the run
+            of a source saw them.
         config: says where the labelled images lie, and the device.
         name: of the encoder where a source does not say it.
 
@@ -78,54 +76,28 @@ def scores(
     from matssl.core import runtime
     from matssl.probe import DenseProbe
     from matssl.stages.pretrain import dense_probe
+    from matssl.trained.encoder import Encoder
 
     rt = runtime.setup(config)
-    probes: dict[tuple[tuple[str, Any], ...], DenseProbe | None] = {}
+    probes: dict[tuple[str, float, float], DenseProbe | None] = {}
     for source in sources:
-        seen = tuple(sorted(grey_levels(source).items()))
+        encoder = Encoder.load(
+            source,
+            encoder=name,
+            in_channels=1,
+            seed=config.seed,
+            device=str(rt.device),
+            precision=rt.precision,
+        )
+        record = encoder.record
+        seen = (record.window, record.low, record.high)
         if seen not in probes:
-            probes[seen] = dense_probe(replace(config, **dict(seen)), None)
+            probes[seen] = dense_probe(
+                replace(config, window=record.window, low=record.low, high=record.high), None
+            )
         probe = probes[seen]
         assert probe is not None
-        encoder = load_encoder(source, name, config.seed).to(rt.device).eval()
-        yield source, probe.score(encoder, rt.device, rt.autocast)
-
-
-def grey_levels(source: str) -> dict[str, Any]:
-    """Return the settings by which the run that a weights file lies in saw its images, or none."""
-    from matssl.core import config
-
-    path = Path(source)
-    for folder in (path, *list(path.parents)[:2]):
-        if (folder / "config.yaml").is_file():
-            run = config.read_yaml(folder / "config.yaml")
-            return {key: run[key] for key in ("window", "low", "high") if key in run}
-    return {}
-
-
-def load_encoder(source: str, name: str, seed: int) -> nn.Module:
-    """Return an encoder of one channel.
-
-    Args:
-        source: run folder, weights file or name in the hub, "imagenet", or "none" for random ones.
-        name: of the encoder where the source does not say it.
-        seed: of random weights.
-
-    Raises:
-        UserError: the weights cannot be used.
-    """
-    import torch
-
-    from matssl import weights
-    from matssl.models.encoders import build_encoder, channels_last
-
-    torch.manual_seed(seed)
-    if source not in ("none", "imagenet"):
-        name = weights.architecture(source)[0] or name
-    encoder = build_encoder(name, 1)
-    if source != "none":
-        weights.start(encoder, source, name, in_channels=1)
-    return channels_last(encoder)
+        yield source, probe.score(encoder.network.model, rt.device, rt.autocast)
 
 
 if __name__ == "__main__":
