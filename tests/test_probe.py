@@ -22,8 +22,8 @@ from matssl.data.layouts import Pair
 from matssl.models.encoders import build_encoder
 from matssl.probe import DenseProbe, ridge
 from matssl.stages import pretrain
-from matssl.trained.encoder import Encoder
 from matssl.tools import probe as probe_tool
+from matssl.trained.encoder import Encoder
 
 pytestmark = pytest.mark.usefixtures("no_drawing")
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import nn
 
@@ -21,7 +22,7 @@ from matssl.data.masks import ClassTable, MaskClass
 from matssl.data.preprocess import Preprocess
 from matssl.data.readers import Micrograph
 from matssl.measure import field
-from matssl.models.segmentation import build_model
+from matssl.models.segmentation import SegmentationModel, build_model
 from matssl.trained.network import Network
 from matssl.weights.layouts import Content
 
@@ -151,7 +152,8 @@ class Segmenter:
             raise UserError(f"--input_size must be at least {SMALLEST_SIZE}, not {input_size}")
         path = hub.locate(path)
         content = weights.read(path)
-        if not content.facts.get("format"):
+        # safetensors hold tensors alone, ours too: none of them is a checkpoint.
+        if content.payload is None or not content.facts.get("format"):
             model, record, table, note = _published(content, input_size or PUBLISHED_SIZE)
             network = Network.on(model, device, precision, threads)
             return cls(network, record, table, str(path), raw=True, note=note)
@@ -236,10 +238,16 @@ def opened(picture: Picture, record: Preprocess) -> Micrograph:
     return readers.from_array(np.asarray(picture), record.pixel_size, record.color)
 
 
+def _built(description: Mapping[str, Any]) -> SegmentationModel:
+    """Return a model whose weights are to be replaced; torch's generator stays where it is."""
+    with torch.random.fork_rng(devices=[]):
+        return build_model(**description)
+
+
 def _own(payload: Mapping[str, Any], path: Path) -> tuple[nn.Module, Preprocess, ClassTable]:
     """Return model, record and class table of a checkpoint of fine-tuning."""
     try:
-        model = build_model(**payload["model"])
+        model = _built(payload["model"])
         state = payload["state"]
         if any(key.startswith("ema.") for key in state):
             # last.ckpt holds both; the averaged weights are the ones that were validated.
@@ -270,7 +278,7 @@ def _published(content: Content, input_size: int) -> tuple[nn.Module, Preprocess
     a square and normalised like ImageNet's; of two classes, the second is every mask value above 0.
     """
     description = weights.segmentation_description(content)
-    model = build_model(**description)
+    model = _built(description)
     wanted = model.state_dict()
     fitting = {k: v for k, v in content.tensors.items() if k in wanted}
     absent = [k for k in wanted if k not in fitting and not k.endswith(weights.HARMLESS)]
