@@ -16,10 +16,11 @@ from numeric import CASES, case, close, view_map
 from matssl import monitor
 from matssl.core import geometry, optim
 from matssl.core.batch import Batch
-from matssl.methods import contrastive, densecl, momentum
+from matssl.methods import contrastive, momentum
 from matssl.methods.contrastive import info_nce, info_nce_rows, negative_cosine, nt_xent
-from matssl.methods.matssl import GatedFusion
-from matssl.methods.mocov2 import MoCoV2, MoCoV2Settings
+from matssl.methods.densecl import method as densecl
+from matssl.methods.matssl.method import GatedFusion
+from matssl.methods.mocov2.method import MoCoV2, MoCoV2Settings
 from matssl.models.encoders import build_encoder
 from matssl.models.heads import projector, split_batchnorm
 

@@ -20,7 +20,7 @@ from matssl.core.config import PretrainConfig
 from matssl.core.errors import guard
 from matssl.data import synthetic
 from matssl.data.datasets import ViewLoader
-from matssl.methods.byol import BYOL
+from matssl.methods.byol.method import BYOL
 from matssl.methods.contrastive import negative_cosine
 from matssl.stages import pretrain
 

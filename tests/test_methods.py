@@ -23,18 +23,21 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from matssl.core import geometry, optim
 from matssl.core.batch import Batch
 from matssl.core.errors import UserError
-from matssl.methods import DISTINCT, method_class
+from matssl.methods import METHODS, method_class, settings_class
 from matssl.methods.base import SSLMethod
 from matssl.methods.momentum import MomentumMethod
 from matssl.models.encoders import build_encoder, channels_last
 from matssl.models.heads import synchronise_batchnorm
 from matssl.models.losses import LOSSES
 
+# pscl is another name of pscl-simclr; the last name of a class stands for it.
+DISTINCT = tuple({path: name for name, path in METHODS.items()}.values())
+
 SETTINGS = {"temperature": 0.2, "global_output_dim": 32, "hidden_dim": 64, "queue_size": 12}
 SETTINGS |= {"ema_momentum": 0.9, "dense_output_dim": 16, "dense_stage": 3, "prototypes": 8}
 # Four cells in the views of 32 pixels below.
 SETTINGS |= {"patch_size": 16}
-WITH_GROUPS = [name for name in DISTINCT if "group_negatives" in method_class(name).flags()]
+WITH_GROUPS = [name for name in DISTINCT if hasattr(settings_class(name)(), "group_negatives")]
 MOMENTUM = [name for name in DISTINCT if issubclass(method_class(name), MomentumMethod)]
 
 

@@ -22,7 +22,7 @@ from matssl.core.errors import guard
 from matssl.core.labels import IGNORE
 from matssl.data import synthetic
 from matssl.data.preprocess import Preprocess
-from matssl.methods.slotcon import SlotCon, SlotConSettings
+from matssl.methods.slotcon.method import SlotCon, SlotConSettings
 from matssl.models.encoders import build_encoder
 from matssl.stages.phase_map import clustering
 from matssl.tools import phase_map as tool

@@ -25,12 +25,16 @@ from matssl.core import checkpoint, runtime
 from matssl.core.config import PretrainConfig
 from matssl.core.errors import UserError, guard
 from matssl.core.run_folder import RunFolder
-from matssl.methods import DISTINCT, method_class
+from matssl.methods import METHODS, settings_class
+from matssl.methods.settings import GuidedSettings
 from matssl.models.encoders import build_encoder
 from matssl.models.segmentation import build_model
 from matssl.pictures import training as pictures
 from matssl.stages import console, pretrain
 from matssl.stages.pretrain import Run
+
+# pscl is another name of pscl-simclr; the last name of a class stands for it.
+DISTINCT = tuple({path: name for name, path in METHODS.items()}.values())
 
 TINY = ["--view_size", "32", "--tile_size", "48", "--batch_size", "6", "--threads", "1"]
 TINY += ["--encoder", "mobilenet_v2", "--hidden_dim", "32", "--global_output_dim", "16"]
@@ -173,7 +177,7 @@ def test_every_method_resumes_to_the_same_bits(
 ) -> None:
     more = ["--model", model, "--steps", 4, "--checkpoint_every", 2, "--quiet"]
     more += ["--encoder", "resnet18", *METHOD_FLAGS[model]]
-    if method_class(model).labelled:
+    if issubclass(settings_class(model), GuidedSettings):
         more += ["--labeled_path", synthetic_folder]
     assert _main(*_argv(pool_folder, tmp_path, "whole", *more)) == 0
     _break_and_resume(monkeypatch, *_argv(pool_folder, tmp_path, "broken", *more))
@@ -201,7 +205,7 @@ def test_every_method_resumes_to_the_same_bits(
         assert all(torch.equal(both[0][key], both[1][key]) for key in both[0])
     guides = [r for r in _rows(tmp_path / "ssl" / "whole" / "data.csv") if r["split"] == "guide"]
     assert made.get("labelled_images", 0) == len(guides)
-    assert len(guides) == (4 if method_class(model).labelled else 0)
+    assert len(guides) == (4 if issubclass(settings_class(model), GuidedSettings) else 0)
     assert [d[:16] for d in made.get("labelled_digests", [])] == sorted(r["hash"] for r in guides)
 
 
@@ -335,7 +339,7 @@ def test_views_that_do_not_fit_are_refused_before_anything_is_written(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     more = ["--model", model, "--decoder", decoder, "--view_size", 48, "--steps", 1]
-    if method_class(model).labelled:
+    if issubclass(settings_class(model), GuidedSettings):
         more += ["--labeled_path", synthetic_folder]
     assert _main(*_argv(pool_folder, tmp_path, "x", *more)) == 2
     assert "multiple of 32" in capsys.readouterr().err
@@ -354,7 +358,7 @@ def test_a_queue_is_never_longer_than_half_the_pool(
     # 48 tiles: a batch of 32 alone is more than half of them.
     more = ["--model", model, "--bn_splits", 1, "--steps", 3, "--queue_size", 65536]
     more += ["--batch_size", batch, "--encoder", "resnet18"]
-    if method_class(model).labelled:
+    if issubclass(settings_class(model), GuidedSettings):
         more += ["--labeled_path", synthetic_folder]
     assert _main(*_argv(pool_folder, tmp_path, "x", *more)) == 0
     text = capsys.readouterr().out

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from matssl.core import geometry, palette
 from matssl.core.batch import Batch
-from matssl.methods import momentum, slotcon
-from matssl.methods.slotcon import SlotCon, SlotConSettings
+from matssl.methods import momentum
+from matssl.methods.slotcon import method as slotcon
+from matssl.methods.slotcon.method import SlotCon, SlotConSettings
 from matssl.models.encoders import build_encoder, channels_last, pyramid
 from matssl.models.heads import CellProjector, RowNorm, row_predictor
 

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from matssl.core import optim
 from matssl.core.batch import Batch
 from matssl.core.errors import UserError
-from matssl.methods import spark
-from matssl.methods.spark import SparK
+from matssl.methods.spark import method as spark
+from matssl.methods.spark.method import SparK
 from matssl.models.decoders.light import LightDecoder
 from matssl.models.encoders import build_encoder, channels_last, pyramid
 from matssl.models.heads import own_statistics, synchronise_batchnorm

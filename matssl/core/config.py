@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from matssl.core import published
 from matssl.core.errors import UserError
 
 RECIPE_FOLDER = Path(__file__).resolve().parent.parent / "recipes"
@@ -52,6 +51,20 @@ class RunConfig:
     overwrite: bool = _flag(False, "run", "replace an existing run folder of this name")
     debug: bool = _flag(False, "run", "show the traceback of an error")
     quiet: bool = _flag(False, "run", "print only the result")
+
+    def runtime(self) -> Any:
+        """Return where the stage computes."""
+        from matssl.core import runtime
+
+        return runtime.setup(
+            device=self.device,
+            gpu_id=self.gpu_id,
+            threads=self.threads,
+            num_workers=self.num_workers,
+            precision=self.precision,
+            seed=self.seed,
+            deterministic=getattr(self, "deterministic", False),
+        )
 
 
 @dataclass(frozen=True)
@@ -110,245 +123,21 @@ class ImageConfig:
         None, "images", "regular expression whose first group names the specimen in a file name"
     )
 
+    def record(self, in_channels: int, resize: int | None = None) -> Any:
+        """Return the preprocessing record these flags ask for."""
+        from matssl.data.preprocess import Preprocess
 
-@dataclass(frozen=True)
-class PretrainConfig(RunConfig, SpeedConfig, ImageConfig):
-    """Flags of train_ssl.py."""
-
-    output_dir: str = _flag("experiments", "run", "folder in which run folders are made")
-    model: str = _flag("matssl", "method", "self-supervised method")
-    data_path: str = _flag("", "data", "folder of unlabelled micrographs", required=True)
-    recipe: str = _flag(
-        "matssl",
-        "run",
-        "published settings (paper) or ours for micrographs (matssl), or a file; "
-        "the defaults shown are those of the --model and --recipe beside --help",
-    )
-    resume: bool = _flag(False, "run", "continue the run of this name where it stopped")
-    tensorboard: bool = _flag(False, "run", "also write TensorBoard events (needs tensorboard)")
-    test_folder: str | None = _flag(
-        None, "data", "labelled folder whose images must not be in the pool; copies are reported"
-    )
-    on_bad_image: str = _flag(
-        "skip", "data", "what to do with unreadable files", choices=("skip", "stop")
-    )
-    cache_dir: str | None = _flag(
-        None, "data", "folder of the decoded pool (default: OUTPUT_DIR/cache); none: no cache"
-    )
-    file_list: str | None = _flag(
-        None, "data", "text file of further image paths, one a line, relative to --list_root"
-    )
-    list_root: str | None = _flag(None, "data", "folder the paths of --file_list start from")
-
-    view_size: int = _flag(128, "views", "side of a view in pixels")
-    tile_size: int | None = _flag(
-        None, "views", "side of the tiles an image counts for in an epoch (default: 2 x view)"
-    )
-    scale_min: float = _flag(0.3, "views", "smallest crop, as a share of the tile's area")
-    scale_max: float = _flag(1.0, "views", "largest crop, as a share of the tile's area")
-    d4: str = _flag(
-        "full",
-        "views",
-        "orientations drawn: all eight, without quarter turns, mirror only, none",
-        choices=("full", "flips", "hflip", "none"),
-    )
-    brightness: float = _flag(0.3, "views", "brightness changes by up to this share")
-    contrast: float = _flag(0.3, "views", "contrast changes by up to this share")
-    gamma: float = _flag(0.3, "views", "log of the largest gamma")
-    photometry_p: float = _flag(0.8, "views", "share of views with changed grey levels")
-    solarise_p: float = _flag(0.0, "views", "share of solarised views")
-    blur_p: float = _flag(0.5, "views", "share of blurred views")
-    second_blur_p: float | None = _flag(
-        None, "views", "the same of the second view (default: as the first)"
-    )
-    second_solarise_p: float | None = _flag(
-        None, "views", "share of solarised second views (default: as the first)"
-    )
-    first_view: str = _flag(
-        "crop",
-        "views",
-        "whether the first view is a crop like the second, or the whole tile upright; then the "
-        "second is a crop of each side, between the roots of --scale_min and --scale_max",
-        choices=("crop", "whole"),
-    )
-    blur_sigma: float = _flag(1.0, "views", "largest Gaussian blur in view pixels")
-    noise_p: float = _flag(0.5, "views", "share of views with added noise")
-    noise_sigma: float = _flag(0.02, "views", "largest noise as a share of the grey range")
-
-    encoder: str = _flag("resnet18", "method", "any encoder of segmentation-models-pytorch")
-    weights: str = _flag("none", "method", "start: none, imagenet or a weights file")
-    in_channels: int = _flag(1, "method", "input channels of the stem", choices=(1, 3))
-    global_output_dim: int = _flag(128, "method", "width of the embedding")
-    hidden_dim: int | None = _flag(
-        None,
-        "method",
-        "width of the projection head's hidden layer (default: as in the method's paper)",
-    )
-    temperature: float = _flag(0.1, "method", "temperature of the contrastive loss")
-    group_negatives: str = _flag(
-        "auto",
-        "method",
-        "whether tiles of one image or specimen count as negatives; auto drops them where the pool "
-        "has enough others",
-        choices=("auto", "keep", "drop"),
-    )
-    standardise_stages: bool = _flag(
-        False, "method", "matssl only: bring the pooled stages to one scale before the gates"
-    )
-    queue_size: int | None = _flag(
-        None,
-        "method",
-        "keys that mocov2, densecl and pscl-moco keep, at most half the tiles (default: 4096)",
-    )
-    ema_momentum: float = _flag(
-        0.99, "method", "how slowly the momentum network of a method with one follows, below 1"
-    )
-    ema_schedule: str = _flag(
-        "constant",
-        "method",
-        "whether --ema_momentum stays or rises to 1",
-        choices=("constant", "cosine"),
-    )
-    bn_splits: int = _flag(
-        1,
-        "method",
-        "methods with a queue: parts of a batch with BatchNorm of their own, keys shuffled",
-    )
-    symmetric: bool = _flag(False, "method", "mocov2 only: also the second view against the first")
-    dense_weight: float = _flag(0.5, "method", "densecl only: share of the dense loss")
-    dense_output_dim: int = _flag(128, "method", "densecl, pscl: width of a cell's embedding")
-    dense_match: str = _flag(
-        "features",
-        "method",
-        "densecl only: a cell's positive is the most similar one or the one at the same place",
-        choices=("features", "geometry"),
-    )
-    dense_stage: int = _flag(
-        4,
-        "method",
-        "densecl, slotcon only: stage of the cells, strides 4 to 32",
-        choices=(1, 2, 3, 4),
-    )
-    dense_warmup_steps: int = _flag(0, "method", "densecl only: first steps without dense loss")
-    decoder: str = _flag(
-        "unet",
-        "method",
-        "pscl and spark: the decoder that is trained with the encoder; light is the published one "
-        "of spark",
-        choices=("unet", "unetplusplus", "small_unet", "light"),
-    )
-    labeled_path: str | None = _flag(
-        None, "data", "pscl only: folder of a few images with masks that guide the sampling"
-    )
-    labeled_count: int | None = _flag(
-        None,
-        "data",
-        "pscl only: so many of them, those that train_finetune.py --max_train_images takes with "
-        "this --seed",
-    )
-    splits: str | None = _flag(
-        None,
-        "data",
-        "names the training and validation images of --labeled_path and --probe_path; others are "
-        "never opened",
-    )
-    classes: str | None = _flag(
-        None,
-        "data",
-        "classes of the masks of --labeled_path and --probe_path, as of train_finetune.py",
-    )
-    probe_path: str | None = _flag(
-        None,
-        "data",
-        "folder of a few images with masks on which a linear read-out scores the encoder from time "
-        "to time; the best one is kept as encoder_best.safetensors",
-    )
-    probe_every: int | None = _flag(
-        None,
-        "training",
-        "steps between two scores of --probe_path (default: 20 in a run, fewer where they would "
-        "take more than 2 % of its time)",
-    )
-    snapshot_every: int = _flag(
-        0, "training", "steps between two encoders that are all kept, in snapshots/; 0: none"
-    )
-    global_local_ratio: float = _flag(0.7, "method", "pscl only: share of the patch loss")
-    top_k: int | None = _flag(
-        None,
-        "method",
-        "pscl only: cells a class and image at the coarsest scale",
-    )
-    sample_ratio: float = _flag(
-        2.0, "method", "pscl only: cells a class at each finer scale over those of the one before"
-    )
-    batch_regex: str | None = _flag(
-        None, "data", "pscl-moco only: the first group of the file name is the production batch"
-    )
-    batch_csv: str | None = _flag(
-        None, "data", "pscl-moco only: table of file names and production batches, with a header"
-    )
-    masking: str = _flag(
-        "sparse",
-        "method",
-        "spark only: layers that skip masked cells, or plain ones (masked autoencoder)",
-        choices=("sparse", "dense"),
-    )
-    mask_ratio: float = _flag(0.6, "method", "spark only: share of masked cells")
-    patch_size: int = _flag(
-        32, "method", "spark only: side of a masked cell in pixels", choices=(16, 32)
-    )
-    target: str = _flag(
-        "patches",
-        "method",
-        "spark only: squared error of each patch at zero mean and unit variance, or absolute "
-        "error of the pixels",
-        choices=("patches", "pixels"),
-    )
-    prototypes: int = _flag(32, "method", "slotcon only: number of prototypes, 8 to 32 for phases")
-    group_loss_weight: float = _flag(0.5, "method", "slotcon only: share of the grouping loss")
-    teacher_temperature: float = _flag(0.07, "method", "slotcon only: of the teacher's assignment")
-    student_temperature: float = _flag(0.1, "method", "slotcon only: of the student's assignment")
-    center_momentum: float = _flag(0.9, "method", "slotcon only: how slowly the centre follows")
-
-    steps: int | None = _flag(
-        None, "training", "optimiser steps (default: the recipe's plan, else 3000)"
-    )
-    epochs: int | None = _flag(None, "training", "passes over the tiles, instead of --steps")
-    batch_size: int = _flag(32, "training", "samples a step, over all processes")
-    optimizer: str = _flag(
-        "sgd",
-        "training",
-        "optimiser",
-        choices=("sgd", "lars", "lars_byol", "lamb", "adam", "adamw"),
-    )
-    lr: float = _flag(0.1, "training", "learning rate, before --lr_scaling")
-    lr_scaling: str = _flag(
-        "none",
-        "training",
-        "linear: lr x batch/256; sqrt: lr x sqrt(batch); sqrt_32: lr x sqrt(batch/32)",
-        choices=("none", "linear", "sqrt", "sqrt_32"),
-    )
-    momentum: float = _flag(0.9, "training", "momentum of SGD and LARS")
-    weight_decay: float = _flag(1e-4, "training", "weight decay")
-    weight_decay_end: float | None = _flag(
-        None, "training", "weight decay of the last step, along a cosine (default: constant)"
-    )
-    decay_all: bool = _flag(
-        False, "training", "weight decay also of biases and normalisation layers"
-    )
-    warmup: float = _flag(0.05, "training", "share of the steps with rising learning rate")
-    schedule: str = _flag(
-        "cosine",
-        "training",
-        "learning rate after the warm-up; cosine_epoch changes once an epoch, cosine_floor is "
-        "SparK's",
-        choices=("cosine", "cosine_epoch", "cosine_floor", "constant"),
-    )
-    clip: float = _flag(0.0, "training", "largest gradient norm; 0: no clipping")
-    checkpoint_every: int = _flag(200, "training", "steps between two checkpoints")
-    on_collapse: str = _flag(
-        "warn", "training", "what to do when embeddings collapse", choices=("warn", "stop")
-    )
+        return Preprocess.chosen(
+            color=self.color,
+            window=self.window,
+            low=self.low,
+            high=self.high,
+            crop_bottom=self.crop_bottom,
+            target_pixel_size=self.target_pixel_size,
+            pixel_size=self.pixel_size,
+            channels=in_channels,
+            resize=resize,
+        )
 
 
 @dataclass(frozen=True)
@@ -471,53 +260,6 @@ class FinetuneConfig(RunConfig, SpeedConfig, LabelConfig, ImageConfig):
     noise_p: float = _flag(0.2, "augmentation", "share of crops with added noise")
 
 
-@dataclass(frozen=True)
-class EvaluateConfig(RunConfig, LabelConfig):
-    """Flags of eval_model.py."""
-
-    model_path: str = _flag(
-        "", "model", "best.ckpt of train_finetune.py, or a raw state dict of smp", required=True
-    )
-    dataset: str = _flag("", "data", "folder of images, with or without masks", required=True)
-    output_dir: str | None = _flag(
-        None, "run", "folder the results go to (default: experiments/eval/NAME)"
-    )
-    dataset_name: str | None = _flag(None, "data", "name of the data set in the results")
-    n_classes: int | None = _flag(
-        None, "model", "number of classes the model must have; refused when it has another"
-    )
-    split: str | None = _flag(
-        None, "data", "split to evaluate (default: test, else every image there is)"
-    )
-    group_regex: str | None = _flag(
-        None, "data", "regular expression whose first group names the specimen in a file name"
-    )
-    pixel_size: str | None = _flag(
-        None, "data", "pixel size of all images, for example 12.5nm; beats metadata"
-    )
-    input_size: int | None = _flag(
-        None,
-        "prediction",
-        "square resize before prediction (default: as trained; 256 for a raw state dict, as "
-        "published)",
-    )
-    batch_size: int = _flag(1, "prediction", "tiles predicted at once; no influence on results")
-    tile_size: int | None = _flag(None, "prediction", "tile side in pixels (default: fitted)")
-    overlap: int | None = _flag(None, "prediction", "overlap of tiles in pixels (default: fitted)")
-    exclude_classes: str | None = _flag(
-        None, "results", "names (a,b) that one further mean IoU leaves out"
-    )
-    tta: bool = _flag(False, "prediction", "average over the eight orientations of each tile")
-    save_visualizations: bool = _flag(False, "results", "write one panel picture per image")
-    save_probabilities: bool = _flag(False, "results", "write class probabilities as float16 TIFF")
-    baselines: bool = _flag(
-        True, "results", "also score majority, grey-level and pixel-classifier baselines"
-    )
-    bootstrap: int = _flag(
-        2000, "results", "resamples of the specimens (images where each is one) for the intervals"
-    )
-
-
 Config = TypeVar("Config", bound=RunConfig)
 
 
@@ -556,8 +298,7 @@ def parse(
     _refuse_other_choices(given, fields, allowed)
     if "recipe" in fields:
         recipe = given.get("recipe", fields["recipe"].default)
-        model = given.get("model", fields["model"].default) if "model" in fields else "finetune"
-        path = find_recipe(recipe, model)
+        path = find_recipe(recipe, "finetune")
         values = _checked(read_yaml(path), fields, str(path))
     values = _merged(values, given)
     hints = typing.get_type_hints(config_class)
@@ -576,41 +317,22 @@ def _recipe_values(
     argv: Sequence[str],
     allowed: Mapping[str, Sequence[str]],
 ) -> dict[str, Any]:
-    """Return what a run with these flags gets from its recipe, for ``--help``.
-
-    A flag that belongs to other methods only shows the value of the first of them.
-    """
+    """Return what a run with these flags gets from its recipe, for ``--help``."""
     if "recipe" not in fields:
         return {}
     known = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    for name in {"model", "recipe"} & fields.keys():
-        known.add_argument(f"--{name}", default=str(fields[name].default))
+    known.add_argument("--recipe", default=str(fields["recipe"].default))
     said = known.parse_known_args([word for word in argv if word not in ("-h", "--help")])[0]
-    model = getattr(said, "model", "finetune")
-    _refuse_other_choices({k: v for k, v in vars(said).items() if k == "model"}, fields, allowed)
-    shown = read_yaml(find_recipe(said.recipe, model))
-    for name, f in fields.items():
-        before, only, _ = f.metadata["help"].partition(" only: ")
-        methods = before.split(", ") if only else []
-        # Variants of a method have its name and one of their own: pscl, pscl-moco.
-        if methods and not any(model == m or model.startswith(f"{m}-") for m in methods):
-            path = RECIPE_FOLDER / f"{methods[0]}_{said.recipe}.yaml"
-            shown[name] = (read_yaml(path) if path.is_file() else {}).get(name, f.default)
-    return shown
+    return read_yaml(find_recipe(said.recipe, "finetune"))
 
 
 def _read_config(flags: Mapping[str, Any], config_class: type[RunConfig]) -> dict[str, Any]:
     """Return the settings in ``--config``, which may be a file of the SimCLR study."""
-    source = flags["config"]
-    content = read_yaml(Path(source))
-    if not published.is_simclr_study(content):
-        return content
-    content, unused = published.simclr_study(content, config_class is FinetuneConfig, source)
-    if not flags.get("quiet"):
-        print(f"note    {source} is read as a file of the SimCLR study", flush=True)
-        if unused:
-            print(f"note    without counterpart here: {', '.join(unused)}", flush=True)
-    return content
+    from matssl.stages import published
+
+    for told in published.notes(flags["config"], True) if not flags.get("quiet") else ():
+        print(f"note    {told}", flush=True)
+    return published.read(Path(flags["config"]), config_class is FinetuneConfig)
 
 
 def _merged(weaker: Mapping[str, Any], stronger: Mapping[str, Any]) -> dict[str, Any]:

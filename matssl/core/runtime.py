@@ -19,7 +19,6 @@ import torch.distributed as dist
 from torch import nn
 
 from matssl.core import rng
-from matssl.core.config import RunConfig
 from matssl.core.errors import UserError
 from matssl.core.wording import counted
 
@@ -88,33 +87,48 @@ def seed_step(seed: int, step: int, rank: int) -> None:
     torch.manual_seed(int(rng.generator(seed, step, rank, stream=rng.NOISE).integers(1 << 62)))
 
 
-def setup(config: RunConfig) -> Runtime:
-    """Set threads, seed and process group from the flags; return the runtime.
+def setup(
+    *,
+    device: str = "auto",
+    gpu_id: int | None = None,
+    threads: int | None = None,
+    num_workers: int | None = None,
+    precision: str = "auto",
+    seed: int = 0,
+    deterministic: bool = False,
+) -> Runtime:
+    """Set threads, seed and process group; return the runtime.
+
+    Args:
+        device: auto, cpu, cuda or cuda:N.
+        gpu_id: N of cuda:N where ``device`` is auto; the CPU where there is no GPU.
+        threads: CPU threads of torch, None for all cores.
+        num_workers: prefetch threads, None for what suits the device.
+        precision: auto, fp32 or bf16.
+        seed: of torch's generator, from which weights are drawn.
+        deterministic: whether a GPU sums in a fixed order.
 
     Raises:
         UserError: a GPU is asked for and there is none.
     """
     rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    device = find_device(config.device, config.gpu_id)
-    if config.threads is not None and config.threads < 1:
-        raise UserError(f"--threads must be at least 1, not {config.threads}")
+    found = find_device(device, gpu_id)
     # torchrun sets OMP_NUM_THREADS=1 where the user said nothing; the cores are shared out instead.
-    threads = config.threads or max(1, (available_cores()) // world_size)
+    threads = threads or max(1, (available_cores()) // world_size)
     torch.set_num_threads(threads)
     _quiet_opencv()
     keep_freed_memory()
-    torch.manual_seed(config.seed)
-    if device.type == "cuda":
-        _equal_bits(getattr(config, "deterministic", False))
+    torch.manual_seed(seed)
+    if found.type == "cuda":
+        _equal_bits(deterministic)
     if world_size > 1 and not dist.is_initialized():
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    workers = config.num_workers
+        dist.init_process_group("nccl" if found.type == "cuda" else "gloo")
+    workers = num_workers
     if workers is None:
-        workers = 4 if device.type == "cuda" else 0
-    if workers < 0:
-        raise UserError(f"--num_workers must be 0 or more, not {workers}")
-    precision = find_precision(config.precision, device)
-    return Runtime(device, precision, threads, workers, rank, world_size)
+        workers = 4 if found.type == "cuda" else 0
+    return Runtime(
+        found, find_precision(precision, found), threads, workers, rank, world_size
+    )
 
 
 def _equal_bits(wanted: bool) -> None:

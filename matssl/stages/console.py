@@ -6,11 +6,10 @@ import contextlib
 import importlib.util
 import sys
 import time
-from typing import Any
+from typing import Any, Protocol
 
 from tqdm import tqdm
 
-from matssl.core.config import RunConfig
 from matssl.core.errors import UserError
 from matssl.core.run_folder import RunFolder
 from matssl.core.runtime import Runtime
@@ -18,6 +17,14 @@ from matssl.core.wording import counted
 
 # Where no terminal shows the bar, a line tells of the progress this often.
 SECONDS_BETWEEN_LINES = 60.0
+
+
+class Quiet(Protocol):
+    """Settings that say whether only the result is printed."""
+
+    @property
+    def quiet(self) -> bool:
+        """Whether only the result is printed."""
 
 
 class Clock:
@@ -112,9 +119,9 @@ def tensorboard(wanted: bool, folder: RunFolder, rt: Runtime, step: int = 0) -> 
     return SummaryWriter(events, purge_step=step + 1)
 
 
-def say(config: RunConfig, rt: Runtime, text: str) -> None:
+def say(settings: Quiet, rt: Runtime, text: str) -> None:
     """Print a line above the progress bar, on one process, unless quiet."""
-    if not config.quiet and rt.is_main:
+    if not settings.quiet and rt.is_main:
         tqdm.write(text)
         sys.stdout.flush()
 
@@ -126,9 +133,9 @@ def minutes(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def progress_bar(config: RunConfig, rt: Runtime, total: int, done: int) -> Any:
+def progress_bar(settings: Quiet, rt: Runtime, total: int, done: int) -> Any:
     """Return the one line of progress; nothing where no terminal shows it."""
-    hidden = config.quiet or not rt.is_main or not sys.stderr.isatty()
+    hidden = settings.quiet or not rt.is_main or not sys.stderr.isatty()
     return tqdm(total=total, initial=done, disable=hidden, unit="step", dynamic_ncols=True)
 
 

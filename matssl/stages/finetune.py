@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from matssl import preflight, report, tiling, weights
-from matssl.core import checkpoint, optim, published, run_folder, runtime
+from matssl.core import checkpoint, optim, run_folder, runtime
 from matssl.core.config import FinetuneConfig, to_dict
 from matssl.core.errors import UserError
 from matssl.core.labels import IGNORE
@@ -32,7 +32,7 @@ from matssl.models.encoders import channels_last, set_batchnorm_training
 from matssl.models.heads import synchronise_batchnorm
 from matssl.models.segmentation import SegmentationModel, build_model
 from matssl.pictures import segmentation, training
-from matssl.stages import console, lineage, resume
+from matssl.stages import console, lineage, published, resume
 
 # Whatever else a folder calls a split is a test of some kind and stays closed.
 OPENED = ("train", "val")
@@ -53,14 +53,14 @@ def finetune(config: FinetuneConfig, argv: Sequence[str] = ()) -> Path:
     """
     config = _published(config)
     console.check_tensorboard(config.tensorboard)
-    rt = runtime.setup(config)
+    rt = config.runtime()
     name = config.name or _default_name(config)
     root = Path(config.output_dir) / "finetune" / name
     RunFolder.check(root, config.resume, config.overwrite)
     encoder, decoder = _architecture(config, root)
     config = replace(config, encoder=encoder, decoder=decoder)
 
-    record = _record(config)
+    record = config.record(config.in_channels, config.input_size)
     dataset = layouts.find(
         config.finetune_dataset,
         splits=config.splits,
@@ -661,21 +661,6 @@ def _default_name(config: FinetuneConfig) -> str:
     data = Path(config.finetune_dataset).resolve().name.replace(" ", "_")
     note = f"-{config.note}" if config.note else ""
     return f"{start}-{data}-{run_folder.today()}{note}"
-
-
-def _record(config: FinetuneConfig) -> Preprocess:
-    """Return how the flags say that images are read, before mean and std are measured."""
-    return Preprocess.chosen(
-        channels=config.in_channels,
-        color=config.color,
-        window=config.window,
-        low=config.low,
-        high=config.high,
-        crop_bottom=config.crop_bottom,
-        target_pixel_size=config.target_pixel_size,
-        pixel_size=config.pixel_size,
-        resize=config.input_size,
-    )
 
 
 def _split(config: FinetuneConfig, dataset: Dataset) -> tuple[tuple[Pair, ...], tuple[Pair, ...]]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from matssl.core.errors import guard
 
 if TYPE_CHECKING:
-    from matssl.core.config import PretrainConfig
+    from matssl.stages.pretrain.settings import PretrainSettings
 
 
 def main(argv: Sequence[str]) -> int:
@@ -42,9 +42,9 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--threads", type=int, help="CPU threads of torch (all cores)")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     args = parser.parse_args(argv)
-    from matssl.core.config import PretrainConfig
+    from matssl.stages.pretrain.settings import PretrainSettings
 
-    config = PretrainConfig(
+    config = PretrainSettings(
         in_channels=1,
         probe_path=args.probe_path,
         splits=args.splits,
@@ -60,7 +60,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def scores(
-    sources: Sequence[str], config: PretrainConfig, name: str = "resnet18"
+    sources: Sequence[str], config: PretrainSettings, name: str = "resnet18"
 ) -> Iterator[tuple[str, float]]:
     """Yield each source with its mean IoU, 0 to 1.
 
@@ -73,12 +73,11 @@ def scores(
     Raises:
         UserError: weights or labelled images cannot be used.
     """
-    from matssl.core import runtime
     from matssl.probe import DenseProbe
-    from matssl.stages.pretrain import dense_probe
+    from matssl.stages.pretrain.guides import dense_probe
     from matssl.trained.encoder import Encoder
 
-    rt = runtime.setup(config)
+    rt = config.runtime()
     probes: dict[tuple[str, float, float], DenseProbe | None] = {}
     for source in sources:
         encoder = Encoder.load(

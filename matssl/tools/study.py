@@ -14,23 +14,25 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from matssl.core import config
-from matssl.core.config import EvaluateConfig, FinetuneConfig, PretrainConfig, RunConfig
+from matssl.core.config import FinetuneConfig
 from matssl.core.errors import UserError, guard
 from matssl.core.wording import counted
+from matssl.stages.evaluate import settings as evaluate_settings
+from matssl.stages.pretrain import settings as pretrain_settings
 
 if TYPE_CHECKING:
     from matssl.study import Cell, Job, Plan
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-STAGES: dict[str, type[RunConfig]] = {
-    "train_ssl.py": PretrainConfig,
-    "train_finetune.py": FinetuneConfig,
-    "eval_model.py": EvaluateConfig,
+STAGES: dict[str, Callable[[Sequence[str]], object]] = {
+    "train_ssl.py": pretrain_settings.resolve,
+    "train_finetune.py": lambda words: config.parse(FinetuneConfig, words, ""),
+    "eval_model.py": evaluate_settings.resolve,
 }
 # Steps between two checks on the test images, where a study also shows the published rule.
 SNAPSHOTS_EVERY = 50
@@ -134,7 +136,7 @@ class Runner:
                 if not hub.locate(start.weights).is_file():
                     raise UserError(f"there is no weights file {start.weights}")
         for script, *words in self.commands():
-            config.parse(STAGES[script], words, "")
+            STAGES[script](words)
         for job in self.plan.jobs():
             same = [(self.result(job), self.finetune_words(job))]
             if job.start.pretrain:

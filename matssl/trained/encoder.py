@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from matssl import weights
-from matssl.core import checkpoint, config
+from matssl.core import checkpoint
+from matssl.core.flags import read_settings
 from matssl.data.preprocess import STANDARD_HALF_WIDTH, Preprocess
 from matssl.models.encoders import build_encoder, pyramid
 from matssl.trained.network import Network
@@ -190,7 +191,7 @@ def of_run(path: Path) -> Preprocess | None:
             payload = checkpoint.load(folder / "last.ckpt")
             return Preprocess.from_dict(payload["preprocess"])
         if (folder / "config.yaml").is_file():
-            run = config.read_yaml(folder / "config.yaml")
+            run = read_settings(folder / "config.yaml")
             known = {key: run[key] for key in ("window", "low", "high") if key in run}
             return replace(UNTOLD, **known)
     return None

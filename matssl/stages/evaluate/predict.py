@@ -15,7 +15,6 @@ from tqdm import tqdm
 
 from matssl import baselines, hub, preflight
 from matssl.core import run_folder, runtime
-from matssl.core.config import EvaluateConfig, to_dict
 from matssl.core.errors import UserError
 from matssl.core.run_folder import RunFolder, atomic_path
 from matssl.core.runtime import Runtime
@@ -67,146 +66,142 @@ class Inputs:
     truth: ClassTable
 
 
-def evaluate(config: EvaluateConfig, argv: Sequence[str] = ()) -> Path:
+def evaluate(settings: EvaluateSettings, argv: Sequence[str] = ()) -> Path:
     """Run the stage and return the folder of the results.
 
     Args:
-        config: resolved flags.
+        settings: resolved flags.
         argv: what the user typed, for command.txt.
 
     Raises:
         UserError: anything the user can mend; nothing is written where it is found at the start.
     """
-    rt = runtime.setup(config)
+    rt = settings.runtime()
     root = _root(config)
     if not rt.is_main:
         # Under torchrun one process evaluates; the result would be the same.
         runtime.close()
         return root
-    RunFolder.check(root, False, config.overwrite, resumable=False)
-    inputs = _inputs(config, rt)
+    RunFolder.check(root, False, settings.overwrite, resumable=False)
+    inputs = _inputs(settings, rt)
     segmenter = inputs.segmenter
     facts = _facts(inputs)
-    console.say(config, rt, facts)
-    console.say(config, rt, f"device  {rt.describe()}\nfolder  {root}")
+    console.say(settings, rt, facts)
+    console.say(settings, rt, f"device  {rt.describe()}\nfolder  {root}")
     warnings = leaks.by_name(inputs.pairs, segmenter.trained_on)
     for warning in warnings:
-        console.say(config, rt, f"warning {warning}")
+        console.say(settings, rt, f"warning {warning}")
 
-    folder = RunFolder.at(root, False, config.overwrite, rt.is_main)
-    folder.start(to_dict(config), argv)
+    folder = RunFolder.at(root, False, settings.overwrite, rt.is_main)
+    folder.start(flags.to_dict(settings), argv)
     folder.write_text("preflight.txt", facts + "\n")
-    rivals = _baselines(config, rt, inputs)
+    rivals = _baselines(settings, rt, inputs)
     results = []
     with runtime.memory_errors("--tile_size or --batch_size"):
-        bar = tqdm(total=len(inputs.pairs), desc="predicting", disable=config.quiet or None)
+        bar = tqdm(total=len(inputs.pairs), desc="predicting", disable=settings.quiet or None)
         for pair, name, micrograph in _read(inputs, min(1, rt.workers)):
-            results.append(_one_image(config, folder, inputs, pair, name, micrograph, rivals))
+            results.append(_one_image(settings, folder, inputs, pair, name, micrograph, rivals))
             bar.update()
         bar.close()
 
     copies = leaks.by_pixels(results, segmenter)
     for warning in copies:
-        console.say(config, rt, f"warning {warning}")
-    metrics = summarise(results, segmenter.table, config)
+        console.say(settings, rt, f"warning {warning}")
+    metrics = summarise(results, segmenter.table, settings)
     metrics |= {
-        "model": str(config.model_path),
-        "dataset": config.dataset_name or inputs.dataset.root.name,
-        "split": config.split or (inputs.pairs[0].split if inputs.pairs else ""),
+        "model": str(settings.model_path),
+        "dataset": settings.dataset_name or inputs.dataset.root.name,
+        "split": settings.split or (inputs.pairs[0].split if inputs.pairs else ""),
         "lineage": list(segmenter.lineage),
         "warnings": [*warnings, *copies],
-        "baselines_wanted": config.baselines,
+        "baselines_wanted": settings.baselines,
     }
-    write_tables(folder, results, metrics, segmenter.table, config)
+    write_tables(folder, results, metrics, segmenter.table, settings)
     with tempfile.TemporaryDirectory(prefix=".panels", dir=root) as scratch:
         place = Path(scratch)
-        if config.save_visualizations:
+        if settings.save_visualizations:
             place = root / "visualizations"
             place.mkdir()
-        drawn = results if config.save_visualizations else worst_and_best(results)
+        drawn = results if settings.save_visualizations else worst_and_best(results)
         draw_panels(folder, place, drawn, inputs.truth, segmenter.record)
-        if config.save_visualizations:
+        if settings.save_visualizations:
             name_panels(place, results)
         write_report(folder, results, metrics, segmenter.table, facts, place)
     folder.status("done", images=len(results))
-    print_summary(folder, metrics, config)
+    print_summary(folder, metrics, settings)
     runtime.close()
     return root
 
 
-def _root(config: EvaluateConfig) -> Path:
-    if config.output_dir is not None:
-        return run_folder.given_folder(config.output_dir, config.name)
-    model = hub.locate(config.model_path).resolve()
-    data = (config.dataset_name or Path(config.dataset).resolve().name).replace(" ", "_")
-    split = f"-{config.split}" if config.split else ""
-    if any(sign in f"{config.dataset_name or ''}{config.name or ''}" for sign in ("/", "\\", "..")):
-        raise UserError(
-            "--name and --dataset_name are words without slashes; --output_dir is a path"
-        )
+def _root(settings: EvaluateSettings) -> Path:
+    if settings.output_dir is not None:
+        return run_folder.given_folder(settings.output_dir, settings.name)
+    model = hub.locate(settings.model_path).resolve()
+    data = (settings.dataset_name or Path(settings.dataset).resolve().name).replace(" ", "_")
+    split = f"-{settings.split}" if settings.split else ""
     trained = model.parent.name if model.stem in ("best", "last") else model.stem
-    name = config.name or f"{trained}-on-{data}{split}"
+    name = settings.name or f"{trained}-on-{data}{split}"
     return Path("experiments") / "eval" / name
 
 
-def _inputs(config: EvaluateConfig, rt: Runtime) -> Inputs:
+def _inputs(settings: EvaluateSettings, rt: Runtime) -> Inputs:
     """Return model, images and truth; every mask is read once.
 
     Raises:
         UserError: anything the user can mend.
     """
     segmenter = Segmenter.load(
-        config.model_path,
+        settings.model_path,
         device=str(rt.device),
         precision=rt.precision,
-        input_size=config.input_size,
+        input_size=settings.input_size,
     )
     table = segmenter.table
-    if config.n_classes is not None and config.n_classes != table.num_classes:
+    if settings.n_classes is not None and settings.n_classes != table.num_classes:
         raise UserError(
-            f"--n_classes {config.n_classes}, but the model has {table.num_classes} "
+            f"--n_classes {settings.n_classes}, but the model has {table.num_classes} "
             f"({', '.join(table.names)})"
         )
-    pixel_size = readers.parse_pixel_size(config.pixel_size)
+    pixel_size = readers.parse_pixel_size(settings.pixel_size)
     if pixel_size is not None:
         segmenter = replace(segmenter, record=replace(segmenter.record, pixel_size=pixel_size))
-    excluded(config, table)
-    dataset = _dataset(config, segmenter)
-    pairs = _chosen(config, dataset, segmenter)
-    truth = truth_table(dataset, table, config.classes, segmenter.raw)
+    excluded(settings, table)
+    dataset = _dataset(settings, segmenter)
+    pairs = _chosen(settings, dataset, segmenter)
+    truth = truth_table(dataset, table, settings.classes, segmenter.raw)
     return Inputs(segmenter, dataset, pairs, check_masks(pairs, truth, table, segmenter.record))
 
 
-def _dataset(config: EvaluateConfig, segmenter: Segmenter) -> Dataset:
+def _dataset(settings: EvaluateSettings, segmenter: Segmenter) -> Dataset:
     """Return the data set in the folder; splits are cut as they were for training."""
     table, trained_on = segmenter.table, segmenter.trained_on
-    if config.classes and config.classes != masks.BINARY and not is_file_name(config.classes):
-        names = tuple(word.strip() for word in config.classes.split(","))
+    if settings.classes and settings.classes != masks.BINARY and not is_file_name(settings.classes):
+        names = tuple(word.strip() for word in settings.classes.split(","))
         if names != table.names:
             raise UserError(
                 f"--classes names {', '.join(names)}; the model knows {', '.join(table.names)}"
             )
     home = trained_on.dataset
-    at_home = home and Path(home).resolve() == Path(config.dataset).resolve()
+    at_home = home and Path(home).resolve() == Path(settings.dataset).resolve()
     dataset = layouts.find(
-        config.dataset,
-        splits=config.splits or (trained_on.splits if at_home else None),
-        group_regex=config.group_regex or (trained_on.group_regex if at_home else None),
+        settings.dataset,
+        splits=settings.splits or (trained_on.splits if at_home else None),
+        group_regex=settings.group_regex or (trained_on.group_regex if at_home else None),
         seed=trained_on.seed,
         need_masks=False,
         table=table,
     )
-    specimens.check_regex([pair.image for pair in dataset.pairs], config.group_regex)
+    specimens.check_regex([pair.image for pair in dataset.pairs], settings.group_regex)
     return dataset
 
 
-def _chosen(config: EvaluateConfig, dataset: Dataset, segmenter: Segmenter) -> list[Pair]:
+def _chosen(settings: EvaluateSettings, dataset: Dataset, segmenter: Segmenter) -> list[Pair]:
     """Return the images to evaluate: the split asked for, else test, else all."""
-    if config.split is not None:
-        pairs = list(dataset.split(config.split))
+    if settings.split is not None:
+        pairs = list(dataset.split(settings.split))
         if not pairs:
             raise UserError(
-                f"{dataset.root} has no split {config.split!r}; there are: "
+                f"{dataset.root} has no split {settings.split!r}; there are: "
                 f"{', '.join(dataset.splits)}"
             )
         return pairs
@@ -238,13 +233,13 @@ def _read(inputs: Inputs, ahead: int) -> Iterator[tuple[Pair, str, Micrograph]]:
     yield from zip(pairs, names, pixels, strict=True)
 
 
-def _baselines(config: EvaluateConfig, rt: Runtime, inputs: Inputs) -> list[baselines.Baseline]:
+def _baselines(settings: EvaluateSettings, rt: Runtime, inputs: Inputs) -> list[baselines.Baseline]:
     """Return the baselines fitted on the images that the model learned from.
 
     None where no evaluated image has a mask, or where the training images are not in the folder.
     """
     segmenter, pairs = inputs.segmenter, inputs.pairs
-    if not config.baselines or not any(pair.mask for pair in pairs):
+    if not settings.baselines or not any(pair.mask for pair in pairs):
         return []
     used = {Path(path).name for path in segmenter.trained_on.images}
     train = [p for p in inputs.dataset.split("train") if p.mask]
@@ -264,7 +259,7 @@ def _baselines(config: EvaluateConfig, rt: Runtime, inputs: Inputs) -> list[base
 
 
 def _one_image(
-    config: EvaluateConfig,
+    settings: EvaluateSettings,
     folder: RunFolder,
     inputs: Inputs,
     pair: Pair,
@@ -278,13 +273,13 @@ def _one_image(
     with tempfile.TemporaryDirectory(prefix=".tiles", dir=folder.root) as scratch:
         found = segmenter.predict(
             micrograph,
-            tile_size=config.tile_size,
-            overlap=config.overlap,
-            tta=config.tta,
-            batch_size=config.batch_size,
+            tile_size=settings.tile_size,
+            overlap=settings.overlap,
+            tta=settings.tta,
+            batch_size=settings.batch_size,
             scratch=Path(scratch),
         )
-        if config.save_probabilities:
+        if settings.save_probabilities:
             with atomic_path(folder.path(f"probabilities/{name}.tif")) as temporary:
                 half = found.probabilities.astype(np.float16)
                 tifffile.imwrite(temporary, half, compression="zlib", photometric="minisblack")

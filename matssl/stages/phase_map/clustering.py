@@ -18,7 +18,7 @@ from matssl.core.errors import UserError
 from matssl.core.wording import counted
 from matssl.data.preprocess import Preprocess
 from matssl.methods import method_class
-from matssl.methods.slotcon import SlotCon
+from matssl.methods.slotcon.method import SlotCon
 from matssl.models.encoders import build_encoder
 from matssl.trained.encoder import Encoder, around
 from matssl.trained.network import Network

@@ -13,9 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from matssl import phases, preflight, tiling
-from matssl.core import run_folder, runtime
-from matssl.core.config import to_dict
+from matssl import phases, preflight
+from matssl.core import flags, run_folder, runtime
 from matssl.core.errors import UserError
 from matssl.core.labels import IGNORE
 from matssl.core.run_folder import RunFolder, atomic_path
@@ -31,13 +30,12 @@ from matssl.stages import console, drawing, resume
 from matssl.stages.phase_map import clustering
 from matssl.stages.phase_map.clustering import Source
 from matssl.stages.phase_map.report import draw_panel, write_report, write_tables
-from matssl.stages.phase_map.settings import PhaseConfig
+from matssl.stages.phase_map.settings import PhaseMapSettings
 from matssl.trained.encoder import MARGIN, mirrored
 from matssl.trained.network import Network
 
 # A phase that nowhere takes this share of an image is none.
 NO_PHASE = 0.001
-MAX_PHASES = 64
 # A folder with more unreadable files than this share is looked at before anything is done.
 MAX_BROKEN = 0.1
 
@@ -61,7 +59,7 @@ class Inputs:
     facts: str
 
 
-def phase_map(settings: PhaseConfig, argv: Sequence[str] = ()) -> Path:
+def phase_map(settings: PhaseMapSettings, argv: Sequence[str] = ()) -> Path:
     """Map the phases of a folder and return the folder of the results.
 
     Args:
@@ -71,23 +69,22 @@ def phase_map(settings: PhaseConfig, argv: Sequence[str] = ()) -> Path:
     Raises:
         UserError: anything the user can mend; nothing is written where it is found at the start.
     """
-    rt = runtime.setup(settings)
+    rt = settings.runtime()
     root = _root(settings)
     if not rt.is_main:
         # Under torchrun one process draws; the maps would be the same.
         runtime.close()
         return root
-    _check(settings)
     source = clustering.load(settings.model_path, str(rt.device), rt.precision)
     RunFolder.check(root, False, settings.overwrite, resumable=False)
     inputs = _inputs(settings, source)
     paths, record = inputs.paths, inputs.record
     console.say(settings, rt, inputs.facts)
-    wanted = settings.phases or len(_given_names(settings)) or None
+    wanted = settings.phases or len(settings.given_names) or None
     with runtime.memory_errors("--tile_size"):
         model, origin = clustering.find(source, record, paths, wanted)
     network = replace(source.network, model=model)
-    names = _given_names(settings) or [f"phase {i + 1}" for i in range(len(origin))]
+    names = settings.given_names or [f"phase {i + 1}" for i in range(len(origin))]
     console.say(settings, rt, f"phases  {source.described(origin)}")
     console.say(settings, rt, f"device  {rt.describe()}\nfolder  {root}")
 
@@ -126,39 +123,16 @@ def phase_map(settings: PhaseConfig, argv: Sequence[str] = ()) -> Path:
     return root
 
 
-def _check(settings: PhaseConfig) -> None:
-    wrong = []
-    if settings.phases is not None and not 2 <= settings.phases <= MAX_PHASES:
-        wrong.append(f"--phases must lie between 2 and {MAX_PHASES}, not {settings.phases}")
-    if settings.smooth < 0:
-        wrong.append(f"--smooth must be 0 or more, not {settings.smooth}")
-    names = _given_names(settings)
-    if settings.names is not None and (len(set(names)) < len(names) or len(names) < 2):
-        wrong.append(f"--names {settings.names} must be two or more different names")
-    if names and settings.phases is not None and len(names) != settings.phases:
-        wrong.append(f"--names has {len(names)} names for --phases {settings.phases}")
-    tiling.plan(tiling.STRIDE, tiling.STRIDE, settings.tile_size, settings.overlap)
-    if wrong:
-        raise UserError("; ".join(wrong))
-
-
-def _given_names(settings: PhaseConfig) -> list[str]:
-    return [word.strip() for word in (settings.names or "").split(",") if word.strip()]
-
-
-def _root(settings: PhaseConfig) -> Path:
+def _root(settings: PhaseMapSettings) -> Path:
     if settings.output_dir is not None:
         return run_folder.given_folder(settings.output_dir, settings.name)
     model = Path(settings.model_path).resolve()
     trained = model.parent.name if model.suffix else model.name
     data = Path(settings.data).resolve().name.replace(" ", "_")
-    name = settings.name or f"{trained}-on-{data}"
-    if name in ("", ".", "..") or Path(name).name != name:
-        raise UserError("--name is a word without slashes; --output_dir is a path")
-    return Path("experiments") / "phases" / name
+    return Path("experiments") / "phases" / (settings.name or f"{trained}-on-{data}")
 
 
-def _inputs(settings: PhaseConfig, source: Source) -> Inputs:
+def _inputs(settings: PhaseMapSettings, source: Source) -> Inputs:
     """Return the images that can be read, and how.
 
     Raises:
@@ -190,10 +164,10 @@ def _inputs(settings: PhaseConfig, source: Source) -> Inputs:
     return Inputs(source, record, good, broken, facts)
 
 
-def _start(settings: PhaseConfig, root: Path, inputs: Inputs, argv: Sequence[str]) -> RunFolder:
+def _start(settings: PhaseMapSettings, root: Path, inputs: Inputs, argv: Sequence[str]) -> RunFolder:
     """Return the folder of the results with what is known before the first map."""
     folder = RunFolder.at(root, False, settings.overwrite, True)
-    folder.start(to_dict(settings), argv)
+    folder.start(flags.to_dict(settings), argv)
     command = shlex.join(["python", "-m", "matssl.tools.phase_map", *argv])
     folder.write_text("command.txt", command + "\n")
     folder.write_text("preflight.txt", inputs.facts + "\n")
@@ -203,7 +177,7 @@ def _start(settings: PhaseConfig, root: Path, inputs: Inputs, argv: Sequence[str
 
 
 def _labels(
-    settings: PhaseConfig,
+    settings: PhaseMapSettings,
     place: Path,
     network: Network,
     record: Preprocess,

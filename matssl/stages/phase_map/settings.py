@@ -1,46 +1,80 @@
-"""Flags of ``python -m matssl.tools.phase_map``; nothing here imports torch."""
+"""Settings of ``python -m matssl.tools.phase_map``; nothing here imports torch."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from matssl.core.config import RunConfig
+from matssl.core import flags
+from matssl.core.flags import flag
+from matssl.stages.settings import RunSettings, SpecimenSettings, TileSettings
 
-
-def _flag(default: Any, group: str, help: str, **extra: Any) -> Any:
-    return field(default=default, metadata={"group": group, "help": help, **extra})
+DESCRIPTION = (
+    "Map the phases of a folder of micrographs with a checkpoint of train_ssl.py, without labels. "
+    "Maps, panels, area fractions with intervals and a report go to experiments/phases/NAME."
+)
+MAX_PHASES = 64
 
 
 @dataclass(frozen=True)
-class PhaseConfig(RunConfig):
+class PhaseMapSettings(RunSettings, SpecimenSettings, TileSettings):
     """Flags of the phase map."""
 
-    model_path: str = _flag(
+    model_path: str = flag(
         "", "model", "run folder of train_ssl.py, or its last.ckpt", required=True
     )
-    data: str = _flag("", "data", "folder of micrographs; masks are not opened", required=True)
-    output_dir: str | None = _flag(
-        None, "run", "folder the results go to (default: experiments/phases/NAME)"
+    data: str = flag("", "data", "folder of micrographs; masks are not opened", required=True)
+    output_dir: str | None = flag(
+        None, "run", "folder the results go to (default: experiments/phases/NAME)", first=True
     )
-    group_regex: str | None = _flag(
-        None, "data", "regular expression whose first group names the specimen in a file name"
-    )
-    pixel_size: str | None = _flag(
-        None, "data", "pixel size of all images, for example 12.5nm; beats metadata"
-    )
-    phases: int | None = _flag(
+    phases: int | None = flag(
         None,
         "phases",
         "join the prototypes to so many phases (default: only those that win less than 1 % of the "
         "cells; 4 clusters for a run of another method than slotcon)",
+        low=2,
+        high=MAX_PHASES,
+        first=True,
     )
-    names: str | None = _flag(
-        None, "phases", "names of the phases (a,b,c), that with most pixels first"
+    names: str | None = flag(
+        None, "phases", "names of the phases (a,b,c), that with most pixels first", first=True
     )
-    smooth: int = _flag(
-        8, "phases", "pixels within which the map follows the micrograph's edges; 0: not at all"
+    smooth: int = flag(
+        8,
+        "phases",
+        "pixels within which the map follows the micrograph's edges; 0: not at all",
+        low=0,
+        high=1024,
+        first=True,
     )
-    tile_size: int | None = _flag(None, "prediction", "tile side in pixels (default: fitted)")
-    overlap: int | None = _flag(None, "prediction", "overlap of tiles in pixels (default: fitted)")
-    tta: bool = _flag(False, "prediction", "average over the eight orientations of each image")
+
+    @property
+    def given_names(self) -> list[str]:
+        """Names of the phases, empty where none are given."""
+        return [word.strip() for word in (self.names or "").split(",") if word.strip()]
+
+    def problems(self) -> list[str]:
+        """Return what does not go together."""
+        wrong = []
+        names = self.given_names
+        if self.names is not None and (len(set(names)) < len(names) or len(names) < 2):
+            wrong.append(f"--names {self.names} must be two or more different names")
+        if names and self.phases is not None and len(names) != self.phases:
+            wrong.append(f"--names has {len(names)} names for --phases {self.phases}")
+        return wrong
+
+
+def resolve(argv: Sequence[str]) -> PhaseMapSettings:
+    """Return what a command line says.
+
+    Raises:
+        UserError: all that is wrong with it.
+        SystemExit: after ``--help``.
+    """
+    return flags.parse_one(
+        PhaseMapSettings,
+        argv,
+        DESCRIPTION,
+        problems=PhaseMapSettings.problems,
+        prog="python -m matssl.tools.phase_map",
+    )

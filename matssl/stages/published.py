@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from matssl.core.errors import UserError
+from matssl.core.flags import read_settings
 
 # What MatSSL reads from the environment and from .env; SSL_BATCH_SIZE and SSL_WORKERS, which its
 # .env lists too, were never read.
@@ -78,6 +79,39 @@ def environment(folder: Path = Path()) -> dict[str, Any]:
         path = Path(values["output_dir"])
         values["output_dir"] = str(path.parent if path.name == "ssl" else path)
     return values
+
+
+def read(path: Path, finetune: bool) -> dict[str, Any]:
+    """Return the settings in a ``--config`` file, which may be one of the SimCLR study.
+
+    Args:
+        path: YAML or JSON.
+        finetune: whether it is for train_finetune.py.
+
+    Raises:
+        UserError: it cannot be read, or says what has no counterpart.
+    """
+    content = read_settings(path)
+    if not is_simclr_study(content):
+        return content
+    return simclr_study(content, finetune, str(path))[0]
+
+
+def notes(path: str | None, finetune: bool) -> list[str]:
+    """Return what to tell of a ``--config`` file of the SimCLR study; nothing of other files.
+
+    Args:
+        path: of the file, None without one.
+        finetune: whether it is for train_finetune.py.
+    """
+    content = read_settings(Path(path)) if path else {}
+    if not is_simclr_study(content):
+        return []
+    told = [f"{path} is read as a file of the SimCLR study"]
+    unused = simclr_study(content, finetune, str(path))[1]
+    if unused:
+        told.append(f"without counterpart here: {', '.join(unused)}")
+    return told
 
 
 def is_simclr_study(content: Mapping[str, Any]) -> bool:

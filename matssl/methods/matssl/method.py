@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -12,23 +11,9 @@ from torch import Tensor, nn
 from matssl.core.batch import Batch, Losses
 from matssl.methods.base import SSLMethod
 from matssl.methods.contrastive import nt_xent
+from matssl.methods.matssl.settings import MatSSLSettings
 from matssl.models.encoders import average, pyramid, stage_channels
 from matssl.models.heads import projector
-
-
-@dataclass(frozen=True)
-class MatSSLSettings:
-    """Settings of MatSSL.
-
-    ``standardise_stages`` is ours: stages differ in activation scale and nothing in the published
-    method equalises them.
-    """
-
-    temperature: float = 0.07
-    global_output_dim: int = 128
-    hidden_dim: int | None = None
-    group_negatives: str = "keep"
-    standardise_stages: bool = False
 
 
 class GatedFusion(nn.Module):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -12,32 +11,11 @@ from torch import Tensor, nn
 from matssl.core import geometry
 from matssl.core.batch import Batch, Losses
 from matssl.methods.contrastive import info_nce_rows, shared_mean
+from matssl.methods.densecl.settings import DenseCLSettings
 from matssl.methods.momentum import KeyQueue, MomentumMethod, slow_copy
+from matssl.methods.settings import DEFAULT_QUEUE
 from matssl.models.encoders import average, pyramid, stage_channels
 from matssl.models.heads import dense_head, plain_head
-
-
-@dataclass(frozen=True)
-class DenseCLSettings:
-    """Settings of DenseCL; a hidden width of None is that of the head's input, as in the paper.
-
-    ``dense_match`` and ``dense_stage`` are ours: "geometry" pairs cells that show the same place
-    instead of those that look alike, and at 128 pixels stage 4 has no more than 4 x 4 cells.
-    """
-
-    temperature: float = 0.2
-    global_output_dim: int = 128
-    dense_output_dim: int = 128
-    dense_weight: float = 0.5
-    dense_match: str = "features"
-    dense_stage: int = 4
-    dense_warmup_steps: int = 0
-    hidden_dim: int | None = None
-    queue_size: int = 4096
-    ema_momentum: float = 0.999
-    ema_schedule: str = "constant"
-    bn_splits: int = 1
-    group_negatives: str = "keep"
 
 
 @torch.no_grad()
@@ -93,8 +71,9 @@ class DenseCL(MomentumMethod):
         self.dense_head = dense_head(inner, settings.hidden_dim or inner, settings.dense_output_dim)
         self.key_encoder, self.key_head = slow_copy(self.encoder), slow_copy(self.head)
         self.key_dense_head = slow_copy(self.dense_head)
-        self.queue = KeyQueue(settings.queue_size, settings.global_output_dim)
-        self.dense_queue = KeyQueue(settings.queue_size, settings.dense_output_dim)
+        keys = settings.queue_size or DEFAULT_QUEUE
+        self.queue = KeyQueue(keys, settings.global_output_dim)
+        self.dense_queue = KeyQueue(keys, settings.dense_output_dim)
 
     def followers(self) -> list[tuple[nn.Module, nn.Module]]:
         """Return the pairs (slow copy, online network)."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -19,6 +18,7 @@ from matssl.core import palette
 from matssl.core.batch import Batch, Losses, Panel
 from matssl.methods.contrastive import gather, gather_in_order, shared_mean
 from matssl.methods.momentum import MomentumMethod, slow_copy
+from matssl.methods.slotcon.settings import SlotConSettings
 from matssl.models.encoders import pyramid, stage_channels
 from matssl.models.heads import CellProjector, row_predictor
 
@@ -26,28 +26,6 @@ from matssl.models.heads import CellProjector, row_predictor
 EPS = 1e-6
 # Views that share less of the smaller one are left out of the grouping loss.
 LEAST_OVERLAP = 0.01
-
-
-@dataclass(frozen=True)
-class SlotConSettings:
-    """Settings of SlotCon; a hidden width of None is 4096, as in the paper.
-
-    Ours are ``dense_stage``, the finest stage whose cells are grouped (the deeper ones are laid on
-    its grid; 4 is the paper's), and ``group_negatives``.
-    """
-
-    prototypes: int = 256
-    group_loss_weight: float = 0.5
-    teacher_temperature: float = 0.07
-    student_temperature: float = 0.1
-    center_momentum: float = 0.9
-    temperature: float = 0.2
-    global_output_dim: int = 256
-    hidden_dim: int | None = None
-    dense_stage: int = 4
-    ema_momentum: float = 0.99
-    ema_schedule: str = "cosine"
-    group_negatives: str = "keep"
 
 
 def assign(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -20,6 +19,7 @@ from matssl.core.batch import Batch, Losses, Panel
 from matssl.core.errors import UserError
 from matssl.methods.base import SSLMethod
 from matssl.methods.contrastive import shared_mean
+from matssl.methods.spark.settings import WIDTH, SparKSettings
 from matssl.models.decoders import CHANNELS, build_decoder
 from matssl.models.decoders.light import LightDecoder
 from matssl.models.encoders import STAGES, average, pyramid, stage_channels
@@ -30,8 +30,6 @@ from matssl.models.sparse import ActiveCells, Densify, check_sparse, make_sparse
 DECODERS = ("unet", "unetplusplus", "light")
 # Added to the variance of a cell, as published.
 EPS = 1e-6
-# Published width of the light decoder.
-WIDTH = 768
 # Sides that every encoder's deepest map divides.
 STRIDE = 32
 # Steps between two looks of dense layers at unmasked views: their running statistics are then those
@@ -44,18 +42,6 @@ AT_ONCE = 32
 PANEL_ROWS = 6
 # Grey of masked cells in pictures: no micrograph is so flat and so light.
 VEIL = 236
-
-
-@dataclass(frozen=True)
-class SparKSettings:
-    """Settings of SparK; ``hidden_dim`` is the light decoder's width, None the published 768."""
-
-    masking: str = "sparse"
-    mask_ratio: float = 0.6
-    patch_size: int = 32
-    target: str = "patches"
-    decoder: str = "light"
-    hidden_dim: int | None = None
 
 
 def active_count(cells: int, mask_ratio: float, sparse: bool) -> int:
@@ -360,13 +346,6 @@ def _check(settings: SparKSettings, encoder: nn.Module) -> None:
     if settings.decoder not in DECODERS:
         raise UserError(
             f"--decoder {settings.decoder} does not go with spark; there are: {', '.join(DECODERS)}"
-        )
-    if not 0 < settings.mask_ratio < 1:
-        raise UserError(f"--mask_ratio must lie between 0 and 1, not {settings.mask_ratio}")
-    if settings.decoder == "light" and (settings.hidden_dim or WIDTH) % STRIDE:
-        raise UserError(
-            f"--hidden_dim {settings.hidden_dim}: the light decoder halves its width five times, "
-            f"so it must be a multiple of {STRIDE}"
         )
 
 

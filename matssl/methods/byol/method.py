@@ -3,26 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from matssl.core.batch import Batch, Losses
+from matssl.methods.byol.settings import BYOLSettings
 from matssl.methods.contrastive import negative_cosine, shared_mean
 from matssl.methods.momentum import MomentumMethod, slow_copy
 from matssl.models.encoders import average, pyramid, stage_channels
 from matssl.models.heads import byol_head
-
-
-@dataclass(frozen=True)
-class BYOLSettings:
-    """Settings of BYOL; hidden layers of 4096 as in the paper."""
-
-    global_output_dim: int = 256
-    hidden_dim: int | None = None
-    ema_momentum: float = 0.99
-    ema_schedule: str = "cosine"
 
 
 class BYOL(MomentumMethod):

@@ -3,31 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from matssl.core.batch import Batch, Losses
 from matssl.methods.contrastive import info_nce_rows, shared_mean
+from matssl.methods.mocov2.settings import MoCoV2Settings
 from matssl.methods.momentum import KeyQueue, MomentumMethod, slow_copy
+from matssl.methods.settings import DEFAULT_QUEUE
 from matssl.models.encoders import average, pyramid, stage_channels
 from matssl.models.heads import plain_head
-
-
-@dataclass(frozen=True)
-class MoCoV2Settings:
-    """Settings of MoCo v2; a hidden width of None is the encoder's, as in the paper."""
-
-    temperature: float = 0.2
-    global_output_dim: int = 128
-    hidden_dim: int | None = None
-    queue_size: int = 4096
-    ema_momentum: float = 0.999
-    ema_schedule: str = "constant"
-    bn_splits: int = 1
-    symmetric: bool = False
-    group_negatives: str = "keep"
 
 
 class MoCoV2(MomentumMethod):
@@ -49,7 +35,7 @@ class MoCoV2(MomentumMethod):
         self.settings = settings
         self.head = plain_head(width, settings.hidden_dim or width, settings.global_output_dim)
         self.key_encoder, self.key_head = slow_copy(self.encoder), slow_copy(self.head)
-        self.queue = KeyQueue(settings.queue_size, settings.global_output_dim)
+        self.queue = KeyQueue(settings.queue_size or DEFAULT_QUEUE, settings.global_output_dim)
 
     def followers(self) -> list[tuple[nn.Module, nn.Module]]:
         """Return the pairs (slow copy, online network)."""

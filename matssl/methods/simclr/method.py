@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -11,18 +10,9 @@ from torch import Tensor, nn
 from matssl.core.batch import Batch, Losses
 from matssl.methods.base import SSLMethod
 from matssl.methods.contrastive import nt_xent
+from matssl.methods.simclr.settings import SimCLRSettings
 from matssl.models.encoders import average, pyramid, stage_channels
 from matssl.models.heads import projector
-
-
-@dataclass(frozen=True)
-class SimCLRSettings:
-    """Settings of SimCLR; widths of None follow the encoder as in the paper."""
-
-    temperature: float = 0.1
-    global_output_dim: int = 128
-    hidden_dim: int | None = None
-    group_negatives: str = "keep"
 
 
 class SimCLR(SSLMethod):
