@@ -10,9 +10,10 @@ STOREYS = [
     {"core"},
     {"data", "models", "metrics", "measure", "pictures", "hub"},
     {"methods", "monitor", "probe", "weights", "tiling", "phases"}
-    | {"report", "preflight", "baselines", "study"},
+    | {"report", "preflight", "baselines"},
     {"trained"},
     {"stages"},
+    {"study"},
     {"tools"},
 ]
 # report lays out what the others found, so it may read their records.

@@ -19,19 +19,20 @@ from PIL import Image
 import eval_model
 import train_finetune
 import train_ssl
-from matssl import hub, weights
+from matssl import hub, metrics, weights
 from matssl.core import checkpoint, config, published, run_folder, runtime
-from matssl.core.config import EvaluateConfig, FinetuneConfig, PretrainConfig
+from matssl.core.config import FinetuneConfig, PretrainConfig
 from matssl.core.errors import UserError, guard
 from matssl.data import cache, crops, layouts, masks, readers, synthetic
 from matssl.data.datasets import ViewLoader
 from matssl.data.layouts import Pair
 from matssl.data.views import ViewRecipe
-from matssl.metrics import overlap
 from matssl.models.segmentation import build_model
 from matssl.stages import finetune, pretrain
 from matssl.stages.evaluate import predict as evaluate
-from matssl.stages.evaluate.summary import excluded
+from matssl.stages.evaluate import settings as evaluate_settings
+from matssl.stages.evaluate.settings import EvaluateSettings
+from matssl.stages.evaluate.summary import excluded_classes
 from matssl.trained.segmenter import Segmenter
 
 pytestmark = pytest.mark.usefixtures("no_drawing")
@@ -97,7 +98,7 @@ def test_a_slash_behind_the_pool_touches_no_other_run(
 
 def test_results_of_each_model_and_folder_have_a_place_of_their_own() -> None:
     def place(model: str, data: str, **more: Any) -> Path:
-        return evaluate._root(EvaluateConfig(model_path=model, dataset=data, **more))
+        return evaluate._root(EvaluateSettings(model_path=model, dataset=data, **more))
 
     places = {
         place("r/first/best.ckpt", "d/EBC-1/"),
@@ -110,8 +111,9 @@ def test_results_of_each_model_and_folder_have_a_place_of_their_own() -> None:
     named = place("r/first/best.ckpt", "d/x", dataset_name="EBC 2")
     assert named == place("r/first/best.ckpt", "d/EBC 2")
     for name in ("../up", "a/b"):
-        with pytest.raises(UserError, match="words without slashes"):
-            place("r/first/best.ckpt", "d/x", dataset_name=name)
+        words = ["--model_path", "r/first/best.ckpt", "--dataset", "d/x", "--dataset_name", name]
+        with pytest.raises(UserError, match="has slashes"):
+            evaluate_settings.resolve(words)
 
 
 # --- images and masks ---
@@ -302,19 +304,17 @@ def test_a_folder_of_pscl_is_read_as_it_is(tmp_path: Path) -> None:
 # --- scores ---
 def test_excluded_classes_leave_a_mean_of_their_own() -> None:
     counts = np.array([[8, 0, 2], [0, 5, 0], [4, 0, 1]], np.int64)
-    found = overlap.means(counts, (2,))
+    pairs = np.repeat(np.indices((3, 3)).reshape(2, 9), counts.ravel(), axis=1).astype(np.uint8)
+    images = [metrics.gather(pairs[:1], pairs[1:], 3)]
+    found = metrics.means(images, (2,))
     iou = [8 / 14, 1.0, 1 / 7]
     assert found["miou"] == pytest.approx(np.mean(iou))
     # What the excluded class loses to the first one still counts against the first.
     assert found["miou_without_excluded"] == pytest.approx(np.mean(iou[:2]))
-    assert "miou_without_excluded" not in overlap.means(counts)
-    table = masks.ClassTable(
-        "index", tuple(masks.MaskClass(i, n, (i,)) for i, n in enumerate("ab"))
-    )
+    assert "miou_without_excluded" not in metrics.means(images)
     for names in ("c", "a,b"):
-        asked = EvaluateConfig(model_path="m", dataset="d", exclude_classes=names)
         with pytest.raises(UserError, match="at least one must be left"):
-            excluded(asked, table)
+            excluded_classes(names, ("a", "b"))
 
 
 def test_a_raw_model_sees_images_as_published(tmp_path: Path) -> None:

@@ -126,9 +126,7 @@ def setup(
     workers = num_workers
     if workers is None:
         workers = 4 if found.type == "cuda" else 0
-    return Runtime(
-        found, find_precision(precision, found), threads, workers, rank, world_size
-    )
+    return Runtime(found, find_precision(precision, found), threads, workers, rank, world_size)
 
 
 def _equal_bits(wanted: bool) -> None:

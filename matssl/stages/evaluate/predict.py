@@ -13,8 +13,8 @@ import tifffile
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from matssl import baselines, hub, preflight
-from matssl.core import run_folder, runtime
+from matssl import baselines, hub, metrics, preflight
+from matssl.core import flags, run_folder, runtime
 from matssl.core.errors import UserError
 from matssl.core.run_folder import RunFolder, atomic_path
 from matssl.core.runtime import Runtime
@@ -24,7 +24,8 @@ from matssl.data.masks import ClassTable
 from matssl.data.prefetch import prefetched
 from matssl.data.preprocess import Preprocess
 from matssl.data.readers import Micrograph
-from matssl.metrics import counts as counting
+from matssl.measure.field import Field, areas
+from matssl.metrics.counts import confusion
 from matssl.pictures import segmentation as pictures
 from matssl.stages import console, drawing
 from matssl.stages.evaluate import leaks
@@ -36,7 +37,8 @@ from matssl.stages.evaluate.report import (
     write_report,
     write_tables,
 )
-from matssl.stages.evaluate.summary import Result, excluded, summarise
+from matssl.stages.evaluate.settings import EvaluateSettings
+from matssl.stages.evaluate.summary import Result, excluded_classes, summarise
 from matssl.stages.evaluate.truth import check_masks, is_file_name, mask_paths, truth_table
 from matssl.trained.segmenter import Segmenter
 
@@ -58,12 +60,14 @@ class Inputs:
         dataset: the folder.
         pairs: images of it that are evaluated, with their masks.
         truth: the model's classes with the values that mean them in these masks.
+        excluded: classes that one further mean IoU leaves out.
     """
 
     segmenter: Segmenter
     dataset: Dataset
     pairs: list[Pair]
     truth: ClassTable
+    excluded: tuple[int, ...]
 
 
 def evaluate(settings: EvaluateSettings, argv: Sequence[str] = ()) -> Path:
@@ -77,7 +81,7 @@ def evaluate(settings: EvaluateSettings, argv: Sequence[str] = ()) -> Path:
         UserError: anything the user can mend; nothing is written where it is found at the start.
     """
     rt = settings.runtime()
-    root = _root(config)
+    root = _root(settings)
     if not rt.is_main:
         # Under torchrun one process evaluates; the result would be the same.
         runtime.close()
@@ -107,8 +111,9 @@ def evaluate(settings: EvaluateSettings, argv: Sequence[str] = ()) -> Path:
     copies = leaks.by_pixels(results, segmenter)
     for warning in copies:
         console.say(settings, rt, f"warning {warning}")
-    metrics = summarise(results, segmenter.table, settings)
-    metrics |= {
+    names = segmenter.table.names
+    summary = summarise(results, names, inputs.excluded, settings.bootstrap, settings.seed)
+    summary |= {
         "model": str(settings.model_path),
         "dataset": settings.dataset_name or inputs.dataset.root.name,
         "split": settings.split or (inputs.pairs[0].split if inputs.pairs else ""),
@@ -116,7 +121,7 @@ def evaluate(settings: EvaluateSettings, argv: Sequence[str] = ()) -> Path:
         "warnings": [*warnings, *copies],
         "baselines_wanted": settings.baselines,
     }
-    write_tables(folder, results, metrics, segmenter.table, settings)
+    write_tables(folder, results, summary, names, inputs.excluded)
     with tempfile.TemporaryDirectory(prefix=".panels", dir=root) as scratch:
         place = Path(scratch)
         if settings.save_visualizations:
@@ -126,9 +131,9 @@ def evaluate(settings: EvaluateSettings, argv: Sequence[str] = ()) -> Path:
         draw_panels(folder, place, drawn, inputs.truth, segmenter.record)
         if settings.save_visualizations:
             name_panels(place, results)
-        write_report(folder, results, metrics, segmenter.table, facts, place)
+        write_report(folder, results, summary, names, facts, place)
     folder.status("done", images=len(results))
-    print_summary(folder, metrics, settings)
+    print_summary(folder, summary, settings.group_regex)
     runtime.close()
     return root
 
@@ -165,11 +170,12 @@ def _inputs(settings: EvaluateSettings, rt: Runtime) -> Inputs:
     pixel_size = readers.parse_pixel_size(settings.pixel_size)
     if pixel_size is not None:
         segmenter = replace(segmenter, record=replace(segmenter.record, pixel_size=pixel_size))
-    excluded(settings, table)
+    excluded = excluded_classes(settings.exclude_classes, table.names)
     dataset = _dataset(settings, segmenter)
     pairs = _chosen(settings, dataset, segmenter)
     truth = truth_table(dataset, table, settings.classes, segmenter.raw)
-    return Inputs(segmenter, dataset, pairs, check_masks(pairs, truth, table, segmenter.record))
+    truth = check_masks(pairs, truth, table, segmenter.record)
+    return Inputs(segmenter, dataset, pairs, truth, excluded)
 
 
 def _dataset(settings: EvaluateSettings, segmenter: Segmenter) -> Dataset:
@@ -284,19 +290,21 @@ def _one_image(
                 half = found.probabilities.astype(np.float16)
                 tifffile.imwrite(temporary, half, compression="zlib", photometric="minisblack")
     _write_masks(folder, name, found.classes, count)
-    fractions = found.fractions
-    counts = None
+    predicted, truth_areas, gathered = areas(found.classes, count), None, None
     rival_counts: dict[str, NDArray[np.int64]] = {}
     if pair.mask is not None:
         mask = inputs.truth.decode(readers.read_mask(pair.mask), str(pair.mask))[: found.rows]
-        counts = counting.confusion(mask, found.classes[: found.rows], count)
-        rival_counts = _rival_counts(rivals, segmenter.record, micrograph, mask, count)
+        gathered = metrics.gather(mask, found.classes[: found.rows], count)
+        counts = gathered[confusion]
         if counts.sum() == 0:
-            counts, rival_counts = None, {}
+            gathered = None
         else:
-            fractions = counts.sum(axis=0) / counts.sum()
+            predicted, truth_areas = counts.sum(axis=0), counts.sum(axis=1)
+            rival_counts = _rival_counts(rivals, segmenter.record, micrograph, mask, count)
+    field = Field(pair.image, name, pair.group, predicted, micrograph.pixel_size)
+    true = None if truth_areas is None else replace(field, areas=truth_areas)
     pixels = readers.digest(micrograph.pixels)
-    return Result(pair, name, counts, fractions, micrograph.pixel_size, rival_counts, pixels)
+    return Result(pair, field, true, gathered, rival_counts, pixels)
 
 
 def _rival_counts(
@@ -315,7 +323,7 @@ def _rival_counts(
         guess = rival.predict(plane)
         if guess.shape != mask.shape:
             guess = cv2.resize(guess, mask.shape[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
-        counts[rival.name] = counting.confusion(mask, guess, num_classes)
+        counts[rival.name] = confusion(mask, guess, num_classes)
     return counts
 
 

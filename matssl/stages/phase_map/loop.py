@@ -164,7 +164,9 @@ def _inputs(settings: PhaseMapSettings, source: Source) -> Inputs:
     return Inputs(source, record, good, broken, facts)
 
 
-def _start(settings: PhaseMapSettings, root: Path, inputs: Inputs, argv: Sequence[str]) -> RunFolder:
+def _start(
+    settings: PhaseMapSettings, root: Path, inputs: Inputs, argv: Sequence[str]
+) -> RunFolder:
     """Return the folder of the results with what is known before the first map."""
     folder = RunFolder.at(root, False, settings.overwrite, True)
     folder.start(flags.to_dict(settings), argv)
