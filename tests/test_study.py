@@ -6,18 +6,16 @@ import csv
 import importlib
 import json
 import math
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from matssl.core import config
 from matssl.core.errors import UserError, guard
 from matssl.measure import intervals
 from matssl.metrics import SCORES, mean_name
-from matssl.study.commands import LABEL_FLAGS, PATHS, TEST_FLAGS, Commands, label_flags
+from matssl.study.commands import Commands, label_flags
 from matssl.study.plan import FOLDER, Plan, read
 from matssl.study.runner import STAGES, Runner
 from matssl.study.tables import cells, markdown
@@ -93,11 +91,6 @@ def test_the_mean_of_every_score_may_be_a_column() -> None:
     assert text.splitlines()[2].endswith("|  " * len(names) + "|")
 
 
-def test_settings_that_hold_paths_are_settings() -> None:
-    known = {field.name for kind in STAGES.values() for field in fields(kind)}
-    assert {*PATHS, *LABEL_FLAGS, *TEST_FLAGS} <= known
-
-
 def test_guided_starts_are_pretrained_for_every_draw(tmp_path: Path) -> None:
     guided = {"pretrain": {"model": "pscl-simclr"}, "guided": True}
     content = {
@@ -161,7 +154,7 @@ def test_the_studies_that_come_with_the_toolkit_are_commands_that_exist(
     plan = read(yaml.safe_load(path.read_text()), path.stem)
     study = Commands(plan, tmp_path, tmp_path / "out")
     for script, *words in study.all():
-        config.parse(STAGES[script], words, "")
+        STAGES[script](words)
 
 
 @pytest.fixture
