@@ -402,16 +402,16 @@ def test_what_a_user_can_get_wrong_ends_in_one_line_and_writes_nothing(
         (tuned, micrographs, [], "eval_model.py --model_path"),
         (damaged, micrographs, [], "incomplete or damaged"),
         (scaled, micrographs, [], "give --pixel_size"),
-        (run, micrographs, ["--phases", "1"], "--phases must lie between 2 and"),
+        (run, micrographs, ["--phases", "1"], "--phases must be at least 2 and"),
         (run, micrographs, ["--phases", "9"], "tell 6 phases apart"),
         (run, micrographs, ["--phases", "3", "--names", "a,b"], "2 names for --phases 3"),
         (run, micrographs, ["--names", "a,a"], "two or more different names"),
-        (run, micrographs, ["--smooth", "-1"], "--smooth must be 0 or more"),
+        (run, micrographs, ["--smooth", "-1"], "--smooth must be at least 0"),
         (run, micrographs, ["--pixel_size", "5"], "is no pixel size"),
         (run, micrographs, ["--group_regex", "("], "is not valid"),
         (run, micrographs, ["--group_regex", "absent"], "fits none of the 4 file names"),
         (run, micrographs, ["--name", "x"], "leave out --name"),
-        (run, micrographs, ["--tile_size", "0"], "cannot cover an image"),
+        (run, micrographs, ["--tile_size", "0"], "--tile_size must be at least 1"),
     ]
     for model, data, more, sentence in cases:
         out = tmp_path / "out"

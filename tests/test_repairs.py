@@ -332,7 +332,7 @@ def test_only_the_first_process_evaluates(
     monkeypatch.setattr(
         evaluate.runtime,
         "setup",
-        lambda settings: finetune.Runtime(torch.device("cpu"), "fp32", 1, 0, 1, 2),
+        lambda **flags: finetune.Runtime(torch.device("cpu"), "fp32", 1, 0, 1, 2),
     )
     argv = ["--model_path", tmp_path / "x.ckpt", "--dataset", synthetic_folder]
     assert _run(eval_model.main, *argv, "--output_dir", tmp_path / "out") == 0
