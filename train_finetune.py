@@ -7,20 +7,18 @@ from collections.abc import Sequence
 
 from matssl.core import config
 from matssl.core.errors import guard
+from matssl.decoders import segmenting
 
 DESCRIPTION = (
-    "Train U-Net or U-Net++ on a folder of images with masks, from pretrained weights or from "
+    "Train a segmentation model on a folder of images with masks, from pretrained weights or from "
     "random ones. The model and a report go to experiments/finetune/NAME. Next: eval_model.py "
     "--model_path experiments/finetune/NAME/best.ckpt"
 )
-# The keys of matssl.models.decoders.DECODERS, which cannot be read without importing torch; a test
-# holds that they agree.
-DECODERS = ("unet", "unetplusplus", "small_unet")
 
 
 def main(argv: Sequence[str]) -> int:
     """Resolve the flags and run the stage; returns 0."""
-    choices = {"decoder": ("auto", *DECODERS)}
+    choices = {"decoder": ("auto", *segmenting())}
     settings = config.parse(config.FinetuneConfig, argv, DESCRIPTION, choices=choices)
     from matssl.stages.finetune import finetune
 

@@ -8,6 +8,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).resolve().parent.parent / "matssl"
 STOREYS = [
     {"core"},
+    {"decoders", "tiles"},
     {"data", "models", "metrics", "measure", "pictures", "hub"},
     {"methods", "monitor", "probe", "weights", "tiling", "phases"}
     | {"report", "preflight", "baselines"},

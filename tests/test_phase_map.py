@@ -71,7 +71,7 @@ def test_more_phases_than_prototypes_in_use_are_refused() -> None:
 
 def test_the_share_of_a_phase_is_that_of_its_prototypes() -> None:
     scores = torch.randn(2, 5, 3, 4, generator=torch.Generator().manual_seed(0))
-    model = phases.JoinedPrototypes(lambda x: scores, np.array([1, 0, 1, 2, 0]), 0.1)
+    model = phases.JoinedPrototypes(lambda x: scores, np.array([1, 0, 1, 2, 0]), 0.1, 32)
     logits = model(torch.zeros(2, 1, 3, 4))
     shares = (scores / 0.1).softmax(1)
     expected = torch.stack([shares[:, [1, 4]].sum(1), shares[:, [0, 2]].sum(1), shares[:, 3]], 1)
@@ -94,7 +94,7 @@ def test_clusters_are_found_in_the_order_of_their_size() -> None:
 def test_logits_of_clusters_are_their_log_densities() -> None:
     features = torch.randn(1, 4, 2, 3, generator=torch.Generator().manual_seed(1))
     centres = np.random.default_rng(2).normal(size=(3, 4)).astype(np.float32)
-    model = phases.NearestCentre(lambda x: features, centres, 0.7)
+    model = phases.NearestCentre(lambda x: features, centres, 0.7, 32)
     distance = (features[:, None] - torch.from_numpy(centres)[None, :, :, None, None]).square()
     expected = (-distance.sum(2) / (2 * 0.7)).softmax(1)
     torch.testing.assert_close(model(torch.zeros(1, 1, 2, 3)).softmax(1), expected)

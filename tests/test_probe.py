@@ -21,7 +21,7 @@ from matssl.data.crops import Labelled
 from matssl.data.layouts import Pair
 from matssl.models.encoders import build_encoder
 from matssl.probe import DenseProbe, ridge
-from matssl.stages import pretrain
+from matssl.stages.pretrain import loop as pretrain
 from matssl.tools import probe as probe_tool
 from matssl.trained.encoder import Encoder
 
@@ -78,7 +78,7 @@ def _tensor(plane: Any) -> Any:
 def test_textures_are_told_apart_even_by_random_features(count: int) -> None:
     torch.manual_seed(0)
     encoder = build_encoder("resnet18", 1).eval()
-    probe = DenseProbe(_labelled(count, 544 if count == 1 else 96), None, 2, _tensor)
+    probe = DenseProbe(_labelled(count, 544 if count == 1 else 96), None, 2, _tensor, 0, 32)
     score = probe.score(encoder, torch.device("cpu"), contextlib.nullcontext)
     assert score > 0.8
     blind = build_encoder("resnet18", 1).eval()
@@ -88,7 +88,7 @@ def test_textures_are_told_apart_even_by_random_features(count: int) -> None:
 
 
 def test_images_that_score_do_not_fit() -> None:
-    probe = DenseProbe(_labelled(6), None, 2, _tensor)
+    probe = DenseProbe(_labelled(6), None, 2, _tensor, 0, 32)
     fitted = {w.image.tobytes() for w in probe.fitted}
     assert probe.scored and not fitted & {w.image.tobytes() for w in probe.scored}
 
@@ -97,13 +97,13 @@ def test_one_class_is_refused() -> None:
     data = _labelled(3)
     flat = Labelled(data.planes, tuple(m * 0 for m in data.masks), data.pairs, data.facts)
     with pytest.raises(UserError, match="at least two classes"):
-        DenseProbe(flat, None, 2, _tensor)
+        DenseProbe(flat, None, 2, _tensor, 0, 32)
 
 
 @pytest.mark.parametrize("side", [32, 63])
 def test_an_image_too_small_to_be_cut_is_refused(side: int) -> None:
     with pytest.raises(UserError, match="give more labelled images"):
-        DenseProbe(_labelled(1, side), None, 2, _tensor)
+        DenseProbe(_labelled(1, side), None, 2, _tensor, 0, 32)
 
 
 # --- in a run ---

@@ -19,21 +19,24 @@ from PIL import Image
 import eval_model
 import train_finetune
 import train_ssl
-from matssl import hub, metrics, weights
-from matssl.core import checkpoint, config, published, run_folder, runtime
-from matssl.core.config import FinetuneConfig, PretrainConfig
+from matssl import hub, metrics
+from matssl.core import checkpoint, config, run_folder, runtime
+from matssl.core.config import FinetuneConfig
 from matssl.core.errors import UserError, guard
 from matssl.data import cache, crops, layouts, masks, readers, synthetic
 from matssl.data.datasets import ViewLoader
 from matssl.data.layouts import Pair
 from matssl.data.views import ViewRecipe
 from matssl.models.segmentation import build_model
-from matssl.stages import finetune, pretrain
+from matssl.stages import finetune, published
 from matssl.stages.evaluate import predict as evaluate
 from matssl.stages.evaluate import settings as evaluate_settings
 from matssl.stages.evaluate.settings import EvaluateSettings
 from matssl.stages.evaluate.summary import excluded_classes
+from matssl.stages.pretrain import inputs, loop, settings
+from matssl.stages.pretrain.settings import PretrainSettings
 from matssl.trained.segmenter import Segmenter
+from matssl.weights import folding
 
 pytestmark = pytest.mark.usefixtures("no_drawing")
 
@@ -76,7 +79,7 @@ def test_runs_of_other_weights_data_and_notes_have_other_names(
 def test_both_variants_of_pscl_have_folders_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run_folder, "today", lambda: "T")
     models = ("pscl-moco", "pscl-simclr")
-    names = [pretrain._default_name(PretrainConfig(model=m, data_path="d/al/")) for m in models]
+    names = [loop._default_name(PretrainSettings(model=m, data_path="d/al/")) for m in models]
     assert names == ["pscl-moco-al-T", "pscl-simclr-al-T"]
 
 
@@ -322,7 +325,7 @@ def test_a_raw_model_sees_images_as_published(tmp_path: Path) -> None:
     record = Segmenter.load(tmp_path / "raw.pth").record
     assert (record.window, record.resize) == ("dtype", 256)
     seen = record.tensor(np.full((8, 8, 3), 128 / 255, np.float32))
-    for plane, mean, std in zip(seen, weights.IMAGENET_MEAN, weights.IMAGENET_STD, strict=True):
+    for plane, mean, std in zip(seen, folding.IMAGENET_MEAN, folding.IMAGENET_STD, strict=True):
         assert plane == pytest.approx((128 / 255 - mean) / std, abs=1e-5)
 
 
@@ -332,7 +335,7 @@ def test_only_the_first_process_evaluates(
     monkeypatch.setattr(
         evaluate.runtime,
         "setup",
-        lambda **flags: finetune.Runtime(torch.device("cpu"), "fp32", 1, 0, 1, 2),
+        lambda **flags: runtime.Runtime(torch.device("cpu"), "fp32", 1, 0, 1, 2),
     )
     argv = ["--model_path", tmp_path / "x.ckpt", "--dataset", synthetic_folder]
     assert _run(eval_model.main, *argv, "--output_dir", tmp_path / "out") == 0
@@ -347,8 +350,8 @@ def test_flags_of_another_method_are_said_to_have_no_effect() -> None:
         ("mocov2", ["--dense_weight"]),
         ("densecl", []),
     ):
-        settings = config.parse(config.PretrainConfig, ["--model", model, *argv], "")
-        assert sorted(pretrain._idle(settings)) == idle
+        found = settings.resolve(["--model", model, *argv]).idle
+        assert sorted(f"--{name}" for name in found) == idle
     labels = ["--data_path", "x", "--labeled_path", "y", "--labeled_count", "1", "--splits", "z"]
     labels += ["--batch_regex", "(a)", "--probe_every", "5"]
     for model, idle in (
@@ -356,8 +359,8 @@ def test_flags_of_another_method_are_said_to_have_no_effect() -> None:
         ("pscl-moco", ["--probe_every"]),
         ("pscl", ["--probe_every", "--batch_regex"]),
     ):
-        settings = config.parse(config.PretrainConfig, ["--model", model, *labels], "")
-        assert sorted(pretrain._idle(settings)) == sorted(idle)
+        found = settings.resolve(["--model", model, *labels]).idle
+        assert sorted(f"--{name}" for name in found) == sorted(idle)
 
 
 @pytest.mark.parametrize(
@@ -385,7 +388,7 @@ def test_an_environment_for_sgd_does_not_reach_our_recipe(
     (tmp_path / ".env").write_bytes(b"export SSL_LR=0.7 # \xff\n")
     assert published.environment() == {"lr": "0.7"}
     seen = []
-    monkeypatch.setattr(pretrain, "pretrain", lambda settings, argv: seen.append(settings.lr))
+    monkeypatch.setattr(loop, "pretrain", lambda found, argv: seen.append(found.run.lr))
     for recipe in ("matssl", "paper"):
         assert _run(train_ssl.main, "--data_path", "x", "--recipe", recipe) == 0
     assert seen[0] != 0.7 and seen[1] == 0.7
@@ -401,7 +404,7 @@ def test_a_tile_is_twice_the_view_so_that_grains_keep_their_scale(
         asked.append(args[-1])
         raise UserError("enough")
 
-    monkeypatch.setattr(pretrain, "_pool", stop)
+    monkeypatch.setattr(inputs, "_pool", stop)
     argv = ["--data_path", pool_folder, "--output_dir", tmp_path, "--view_size", 64]
     argv += ["--threads", 1]
     assert _run(train_ssl.main, *argv) == _run(train_ssl.main, *argv, "--tile_size", 96) == 2

@@ -25,12 +25,18 @@ from matssl.data import crops, layouts, masks, preprocess, specimens
 from matssl.data.crops import CropLoader, CropRecipe, Labelled
 from matssl.data.layouts import Dataset, Pair
 from matssl.data.preprocess import Preprocess
+from matssl.decoders import with_encoder
 from matssl.metrics import counts as counting
 from matssl.metrics import overlap
-from matssl.models import losses, small_unet
+from matssl.models import losses
 from matssl.models.encoders import channels_last, set_batchnorm_training
 from matssl.models.heads import synchronise_batchnorm
-from matssl.models.segmentation import SegmentationModel, build_model
+from matssl.models.segmentation import (
+    SegmentationModel,
+    build_model,
+    check_input_size,
+    check_training,
+)
 from matssl.pictures import segmentation, training
 from matssl.stages import console, lineage, published, resume
 
@@ -75,6 +81,8 @@ def finetune(config: FinetuneConfig, argv: Sequence[str] = ()) -> Path:
     assert table is not None
     _given_weights(config, table.num_classes)
     model = build_model(config.encoder, config.decoder, table.num_classes, config.in_channels)
+    check_input_size(model, config.input_size)
+    config = _crop(config, model.multiple)
     shown = _without_tests(dataset, train_pairs, val_pairs)
     facts = preflight.examine_dataset(dataset, record, opened=OPENED).text()
     console.say(config, rt, facts)
@@ -83,6 +91,12 @@ def finetune(config: FinetuneConfig, argv: Sequence[str] = ()) -> Path:
     val = crops.load(val_pairs, record, table) if val_pairs else None
     record = preprocess.measure(record, train.planes)
     config = _whole_images(config, rt, len(train.planes))
+    still = config.freeze_encoder_steps >= _total_steps(config, len(train.planes))
+    check_training(
+        *(model, config.batch_size, config.crop_size or CROP_SIZE, config.in_channels),
+        flag="--crop_size",
+        frozen=model.encoder if still else None,
+    )
     # A resumed run has its weights in the checkpoint; the file it started from may be gone.
     source = None if config.resume else config.ssl_weights_path or config.weights
     started_from = lineage.start_weights(
@@ -164,7 +178,7 @@ class Learner:
         self.parallel = runtime.compiled(self.parallel, config.compile)
 
     def learn(self, step: int, images: Tensor, target: Tensor) -> tuple[float, float]:
-        """Take one step and return its loss and learning rate.
+        """Take one step; return its loss, the mean over the processes, and learning rate.
 
         Raises:
             UserError: the loss is not finite.
@@ -183,7 +197,8 @@ class Learner:
         with self.rt.autocast():
             logits = self.parallel(images)
         loss: Tensor = self.loss(logits, target, self.class_weights)
-        if self.rt.any(not bool(torch.isfinite(loss.detach()))):
+        value = float(self.rt.mean(loss.detach()))
+        if not math.isfinite(value):
             raise UserError(
                 f"the loss is not finite at step {step + 1}; lower --lr or set --precision fp32; "
                 "the last checkpoint is from before"
@@ -197,7 +212,7 @@ class Learner:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.clip)
         self.optimizer.step()
         self._average(step)
-        return float(loss.detach()), lr
+        return value, lr
 
     def validate(self, data: Labelled) -> NDArray[np.int64]:
         """Return the pooled confusion matrix of the averaged model on whole images."""
@@ -310,8 +325,8 @@ class Run:
                     console.say(
                         config,
                         rt,
-                        f"estimate {needed} for {counted(left, 'step')}, "
-                        f"without validation ({runtime.peak_memory() / 1e9:.1f} GB in use)",
+                        f"estimate {needed} for {counted(left, 'step')}, without validation "
+                        f"({runtime.peak_memory(rt.device) / 1e9:.1f} GB in use)",
                     )
                 if self.step % config.val_every == 0 or self.step == self.stop_at:
                     self._validate(loss)
@@ -606,20 +621,22 @@ def _published(config: FinetuneConfig) -> FinetuneConfig:
         config = replace(config, name=f"{config.name}-{config.note}", note="")
     if config.class_weights != "none" and config.loss == "dice":
         raise UserError("--class_weights act in a cross-entropy; --loss dice has none")
-    if config.input_size is not None and config.input_size >= 32:
-        # A crop larger than the resized image would be filled up with mirrored pixels.
-        side = min(config.crop_size or config.input_size, config.input_size)
-        config = replace(config, crop_size=max(32, side - side % 32))
-    elif config.crop_size is None:
-        config = replace(config, crop_size=CROP_SIZE)
-    assert config.crop_size is not None
-    if config.crop_size % 32 or config.crop_size < 32:
-        raise UserError(f"--crop_size must be a multiple of 32, not {config.crop_size}")
-    if config.input_size is not None and config.input_size < 32:
-        raise UserError(f"--input_size must be at least 32, not {config.input_size}")
     if config.batch_size < 1 or config.val_every < 1 or config.checkpoint_every < 1:
         raise UserError("--batch_size, --val_every and --checkpoint_every must be at least 1")
     return config
+
+
+def _crop(config: FinetuneConfig, multiple: int) -> FinetuneConfig:
+    """Return the configuration with the side of a crop, a multiple of what the model needs."""
+    size, side = config.crop_size, config.input_size
+    if side is not None:
+        # A crop larger than the resized image would be filled up with mirrored pixels.
+        side = min(size or side, side)
+        return replace(config, crop_size=max(multiple, side - side % multiple))
+    size = CROP_SIZE if size is None else size
+    if size % multiple or size < multiple:
+        raise UserError(f"--crop_size must be a multiple of {multiple}, not {size}")
+    return replace(config, crop_size=size)
 
 
 def _loss(published: str) -> str:
@@ -645,9 +662,7 @@ def _architecture(config: FinetuneConfig, root: Path) -> tuple[str, str]:
     if encoder == "auto":
         encoder = found[0] or DEFAULT_ENCODER
     if decoder == "auto":
-        # The small U-Net is one piece.
-        whole = small_unet.NAME if encoder == small_unet.NAME else DEFAULT_DECODER
-        decoder = found[1] or whole
+        decoder = found[1] or with_encoder(encoder, DEFAULT_DECODER)
     return encoder, decoder
 
 

@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from matssl.core.errors import guard
 from matssl.stages.phase_map import settings
 
+SETTINGS = settings.PhaseMapSettings
+
 
 def main(argv: Sequence[str]) -> int:
     """Resolve the flags and draw the maps; returns 0."""

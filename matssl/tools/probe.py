@@ -7,41 +7,55 @@ encoder: to choose among weights before one of them is fine-tuned. Test images a
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from matssl.core.errors import guard
+from matssl.core.flags import flag
+from matssl.core.parsing import parse_one
+from matssl.stages.settings import (
+    LARGEST_SEED,
+    LabelSettings,
+    ToolSettings,
+    device_problem,
+    group_regex_problem,
+)
 
 if TYPE_CHECKING:
     from matssl.stages.pretrain.settings import PretrainSettings
 
 
+@dataclass(frozen=True)
+class ProbeSettings(LabelSettings, ToolSettings):
+    """Flags of the command."""
+
+    weights: tuple[str, ...] = flag(
+        (),
+        "weights",
+        "runs of train_ssl.py, weights files, imagenet, or none for random weights",
+        required=True,
+        positional=True,
+    )
+    probe_path: str = flag("", "data", "folder of a few images with masks", required=True)
+    group_regex: str | None = flag(
+        None, "data", "names the specimen in a file name", check=group_regex_problem
+    )
+    encoder: str = flag("resnet18", "weights", "of imagenet and none")
+    seed: int = flag(0, "run", "of random weights and cuts", low=0, high=LARGEST_SEED)
+    device: str = flag("auto", "run", "auto, cpu, cuda or cuda:N", check=device_problem)
+    threads: int | None = flag(
+        None, "run", "CPU threads of torch (default: all cores)", low=1, high=1024
+    )
+
+
+SETTINGS = ProbeSettings
+
+
 def main(argv: Sequence[str]) -> int:
     """Print the mean IoU of the read-out of each file; returns 0."""
-    parser = argparse.ArgumentParser(
-        prog="python -m matssl.tools.probe",
-        description=__doc__.replace("``", ""),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "weights",
-        nargs="+",
-        metavar="WEIGHTS",
-        help="runs of train_ssl.py, weights files, imagenet, or none for random weights",
-    )
-    parser.add_argument("--probe_path", required=True, help="folder of a few images with masks")
-    parser.add_argument("--splits", help="file that names the images of each split")
-    parser.add_argument("--classes", help="of the masks, as of train_finetune.py")
-    parser.add_argument("--group_regex", help="names the specimen in a file name")
-    parser.add_argument("--encoder", default="resnet18", help="of imagenet and none (resnet18)")
-    parser.add_argument("--seed", type=int, default=0, help="of random weights and cuts (0)")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    parser.add_argument("--threads", type=int, help="CPU threads of torch (all cores)")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    args = parser.parse_args(argv)
+    args = parse_one(SETTINGS, argv, __doc__ or "", prog="python -m matssl.tools.probe")
     from matssl.stages.pretrain.settings import PretrainSettings
 
     config = PretrainSettings(
@@ -78,7 +92,7 @@ def scores(
     from matssl.trained.encoder import Encoder
 
     rt = config.runtime()
-    probes: dict[tuple[str, float, float], DenseProbe | None] = {}
+    probes: dict[tuple[str, float, float, int], DenseProbe | None] = {}
     for source in sources:
         encoder = Encoder.load(
             source,
@@ -89,11 +103,10 @@ def scores(
             precision=rt.precision,
         )
         record = encoder.record
-        seen = (record.window, record.low, record.high)
+        seen = (record.window, record.low, record.high, encoder.multiple)
         if seen not in probes:
-            probes[seen] = dense_probe(
-                replace(config, window=record.window, low=record.low, high=record.high), None
-            )
+            levels = replace(config, window=record.window, low=record.low, high=record.high)
+            probes[seen] = dense_probe(levels, None, encoder.multiple)
         probe = probes[seen]
         assert probe is not None
         yield source, probe.score(encoder.network.model, rt.device, rt.autocast)

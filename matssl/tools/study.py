@@ -7,44 +7,53 @@ Results go to OUTPUT_DIR/NAME: table.md, table.csv, curves.png and the run folde
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from matssl.core import config
 from matssl.core.errors import guard
+from matssl.core.flags import flag
+from matssl.core.parsing import parse_one, read_settings
 from matssl.core.wording import counted
+from matssl.stages.settings import LARGEST_SEED, ToolSettings
+
+
+@dataclass(frozen=True)
+class StudySettings(ToolSettings):
+    """Flags of the command."""
+
+    study: str = flag(
+        "",
+        "run",
+        "YAML file, or the name of a study that comes with matssl",
+        required=True,
+        positional=True,
+    )
+    root: str = flag("datasets", "data", "folder that paths in the file start from")
+    output_dir: str = flag("experiments/studies", "run", "folder of all studies")
+    seeds: tuple[int, ...] = flag(
+        (), "run", "instead of those in the file", low=0, high=LARGEST_SEED
+    )
+    variants: tuple[str, ...] = flag((), "run", "only these of the file's")
+    starts: tuple[str, ...] = flag((), "run", "only these, so that processes can share a study")
+    dry_run: bool = flag(False, "run", "check, print the commands, stop")
+    table: bool = flag(False, "run", "only write the table of what is done")
+
+
+SETTINGS = StudySettings
 
 
 def main(argv: Sequence[str]) -> int:
     """Run what is missing of the study and write its table; returns 0."""
-    parser = argparse.ArgumentParser(
-        prog="python -m matssl.tools.study",
-        description=__doc__.replace("``", ""),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("study", help="YAML file, or the name of a study that comes with matssl")
-    parser.add_argument(
-        "--root", default="datasets", help="folder that paths in the file start from"
-    )
-    parser.add_argument("--output_dir", default="experiments/studies", help="folder of all studies")
-    parser.add_argument("--seeds", type=int, nargs="+", help="instead of those in the file")
-    parser.add_argument("--variants", nargs="+", default=(), help="only these of the file's")
-    parser.add_argument(
-        "--starts", nargs="+", default=(), help="only these, so that processes can share a study"
-    )
-    parser.add_argument("--dry_run", action="store_true", help="check, print the commands, stop")
-    parser.add_argument("--table", action="store_true", help="only write the table of what is done")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    args = parser.parse_args(argv)
+    args = parse_one(SETTINGS, argv, __doc__ or "", prog="python -m matssl.tools.study")
     from matssl.study import plan as plans
     from matssl.study.runner import Runner
 
     file = plans.find(args.study)
-    content = config.read_yaml(file)
+    content = read_settings(file)
     if args.seeds:
-        content["seeds"] = args.seeds
+        content["seeds"] = list(args.seeds)
     plan = plans.read(content, file.stem)
     out = Path(args.output_dir) / plan.name
     part = plan.only(args.variants, args.starts)

@@ -16,17 +16,15 @@ from torch import Tensor
 
 from matssl import weights
 from matssl.core import checkpoint
-from matssl.core.flags import read_settings
+from matssl.core.parsing import read_settings
 from matssl.data.preprocess import STANDARD_HALF_WIDTH, Preprocess
-from matssl.models.encoders import build_encoder, pyramid
+from matssl.models.encoders import build_encoder, encoder_facts, pyramid
 from matssl.trained.network import Network
 from matssl.trained.segmenter import Picture, opened
 from matssl.weights.layouts import Content
 
 # Mirrored pixels about an image: a network knows its border by the zeros it pads with.
 MARGIN = 64
-# Sides of what goes through a network are multiples of this.
-STRIDE = 32
 # Sources that are no file.
 RANDOM, IMAGENET = "none", "imagenet"
 # For weights that do not say how their images were read: grey levels of zero mean and unit variance
@@ -97,6 +95,11 @@ class Encoder:
             lineage = weights.start(model, str(path), name, in_channels=record.channels).lineage
         return cls(Network.on(model, device, precision, threads), name, record, str(path), lineage)
 
+    @property
+    def multiple(self) -> int:
+        """Sides of its input are multiples of it."""
+        return encoder_facts(self.network.model).multiple
+
     def features(self, micrograph: Picture) -> NDArray[np.float32]:
         """Return the features that phases are told apart by, float32 (D, h, w).
 
@@ -107,7 +110,7 @@ class Encoder:
             micrograph: see :meth:`matssl.trained.segmenter.Segmenter.predict`.
         """
         image = self._image(micrograph)
-        found = around(lambda x: [self.unit_features(x)], image, self.network)
+        found = around(lambda x: [self.unit_features(x)], image, self.network, self.multiple)
         return np.ascontiguousarray(found[0])
 
     def maps(self, micrograph: Picture) -> tuple[NDArray[np.float32], ...]:
@@ -116,9 +119,8 @@ class Encoder:
         Args:
             micrograph: see :meth:`matssl.trained.segmenter.Segmenter.predict`.
         """
-        found = around(
-            lambda x: pyramid(self.network.model, x), self._image(micrograph), self.network
-        )
+        image = self._image(micrograph)
+        found = around(lambda x: pyramid(self.network.model, x), image, self.network, self.multiple)
         return tuple(np.ascontiguousarray(level) for level in found)
 
     def unit_features(self, x: Tensor) -> Tensor:
@@ -133,7 +135,10 @@ class Encoder:
 
 
 def around(
-    maps: Callable[[Tensor], Sequence[Tensor]], image: NDArray[np.float32], network: Network
+    maps: Callable[[Tensor], Sequence[Tensor]],
+    image: NDArray[np.float32],
+    network: Network,
+    multiple: int,
 ) -> list[NDArray[np.float32]]:
     """Return what a network says of the cells of an image, float32 (D, h, w) a map.
 
@@ -141,9 +146,11 @@ def around(
         maps: input (B, C, H, W) to maps (B, D, h, w) of any strides.
         image: normalised, float32 (C, H, W); it is mirrored about its borders.
         network: where it computes.
+        multiple: of the sides of its input.
     """
     height, width = image.shape[1:]
-    wide = mirrored(image, -height % STRIDE, -width % STRIDE)
+    # The margin may be no multiple itself.
+    wide = mirrored(image, -height % multiple, -width % multiple)
     x = torch.from_numpy(wide)[None].to(network.device)
     x = x.contiguous(memory_format=torch.channels_last)
     with torch.inference_mode(), network.autocast():

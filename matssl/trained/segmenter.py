@@ -21,15 +21,15 @@ from matssl.data import masks, readers
 from matssl.data.masks import ClassTable, MaskClass
 from matssl.data.preprocess import Preprocess
 from matssl.data.readers import Micrograph
+from matssl.decoders import DECODERS
 from matssl.measure import field
-from matssl.models.segmentation import SegmentationModel, build_model
+from matssl.models.segmentation import SegmentationModel, build_model, check_input_size
 from matssl.trained.network import Network
+from matssl.weights.folding import IMAGENET_MEAN, IMAGENET_STD
 from matssl.weights.layouts import Content
 
 # Side of the square that the published code resizes images to.
 PUBLISHED_SIZE = 256
-# Below this side nothing is left of an image at the deepest stage of a network.
-SMALLEST_SIZE = 32
 Picture = Micrograph | NDArray[Any] | Path | str
 
 
@@ -148,8 +148,6 @@ class Segmenter:
             UserError: no such file, one that is incomplete or no segmentation model, or no such
                 device.
         """
-        if input_size is not None and input_size < SMALLEST_SIZE:
-            raise UserError(f"--input_size must be at least {SMALLEST_SIZE}, not {input_size}")
         path = hub.locate(path)
         content = weights.read(path)
         # safetensors hold tensors alone, ours too: none of them is a checkpoint.
@@ -158,7 +156,7 @@ class Segmenter:
             network = Network.on(model, device, precision, threads)
             return cls(network, record, table, str(path), raw=True, note=note)
         payload = checkpoint.checked(content.payload, path, stage="finetune")
-        model, record, table = _own(payload, path)
+        model, record, table = _own(payload, path, input_size)
         if input_size is not None:
             record = replace(record, resize=input_size)
         network = Network.on(model, device, precision, threads)
@@ -244,7 +242,9 @@ def _built(description: Mapping[str, Any]) -> SegmentationModel:
         return build_model(**description)
 
 
-def _own(payload: Mapping[str, Any], path: Path) -> tuple[nn.Module, Preprocess, ClassTable]:
+def _own(
+    payload: Mapping[str, Any], path: Path, input_size: int | None
+) -> tuple[nn.Module, Preprocess, ClassTable]:
     """Return model, record and class table of a checkpoint of fine-tuning."""
     try:
         model = _built(payload["model"])
@@ -252,6 +252,7 @@ def _own(payload: Mapping[str, Any], path: Path) -> tuple[nn.Module, Preprocess,
         if any(key.startswith("ema.") for key in state):
             # last.ckpt holds both; the averaged weights are the ones that were validated.
             state = {k.removeprefix("ema."): v for k, v in state.items() if k.startswith("ema.")}
+        check_input_size(model, input_size)
         model.load_state_dict(state)
         record = Preprocess.from_dict(payload["preprocess"])
         return model, record, ClassTable.from_dict(payload["classes"])
@@ -279,6 +280,7 @@ def _published(content: Content, input_size: int) -> tuple[nn.Module, Preprocess
     """
     description = weights.segmentation_description(content)
     model = _built(description)
+    check_input_size(model, input_size)
     wanted = model.state_dict()
     fitting = {k: v for k, v in content.tensors.items() if k in wanted}
     absent = [k for k in wanted if k not in fitting and not k.endswith(weights.HARMLESS)]
@@ -292,8 +294,8 @@ def _published(content: Content, input_size: int) -> tuple[nn.Module, Preprocess
     model.load_state_dict(fitting, strict=False)
     count = description["num_classes"]
     channels = description["in_channels"]
-    mean: Sequence[float] = weights.IMAGENET_MEAN
-    std: Sequence[float] = weights.IMAGENET_STD
+    mean: Sequence[float] = IMAGENET_MEAN
+    std: Sequence[float] = IMAGENET_STD
     if channels == 1:
         mean, std = (sum(mean) / 3,), (sum(std) / 3,)
     record = Preprocess(
@@ -315,6 +317,8 @@ def _published(content: Content, input_size: int) -> tuple[nn.Module, Preprocess
         f"{input_size} x {input_size} (--input_size), ImageNet normalisation, mask values: "
         f"{meaning}"
     )
+    unsaid = DECODERS[description["decoder"]].unsaid
+    note += f", {unsaid}" if unsaid else ""
     return model, record, table, note
 
 

@@ -17,10 +17,9 @@ from torch import Tensor, nn
 
 from matssl.core import palette
 from matssl.core.batch import Batch, Panel
-from matssl.core.errors import UserError
 from matssl.methods.contrastive import gather_in_order
 from matssl.methods.pscl import patches
-from matssl.models.decoders import build_decoder, fine_channels, fine_maps
+from matssl.models.decoders import fine_channels, fine_maps
 from matssl.models.encoders import average
 from matssl.models.heads import grouped_head
 
@@ -54,21 +53,6 @@ class Sampled:
     def classes(self) -> Tensor:
         """How many classes the labelled view shows."""
         return torch.tensor(float(len(self.kind[self.weight > 0].unique())))
-
-
-def decoder_of(name: str, encoder: nn.Module) -> nn.Module:
-    """Return a decoder for an encoder.
-
-    Raises:
-        UserError: one without maps at strides 4, 2 and 1.
-    """
-    try:
-        return build_decoder(name, encoder)
-    except KeyError as error:
-        raise UserError(
-            f"PSCL trains a decoder of several scales; --decoder {name} has none: take unet, "
-            "unetplusplus or small_unet"
-        ) from error
 
 
 def cell_heads(decoder: nn.Module, hidden: int, out: int) -> nn.ModuleList:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from matssl.core.batch import Batch, Losses, Panel
+from matssl.decoders import check_side
 from matssl.methods.base import SSLMethod
 from matssl.methods.contrastive import gather, nt_xent
 from matssl.methods.pscl import patches
@@ -22,14 +23,13 @@ from matssl.methods.pscl.cells import (
     Sampled,
     cell_heads,
     combined,
-    decoder_of,
     look,
     panel,
     parts,
     sample_scales,
 )
 from matssl.methods.pscl.settings import PSCLSimCLRSettings
-from matssl.models.decoders import check_side
+from matssl.models.decoders import build_fine_decoder
 from matssl.models.encoders import average, pyramid, stage_channels
 from matssl.models.heads import plain_head
 
@@ -53,14 +53,14 @@ class PSCLSimCLR(SSLMethod):
         super().__init__(encoder, in_channels, mean, std)
         hidden = settings.hidden_dim or HIDDEN
         self.settings = settings
-        self.decoder = decoder_of(settings.decoder, encoder)
+        self.decoder = build_fine_decoder(settings.decoder, encoder)
         self.head = plain_head(stage_channels(encoder)[-1], hidden, settings.global_output_dim)
         self.cell_heads = cell_heads(self.decoder, hidden, settings.dense_output_dim)
         self.register_buffer("step", torch.zeros((), dtype=torch.long))
 
     def check_views(self, side: int) -> None:
         """Refuse views that the decoder cannot take."""
-        check_side(self.decoder, side)
+        check_side(self.settings.decoder, side)
 
     def after_step(self, progress: float) -> None:
         """Count the steps: what is drawn in one is the same after a resume."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from matssl.core.flags import flag
+from matssl.core.flags import Problem, flag
+from matssl.decoders import DECODERS
 from matssl.methods import settings as shared
 from matssl.methods.settings import GROUP, GuidedSettings, PoolFacts
 
@@ -37,18 +38,19 @@ class PSCLSettings(GuidedSettings):
         "unet",
         GROUP,
         "the decoder that is trained with the encoder and kept",
-        choices=("unet", "unetplusplus", "small_unet"),
+        choices=tuple(name for name, decoder in DECODERS.items() if decoder.fine),
     )
     num_classes: int = CLASSES
 
-    def problems(self, batch_size: int) -> list[str]:
+    def problems(self, batch_size: int) -> list[Problem]:
         """Return what does not go together."""
         wrong = super().problems(batch_size)
         if self.global_local_ratio == 0:
-            wrong.append(
+            told = (
                 "--global_local_ratio 0 leaves out the patch loss, and with it labels and decoder; "
                 "take --model simclr or mocov2 instead"
             )
+            wrong.append(Problem(told, ("global_local_ratio",)))
         return wrong
 
     def guided(self: Settings, pool: PoolFacts) -> Settings:

@@ -17,21 +17,18 @@ from torch import Tensor, nn
 
 from matssl.core.batch import Batch, Losses, Panel
 from matssl.core.errors import UserError
+from matssl.decoders import DECODERS
 from matssl.methods.base import SSLMethod
 from matssl.methods.contrastive import shared_mean
 from matssl.methods.spark.settings import WIDTH, SparKSettings
-from matssl.models.decoders import CHANNELS, build_decoder
+from matssl.models.decoders import build_decoder, pixel_head
 from matssl.models.decoders.light import LightDecoder
-from matssl.models.encoders import STAGES, average, pyramid, stage_channels
+from matssl.models.encoders import STAGES, average, encoder_facts, pyramid, stage_channels
 from matssl.models.heads import own_statistics
-from matssl.models.small_unet import SmallUnetEncoder
 from matssl.models.sparse import ActiveCells, Densify, check_sparse, make_sparse, resized
 
-DECODERS = ("unet", "unetplusplus", "light")
 # Added to the variance of a cell, as published.
 EPS = 1e-6
-# Sides that every encoder's deepest map divides.
-STRIDE = 32
 # Steps between two looks of dense layers at unmasked views: their running statistics are then those
 # of about 19 batches, 600 views at a batch of 32.
 STATISTICS_EVERY = 4
@@ -152,7 +149,7 @@ class SparK(SSLMethod):
         self.sparse = settings.masking == "sparse"
         self.planes = len(mean)
         self.floor = float(np.mean([(1 / 255 / s) ** 2 for s in std]))
-        _check(settings, encoder)
+        _check(encoder)
         self.active = ActiveCells()
         if self.sparse:
             make_sparse(encoder, self.active)
@@ -171,7 +168,7 @@ class SparK(SSLMethod):
             self.decoder: nn.Module = LightDecoder(width, self.planes)
         else:
             self.decoder = build_decoder(settings.decoder, encoder)
-            self.head = nn.Conv2d(CHANNELS[-1], self.planes, 1)
+            self.head = pixel_head(settings.decoder, self.planes)
             if self.sparse:
                 channels = list(encoder.out_channels)[1:]  # type: ignore[arg-type]
                 self.densify = nn.ModuleList(Densify(c, None, 1, active) for c in channels)
@@ -182,10 +179,11 @@ class SparK(SSLMethod):
     def check_views(self, side: int) -> None:
         """Refuse views that cells do not divide, or of one cell."""
         size = self.settings.patch_size
-        if side % STRIDE or side < 2 * size:
+        multiple = math.lcm(size, encoder_facts(self.encoder).multiple)
+        if side % multiple or side < 2 * size:
             raise UserError(
                 f"views of {side} x {side} pixels cannot be cut into cells of {size}: "
-                f"--view_size must be a multiple of {STRIDE} and at least twice --patch_size"
+                f"--view_size must be a multiple of {multiple} and at least twice --patch_size"
             )
 
     def cells(self, view: Tensor) -> Tensor:
@@ -310,7 +308,7 @@ class SparK(SSLMethod):
     def weights(self) -> dict[str, dict[str, Tensor]]:
         """Return the encoder, and the decoder where it is one of segmentation."""
         parts = super().weights()
-        if self.settings.decoder != "light":
+        if DECODERS[self.settings.decoder].segments:
             parts["decoder"] = self.decoder.state_dict()
         return parts
 
@@ -332,20 +330,17 @@ class SparK(SSLMethod):
         return pooled / seen.float().mean((2, 3)).clamp(min=1e-6)
 
 
-def _check(settings: SparKSettings, encoder: nn.Module) -> None:
-    """Refuse settings that do not go together, or not with the encoder.
+def _check(encoder: nn.Module) -> None:
+    """Refuse an encoder without a pyramid of four maps from stride 4.
 
     Raises:
-        UserError: some do not.
+        UserError: it has none.
     """
-    if isinstance(encoder, SmallUnetEncoder):
+    strides = encoder_facts(encoder).strides
+    if strides[-STAGES] != 4:
         raise UserError(
-            "--encoder small_unet does not go with spark, which needs maps at strides 4 to 32; "
-            "take another one (resnet18)"
-        )
-    if settings.decoder not in DECODERS:
-        raise UserError(
-            f"--decoder {settings.decoder} does not go with spark; there are: {', '.join(DECODERS)}"
+            "this --encoder does not go with spark, which needs maps at strides 4 to 32, not "
+            f"{', '.join(map(str, strides))}; take another one (resnet18)"
         )
 
 

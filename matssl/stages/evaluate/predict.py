@@ -211,9 +211,8 @@ def _chosen(settings: EvaluateSettings, dataset: Dataset, segmenter: Segmenter) 
                 f"{', '.join(dataset.splits)}"
             )
         return pairs
-    automatic = any(note.startswith("no split given") for note in dataset.notes)
     trained = segmenter.trained_on.images
-    if automatic and not any(str(pair.image) in trained for pair in dataset.pairs):
+    if dataset.cut.automatic and not any(str(pair.image) in trained for pair in dataset.pairs):
         # Nobody cut this folder and the model has not seen it: every image is a test.
         return list(dataset.pairs)
     return list(dataset.split("test") or dataset.pairs)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from matssl.core import flags
 from matssl.core.flags import flag
+from matssl.core.parsing import parse_one
 from matssl.stages.settings import LabelSettings, RunSettings, SpecimenSettings, TileSettings
 
 DESCRIPTION = (
@@ -91,4 +91,4 @@ def resolve(argv: Sequence[str]) -> EvaluateSettings:
         UserError: all that is wrong with it.
         SystemExit: after ``--help``.
     """
-    return flags.parse_one(EvaluateSettings, argv, DESCRIPTION)
+    return parse_one(EvaluateSettings, argv, DESCRIPTION)

@@ -19,7 +19,7 @@ from matssl.core.wording import counted
 from matssl.data.preprocess import Preprocess
 from matssl.methods import method_class
 from matssl.methods.slotcon.method import SlotCon
-from matssl.models.encoders import build_encoder
+from matssl.models.encoders import build_encoder, encoder_facts
 from matssl.trained.encoder import Encoder, around
 from matssl.trained.network import Network
 
@@ -44,6 +44,7 @@ class Source:
         scores: input (B, C, H, W) to cosines with prototypes, or to features; (B, D, h, w).
         temperature: of the prototypes' softmax; None where there are features to cluster.
         network: what the scores are computed with.
+        multiple: of the sides of its input.
         record: how images are read.
         method: of the pretraining.
         lineage: the chain of what it was trained from.
@@ -52,6 +53,7 @@ class Source:
     scores: Callable[[Tensor], Tensor]
     temperature: float | None
     network: Network
+    multiple: int
     record: Preprocess
     method: str
     lineage: tuple[Mapping[str, Any], ...]
@@ -102,12 +104,15 @@ def load(path: Path | str, device: str, precision: str) -> Source:
             slots = _prototypes(payload, record)
             network = Network.on(slots, device, precision)
             temperature = slots.settings.teacher_temperature
-            return Source(slots.prototype_scores, temperature, network, record, method, lineage)
+            multiple = encoder_facts(slots.encoder).multiple
+            scores = slots.prototype_scores
+            return Source(scores, temperature, network, multiple, record, method, lineage)
         name = payload["recipe"]["encoder"]
         encoder = Encoder.load(path, encoder=name, device=device, precision=precision)
     except (KeyError, TypeError, RuntimeError) as error:
         raise UserError(f"{path} is incomplete or damaged: {str(error).splitlines()[0]}") from error
-    return Source(encoder.unit_features, None, encoder.network, record, method, lineage)
+    scores, network, multiple = encoder.unit_features, encoder.network, encoder.multiple
+    return Source(scores, None, network, multiple, record, method, lineage)
 
 
 def _prototypes(payload: Mapping[str, Any], record: Preprocess) -> SlotCon:
@@ -145,7 +150,7 @@ def find(
         if len(np.unique(rows, axis=0)) < count:
             raise UserError(f"these images have fewer than {count} kinds of cells")
         centres, variance = phases.cluster(rows, count)
-        nearest = phases.NearestCentre(source.scores, centres, variance)
+        nearest = phases.NearestCentre(source.scores, centres, variance, source.multiple)
         return nearest, [[i] for i in range(count)]
     won, alike = np.zeros(1), np.zeros((1, 1))
     for part in cells:
@@ -153,7 +158,7 @@ def find(
         won = won + np.bincount(part.argmax(1), minlength=part.shape[1])
         alike = alike + assignment.T @ assignment
     phase = _joined(alike, won / won.sum(), wanted)
-    model = phases.JoinedPrototypes(source.scores, phase, source.temperature)
+    model = phases.JoinedPrototypes(source.scores, phase, source.temperature, source.multiple)
     return model, [np.flatnonzero(phase == i).tolist() for i in range(int(phase.max()) + 1)]
 
 
@@ -187,7 +192,7 @@ def _cells(source: Source, record: Preprocess, path: Path) -> NDArray[np.float32
     rows = []
     for top, left in windows(plane.shape[0], plane.shape[1]):
         image = record.tensor(plane[top : top + WINDOW, left : left + WINDOW])
-        (found,) = around(lambda x: [source.scores(x)], image, source.network)
+        (found,) = around(lambda x: [source.scores(x)], image, source.network, source.multiple)
         rows.append(found.reshape(len(found), -1).T)
     return np.concatenate(rows)
 

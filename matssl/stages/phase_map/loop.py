@@ -143,7 +143,7 @@ def _inputs(settings: PhaseMapSettings, source: Source) -> Inputs:
     if pixel_size is not None:
         record = replace(record, pixel_size=pixel_size)
     paths, left_out = layouts.unlabelled(settings.data)
-    found = preflight.examine(str(settings.data), {"images": paths}, record)
+    found = preflight.examine(str(settings.data), {"images": paths}, record, left_out=left_out)
     good = [fact.path for fact in found.facts if not fact.error]
     broken = found.broken
     if len(broken) > MAX_BROKEN * len(found.facts):
@@ -158,10 +158,7 @@ def _inputs(settings: PhaseMapSettings, source: Source) -> Inputs:
             f"the run rescales images to {record.target_pixel_size:g} nm a pixel, and the pixel "
             f"size of {len(unknown)} images is not known (first: {unknown[0]}); give --pixel_size"
         )
-    facts = found.text()
-    if left_out:
-        facts += f"\n  left out     folders of masks: {', '.join(p.name for p in left_out)}"
-    return Inputs(source, record, good, broken, facts)
+    return Inputs(source, record, good, broken, found.text())
 
 
 def _start(

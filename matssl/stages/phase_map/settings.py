@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from matssl.core import flags
-from matssl.core.flags import flag
+from matssl.core.flags import Problem, flag
+from matssl.core.parsing import parse_one
 from matssl.stages.settings import RunSettings, SpecimenSettings, TileSettings
 
 DESCRIPTION = (
@@ -53,14 +53,16 @@ class PhaseMapSettings(RunSettings, SpecimenSettings, TileSettings):
         """Names of the phases, empty where none are given."""
         return [word.strip() for word in (self.names or "").split(",") if word.strip()]
 
-    def problems(self) -> list[str]:
+    def problems(self) -> list[Problem]:
         """Return what does not go together."""
         wrong = []
         names = self.given_names
         if self.names is not None and (len(set(names)) < len(names) or len(names) < 2):
-            wrong.append(f"--names {self.names} must be two or more different names")
+            told = f"--names {self.names} must be two or more different names"
+            wrong.append(Problem(told, ("names",)))
         if names and self.phases is not None and len(names) != self.phases:
-            wrong.append(f"--names has {len(names)} names for --phases {self.phases}")
+            told = f"--names has {len(names)} names for --phases {self.phases}"
+            wrong.append(Problem(told, ("names", "phases")))
         return wrong
 
 
@@ -71,7 +73,7 @@ def resolve(argv: Sequence[str]) -> PhaseMapSettings:
         UserError: all that is wrong with it.
         SystemExit: after ``--help``.
     """
-    return flags.parse_one(
+    return parse_one(
         PhaseMapSettings,
         argv,
         DESCRIPTION,

@@ -61,12 +61,15 @@ def guides(
     return Guides(planes, data.masks, numbers, tuple(table.names)), data
 
 
-def dense_probe(settings: PretrainSettings, record: Preprocess | None) -> DenseProbe | None:
+def dense_probe(
+    settings: PretrainSettings, record: Preprocess | None, multiple: int
+) -> DenseProbe | None:
     """Return the dense probe on the images of ``--probe_path``, None without it.
 
     Args:
         settings: its flags say where the images lie and which are opened.
         record: how they are read; None measures their own grey levels.
+        multiple: of the sides of what the encoder sees.
 
     Raises:
         UserError: see :func:`_labelled` and :class:`DenseProbe`.
@@ -78,7 +81,7 @@ def dense_probe(settings: PretrainSettings, record: Preprocess | None) -> DenseP
     table = dataset.table
     assert table is not None
     record = record or preprocess.measure(reading, train.planes)
-    return DenseProbe(train, val, table.num_classes, record.tensor, settings.seed)
+    return DenseProbe(train, val, table.num_classes, record.tensor, settings.seed, multiple)
 
 
 def _labelled(

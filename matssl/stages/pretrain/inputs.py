@@ -76,6 +76,7 @@ def gather(
     views: int,
     rt: Runtime,
     record: Preprocess,
+    multiple: int,
 ) -> Inputs:
     """Read what a run learns from, and say what was found.
 
@@ -85,6 +86,7 @@ def gather(
         views: how many views of a sample it learns from.
         rt: where it computes.
         record: how images are read.
+        multiple: of the sides of what the encoder sees.
 
     Raises:
         UserError: images or masks that cannot be meant.
@@ -98,7 +100,7 @@ def gather(
     tile_size = settings.tile_size or 2 * settings.view_size
     pool = _pool(settings, rt, paths, record, tile_size)
     record = preprocess.measure(record, (pool.plane(i) for i in range(len(pool))))
-    probe = guides.dense_probe(settings, record)
+    probe = guides.dense_probe(settings, record, multiple)
     labelled = {} if guided_by is None else {"guide": guided_by}
     labelled |= {} if probe is None else probe.opened
     recipes = (_first_views(settings), _second_views(settings))
@@ -122,7 +124,7 @@ def gather(
 
 
 def _image_paths(settings: PretrainSettings) -> tuple[list[Path], list[Path]]:
-    """Return the images of the pool, and the folders of masks that are left out of it."""
+    """Return the images of the pool, and the files and folders of masks left out of it."""
     paths, left_out = layouts.unlabelled(settings.data_path)
     if settings.file_list is not None:
         lists = Path(settings.file_list)
@@ -144,10 +146,7 @@ def _preflight(
     found = {"pool": list(paths)}
     if settings.test_folder is not None:
         found["test"] = layouts.tests(settings.test_folder)
-    text = preflight.examine(settings.data_path, found, record).text()
-    if left_out:
-        names = ", ".join(path.name for path in left_out)
-        text += f"\n  left out     folders of masks: {names}"
+    text = preflight.examine(settings.data_path, found, record, left_out=left_out).text()
     tests = [p for p in paths if any(part.endswith("test") for part in p.parent.parts[-2:])]
     if tests:
         number = counted(len(tests), "test image")

@@ -14,7 +14,7 @@ from matssl import monitor, report
 from matssl.core import run_folder
 from matssl.core.wording import counted
 from matssl.data.datasets import ViewLoader
-from matssl.models.encoders import pyramid
+from matssl.models.encoders import encoder_facts, pyramid
 from matssl.pictures import training as pictures
 
 if TYPE_CHECKING:
@@ -169,9 +169,10 @@ def _features(run: Run) -> None:
     count = min(6, len(run.inputs.pool))
     numbers = np.unique(np.linspace(0, len(run.inputs.pool) - 1, count).astype(int))
     images, features = [], []
+    multiple = encoder_facts(run.method.encoder).multiple
     run.method.eval()
     for number in numbers:
-        plane = _centre(run.inputs.pool.plane(int(number)), 384)
+        plane = _centre(run.inputs.pool.plane(int(number)), 384, multiple)
         x = torch.from_numpy(run.inputs.record.tensor(plane))[None].to(run.rt.device)
         with torch.inference_mode(), run.rt.autocast():
             maps = pyramid(run.method.encoder, x)
@@ -191,11 +192,11 @@ def draw_curves(run: Run) -> None:
         pictures.pretraining_curves(steps, log, scores, run.folder.path("curves.png"))
 
 
-def _centre(plane: Any, side: int) -> Any:
-    """Return the middle of a plane, sides multiples of 32 and at most ``side``."""
-    height, width = (min(side, length) // 32 * 32 for length in plane.shape[:2])
-    height, width = max(height, 32), max(width, 32)
-    if plane.shape[0] < 32 or plane.shape[1] < 32:
+def _centre(plane: Any, side: int, multiple: int) -> Any:
+    """Return the middle of a plane, sides multiples of a number and at most ``side``."""
+    height, width = (min(side, length) // multiple * multiple for length in plane.shape[:2])
+    height, width = max(height, multiple), max(width, multiple)
+    if plane.shape[0] < multiple or plane.shape[1] < multiple:
         import cv2
 
         return cv2.resize(plane, (width, height))

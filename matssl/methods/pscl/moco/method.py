@@ -9,6 +9,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from matssl.core.batch import Batch, Losses, Panel
+from matssl.decoders import check_side
 from matssl.methods.contrastive import gather_in_order, shared_mean
 from matssl.methods.momentum import MomentumMethod, slow_copy
 from matssl.methods.pscl import patches
@@ -18,7 +19,6 @@ from matssl.methods.pscl.cells import (
     Sampled,
     cell_heads,
     combined,
-    decoder_of,
     look,
     panel,
     parts,
@@ -27,7 +27,7 @@ from matssl.methods.pscl.cells import (
 )
 from matssl.methods.pscl.moco.settings import PSCLMoCoSettings
 from matssl.methods.settings import DEFAULT_QUEUE
-from matssl.models.decoders import check_side
+from matssl.models.decoders import build_fine_decoder
 from matssl.models.encoders import average, pyramid, stage_channels
 from matssl.models.heads import plain_head, split_batchnorm
 
@@ -99,7 +99,9 @@ class PSCLMoCo(MomentumMethod):
         super().__init__(encoder, in_channels, mean, std, momentum, schedule, settings.bn_splits)
         hidden, width = settings.hidden_dim or HIDDEN, settings.dense_output_dim
         self.settings = settings
-        self.decoder = split_batchnorm(decoder_of(settings.decoder, encoder), settings.bn_splits)
+        self.decoder = split_batchnorm(
+            build_fine_decoder(settings.decoder, encoder), settings.bn_splits
+        )
         self.head = plain_head(stage_channels(encoder)[-1], hidden, settings.global_output_dim)
         self.cell_heads = cell_heads(self.decoder, hidden, width)
         self.key_encoder, self.key_decoder = slow_copy(self.encoder), slow_copy(self.decoder)
@@ -112,7 +114,7 @@ class PSCLMoCo(MomentumMethod):
 
     def check_views(self, side: int) -> None:
         """Refuse views that the decoder cannot take."""
-        check_side(self.decoder, side)
+        check_side(self.settings.decoder, side)
 
     def followers(self) -> list[tuple[nn.Module, nn.Module]]:
         """Return the pairs (slow copy, online network)."""
