@@ -55,7 +55,7 @@ class Killed(BaseException):
 def _quick_looks() -> Iterator[None]:
     """Looking after the health of these runs takes longer than their steps."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pretrain, "PROBE_SAMPLES", 16)
+        patch.setattr(watch, "PROBE_SAMPLES", 16)
         yield
 
 

@@ -322,11 +322,12 @@ class Run:
                 if clock.steps == 3:
                     left = self.stop_at - self.step
                     needed = console.minutes(left * clock.seconds_per_step)
+                    memory = runtime.peak_memory(rt.device) / 1e9
                     console.say(
                         config,
                         rt,
-                        f"estimate {needed} for {counted(left, 'step')}, without validation "
-                        f"({runtime.peak_memory(rt.device) / 1e9:.1f} GB in use)",
+                        f"estimate {needed} for {counted(left, 'step')}, "
+                        f"without validation ({memory:.1f} GB in use)",
                     )
                 if self.step % config.val_every == 0 or self.step == self.stop_at:
                     self._validate(loss)

@@ -50,7 +50,7 @@ def draw_panels(
         title = result.pair.image.name
         mask = None
         if result.counts is not None and result.pair.mask is not None:
-            title += f": mIoU {100 * overlap.miou(result.counts):.1f} %"
+            title += f": mIoU {percent(overlap.miou(result.counts))} %"
             raw = readers.read_mask(result.pair.mask)
             mask = truth.decode(raw, str(result.pair.mask))[: len(image)]
         drawn = readers.read_mask(folder.path(f"masks/index/{result.name}.png"))
@@ -140,15 +140,32 @@ def write_report(
 def _score_sections(
     root: Path, summary: Mapping[str, Any], colours: dict[str, str]
 ) -> list[tuple[str, str]]:
+    by_class = [
+        {"class": name, **{kind.replace("_", " "): value for kind, value in scores.items()}}
+        for name, scores in summary["pooled"]["classes"].items()
+    ]
+    body = report.beside(
+        report.table(by_class, swatches=colours),
+        report.picture(root / "confusion.png", width=400),
+    )
+    return [
+        ("", _headline(summary)),
+        ("Scores by class", body),
+        ("Beside simpler methods", _rivals(summary)),
+    ]
+
+
+def _headline(summary: Mapping[str, Any]) -> str:
+    """Return the scores in large figures, and what is to be known about them."""
     pooled = summary["pooled"]
     means = pooled["means"]
-    figures = [(f"{100 * means['miou']:.1f} %", "mean IoU, all pixels pooled")]
+    figures = [(f"{percent(means['miou'])} %", "mean IoU, all pixels pooled")]
     if pooled["miou_interval_95"]:
-        low, high = pooled["miou_interval_95"]
+        low, high = map(percent, pooled["miou_interval_95"])
         unit = pooled["interval_resamples"]
-        figures.append((f"{100 * low:.1f} – {100 * high:.1f} %", f"95 % interval over {unit}"))
-    figures.append((f"{100 * means['mdice']:.1f} %", "mean Dice"))
-    figures.append((f"{100 * means['accuracy']:.1f} %", "right pixels"))
+        figures.append((f"{low} – {high} %", f"95 % interval over {unit}"))
+    figures.append((f"{percent(means['mdice'])} %", "mean Dice"))
+    figures.append((f"{percent(means['accuracy'])} %", "right pixels"))
     figures.append((str(summary["images_with_truth"]), "images"))
     head = report.headline(figures)
     if not pooled["miou_interval_95"]:
@@ -163,36 +180,31 @@ def _score_sections(
     each = summary["per_image"]
     if summary["images_with_truth"] > 1:
         head += report.note(
-            f"Image by image the mean IoU is {100 * each['miou_mean']:.1f} % with a standard "
-            f"deviation of {100 * each['miou_std']:.1f}, from {100 * each['miou_min']:.1f} to "
-            f"{100 * each['miou_max']:.1f} %."
+            f"Image by image the mean IoU is {percent(each['miou_mean'])} % with a standard "
+            f"deviation of {percent(each['miou_std'])}, from {percent(each['miou_min'])} to "
+            f"{percent(each['miou_max'])} %."
         )
-    by_class = [
-        {"class": name, **{kind.replace("_", " "): value for kind, value in scores.items()}}
-        for name, scores in pooled["classes"].items()
-    ]
-    body = report.beside(
-        report.table(by_class, swatches=colours),
-        report.picture(root / "confusion.png", width=400),
-    )
-    sections = [("", head), ("Scores by class", body)]
-    if "baselines" in summary:
-        rows = [{"method": "this model", "mean IoU": means["miou"], "accuracy": means["accuracy"]}]
-        rows[0] |= {f"IoU {n}": s["IoU"] for n, s in pooled["classes"].items()}
-        for name, entry in summary["baselines"].items():
-            row = {"method": name, "mean IoU": entry["miou"], "accuracy": entry["accuracy"]}
-            rows.append(row | {f"IoU {n}": v for n, v in entry["iou"].items()})
-        note = (
-            "Fitted on the training images of this folder. The pixel classifier is a linear one on "
-            "this model's own encoder, as interactive tools fit it to painted pixels."
-        )
-        body = report.table(rows, strong=[0]) + report.note(note)
-    else:
+    return head
+
+
+def _rivals(summary: Mapping[str, Any]) -> str:
+    """Return the scores of the baselines below those of the model."""
+    if "baselines" not in summary:
         why = "they need the model's training images in the same folder"
         off = not summary["baselines_wanted"]
-        body = report.note(f"None: {'--no-baselines switched them off' if off else why}.")
-    sections.append(("Beside simpler methods", body))
-    return sections
+        return report.note(f"None: {'--no-baselines switched them off' if off else why}.")
+    pooled = summary["pooled"]
+    means = pooled["means"]
+    rows = [{"method": "this model", "mean IoU": means["miou"], "accuracy": means["accuracy"]}]
+    rows[0] |= {f"IoU {n}": s["IoU"] for n, s in pooled["classes"].items()}
+    for name, entry in summary["baselines"].items():
+        row = {"method": name, "mean IoU": entry["miou"], "accuracy": entry["accuracy"]}
+        rows.append(row | {f"IoU {n}": v for n, v in entry["iou"].items()})
+    note = (
+        "Fitted on the training images of this folder. The pixel classifier is a linear one on "
+        "this model's own encoder, as interactive tools fit it to painted pixels."
+    )
+    return report.table(rows, strong=[0]) + report.note(note)
 
 
 def _fraction_section(root: Path, summary: Mapping[str, Any], colours: dict[str, str]) -> str:
@@ -202,7 +214,7 @@ def _fraction_section(root: Path, summary: Mapping[str, Any], colours: dict[str,
         if "truth" in entry:
             row["true %"] = _fraction(entry["truth"])
             row["mean error"] = f"{100 * entry['mean_error']:+.2f}"
-            row["mean absolute error"] = f"{100 * entry['mean_absolute_error']:.2f}"
+            row["mean absolute error"] = percent(entry["mean_absolute_error"], digits=2)
         rows.append(row)
     note = f"{tables.FRACTION_NOTE} Errors are means over images."
     left = report.table(rows, swatches=colours) + report.note(note)
@@ -246,17 +258,18 @@ def print_summary(
     if "pooled" in summary:
         pooled = summary["pooled"]
         interval = pooled["miou_interval_95"]
-        text = f"mIoU {100 * pooled['means']['miou']:.1f} %"
+        text = f"mIoU {percent(pooled['means']['miou'])} %"
         if interval:
-            text += f" (95 % interval {100 * interval[0]:.1f} to {100 * interval[1]:.1f})"
+            low, high = map(percent, interval)
+            text += f" (95 % interval {low} to {high})"
         print(f"{text}, {counted(summary['images_with_truth'], 'image')}")
         if "miou_without_excluded" in pooled["means"]:
-            left = 100 * pooled["means"]["miou_without_excluded"]
-            print(f"  mIoU without the excluded classes {left:.1f} %")
+            left = percent(pooled["means"]["miou_without_excluded"])
+            print(f"  mIoU without the excluded classes {left} %")
         for name, scores in pooled["classes"].items():
             print(f"  {name:<24} IoU {100 * scores['IoU']:5.1f}  Dice {100 * scores['Dice']:5.1f}")
         for name, entry in summary.get("baselines", {}).items():
-            print(f"  baseline {name}: mIoU {100 * entry['miou']:.1f}")
+            print(f"  baseline {name}: mIoU {percent(entry['miou'])}")
     fields = summary["images"]
     for name, entry in summary["phase_fractions"].items():
         print(f"  area fraction {name}: {_fraction(entry['predicted'])} %")
