@@ -21,7 +21,6 @@ import train_finetune
 import train_ssl
 from matssl import hub, metrics
 from matssl.core import checkpoint, run_folder, runtime
-from matssl.core.config import EvaluateConfig
 from matssl.core.errors import UserError, guard
 from matssl.data import cache, crops, layouts, masks, readers, synthetic
 from matssl.data.datasets import ViewLoader
@@ -31,12 +30,15 @@ from matssl.data.views import ViewRecipe
 from matssl.models.segmentation import build_model
 from matssl.stages import published
 from matssl.stages.evaluate import predict as evaluate
+from matssl.stages.evaluate import settings as evaluate_settings
+from matssl.stages.evaluate.settings import EvaluateSettings
 from matssl.stages.evaluate.summary import excluded_classes
 from matssl.stages.finetune import inputs as tuning
 from matssl.stages.finetune import settings as tuning_settings
 from matssl.stages.finetune.settings import FinetuneSettings
 from matssl.stages.pretrain import inputs, loop, settings
 from matssl.stages.pretrain.settings import PretrainSettings
+from matssl.trained.segmenter import Segmenter
 from matssl.weights import folding
 
 pytestmark = pytest.mark.usefixtures("no_drawing")
@@ -102,7 +104,7 @@ def test_a_slash_behind_the_pool_touches_no_other_run(
 
 def test_results_of_each_model_and_folder_have_a_place_of_their_own() -> None:
     def place(model: str, data: str, **more: Any) -> Path:
-        return evaluate._root(EvaluateConfig(model_path=model, dataset=data, **more))
+        return evaluate._root(EvaluateSettings(model_path=model, dataset=data, **more))
 
     places = {
         place("r/first/best.ckpt", "d/EBC-1/"),
@@ -115,8 +117,9 @@ def test_results_of_each_model_and_folder_have_a_place_of_their_own() -> None:
     named = place("r/first/best.ckpt", "d/x", dataset_name="EBC 2")
     assert named == place("r/first/best.ckpt", "d/EBC 2")
     for name in ("../up", "a/b"):
-        with pytest.raises(UserError, match="words without slashes"):
-            place("r/first/best.ckpt", "d/x", dataset_name=name)
+        words = ["--model_path", "r/first/best.ckpt", "--dataset", "d/x", "--dataset_name", name]
+        with pytest.raises(UserError, match="has slashes"):
+            evaluate_settings.resolve(words)
 
 
 # --- images and masks ---
@@ -320,7 +323,7 @@ def test_excluded_classes_leave_a_mean_of_their_own() -> None:
 
 def test_a_raw_model_sees_images_as_published(tmp_path: Path) -> None:
     torch.save(build_model("resnet18", "unet", 2, 3).state_dict(), tmp_path / "raw.pth")
-    record = evaluate.load_model(tmp_path / "raw.pth").record
+    record = Segmenter.load(tmp_path / "raw.pth").record
     assert (record.window, record.resize) == ("dtype", 256)
     seen = record.tensor(np.full((8, 8, 3), 128 / 255, np.float32))
     for plane, mean, std in zip(seen, folding.IMAGENET_MEAN, folding.IMAGENET_STD, strict=True):
