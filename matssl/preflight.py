@@ -63,6 +63,7 @@ class Preflight:
     dataset: Dataset | None
     groups_across: tuple[str, ...]
     unopened: Mapping[str, int] = field(default_factory=dict)
+    left_out: tuple[Path, ...] = ()
 
     @property
     def broken(self) -> tuple[Facts, ...]:
@@ -106,6 +107,7 @@ class Preflight:
             lines.append(
                 f"  memory       {pixels / 1e6:,.1f} Mpx of images; {free / 1e9:.1f} GB free"
             )
+        lines += [f"  left out     {what}" for what in _left_out(self.left_out)]
         return "\n".join(lines)
 
     def _labels(self, dataset: Dataset) -> list[str]:
@@ -138,6 +140,7 @@ def examine(
     paths: Mapping[str, Sequence[Path]],
     record: Preprocess,
     dataset: Dataset | None = None,
+    left_out: Sequence[Path] = (),
 ) -> Preflight:
     """Return what these files hold.
 
@@ -146,6 +149,7 @@ def examine(
         paths: image files by split; "pool" for unlabelled ones.
         record: how bars are cut and pixel sizes given.
         dataset: for labels and groups, where there are masks.
+        left_out: files and folders beside them that hold masks.
     """
     jobs = [(split, path) for split, files in paths.items() for path in files]
     with ThreadPoolExecutor(2) as threads:
@@ -154,9 +158,11 @@ def examine(
     if dataset is not None:
         sides: dict[str, set[str]] = {}
         for pair in dataset.pairs:
-            sides.setdefault(pair.group, set()).add(pair.split)
+            if pair.split != "predict":
+                sides.setdefault(pair.group, set()).add(pair.split)
         across = tuple(sorted(name for name, splits in sides.items() if len(splits) > 1))
-    return Preflight(title, facts, tuple(_duplicates(facts)), dataset, across)
+    duplicates = tuple(_duplicates(facts))
+    return Preflight(title, facts, duplicates, dataset, across, left_out=tuple(left_out))
 
 
 def examine_dataset(
@@ -164,6 +170,7 @@ def examine_dataset(
     record: Preprocess,
     pool: Sequence[Path] = (),
     opened: Sequence[str] | None = None,
+    left_out: Sequence[Path] = (),
 ) -> Preflight:
     """Return the preflight of a labelled folder, and of a pretraining pool beside it.
 
@@ -172,6 +179,7 @@ def examine_dataset(
         record: see :func:`examine`.
         pool: unlabelled images.
         opened: images of other splits are counted and not opened; all are when None.
+        left_out: masks beside the images of the pool.
     """
     paths: dict[str, list[Path]] = {}
     for pair in dataset.pairs:
@@ -181,7 +189,7 @@ def examine_dataset(
     }
     if pool:
         paths["pool"] = list(pool)
-    found = examine(str(dataset.root), paths, record, dataset)
+    found = examine(str(dataset.root), paths, record, dataset, (*dataset.left_out, *left_out))
     return replace(found, unopened=unopened)
 
 
@@ -250,6 +258,16 @@ def _duplicates(facts: Sequence[Facts]) -> list[tuple[Facts, Facts, float]]:
     pairs = np.argwhere(np.triu(best > DUPLICATE, k=1))
     found = [(good[i], good[j], float(best[i, j])) for i, j in pairs if splits[i] != splits[j]]
     return sorted(found, key=lambda item: -item[2])
+
+
+def _left_out(paths: Sequence[Path]) -> list[str]:
+    """Return in words which masks are not taken for micrographs."""
+    folders = [path.name for path in paths if path.is_dir()]
+    files = [path.name for path in paths if not path.is_dir()]
+    lines = [f"folders of masks: {', '.join(folders)}"] if folders else []
+    if files:
+        lines.append(f"{counted(len(files), 'mask')} beside micrographs (first: {files[0]})")
+    return lines
 
 
 def _summarised(facts: Sequence[Facts]) -> list[str]:

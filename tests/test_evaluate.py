@@ -21,7 +21,7 @@ from matssl.data import layouts, readers
 from matssl.data.layouts import Pair
 from matssl.data.masks import ClassTable, MaskClass
 from matssl.data.preprocess import Preprocess
-from matssl.metrics import overlap
+from matssl.metrics import by_name, gather, mean_name, overlap
 from matssl.models.segmentation import build_model
 from matssl.stages import drawing
 from matssl.stages.evaluate import predict as stage
@@ -375,15 +375,26 @@ def test_pooled_and_single_image_scores_follow_from_the_files(
     out = tmp_path / "out"
     metrics = _run(make_model(), make_data("data", masks), out)
     total = np.zeros((2, 2), np.int64)
+    gathered = []
     for mask, row in zip(masks, _rows(out / "per_image.csv"), strict=True):
         name = Path(row["image"]).stem
         guess = cv2.imread(str(out / f"masks/index/{name}.png"), cv2.IMREAD_UNCHANGED)
         matrix = np.array([[((mask == t) & (guess == p)).sum() for p in (0, 1)] for t in (0, 1)])
         assert float(row["miou"]) == pytest.approx(overlap.miou(matrix), abs=1e-5)
+        for score, values in by_name([gather(mask, guess, 2)]).items():
+            given = [float(row[f"{score} {kind}"] or "nan") for kind in NAMES]
+            assert given == pytest.approx(values, abs=1e-5, nan_ok=True)
+        gathered.append(gather(mask, guess, 2))
         total += matrix
     assert metrics["confusion"] == total.tolist()
     low, high = metrics["pooled"]["miou_interval_95"]
     assert low <= metrics["pooled"]["means"]["miou"] <= high
+    page = (out / "report.html").read_text(encoding="utf-8")
+    for score, values in by_name(gathered).items():
+        pooled = [metrics["pooled"]["classes"][kind][score] for kind in NAMES]
+        assert pooled == pytest.approx(values)
+        assert metrics["pooled"]["means"][mean_name(score)] == pytest.approx(np.mean(values))
+        assert f">{score}</th>" in page
 
 
 def test_images_of_one_specimen_are_one_field(

@@ -11,8 +11,9 @@ STOREYS = [
     {"decoders", "tiles"},
     {"data", "models", "metrics", "measure", "pictures", "hub"},
     {"methods", "monitor", "probe", "weights", "tiling", "phases"}
-    | {"report", "preflight", "baselines", "study"},
+    | {"report", "preflight", "baselines"},
     {"stages"},
+    {"study"},
     {"tools"},
 ]
 # report lays out what the others found, so it may read their records.

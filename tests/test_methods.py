@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+import math
 import os
 import shutil
 import socket
@@ -23,6 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from matssl.core import geometry, optim
 from matssl.core.batch import Batch
 from matssl.core.errors import UserError
+from matssl.core.runtime import Runtime
 from matssl.methods import METHODS, method_class, settings_class
 from matssl.methods.base import SSLMethod
 from matssl.methods.momentum import MomentumMethod
@@ -277,6 +279,9 @@ def _worker(rank: int, port: int, folder: str) -> None:
     for name, settings in PARALLEL:
         result = _half_the_batch(name, settings, rank)
         torch.save(result, Path(folder) / f"{name}{len(settings)}{rank}.pt")
+    own = torch.tensor([3.0, math.nan, 3e38] if rank else [1.0, 1.0, 3e38])
+    mean = Runtime(torch.device("cpu"), "fp32", 1, 0, rank, 2).mean(own)
+    torch.save(mean, Path(folder) / f"mean{rank}.pt")
     dist.destroy_process_group()
 
 
@@ -337,6 +342,16 @@ def test_two_processes_with_half_the_batch_equal_one(
         assert other_loss == pytest.approx(loss, abs=1e-9)
         for key, value in tensors.items():
             assert torch.allclose(other[key], value, rtol=1e-5, atol=1e-9), key
+
+
+def test_logged_numbers_are_means_over_the_processes(two_processes: Path) -> None:
+    for rank in range(2):
+        whole, broken, large = torch.load(two_processes / f"mean{rank}.pt", weights_only=True)
+        # What is not finite on one process stops all of them; what is large is no infinity.
+        assert whole == 2 and broken.isnan() and large == torch.tensor(3e38)
+    alone = Runtime(torch.device("cpu"), "fp32", 1, 0)
+    values = torch.tensor([1.0, math.nan])
+    assert alone.mean(values) is values
 
 
 def test_batchnorm_with_a_fused_activation_is_not_exchanged_silently() -> None:

@@ -21,17 +21,21 @@ import torch
 from safetensors import safe_open
 
 from matssl import monitor, weights
-from matssl.core import checkpoint, runtime
-from matssl.core.config import PretrainConfig
+from matssl.core import checkpoint
 from matssl.core.errors import UserError, guard
 from matssl.core.run_folder import RunFolder
 from matssl.methods import METHODS, settings_class
-from matssl.methods.settings import GuidedSettings
+from matssl.methods.pscl.moco.settings import PSCLMoCoSettings
+from matssl.methods.pscl.settings import PSCLSimCLRSettings
+from matssl.methods.settings import GuidedSettings, MethodSettings
 from matssl.models.encoders import build_encoder
 from matssl.models.segmentation import build_model
 from matssl.pictures import training as pictures
-from matssl.stages import console, pretrain
-from matssl.stages.pretrain import Run
+from matssl.stages import console
+from matssl.stages.pretrain import guides, watch
+from matssl.stages.pretrain import loop as pretrain
+from matssl.stages.pretrain.loop import Run
+from matssl.stages.pretrain.settings import PretrainSettings
 
 # pscl is another name of pscl-simclr; the last name of a class stands for it.
 DISTINCT = tuple({path: name for name, path in METHODS.items()}.values())
@@ -51,7 +55,7 @@ class Killed(BaseException):
 def _quick_looks() -> Iterator[None]:
     """Looking after the health of these runs takes longer than their steps."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pretrain, "PROBE_SAMPLES", 16)
+        patch.setattr(watch, "PROBE_SAMPLES", 16)
         yield
 
 
@@ -231,33 +235,33 @@ def test_production_batches_come_from_names_or_a_table(tmp_path: Path) -> None:
     names = [Path(name) for name in ("heat12_a.png", "heat12_b.png", "heat7_a.png", "other.png")]
     table = tmp_path / "batches.csv"
     table.write_text("image,batch\nheat12_a.png,twelve\nheat12_b,twelve\nheat7_a.png, seven \n")
+    settings = PretrainSettings(model="pscl-moco", quiet=True)
+    rt = settings.runtime()
+
+    def lots(own: MethodSettings, names: list[Path], what: str = "images of the pool") -> Any:
+        return guides.lots(settings, own, rt, names, what)
+
     found = []
-    for flags in ({"batch_regex": r"heat(\d+)"}, {"batch_csv": str(table)}):
-        config = PretrainConfig(model="pscl-moco", quiet=True, **flags)  # type: ignore[arg-type]
-        rt = runtime.setup(config)
-        lots = pretrain._lots(config, rt, names, "images of the pool")
-        assert lots is not None
-        assert lots[0] == lots[1] != lots[2] and min(lots[:3]) >= 0 and lots[3] == -1
+    by_table = PSCLMoCoSettings(batch_csv=str(table))
+    for own in (PSCLMoCoSettings(batch_regex=r"heat(\d+)"), by_table):
+        numbers = lots(own, names)
+        assert numbers[0] == numbers[1] != numbers[2] and min(numbers[:3]) >= 0
+        assert numbers[3] == -1
         # The labelled images are asked for in a call of their own.
-        again = pretrain._lots(config, rt, names[2:3], "labelled images")
-        assert again is not None and again[0] == lots[2]
-        found.append(lots)
-        unknown = pretrain._lots(config, rt, names[3:], "labelled images")
-        assert unknown is not None and unknown.tolist() == [-1]
-        # A method that has no use for them is not given any.
-        plain = dataclasses.replace(config, model="pscl")
-        assert pretrain._lots(plain, rt, names, "images of the pool") is None
+        assert lots(own, names[2:3], "labelled images")[0] == numbers[2]
+        found.append(numbers)
+        assert lots(own, names[3:], "labelled images").tolist() == [-1]
+    # A method that has no use for them is not given any.
+    assert lots(PSCLSimCLRSettings(), names) is None
     assert found[0][0] != found[1][0]
     # Spreadsheets of many countries write semicolons.
     table.write_text("image;batch\nheat12_a.png;twelve, first\n")
-    lots = pretrain._lots(config, rt, names, "images of the pool")
-    assert lots is not None and (lots >= 0).tolist() == [True, False, False, False]
+    assert (lots(by_table, names) >= 0).tolist() == [True, False, False, False]
     table.write_text("image\nheat12_a.png\n")
     with pytest.raises(UserError, match="has no second column"):
-        pretrain._lots(config, rt, names, "images of the pool")
+        lots(by_table, names)
     with pytest.raises(UserError, match="cannot read --batch_csv"):
-        config = PretrainConfig(model="pscl-moco", batch_csv=str(tmp_path / "absent.csv"))
-        pretrain._lots(config, rt, names, "images of the pool")
+        lots(PSCLMoCoSettings(batch_csv=str(tmp_path / "absent.csv")), names)
 
 
 @pytest.mark.parametrize("model", ["simclr", "spark"])
@@ -268,7 +272,7 @@ def test_the_features_that_are_judged_are_those_of_unmasked_views(
     assert _main(*_argv(pool_folder, tmp_path, "x", *more)) == 0
     row = _rows(tmp_path / "ssl" / "x" / "log.csv")[-1]
     tiles = sum(1 for _ in _rows(tmp_path / "ssl" / "x" / "data.csv")) * 4
-    assert int(row["feature_dimensions"]) == 2 * min(tiles, pretrain.PROBE_SAMPLES)
+    assert int(row["feature_dimensions"]) == 2 * min(tiles, watch.PROBE_SAMPLES)
 
 
 def test_a_labelled_image_may_be_of_no_production_batch_but_not_the_whole_pool(

@@ -20,7 +20,7 @@ from matssl.data.crops import Labelled
 from matssl.data.layouts import Pair
 from matssl.models.encoders import build_encoder
 from matssl.probe import DenseProbe, ridge
-from matssl.stages import pretrain
+from matssl.stages.pretrain import loop as pretrain
 from matssl.tools import probe as probe_tool
 
 pytestmark = pytest.mark.usefixtures("no_drawing")

@@ -19,19 +19,20 @@ from PIL import Image
 import eval_model
 import train_finetune
 import train_ssl
-from matssl import hub
-from matssl.core import checkpoint, config, published, run_folder, runtime
-from matssl.core.config import EvaluateConfig, FinetuneConfig, PretrainConfig
+from matssl import hub, metrics
+from matssl.core import checkpoint, config, run_folder, runtime
+from matssl.core.config import EvaluateConfig, FinetuneConfig
 from matssl.core.errors import UserError, guard
 from matssl.data import cache, crops, layouts, masks, readers, synthetic
 from matssl.data.datasets import ViewLoader
 from matssl.data.layouts import Pair
 from matssl.data.views import ViewRecipe
-from matssl.metrics import overlap
 from matssl.models.segmentation import build_model
-from matssl.stages import finetune, pretrain
+from matssl.stages import finetune, published
 from matssl.stages.evaluate import predict as evaluate
-from matssl.stages.evaluate.summary import excluded
+from matssl.stages.evaluate.summary import excluded_classes
+from matssl.stages.pretrain import inputs, loop, settings
+from matssl.stages.pretrain.settings import PretrainSettings
 from matssl.weights import folding
 
 pytestmark = pytest.mark.usefixtures("no_drawing")
@@ -75,7 +76,7 @@ def test_runs_of_other_weights_data_and_notes_have_other_names(
 def test_both_variants_of_pscl_have_folders_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run_folder, "today", lambda: "T")
     models = ("pscl-moco", "pscl-simclr")
-    names = [pretrain._default_name(PretrainConfig(model=m, data_path="d/al/")) for m in models]
+    names = [loop._default_name(PretrainSettings(model=m, data_path="d/al/")) for m in models]
     assert names == ["pscl-moco-al-T", "pscl-simclr-al-T"]
 
 
@@ -302,19 +303,17 @@ def test_a_folder_of_pscl_is_read_as_it_is(tmp_path: Path) -> None:
 # --- scores ---
 def test_excluded_classes_leave_a_mean_of_their_own() -> None:
     counts = np.array([[8, 0, 2], [0, 5, 0], [4, 0, 1]], np.int64)
-    found = overlap.means(counts, (2,))
+    pairs = np.repeat(np.indices((3, 3)).reshape(2, 9), counts.ravel(), axis=1).astype(np.uint8)
+    images = [metrics.gather(pairs[:1], pairs[1:], 3)]
+    found = metrics.means(images, (2,))
     iou = [8 / 14, 1.0, 1 / 7]
     assert found["miou"] == pytest.approx(np.mean(iou))
     # What the excluded class loses to the first one still counts against the first.
     assert found["miou_without_excluded"] == pytest.approx(np.mean(iou[:2]))
-    assert "miou_without_excluded" not in overlap.means(counts)
-    table = masks.ClassTable(
-        "index", tuple(masks.MaskClass(i, n, (i,)) for i, n in enumerate("ab"))
-    )
+    assert "miou_without_excluded" not in metrics.means(images)
     for names in ("c", "a,b"):
-        asked = EvaluateConfig(model_path="m", dataset="d", exclude_classes=names)
         with pytest.raises(UserError, match="at least one must be left"):
-            excluded(asked, table)
+            excluded_classes(names, ("a", "b"))
 
 
 def test_a_raw_model_sees_images_as_published(tmp_path: Path) -> None:
@@ -332,7 +331,7 @@ def test_only_the_first_process_evaluates(
     monkeypatch.setattr(
         evaluate.runtime,
         "setup",
-        lambda settings: finetune.Runtime(torch.device("cpu"), "fp32", 1, 0, 1, 2),
+        lambda **flags: runtime.Runtime(torch.device("cpu"), "fp32", 1, 0, 1, 2),
     )
     argv = ["--model_path", tmp_path / "x.ckpt", "--dataset", synthetic_folder]
     assert _run(eval_model.main, *argv, "--output_dir", tmp_path / "out") == 0
@@ -347,8 +346,8 @@ def test_flags_of_another_method_are_said_to_have_no_effect() -> None:
         ("mocov2", ["--dense_weight"]),
         ("densecl", []),
     ):
-        settings = config.parse(config.PretrainConfig, ["--model", model, *argv], "")
-        assert sorted(pretrain._idle(settings)) == idle
+        found = settings.resolve(["--model", model, *argv]).idle
+        assert sorted(f"--{name}" for name in found) == idle
     labels = ["--data_path", "x", "--labeled_path", "y", "--labeled_count", "1", "--splits", "z"]
     labels += ["--batch_regex", "(a)", "--probe_every", "5"]
     for model, idle in (
@@ -356,8 +355,8 @@ def test_flags_of_another_method_are_said_to_have_no_effect() -> None:
         ("pscl-moco", ["--probe_every"]),
         ("pscl", ["--probe_every", "--batch_regex"]),
     ):
-        settings = config.parse(config.PretrainConfig, ["--model", model, *labels], "")
-        assert sorted(pretrain._idle(settings)) == sorted(idle)
+        found = settings.resolve(["--model", model, *labels]).idle
+        assert sorted(f"--{name}" for name in found) == sorted(idle)
 
 
 @pytest.mark.parametrize(
@@ -385,7 +384,7 @@ def test_an_environment_for_sgd_does_not_reach_our_recipe(
     (tmp_path / ".env").write_bytes(b"export SSL_LR=0.7 # \xff\n")
     assert published.environment() == {"lr": "0.7"}
     seen = []
-    monkeypatch.setattr(pretrain, "pretrain", lambda settings, argv: seen.append(settings.lr))
+    monkeypatch.setattr(loop, "pretrain", lambda found, argv: seen.append(found.run.lr))
     for recipe in ("matssl", "paper"):
         assert _run(train_ssl.main, "--data_path", "x", "--recipe", recipe) == 0
     assert seen[0] != 0.7 and seen[1] == 0.7
@@ -401,7 +400,7 @@ def test_a_tile_is_twice_the_view_so_that_grains_keep_their_scale(
         asked.append(args[-1])
         raise UserError("enough")
 
-    monkeypatch.setattr(pretrain, "_pool", stop)
+    monkeypatch.setattr(inputs, "_pool", stop)
     argv = ["--data_path", pool_folder, "--output_dir", tmp_path, "--view_size", 64]
     argv += ["--threads", 1]
     assert _run(train_ssl.main, *argv) == _run(train_ssl.main, *argv, "--tile_size", 96) == 2

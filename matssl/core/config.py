@@ -63,7 +63,7 @@ class RunConfig:
             num_workers=self.num_workers,
             precision=self.precision,
             seed=self.seed,
-            deterministic=getattr(self, "deterministic", False),
+            deterministic=getattr(self, "deterministic", None),
         )
 
 

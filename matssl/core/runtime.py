@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 
 from matssl.core import rng
 from matssl.core.errors import UserError
@@ -67,6 +67,24 @@ class Runtime:
         dist.all_reduce(value, op=dist.ReduceOp.MAX)
         return bool(value.item())
 
+    def mean(self, values: Tensor) -> Tensor:
+        """Return the mean over the processes, number by number; all processes must call it.
+
+        Not finite on one process is not finite on all of them.
+
+        Args:
+            values: detached numbers of this process, as many on each.
+
+        Returns:
+            A tensor of the same shape; with one process the given one.
+        """
+        if self.world_size == 1:
+            return values
+        # Divided first, so that no sum leaves the range of the numbers themselves.
+        total = values / self.world_size
+        dist.all_reduce(total)
+        return total
+
     def describe(self) -> str:
         """Return one line for the console."""
         name = "CPU"
@@ -95,7 +113,7 @@ def setup(
     num_workers: int | None = None,
     precision: str = "auto",
     seed: int = 0,
-    deterministic: bool = False,
+    deterministic: bool | None = None,
 ) -> Runtime:
     """Set threads, seed and process group; return the runtime.
 
@@ -106,7 +124,7 @@ def setup(
         num_workers: prefetch threads, None for what suits the device.
         precision: auto, fp32 or bf16.
         seed: of torch's generator, from which weights are drawn.
-        deterministic: whether a GPU sums in a fixed order.
+        deterministic: whether a GPU sums in a fixed order; None where nothing is trained.
 
     Raises:
         UserError: a GPU is asked for and there is none.
@@ -131,13 +149,18 @@ def setup(
     return Runtime(found, precision, threads, workers, rank, world_size)
 
 
-def _equal_bits(wanted: bool) -> None:
-    """Choose between GPU kernels whose sums have a fixed order and the fastest ones."""
+def _equal_bits(wanted: bool | None) -> None:
+    """Choose between GPU kernels whose sums have a fixed order and the fastest ones.
+
+    Args:
+        wanted: the flag of a training; None of a stage that only predicts.
+    """
     # cuBLAS reads this when it starts; without it torch refuses deterministic products.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    # Views and crops have one size, so that trying kernels out once pays.
-    torch.backends.cudnn.benchmark = not wanted
-    torch.use_deterministic_algorithms(wanted)
+    # Views and crops have one size, so that trying kernels out once pays. Images that are predicted
+    # differ in size, and what wins a trial by a hair would make two evaluations differ.
+    torch.backends.cudnn.benchmark = wanted is False
+    torch.use_deterministic_algorithms(bool(wanted))
 
 
 def compiled(model: nn.Module, wanted: bool) -> nn.Module:
@@ -148,10 +171,21 @@ def compiled(model: nn.Module, wanted: bool) -> nn.Module:
     """
     if not wanted:
         return model
-    if not torch.cuda.is_available() and not any(map(shutil.which, ("g++", "clang++", "cl"))):
-        raise UserError("--compile needs a C++ compiler here (apt install g++); leave it out")
+    lacking = _compiler_lacking(next(model.parameters()).device.type)
+    if lacking:
+        raise UserError(f"--compile needs {lacking}; leave it out")
     result: nn.Module = torch.compile(model)  # type: ignore[assignment]
     return result
+
+
+def _compiler_lacking(device_type: str) -> str:
+    """Return which compiler torch would miss on this machine; nothing where it has one."""
+    if device_type == "cuda":
+        # Triton brings its own for kernels, and builds what launches them with one of these.
+        found = os.environ.get("CC") or any(map(shutil.which, ("gcc", "clang")))
+        return "" if found else "a C compiler here (apt install gcc)"
+    found = any(map(shutil.which, ("g++", "clang++", "cl")))
+    return "" if found else "a C++ compiler here (apt install g++)"
 
 
 def keep_freed_memory() -> None:
@@ -195,8 +229,14 @@ def has_fast_bf16(device: torch.device) -> bool:
     return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
-def peak_memory() -> int:
-    """Return the largest resident size of this process so far, in bytes."""
+def peak_memory(device: torch.device | None = None) -> int:
+    """Return the largest memory in use so far, in bytes.
+
+    Args:
+        device: a GPU, whose memory then counts; otherwise the resident size of this process does.
+    """
+    if device is not None and device.type == "cuda":
+        return torch.cuda.max_memory_reserved(device)
     with contextlib.suppress(OSError), open("/proc/self/status", encoding="utf-8") as file:
         for line in file:
             # getrusage would count what the process that started this one had in use.

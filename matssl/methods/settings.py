@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar
 
-from matssl.core.flags import flag, regex_problem
+from matssl.core.flags import Problem, flag, regex_problem
 from matssl.decoders import DECODERS
 
 # Below this many specimens, dropping the negatives of one's own leaves too few kinds of them.
@@ -53,7 +53,7 @@ class PoolFacts:
 class MethodSettings:
     """Settings of a method."""
 
-    def problems(self, batch_size: int) -> list[str]:
+    def problems(self, batch_size: int) -> list[Problem]:
         """Return what does not go together, one sentence each.
 
         Args:
@@ -86,15 +86,18 @@ class GuidedSettings(MethodSettings):
         low=1,
     )
 
-    def problems(self, batch_size: int) -> list[str]:
+    def problems(self, batch_size: int) -> list[Problem]:
         """Return what does not go together."""
         wrong = super().problems(batch_size)
         if self.labeled_path is not None:
             return wrong
         return [
             *wrong,
-            "this --model is guided by a few labelled images: give --labeled_path with a folder of "
-            "one or more images and their masks, or take another --model (matssl)",
+            Problem(
+                "this --model is guided by a few labelled images: give --labeled_path with a "
+                "folder of one or more images and their masks, or take another --model (matssl)",
+                ("labeled_path", "model"),
+            ),
         ]
 
 
@@ -112,11 +115,12 @@ class LotSettings(MethodSettings):
         None, "data", "table of file names and production batches, with a header"
     )
 
-    def problems(self, batch_size: int) -> list[str]:
+    def problems(self, batch_size: int) -> list[Problem]:
         """Return what does not go together."""
         if self.batch_regex is None or self.batch_csv is None:
             return super().problems(batch_size)
-        return [*super().problems(batch_size), "give --batch_regex or --batch_csv, not both"]
+        told = "give --batch_regex or --batch_csv, not both"
+        return [*super().problems(batch_size), Problem(told, ("batch_regex", "batch_csv"))]
 
 
 def from_mapping(kind: type[Settings], values: Mapping[str, Any]) -> Settings:
@@ -181,13 +185,14 @@ def queue(settings: Settings, pool: PoolFacts) -> tuple[Settings, tuple[str, ...
     return replace(settings, **changed), (note,) if asked and size < wanted else ()
 
 
-def split_problems(bn_splits: int, batch_size: int) -> list[str]:
+def split_problems(bn_splits: int, batch_size: int) -> list[Problem]:
     """Return what is wrong with the parts of a batch that have a BatchNorm of their own."""
     if batch_size % bn_splits or batch_size < 2 * bn_splits:
-        return [
+        told = (
             f"--bn_splits {bn_splits} must divide --batch_size {batch_size} into parts of two or "
             "more"
-        ]
+        )
+        return [Problem(told, ("bn_splits", "batch_size"))]
     return []
 
 

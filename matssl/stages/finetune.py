@@ -178,7 +178,7 @@ class Learner:
         self.parallel = runtime.compiled(self.parallel, config.compile)
 
     def learn(self, step: int, images: Tensor, target: Tensor) -> tuple[float, float]:
-        """Take one step and return its loss and learning rate.
+        """Take one step; return its loss, the mean over the processes, and learning rate.
 
         Raises:
             UserError: the loss is not finite.
@@ -197,7 +197,8 @@ class Learner:
         with self.rt.autocast():
             logits = self.parallel(images)
         loss: Tensor = self.loss(logits, target, self.class_weights)
-        if self.rt.any(not bool(torch.isfinite(loss.detach()))):
+        value = float(self.rt.mean(loss.detach()))
+        if not math.isfinite(value):
             raise UserError(
                 f"the loss is not finite at step {step + 1}; lower --lr or set --precision fp32; "
                 "the last checkpoint is from before"
@@ -211,7 +212,7 @@ class Learner:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.clip)
         self.optimizer.step()
         self._average(step)
-        return float(loss.detach()), lr
+        return value, lr
 
     def validate(self, data: Labelled) -> NDArray[np.int64]:
         """Return the pooled confusion matrix of the averaged model on whole images."""
@@ -321,11 +322,12 @@ class Run:
                 if clock.steps == 3:
                     left = self.stop_at - self.step
                     needed = console.minutes(left * clock.seconds_per_step)
+                    memory = runtime.peak_memory(rt.device) / 1e9
                     console.say(
                         config,
                         rt,
                         f"estimate {needed} for {counted(left, 'step')}, "
-                        f"without validation ({runtime.peak_memory() / 1e9:.1f} GB in use)",
+                        f"without validation ({memory:.1f} GB in use)",
                     )
                 if self.step % config.val_every == 0 or self.step == self.stop_at:
                     self._validate(loss)

@@ -116,13 +116,11 @@ def phase_map(config: PhaseConfig, argv: Sequence[str] = ()) -> Path:
     if pixel_size is not None:
         record = replace(record, pixel_size=pixel_size)
     paths, left_out = layouts.unlabelled(config.data)
-    found = preflight.examine(str(config.data), {"images": paths}, record)
+    found = preflight.examine(str(config.data), {"images": paths}, record, left_out=left_out)
     paths, broken = _readable(config, found)
     specimens.check_regex(paths, config.group_regex)
     _check_sizes(found, record)
     facts = found.text()
-    if left_out:
-        facts += f"\n  left out     folders of masks: {', '.join(p.name for p in left_out)}"
     console.say(config, rt, facts)
 
     channels_last(source.network).to(rt.device).eval()

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from matssl.core.errors import UserError
-from matssl.core.flags import read_settings
+from matssl.core.parsing import read_settings
 
 # What MatSSL reads from the environment and from .env; SSL_BATCH_SIZE and SSL_WORKERS, which its
 # .env lists too, were never read.

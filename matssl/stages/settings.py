@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from matssl.core.flags import flag, regex_problem
+from matssl.core.flags import Problem, flag, regex_problem
 
 if TYPE_CHECKING:
     from matssl.core.runtime import Runtime
@@ -41,7 +41,8 @@ def bar_problem(rows: str) -> str:
 
 def group_regex_problem(expression: str) -> str:
     """Return what is wrong with ``--group_regex``, "" where nothing is."""
-    return regex_problem("group_regex", expression, "names the specimen")
+    # Without a group the whole of what fits is the name.
+    return regex_problem("group_regex", expression)
 
 
 def _length_problem(name: str, text: str) -> str:
@@ -64,6 +65,13 @@ def pixel_size_problem(text: str) -> str:
 def target_pixel_size_problem(text: str) -> str:
     """Return what is wrong with ``--target_pixel_size``, "" where nothing is."""
     return _length_problem("target_pixel_size", text)
+
+
+@dataclass(frozen=True)
+class ToolSettings:
+    """Flags that every tool has."""
+
+    debug: bool = flag(False, "run", "show the traceback of an error")
 
 
 @dataclass(frozen=True)
@@ -122,7 +130,7 @@ class RunSettings:
             num_workers=self.num_workers,
             precision=self.precision,
             seed=self.seed,
-            deterministic=getattr(self, "deterministic", False),
+            deterministic=getattr(self, "deterministic", None),
         )
 
 
@@ -224,21 +232,23 @@ class ImageSettings:
         check=group_regex_problem,
     )
 
-    def image_problems(self, in_channels: int) -> list[str]:
+    def image_problems(self, in_channels: int) -> list[Problem]:
         """Return what does not go together in the reading of images.
 
         Args:
             in_channels: of the network.
         """
-        wrong = []
+        wrong, levels = [], ("low", "high", "window")
         if self.color == "rgb" and in_channels == 1:
-            wrong.append("--color rgb needs --in_channels 3")
+            wrong.append(Problem("--color rgb needs --in_channels 3", ("in_channels", "color")))
         if self.window in ("percentile", "fixed") and not self.low < self.high:
-            wrong.append(f"--low {self.low} must be below --high {self.high}")
+            told = f"--low {self.low} must be below --high {self.high}"
+            wrong.append(Problem(told, levels))
         if self.window in ("standard", "dtype") and (self.low, self.high) != LEVELS:
-            wrong.append("--low and --high act with --window percentile or fixed")
+            wrong.append(Problem("--low and --high act with --window percentile or fixed", levels))
         if self.window == "percentile" and not (0 <= self.low and self.high <= 100):
-            wrong.append("--low and --high are percentiles and lie between 0 and 100")
+            told = "--low and --high are percentiles and lie between 0 and 100"
+            wrong.append(Problem(told, levels))
         return wrong
 
     def record(self, in_channels: int, resize: int | None = None) -> Preprocess:

@@ -94,7 +94,7 @@ def scores(
 
 def grey_levels(source: str) -> dict[str, Any]:
     """Return the settings by which the run that a weights file lies in saw its images, or none."""
-    from matssl.core.flags import read_settings
+    from matssl.core.parsing import read_settings
 
     path = Path(source)
     for folder in (path, *list(path.parents)[:2]):

@@ -8,16 +8,19 @@ Writes regions.csv (a line a region), summary.csv (a line a specimen and class) 
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from matssl.core.errors import UserError, guard
+from matssl.core.flags import flag
+from matssl.core.parsing import parse_one
 from matssl.core.tables import csv_text, read_csv
 from matssl.core.wording import counted
+from matssl.stages.settings import SpecimenSettings, ToolSettings
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,29 +36,32 @@ if TYPE_CHECKING:
 MOST_SHOWN = 6
 
 
+@dataclass(frozen=True)
+class RegionsSettings(SpecimenSettings, ToolSettings):
+    """Flags of the command."""
+
+    folder: str = flag(
+        "",
+        "data",
+        "run of eval_model.py or phase_map, or a labelled folder",
+        required=True,
+        positional=True,
+    )
+    min_area: int = flag(10, "data", "smallest region in pixels", low=1)
+    classes: str | None = flag(None, "data", "class names or a YAML file, for a labelled folder")
+    output_dir: str | None = flag(
+        None,
+        "run",
+        "where the results go (default: RUN/regions, or experiments/regions/FOLDER)",
+    )
+
+
+SETTINGS = RegionsSettings
+
+
 def main(argv: Sequence[str]) -> int:
     """Measure all masks, write the tables and the picture; returns 0."""
-    parser = argparse.ArgumentParser(
-        prog="python -m matssl.tools.regions",
-        description=__doc__.replace("``", ""),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("folder", help="run of eval_model.py or phase_map, or a labelled folder")
-    parser.add_argument("--min_area", type=int, default=10, help="smallest region in pixels (10)")
-    parser.add_argument(
-        "--group_regex",
-        help="the first group of the file name is the specimen, or the lot it is of",
-    )
-    parser.add_argument("--pixel_size", help="pixel size of all images, for example 12.5nm")
-    parser.add_argument("--classes", help="class names or a YAML file, for a labelled folder")
-    parser.add_argument(
-        "--output_dir",
-        help="where the results go (default: RUN/regions, or experiments/regions/FOLDER)",
-    )
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    args = parser.parse_args(argv)
-    if args.min_area < 1:
-        raise UserError(f"--min_area must be at least 1, not {args.min_area}")
+    args = parse_one(SETTINGS, argv, __doc__ or "", prog="python -m matssl.tools.regions")
     from matssl.core.run_folder import atomic_write_bytes
     from matssl.data.readers import parse_pixel_size
     from matssl.measure import tables

@@ -133,8 +133,8 @@ class DenseCL(MomentumMethod):
         whole, dense = shared_mean(loss_B), shared_mean(dense_R)
         loss = (1 - weight) * whole + weight * dense
         parts = {"global": whole.detach(), "dense": dense.detach(), "top1": hit_B.float().mean()}
-        if len(dense_hit_R):
-            parts["dense_top1"] = dense_hit_R.float().mean()
+        # There on every process, also where no cell of its samples has a partner.
+        parts["dense_top1"] = shared_mean(dense_hit_R.float())
         parts["matched"] = valid.float().mean()
         return Losses(loss, parts, torch.cat([query.detach(), key.to(query.dtype)]))
 

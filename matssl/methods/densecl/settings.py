@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from matssl.core.flags import flag
+from matssl.core.flags import Problem, flag
 from matssl.methods import settings as shared
 from matssl.methods.settings import MethodSettings, PoolFacts
 
@@ -36,7 +36,7 @@ class DenseCLSettings(MethodSettings):
     bn_splits: int = shared.bn_splits()
     group_negatives: str = shared.group_negatives()
 
-    def problems(self, batch_size: int) -> list[str]:
+    def problems(self, batch_size: int) -> list[Problem]:
         """Return what does not go together."""
         return shared.split_problems(self.bn_splits, batch_size)
 

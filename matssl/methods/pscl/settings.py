@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from matssl.core.flags import flag
+from matssl.core.flags import Problem, flag
 from matssl.decoders import DECODERS
 from matssl.methods import settings as shared
 from matssl.methods.settings import GROUP, GuidedSettings, PoolFacts
@@ -42,14 +42,15 @@ class PSCLSettings(GuidedSettings):
     )
     num_classes: int = CLASSES
 
-    def problems(self, batch_size: int) -> list[str]:
+    def problems(self, batch_size: int) -> list[Problem]:
         """Return what does not go together."""
         wrong = super().problems(batch_size)
         if self.global_local_ratio == 0:
-            wrong.append(
+            told = (
                 "--global_local_ratio 0 leaves out the patch loss, and with it labels and decoder; "
                 "take --model simclr or mocov2 instead"
             )
+            wrong.append(Problem(told, ("global_local_ratio",)))
         return wrong
 
     def guided(self: Settings, pool: PoolFacts) -> Settings:

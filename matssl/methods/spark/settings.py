@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from matssl.core.flags import flag
+from matssl.core.flags import Problem, flag
 from matssl.decoders import DECODERS
 from matssl.methods import settings as shared
 from matssl.methods.settings import GROUP, MethodSettings
@@ -41,16 +41,18 @@ class SparKSettings(MethodSettings):
     )
     hidden_dim: int | None = shared.hidden_dim()
 
-    def problems(self, batch_size: int) -> list[str]:
+    def problems(self, batch_size: int) -> list[Problem]:
         """Return what does not go together."""
         if self.dilated and self.masking == "sparse":
-            return [
+            told = (
                 f"--decoder {self.decoder} dilates the encoder, whose layers then reach over "
                 "masked cells; take --masking dense or another --decoder (unet)"
-            ]
+            )
+            return [Problem(told, ("decoder", "masking"))]
         if self.decoder == "light" and (self.hidden_dim or WIDTH) % HALVINGS:
-            return [
+            told = (
                 f"--hidden_dim {self.hidden_dim}: the light decoder halves its width five times, "
                 f"so it must be a multiple of {HALVINGS}"
-            ]
+            )
+            return [Problem(told, ("hidden_dim", "decoder"))]
         return []

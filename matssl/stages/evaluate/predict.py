@@ -15,7 +15,7 @@ import tifffile
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from matssl import baselines, hub, preflight, tiling, weights
+from matssl import baselines, hub, metrics, preflight, tiling, weights
 from matssl.core import checkpoint, run_folder, runtime
 from matssl.core.config import EvaluateConfig, to_dict
 from matssl.core.errors import UserError
@@ -29,7 +29,8 @@ from matssl.data.prefetch import prefetched
 from matssl.data.preprocess import Preprocess
 from matssl.data.readers import Micrograph
 from matssl.decoders import DECODERS
-from matssl.metrics import counts as counting
+from matssl.measure.field import Field, areas
+from matssl.metrics.counts import confusion
 from matssl.models.encoders import channels_last
 from matssl.models.segmentation import SegmentationModel, build_model, check_input_size
 from matssl.pictures import segmentation as pictures
@@ -42,7 +43,7 @@ from matssl.stages.evaluate.report import (
     write_report,
     write_tables,
 )
-from matssl.stages.evaluate.summary import Result, excluded, summarise
+from matssl.stages.evaluate.summary import Result, excluded_classes, summarise
 from matssl.weights.folding import IMAGENET_MEAN, IMAGENET_STD
 from matssl.weights.layouts import Content
 
@@ -97,7 +98,8 @@ def evaluate(config: EvaluateConfig, argv: Sequence[str] = ()) -> Path:
     record = loaded.record
     if pixel_size is not None:
         record = replace(record, pixel_size=pixel_size)
-    excluded(config, loaded.table)
+    names = loaded.table.names
+    excluded = excluded_classes(config.exclude_classes, names)
     dataset = _dataset(config, loaded)
     pairs = _chosen(config, dataset, loaded)
     truth = _check_masks(pairs, _truth_table(config, dataset, loaded), loaded.table, record)
@@ -141,8 +143,8 @@ def evaluate(config: EvaluateConfig, argv: Sequence[str] = ()) -> Path:
     copies = _copies(results, loaded)
     for warning in copies:
         console.say(config, rt, f"warning {warning}")
-    metrics = summarise(results, loaded.table, config)
-    metrics |= {
+    summary = summarise(results, names, excluded, config.bootstrap, config.seed)
+    summary |= {
         "model": str(config.model_path),
         "dataset": config.dataset_name or dataset.root.name,
         "split": config.split or (pairs[0].split if pairs else ""),
@@ -150,7 +152,7 @@ def evaluate(config: EvaluateConfig, argv: Sequence[str] = ()) -> Path:
         "warnings": [*warnings, *copies],
         "baselines_wanted": config.baselines,
     }
-    write_tables(folder, results, metrics, loaded.table, config)
+    write_tables(folder, results, summary, names, excluded)
     with tempfile.TemporaryDirectory(prefix=".panels", dir=root) as scratch:
         place = Path(scratch)
         if config.save_visualizations:
@@ -160,9 +162,9 @@ def evaluate(config: EvaluateConfig, argv: Sequence[str] = ()) -> Path:
         draw_panels(folder, place, drawn, truth, record)
         if config.save_visualizations:
             name_panels(place, results)
-        write_report(folder, results, metrics, loaded.table, facts, place)
+        write_report(folder, results, summary, names, facts, place)
     folder.status("done", images=len(results))
-    print_summary(folder, metrics, config)
+    print_summary(folder, summary, config.group_regex)
     runtime.close()
     return root
 
@@ -292,9 +294,8 @@ def _chosen(config: EvaluateConfig, dataset: Dataset, loaded: Loaded) -> list[Pa
                 f"{', '.join(dataset.splits)}"
             )
         return pairs
-    automatic = any(note.startswith("no split given") for note in dataset.notes)
     trained = _trained_images(loaded)
-    if automatic and not any(str(pair.image) in trained for pair in dataset.pairs):
+    if dataset.cut.automatic and not any(str(pair.image) in trained for pair in dataset.pairs):
         # Nobody cut this folder and the model has not seen it: every image is a test.
         return list(dataset.pairs)
     return list(dataset.split("test") or dataset.pairs)
@@ -541,23 +542,25 @@ def _one_image(
                 half = probabilities.astype(np.float16)
                 tifffile.imwrite(temporary, half, compression="zlib", photometric="minisblack")
     _write_masks(folder, name, prediction, micrograph, count)
-    fractions = np.bincount(prediction.ravel(), minlength=count) / prediction.size
-    counts = None
+    predicted, truth_areas, gathered = areas(prediction, count), None, None
     rival_counts = {}
     if pair.mask is not None:
         mask = truth.decode(readers.read_mask(pair.mask), str(pair.mask))[: shape[0]]
-        counts = counting.confusion(mask, prediction, count)
+        gathered = metrics.gather(mask, prediction, count)
+        counts = gathered[confusion]
         for rival in rivals:
             guess = rival.predict(plane)
             if guess.shape != shape:
                 guess = cv2.resize(guess, shape[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
-            rival_counts[rival.name] = counting.confusion(mask, guess, count)
+            rival_counts[rival.name] = confusion(mask, guess, count)
         if counts.sum() == 0:
-            counts, rival_counts = None, {}
+            gathered, rival_counts = None, {}
         else:
-            fractions = counts.sum(axis=0) / counts.sum()
+            predicted, truth_areas = counts.sum(axis=0), counts.sum(axis=1)
+    field = Field(pair.image, name, pair.group, predicted, micrograph.pixel_size)
+    true = None if truth_areas is None else replace(field, areas=truth_areas)
     pixels = readers.digest(micrograph.pixels)
-    return Result(pair, name, counts, fractions, micrograph.pixel_size, rival_counts, pixels)
+    return Result(pair, field, true, gathered, rival_counts, pixels)
 
 
 def _most_likely(probabilities: NDArray[np.float32]) -> NDArray[np.uint8]:

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from matssl import report
+from matssl import metrics, report
 from matssl.core import run_folder
-from matssl.core.config import EvaluateConfig
 from matssl.core.run_folder import RunFolder
+from matssl.core.tables import filled, percent
 from matssl.core.wording import counted, lineage_text
 from matssl.data import readers
 from matssl.data.masks import ClassTable
 from matssl.data.preprocess import Preprocess
-from matssl.measure import intervals
-from matssl.metrics import SCORES, overlap
+from matssl.measure import tables
+from matssl.metrics import overlap
 from matssl.pictures import segmentation as pictures
 from matssl.stages import console, drawing
 from matssl.stages.evaluate.published import published_results
-from matssl.stages.evaluate.summary import Result, excluded, true_fractions
+from matssl.stages.evaluate.summary import Result
 
 # Panels shown in the report: the worst and the best of many.
 SHOWN_PANELS = 6
@@ -50,7 +50,7 @@ def draw_panels(
         title = result.pair.image.name
         mask = None
         if result.counts is not None and result.pair.mask is not None:
-            title += f": mIoU {100 * overlap.miou(result.counts):.1f} %"
+            title += f": mIoU {percent(overlap.miou(result.counts))} %"
             raw = readers.read_mask(result.pair.mask)
             mask = truth.decode(raw, str(result.pair.mask))[: len(image)]
         drawn = readers.read_mask(folder.path(f"masks/index/{result.name}.png"))
@@ -68,155 +68,161 @@ def draw_panels(
 def write_tables(
     folder: RunFolder,
     results: Sequence[Result],
-    metrics: dict[str, Any],
-    table: ClassTable,
-    config: EvaluateConfig,
+    summary: Mapping[str, Any],
+    names: Sequence[str],
+    excluded: Sequence[int] = (),
 ) -> None:
-    """Write metrics.json, evaluation_results.json, per_image.csv, and the plots."""
-    folder.write_json("metrics.json", metrics)
-    rows = []
-    for result in results:
-        row: dict[str, Any] = {
-            "image": str(result.pair.image),
-            "split": result.pair.split,
-            "group": result.pair.group,
-        }
-        if result.counts is not None:
-            row |= {"miou": overlap.miou(result.counts)}
-            row |= {"accuracy": overlap.accuracy(result.counts)}
-            for kind, score in SCORES.items():
-                values = score(result.counts).tolist()
-                row |= {f"{kind} {n}": v for n, v in zip(table.names, values, strict=True)}
-            true = true_fractions(result)
-            row |= {f"true fraction {n}": v for n, v in zip(table.names, true, strict=True)}
-        row |= {
-            f"predicted fraction {n}": v
-            for n, v in zip(table.names, result.fractions.tolist(), strict=True)
-        }
-        row |= {"pixel_size_nm": result.pixel_size}
-        rows.append(row)
-    for row in _filled(rows):
+    """Write metrics.json, evaluation_results.json, per_image.csv, and the plots.
+
+    Args:
+        folder: of the run.
+        results: of all images.
+        summary: their scores together.
+        names: of the classes.
+        excluded: classes that the published mean leaves out.
+    """
+    folder.write_json("metrics.json", summary)
+    for row in filled([_row(result, names) for result in results]):
         folder.append_csv("per_image.csv", row)
-    scored = [r for r in results if r.counts is not None]
+    scored = [r for r in results if r.truth is not None]
     if scored:
         matrices = [r.counts for r in scored if r.counts is not None]
-        left_out = excluded(config, table)
-        published = published_results(matrices, table.num_classes, left_out)
+        published = published_results(matrices, len(names), excluded)
         folder.write_json("evaluation_results.json", published)
-        pooled = np.sum(matrices, axis=0)
-        pictures.confusion_plot(pooled, table.names, folder.path("confusion.png"))
-        truth = np.array([true_fractions(r) for r in scored])
-        predicted = np.array([r.fractions for r in scored])
-        pictures.fraction_plot(truth, predicted, table.names, folder.path("fractions.png"))
+        pictures.confusion_plot(np.sum(matrices, axis=0), names, folder.path("confusion.png"))
+        truth = np.array([r.truth.fractions for r in scored if r.truth is not None])
+        predicted = np.array([r.field.fractions for r in scored])
+        pictures.fraction_plot(truth, predicted, names, folder.path("fractions.png"))
+
+
+def _row(result: Result, names: Sequence[str]) -> dict[str, object]:
+    """Return the line of an image in per_image.csv."""
+    pair = result.pair
+    row: dict[str, object] = {"image": str(pair.image), "split": pair.split, "group": pair.group}
+    if result.gathered is not None and result.counts is not None and result.truth is not None:
+        row["miou"] = overlap.miou(result.counts)
+        row["accuracy"] = overlap.accuracy(result.counts)
+        for kind, values in metrics.by_name([result.gathered]).items():
+            row |= {f"{kind} {n}": v for n, v in zip(names, values.tolist(), strict=True)}
+        row |= tables.fraction_cells(result.truth, names, "true fraction")
+    row |= tables.fraction_cells(result.field, names, "predicted fraction")
+    return row | {"pixel_size_nm": result.field.pixel_size}
 
 
 def write_report(
     folder: RunFolder,
     results: Sequence[Result],
-    metrics: dict[str, Any],
-    table: ClassTable,
+    summary: Mapping[str, Any],
+    names: Sequence[str],
     facts: str,
     panels: Path,
 ) -> None:
     """Write report.html, with the panels that lie in ``panels``."""
     root = folder.root
-    colours = pictures.colour_names(table.names)
+    colours = pictures.colour_names(names)
     sections: list[tuple[str, str]] = []
-    if "pooled" in metrics:
-        sections += _score_sections(root, metrics, colours)
+    if "pooled" in summary:
+        sections += _score_sections(root, summary, colours)
     else:
         images = (str(len(results)), "images predicted")
         sections.append(("", report.headline([images])))
-    sections.append(("Phase fractions", _fraction_section(root, metrics, colours)))
+    sections.append(("Phase fractions", _fraction_section(root, summary, colours)))
     sections.append(("Images", _panel_section(panels, results)))
-    sections.append(("All images", report.table(_filled([_image_row(r, table) for r in results]))))
-    sections.append(("Where the model comes from", report.text(lineage_text(metrics["lineage"]))))
+    sections.append(("All images", report.table(filled([_image_row(r, names) for r in results]))))
+    sections.append(("Where the model comes from", report.text(lineage_text(summary["lineage"]))))
     sections.append(("Data", report.text(facts)))
     sections.append(("Command", report.text(run_folder.read_text(root / "command.txt"))))
-    title = f"{metrics['dataset']}: segmentation into {', '.join(table.names)}"
-    subtitle = f"{metrics['split']} images, model {metrics['model']}"
+    title = f"{summary['dataset']}: segmentation into {', '.join(names)}"
+    subtitle = f"{summary['split']} images, model {summary['model']}"
     report.write(root / "report.html", title, subtitle, sections)
 
 
 def _score_sections(
-    root: Path, metrics: dict[str, Any], colours: dict[str, str]
+    root: Path, summary: Mapping[str, Any], colours: dict[str, str]
 ) -> list[tuple[str, str]]:
-    pooled = metrics["pooled"]
-    means = pooled["means"]
-    figures = [(f"{100 * means['miou']:.1f} %", "mean IoU, all pixels pooled")]
-    if pooled["miou_interval_95"]:
-        low, high = pooled["miou_interval_95"]
-        unit = pooled["interval_resamples"]
-        figures.append((f"{100 * low:.1f} – {100 * high:.1f} %", f"95 % interval over {unit}"))
-    figures.append((f"{100 * means['mdice']:.1f} %", "mean Dice"))
-    figures.append((f"{100 * means['accuracy']:.1f} %", "right pixels"))
-    figures.append((str(metrics["images_with_truth"]), "images"))
-    head = report.headline(figures)
-    if not pooled["miou_interval_95"]:
-        head += report.note(
-            f"No interval: {pooled['groups']} independent specimens or fields are too few for one."
-        )
-    for warning in metrics["warnings"]:
-        head += report.note(f"Warning: {warning}.")
-    if means["absent_classes"]:
-        names = ", ".join(metrics["classes"][i] for i in means["absent_classes"])
-        head += report.note(f"In neither truth nor prediction, left out of the means: {names}.")
-    each = metrics["per_image"]
-    if metrics["images_with_truth"] > 1:
-        head += report.note(
-            f"Image by image the mean IoU is {100 * each['miou_mean']:.1f} % with a standard "
-            f"deviation of {100 * each['miou_std']:.1f}, from {100 * each['miou_min']:.1f} to "
-            f"{100 * each['miou_max']:.1f} %."
-        )
     by_class = [
         {"class": name, **{kind.replace("_", " "): value for kind, value in scores.items()}}
-        for name, scores in pooled["classes"].items()
+        for name, scores in summary["pooled"]["classes"].items()
     ]
     body = report.beside(
         report.table(by_class, swatches=colours),
         report.picture(root / "confusion.png", width=400),
     )
-    sections = [("", head), ("Scores by class", body)]
-    if "baselines" in metrics:
-        rows = [{"method": "this model", "mean IoU": means["miou"], "accuracy": means["accuracy"]}]
-        rows[0] |= {f"IoU {n}": s["IoU"] for n, s in pooled["classes"].items()}
-        for name, entry in metrics["baselines"].items():
-            row = {"method": name, "mean IoU": entry["miou"], "accuracy": entry["accuracy"]}
-            rows.append(row | {f"IoU {n}": v for n, v in entry["iou"].items()})
-        note = (
-            "Fitted on the training images of this folder. The pixel classifier is a linear one on "
-            "this model's own encoder, as interactive tools fit it to painted pixels."
+    return [
+        ("", _headline(summary)),
+        ("Scores by class", body),
+        ("Beside simpler methods", _rivals(summary)),
+    ]
+
+
+def _headline(summary: Mapping[str, Any]) -> str:
+    """Return the scores in large figures, and what is to be known about them."""
+    pooled = summary["pooled"]
+    means = pooled["means"]
+    figures = [(f"{percent(means['miou'])} %", "mean IoU, all pixels pooled")]
+    if pooled["miou_interval_95"]:
+        low, high = map(percent, pooled["miou_interval_95"])
+        unit = pooled["interval_resamples"]
+        figures.append((f"{low} – {high} %", f"95 % interval over {unit}"))
+    figures.append((f"{percent(means['mdice'])} %", "mean Dice"))
+    figures.append((f"{percent(means['accuracy'])} %", "right pixels"))
+    figures.append((str(summary["images_with_truth"]), "images"))
+    head = report.headline(figures)
+    if not pooled["miou_interval_95"]:
+        head += report.note(
+            f"No interval: {pooled['groups']} independent specimens or fields are too few for one."
         )
-        body = report.table(rows, strong=[0]) + report.note(note)
-    else:
+    for warning in summary["warnings"]:
+        head += report.note(f"Warning: {warning}.")
+    if means["absent_classes"]:
+        names = ", ".join(summary["classes"][i] for i in means["absent_classes"])
+        head += report.note(f"In neither truth nor prediction, left out of the means: {names}.")
+    each = summary["per_image"]
+    if summary["images_with_truth"] > 1:
+        head += report.note(
+            f"Image by image the mean IoU is {percent(each['miou_mean'])} % with a standard "
+            f"deviation of {percent(each['miou_std'])}, from {percent(each['miou_min'])} to "
+            f"{percent(each['miou_max'])} %."
+        )
+    return head
+
+
+def _rivals(summary: Mapping[str, Any]) -> str:
+    """Return the scores of the baselines below those of the model."""
+    if "baselines" not in summary:
         why = "they need the model's training images in the same folder"
-        off = not metrics["baselines_wanted"]
-        body = report.note(f"None: {'--no-baselines switched them off' if off else why}.")
-    sections.append(("Beside simpler methods", body))
-    return sections
-
-
-def _fraction_section(root: Path, metrics: dict[str, Any], colours: dict[str, str]) -> str:
-    rows = []
-    for name, entry in metrics["phase_fractions"].items():
-        row = {"class": name, "predicted %": _percent(entry["predicted"])}
-        if "truth" in entry:
-            row["true %"] = _percent(entry["truth"])
-            row["mean error"] = f"{100 * entry['mean_error']:+.2f}"
-            row["mean absolute error"] = f"{100 * entry['mean_absolute_error']:.2f}"
-        rows.append(row)
+        off = not summary["baselines_wanted"]
+        return report.note(f"None: {'--no-baselines switched them off' if off else why}.")
+    pooled = summary["pooled"]
+    means = pooled["means"]
+    rows = [{"method": "this model", "mean IoU": means["miou"], "accuracy": means["accuracy"]}]
+    rows[0] |= {f"IoU {n}": s["IoU"] for n, s in pooled["classes"].items()}
+    for name, entry in summary["baselines"].items():
+        row = {"method": name, "mean IoU": entry["miou"], "accuracy": entry["accuracy"]}
+        rows.append(row | {f"IoU {n}": v for n, v in entry["iou"].items()})
     note = (
-        "Mean over specimens (images, where each is one) and half width of its 95 % interval (ASTM "
-        f"E562); no interval below {intervals.MIN_FIELDS} of them. Errors are means over images."
+        "Fitted on the training images of this folder. The pixel classifier is a linear one on "
+        "this model's own encoder, as interactive tools fit it to painted pixels."
     )
+    return report.table(rows, strong=[0]) + report.note(note)
+
+
+def _fraction_section(root: Path, summary: Mapping[str, Any], colours: dict[str, str]) -> str:
+    rows = []
+    for name, entry in summary["phase_fractions"].items():
+        row = {"class": name, "predicted %": _fraction(entry["predicted"])}
+        if "truth" in entry:
+            row["true %"] = _fraction(entry["truth"])
+            row["mean error"] = f"{100 * entry['mean_error']:+.2f}"
+            row["mean absolute error"] = percent(entry["mean_absolute_error"], digits=2)
+        rows.append(row)
+    note = f"{tables.FRACTION_NOTE} Errors are means over images."
     left = report.table(rows, swatches=colours) + report.note(note)
     return report.beside(left, report.picture(root / "fractions.png", width=400))
 
 
-def _percent(fraction: dict[str, float]) -> str:
-    text = f"{100 * fraction['mean']:.2f}"
-    half = fraction["half_width"]
-    return text if half != half else f"{text} ± {100 * half:.2f}"
+def _fraction(entry: Mapping[str, float]) -> str:
+    return percent(entry["mean"], entry["half_width"], 2)
 
 
 def _panel_section(panels: Path, results: Sequence[Result]) -> str:
@@ -229,42 +235,44 @@ def _panel_section(panels: Path, results: Sequence[Result]) -> str:
     return note + "".join(report.picture(panels / f"{r.name}.png") for r in shown)
 
 
-def _filled(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return rows of equal columns; images without truth have nothing in those of the scores."""
-    columns = max(rows, key=len, default={})
-    return [{name: row.get(name) for name in columns} for row in rows]
-
-
-def _image_row(result: Result, table: ClassTable) -> dict[str, Any]:
-    row: dict[str, Any] = {"image": result.pair.image.name, "group": result.pair.group}
+def _image_row(result: Result, names: Sequence[str]) -> dict[str, object]:
+    """Return the line of an image in the report."""
+    row: dict[str, object] = {"image": result.pair.image.name, "group": result.pair.group}
     if result.counts is not None:
         row["mean IoU"] = overlap.miou(result.counts)
         values = overlap.iou(result.counts).tolist()
-        row |= {f"IoU {n}": v for n, v in zip(table.names, values, strict=True)}
-    return row | {
-        f"{n} %": f"{100 * v:.1f}" for n, v in zip(table.names, result.fractions, strict=True)
-    }
+        row |= {f"IoU {n}": v for n, v in zip(names, values, strict=True)}
+    return row | tables.percent_cells(result.field, names)
 
 
-def print_summary(folder: RunFolder, metrics: dict[str, Any], config: EvaluateConfig) -> None:
-    """Print the scores and area fractions, and where the report lies."""
-    if "pooled" in metrics:
-        pooled = metrics["pooled"]
+def print_summary(
+    folder: RunFolder, summary: Mapping[str, Any], group_regex: str | None = None
+) -> None:
+    """Print the scores and area fractions, and where the report lies.
+
+    Args:
+        folder: of the run.
+        summary: all scores.
+        group_regex: how specimens were told apart, where the user said it.
+    """
+    if "pooled" in summary:
+        pooled = summary["pooled"]
         interval = pooled["miou_interval_95"]
-        text = f"mIoU {100 * pooled['means']['miou']:.1f} %"
+        text = f"mIoU {percent(pooled['means']['miou'])} %"
         if interval:
-            text += f" (95 % interval {100 * interval[0]:.1f} to {100 * interval[1]:.1f})"
-        print(f"{text}, {counted(metrics['images_with_truth'], 'image')}")
+            low, high = map(percent, interval)
+            text += f" (95 % interval {low} to {high})"
+        print(f"{text}, {counted(summary['images_with_truth'], 'image')}")
         if "miou_without_excluded" in pooled["means"]:
-            left = 100 * pooled["means"]["miou_without_excluded"]
-            print(f"  mIoU without the excluded classes {left:.1f} %")
+            left = percent(pooled["means"]["miou_without_excluded"])
+            print(f"  mIoU without the excluded classes {left} %")
         for name, scores in pooled["classes"].items():
             print(f"  {name:<24} IoU {100 * scores['IoU']:5.1f}  Dice {100 * scores['Dice']:5.1f}")
-        for name, entry in metrics.get("baselines", {}).items():
-            print(f"  baseline {name}: mIoU {100 * entry['miou']:.1f}")
-    fields = metrics["images"]
-    for name, entry in metrics["phase_fractions"].items():
-        print(f"  area fraction {name}: {_percent(entry['predicted'])} %")
+        for name, entry in summary.get("baselines", {}).items():
+            print(f"  baseline {name}: mIoU {percent(entry['miou'])}")
+    fields = summary["images"]
+    for name, entry in summary["phase_fractions"].items():
+        print(f"  area fraction {name}: {_fraction(entry['predicted'])} %")
         fields = entry["predicted"]["fields"]
-    print(console.specimens_text(fields, metrics["images"], config.group_regex), end="")
+    print(console.specimens_text(fields, summary["images"], group_regex), end="")
     print(f"report: {folder.root / 'report.html'}", flush=True)

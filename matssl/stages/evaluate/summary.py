@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from matssl.core.config import EvaluateConfig
+from matssl import metrics
 from matssl.core.errors import UserError
 from matssl.data.layouts import Pair
-from matssl.data.masks import ClassTable
-from matssl.measure import intervals
-from matssl.metrics import SCORES, overlap
+from matssl.measure import fractions, intervals
+from matssl.measure.field import Field
+from matssl.metrics import overlap
+from matssl.metrics.counts import confusion
+from matssl.metrics.score import Gathered
 
 
 @dataclass(frozen=True)
@@ -23,47 +25,67 @@ class Result:
 
     Attributes:
         pair: image, mask and group.
-        name: of its output files.
-        counts: int64 (C, C), None without a mask.
-        fractions: predicted area fraction of each class, over the labelled pixels where there is
-            a mask (what the true fraction is taken over), else over all.
-        pixel_size: nm, None where unknown.
+        field: predicted area of each class, over the labelled pixels where there is a mask (what
+            the true area is taken over), else over all.
+        truth: true areas; None without a mask.
+        gathered: what the scores need of the image; None without a mask.
         baseline_counts: confusion matrix of each baseline by name.
         digest: SHA-256 of the image's pixels as they lie in its file.
     """
 
     pair: Pair
-    name: str
-    counts: NDArray[np.int64] | None
-    fractions: NDArray[np.float64]
-    pixel_size: float | None
+    field: Field
+    truth: Field | None
+    gathered: Gathered | None
     baseline_counts: dict[str, NDArray[np.int64]]
     digest: str
 
+    @property
+    def name(self) -> str:
+        """Name of its output files."""
+        return self.field.name
+
+    @property
+    def counts(self) -> NDArray[np.int64] | None:
+        """Confusion matrix, int64 (C, C); None without a mask."""
+        return None if self.gathered is None else self.gathered[confusion]
+
 
 def summarise(
-    results: Sequence[Result], table: ClassTable, config: EvaluateConfig
+    results: Sequence[Result],
+    names: Sequence[str],
+    excluded: Sequence[int] = (),
+    resamples: int = 2000,
+    seed: int = 0,
 ) -> dict[str, Any]:
-    """Return all scores as plain values; every one a function of the confusion matrices."""
-    scored = [r for r in results if r.counts is not None]
+    """Return all scores as plain values; every one a function of what was gathered.
+
+    Args:
+        results: of all images.
+        names: of the classes.
+        excluded: classes that one further mean IoU leaves out.
+        resamples: of the specimens, for the interval of the mean IoU.
+        seed: of the resamples.
+    """
+    gathered = [r.gathered for r in results if r.gathered is not None]
     summary: dict[str, Any] = {
         "images": len(results),
-        "images_with_truth": len(scored),
-        "classes": list(table.names),
-        "phase_fractions": _fractions(results, table),
+        "images_with_truth": len(gathered),
+        "classes": list(names),
+        "phase_fractions": _fractions(results, names),
     }
-    if not scored:
+    if not gathered:
         return summary
-    matrices = [r.counts for r in scored if r.counts is not None]
+    scored = [r for r in results if r.gathered is not None]
+    matrices = [one[confusion] for one in gathered]
     pooled = np.sum(matrices, axis=0)
     groups = [r.pair.group for r in scored]
     by_group = len(set(groups)) < len(groups)
-    interval = intervals.bootstrap(matrices, groups, overlap.miou, config.bootstrap, config.seed)
     per_image = np.array([overlap.miou(c) for c in matrices])
     summary["pooled"] = {
-        "classes": _by_class(pooled, table),
-        "means": overlap.means(pooled, excluded(config, table)),
-        "miou_interval_95": interval,
+        "classes": _by_class(gathered, names),
+        "means": metrics.means(gathered, excluded),
+        "miou_interval_95": intervals.bootstrap(matrices, groups, overlap.miou, resamples, seed),
         "interval_resamples": "groups" if by_group else "images",
         "groups": len(set(groups)),
     }
@@ -75,72 +97,66 @@ def summarise(
     }
     summary["confusion"] = pooled.tolist()
     if scored[0].baseline_counts:
-        summary["baselines"] = {}
-        for name in scored[0].baseline_counts:
-            total = np.sum([r.baseline_counts[name] for r in scored], axis=0)
-            iou = dict(zip(table.names, overlap.iou(total).tolist(), strict=True))
-            entry = {"miou": overlap.miou(total), "iou": iou, "accuracy": overlap.accuracy(total)}
-            summary["baselines"][name] = entry
+        summary["baselines"] = _baselines(scored, names)
     return summary
 
 
-def excluded(config: EvaluateConfig, table: ClassTable) -> tuple[int, ...]:
+def excluded_classes(text: str | None, names: Sequence[str]) -> tuple[int, ...]:
     """Return the indices of ``--exclude_classes``.
+
+    Args:
+        text: names between commas.
+        names: of the model's classes.
 
     Raises:
         UserError: a name that the model does not know, or all of them.
     """
-    names = [word.strip() for word in (config.exclude_classes or "").split(",") if word.strip()]
-    unknown = [name for name in names if name not in table.names]
-    if unknown or len(set(names)) == table.num_classes:
+    words = [word.strip() for word in (text or "").split(",") if word.strip()]
+    if not set(words) <= set(names) or len(set(words)) == len(names):
         raise UserError(
-            f"--exclude_classes {config.exclude_classes}: the model knows "
-            f"{', '.join(table.names)}, and at least one must be left"
+            f"--exclude_classes {text}: the model knows {', '.join(names)}, and at least one must "
+            "be left"
         )
-    return tuple(sorted({table.names.index(name) for name in names}))
+    return tuple(sorted({list(names).index(word) for word in words}))
 
 
-def _by_class(counts: NDArray[np.int64], table: ClassTable) -> dict[str, dict[str, float]]:
-    scores = {name: score(counts) for name, score in SCORES.items()}
-    truth = counts.sum(axis=1)
+def _by_class(gathered: Sequence[Gathered], names: Sequence[str]) -> dict[str, dict[str, float]]:
+    scores = metrics.by_name(gathered)
+    pixels = np.sum([one[confusion] for one in gathered], axis=0).sum(axis=1)
     return {
         name: {
             **{kind: float(values[i]) for kind, values in scores.items()},
-            "true_pixels": int(truth[i]),
+            "true_pixels": int(pixels[i]),
         }
-        for i, name in enumerate(table.names)
+        for i, name in enumerate(names)
     }
 
 
-def _fractions(results: Sequence[Result], table: ClassTable) -> dict[str, Any]:
+def _baselines(scored: Sequence[Result], names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    entries = {}
+    for name in scored[0].baseline_counts:
+        total = np.sum([r.baseline_counts[name] for r in scored], axis=0)
+        iou = dict(zip(names, overlap.iou(total).tolist(), strict=True))
+        entry = {"miou": overlap.miou(total), "iou": iou, "accuracy": overlap.accuracy(total)}
+        entries[name] = entry
+    return entries
+
+
+def _fractions(results: Sequence[Result], names: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Return predicted and true phase fractions over specimens, with ASTM E562 intervals."""
-    scored = [r for r in results if r.counts is not None]
-    summary: dict[str, Any] = {}
-    for i, name in enumerate(table.names):
-        everywhere = _by_specimen(results, [float(r.fractions[i]) for r in results])
-        entry: dict[str, Any] = {"predicted": vars(intervals.phase_fraction(everywhere))}
-        if scored:
-            true = [true_fractions(r)[i] for r in scored]
-            predicted = [float(r.fractions[i]) for r in scored]
-            difference = np.array(predicted) - np.array(true)
-            entry["truth"] = vars(intervals.phase_fraction(_by_specimen(scored, true)))
-            entry["mean_error"] = float(np.nanmean(difference))
-            entry["mean_absolute_error"] = float(np.nanmean(np.abs(difference)))
-        summary[name] = entry
+    predicted = fractions.over_specimens([r.field for r in results])
+    summary: dict[str, dict[str, Any]] = {
+        name: {"predicted": vars(fraction)} for name, fraction in zip(names, predicted, strict=True)
+    }
+    truth = [r.truth for r in results if r.truth is not None]
+    if not truth:
+        return summary
+    off = fractions.errors([r.field for r in results if r.truth is not None], truth)
+    true = fractions.over_specimens(truth)
+    for name, fraction, error in zip(names, true, off, strict=True):
+        summary[name] |= {
+            "truth": vars(fraction),
+            "mean_error": error.mean,
+            "mean_absolute_error": error.mean_absolute,
+        }
     return summary
-
-
-def _by_specimen(results: Sequence[Result], values: Sequence[float]) -> list[float]:
-    """Return the mean of each group: images of one specimen are no independent fields."""
-    groups: dict[str, list[float]] = {}
-    for result, value in zip(results, values, strict=True):
-        groups.setdefault(result.pair.group, []).append(value)
-    return [float(np.mean(fields)) for fields in groups.values()]
-
-
-def true_fractions(result: Result) -> list[float]:
-    """Return the area fraction of each class in the mask, over its labelled pixels."""
-    assert result.counts is not None
-    truth = result.counts.sum(axis=1)
-    total = truth.sum()
-    return [float(t / total) if total else float("nan") for t in truth]

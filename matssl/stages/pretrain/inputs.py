@@ -124,7 +124,7 @@ def gather(
 
 
 def _image_paths(settings: PretrainSettings) -> tuple[list[Path], list[Path]]:
-    """Return the images of the pool, and the folders of masks that are left out of it."""
+    """Return the images of the pool, and the files and folders of masks left out of it."""
     paths, left_out = layouts.unlabelled(settings.data_path)
     if settings.file_list is not None:
         lists = Path(settings.file_list)
@@ -146,10 +146,7 @@ def _preflight(
     found = {"pool": list(paths)}
     if settings.test_folder is not None:
         found["test"] = layouts.tests(settings.test_folder)
-    text = preflight.examine(settings.data_path, found, record).text()
-    if left_out:
-        names = ", ".join(path.name for path in left_out)
-        text += f"\n  left out     folders of masks: {names}"
+    text = preflight.examine(settings.data_path, found, record, left_out=left_out).text()
     tests = [p for p in paths if any(part.endswith("test") for part in p.parent.parts[-2:])]
     if tests:
         number = counted(len(tests), "test image")

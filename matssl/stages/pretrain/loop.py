@@ -20,6 +20,7 @@ from matssl.core.runtime import Interrupts, Runtime
 from matssl.core.wording import counted
 from matssl.methods import method_class
 from matssl.methods.base import SSLMethod
+from matssl.methods.contrastive import gather_in_order
 from matssl.methods.settings import MethodSettings
 from matssl.models.encoders import build_encoder, channels_last, encoder_facts
 from matssl.models.heads import synchronise_batchnorm
@@ -228,8 +229,9 @@ class Run:
             )
         self.optimizer.step()
         # One transfer for all numbers, when the whole step is under way: a GPU never waits for it.
-        values = torch.stack([value.float() for value in numbers.values()]).tolist()
-        if self.rt.any(not all(map(math.isfinite, values))):
+        logged = torch.stack([value.float() for value in numbers.values()])
+        values = self.rt.mean(logged).tolist()
+        if not all(map(math.isfinite, values)):
             self._refuse_nan(batch)
         return dict(zip(numbers, values, strict=True))
 
@@ -239,7 +241,7 @@ class Run:
         Raises:
             UserError: always.
         """
-        samples = batch.index.cpu().numpy()
+        samples = gather_in_order(batch.index).cpu().numpy()
         # A labelled sample has no number of its own.
         images = self.inputs.loader.tiles[samples[samples >= 0], 0]
         names = list(dict.fromkeys(self.inputs.pool.sources[image] for image in images))
@@ -271,7 +273,7 @@ class Run:
         steps = self.plan.total_steps - self.step
         left = console.minutes(steps * clock.seconds_per_step)
         if clock.steps == 3:
-            memory = runtime.peak_memory() / 1e9
+            memory = runtime.peak_memory(self.rt.device) / 1e9
             self.say(
                 f"estimate {left} for {counted(steps, 'step')} "
                 f"({clock.text()}, {memory:.1f} GB in use)"

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from matssl import methods
-from matssl.core import flags
-from matssl.core.flags import Command, Parsed, flag
+from matssl.core import parsing
+from matssl.core.flags import Command, Parsed, Problem, flag
 from matssl.methods import METHODS
 from matssl.methods.settings import GuidedSettings, MethodSettings
 from matssl.stages import published
@@ -196,13 +196,14 @@ class PretrainSettings(RunSettings, SpeedSettings, ImageSettings):
         "warn", "training", "what to do when embeddings collapse", choices=("warn", "stop")
     )
 
-    def problems(self) -> list[str]:
+    def problems(self) -> list[Problem]:
         """Return what does not go together, one sentence each."""
         wrong = self.image_problems(self.in_channels)
         if self.scale_min > self.scale_max:
-            wrong.append("--scale_min and --scale_max are shares of the area, 0 < min <= max <= 1")
+            told = "--scale_min and --scale_max are shares of the area, 0 < min <= max <= 1"
+            wrong.append(Problem(told, ("scale_min", "scale_max")))
         if self.resume and not self.name:
-            wrong.append("--resume needs the --name of the run")
+            wrong.append(Problem("--resume needs the --name of the run", ("name",)))
         return wrong
 
 
@@ -250,14 +251,14 @@ def resolve(argv: Sequence[str], environment: Mapping[str, Any] | None = None) -
     def read(path: Path) -> Mapping[str, Any]:
         return published.read(path, finetune=False)
 
-    model = flags.peek(argv, "model")
-    file = flags.peek(argv, "config")
+    model = parsing.peek(argv, "model")
+    file = parsing.peek(argv, "config")
     if model is None and file is not None and not {"-h", "--help"} & set(argv):
         model = str(read(Path(file)).get("model", PretrainSettings.model))
     if model not in METHODS:
         # Which ones there are is said with all else that is wrong.
         model = str(PretrainSettings.model)
-    parsed = flags.parse(
+    parsed = parsing.parse(
         command(model), argv, environment=environment, read=read, problems=_problems
     )
     run, method = _parts(parsed)
@@ -268,7 +269,7 @@ def _parts(parsed: Parsed) -> tuple[PretrainSettings, MethodSettings]:
     return parsed.section(PretrainSettings), parsed.section(MethodSettings)
 
 
-def _problems(parsed: Parsed) -> list[str]:
+def _problems(parsed: Parsed) -> list[Problem]:
     run, method = _parts(parsed)
     return run.problems() + method.problems(run.batch_size)
 

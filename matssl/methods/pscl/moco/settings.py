@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from matssl.core.flags import Problem
 from matssl.methods import settings as shared
 from matssl.methods.pscl.settings import PSCLSettings
 from matssl.methods.settings import LotSettings, PoolFacts
@@ -23,7 +24,7 @@ class PSCLMoCoSettings(PSCLSettings, LotSettings):
     bn_splits: int = shared.bn_splits()
     group_negatives: str = shared.group_negatives()
 
-    def problems(self, batch_size: int) -> list[str]:
+    def problems(self, batch_size: int) -> list[Problem]:
         """Return what does not go together."""
         return super().problems(batch_size) + shared.split_problems(self.bn_splits, batch_size)
 

@@ -1,4 +1,4 @@
-"""A study: starts x data sets x variants x label counts x seeds, as jobs and as one table."""
+"""The plan of a study as its YAML file says it, and the jobs it makes."""
 
 from __future__ import annotations
 
@@ -9,24 +9,23 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from matssl.core.errors import UserError
-from matssl.measure import intervals
+from matssl.metrics import SCORES, mean_name
 
 # The score of the best of several checks on the test images, which choose it: the rule of PSCL's
 # code. It is no estimate of anything; a column says how far it lies above the honest score.
 BEST_ON_TEST = "_best_on_test"
-# Scores that a table may show, by their name in metrics.json.
-COLUMNS = {
+# Scores that a table may show, by their name among the means of metrics.json; mIoU is always there.
+HEADS = {
     "mdice": "Dice %",
     "mdice_without_class_0": "Dice % without class 0",
     "accuracy": "accuracy %",
-    f"miou{BEST_ON_TEST}": "mIoU %, best on test",
-    f"mdice{BEST_ON_TEST}": "Dice %, best on test",
-    f"mdice_without_class_0{BEST_ON_TEST}": "Dice % without class 0, best on test",
+} | {mean_name(name): f"{name} %" for name in SCORES if name != "IoU"}
+COLUMNS = HEADS | {
+    f"{key}{BEST_ON_TEST}": f"{text}, best on test"
+    for key, text in {"miou": "mIoU %", **HEADS}.items()
 }
-FOLDER = Path(__file__).resolve().parent / "studies"
+FOLDER = Path(__file__).resolve().parent / "plans"
 
 
 @dataclass(frozen=True)
@@ -215,152 +214,6 @@ def read(content: Mapping[str, Any], name: str) -> Plan:
         baseline,
         columns,
     )
-
-
-def flags(values: Mapping[str, Any]) -> list[str]:
-    """Return settings as words of a command line."""
-    words = []
-    for key, value in values.items():
-        if value is True:
-            words.append(f"--{key}")
-        elif value is False:
-            words.append(f"--no-{key}")
-        elif value is not None:
-            words += [f"--{key}", str(value)]
-    return words
-
-
-def label_flags(labels: str) -> list[str]:
-    """Return the flags of train_finetune.py that leave this many labelled images."""
-    if labels == "all":
-        return []
-    if labels.endswith("%"):
-        return ["--data_ratio", f"{float(labels[:-1]) / 100:g}"]
-    return ["--max_train_images", labels]
-
-
-@dataclass(frozen=True)
-class Cell:
-    """All seeds of one start on one data set with one number of labels.
-
-    Attributes:
-        dataset: with the test split where there are several.
-        variant: of the settings.
-        labels: as the study says them.
-        images: labelled images that were trained on.
-        start: name.
-        miou: by seed, 0 to 1.
-        others: further scores by column, each by seed.
-        gain: mean paired difference from the baseline, None for the baseline itself.
-        half: half width of its 95 % interval; NaN with one common seed.
-    """
-
-    dataset: str
-    variant: str
-    labels: str
-    images: int
-    start: str
-    miou: Mapping[int, float]
-    others: Mapping[str, Mapping[int, float]]
-    gain: float | None
-    half: float
-
-    @property
-    def mean(self) -> float:
-        """Mean over the seeds."""
-        return float(np.mean(list(self.miou.values())))
-
-    @property
-    def std(self) -> float:
-        """Sample standard deviation over the seeds; NaN with one."""
-        return float(np.std(list(self.miou.values()), ddof=1)) if len(self.miou) > 1 else np.nan
-
-
-def cells(plan: Plan, results: Mapping[str, Mapping[str, Any]]) -> list[Cell]:
-    """Return the table's rows in the order of the plan.
-
-    Args:
-        plan: the study.
-        results: by job name: ``miou`` by test split, ``images``.
-    """
-    rows = []
-    for dataset, variant, labels in itertools.product(plan.datasets, plan.variants, plan.labels):
-        tests = plan.tests(dataset)
-        for test in tests:
-            scores: dict[str, dict[int, float]] = {}
-            images = 0
-            for start in plan.starts:
-                scores[start.name] = {}
-                for seed in plan.seeds:
-                    found = results.get(Job(start, dataset, variant, labels, seed).name)
-                    if found is not None and test in found["miou"]:
-                        scores[start.name][seed] = float(found["miou"][test])
-                        images = int(found["images"])
-            label = dataset if len(tests) == 1 else f"{dataset} ({test})"
-            for start in plan.starts:
-                if not scores[start.name]:
-                    continue
-                gain, half = None, float("nan")
-                common = scores[start.name].keys() & scores[plan.baseline].keys()
-                if start.name != plan.baseline and common:
-                    gain, half = intervals.paired(
-                        [scores[plan.baseline][seed] for seed in sorted(common)],
-                        [scores[start.name][seed] for seed in sorted(common)],
-                    )
-                own = scores[start.name]
-                names = {seed: Job(start, dataset, variant, labels, seed).name for seed in own}
-                others = {
-                    column: {
-                        seed: float(found["scores"][test][column])
-                        for seed, name in names.items()
-                        if column in (found := results[name]).get("scores", {}).get(test, {})
-                    }
-                    for column in plan.columns
-                }
-                rows.append(
-                    Cell(label, variant, labels, images, start.name, own, others, gain, half)
-                )
-    return rows
-
-
-def markdown(plan: Plan, rows: Sequence[Cell]) -> str:
-    """Return the table: mean, spread, number of seeds, paired difference with interval."""
-    variants = len(plan.variants) > 1
-    head = ["data set", "variant", "labelled images", "start", "mIoU %", "seeds"]
-    head.append(f"over {plan.baseline}, paired, 95 %")
-    head += [COLUMNS[name] for name in plan.columns]
-    if not variants:
-        head.remove("variant")
-    lines = ["| " + " | ".join(head) + " |", "| " + " | ".join("---" for _ in head) + " |"]
-    for row in rows:
-        cells = [row.dataset, row.variant, str(row.images), row.start]
-        cells += [_spread(row.miou), str(len(row.miou)), _gain(row)]
-        cells += [_spread(row.others[name]) for name in plan.columns]
-        if not variants:
-            cells.pop(1)
-        lines.append("| " + " | ".join(cells) + " |")
-    guided = [start.name for start in plan.starts if start.guided]
-    if guided:
-        lines += ["", f"Pretraining of {', '.join(guided)} saw the labelled images of its draw."]
-    return "\n".join(lines)
-
-
-def _spread(scores: Mapping[int, float]) -> str:
-    """Return mean and sample standard deviation in per cent; nothing without a score."""
-    values = 100 * np.array(list(scores.values()))
-    if len(values) == 0:
-        return ""
-    spread = f" ± {values.std(ddof=1):.1f}" if len(values) > 1 else ""
-    return f"{values.mean():.1f}{spread}"
-
-
-def _gain(row: Cell) -> str:
-    if row.gain is None:
-        return ""
-    gain, half = 100 * row.gain, 100 * row.half
-    if np.isnan(half):
-        return f"{gain:+.1f}"
-    return f"{gain:+.1f} [{gain - half:+.1f}, {gain + half:+.1f}]"
 
 
 def _mapping(content: Mapping[str, Any], key: str) -> Mapping[str, Any]:
