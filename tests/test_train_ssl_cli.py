@@ -13,9 +13,10 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
-from matssl.core import checkpoint, flags
+from matssl.core import checkpoint, flags, parsing
 from matssl.core.errors import guard
-from matssl.methods import METHODS
+from matssl.methods import METHODS, settings_class
+from matssl.methods.settings import GuidedSettings
 from matssl.pictures import training as pictures
 from matssl.stages.pretrain import plan, settings
 from matssl.stages.pretrain.plan import make_plan
@@ -128,8 +129,10 @@ def test_masks_stay_out_of_the_pool_and_test_folders_are_named(
 
 
 def _parse(*argv: str) -> SimpleNamespace:
-    guided = ["--labeled_path", "x"] if any("pscl" in word for word in argv) else []
-    resolved = settings.resolve(["--data_path", "x", *guided, *argv])
+    model = parsing.peek(argv, "model") or "matssl"
+    guided = issubclass(settings_class(model), GuidedSettings)
+    argv = ("--labeled_path", "x", *argv) if guided else argv
+    resolved = settings.resolve(["--data_path", "x", *argv])
     return SimpleNamespace(**flags.to_dict(resolved.run, resolved.method))
 
 
