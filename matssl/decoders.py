@@ -65,6 +65,16 @@ DECODERS: dict[str, Decoder] = {
         fine=True,
         reconstructs=False,
     ),
+    "deeplabv3plus": Decoder(
+        "DeepLabV3+",
+        "pyramid of dilated convolutions, output at a quarter of the size",
+        "matssl.models.decoders.deeplabv3plus:DEEPLAB",
+        multiple=16,
+        least_batch=2,
+        dilated=True,
+        marks=("decoder.aspp.0.convs.1.0.0.", "decoder.block2."),
+        unsaid="output stride 16 and rates 6, 12, 18",
+    ),
     "light": Decoder(
         "light decoder",
         "that of SparK, thrown away after the pretraining",

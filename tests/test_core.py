@@ -13,9 +13,10 @@ import pytest
 import torch
 from numeric import view_map
 
-from matssl.core import checkpoint, config, geometry, rng, run_folder, runtime, torchvision_ops
+from matssl.core import checkpoint, geometry, rng, run_folder, runtime, torchvision_ops
 from matssl.core.errors import UserError, guard
 from matssl.methods import METHODS, recipes
+from matssl.stages.finetune import settings as finetune
 from matssl.stages.pretrain import settings
 from matssl.stages.pretrain.settings import PretrainSettings
 
@@ -121,12 +122,12 @@ def test_unknown_settings_in_a_file_name_the_nearest_one(tmp_path: Path) -> None
 
 def test_a_missing_required_flag_is_named() -> None:
     with pytest.raises(UserError, match="--finetune_dataset"):
-        config.parse(config.FinetuneConfig, [], "d")
+        finetune.resolve([])
 
 
 def test_every_recipe_is_read_without_complaint() -> None:
-    for path in config.RECIPE_FOLDER.glob("*.yaml"):
-        config.parse(config.FinetuneConfig, ["--finetune_dataset", "x", "--recipe", str(path)], "d")
+    for path in finetune.RECIPES.glob("*.yaml"):
+        finetune.resolve(["--finetune_dataset", "x", "--recipe", str(path)])
     for model in METHODS:
         for path in recipes(model).glob("*.yaml"):
             _pretrain("--model", model, "--recipe", str(path), "--labeled_path", "x")

@@ -15,7 +15,6 @@ import tifffile
 import torch
 
 from matssl.core import checkpoint
-from matssl.core.config import EvaluateConfig
 from matssl.core.errors import UserError
 from matssl.data import layouts, readers
 from matssl.data.layouts import Pair
@@ -26,6 +25,9 @@ from matssl.models.segmentation import build_model
 from matssl.stages import drawing
 from matssl.stages.evaluate import predict as stage
 from matssl.stages.evaluate.published import published_results
+from matssl.stages.evaluate.settings import EvaluateSettings
+from matssl.trained import network
+from matssl.trained.segmenter import Segmenter
 
 NAMES = ("matrix phase", "pore")
 Make = Callable[..., Path]
@@ -109,7 +111,7 @@ def _masks(count: int = 2, classes: int = 2, size: int = 64) -> list[np.ndarray]
 
 def _run(model: Path, data: Path, out: Path, **flags: Any) -> dict[str, Any]:
     options = {"threads": 1, "precision": "fp32", "quiet": True, **flags}
-    config = EvaluateConfig(
+    config = EvaluateSettings(
         model_path=str(model), dataset=str(data), output_dir=str(out), **options
     )
     stage.evaluate(config)
@@ -280,7 +282,7 @@ def test_large_images_give_the_same_masks_through_a_file(
 ) -> None:
     model, data = make_model(), make_data("data", _masks())
     plain = _run(model, data, tmp_path / "a", save_probabilities=True)
-    monkeypatch.setattr(drawing, "IN_MEMORY_BYTES", 0)
+    monkeypatch.setattr(network, "IN_MEMORY_BYTES", 0)
     mapped = _run(model, data, tmp_path / "b", save_probabilities=True)
     assert plain["confusion"] == mapped["confusion"]
     first, second = (tifffile.imread(tmp_path / name / "probabilities/fieldA.tif") for name in "ab")
@@ -364,7 +366,9 @@ def test_last_and_best_checkpoint_give_the_averaged_weights(make_model: Make) ->
     last = best.with_name("last.ckpt")
     del payload["format"]
     checkpoint.save(last, {**payload, "state": {**own, **averaged}})
-    first, second = (stage.load_model(path).model.state_dict() for path in (best, last))
+    first, second = (
+        Segmenter.load(path, device="cpu").network.model.state_dict() for path in (best, last)
+    )
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 

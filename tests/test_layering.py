@@ -12,6 +12,7 @@ STOREYS = [
     {"data", "models", "metrics", "measure", "pictures", "hub"},
     {"methods", "monitor", "probe", "weights", "tiling", "phases"}
     | {"report", "preflight", "baselines"},
+    {"trained"},
     {"stages"},
     {"study"},
     {"tools"},

@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from matssl.core import checkpoint
 from matssl.core.errors import UserError, guard
@@ -22,6 +23,7 @@ from matssl.models.encoders import build_encoder
 from matssl.probe import DenseProbe, ridge
 from matssl.stages.pretrain import loop as pretrain
 from matssl.tools import probe as probe_tool
+from matssl.trained.encoder import Encoder
 
 pytestmark = pytest.mark.usefixtures("no_drawing")
 
@@ -221,7 +223,18 @@ def test_weights_are_shown_the_grey_levels_of_their_run(tmp_path: Path) -> None:
     run = tmp_path / "run"
     (run / "snapshots").mkdir(parents=True)
     (run / "config.yaml").write_text("window: dtype\nlow: 1.0\nhigh: 99.0\nlr: 0.1\n")
-    expected = {"window": "dtype", "low": 1.0, "high": 99.0}
-    for name in ("", "encoder.safetensors", "snapshots/encoder_000004.safetensors"):
-        assert probe_tool.grey_levels(str(run / name)) == expected
-    assert probe_tool.grey_levels("none") == probe_tool.grey_levels(str(tmp_path / "x.pth")) == {}
+    state = {f"encoder.{k}": v for k, v in build_encoder("resnet18", 1).state_dict().items()}
+    facts = {"format": checkpoint.FORMAT, "stage": "ssl", "lineage": "[]"}
+    expected = ("dtype", 1.0, 99.0)
+    for name in ("encoder.safetensors", "snapshots/encoder_000004.safetensors"):
+        save_file(state, run / name, facts)
+        assert _grey_levels(run / name) == expected
+    assert _grey_levels(run) == expected
+    save_file(state, tmp_path / "x.safetensors", facts)
+    untold = ("standard", 0.5, 99.5)
+    assert _grey_levels("none") == _grey_levels(tmp_path / "x.safetensors") == untold
+
+
+def _grey_levels(source: Path | str) -> tuple[str, float, float]:
+    record = Encoder.load(source, device="cpu").record
+    return record.window, record.low, record.high

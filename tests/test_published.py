@@ -15,14 +15,14 @@ import torch
 import eval_model
 import train_finetune
 import train_ssl
-from matssl.core import checkpoint, config, flags
-from matssl.core.config import FinetuneConfig
+from matssl.core import checkpoint, flags
 from matssl.core.errors import UserError, guard
 from matssl.core.labels import IGNORE
 from matssl.data import masks
 from matssl.models.encoders import build_encoder
 from matssl.models.segmentation import build_model
 from matssl.stages import published
+from matssl.stages.finetune import settings as finetune
 from matssl.stages.pretrain import settings as pretrain
 
 QUICK = ["--threads", "1", "--precision", "fp32"]
@@ -182,7 +182,7 @@ def test_the_presets_are_the_published_table(
     preset: str, size: int, classes: str, epochs: int, lr: float
 ) -> None:
     argv = ["--finetune_dataset", "x", "--recipe", preset]
-    found = config.parse(FinetuneConfig, argv, "")
+    found = finetune.resolve(argv)
     assert (found.input_size, found.classes, found.epochs, found.lr) == (size, classes, epochs, lr)
     assert (found.decoder, found.loss, found.in_channels) == ("unetplusplus", "dice", 3)
     assert found.d4 == "none" and found.weight_decay == found.contrast == found.noise_p == 0
@@ -226,7 +226,7 @@ def test_a_fine_tuning_file_of_the_study_and_its_flags_are_read(tmp_path: Path) 
     file = tmp_path / "pets_segmentation.yaml"
     file.write_text(FINETUNE)
     argv = ["--config", str(file), "--data_ratio", "0.2", "--quiet"]
-    found = config.parse(FinetuneConfig, argv, "")
+    found = finetune.resolve(argv)
     expected = {"encoder": "resnet50", "decoder": "unet", "ssl_weights_path": "weights.ckpt"}
     expected |= {"batch_size": 32, "lr": 1e-4, "epochs": 60, "loss": "bce", "data_ratio": 0.2}
     expected |= {"finetune_dataset": "datasets/oxford-pets", "input_size": 224, "crop_size": 224}

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from matssl.core import config, flags, parsing
-from matssl.core.config import FinetuneConfig
+from matssl.core import flags, parsing
 from matssl.methods import METHODS, recipes, settings_class
 from matssl.methods.settings import GuidedSettings
+from matssl.stages.finetune import settings as finetune
 from matssl.stages.pretrain import settings
 
 # Sources: MatSSL utils/models/matSSL.py and .env; SimCLR arXiv:2002.05709; MoCo v2 main_moco.py;
@@ -222,7 +222,7 @@ def test_the_own_recipe_fits_small_sets_on_any_machine(model: str) -> None:
 def test_fine_tuning_of_pscl_has_its_published_settings() -> None:
     # neulmc/PSCL config_run.py, one labelled image; Adam is AdamW without decay.
     words = ["--finetune_dataset", "x", "--recipe", "pscl"]
-    resolved = config.to_dict(config.parse(FinetuneConfig, words, ""))
+    resolved = flags.to_dict(finetune.resolve(words))
     expected: dict[str, Any] = {"encoder": "small_unet", "decoder": "small_unet", "epochs": 1000}
     expected |= {"lr": 1e-3, "encoder_lr_factor": 0.1, "schedule": "constant", "warmup": 0.0}
     expected |= {"weight_decay": 0.0, "batch_size": 1, "crop_size": 376, "loss": "dice_ce"}

@@ -78,12 +78,31 @@ def test_a_memory_mapped_result_is_filled_in_strips(tmp_path: Path) -> None:
     assert np.abs(out - _exact(np.asarray(image))).max() < 1e-6
 
 
-@pytest.mark.parametrize(("side", "tiles"), [(512, 1), (640, 1), (1024, 4), (2048, 16)])
-def test_tiles_fit_the_image(side: int, tiles: int) -> None:
+@pytest.mark.parametrize(("side", "count"), [(512, 1), (640, 1), (1024, 4), (2048, 16)])
+def test_tiles_fit_the_image(side: int, count: int) -> None:
     plan = tiles.plan(side, side)
-    assert len(plan.tops) * len(plan.lefts) == tiles
+    assert len(plan.tops) * len(plan.lefts) == count
     assert plan.tops[-1] + plan.tile[0] >= side
     assert all(s % 32 == 0 for s in plan.tile)
+
+
+@pytest.mark.parametrize("multiple", [16, 48])
+def test_tiles_take_the_multiple_of_the_model(multiple: int) -> None:
+    shapes = []
+
+    class Model(torch.nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            shapes.append(x.shape[-2:])
+            return _pointwise(x)
+
+    model = Model()
+    model.multiple = multiple  # type: ignore[assignment]
+    image = np.random.default_rng(7).standard_normal((1, 77, 300)).astype(np.float32)
+    for size in (None, 100):
+        result = tiling.predict(model, image, tile_size=size, overlap=200)
+        assert np.abs(result - _exact(image)).max() < 1e-6
+    assert all(side % multiple == 0 for shape in shapes for side in shape)
+    assert shapes[0][0] == {16: 80, 48: 96}[multiple]
 
 
 def test_tiles_of_a_network_agree_with_the_whole_image() -> None:

@@ -14,11 +14,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from matssl import weights
-from matssl.core import checkpoint, config
+from matssl.core import checkpoint
 from matssl.core.errors import UserError
 from matssl.models.encoders import build_encoder
 from matssl.models.segmentation import build_model
-from matssl.stages import finetune
+from matssl.stages.finetune import inputs, settings
 from matssl.weights import folding
 
 
@@ -575,8 +575,7 @@ def test_encoder_and_decoder_are_those_of_the_weights_unless_others_are_named(
 
     def chosen(*flags: str) -> tuple[str, str]:
         words = ["--finetune_dataset", "x", *flags]
-        settings = config.parse(config.FinetuneConfig, words, "", {})
-        return finetune._architecture(settings, tmp_path)
+        return inputs.architecture(settings.resolve(words), tmp_path)
 
     own = ["--ssl_weights_path", str(file)]
     assert chosen(*own) == (encoder, decoder)

@@ -130,7 +130,7 @@ def setup(
         UserError: a GPU is asked for and there is none.
     """
     rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    found = _device(device, gpu_id)
+    found = find_device(device, gpu_id)
     # torchrun sets OMP_NUM_THREADS=1 where the user said nothing; the cores are shared out instead.
     threads = threads or max(1, (available_cores()) // world_size)
     torch.set_num_threads(threads)
@@ -144,9 +144,7 @@ def setup(
     workers = num_workers
     if workers is None:
         workers = 4 if found.type == "cuda" else 0
-    if precision == "auto":
-        precision = "bf16" if has_fast_bf16(found) else "fp32"
-    return Runtime(found, precision, threads, workers, rank, world_size)
+    return Runtime(found, find_precision(precision, found), threads, workers, rank, world_size)
 
 
 def _equal_bits(wanted: bool | None) -> None:
@@ -295,7 +293,23 @@ class Interrupts:
         self.received = number
 
 
-def _device(name: str, gpu_id: int | None) -> torch.device:
+def find_precision(name: str, device: torch.device) -> str:
+    """Return fp32 or bf16; "auto" is bf16 where the hardware multiplies in it."""
+    if name == "auto":
+        return "bf16" if has_fast_bf16(device) else "fp32"
+    return name
+
+
+def find_device(name: str, gpu_id: int | None = None) -> torch.device:
+    """Return the device of a name.
+
+    Args:
+        name: auto, cpu, cuda or cuda:N.
+        gpu_id: what auto means; the CPU where there is no GPU.
+
+    Raises:
+        UserError: no such name, or no such GPU here.
+    """
     if name == "auto" and gpu_id is not None:
         # The published scripts go to the CPU where there is no GPU.
         name = f"cuda:{gpu_id}" if torch.cuda.is_available() else "cpu"

@@ -180,6 +180,21 @@ class SpecimenSettings:
 
 
 @dataclass(frozen=True)
+class TileSettings:
+    """Flags of stages that predict whole images in tiles."""
+
+    tile_size: int | None = flag(
+        None, "prediction", "tile side in pixels (default: fitted)", low=1, high=65_536
+    )
+    overlap: int | None = flag(
+        None, "prediction", "overlap of tiles in pixels (default: fitted)", low=0, high=65_536
+    )
+    tta: bool = flag(
+        False, "prediction", "average over the eight orientations of each image", first=True
+    )
+
+
+@dataclass(frozen=True)
 class ImageSettings:
     """Flags that say how an image file becomes what the network sees."""
 

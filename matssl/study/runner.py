@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from matssl import hub
-from matssl.core import config
-from matssl.core.config import EvaluateConfig, FinetuneConfig
 from matssl.core.errors import UserError
 from matssl.core.tables import read_csv
+from matssl.stages.evaluate import settings as evaluate_settings
+from matssl.stages.finetune import settings as finetune_settings
 from matssl.stages.pretrain import settings as pretrain_settings
 from matssl.study import tables
 from matssl.study.commands import Commands
@@ -25,8 +25,8 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 # What reads the flags of each command.
 STAGES: dict[str, Callable[[Sequence[str]], object]] = {
     "train_ssl.py": pretrain_settings.resolve,
-    "train_finetune.py": lambda words: config.parse(FinetuneConfig, words, ""),
-    "eval_model.py": lambda words: config.parse(EvaluateConfig, words, ""),
+    "train_finetune.py": finetune_settings.resolve,
+    "eval_model.py": evaluate_settings.resolve,
 }
 
 

@@ -143,6 +143,28 @@ def read(path: Path | str, *, page: int = 0, color: str = "gray") -> Micrograph:
     )
 
 
+def from_array(
+    pixels: Array, pixel_size: float | None = None, color: str = "gray", source: str = "array"
+) -> Micrograph:
+    """Return the micrograph of an array in memory, its dtype as :func:`read` would give it.
+
+    Args:
+        pixels: (H, W), (H, W, 1), or (H, W, 3) in R, G, B order; a fourth channel is dropped.
+        pixel_size: nm.
+        color: see :func:`read`.
+        source: what messages call it.
+
+    Raises:
+        UserError: another shape, or no finite value.
+    """
+    if pixels.ndim not in (2, 3) or pixels.size == 0:
+        raise UserError(f"{source} has the shape {pixels.shape}; a micrograph has (H, W) pixels")
+    plane, notes = _plane(pixels, color, source)
+    bits = _significant_bits(plane)
+    unit = None if pixel_size is None else "nm"
+    return Micrograph(plane, pixel_size, unit, bits, source, notes=tuple(notes))
+
+
 def with_pixel_size(micrograph: Micrograph, nm: float | None) -> Micrograph:
     """Return the micrograph with the pixel size the user gave, where one was given."""
     return micrograph if nm is None else replace(micrograph, pixel_size=nm, unit="nm")
@@ -333,7 +355,7 @@ def _read_palette_png(path: Path) -> Array:
     return _read_opencv(path)
 
 
-def _plane(pixels: Array, color: str, path: Path) -> tuple[Array, list[str]]:
+def _plane(pixels: Array, color: str, path: Path | str) -> tuple[Array, list[str]]:
     """Return (H, W) or (H, W, 3) of a dtype we promise, and what was done, in words."""
     notes = []
     if pixels.ndim == 3 and pixels.shape[2] in (2, 4):
