@@ -28,6 +28,7 @@ from matssl.models.sparse import (
     make_sparse,
     resized,
 )
+from matssl.stages.pretrain.settings import resolve
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -664,8 +665,6 @@ def test_a_perfect_prediction_paints_the_view(monkeypatch: pytest.MonkeyPatch) -
     ("settings", "message"),
     [
         ({"decoder": "small_unet"}, "small U-Net is one piece"),
-        ({"mask_ratio": 1.0}, "--mask_ratio must lie between 0 and 1"),
-        ({"decoder": "light", "hidden_dim": 100}, "multiple of 32"),
         ({"encoder": "small_unet", "masking": "dense", "decoder": "light"}, "maps at strides 4 to"),
     ],
 )
@@ -674,6 +673,21 @@ def test_settings_that_do_not_go_together_are_refused(
 ) -> None:
     with pytest.raises(UserError, match=message):
         _method(**settings)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--mask_ratio", "1.0"], "--mask_ratio must be above 0 and below 1, not 1.0"),
+        (["--decoder", "light", "--hidden_dim", "100"], "multiple of 32"),
+        (["--decoder", "small_unet"], "--decoder"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused_before_torch_is_needed(
+    flags: list[str], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        resolve(["--model", "spark", "--data_path", "pool", *flags])
 
 
 @pytest.mark.parametrize(("side", "size"), [(32, 32), (80, 16), (100, 32)])
