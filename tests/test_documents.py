@@ -27,7 +27,7 @@ PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md"
 PAGES += sorted((ROOT / "docs").glob("*.md"))
 OUTSIDE = ("tests", "benchmarks", "docs", "datasets", "model_hub", "experiments", "matssl")
 # Of any stage, method or tool.
-ANYWHERE = ("settings.py", "method.py", "report.py", "paper.yaml", "matssl.yaml", "tools/NAME.py")
+ANYWHERE = ("settings.py", "method.py", "report.py", "tools/NAME.py")
 # Of torchrun, and what is no field.
 OTHERS = {"nproc_per_node", "help"}
 
@@ -90,15 +90,17 @@ def test_every_module_is_named() -> None:
     assert not absent
 
 
-def test_every_path_and_every_name_in_it_exists() -> None:
-    said = re.findall(r"`([\w./]+\.(?:py|yaml|md))(?::([\w.]+))?`", _text(ARCHITECTURE))
-    assert len(said) > 100
+@pytest.mark.parametrize(("page", "least"), [(ARCHITECTURE, 100), (PAGES[1], 10)])
+def test_every_path_and_every_name_in_it_exists(page: Path, least: int) -> None:
+    # A YAML file without a folder is one of a run or of any method.
+    path = r"`([\w./]+\.py|[\w.]+/[\w./]+\.(?:yaml|md))(?::([\w.]+))?`"
+    said = re.findall(path, _text(page))
+    assert len(said) > least
     for name, inner in said:
         if name in ANYWHERE:
             continue
-        path = _place(name)
-        assert path.is_file(), name
-        assert not inner or inner in _names(path), f"{name} has no {inner}"
+        assert _place(name).is_file(), name
+        assert not inner or inner in _names(_place(name)), f"{name} has no {inner}"
 
 
 def test_folders_are_named_as_they_are() -> None:
