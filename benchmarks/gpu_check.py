@@ -102,7 +102,8 @@ class Inside:
     def write_data(pool: Path, labelled: Path, images: int, side: int, labelled_side: int) -> None:
         from matssl.data import synthetic
 
-        synthetic.write_pool(pool, images, side, seed=0)
+        # The other kinds take a minute an image of this size.
+        synthetic.write_pool(pool, images, side, seed=0, kinds=("two_phase", "cracks"))
         synthetic.write_dataset(labelled, "two_phase", 4, 2, 2, labelled_side, seed=1)
 
     @staticmethod

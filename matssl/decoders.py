@@ -51,7 +51,7 @@ DECODERS: dict[str, Decoder] = {
     ),
     "unetplusplus": Decoder(
         "U-Net++",
-        "nested skips; slower than unet",
+        "nested skips, slower than unet",
         "matssl.models.decoders.unetplusplus:UNET_PLUS_PLUS",
         multiple=32,
         fine=True,

@@ -109,7 +109,7 @@ def test_the_table_tells_the_truth(name: str) -> None:
     assert decoder.title and decoder.about
     if decoder.segments:
         found = kind(name)
-        assert (found.fine_blocks is not None) == decoder.fine == bool(found.fine_channels)
+        assert bool(found.fine_blocks) == decoder.fine == bool(found.fine_channels)
         encoder = build_encoder(decoder.encoder or "resnet18", 1, decoder.dilated)
         assert encoder_facts(encoder).dilated == decoder.dilated
     else:
@@ -279,7 +279,8 @@ class _Rows(nn.Module):
 
 def test_a_trial_of_a_network_that_needs_numbers_gives_its_buffers_back() -> None:
     network = _Rows()
-    assert trial.attempt(network, (4, 1, 8, 8), training=True).shape == (2, 1, 8, 8)
+    (seen,) = trial.attempt(network, (4, 1, 8, 8), training=True)
+    assert seen.shape == (2, 1, 8, 8)
     assert not network.norm.num_batches_tracked and network.training
     with pytest.raises(trial.Misfit, match="^rows of 8$"):
         trial.attempt(network, (4, 1, 8, 9))

@@ -191,7 +191,7 @@ def test_every_method_resumes_to_the_same_bits(
     assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
     # Whether labels took part goes with the weights.
     files = [tmp_path / "ssl" / "whole" / name for name in ("encoder.safetensors", "last.ckpt")]
-    made = weights.read(files[0]).lineage[-1]
+    made = weights.read(files[0]).lineage.last
     assert made["method"] == model
     # Fine-tuning takes the same parts from both files.
     assert weights.architecture(files[0]) == weights.architecture(files[1])

@@ -319,7 +319,7 @@ def test_own_files_carry_their_lineage(tmp_path: Path) -> None:
     checkpoint.save(tmp_path / "last.ckpt", payload)
     for name in ("e.safetensors", "last.ckpt"):
         result = weights.load(build_encoder("resnet18", 1), tmp_path / name, in_channels=1)
-        assert result.lineage == ({"stage": "ssl", "data": "abc"},)
+        assert result.lineage.links == ({"stage": "ssl", "data": "abc"},)
         assert result.layout.startswith("matssl")
 
 
@@ -531,7 +531,7 @@ def test_a_file_from_a_newer_version_is_refused(tmp_path: Path) -> None:
 def test_metadata_of_others_is_no_lineage(tmp_path: Path) -> None:
     save_file(_resnet(), tmp_path / "w.safetensors", metadata={"lineage": "a sentence"})
     result = weights.load(build_encoder("resnet18", 3), tmp_path / "w.safetensors", in_channels=3)
-    assert result.lineage == () and result.layout == "torchvision / timm"
+    assert result.lineage.links == () and result.layout == "torchvision / timm"
 
 
 @pytest.mark.parametrize(

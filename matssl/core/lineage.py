@@ -40,6 +40,11 @@ class Lineage:
         return Lineage((*self.links, dict(link)))
 
     @property
+    def last(self) -> Mapping[str, object]:
+        """Facts of the newest link; none of an empty chain."""
+        return self.links[-1] if self.links else {}
+
+    @property
     def ancestors(self) -> Lineage:
         """The chain without its last link."""
         return Lineage(self.links[:-1])

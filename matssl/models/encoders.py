@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from math import log2
-from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -160,13 +159,14 @@ def check_encoder(
     return found
 
 
-def _examined(encoder: Any) -> Encoder:
+def _examined(encoder: nn.Module) -> Encoder:
     """Return what the first size tells that an encoder takes.
 
     Raises:
         Misfit: it takes none.
     """
-    channels: int = getattr(encoder, "in_channels", None) or encoder._in_channels
+    own = "in_channels" if hasattr(encoder, "in_channels") else "_in_channels"
+    channels: int = getattr(encoder, own)
     refusal = ""
     for height, width in (*TRIALS, *_own_sides(encoder)):
         try:

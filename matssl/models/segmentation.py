@@ -85,7 +85,7 @@ def build_model(
     if (encoder, decoder, in_channels) not in _TRIED:
         side = 2 * model.multiple
         try:
-            logits: Tensor = trial.attempt(model, (1, in_channels, side, 2 * side))
+            (logits,) = trial.attempt(model, (1, in_channels, side, 2 * side))
         except trial.Misfit as misfit:
             raise unusable(encoder, in_channels, use, misfit) from misfit
         assert logits.shape[-2:] == (side, 2 * side)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -25,8 +24,8 @@ def attempt(
     shape: tuple[int, int, int, int],
     training: bool = False,
     frozen: nn.Module | None = None,
-) -> Any:
-    """Return what a network makes of images of a shape; the shapes count, not the numbers.
+) -> list[Tensor]:
+    """Return the maps that a network makes of images of a shape; the shapes count, not the numbers.
 
     The pass runs on tensors without memory, which takes no arithmetic and leaves weights, running
     statistics and the global generator as they are. A network that cannot run so gets zeros, one
@@ -56,20 +55,24 @@ def reason(error: Exception) -> str:
     return words.splitlines()[0] if words else type(error).__name__
 
 
-def _without_memory(network: nn.Module, shape: tuple[int, ...]) -> Any:
+def _without_memory(network: nn.Module, shape: tuple[int, ...]) -> list[Tensor]:
     held = {**dict(network.named_parameters()), **dict(network.named_buffers())}
     weightless = {name: torch.empty_like(value, device="meta") for name, value in held.items()}
     images = torch.empty(shape, dtype=_first(network).dtype, device="meta")
-    return torch.func.functional_call(network, weightless, (images,))
+    return _listed(torch.func.functional_call(network, weightless, (images,)))
 
 
-def _with_zeros(network: nn.Module, shape: tuple[int, ...]) -> Any:
+def _with_zeros(network: nn.Module, shape: tuple[int, ...]) -> list[Tensor]:
     kept = {name: value.clone() for name, value in network.named_buffers()}
     try:
-        return network(_first(network).new_zeros((min(shape[0], 2), *shape[1:])))
+        return _listed(network(_first(network).new_zeros((min(shape[0], 2), *shape[1:]))))
     finally:
         for name, value in network.named_buffers():
             value.copy_(kept[name])
+
+
+def _listed(maps: Tensor | Sequence[Tensor]) -> list[Tensor]:
+    return [maps] if isinstance(maps, Tensor) else list(maps)
 
 
 def _first(network: nn.Module) -> Tensor:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import nn
 
 from matssl import weights
+from matssl.core.lineage import Lineage
 from matssl.data.preprocess import Preprocess
 from matssl.weights import WeightsReport
 
@@ -49,9 +48,9 @@ def origin(started_from: WeightsReport | None, resumed: bool) -> str:
     return started_from.text() if started_from else "weights random"
 
 
-def ancestors(started_from: WeightsReport | None) -> list[dict[str, Any]]:
+def ancestors(started_from: WeightsReport | None) -> Lineage:
     """Return the chain behind the weights a run starts from."""
     if started_from is None:
-        return []
+        return Lineage()
     file = {"weights": started_from.layout, "sha256": started_from.sha256}
-    return [*started_from.lineage, file]
+    return started_from.lineage.then(file)

@@ -45,7 +45,7 @@ def describe(path: Path) -> str:
         UserError: it cannot be used; the sentence says why.
     """
     from matssl import weights
-    from matssl.core import checkpoint, wording
+    from matssl.core import checkpoint
     from matssl.weights import layouts
 
     content = weights.read(path)
@@ -72,7 +72,7 @@ def describe(path: Path) -> str:
     for key in ("stage", "step", "epoch", "arch", "author"):
         if key in content.facts:
             lines.append(f"  {key:<13} {content.facts[key]}")
-    lines += [f"  made from     {line}" for line in wording.lineage_lines(content.lineage)]
+    lines += [f"  made from     {line}" for line in content.lineage.lines()]
     lines.append(f"  sha256        {checkpoint.file_hash(content.path)}")
     return "\n".join(lines)
 

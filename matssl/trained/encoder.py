@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from matssl import weights
 from matssl.core import checkpoint
+from matssl.core.lineage import Lineage
 from matssl.core.parsing import read_settings
 from matssl.data.preprocess import STANDARD_HALF_WIDTH, Preprocess
 from matssl.models.encoders import build_encoder, encoder_facts, pyramid
@@ -48,7 +48,7 @@ class Encoder:
     name: str
     record: Preprocess
     source: str
-    lineage: tuple[Mapping[str, Any], ...] = ()
+    lineage: Lineage = Lineage()
 
     @classmethod
     def load(
@@ -90,7 +90,7 @@ class Encoder:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             model = build_encoder(name, record.channels)
-        lineage: tuple[Mapping[str, Any], ...] = ()
+        lineage = Lineage()
         if path != RANDOM:
             lineage = weights.start(model, str(path), name, in_channels=record.channels).lineage
         return cls(Network.on(model, device, precision, threads), name, record, str(path), lineage)

@@ -17,6 +17,7 @@ from matssl import hub, weights
 from matssl.core import checkpoint
 from matssl.core.errors import UserError
 from matssl.core.labels import IGNORE
+from matssl.core.lineage import Lineage
 from matssl.data import masks, readers
 from matssl.data.masks import ClassTable, MaskClass
 from matssl.data.preprocess import Preprocess
@@ -119,7 +120,7 @@ class Segmenter:
     table: ClassTable
     source: str
     trained_on: TrainedOn = TrainedOn()
-    lineage: tuple[Mapping[str, Any], ...] = ()
+    lineage: Lineage = Lineage()
     raw: bool = False
     note: str = ""
 
@@ -160,7 +161,7 @@ class Segmenter:
         if input_size is not None:
             record = replace(record, resize=input_size)
         network = Network.on(model, device, precision, threads)
-        lineage = tuple(payload.get("lineage", []))
+        lineage = Lineage.read(payload.get("lineage"))
         return cls(network, record, table, str(path), _trained_on(payload), lineage)
 
     def predict(

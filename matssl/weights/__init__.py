@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from matssl import hub
-from matssl.core import checkpoint, wording
+from matssl.core import checkpoint
 from matssl.core.errors import UserError
+from matssl.core.lineage import Lineage
 from matssl.decoders import DECODERS, named, with_encoder
 from matssl.models import small_unet
 from matssl.weights import layouts
@@ -83,7 +84,7 @@ class WeightsReport:
     dropped: tuple[str, ...]
     notes: tuple[str, ...]
     sha256: str
-    lineage: tuple[dict[str, Any], ...] = ()
+    lineage: Lineage = Lineage()
     parts: tuple[str, ...] = ("encoder",)
     architecture: str | None = None
     missing: tuple[str, ...] = ()
@@ -98,8 +99,8 @@ class WeightsReport:
         if self.missing:
             lines.append(f"  {len(self.missing)} BatchNorm counters are not in the file: harmless")
         lines += [f"  {note}" for note in self.notes]
-        lines += [f"  from {line}" for line in wording.lineage_lines(self.lineage)]
-        doubt = wording.doubt(self.lineage)
+        lines += [f"  from {line}" for line in self.lineage.lines()]
+        doubt = self.lineage.doubt()
         if doubt:
             lines.append(f"  warning {doubt}")
         return "\n".join(lines)
@@ -179,7 +180,7 @@ def load(
         dropped=tuple(dropped),
         notes=tuple(notes),
         sha256=checkpoint.file_hash(hub.locate(path)),
-        lineage=tuple(content.lineage),
+        lineage=content.lineage,
         parts=tuple(parts),
         architecture=theirs,
         missing=tuple(k for k in wanted if k not in found),
@@ -242,14 +243,13 @@ def architecture(path: Path | str) -> tuple[str | None, str | None]:
     name = layouts.architecture(recognise(content)[1])
     if name is None or not re.fullmatch(rf"resnet\d+|{small_unet.NAME}", name):
         # An encoder that is no ResNet is named by our own files only.
-        name = next((e["encoder"] for e in reversed(content.lineage) if "encoder" in e), None)
+        name = content.lineage.newest("encoder")
     return name, _decoder_name(content) if content.decoder else None
 
 
 def _decoder_name(content: Content) -> str:
     """Return the name of the decoder a file holds; a file that is not ours holds PSCL's."""
-    kinds = (e["decoder"] for e in reversed(content.lineage) if e.get("decoder"))
-    return next(kinds, small_unet.NAME)
+    return content.lineage.newest("decoder") or small_unet.NAME
 
 
 def recognise(content: Content) -> tuple[str, dict[str, Tensor]]:
@@ -391,7 +391,7 @@ def _read_safetensors(path: Path) -> Content:
         ) from error
     # Only own files have a lineage; the word may mean anything in the metadata of others.
     own = layouts.own_format(facts, str(path))
-    lineage = json.loads(facts.get("lineage", "[]")) if own else []
+    lineage = Lineage.read(json.loads(facts.get("lineage", "[]")) if own else None)
     return Content(str(path), tensors, facts, lineage)
 
 

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
 from matssl.core import checkpoint
+from matssl.core.lineage import Lineage
 from matssl.core.run_folder import atomic_write_bytes
 
 
 def write(
     path: Path,
     parts: Mapping[str, Mapping[str, Tensor]],
-    lineage: Sequence[Mapping[str, Any]],
+    lineage: Lineage,
 ) -> None:
     """Write what fine-tuning may use, with format and lineage.
 
@@ -35,7 +35,7 @@ def write(
         for part, state in parts.items()
         for name, tensor in state.items()
     }
-    facts = {"format": checkpoint.FORMAT, "stage": "ssl", "lineage": json.dumps(lineage)}
+    facts = {"format": checkpoint.FORMAT, "stage": "ssl", "lineage": json.dumps(lineage.stored())}
     data = save(tensors, metadata=facts)
     start = 8 + int.from_bytes(data[:8], "little")
     header = json.loads(data[8:start]) | {"__metadata__": facts}

@@ -6,12 +6,13 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from matssl.core.flags import Problem, flag
-from matssl.decoders import DECODERS
+from matssl.decoders import DECODERS, described
 from matssl.methods import settings as shared
 from matssl.methods.settings import GROUP, GuidedSettings, PoolFacts
 
 # Where nothing says how many classes the labelled images have.
 CLASSES = 4
+FINE = tuple(name for name, decoder in DECODERS.items() if decoder.fine)
 Settings = TypeVar("Settings", bound="PSCLSettings")
 
 
@@ -37,8 +38,8 @@ class PSCLSettings(GuidedSettings):
     decoder: str = flag(
         "unet",
         GROUP,
-        "the decoder that is trained with the encoder and kept",
-        choices=tuple(name for name, decoder in DECODERS.items() if decoder.fine),
+        f"the decoder that is trained with the encoder and kept. {described(FINE)}",
+        choices=FINE,
     )
     num_classes: int = CLASSES
 

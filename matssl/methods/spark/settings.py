@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from matssl.core.flags import Problem, flag
-from matssl.decoders import DECODERS
+from matssl.decoders import DECODERS, described
 from matssl.methods import settings as shared
 from matssl.methods.settings import GROUP, MethodSettings
 
 # Published width of the light decoder, and what it must divide: it is halved five times.
 WIDTH, HALVINGS = 768, 32
+RECONSTRUCTING = tuple(name for name, decoder in DECODERS.items() if decoder.reconstructs)
 
 
 @dataclass(frozen=True)
@@ -35,9 +36,8 @@ class SparKSettings(MethodSettings):
     decoder: str = flag(
         "light",
         GROUP,
-        "the decoder that is trained with the encoder; light is the published one, which is not "
-        "kept",
-        choices=tuple(name for name, decoder in DECODERS.items() if decoder.reconstructs),
+        f"the decoder that is trained with the encoder. {described(RECONSTRUCTING)}",
+        choices=RECONSTRUCTING,
     )
     hidden_dim: int | None = shared.hidden_dim()
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor, nn
 
@@ -22,19 +21,19 @@ class Kind:
         made: class of the decoder.
         model: (encoder's name, input channels, classes) to a model with the parts ``encoder``,
             ``decoder`` and ``segmentation_head``.
-        alone: encoder to the decoder of such a model.
+        alone: channels of the encoder's maps, the image first, to the decoder of such a model.
         channels: of the map it gives.
         stride: of that map.
-        fine_blocks: decoder to its blocks whose maps have strides 4, 2 and 1, where it has such.
+        fine_blocks: names of the decoder's parts whose maps have strides 4, 2 and 1, if any.
         fine_channels: of these maps.
     """
 
     made: type[nn.Module]
     model: Callable[[str, int, int], nn.Module]
-    alone: Callable[[Any], nn.Module]
+    alone: Callable[[Sequence[int]], nn.Module]
     channels: int
     stride: int = 1
-    fine_blocks: Callable[[Any], list[nn.Module]] | None = None
+    fine_blocks: tuple[str, ...] = ()
     fine_channels: tuple[int, ...] = ()
 
 
@@ -66,7 +65,8 @@ def build_decoder(name: str, encoder: nn.Module) -> nn.Module:
     """
     small = isinstance(encoder, SmallUnetEncoder)
     check_pair(NAME if small else "another encoder", name)
-    return kind(name).alone(encoder)
+    channels: Sequence[int] = encoder.out_channels  # type: ignore[assignment]
+    return kind(name).alone(channels)
 
 
 def build_fine_decoder(name: str, encoder: nn.Module) -> nn.Module:
@@ -110,13 +110,12 @@ def fine_maps(decoder: nn.Module, features: list[Tensor]) -> list[Tensor]:
         decoder: from :func:`build_fine_decoder`.
         features: what its encoder returns.
     """
-    blocks = _kind_of(decoder).fine_blocks
-    assert blocks is not None
+    blocks = [decoder.get_submodule(name) for name in _kind_of(decoder).fine_blocks]
     maps: list[Tensor] = []
     # The decoders of the library return their last map alone.
     handles = [
         block.register_forward_hook(lambda _block, _inputs, output: maps.append(output))
-        for block in blocks(decoder)
+        for block in blocks
     ]
     try:
         decoder(features)

@@ -7,7 +7,7 @@ has 6, 12 and 18. Its separable convolutions, 256 channels and dropout are the l
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 import segmentation_models_pytorch as smp
 from segmentation_models_pytorch.decoders.deeplabv3.decoder import DeepLabV3PlusDecoder
@@ -38,9 +38,9 @@ def _model(encoder: str, in_channels: int, classes: int) -> nn.Module:
     return model
 
 
-def _alone(encoder: Any) -> nn.Module:
+def _alone(channels: Sequence[int]) -> nn.Module:
     decoder: nn.Module = DeepLabV3PlusDecoder(
-        encoder_channels=encoder.out_channels,
+        encoder_channels=channels,
         encoder_depth=DEPTH,
         out_channels=CHANNELS,
         atrous_rates=RATES,

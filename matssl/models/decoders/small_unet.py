@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 from torch import nn
 
@@ -14,12 +14,8 @@ def _model(encoder: str, in_channels: int, classes: int) -> nn.Module:
     return SmallUnet(in_channels, classes)
 
 
-def _alone(encoder: Any) -> nn.Module:
+def _alone(channels: Sequence[int]) -> nn.Module:
     return SmallUnetDecoder()
-
-
-def _fine_blocks(decoder: Any) -> list[nn.Module]:
-    return [decoder.up1, decoder.up2, decoder.up3]
 
 
 SMALL_UNET = Kind(
@@ -27,6 +23,6 @@ SMALL_UNET = Kind(
     _model,
     _alone,
     channels=WIDTHS[0],
-    fine_blocks=_fine_blocks,
+    fine_blocks=("up1", "up2", "up3"),
     fine_channels=WIDTHS[2::-1],
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 import segmentation_models_pytorch as smp
 from segmentation_models_pytorch.decoders.unet.decoder import UnetDecoder
@@ -21,15 +21,11 @@ def _model(encoder: str, in_channels: int, classes: int) -> nn.Module:
     return model
 
 
-def _alone(encoder: Any) -> nn.Module:
+def _alone(channels: Sequence[int]) -> nn.Module:
     decoder: nn.Module = UnetDecoder(
-        encoder_channels=encoder.out_channels, decoder_channels=CHANNELS, n_blocks=len(CHANNELS)
+        encoder_channels=channels, decoder_channels=CHANNELS, n_blocks=len(CHANNELS)
     )
     return decoder
-
-
-def _fine_blocks(decoder: Any) -> list[nn.Module]:
-    return list(decoder.blocks)[-3:]
 
 
 UNET = Kind(
@@ -37,6 +33,6 @@ UNET = Kind(
     _model,
     _alone,
     channels=CHANNELS[-1],
-    fine_blocks=_fine_blocks,
+    fine_blocks=("blocks.2", "blocks.3", "blocks.4"),
     fine_channels=CHANNELS[-3:],
 )

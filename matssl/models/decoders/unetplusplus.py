@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 import segmentation_models_pytorch as smp
 from segmentation_models_pytorch.decoders.unetplusplus.decoder import UnetPlusPlusDecoder
@@ -21,16 +21,11 @@ def _model(encoder: str, in_channels: int, classes: int) -> nn.Module:
     return model
 
 
-def _alone(encoder: Any) -> nn.Module:
+def _alone(channels: Sequence[int]) -> nn.Module:
     decoder: nn.Module = UnetPlusPlusDecoder(
-        encoder_channels=encoder.out_channels, decoder_channels=CHANNELS, n_blocks=len(CHANNELS)
+        encoder_channels=channels, decoder_channels=CHANNELS, n_blocks=len(CHANNELS)
     )
     return decoder
-
-
-def _fine_blocks(decoder: Any) -> list[nn.Module]:
-    # Of its grid of blocks these have seen all others of their size.
-    return [decoder.blocks[f"x_0_{decoder.depth - n}"] for n in (2, 1, 0)]
 
 
 UNET_PLUS_PLUS = Kind(
@@ -38,6 +33,7 @@ UNET_PLUS_PLUS = Kind(
     _model,
     _alone,
     channels=CHANNELS[-1],
-    fine_blocks=_fine_blocks,
+    # Of its grid of blocks these have seen all others of their size.
+    fine_blocks=("blocks.x_0_2", "blocks.x_0_3", "blocks.x_0_4"),
     fine_channels=CHANNELS[-3:],
 )

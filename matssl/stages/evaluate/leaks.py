@@ -39,8 +39,7 @@ def by_name(pairs: Sequence[Pair], trained_on: TrainedOn) -> list[str]:
 def by_pixels(results: Sequence[Result], segmenter: Segmenter) -> list[str]:
     """Return warnings where images are known to the model, whatever their files are called."""
     paths, pixels = segmenter.trained_on.images, segmenter.trained_on.digests
-    lineage = segmenter.lineage
-    guides = {digest for entry in lineage for digest in entry.get("labelled_digests", [])} - pixels
+    guides = segmenter.lineage.labelled_digests - pixels
     copies = [r.name for r in results if r.digest in pixels and str(r.pair.image) not in paths]
     labels = [r.name for r in results if r.digest in guides]
     scored = "; the scores are no test of it" if any(r.pair.mask for r in results) else ""

@@ -117,7 +117,7 @@ def evaluate(settings: EvaluateSettings, argv: Sequence[str] = ()) -> Path:
         "model": str(settings.model_path),
         "dataset": settings.dataset_name or inputs.dataset.root.name,
         "split": settings.split or (inputs.pairs[0].split if inputs.pairs else ""),
-        "lineage": list(segmenter.lineage),
+        "lineage": segmenter.lineage.stored(),
         "warnings": [*warnings, *copies],
         "baselines_wanted": settings.baselines,
     }

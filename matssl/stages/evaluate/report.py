@@ -10,9 +10,10 @@ import numpy as np
 
 from matssl import metrics, report
 from matssl.core import run_folder
+from matssl.core.lineage import Lineage
 from matssl.core.run_folder import RunFolder
 from matssl.core.tables import filled, percent
-from matssl.core.wording import counted, lineage_text
+from matssl.core.wording import counted
 from matssl.data import readers
 from matssl.data.masks import ClassTable
 from matssl.data.preprocess import Preprocess
@@ -129,7 +130,9 @@ def write_report(
     sections.append(("Phase fractions", _fraction_section(root, summary, colours)))
     sections.append(("Images", _panel_section(panels, results)))
     sections.append(("All images", report.table(filled([_image_row(r, names) for r in results]))))
-    sections.append(("Where the model comes from", report.text(lineage_text(summary["lineage"]))))
+    sections.append(
+        ("Where the model comes from", report.text(Lineage.read(summary["lineage"]).text()))
+    )
     sections.append(("Data", report.text(facts)))
     sections.append(("Command", report.text(run_folder.read_text(root / "command.txt"))))
     title = f"{summary['dataset']}: segmentation into {', '.join(names)}"

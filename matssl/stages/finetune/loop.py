@@ -12,6 +12,7 @@ from typing import Any
 from matssl import preflight
 from matssl.core import checkpoint, flags, runtime
 from matssl.core.errors import UserError
+from matssl.core.lineage import Lineage
 from matssl.core.run_folder import RunFolder
 from matssl.core.runtime import Interrupts, Runtime
 from matssl.core.wording import counted
@@ -279,7 +280,7 @@ class Run:
                 "recipe": flags.to_dict(self.settings),
                 "preprocess": self.inputs.record.to_dict(),
                 "classes": self.inputs.table.to_dict(),
-                "lineage": self.lineage(),
+                "lineage": self.lineage().stored(),
                 "progress": {
                     "best": self.best,
                     "best_step": self.best_step,
@@ -317,19 +318,20 @@ class Run:
         self.learner.restore(payload)
         self.step = int(payload["step"])
         self.best, self.best_step, self.stale = facts["best"], facts["best_step"], facts["stale"]
-        self.ancestors, self.start_text = payload["lineage"][:-1], facts["start"]
+        self.ancestors = Lineage.read(payload["lineage"]).ancestors
+        self.start_text = facts["start"]
         resume.rewind(self.folder, self.step)
 
-    def lineage(self) -> list[dict[str, Any]]:
+    def lineage(self) -> Lineage:
         """Return the chain of what this model was trained from."""
-        here = {
+        here: dict[str, object] = {
             "stage": "finetune",
             "dataset": self.inputs.dataset.root.name,
             "encoder": self.settings.encoder,
             "images": len(self.inputs.train.planes),
             "steps": self.step,
         }
-        return [*self.ancestors, here]
+        return self.ancestors.then(here)
 
     def _outcome(self) -> report.Outcome:
         return report.Outcome(self.step, self.stop_at, self.best, self.best_step, self.start_text)

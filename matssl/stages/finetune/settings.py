@@ -9,7 +9,7 @@ from pathlib import Path
 
 from matssl.core import parsing
 from matssl.core.flags import Command, Problem, flag
-from matssl.decoders import segmenting
+from matssl.decoders import described, segmenting
 from matssl.stages import published
 from matssl.stages.settings import ImageSettings, LabelSettings, RunSettings, SpeedSettings
 
@@ -102,7 +102,7 @@ class FinetuneSettings(RunSettings, SpeedSettings, LabelSettings, ImageSettings)
         "auto",
         "model",
         "decoder of the segmentation model; auto: that of the weights where they have one, else "
-        "unet",
+        f"unet. {described(segmenting())}",
         choices=("auto", *segmenting()),
         first=True,
     )

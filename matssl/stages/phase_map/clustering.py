@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from matssl import phases
 from matssl.core import checkpoint
 from matssl.core.errors import UserError
+from matssl.core.lineage import Lineage
 from matssl.core.wording import counted
 from matssl.data.preprocess import Preprocess
 from matssl.methods import method_class
@@ -56,7 +57,7 @@ class Source:
     multiple: int
     record: Preprocess
     method: str
-    lineage: tuple[Mapping[str, Any], ...]
+    lineage: Lineage
 
     def described(self, origin: Sequence[Sequence[int]]) -> str:
         """Return in words what phases are made of.
@@ -97,7 +98,7 @@ def load(path: Path | str, device: str, precision: str) -> Source:
             f"eval_model.py --model_path {path} --dataset FOLDER draws them"
         )
     payload = checkpoint.checked(payload, path, stage="ssl")
-    lineage = tuple(payload.get("lineage", []))
+    lineage = Lineage.read(payload.get("lineage"))
     try:
         record, method = Preprocess.from_dict(payload["preprocess"]), payload["method"]
         if method == "slotcon":

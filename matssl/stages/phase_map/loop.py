@@ -18,7 +18,6 @@ from matssl.core import flags, run_folder, runtime
 from matssl.core.errors import UserError
 from matssl.core.labels import IGNORE
 from matssl.core.run_folder import RunFolder, atomic_path
-from matssl.core.wording import doubt
 from matssl.data import layouts, readers, specimens
 from matssl.data.prefetch import prefetched
 from matssl.data.preprocess import Preprocess
@@ -106,7 +105,7 @@ def phase_map(settings: PhaseMapSettings, argv: Sequence[str] = ()) -> Path:
             bar.update()
         bar.close()
         summary = write_tables(folder, fields, names, origin)
-        against = doubt(source.lineage)
+        against = source.lineage.doubt()
         write_report(folder, fields, origin, summary, source, inputs.facts, against)
     folder.status("done", images=len(fields))
 

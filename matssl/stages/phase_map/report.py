@@ -13,7 +13,6 @@ from matssl import report
 from matssl.core import run_folder
 from matssl.core.labels import IGNORE
 from matssl.core.run_folder import RunFolder
-from matssl.core.wording import lineage_text
 from matssl.data.readers import Micrograph
 from matssl.measure import fractions, tables
 from matssl.measure.field import Field
@@ -114,7 +113,7 @@ def write_report(
         ("Phase fractions", report.beside(table, bars)),
         ("Maps", report.note(which) + panels),
         ("All images", report.table(every)),
-        ("Where the model comes from", report.text(lineage_text(source.lineage))),
+        ("Where the model comes from", report.text(source.lineage.text())),
         ("Data", report.text(facts)),
         ("Command", report.text(run_folder.read_text(root / "command.txt"))),
     ]

@@ -15,6 +15,7 @@ from matssl import monitor
 from matssl.core import checkpoint, flags, optim, run_folder, runtime
 from matssl.core.batch import Batch
 from matssl.core.errors import UserError
+from matssl.core.lineage import Lineage
 from matssl.core.run_folder import RunFolder
 from matssl.core.runtime import Interrupts, Runtime
 from matssl.core.wording import counted
@@ -363,7 +364,7 @@ class Run:
             "step": self.step,
             "recipe": recipe,
             "preprocess": self.inputs.record.to_dict(),
-            "lineage": self.lineage(),
+            "lineage": self.lineage().stored(),
             "progress": self.watch.to_dict(),
         }
         checkpoint.save(self.folder.path("last.ckpt"), payload)
@@ -391,13 +392,13 @@ class Run:
         self.method.load_state_dict(payload["state"])
         self.optimizer.load_state_dict(payload["optimizer"])
         self.step = int(payload["step"])
-        self.ancestors = payload["lineage"][:-1]
+        self.ancestors = Lineage.read(payload["lineage"]).ancestors
         self.watch.restore(payload.get("progress", {}), self.step)
         self.losses = resume.rewind(self.folder, self.step)
 
-    def lineage(self) -> list[dict[str, Any]]:
+    def lineage(self) -> Lineage:
         """Return the chain of what these weights were trained from."""
-        here = {
+        here: dict[str, object] = {
             "stage": "ssl",
             "method": self.settings.model,
             "encoder": self.settings.encoder,
@@ -416,7 +417,7 @@ class Run:
             # A test on one of these images would be none.
             parts = self.inputs.labelled.values()
             here["labelled_digests"] = sorted({d for part in parts for d in part.digests})
-        return [*self.ancestors, here]
+        return self.ancestors.then(here)
 
 
 def _default_name(settings: PretrainSettings) -> str:
