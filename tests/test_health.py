@@ -62,7 +62,8 @@ def _run(
     steps = 3 * (EPOCH if len(list(pool.iterdir())) > 32 else SHORT)
     argv += ["--view_size", 32, "--tile_size", 32, "--batch_size", 8, "--steps", steps]
     argv += ["--threads", 1, "--precision", "fp32", "--on_collapse", "stop", "--quiet"]
-    argv += ["--hidden_dim", 128, "--global_output_dim", 64, *flags]
+    # A network of a step's length: what the monitor sees of a run, it sees of small ones, too.
+    argv += ["--encoder", "tu-test_resnet", "--hidden_dim", 128, "--global_output_dim", 64, *flags]
     code = guard(importlib.import_module("train_ssl").main, [str(a) for a in argv])
     error = capsys.readouterr().err
     assert code == (2 if error else 0)
