@@ -289,18 +289,18 @@ def test_fine_tuning_stopped_before_its_first_step_resumes_without_the_file_it_s
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    from matssl.stages import finetune
+    from matssl.stages.finetune import loop
 
     weights = out / "moved.safetensors"
     shutil.copy(ssl_run / "encoder.safetensors", weights)
     plan = ["--steps", 4, "--ssl_weights_path", weights]
     whole = _tune(synthetic_folder, out, "whole-ssl", *plan)
 
-    def full(self: finetune.Run) -> None:
+    def full(self: loop.Run) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(finetune.Run, "train", full)
+        patch.setattr(loop.Run, "train", full)
         argv = ["--finetune_dataset", synthetic_folder, "--output_dir", out, *TUNE, *plan]
         argv += ["--name", "early"]
         assert _here("train_finetune", *argv) == 2

@@ -14,8 +14,10 @@ from torch import Tensor, nn
 from matssl import hub
 from matssl.core import checkpoint, wording
 from matssl.core.errors import UserError
+from matssl.decoders import DECODERS, named, with_encoder
 from matssl.models import small_unet
 from matssl.weights import layouts
+from matssl.weights.folding import fold_normalisation, fold_stem
 from matssl.weights.layouts import Content
 
 OWN_ENCODER = "matssl encoder"
@@ -52,7 +54,6 @@ IMAGENET_INPUT = (
     "lightly (numbered backbone)",
     "torchvision / timm",
 )
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # Tensors whose absence changes nothing: counters of BatchNorm.
 HARMLESS = ("num_batches_tracked",)
 
@@ -145,8 +146,8 @@ def load(
     wanted = encoder.state_dict()
     notes: list[str] = []
     if mean is not None and std is not None and layout in IMAGENET_INPUT:
-        _fold_normalisation(found, wanted, mean, std, notes)
-    _fold_stem(found, wanted, in_channels, notes)
+        fold_normalisation(found, wanted, mean, std, notes)
+    fold_stem(found, wanted, in_channels, notes)
     missing = [k for k in wanted if k not in found and not k.endswith(HARMLESS)]
     misfits = [k for k in wanted if k in found and found[k].shape != wanted[k].shape]
     # A deeper ResNet holds every tensor of a shallower one, yet its first blocks are no encoder.
@@ -275,7 +276,8 @@ def segmentation_description(content: Content) -> dict[str, Any]:
     """Return what ``build_model`` needs for a raw state dict of smp, read off its tensors.
 
     Raises:
-        UserError: it is no U-Net or U-Net++ on a plain ResNet; what it is instead is said.
+        UserError: its decoder is not one that tensors tell, or its encoder no plain ResNet; what it
+            is instead is said.
     """
     head = content.tensors.get("segmentation_head.0.weight")
     stem = content.tensors.get("encoder.conv1.weight")
@@ -291,12 +293,11 @@ def segmentation_description(content: Content) -> dict[str, Any]:
             f"{content.path} holds a model of segmentation-models-pytorch on {name or 'an encoder'}"
             " that its tensors do not name; only plain ResNets can be told apart"
         )
-    if content.has("decoder.blocks.x_0_0."):
-        decoder = "unetplusplus"
-    elif content.has("decoder.blocks.0.conv1."):
-        decoder = "unet"
-    else:
-        raise UserError(f"{content.path} has a decoder that is neither U-Net nor U-Net++")
+    told = {known: decoder for known, decoder in DECODERS.items() if decoder.marks}
+    decoder = next((known for known, d in told.items() if content.has(*d.marks)), None)
+    if decoder is None:
+        titles = named(d.title for d in told.values())
+        raise UserError(f"{content.path} has a decoder that is not the plain one of {titles}")
     return {
         "encoder": name,
         "decoder": decoder,
@@ -394,50 +395,6 @@ def _read_safetensors(path: Path) -> Content:
     return Content(str(path), tensors, facts, lineage)
 
 
-def _fold_stem(
-    found: dict[str, Tensor], wanted: Mapping[str, Tensor], in_channels: int, notes: list[str]
-) -> None:
-    """Fit the convolutions that read the image (one or several) to its number of channels."""
-    for key, target in wanted.items():
-        stem = found.get(key)
-        if stem is None or stem.ndim != 4 or target.ndim != 4:
-            continue
-        if stem.shape[1] == target.shape[1] or target.shape[1] != in_channels:
-            continue
-        # In the model's own precision, so that folding adds no rounding of the file's.
-        stem = stem.to(target.dtype)
-        if stem.shape[1] == 3 and in_channels == 1:
-            found[key] = stem.sum(dim=1, keepdim=True)
-            notes.append(f"3-channel stem {key} summed to 1 channel: same output for gray input")
-        elif stem.shape[1] == 1 and in_channels == 3:
-            found[key] = stem.repeat(1, 3, 1, 1) / 3
-            notes.append(f"1-channel stem {key} shared out to 3 channels by thirds")
-
-
-def _fold_normalisation(
-    found: dict[str, Tensor],
-    wanted: Mapping[str, Tensor],
-    mean: Sequence[float],
-    std: Sequence[float],
-    notes: list[str],
-) -> None:
-    """Make a stem for ImageNet-normalised input one for input normalised with mean and std."""
-    stem, centre = found.get("conv1.weight"), found.get("bn1.running_mean")
-    if stem is None or centre is None or stem.ndim != 4 or stem.shape[1] != 3:
-        return
-    if "conv1.weight" not in wanted:
-        return
-    theirs_mean, theirs_std = (torch.tensor(v).double() for v in (IMAGENET_MEAN, IMAGENET_STD))
-    scale = torch.tensor(std).double().expand(3) / theirs_std
-    shift = (torch.tensor(mean).double().expand(3) - theirs_mean) / theirs_std
-    kernel = stem.double()
-    found["conv1.weight"] = kernel * scale.view(1, 3, 1, 1)
-    found["bn1.running_mean"] = centre.double() - (kernel.sum(dim=(2, 3)) * shift).sum(dim=1)
-    notes.append(
-        "ImageNet mean and std folded into the stem: it sees the grays of its own training"
-    )
-
-
 def _cause(
     content: Content,
     layout: str,
@@ -450,9 +407,9 @@ def _cause(
     theirs, ours = layouts.architecture(found), layouts.architecture(wanted)
     if theirs and ours and theirs != ours:
         use = f"--encoder {theirs}"
-        if small_unet.NAME in (theirs, ours):
-            # Its encoder and decoder go together.
-            use += f" --decoder {theirs if theirs == small_unet.NAME else 'unet'}"
+        if with_encoder(theirs, "") != with_encoder(ours, ""):
+            # The encoder and the decoder of one of them go together.
+            use += f" --decoder {with_encoder(theirs, 'unet')}"
         return (
             f"{content.path} holds a {theirs} encoder ({layout}), the model has a {ours}; "
             f"use {use}, or other weights"
