@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from matssl.core import config
-from matssl.core.config import PretrainConfig
 from matssl.core.errors import UserError, guard
+from matssl.core.parsing import read_settings
+from matssl.stages.pretrain.settings import PretrainSettings
 from matssl.study import plan as plans
 from matssl.study import tables
 from matssl.study.runner import Runner
@@ -37,7 +37,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--output_dir", default="experiments/studies")
     parser.add_argument("--name", default="probe-rank")
     args = parser.parse_args(argv)
-    known = config.read_yaml(SETS)["datasets"]
+    known = read_settings(SETS)["datasets"]
     files = {"random": "none"} | {Path(file).stem: file for file in args.encoders}
     if len(files) <= len(args.encoders):
         raise UserError("two of the encoders have one file name; rename them apart")
@@ -66,7 +66,7 @@ def main(argv: Sequence[str]) -> int:
 
 def _probed(root: Path, labels: dict[str, str], files: dict[str, str]) -> dict[str, float]:
     """Return the probe's mean IoU of each encoder in percent."""
-    settings = PretrainConfig(
+    settings = PretrainSettings(
         in_channels=1,
         probe_path=str(root / labels["finetune_dataset"]),
         splits=str(root / labels["splits"]),
