@@ -353,9 +353,7 @@ def of_checkpoint(path: Path) -> dict[str, str]:
     for key in ("step", "preprocess", "classes"):
         if key in content:
             found[key] = of_json(content[key])
-    # A hash of a whole file in it would tell of settings that have moved.
-    lineage = [{k: v for k, v in e.items() if k != "sha256"} for e in content["lineage"]]
-    found["lineage"] = of_json(lineage)
+    found["lineage"] = of_lineage(content["lineage"])
     numbers = {k: v for k, v in content["progress"].items() if isinstance(v, int | float)}
     found["progress"] = of_json(numbers)
     return found
@@ -363,6 +361,25 @@ def of_checkpoint(path: Path) -> dict[str, str]:
 
 def of_json(value: Any) -> str:
     return digest(json.dumps(value, sort_keys=True))
+
+
+def of_leaves(content: Mapping[str, Any], above: str = "") -> dict[str, str]:
+    """Return a hash of each value of a JSON file, by the names that lead to it."""
+    found: dict[str, str] = {}
+    for key, value in content.items():
+        name = f"{above}{key}"
+        if isinstance(value, Mapping) and value:
+            found |= of_leaves(value, f"{name}: ")
+        elif name == "lineage":
+            found[name] = of_lineage(value)
+        elif name not in PLACES:
+            found[name] = of_json(value)
+    return found
+
+
+def of_lineage(entries: Sequence[Mapping[str, Any]]) -> str:
+    """Return a hash of all but the hashes of whole files, which also hold settings."""
+    return of_json([{k: v for k, v in e.items() if k != "sha256"} for e in entries])
 
 
 def of_columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
@@ -387,16 +404,7 @@ def of_file(path: Path) -> dict[str, str] | None:
     if path.suffix == ".pth" and path.parent.name == "export":
         return of_tensors(torch.load(path, weights_only=True))
     if path.suffix == ".json" and path.stem in TABLES:
-        content = json.loads(path.read_text("utf-8"))
-        return {
-            key: of_json(
-                [{k: v for k, v in e.items() if k != "sha256"} for e in value]
-                if key == "lineage"
-                else value
-            )
-            for key, value in content.items()
-            if key not in PLACES
-        }
+        return of_leaves(json.loads(path.read_text("utf-8")))
     if path.suffix == ".npy":
         return {"values": of_array(np.load(path))}
     return None
@@ -617,16 +625,26 @@ def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str
     return lines
 
 
-def compare(old: Path, new: Path) -> int:
-    """Print the differences between two files; return 1 where there are any."""
+def compare(old: Path, new: Path, only: str = "") -> int:
+    """Print the differences between two files; return 1 where there are any.
+
+    Args:
+        old: the first.
+        new: the second.
+        only: regular expression of the runs to compare.
+    """
     first, second = (json.loads(path.read_text("utf-8")) for path in (old, new))
     for key in ("cpu", "torch", "numpy", "opencv"):
         if first["header"][key] != second["header"][key]:
             print(f"note: {key} was {first['header'][key]}, is {second['header'][key]}")
-    lines = differences(first["runs"], second["runs"])
+    old_runs, new_runs = (
+        {name: run for name, run in content["runs"].items() if re.search(only, name)}
+        for content in (first, second)
+    )
+    lines = differences(old_runs, new_runs)
     print(*lines, sep="\n", end="\n" if lines else "")
-    same = len(first["runs"].keys() & second["runs"].keys())
-    print(f"{len(lines)} differences in {same} runs" if lines else f"{same} runs are equal")
+    both = len(old_runs.keys() & new_runs.keys())
+    print(f"{len(lines)} differences in {both} runs" if lines else f"{both} runs are equal")
     return 1 if lines else 0
 
 
@@ -635,11 +653,11 @@ def main(argv: Sequence[str]) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--output", type=Path, help="file to write the hashes to")
-    parser.add_argument("--only", default="", help="regular expression of the runs to do")
+    parser.add_argument("--only", default="", help="regular expression of runs to do or compare")
     parser.add_argument("--compare", type=Path, nargs=2, metavar=("OLD", "NEW"))
     args = parser.parse_args(argv)
     if args.compare:
-        return compare(*args.compare)
+        return compare(*args.compare, args.only)
     output = args.output.resolve() if args.output else None
     facts = header()
     sys.path.insert(0, str(ROOT))
