@@ -5,26 +5,20 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from matssl.core import config
 from matssl.core.errors import guard
-
-DESCRIPTION = (
-    "Train U-Net or U-Net++ on a folder of images with masks, from pretrained weights or from "
-    "random ones. The model and a report go to experiments/finetune/NAME. Next: eval_model.py "
-    "--model_path experiments/finetune/NAME/best.ckpt"
-)
-# The keys of matssl.models.decoders.DECODERS, which cannot be read without importing torch; a test
-# holds that they agree.
-DECODERS = ("unet", "unetplusplus", "small_unet")
+from matssl.stages import published
+from matssl.stages.finetune import settings
 
 
 def main(argv: Sequence[str]) -> int:
     """Resolve the flags and run the stage; returns 0."""
-    choices = {"decoder": ("auto", *DECODERS)}
-    settings = config.parse(config.FinetuneConfig, argv, DESCRIPTION, choices=choices)
-    from matssl.stages.finetune import finetune
+    resolved = settings.resolve(argv)
+    for note in published.notes(resolved.config, finetune=True) if not resolved.quiet else ():
+        print(f"note    {note}", flush=True)
+    # torch is imported here, so that --help and wrong flags answer at once.
+    from matssl.stages.finetune.loop import finetune
 
-    finetune(settings, argv)
+    finetune(resolved, argv)
     return 0
 
 

@@ -5,36 +5,30 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from matssl.core import config, published
 from matssl.core.errors import guard
-from matssl.methods import METHODS
-
-DESCRIPTION = (
-    "Pretrain an encoder on a folder of unlabelled micrographs. Weights, pictures and a report go "
-    "to experiments/ssl/NAME. Next: train_finetune.py --ssl_weights_path "
-    "experiments/ssl/NAME/encoder.safetensors"
-)
+from matssl.stages import published
+from matssl.stages.pretrain import settings
 
 
 def main(argv: Sequence[str]) -> int:
     """Resolve the flags and run the stage; returns 0."""
-    choices = {"model": tuple(METHODS)}
-    settings = config.parse(config.PretrainConfig, argv, DESCRIPTION, choices)
+    resolved = settings.resolve(argv)
+    notes = published.notes(resolved.run.config, finetune=False)
     environment = published.environment()
     if environment:
         told = ", ".join(f"{k} {v}" for k, v in environment.items())
         # A published learning rate is one of SGD and means nothing in our recipes.
-        if settings.recipe == "paper":
-            settings = config.parse(config.PretrainConfig, argv, DESCRIPTION, choices, environment)
-            note = f"from SSL_* of the environment or .env: {told}"
+        if resolved.run.recipe == "paper":
+            resolved = settings.resolve(argv, environment)
+            notes.append(f"from SSL_* of the environment or .env: {told}")
         else:
-            note = f"SSL_* of the environment or .env act with --recipe paper only: {told}"
-        if not settings.quiet:
-            print(f"note    {note}", flush=True)
+            notes.append(f"SSL_* of the environment or .env act with --recipe paper only: {told}")
+    for note in notes if not resolved.run.quiet else ():
+        print(f"note    {note}", flush=True)
     # torch is imported here, so that --help and wrong flags answer at once.
-    from matssl.stages.pretrain import pretrain
+    from matssl.stages.pretrain.loop import pretrain
 
-    pretrain(settings, argv)
+    pretrain(resolved, argv)
     return 0
 
 

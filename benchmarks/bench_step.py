@@ -12,13 +12,14 @@ import numpy as np
 import torch
 
 from benchmarks.paired import ratio, row, seconds
-from matssl.core import config, optim, runtime
+from matssl.core import optim, runtime
 from matssl.core.batch import Batch
+from matssl.core.parsing import read_settings
 from matssl.data import cache, readers, synthetic
 from matssl.data.datasets import ViewLoader
 from matssl.data.preprocess import Preprocess
 from matssl.data.views import ViewRecipe
-from matssl.methods import method_class
+from matssl.methods import method_class, recipes
 from matssl.methods.contrastive import info_nce
 from matssl.models.encoders import build_encoder, channels_last, pyramid
 
@@ -52,7 +53,7 @@ def _batch() -> Batch:
 
 
 def _method(name: str):
-    values = config.read_yaml(config.find_recipe("matssl", name))
+    values = read_settings(recipes(name) / "matssl.yaml")
     method = method_class(name).from_settings(
         build_encoder("resnet18", 1), 1, (0.5,), (0.25,), values
     )

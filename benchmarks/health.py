@@ -17,7 +17,11 @@ from pathlib import Path
 from benchmarks.campaign import append, rows
 from matssl.core.errors import guard
 from matssl.data import synthetic
-from matssl.methods import DISTINCT, method_class
+from matssl.methods import METHODS, settings_class
+from matssl.methods.settings import GuidedSettings
+
+# pscl is another name of pscl-simclr; the last name of a class stands for it.
+DISTINCT = tuple({path: name for name, path in METHODS.items()}.values())
 
 KINDS = tuple(synthetic.KINDS)
 # Sizes with which a run takes half a minute on one core.
@@ -46,7 +50,7 @@ def main(argv: Sequence[str]) -> int:
         data = Path(args.pool) if real else out / kind / "train"
         words = ["--model", model, "--data_path", str(data), "--seed", str(seed), *SMALL.split()]
         words += ["--output_dir", str(out), "--name", "run", "--overwrite", "--quiet"]
-        if method_class(model).labelled:
+        if issubclass(settings_class(model), GuidedSettings):
             words += ["--labeled_path", str(out / kind), "--labeled_count", "1"]
         code = guard(importlib.import_module("train_ssl").main, words)
         if code:

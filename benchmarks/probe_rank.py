@@ -15,12 +15,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from matssl import study
-from matssl.core import config
-from matssl.core.config import PretrainConfig
 from matssl.core.errors import UserError, guard
+from matssl.core.parsing import read_settings
+from matssl.stages.pretrain.settings import PretrainSettings
+from matssl.study import plan as plans
+from matssl.study import tables
+from matssl.study.runner import Runner
 from matssl.tools import probe
-from matssl.tools.study import Runner
 
 SETS = Path(__file__).parent / "comparison.yaml"
 
@@ -36,7 +37,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--output_dir", default="experiments/studies")
     parser.add_argument("--name", default="probe-rank")
     args = parser.parse_args(argv)
-    known = config.read_yaml(SETS)["datasets"]
+    known = read_settings(SETS)["datasets"]
     files = {"random": "none"} | {Path(file).stem: file for file in args.encoders}
     if len(files) <= len(args.encoders):
         raise UserError("two of the encoders have one file name; rename them apart")
@@ -46,12 +47,12 @@ def main(argv: Sequence[str]) -> int:
         "finetune": {"steps": args.steps},
         "seeds": args.seeds,
     }
-    plan = study.read(content, args.name)
+    plan = plans.read(content, args.name)
     runner = Runner(plan, Path(args.root), Path(args.output_dir) / plan.name, SETS.parent)
     runner.check()
     runner.run()
     runner.write_table()
-    cells = study.cells(plan, runner.results())
+    cells = tables.cells(plan, runner.results())
     for name in args.sets:
         tuned = {cell.start: 100 * cell.mean for cell in cells if cell.dataset == name}
         probed = _probed(Path(args.root), known[name], files)
@@ -65,7 +66,7 @@ def main(argv: Sequence[str]) -> int:
 
 def _probed(root: Path, labels: dict[str, str], files: dict[str, str]) -> dict[str, float]:
     """Return the probe's mean IoU of each encoder in percent."""
-    settings = PretrainConfig(
+    settings = PretrainSettings(
         in_channels=1,
         probe_path=str(root / labels["finetune_dataset"]),
         splits=str(root / labels["splits"]),

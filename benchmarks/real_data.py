@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from matssl.metrics import sampling
+from matssl.measure import intervals
 
 ROOT = Path(__file__).resolve().parent.parent
 SETS = ("nasa/Super3", "nasa/EBC1", "nasa/EBC3", "uhcs", "tem/bubble_512")
@@ -158,7 +158,7 @@ def paired(first: dict[int, float], second: dict[int, float]) -> str:
     common = sorted(first.keys() & second.keys())
     if not common:
         return "-"
-    gain, half = sampling.paired([first[s] for s in common], [second[s] for s in common])
+    gain, half = intervals.paired([first[s] for s in common], [second[s] for s in common])
     if np.isnan(half):
         return f"{gain:+.1f} (n=1)"
     return f"{gain:+.1f} [{gain - half:+.1f}, {gain + half:+.1f}]"

@@ -19,7 +19,11 @@ import numpy as np
 from benchmarks.campaign import append, rows
 from matssl.core.errors import guard
 from matssl.data import readers
-from matssl.methods import DISTINCT, method_class
+from matssl.methods import METHODS, settings_class
+from matssl.methods.settings import GuidedSettings
+
+# pscl is another name of pscl-simclr; the last name of a class stands for it.
+DISTINCT = tuple({path: name for name, path in METHODS.items()}.values())
 
 IMAGES = 170
 SMALL = "--encoder resnet18 --view_size 64 --tile_size 96 --batch_size 32 --steps 400 --threads 1"
@@ -53,7 +57,7 @@ def main(argv: Sequence[str]) -> int:
             words = ["--model", model, "--data_path", str(images), "--seed", str(seed)]
             words += [*SMALL.split(), "--probe_path", *labels, "--probe_every", "100"]
             words += ["--output_dir", str(out), "--name", f"{model}-{seed}", "--overwrite"]
-            if method_class(model).labelled:
+            if issubclass(settings_class(model), GuidedSettings):
                 words += ["--labeled_path", labels[0], "--labeled_count", "1"]
             code = guard(importlib.import_module("train_ssl").main, [*words, "--quiet"])
             if code:

@@ -14,14 +14,16 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from matssl.core import rng
-from matssl.data.masks import IGNORE
+from matssl.core.labels import IGNORE
 from matssl.data.preprocess import quantise
-from matssl.models.encoders import sampled
+from matssl.models.encoders import encoder_facts, maps_at, sampled
 
 Array = NDArray[Any]
 # Pixels a training image gives to the pixel classifier, and how strongly its weights are held.
 PIXELS_PER_IMAGE = 4000
 L2 = 1e-4
+# Of the maps it reads.
+STRIDES = (2, 4, 8)
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,7 @@ def pixel_classifier(
         places = _balanced_places(mask, num_classes, number, seed)
         maps = _maps(encoder, tensor(plane), device)
         y, x = np.divmod(places, mask.shape[1])
-        rows.append(sampled(maps, x, y, _padded_shape(mask.shape)))
+        rows.append(sampled(maps, x, y, _padded_shape(mask.shape, encoder_facts(encoder).multiple)))
         labels.append(torch.from_numpy(mask.ravel()[places].astype(np.int64)))
     features, target = torch.cat(rows), torch.cat(labels)
     mean, std = features.mean(0), features.std(0).clamp_min(1e-6)
@@ -106,7 +108,7 @@ def pixel_classifier(
     def predict(plane: Array) -> NDArray[np.uint8]:
         maps = _maps(encoder, tensor(plane), device)
         height, width = plane.shape[:2]
-        size = _padded_shape((height, width))
+        size = _padded_shape((height, width), encoder_facts(encoder).multiple)
         scores = bias.view(1, -1, 1, 1)
         start = 0
         for level in maps:
@@ -162,19 +164,19 @@ def _balanced_places(
     return np.concatenate(parts)
 
 
-def _padded_shape(shape: tuple[int, ...]) -> tuple[int, int]:
-    return -(-shape[0] // 32) * 32, -(-shape[1] // 32) * 32
+def _padded_shape(shape: tuple[int, ...], multiple: int) -> tuple[int, int]:
+    return -(-shape[0] // multiple) * multiple, -(-shape[1] // multiple) * multiple
 
 
 def _maps(encoder: nn.Module, image: NDArray[np.float32], device: torch.device) -> list[Tensor]:
-    """Return the maps at strides 2, 4 and 8, float32 on the CPU; borders mirrored to 32."""
-    height, width = _padded_shape(image.shape[1:])
+    """Return the maps at strides 2, 4 and 8, float32 on the CPU; borders mirrored."""
+    height, width = _padded_shape(image.shape[1:], encoder_facts(encoder).multiple)
     wide = np.pad(
         image, ((0, 0), (0, height - image.shape[1]), (0, width - image.shape[2])), mode="symmetric"
     )
     with torch.inference_mode():
-        features = encoder(torch.from_numpy(wide)[None].to(device))
-    return [level.float().cpu() for level in features[1:4]]
+        maps = maps_at(encoder, torch.from_numpy(wide)[None].to(device), STRIDES)
+    return [level.float().cpu() for level in maps]
 
 
 def _logistic(features: Tensor, target: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:

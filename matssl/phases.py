@@ -29,12 +29,17 @@ class JoinedPrototypes(nn.Module):
 
     Attributes:
         phase: int64 (K,), the phase of each prototype.
+        multiple: of the sides of its input, for tiles.
     """
 
     phase: Tensor
 
     def __init__(
-        self, scores: Callable[[Tensor], Tensor], phase: NDArray[np.int64], temperature: float
+        self,
+        scores: Callable[[Tensor], Tensor],
+        phase: NDArray[np.int64],
+        temperature: float,
+        multiple: int,
     ) -> None:
         """Wrap a network.
 
@@ -42,9 +47,10 @@ class JoinedPrototypes(nn.Module):
             scores: (B, C, H, W) to cosines with the prototypes (B, K, h, w).
             phase: of each prototype, 0 to N - 1, every one of them at least once.
             temperature: of the softmax over the prototypes.
+            multiple: of the sides of its input.
         """
         super().__init__()
-        self.scores, self.temperature = scores, temperature
+        self.scores, self.temperature, self.multiple = scores, temperature, multiple
         self.register_buffer("phase", torch.from_numpy(phase))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -57,12 +63,21 @@ class JoinedPrototypes(nn.Module):
 
 
 class NearestCentre(nn.Module):
-    """Logits of the clusters of features: the log density of equal round clusters."""
+    """Logits of the clusters of features: the log density of equal round clusters.
+
+    Attributes:
+        centres: (N, D).
+        multiple: of the sides of its input, for tiles.
+    """
 
     centres: Tensor
 
     def __init__(
-        self, features: Callable[[Tensor], Tensor], centres: Floats, variance: float
+        self,
+        features: Callable[[Tensor], Tensor],
+        centres: Floats,
+        variance: float,
+        multiple: int,
     ) -> None:
         """Wrap a network.
 
@@ -70,9 +85,10 @@ class NearestCentre(nn.Module):
             features: (B, C, H, W) to (B, D, h, w).
             centres: (N, D).
             variance: mean squared distance of a feature from its own centre.
+            multiple: of the sides of its input.
         """
         super().__init__()
-        self.features, self.variance = features, variance
+        self.features, self.variance, self.multiple = features, variance, multiple
         self.register_buffer("centres", torch.from_numpy(centres))
 
     def forward(self, x: Tensor) -> Tensor:

@@ -17,7 +17,6 @@ from matssl.core.errors import UserError
 from matssl.core.geometry import apply_d4
 from matssl.core.runtime import free_memory
 from matssl.core.wording import counted
-from matssl.data import readers
 from matssl.data.layouts import Dataset
 from matssl.data.preprocess import Preprocess
 
@@ -64,6 +63,7 @@ class Preflight:
     dataset: Dataset | None
     groups_across: tuple[str, ...]
     unopened: Mapping[str, int] = field(default_factory=dict)
+    left_out: tuple[Path, ...] = ()
 
     @property
     def broken(self) -> tuple[Facts, ...]:
@@ -94,8 +94,7 @@ class Preflight:
                 "unknown" if f.pixel_size is None else f"{f.pixel_size:.4g} nm" for f in good
             )
             lines.append(f"  pixel size   {_tally(sizes)}")
-        for note in readers.summarise([(str(f.path), n) for f in good for n in f.notes]):
-            lines.append(f"  note         {note}")
+        lines += [f"  note         {note}" for note in _summarised(good)]
         if self.dataset is not None:
             lines += self._labels(self.dataset)
         if self.broken:
@@ -108,6 +107,7 @@ class Preflight:
             lines.append(
                 f"  memory       {pixels / 1e6:,.1f} Mpx of images; {free / 1e9:.1f} GB free"
             )
+        lines += [f"  left out     {what}" for what in _left_out(self.left_out)]
         return "\n".join(lines)
 
     def _labels(self, dataset: Dataset) -> list[str]:
@@ -140,6 +140,7 @@ def examine(
     paths: Mapping[str, Sequence[Path]],
     record: Preprocess,
     dataset: Dataset | None = None,
+    left_out: Sequence[Path] = (),
 ) -> Preflight:
     """Return what these files hold.
 
@@ -148,6 +149,7 @@ def examine(
         paths: image files by split; "pool" for unlabelled ones.
         record: how bars are cut and pixel sizes given.
         dataset: for labels and groups, where there are masks.
+        left_out: files and folders beside them that hold masks.
     """
     jobs = [(split, path) for split, files in paths.items() for path in files]
     with ThreadPoolExecutor(2) as threads:
@@ -156,9 +158,11 @@ def examine(
     if dataset is not None:
         sides: dict[str, set[str]] = {}
         for pair in dataset.pairs:
-            sides.setdefault(pair.group, set()).add(pair.split)
+            if pair.split != "predict":
+                sides.setdefault(pair.group, set()).add(pair.split)
         across = tuple(sorted(name for name, splits in sides.items() if len(splits) > 1))
-    return Preflight(title, facts, tuple(_duplicates(facts)), dataset, across)
+    duplicates = tuple(_duplicates(facts))
+    return Preflight(title, facts, duplicates, dataset, across, left_out=tuple(left_out))
 
 
 def examine_dataset(
@@ -166,6 +170,7 @@ def examine_dataset(
     record: Preprocess,
     pool: Sequence[Path] = (),
     opened: Sequence[str] | None = None,
+    left_out: Sequence[Path] = (),
 ) -> Preflight:
     """Return the preflight of a labelled folder, and of a pretraining pool beside it.
 
@@ -174,6 +179,7 @@ def examine_dataset(
         record: see :func:`examine`.
         pool: unlabelled images.
         opened: images of other splits are counted and not opened; all are when None.
+        left_out: masks beside the images of the pool.
     """
     paths: dict[str, list[Path]] = {}
     for pair in dataset.pairs:
@@ -183,7 +189,7 @@ def examine_dataset(
     }
     if pool:
         paths["pool"] = list(pool)
-    found = examine(str(dataset.root), paths, record, dataset)
+    found = examine(str(dataset.root), paths, record, dataset, (*dataset.left_out, *left_out))
     return replace(found, unopened=unopened)
 
 
@@ -252,6 +258,28 @@ def _duplicates(facts: Sequence[Facts]) -> list[tuple[Facts, Facts, float]]:
     pairs = np.argwhere(np.triu(best > DUPLICATE, k=1))
     found = [(good[i], good[j], float(best[i, j])) for i, j in pairs if splits[i] != splits[j]]
     return sorted(found, key=lambda item: -item[2])
+
+
+def _left_out(paths: Sequence[Path]) -> list[str]:
+    """Return in words which masks are not taken for micrographs."""
+    folders = [path.name for path in paths if path.is_dir()]
+    files = [path.name for path in paths if not path.is_dir()]
+    lines = [f"folders of masks: {', '.join(folders)}"] if folders else []
+    if files:
+        lines.append(f"{counted(len(files), 'mask')} beside micrographs (first: {files[0]})")
+    return lines
+
+
+def _summarised(facts: Sequence[Facts]) -> list[str]:
+    """Return one line for each distinct note with the number of files it concerns."""
+    files: dict[str, list[Path]] = {}
+    for fact in facts:
+        for note in fact.notes:
+            files.setdefault(note, []).append(fact.path)
+    return [
+        f"{note}: {counted(len(paths), 'file')} (first: {paths[0].name})"
+        for note, paths in files.items()
+    ]
 
 
 def _tally(counts: Mapping[str, int]) -> str:

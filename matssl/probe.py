@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from matssl.core.errors import UserError
-from matssl.data import layouts
+from matssl.core.labels import IGNORE
+from matssl.data import specimens
 from matssl.data.crops import Labelled
-from matssl.data.masks import IGNORE
 from matssl.metrics import counts, overlap
 from matssl.models.encoders import pyramid, sampled
 
@@ -38,7 +38,7 @@ class Window:
     """A piece of a labelled image and the pixels of it that count.
 
     Attributes:
-        image: float32 (C, H, W), normalised, sides multiples of 32.
+        image: float32 (C, H, W), normalised, sides multiples of what the encoder needs.
         x: columns of the pixels, int64 (n,).
         y: rows.
         target: classes, uint8 (n,).
@@ -63,7 +63,8 @@ class DenseProbe:
         val: Labelled | None,
         num_classes: int,
         tensor: Callable[[NDArray[np.float32]], NDArray[np.float32]],
-        seed: int = 0,
+        seed: int,
+        multiple: int,
     ) -> None:
         """Choose the windows.
 
@@ -74,6 +75,7 @@ class DenseProbe:
             num_classes: of the masks.
             tensor: plane to normalised input (C, H, W).
             seed: of the cut.
+            multiple: of the sides of windows, as the encoders that will be scored need it.
 
         Raises:
             UserError: fewer than two classes can be fitted and scored.
@@ -81,18 +83,18 @@ class DenseProbe:
         self.num_classes = num_classes
         self.opened = {"probe": train} | ({} if val is None else {"probe val": val})
         if val is None:
-            kept, held = layouts.cut_validation(train.pairs, 0.3, seed)
+            kept, held = specimens.cut_validation(train.pairs, 0.3, seed)
             if held:
                 place = {pair.image: i for i, pair in enumerate(train.pairs)}
                 val = train.take([place[pair.image] for pair in held])
                 train = train.take([place[pair.image] for pair in kept])
         if val is not None:
-            self.fitted = _windows(train, num_classes, tensor)
-            self.scored = _windows(val, num_classes, tensor)
+            self.fitted = _windows(train, num_classes, tensor, multiple)
+            self.scored = _windows(val, num_classes, tensor, multiple)
         else:
             # One specimen: fields of its images like those of a chessboard.
-            self.fitted = _windows(train, num_classes, tensor, colour=0)
-            self.scored = _windows(train, num_classes, tensor, colour=1)
+            self.fitted = _windows(train, num_classes, tensor, multiple, colour=0)
+            self.scored = _windows(train, num_classes, tensor, multiple, colour=1)
         known = [{int(c) for w in part for c in w.target} for part in (self.fitted, self.scored)]
         if len(known[0]) < 2 or len(known[0] & known[1]) < 2:
             raise UserError(
@@ -176,6 +178,7 @@ def _windows(
     data: Labelled,
     num_classes: int,
     tensor: Callable[[NDArray[np.float32]], NDArray[np.float32]],
+    multiple: int,
     colour: int | None = None,
 ) -> list[Window]:
     """Return windows that show every class, then others spread over the images.
@@ -185,7 +188,7 @@ def _windows(
     boxes = []
     for number, mask in enumerate(data.masks):
         most = SIDE if colour is None else min(SIDE, min(mask.shape) // 2)
-        height, width = (max(32, min(most, n) // 32 * 32) for n in mask.shape)
+        height, width = (max(multiple, min(most, n) // multiple * multiple) for n in mask.shape)
         for row, top in enumerate(_starts(mask.shape[0], height)):
             for column, left in enumerate(_starts(mask.shape[1], width)):
                 if colour is None or (row + column) % 2 == colour:

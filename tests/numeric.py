@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from matssl.core import geometry
+
 CASES: dict[str, dict[str, Any]] = {
     case["id"]: case
     for case in json.loads((Path(__file__).parent / "checks.json").read_text())["cases"]
@@ -22,6 +24,21 @@ def case(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
     if "same_as" in inputs:
         inputs = {**CASES[inputs["same_as"]]["inputs"], **inputs}
     return inputs, found["expected"]
+
+
+def view_map(
+    top: float,
+    left: float,
+    height: float,
+    width: float,
+    flip: bool = False,
+    turns: int = 0,
+    *,
+    size: int,
+) -> np.ndarray:
+    """Return the (2, 3) map from the pixels of one view to those of its image."""
+    box = np.array([[top, left, height, width]])
+    return geometry.affines(box, np.array([flip]), np.array([turns]), size)[0]
 
 
 def close(got: Any, expected: Any, tolerance: float = 1e-8) -> None:

@@ -11,15 +11,16 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from numeric import CASES, case, close
+from numeric import CASES, case, close, view_map
 
 from matssl import monitor
 from matssl.core import geometry, optim
 from matssl.core.batch import Batch
-from matssl.methods import contrastive, densecl, momentum
+from matssl.methods import contrastive, momentum
 from matssl.methods.contrastive import info_nce, info_nce_rows, negative_cosine, nt_xent
-from matssl.methods.matssl import GatedFusion
-from matssl.methods.mocov2 import MoCoV2, MoCoV2Settings
+from matssl.methods.densecl import method as densecl
+from matssl.methods.matssl.method import GatedFusion
+from matssl.methods.mocov2.method import MoCoV2, MoCoV2Settings
 from matssl.models.encoders import build_encoder
 from matssl.models.heads import projector, split_batchnorm
 
@@ -65,7 +66,7 @@ def test_cells_correspond_by_their_centres() -> None:
     x, e = case("common.cell_correspondence")
     for pair, expected in zip(x["cases"], e["results"], strict=True):
         maps = [
-            geometry.View(*box, flip=bool(flip), turns=turns, size=64).affine()[None]
+            view_map(*box, bool(flip), turns, size=64)[None]
             for box, flip, turns in (pair["q"], pair["k"])
         ]
         index, valid = geometry.correspondence(*maps, 64, 64, x["S"])
@@ -576,9 +577,9 @@ def test_cells_at_the_same_place_are_paired_by_geometry() -> None:
     settings = densecl.DenseCLSettings(queue_size=8, dense_match="geometry", dense_stage=3)
     method = densecl.DenseCL(build_encoder("resnet18"), 1, (0.5,), (0.25,), settings)
     size = 64
-    first = geometry.View(0, 0, 64, 64, flip=False, turns=0, size=size).affine()
-    mirrored = geometry.View(0, 0, 64, 64, flip=True, turns=0, size=size).affine()
-    far = geometry.View(500, 500, 64, 64, flip=False, turns=0, size=size).affine()
+    first = view_map(0, 0, 64, 64, size=size)
+    mirrored = view_map(0, 0, 64, 64, True, size=size)
+    far = view_map(500, 500, 64, 64, size=size)
     maps = torch.tensor(np.array([[first, first], [mirrored, far]]))
     views = tuple(torch.zeros(2, 1, size, size, dtype=torch.uint8) for _ in range(2))
     batch = Batch(views, maps, torch.arange(2), torch.arange(2))

@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 import tifffile
 import torch
+from processes import alone, check_equal, pair
 
 from matssl.core import checkpoint
 from matssl.core.errors import guard
@@ -285,18 +286,18 @@ def test_fine_tuning_stopped_before_its_first_step_resumes_without_the_file_it_s
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    from matssl.stages import finetune
+    from matssl.stages.finetune import loop
 
     weights = out / "moved.safetensors"
     shutil.copy(ssl_run / "encoder.safetensors", weights)
     plan = ["--steps", 4, "--ssl_weights_path", weights]
     whole = _tune(synthetic_folder, out, "whole-ssl", *plan)
 
-    def full(self: finetune.Run) -> None:
+    def full(self: loop.Run) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(finetune.Run, "train", full)
+        patch.setattr(loop.Run, "train", full)
         argv = ["--finetune_dataset", synthetic_folder, "--output_dir", out, *TUNE, *plan]
         argv += ["--name", "early"]
         assert _here("train_finetune", *argv) == 2
@@ -654,29 +655,14 @@ def test_an_error_on_the_command_line_is_one_line_and_exit_code_two(
 
 
 # --- torchrun ---
-def _torchrun(logs: Path, script: str, *argv: object) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc_per_node=2",
-        f"--log_dir={logs}",
-    ]
-    result = subprocess.run(
-        [*command, str(ROOT / script), *map(str, argv)], capture_output=True, text=True, cwd=ROOT
-    )
-    assert result.returncode == 0, result.stderr
-
-
 @pytest.mark.slow
 def test_two_processes_fine_tune_as_one(synthetic_folder: Path, out: Path) -> None:
-    plan = ["--steps", 3, "--quiet", "--loss", "ce"]
-    alone = _tune(synthetic_folder, out, "alone", *plan)
-    argv = ["--finetune_dataset", synthetic_folder, "--output_dir", out, *TUNE, *plan]
-    _torchrun(out / "logs", "train_finetune.py", *argv, "--name", "pair")
-    first, second = (_rows(run / "log.csv")[-1] for run in (alone, out / "finetune" / "pair"))
-    assert float(second["val_miou"]) == pytest.approx(float(first["val_miou"]), abs=0.02)
-    a, b = _bits(alone / "last.ckpt"), _bits(out / "finetune" / "pair" / "last.ckpt")
-    key = "encoder.conv1.weight"
-    assert torch.allclose(a[key], b[key], atol=1e-3)
+    argv = ["--finetune_dataset", synthetic_folder, "--output_dir", out, *TUNE]
+    # Dice over half a batch is another number.
+    argv += ["--steps", 3, "--quiet", "--loss", "ce"]
+    alone("train_finetune", *argv, "--name", "alone")
+    pair(out / "logs", "train_finetune", *argv, "--name", "pair")
+    runs = [out / "finetune" / name for name in ("alone", "pair")]
+    check_equal(*runs)
+    first, second = (_rows(run / "log.csv")[-1] for run in runs)
+    assert float(second["val_miou"]) == pytest.approx(float(first["val_miou"]), abs=1e-6)

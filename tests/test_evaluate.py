@@ -15,16 +15,19 @@ import tifffile
 import torch
 
 from matssl.core import checkpoint
-from matssl.core.config import EvaluateConfig
 from matssl.core.errors import UserError
 from matssl.data import layouts, readers
 from matssl.data.layouts import Pair
 from matssl.data.masks import ClassTable, MaskClass
 from matssl.data.preprocess import Preprocess
-from matssl.metrics import overlap
+from matssl.metrics import by_name, gather, mean_name, overlap
 from matssl.models.segmentation import build_model
 from matssl.stages import drawing
-from matssl.stages import evaluate as stage
+from matssl.stages.evaluate import predict as stage
+from matssl.stages.evaluate.published import published_results
+from matssl.stages.evaluate.settings import EvaluateSettings
+from matssl.trained import network
+from matssl.trained.segmenter import Segmenter
 
 NAMES = ("matrix phase", "pore")
 Make = Callable[..., Path]
@@ -108,7 +111,7 @@ def _masks(count: int = 2, classes: int = 2, size: int = 64) -> list[np.ndarray]
 
 def _run(model: Path, data: Path, out: Path, **flags: Any) -> dict[str, Any]:
     options = {"threads": 1, "precision": "fp32", "quiet": True, **flags}
-    config = EvaluateConfig(
+    config = EvaluateSettings(
         model_path=str(model), dataset=str(data), output_dir=str(out), **options
     )
     stage.evaluate(config)
@@ -279,7 +282,7 @@ def test_large_images_give_the_same_masks_through_a_file(
 ) -> None:
     model, data = make_model(), make_data("data", _masks())
     plain = _run(model, data, tmp_path / "a", save_probabilities=True)
-    monkeypatch.setattr(drawing, "IN_MEMORY_BYTES", 0)
+    monkeypatch.setattr(network, "IN_MEMORY_BYTES", 0)
     mapped = _run(model, data, tmp_path / "b", save_probabilities=True)
     assert plain["confusion"] == mapped["confusion"]
     first, second = (tifffile.imread(tmp_path / name / "probabilities/fieldA.tif") for name in "ab")
@@ -334,7 +337,7 @@ def test_the_published_file_means_over_batches_with_absent_classes_as_zero() -> 
     first = np.array([[50, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]])
     second = np.diag([10, 10, 10, 10])
     second[0, 1] = 10
-    result = stage.published_results([first] * 128 + [second], 4)
+    result = published_results([first] * 128 + [second], 4)
     assert [batch["batch_idx"] for batch in result["batch_results"]] == [0, 1]
     assert result["batch_results"][0]["iou"]["mean_IOU"] == pytest.approx(0.25)
     means = result["avg_class_ious"]
@@ -346,7 +349,7 @@ def test_the_published_file_means_over_batches_with_absent_classes_as_zero() -> 
 
 
 def test_the_published_pixel_metrics_are_of_class_one() -> None:
-    result = stage.published_results([np.array([[880, 20], [40, 60]])], 2)["pixel_metrics"]
+    result = published_results([np.array([[880, 20], [40, 60]])], 2)["pixel_metrics"]
     assert (result["true_positives"], result["false_positives"]) == (60, 20)
     assert (result["false_negatives"], result["true_negatives"]) == (40, 880)
     assert result["precision"] == pytest.approx(0.75)
@@ -363,7 +366,9 @@ def test_last_and_best_checkpoint_give_the_averaged_weights(make_model: Make) ->
     last = best.with_name("last.ckpt")
     del payload["format"]
     checkpoint.save(last, {**payload, "state": {**own, **averaged}})
-    first, second = (stage.load_model(path).model.state_dict() for path in (best, last))
+    first, second = (
+        Segmenter.load(path, device="cpu").network.model.state_dict() for path in (best, last)
+    )
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
@@ -374,15 +379,26 @@ def test_pooled_and_single_image_scores_follow_from_the_files(
     out = tmp_path / "out"
     metrics = _run(make_model(), make_data("data", masks), out)
     total = np.zeros((2, 2), np.int64)
+    gathered = []
     for mask, row in zip(masks, _rows(out / "per_image.csv"), strict=True):
         name = Path(row["image"]).stem
         guess = cv2.imread(str(out / f"masks/index/{name}.png"), cv2.IMREAD_UNCHANGED)
         matrix = np.array([[((mask == t) & (guess == p)).sum() for p in (0, 1)] for t in (0, 1)])
         assert float(row["miou"]) == pytest.approx(overlap.miou(matrix), abs=1e-5)
+        for score, values in by_name([gather(mask, guess, 2)]).items():
+            given = [float(row[f"{score} {kind}"] or "nan") for kind in NAMES]
+            assert given == pytest.approx(values, abs=1e-5, nan_ok=True)
+        gathered.append(gather(mask, guess, 2))
         total += matrix
     assert metrics["confusion"] == total.tolist()
     low, high = metrics["pooled"]["miou_interval_95"]
     assert low <= metrics["pooled"]["means"]["miou"] <= high
+    page = (out / "report.html").read_text(encoding="utf-8")
+    for score, values in by_name(gathered).items():
+        pooled = [metrics["pooled"]["classes"][kind][score] for kind in NAMES]
+        assert pooled == pytest.approx(values)
+        assert metrics["pooled"]["means"][mean_name(score)] == pytest.approx(np.mean(values))
+        assert f">{score}</th>" in page
 
 
 def test_images_of_one_specimen_are_one_field(

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from matssl.core.errors import UserError
+from matssl.core.labels import IGNORE
 from matssl.data import cache, synthetic
 from matssl.data.datasets import Guides, ViewLoader, guide_boxes
-from matssl.data.masks import IGNORE
 from matssl.data.preprocess import Preprocess
 from matssl.data.views import ViewRecipe
 

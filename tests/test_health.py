@@ -14,15 +14,14 @@ import torch
 import torch.nn.functional as F
 
 from matssl import monitor
-from matssl.core import config
 from matssl.core.batch import Batch, Losses
-from matssl.core.config import PretrainConfig
 from matssl.core.errors import guard
 from matssl.data import synthetic
 from matssl.data.datasets import ViewLoader
-from matssl.methods.byol import BYOL
+from matssl.methods.byol.method import BYOL
 from matssl.methods.contrastive import negative_cosine
-from matssl.stages import pretrain
+from matssl.stages.pretrain import loop as pretrain
+from matssl.stages.pretrain import plan, report, settings
 
 EPOCH = 32  # 256 tiles in batches of 8
 SHORT = 4
@@ -49,9 +48,9 @@ def _no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
         Path(args[-1]).write_text("picture")
 
     for name in ("views_sheet", "features_sheet", "pretraining_curves"):
-        monkeypatch.setattr(pretrain.pictures, name, draw)
+        monkeypatch.setattr(report.pictures, name, draw)
     # Four steps an epoch in the small pool: a look after each.
-    monkeypatch.setattr(pretrain, "MIN_STEPS_BETWEEN_REPORTS", SHORT)
+    monkeypatch.setattr(plan, "MIN_STEPS_BETWEEN_REPORTS", SHORT)
 
 
 def _run(
@@ -113,7 +112,7 @@ def test_a_missing_predictor_is_seen(
 def test_a_hundredfold_learning_rate_is_seen(
     model: str, pool: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    usual = config.parse(PretrainConfig, ["--data_path", "x", "--model", model], "").lr
+    usual = settings.resolve(["--data_path", "x", "--model", model]).run.lr
     said = _run(pool, tmp_path, capsys, model, "--lr", 100 * usual)
     assert any(word in said for word in ("thin:", "collapsed:", "not finite")), said
     assert "--lr" in said

@@ -8,10 +8,13 @@ from pathlib import Path
 PACKAGE = Path(__file__).resolve().parent.parent / "matssl"
 STOREYS = [
     {"core"},
-    {"data", "models", "metrics", "pictures", "hub"},
+    {"decoders", "tiles"},
+    {"data", "models", "metrics", "measure", "pictures", "hub"},
     {"methods", "monitor", "probe", "weights", "tiling", "phases"}
-    | {"report", "preflight", "baselines", "study"},
+    | {"report", "preflight", "baselines"},
+    {"trained"},
     {"stages"},
+    {"study"},
     {"tools"},
 ]
 # report lays out what the others found, so it may read their records.

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
+from matssl import preflight
 from matssl.core.errors import UserError
-from matssl.data import layouts
-from matssl.data.layouts import Pair, cut_validation, folds, group_of, groups_of
+from matssl.data import layouts, readers
+from matssl.data.preprocess import Preprocess
+from matssl.data.specimens import Pair, cut_validation, folds, group_of, groups_of
 
 MASK = np.array([[0, 1], [1, 0]], np.uint8)
+PICTURE = np.full((2, 2), 9, np.uint8)
 
 
 def _image(path: Path, pixels: np.ndarray = MASK) -> None:
@@ -22,6 +28,101 @@ def _image(path: Path, pixels: np.ndarray = MASK) -> None:
     path.write_bytes(cv2.imencode(path.suffix, pixels)[1].tobytes())
 
 
+def _split_annot(root: Path) -> None:
+    for name in ("train/a", "test/b"):
+        _image(root / f"{name}.png", PICTURE)
+        split, stem = name.split("/")
+        _image(root / f"{split}_annot" / f"{stem}.png")
+
+
+def _inputs_targets(root: Path) -> None:
+    for split in ("train", "test"):
+        _image(root / split / "inputs" / f"{split}.png", PICTURE)
+        _image(root / split / "targets" / f"{split}.png")
+
+
+def _images_masks(root: Path) -> None:
+    for name in "ab":
+        _image(root / "images" / f"{name}.png", PICTURE)
+        _image(root / "masks" / f"{name}.png")
+
+
+def _beside(root: Path) -> None:
+    for name, mask in (("a0", "a0_masks.tif"), ("a1.b", "mask_A1.b.png")):
+        _image(root / f"{name}.tif", PICTURE)
+        _image(root / mask)
+
+
+# A tiny folder of every layout: pictures hold PICTURE, masks hold MASK.
+EXAMPLES: dict[str, Callable[[Path], None]] = {
+    "split + split_annot": _split_annot,
+    "split/inputs + split/targets": _inputs_targets,
+    "images + masks": _images_masks,
+    "mask beside its image": _beside,
+}
+
+
+def _example(name: str, root: Path) -> None:
+    if name not in EXAMPLES:
+        pytest.fail(
+            f"DATA_LAYOUTS has {name!r} and EXAMPLES in tests/test_layouts.py has not: add there a "
+            "function that writes two pictures (PICTURE) and their masks (MASK) in this layout"
+        )
+    EXAMPLES[name](root)
+
+
+def _is_mask(path: Path) -> bool:
+    return bool((readers.read(path).pixels == MASK).all())
+
+
+# --- what every layout promises ---
+@pytest.mark.parametrize("name", layouts.DATA_LAYOUTS)
+def test_a_layout_pairs_its_images_with_their_masks(tmp_path: Path, name: str) -> None:
+    _example(name, tmp_path)
+    dataset = layouts.find(tmp_path)
+    assert dataset.layout == name and len(dataset.pairs) == 2
+    for pair in dataset.pairs:
+        assert not _is_mask(pair.image) and pair.mask is not None and _is_mask(pair.mask)
+
+
+@pytest.mark.parametrize("place", [".", "deep/in the pool #1"])
+@pytest.mark.parametrize("name", layouts.DATA_LAYOUTS)
+def test_masks_of_a_layout_are_in_no_pool(tmp_path: Path, name: str, place: str) -> None:
+    _image(tmp_path / "others" / "c.png", PICTURE)
+    _example(name, tmp_path / place)
+    paths, left_out = layouts.unlabelled(tmp_path)
+    assert len(paths) == 3 and not any(map(_is_mask, paths))
+    assert left_out and all(set(left_out).isdisjoint((p, *p.parents)) for p in paths)
+
+
+@pytest.mark.parametrize("name", layouts.DATA_LAYOUTS)
+def test_masks_deep_in_a_folder_are_neither_predicted_nor_examined(
+    tmp_path: Path, name: str
+) -> None:
+    _example(name, tmp_path / "deep" / "set")
+    dataset = layouts.find(tmp_path, need_masks=False)
+    assert dataset.layout == "images only" and dataset.splits == ("predict",)
+    assert len(dataset.pairs) == 2 and not any(_is_mask(pair.image) for pair in dataset.pairs)
+    assert "  left out     " in preflight.examine_dataset(dataset, Preprocess()).text()
+
+
+@pytest.mark.parametrize("name", layouts.DATA_LAYOUTS)
+def test_a_layout_leaves_plain_folders_of_images_alone(tmp_path: Path, name: str) -> None:
+    for file in ("a.png", "a_1.png", "label.png", "masks.png", "S1/a.tif", "labels/b.tif"):
+        _image(tmp_path / file, PICTURE)
+    layout = layouts.DATA_LAYOUTS[name]
+    assert not layout.pairs(tmp_path) and not layout.no_micrographs(tmp_path)
+
+
+def test_rooms_that_read_files_do_without_torch() -> None:
+    code = (
+        "import sys; from matssl.data import layouts, masks, readers, specimens; "
+        "sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+# --- the layouts one by one ---
 def _names(dataset: layouts.Dataset, split: str) -> list[str]:
     return [pair.image.name for pair in dataset.split(split)]
 
@@ -42,7 +143,8 @@ def test_inputs_and_targets_inside_the_splits(tmp_path: Path) -> None:
     for split in ("train", "valid", "test"):
         _image(tmp_path / split / "inputs" / "a.png")
         _image(tmp_path / split / "targets" / "a.png")
-    assert layouts.find(tmp_path).splits == ("train", "val", "test")
+    dataset = layouts.find(tmp_path)
+    assert dataset.splits == ("train", "val", "test") and not dataset.cut.automatic
 
 
 @pytest.mark.parametrize("folder", ["annotations", "masks", "labels"])
@@ -56,6 +158,7 @@ def test_images_beside_masks_are_cut_by_group(tmp_path: Path, folder: str) -> No
     sides = {}
     for pair in dataset.pairs:
         assert sides.setdefault(pair.group, pair.split) == pair.split
+    assert dataset.cut == layouts.Cut("drawn", images=40, groups=10, seed=0)
     again = layouts.find(tmp_path)
     assert again.pairs == dataset.pairs
     assert layouts.find(tmp_path, seed=1).pairs != dataset.pairs
@@ -121,6 +224,44 @@ def test_lonely_images_and_masks_are_counted_and_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "mask",
+    ["a0_mask.png", "a0_masks.tif", "a0-mask.tif", "A0_Label.png", "a0_labels.png", "a0-label.png"]
+    + ["a0_seg.png", "a0_segmentation.png", "a0_gt.tif", "a0_annotation.png", "mask_a0.png"],
+)
+def test_a_mask_beside_its_image_is_known_by_its_name(tmp_path: Path, mask: str) -> None:
+    for name in ("a0.tif", "b.tif"):
+        _image(tmp_path / name, PICTURE)
+    _image(tmp_path / mask)
+    found = layouts.find(tmp_path)
+    assert found.layout == "mask beside its image"
+    pairs = [(p.image.name, p.mask and p.mask.name, p.split) for p in found.pairs]
+    assert pairs == [("a0.tif", mask, "train"), ("b.tif", None, "predict")]
+    assert "1 image without a mask: neither learned from nor scored" in found.notes
+    paths, left_out = layouts.unlabelled(tmp_path)
+    assert [p.name for p in paths] == ["a0.tif", "b.tif"] and left_out == [tmp_path / mask]
+    said = preflight.examine("x", {"pool": paths}, Preprocess(), left_out=left_out).text()
+    assert f"left out     1 mask beside micrographs (first: {mask})" in said
+
+
+def test_a_name_makes_no_mask_where_no_image_has_its_stem(tmp_path: Path) -> None:
+    for name in ("steel_mask.tif", "b_label.png", "mask_c.tif", "d_seg.png", "d.txt.tif"):
+        _image(tmp_path / name, PICTURE)
+    assert len(layouts.unlabelled(tmp_path)[0]) == 5 and layouts.unlabelled(tmp_path)[1] == []
+    assert layouts.find(tmp_path, need_masks=False).layout == "images only"
+
+
+def test_masks_beside_images_belong_to_one_image_each(tmp_path: Path) -> None:
+    _image(tmp_path / "a.tif", PICTURE)
+    _image(tmp_path / "a_mask.png")
+    _image(tmp_path / "a_seg.png")
+    with pytest.raises(UserError, match=r"a\.tif has the masks a_mask\.png and a_seg\.png"):
+        layouts.find(tmp_path)
+    os.rename(tmp_path / "a_seg.png", tmp_path / "a.png")
+    with pytest.raises(UserError, match=r"holds a\.png and a\.tif, but only a_mask\.png"):
+        layouts.find(tmp_path)
+
+
+@pytest.mark.parametrize(
     ("name", "group"),
     [
         ("8_1.jpg", "8"),
@@ -170,4 +311,6 @@ def test_fewer_than_four_labelled_images_are_all_for_training(tmp_path: Path) ->
             cv2.imwrite(str(tmp_path / name / f"{number}.png"), picture)
     found = layouts.find(tmp_path)
     assert found.splits == ("train",) and len(found.pairs) == 3
-    assert any("only 3 images: all are for training" in note for note in found.notes)
+    assert found.cut == layouts.Cut("few", images=3, groups=3) and found.cut.automatic
+    assert "only 3 images: all are for training" in found.cut.text
+    assert found.cut.text in found.notes

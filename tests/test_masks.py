@@ -10,6 +10,7 @@ import pytest
 import tifffile
 
 from matssl.core.errors import UserError
+from matssl.core.labels import IGNORE
 from matssl.data import masks, readers
 
 
@@ -45,9 +46,9 @@ def test_grey_values_become_indices_in_their_order(tmp_path: Path, values: tuple
 
 def test_negative_values_and_255_beside_class_numbers_are_ignored(tmp_path: Path) -> None:
     table, decoded = _decoded(_write(tmp_path, np.array([[-1, 0, 1]], np.int64)))
-    assert decoded[0].tolist() == [[masks.IGNORE, 0, 1]]
+    assert decoded[0].tolist() == [[IGNORE, 0, 1]]
     table, decoded = _decoded(_write(tmp_path, np.array([[0, 1, 2, 255]], np.uint8)))
-    assert decoded[0].tolist() == [[0, 1, 2, masks.IGNORE]]
+    assert decoded[0].tolist() == [[0, 1, 2, IGNORE]]
     assert table.num_classes == 3
 
 

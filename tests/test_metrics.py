@@ -7,7 +7,9 @@ import math
 import numpy as np
 import pytest
 
-from matssl.metrics import SCORES, counts, overlap, sampling
+from matssl import metrics
+from matssl.measure import intervals
+from matssl.metrics import SCORES, counts, overlap
 
 # Rows truth, columns prediction.
 HAND = np.array([[880, 20], [40, 60]])
@@ -49,7 +51,7 @@ def test_absent_class_is_nan_and_leaves_the_mean() -> None:
     assert math.isnan(scores[2])
     assert overlap.miou(matrix) == pytest.approx((9 / 10 + 10 / 11) / 2)
     assert overlap.published_miou(matrix) == pytest.approx((9 / 10 + 10 / 11) / 3)
-    assert overlap.means(matrix)["absent_classes"] == [2]
+    assert overlap.summary(matrix)["absent_classes"] == [2]
 
 
 def test_a_perfect_one_class_image_scores_one() -> None:
@@ -77,9 +79,10 @@ def test_scores_equal_scikit_learn_on_pooled_pixels() -> None:
         "precision": sklearn.precision_score(truth, prediction, average=None),
         "recall": sklearn.recall_score(truth, prediction, average=None),
     }
-    assert set(reference) == set(SCORES)
-    for name, score in SCORES.items():
-        assert score(matrix) == pytest.approx(reference[name], abs=1e-12)
+    of_counts = {n: s for n, s in SCORES.items() if s.gather is counts.confusion}
+    assert set(reference) == set(of_counts)
+    for name, score in of_counts.items():
+        assert score.reduce(matrix[None]) == pytest.approx(reference[name], abs=1e-12)
     assert overlap.accuracy(matrix) == pytest.approx(sklearn.accuracy_score(truth, prediction))
 
 
@@ -91,10 +94,103 @@ def test_pooling_does_not_depend_on_batches() -> None:
     assert np.array_equal(single, counts.confusion(*stacked, 3))
 
 
+# --- what every score promises ---
+def _images(count: int = 3) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Blocky truths of three classes, a tenth ignored; predictions that are mostly right.
+
+    Of the five classes, 3 is only predicted and 4 is nowhere.
+    """
+    generator = np.random.default_rng(5)
+    pairs = []
+    for _ in range(count):
+        truth = np.kron(generator.integers(0, 3, (6, 7)), np.ones((8, 8))).astype(np.uint8)
+        prediction = np.roll(truth, generator.integers(0, 4, 2), (0, 1))
+        prediction[:8, :8] = 3
+        truth[generator.random(truth.shape) < 0.1] = 255
+        pairs.append((truth, prediction))
+    return pairs
+
+
+@pytest.fixture(params=SCORES)
+def name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def _scored(name: str, pairs: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+    return metrics.by_name([metrics.gather(t, p, 5) for t, p in pairs])[name]
+
+
+def test_a_score_lies_between_0_and_1_and_an_absent_class_has_none(name: str) -> None:
+    found = _scored(name, _images())
+    assert found.shape == (5,) and found.dtype == np.float64
+    assert ((found[:3] > 0.2) & (found[:3] < 1)).all()
+    assert found[3] == 0 and math.isnan(found[4])
+
+
+def test_a_perfect_prediction_scores_1_whatever_it_says_of_ignored_pixels(name: str) -> None:
+    truth = _images(1)[0][0]
+    guess = np.where(truth == 255, np.random.default_rng(1).integers(0, 5, truth.shape), truth)
+    found = _scored(name, [(truth, guess.astype(np.uint8))])
+    assert found[:3].tolist() == [1, 1, 1] and np.isnan(found[3:]).all()
+
+
+def test_what_is_predicted_for_ignored_pixels_changes_no_score(name: str) -> None:
+    ((truth, prediction),) = _images(1)
+    other = np.where(truth == 255, (prediction + 1) % 5, prediction).astype(np.uint8)
+    assert np.array_equal(
+        *(_scored(name, [(truth, p)]) for p in (prediction, other)), equal_nan=True
+    )
+
+
+def test_a_score_of_turned_and_mirrored_images_is_the_same(name: str) -> None:
+    pairs = _images(2)
+    expected = _scored(name, pairs)
+    for turns in range(4):
+        turned = [tuple(np.rot90(a, turns) for a in pair) for pair in pairs]
+        mirrored = [tuple(a[:, ::-1] for a in pair) for pair in turned]
+        for moved in (turned, mirrored):
+            assert np.array_equal(_scored(name, moved), expected, equal_nan=True)
+
+
+def test_renamed_classes_take_their_scores_along(name: str) -> None:
+    order = np.array([2, 4, 0, 1, 3])
+    table = np.full(256, 255, np.uint8)
+    table[:5] = order
+    pairs = _images(2)
+    renamed = _scored(name, [(table[t], table[p]) for t, p in pairs])
+    assert np.array_equal(renamed[order], _scored(name, pairs), equal_nan=True)
+
+
+def test_the_order_of_images_changes_no_score_and_one_image_has_its_own(name: str) -> None:
+    pairs = _images()
+    assert np.array_equal(_scored(name, pairs), _scored(name, pairs[::-1]), equal_nan=True)
+    score = SCORES[name]
+    gathered = score.gather(*pairs[0], 5)
+    assert gathered.dtype == np.int64
+    single = score.reduce(gathered[None])
+    assert np.array_equal(single, _scored(name, pairs[:1]), equal_nan=True)
+    # The same image twice is no other image.
+    assert np.array_equal(single, _scored(name, pairs[:1] * 2), equal_nan=True)
+
+
+def test_every_score_has_a_mean_that_leaves_absent_classes_out() -> None:
+    images = [metrics.gather(t, p, 5) for t, p in _images()]
+    found = metrics.means(images)
+    for name, values in metrics.by_name(images).items():
+        assert found[metrics.mean_name(name)] == pytest.approx(np.mean(values[:4]))
+    assert found["absent_classes"] == [4]
+
+
+def test_what_scores_share_is_gathered_once() -> None:
+    gathered = metrics.gather(*_images(1)[0], 5)
+    assert set(gathered) == {score.gather for score in SCORES.values()}
+    assert np.array_equal(gathered[counts.confusion], counts.confusion(*_images(1)[0], 5))
+
+
 # --- intervals ---
 def test_phase_fraction_after_astm_e562() -> None:
     hits = [22, 25, 19, 24, 28, 21, 23, 26, 20, 22]
-    result = sampling.phase_fraction([h / 100 for h in hits])
+    result = intervals.phase_fraction([h / 100 for h in hits])
     assert result.mean == pytest.approx(0.23)
     assert result.std == pytest.approx(0.02789, abs=1e-5)
     assert result.half_width == pytest.approx(0.01995, abs=1e-5)
@@ -102,7 +198,7 @@ def test_phase_fraction_after_astm_e562() -> None:
 
 
 def test_few_fields_have_no_interval() -> None:
-    result = sampling.phase_fraction([0.2, 0.3, 0.4])
+    result = intervals.phase_fraction([0.2, 0.3, 0.4])
     assert result.mean == pytest.approx(0.3)
     assert math.isnan(result.half_width)
 
@@ -111,16 +207,16 @@ def test_few_fields_have_no_interval() -> None:
     ("degrees", "value"), [(4, 2.776), (9, 2.262), (29, 2.045), (60, 2.000), (120, 1.980)]
 )
 def test_student_t(degrees: int, value: float) -> None:
-    assert sampling.student_t(degrees) == pytest.approx(value, abs=1e-3)
+    assert intervals.student_t(degrees) == pytest.approx(value, abs=1e-3)
 
 
 def test_the_bootstrap_draws_whole_groups() -> None:
     good, bad = np.array([[10, 0], [0, 10]]), np.array([[5, 5], [5, 5]])
     matrices = [good, good, bad, bad, good, bad]
     # Six images of four specimens: too few to say anything, as for phase fractions.
-    assert sampling.bootstrap(matrices, list("aabbcd"), overlap.miou, 100, 0) is None
-    low, high = sampling.bootstrap(matrices, list("abcdef"), overlap.miou, 2000, 0) or (0, 0)
+    assert intervals.bootstrap(matrices, list("aabbcd"), overlap.miou, 100, 0) is None
+    low, high = intervals.bootstrap(matrices, list("abcdef"), overlap.miou, 2000, 0) or (0, 0)
     assert overlap.miou(bad) <= low < overlap.miou(sum(matrices)) < high <= 1.0
-    assert sampling.bootstrap(matrices, list("abcdef"), overlap.miou, 2000, 0) == (low, high)
+    assert intervals.bootstrap(matrices, list("abcdef"), overlap.miou, 2000, 0) == (low, high)
     same = [good] * 5
-    assert sampling.bootstrap(same, list("abcde"), overlap.miou, 50, 0) == (1.0, 1.0)
+    assert intervals.bootstrap(same, list("abcde"), overlap.miou, 50, 0) == (1.0, 1.0)

@@ -19,13 +19,14 @@ from torch import nn
 from matssl import phases
 from matssl.core import checkpoint, palette
 from matssl.core.errors import guard
+from matssl.core.labels import IGNORE
 from matssl.data import synthetic
 from matssl.data.preprocess import Preprocess
-from matssl.methods.slotcon import SlotCon, SlotConSettings
+from matssl.methods.slotcon.method import SlotCon, SlotConSettings
 from matssl.models.encoders import build_encoder
-from matssl.stages import drawing
-from matssl.stages import phase_map as stage
+from matssl.stages.phase_map import clustering
 from matssl.tools import phase_map as tool
+from matssl.trained import network
 
 PROTOTYPES = 6
 RECIPE = {"encoder": "resnet18", "in_channels": 1, "prototypes": PROTOTYPES, "dense_stage": 2}
@@ -70,7 +71,7 @@ def test_more_phases_than_prototypes_in_use_are_refused() -> None:
 
 def test_the_share_of_a_phase_is_that_of_its_prototypes() -> None:
     scores = torch.randn(2, 5, 3, 4, generator=torch.Generator().manual_seed(0))
-    model = phases.JoinedPrototypes(lambda x: scores, np.array([1, 0, 1, 2, 0]), 0.1)
+    model = phases.JoinedPrototypes(lambda x: scores, np.array([1, 0, 1, 2, 0]), 0.1, 32)
     logits = model(torch.zeros(2, 1, 3, 4))
     shares = (scores / 0.1).softmax(1)
     expected = torch.stack([shares[:, [1, 4]].sum(1), shares[:, [0, 2]].sum(1), shares[:, 3]], 1)
@@ -93,7 +94,7 @@ def test_clusters_are_found_in_the_order_of_their_size() -> None:
 def test_logits_of_clusters_are_their_log_densities() -> None:
     features = torch.randn(1, 4, 2, 3, generator=torch.Generator().manual_seed(1))
     centres = np.random.default_rng(2).normal(size=(3, 4)).astype(np.float32)
-    model = phases.NearestCentre(lambda x: features, centres, 0.7)
+    model = phases.NearestCentre(lambda x: features, centres, 0.7, 32)
     distance = (features[:, None] - torch.from_numpy(centres)[None, :, :, None, None]).square()
     expected = (-distance.sum(2) / (2 * 0.7)).softmax(1)
     torch.testing.assert_close(model(torch.zeros(1, 1, 2, 3)).softmax(1), expected)
@@ -251,7 +252,7 @@ def test_a_folder_becomes_maps_tables_and_a_report(
         index = cv2.imread(str(out / f"maps/index/{Path(row['image']).stem}.png"), -1)
         colour = cv2.imread(str(out / f"maps/colour/{Path(row['image']).stem}.png"))
         assert index.shape == image.shape and colour.shape[:2] == image.shape
-        inside = index[index != stage.OUTSIDE]
+        inside = index[index != IGNORE]
         assert set(np.unique(inside)) <= {0, 1, 2}
         shares = np.bincount(inside, minlength=3) / inside.size
         assert [float(row[name]) for name in names] == pytest.approx(shares, abs=1e-5)
@@ -260,7 +261,7 @@ def test_a_folder_becomes_maps_tables_and_a_report(
         assert (out / f"panels/{Path(row['image']).stem}.png").is_file()
     # The information bar belongs to no phase.
     barred = cv2.imread(str(out / "maps/index/specimen1_2.png"), -1)
-    assert np.all(barred[-5:] == stage.OUTSIDE) and np.all(barred[:140] != stage.OUTSIDE)
+    assert np.all(barred[-5:] == IGNORE) and np.all(barred[:140] != IGNORE)
     summary = {row["phase"]: row for row in _table(out / "phase_summary.csv")}
     assert list(summary) == names and sum(float(r["mean"]) for r in summary.values()) == (
         pytest.approx(1, abs=1e-4)
@@ -297,7 +298,7 @@ def test_an_image_too_large_for_memory_gives_the_same_map(
     run: Path, micrographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert _map(run, micrographs, tmp_path / "a", "--phases", "3") == 0
-    monkeypatch.setattr(drawing, "IN_MEMORY_BYTES", 1000)
+    monkeypatch.setattr(network, "IN_MEMORY_BYTES", 1000)
     assert _map(run, micrographs, tmp_path / "b", "--phases", "3") == 0
     for path in (tmp_path / "a/maps/index").iterdir():
         assert path.read_bytes() == (tmp_path / "b/maps/index" / path.name).read_bytes()
@@ -346,11 +347,11 @@ def test_masks_are_not_taken_for_micrographs(
 
 
 def test_large_images_are_looked_at_in_windows_and_small_ones_whole() -> None:
-    assert stage._windows(100, 512) == [(0, 0)]
-    assert stage._windows(600, 2000) == [(0, 244), (0, 1244), (88, 244), (88, 1244)]
-    side = stage.WINDOW
+    assert clustering.windows(100, 512) == [(0, 0)]
+    assert clustering.windows(600, 2000) == [(0, 244), (0, 1244), (88, 244), (88, 1244)]
+    side = clustering.WINDOW
     for height, width in ((513, 513), (4000, 700)):
-        for top, left in stage._windows(height, width):
+        for top, left in clustering.windows(height, width):
             assert 0 <= top <= height - side and 0 <= left <= width - side
 
 
@@ -401,16 +402,16 @@ def test_what_a_user_can_get_wrong_ends_in_one_line_and_writes_nothing(
         (tuned, micrographs, [], "eval_model.py --model_path"),
         (damaged, micrographs, [], "incomplete or damaged"),
         (scaled, micrographs, [], "give --pixel_size"),
-        (run, micrographs, ["--phases", "1"], "--phases must lie between 2 and"),
+        (run, micrographs, ["--phases", "1"], "--phases must be at least 2 and"),
         (run, micrographs, ["--phases", "9"], "tell 6 phases apart"),
         (run, micrographs, ["--phases", "3", "--names", "a,b"], "2 names for --phases 3"),
         (run, micrographs, ["--names", "a,a"], "two or more different names"),
-        (run, micrographs, ["--smooth", "-1"], "--smooth must be 0 or more"),
+        (run, micrographs, ["--smooth", "-1"], "--smooth must be at least 0"),
         (run, micrographs, ["--pixel_size", "5"], "is no pixel size"),
         (run, micrographs, ["--group_regex", "("], "is not valid"),
         (run, micrographs, ["--group_regex", "absent"], "fits none of the 4 file names"),
         (run, micrographs, ["--name", "x"], "leave out --name"),
-        (run, micrographs, ["--tile_size", "0"], "cannot cover an image"),
+        (run, micrographs, ["--tile_size", "0"], "--tile_size must be at least 1"),
     ]
     for model, data, more, sentence in cases:
         out = tmp_path / "out"

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
+from matssl.core import palette
 from matssl.pictures import segmentation
 
 
@@ -29,7 +30,7 @@ def test_a_colour_mask_shows_each_class_in_its_colour_and_ignored_pixels_grey() 
 
 def test_an_overlay_is_between_micrograph_and_class_colour() -> None:
     image, mask = np.full((2, 2), 100, np.uint8), np.zeros((2, 2), np.uint8)
-    expected = np.rint(0.5 * 100 + 0.5 * np.array(segmentation.PALETTE[0]))
+    expected = np.rint(0.5 * 100 + 0.5 * np.array(palette.COLOURS[0]))
     assert (segmentation.overlay(image, mask, 2, alpha=0.5) == expected).all()
     assert (segmentation.overlay(image, mask, 2, alpha=0.0) == 100).all()
 
@@ -78,7 +79,7 @@ def test_a_panel_shows_the_right_colours(tmp_path: Path) -> None:
     path = tmp_path / "panel.png"
     segmentation.panel(truth, truth, prediction, ["a", "b"], path, "title")
     picture = cv2.imread(str(path))[..., ::-1].reshape(-1, 3)
-    for colour in (segmentation.PALETTE[0], segmentation.PALETTE[1], segmentation.WRONG):
+    for colour in (palette.COLOURS[0], palette.COLOURS[1], segmentation.WRONG):
         # Four squares side by side fill most of the page; this one is all of one colour.
         assert (picture == colour).all(axis=1).mean() > 0.1
 
@@ -106,7 +107,7 @@ def test_bars_are_as_long_as_the_fractions_and_many_images_stay_on_a_page(tmp_pa
     shares = np.array([[0.75, 0.25]])
     segmentation.fraction_bars(shares, ["field"], ["a", "b"], tmp_path / "one.png")
     picture = cv2.imread(str(tmp_path / "one.png"))[..., ::-1]
-    first, second = ((picture == c).all(axis=2).sum() for c in segmentation.PALETTE[:2])
+    first, second = ((picture == c).all(axis=2).sum() for c in palette.COLOURS[:2])
     assert first / (first + second) == pytest.approx(0.75, abs=0.01)
     names = [f"a very long name of a micrograph {i}" for i in range(300)]
     segmentation.fraction_bars(

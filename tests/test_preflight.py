@@ -51,6 +51,17 @@ def test_copies_of_test_images_in_the_pool_are_found(tmp_path: Path) -> None:
     assert "test/" + test.name in _screen(tmp_path / "set", pool=sorted(pool.iterdir()))
 
 
+def test_the_doctor_takes_no_mask_of_a_pool_for_an_image(
+    synthetic_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pool = tmp_path / "pool" / "set"
+    synthetic.write_dataset(pool, "cracks", 2, 1, 1, size=64, seed=11)
+    doctor.main([str(synthetic_folder), "--pool", str(pool.parent)])
+    said = capsys.readouterr().out
+    assert "(train 4, val 2, test 2, pool 4)" in said
+    assert "left out     folders of masks: test_annot, train_annot, val_annot" in said
+
+
 def test_equal_shading_alone_is_no_copy() -> None:
     light = np.linspace(0, 200, 128)[None] + np.linspace(0, 100, 128)[:, None]
     detail = [np.random.default_rng(i).normal(0, 12, (128, 128)) for i in range(2)]

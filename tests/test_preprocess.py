@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import tifffile
 
-from matssl.core.config import ImageConfig
 from matssl.core.errors import UserError
 from matssl.data import crops, preprocess, synthetic
 from matssl.data.crops import CropLoader, CropRecipe
@@ -126,9 +125,9 @@ def test_training_path_and_prediction_path_give_equal_tensors(tmp_path: Path) ->
 
 
 def test_flags_become_the_record() -> None:
-    record = Preprocess.from_config(
-        ImageConfig(crop_bottom="12", target_pixel_size="0.05um", window="dtype"), channels=3
+    record = Preprocess.chosen(
+        channels=3, crop_bottom="12", target_pixel_size="0.05um", window="dtype"
     )
     assert (record.crop_bottom, record.target_pixel_size, record.channels) == (12, 50.0, 3)
     with pytest.raises(UserError, match="--crop_bottom"):
-        Preprocess.from_config(ImageConfig(crop_bottom="some"), channels=1)
+        Preprocess.chosen(channels=1, crop_bottom="some")

@@ -21,16 +21,24 @@ import torch
 from safetensors import safe_open
 
 from matssl import monitor, weights
-from matssl.core import checkpoint, runtime
-from matssl.core.config import PretrainConfig
+from matssl.core import checkpoint
 from matssl.core.errors import UserError, guard
 from matssl.core.run_folder import RunFolder
-from matssl.methods import DISTINCT, method_class
+from matssl.methods import METHODS, settings_class
+from matssl.methods.pscl.moco.settings import PSCLMoCoSettings
+from matssl.methods.pscl.settings import PSCLSimCLRSettings
+from matssl.methods.settings import GuidedSettings, MethodSettings
 from matssl.models.encoders import build_encoder
 from matssl.models.segmentation import build_model
 from matssl.pictures import training as pictures
-from matssl.stages import pretrain, progress
-from matssl.stages.pretrain import Run
+from matssl.stages import console
+from matssl.stages.pretrain import guides, watch
+from matssl.stages.pretrain import loop as pretrain
+from matssl.stages.pretrain.loop import Run
+from matssl.stages.pretrain.settings import PretrainSettings
+
+# pscl is another name of pscl-simclr; the last name of a class stands for it.
+DISTINCT = tuple({path: name for name, path in METHODS.items()}.values())
 
 TINY = ["--view_size", "32", "--tile_size", "48", "--batch_size", "6", "--threads", "1"]
 TINY += ["--encoder", "mobilenet_v2", "--hidden_dim", "32", "--global_output_dim", "16"]
@@ -47,7 +55,7 @@ class Killed(BaseException):
 def _quick_looks() -> Iterator[None]:
     """Looking after the health of these runs takes longer than their steps."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pretrain, "PROBE_SAMPLES", 16)
+        patch.setattr(watch, "PROBE_SAMPLES", 16)
         yield
 
 
@@ -150,14 +158,12 @@ def test_an_encoder_that_drops_paths_at_random_resumes_to_the_same_bits(
     assert _bits(tmp_path / "ssl" / "broken") == _bits(tmp_path / "ssl" / "whole")
 
 
+# Settings that give a method more state than its defaults do.
 METHOD_FLAGS: dict[str, list[object]] = {
-    "matssl": [],
-    "simclr": [],
     "mocov2": ["--bn_splits", 2, "--symmetric", "--queue_size", 12],
     "densecl": ["--bn_splits", 2, "--dense_stage", 3, "--dense_warmup_steps", 2],
     "byol": ["--ema_schedule", "cosine", "--second_blur_p", 0, "--second_solarise_p", 1],
     "slotcon": ["--prototypes", 6, "--dense_stage", 2],
-    "spark": [],
     "pscl-simclr": ["--global_local_ratio", 1, "--decoder", "unetplusplus"],
     "pscl-moco": ["--queue_size", 12, "--top_k", 3],
 }
@@ -172,8 +178,8 @@ def test_every_method_resumes_to_the_same_bits(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     more = ["--model", model, "--steps", 4, "--checkpoint_every", 2, "--quiet"]
-    more += ["--encoder", "resnet18", *METHOD_FLAGS[model]]
-    if method_class(model).labelled:
+    more += ["--encoder", "resnet18", *METHOD_FLAGS.get(model, [])]
+    if issubclass(settings_class(model), GuidedSettings):
         more += ["--labeled_path", synthetic_folder]
     assert _main(*_argv(pool_folder, tmp_path, "whole", *more)) == 0
     _break_and_resume(monkeypatch, *_argv(pool_folder, tmp_path, "broken", *more))
@@ -185,7 +191,7 @@ def test_every_method_resumes_to_the_same_bits(
     assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
     # Whether labels took part goes with the weights.
     files = [tmp_path / "ssl" / "whole" / name for name in ("encoder.safetensors", "last.ckpt")]
-    made = weights.read(files[0]).lineage[-1]
+    made = weights.read(files[0]).lineage.last
     assert made["method"] == model
     # Fine-tuning takes the same parts from both files.
     assert weights.architecture(files[0]) == weights.architecture(files[1])
@@ -201,7 +207,7 @@ def test_every_method_resumes_to_the_same_bits(
         assert all(torch.equal(both[0][key], both[1][key]) for key in both[0])
     guides = [r for r in _rows(tmp_path / "ssl" / "whole" / "data.csv") if r["split"] == "guide"]
     assert made.get("labelled_images", 0) == len(guides)
-    assert len(guides) == (4 if method_class(model).labelled else 0)
+    assert len(guides) == (4 if issubclass(settings_class(model), GuidedSettings) else 0)
     assert [d[:16] for d in made.get("labelled_digests", [])] == sorted(r["hash"] for r in guides)
 
 
@@ -227,33 +233,33 @@ def test_production_batches_come_from_names_or_a_table(tmp_path: Path) -> None:
     names = [Path(name) for name in ("heat12_a.png", "heat12_b.png", "heat7_a.png", "other.png")]
     table = tmp_path / "batches.csv"
     table.write_text("image,batch\nheat12_a.png,twelve\nheat12_b,twelve\nheat7_a.png, seven \n")
+    settings = PretrainSettings(model="pscl-moco", quiet=True)
+    rt = settings.runtime()
+
+    def lots(own: MethodSettings, names: list[Path], what: str = "images of the pool") -> Any:
+        return guides.lots(settings, own, rt, names, what)
+
     found = []
-    for flags in ({"batch_regex": r"heat(\d+)"}, {"batch_csv": str(table)}):
-        config = PretrainConfig(model="pscl-moco", quiet=True, **flags)  # type: ignore[arg-type]
-        rt = runtime.setup(config)
-        lots = pretrain._lots(config, rt, names, "images of the pool")
-        assert lots is not None
-        assert lots[0] == lots[1] != lots[2] and min(lots[:3]) >= 0 and lots[3] == -1
+    by_table = PSCLMoCoSettings(batch_csv=str(table))
+    for own in (PSCLMoCoSettings(batch_regex=r"heat(\d+)"), by_table):
+        numbers = lots(own, names)
+        assert numbers[0] == numbers[1] != numbers[2] and min(numbers[:3]) >= 0
+        assert numbers[3] == -1
         # The labelled images are asked for in a call of their own.
-        again = pretrain._lots(config, rt, names[2:3], "labelled images")
-        assert again is not None and again[0] == lots[2]
-        found.append(lots)
-        unknown = pretrain._lots(config, rt, names[3:], "labelled images")
-        assert unknown is not None and unknown.tolist() == [-1]
-        # A method that has no use for them is not given any.
-        plain = dataclasses.replace(config, model="pscl")
-        assert pretrain._lots(plain, rt, names, "images of the pool") is None
+        assert lots(own, names[2:3], "labelled images")[0] == numbers[2]
+        found.append(numbers)
+        assert lots(own, names[3:], "labelled images").tolist() == [-1]
+    # A method that has no use for them is not given any.
+    assert lots(PSCLSimCLRSettings(), names) is None
     assert found[0][0] != found[1][0]
     # Spreadsheets of many countries write semicolons.
     table.write_text("image;batch\nheat12_a.png;twelve, first\n")
-    lots = pretrain._lots(config, rt, names, "images of the pool")
-    assert lots is not None and (lots >= 0).tolist() == [True, False, False, False]
+    assert (lots(by_table, names) >= 0).tolist() == [True, False, False, False]
     table.write_text("image\nheat12_a.png\n")
     with pytest.raises(UserError, match="has no second column"):
-        pretrain._lots(config, rt, names, "images of the pool")
+        lots(by_table, names)
     with pytest.raises(UserError, match="cannot read --batch_csv"):
-        config = PretrainConfig(model="pscl-moco", batch_csv=str(tmp_path / "absent.csv"))
-        pretrain._lots(config, rt, names, "images of the pool")
+        lots(PSCLMoCoSettings(batch_csv=str(tmp_path / "absent.csv")), names)
 
 
 @pytest.mark.parametrize("model", ["simclr", "spark"])
@@ -264,7 +270,7 @@ def test_the_features_that_are_judged_are_those_of_unmasked_views(
     assert _main(*_argv(pool_folder, tmp_path, "x", *more)) == 0
     row = _rows(tmp_path / "ssl" / "x" / "log.csv")[-1]
     tiles = sum(1 for _ in _rows(tmp_path / "ssl" / "x" / "data.csv")) * 4
-    assert int(row["feature_dimensions"]) == 2 * min(tiles, pretrain.PROBE_SAMPLES)
+    assert int(row["feature_dimensions"]) == 2 * min(tiles, watch.PROBE_SAMPLES)
 
 
 def test_a_labelled_image_may_be_of_no_production_batch_but_not_the_whole_pool(
@@ -335,7 +341,7 @@ def test_views_that_do_not_fit_are_refused_before_anything_is_written(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     more = ["--model", model, "--decoder", decoder, "--view_size", 48, "--steps", 1]
-    if method_class(model).labelled:
+    if issubclass(settings_class(model), GuidedSettings):
         more += ["--labeled_path", synthetic_folder]
     assert _main(*_argv(pool_folder, tmp_path, "x", *more)) == 2
     assert "multiple of 32" in capsys.readouterr().err
@@ -354,7 +360,7 @@ def test_a_queue_is_never_longer_than_half_the_pool(
     # 48 tiles: a batch of 32 alone is more than half of them.
     more = ["--model", model, "--bn_splits", 1, "--steps", 3, "--queue_size", 65536]
     more += ["--batch_size", batch, "--encoder", "resnet18"]
-    if method_class(model).labelled:
+    if issubclass(settings_class(model), GuidedSettings):
         more += ["--labeled_path", synthetic_folder]
     assert _main(*_argv(pool_folder, tmp_path, "x", *more)) == 0
     text = capsys.readouterr().out
@@ -548,7 +554,7 @@ def test_lines_tell_of_the_progress_where_no_terminal_shows_a_bar(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
+    monkeypatch.setattr(console, "SECONDS_BETWEEN_LINES", 0.0)
     assert _main(*_argv(pool_folder, tmp_path, "x", "--steps", 5)) == 0
     said = capsys.readouterr().out
     line = next(line for line in said.splitlines() if line.startswith("step 4/5"))

@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from matssl.core import checkpoint
 from matssl.core.errors import UserError, guard
@@ -20,8 +21,9 @@ from matssl.data.crops import Labelled
 from matssl.data.layouts import Pair
 from matssl.models.encoders import build_encoder
 from matssl.probe import DenseProbe, ridge
-from matssl.stages import pretrain
+from matssl.stages.pretrain import loop as pretrain
 from matssl.tools import probe as probe_tool
+from matssl.trained.encoder import Encoder
 
 pytestmark = pytest.mark.usefixtures("no_drawing")
 
@@ -65,7 +67,7 @@ def _labelled(count: int, side: int = 96, texture: bool = True) -> Labelled:
         planes.append(noise + mask * (stripes[:, None] if texture else 0.3))
         masks.append(mask)
         pairs.append(Pair(Path(f"{number}.png"), Path(f"{number}.png"), str(number), "train"))
-    return Labelled(tuple(planes), tuple(masks), tuple(pairs), (), ((8, None),) * count)
+    return Labelled(tuple(planes), tuple(masks), tuple(pairs), ((8, None),) * count)
 
 
 def _tensor(plane: Any) -> Any:
@@ -76,7 +78,7 @@ def _tensor(plane: Any) -> Any:
 def test_textures_are_told_apart_even_by_random_features(count: int) -> None:
     torch.manual_seed(0)
     encoder = build_encoder("resnet18", 1).eval()
-    probe = DenseProbe(_labelled(count, 544 if count == 1 else 96), None, 2, _tensor)
+    probe = DenseProbe(_labelled(count, 544 if count == 1 else 96), None, 2, _tensor, 0, 32)
     score = probe.score(encoder, torch.device("cpu"), contextlib.nullcontext)
     assert score > 0.8
     blind = build_encoder("resnet18", 1).eval()
@@ -86,22 +88,22 @@ def test_textures_are_told_apart_even_by_random_features(count: int) -> None:
 
 
 def test_images_that_score_do_not_fit() -> None:
-    probe = DenseProbe(_labelled(6), None, 2, _tensor)
+    probe = DenseProbe(_labelled(6), None, 2, _tensor, 0, 32)
     fitted = {w.image.tobytes() for w in probe.fitted}
     assert probe.scored and not fitted & {w.image.tobytes() for w in probe.scored}
 
 
 def test_one_class_is_refused() -> None:
     data = _labelled(3)
-    flat = Labelled(data.planes, tuple(m * 0 for m in data.masks), data.pairs, (), data.facts)
+    flat = Labelled(data.planes, tuple(m * 0 for m in data.masks), data.pairs, data.facts)
     with pytest.raises(UserError, match="at least two classes"):
-        DenseProbe(flat, None, 2, _tensor)
+        DenseProbe(flat, None, 2, _tensor, 0, 32)
 
 
 @pytest.mark.parametrize("side", [32, 63])
 def test_an_image_too_small_to_be_cut_is_refused(side: int) -> None:
     with pytest.raises(UserError, match="give more labelled images"):
-        DenseProbe(_labelled(1, side), None, 2, _tensor)
+        DenseProbe(_labelled(1, side), None, 2, _tensor, 0, 32)
 
 
 # --- in a run ---
@@ -221,7 +223,18 @@ def test_weights_are_shown_the_grey_levels_of_their_run(tmp_path: Path) -> None:
     run = tmp_path / "run"
     (run / "snapshots").mkdir(parents=True)
     (run / "config.yaml").write_text("window: dtype\nlow: 1.0\nhigh: 99.0\nlr: 0.1\n")
-    expected = {"window": "dtype", "low": 1.0, "high": 99.0}
-    for name in ("", "encoder.safetensors", "snapshots/encoder_000004.safetensors"):
-        assert probe_tool.grey_levels(str(run / name)) == expected
-    assert probe_tool.grey_levels("none") == probe_tool.grey_levels(str(tmp_path / "x.pth")) == {}
+    state = {f"encoder.{k}": v for k, v in build_encoder("resnet18", 1).state_dict().items()}
+    facts = {"format": checkpoint.FORMAT, "stage": "ssl", "lineage": "[]"}
+    expected = ("dtype", 1.0, 99.0)
+    for name in ("encoder.safetensors", "snapshots/encoder_000004.safetensors"):
+        save_file(state, run / name, facts)
+        assert _grey_levels(run / name) == expected
+    assert _grey_levels(run) == expected
+    save_file(state, tmp_path / "x.safetensors", facts)
+    untold = ("standard", 0.5, 99.5)
+    assert _grey_levels("none") == _grey_levels(tmp_path / "x.safetensors") == untold
+
+
+def _grey_levels(source: Path | str) -> tuple[str, float, float]:
+    record = Encoder.load(source, device="cpu").record
+    return record.window, record.low, record.high

@@ -18,9 +18,10 @@ from matssl import weights
 from matssl.core import geometry, optim
 from matssl.core.batch import Batch
 from matssl.core.errors import UserError
-from matssl.methods import method_class, patches, pscl
+from matssl.methods import method_class
 from matssl.methods.contrastive import nt_xent
-from matssl.methods.pscl import PSCLMoCo, StampedQueue
+from matssl.methods.pscl import cells, patches
+from matssl.methods.pscl.moco.method import PSCLMoCo, StampedQueue, weighted_mean
 from matssl.models.decoders import build_decoder, fine_channels, fine_maps
 from matssl.models.encoders import build_encoder
 from matssl.models.heads import GroupedLinear, grouped_head
@@ -179,7 +180,7 @@ def test_gradient_of_the_cell_loss_reaches_both_views() -> None:
 def test_scales_count_alike_whatever_their_number_of_cells() -> None:
     x, e = case("pscl.total")
     scales = [torch.tensor(loss) for loss in x["L_scale"]]
-    close(pscl.combined(torch.tensor(x["L_global"]), scales, x["rho"]), e["total"])
+    close(cells.combined(torch.tensor(x["L_global"]), scales, x["rho"]), e["total"])
     assert e["total"] != e["row_pooled"]
 
 
@@ -296,8 +297,8 @@ def test_matching_is_by_cosine_not_by_length() -> None:
     keys = method._look(batch.views[1])[1:]
     longer = torch.nn.ModuleList(_Longer(head) for head in method.cell_heads)
     for heads in zip(
-        pscl.sample_scales(batch, keys, method.cell_heads, 4, 3, 2.0, 0),
-        pscl.sample_scales(batch, keys, longer, 4, 3, 2.0, 0),
+        cells.sample_scales(batch, keys, method.cell_heads, 4, 3, 2.0, 0),
+        cells.sample_scales(batch, keys, longer, 4, 3, 2.0, 0),
         strict=True,
     ):
         assert torch.equal(heads[0].query, heads[1].query)
@@ -330,15 +331,15 @@ def test_a_class_that_the_labelled_view_lacks_is_left_out(name: str) -> None:
     batch.labels[0][batch.labels[0] == 2] = 255
     keys = method._look(batch.views[1])[1:] if name == "pscl-simclr" else None
     keys = keys or method._keys(batch.views[1])[1:]
-    for s, cells in enumerate(method._sample(batch, keys)):
-        assert sorted(cells.kind.unique().tolist()) == [0, 1, 3]
-        assert (cells.weight > 0).all() and cells.valid.all()
+    for s, found in enumerate(method._sample(batch, keys)):
+        assert sorted(found.kind.unique().tolist()) == [0, 1, 3]
+        assert (found.weight > 0).all() and found.valid.all()
         for kind in (0, 1, 3):
-            assert float(cells.weight[cells.kind == kind].sum()) == pytest.approx(1)
+            assert float(found.weight[found.kind == kind].sum()) == pytest.approx(1)
         stride = 32 // keys[s].shape[-1]
         seen = patches.coverage(batch.labels[0], 5, 32 // stride)
-        assert (seen[cells.kind, cells.query[0]] > 0).all(), "its cells hold pixels of the class"
-        for image in cells.query:
+        assert (seen[found.kind, found.query[0]] > 0).all(), "its cells hold pixels of the class"
+        for image in found.query:
             assert len(image.unique()) == len(image), "no cell twice"
     losses = method(batch)
     assert float(losses.parts["classes"]) == 3
@@ -467,8 +468,8 @@ def test_the_soft_loss_equals_a_soft_cross_entropy() -> None:
 
 def test_rows_count_by_their_share_in_the_class() -> None:
     values, weight = torch.tensor([1.0, 3.0, 5.0]), torch.tensor([0.75, 0.25, 0.0])
-    assert float(pscl.weighted_mean(values, weight)) == 1.5
-    assert float(pscl.weighted_mean(values, 0 * weight)) == 0
+    assert float(weighted_mean(values, weight)) == 1.5
+    assert float(weighted_mean(values, 0 * weight)) == 0
 
 
 def test_a_head_of_rows_is_the_grouped_convolution_of_the_map() -> None:
@@ -600,7 +601,7 @@ def test_the_loss_of_cells_is_that_of_the_formula_with_negatives_in_the_batch() 
             own = (row @ rows[(i + len(rows) // 2) % len(rows)]).item() / 0.5
             others = [(row @ rows[j]).item() / 0.5 for j, k in enumerate(kinds) if k != kinds[i]]
             losses.append(np.log(np.exp([own, *others]).sum()) - own)
-        loss = float(method(batch).parts[f"patch_{pscl.STRIDES[s]}"])
+        loss = float(method(batch).parts[f"patch_{cells.STRIDES[s]}"])
         assert loss == pytest.approx(np.mean(losses), rel=1e-6)
 
 
@@ -635,7 +636,7 @@ def test_the_loss_of_cells_is_that_of_the_formula_with_a_queue() -> None:
                 mass += weight
         if s < 2:
             assert len(cells.weight.unique()) > 4
-        loss = float(losses.parts[f"patch_{pscl.STRIDES[s]}"])
+        loss = float(losses.parts[f"patch_{cells.STRIDES[s]}"])
         assert loss == pytest.approx(total / mass, rel=1e-6)
         # What has just entered: of each image and class the mean of its cells' keys by weight.
         new = {}
@@ -651,20 +652,20 @@ def test_the_loss_of_cells_is_that_of_the_formula_with_a_queue() -> None:
 def test_sampled_cells_show_the_same_place_and_are_the_most_similar_ones() -> None:
     method, batch = _method("pscl-simclr", top_k=2), _batch(crops=True)
     scales = method._sample(batch, method._look(batch.views[1])[1:])
-    for cells, (_, k_map) in zip(scales, _cells_of(method, batch, momentum=False), strict=True):
+    for found, (_, k_map) in zip(scales, _cells_of(method, batch, momentum=False), strict=True):
         grid = k_map.shape[-1]
         centres = geometry.cell_centres(32, grid)
         index, free = patches.cell_pairs(batch, grid)
-        templates = torch.stack([_at(k_map, 0, cell) for cell in cells.key[0]])
+        templates = torch.stack([_at(k_map, 0, cell) for cell in found.key[0]])
         for b in range(4):
             places = [
                 geometry.transform(batch.maps[v, b].numpy(), centres[which[b].numpy()])
-                for v, which in enumerate((cells.query, cells.key))
+                for v, which in enumerate((found.query, found.key))
             ]
             assert np.abs(places[0] - places[1]).max() <= 32 / grid / 2
             if b:
                 keys = k_map[b].flatten(1).T[index[b].clamp(min=0)]
-                assert cells.query[b].tolist() == _slow_greedy(templates @ keys.T, free[b])
+                assert found.query[b].tolist() == _slow_greedy(templates @ keys.T, free[b])
 
 
 def test_split_batchnorm_reaches_the_decoder() -> None:
@@ -892,7 +893,7 @@ def test_the_picture_shows_the_same_cells_in_both_views(name: str) -> None:
 MEMORY = """
 import resource, sys, torch
 from matssl.core.batch import Batch
-from matssl.methods import method_class
+from matssl.methods import method_class, settings_class
 from matssl.models.encoders import build_encoder
 torch.set_num_threads(1)
 side, images = 376, 9

@@ -15,12 +15,15 @@ import torch
 import eval_model
 import train_finetune
 import train_ssl
-from matssl.core import checkpoint, config, published
-from matssl.core.config import FinetuneConfig, PretrainConfig
+from matssl.core import checkpoint, flags
 from matssl.core.errors import UserError, guard
+from matssl.core.labels import IGNORE
 from matssl.data import masks
 from matssl.models.encoders import build_encoder
 from matssl.models.segmentation import build_model
+from matssl.stages import published
+from matssl.stages.finetune import settings as finetune
+from matssl.stages.pretrain import settings as pretrain
 
 QUICK = ["--threads", "1", "--precision", "fp32"]
 
@@ -108,7 +111,7 @@ def test_a_flag_beats_the_environment_which_beats_the_file(
     found = published.environment(tmp_path)
     assert found == {"lr": "0.2", "momentum": "0.8"}
     argv = ["--data_path", "x", "--lr", "0.3"]
-    settings = config.parse(PretrainConfig, argv, "", environment=found)
+    settings = pretrain.resolve(argv, found).run
     assert (settings.lr, settings.momentum) == (0.3, 0.8)
 
 
@@ -154,7 +157,7 @@ def test_a_rest_class_is_binary_only_where_black_is_the_other_and_nothing_is_ign
     assert table(0).binary and table(0).decode(row).tolist() == [[0, 1, 1]]
     assert not table(85).binary and table(85).decode(row).tolist() == [[1, 0, 1]]
     assert not table(0, (255,)).binary
-    assert table(0, (255,)).decode(row).tolist() == [[0, 1, masks.IGNORE]]
+    assert table(0, (255,)).decode(row).tolist() == [[0, 1, IGNORE]]
 
 
 def test_binary_is_refused_for_a_model_of_more_classes(
@@ -179,7 +182,7 @@ def test_the_presets_are_the_published_table(
     preset: str, size: int, classes: str, epochs: int, lr: float
 ) -> None:
     argv = ["--finetune_dataset", "x", "--recipe", preset]
-    found = config.parse(FinetuneConfig, argv, "")
+    found = finetune.resolve(argv)
     assert (found.input_size, found.classes, found.epochs, found.lr) == (size, classes, epochs, lr)
     assert (found.decoder, found.loss, found.in_channels) == ("unetplusplus", "dice", 3)
     assert found.d4 == "none" and found.weight_decay == found.contrast == found.noise_p == 0
@@ -204,26 +207,26 @@ experiment: {name: pets_segmentation_finetune}
 """
 
 
-def test_a_pretraining_file_of_the_study_is_read(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_pretraining_file_of_the_study_is_read(tmp_path: Path) -> None:
     file = tmp_path / "simclr_cifar10.yaml"
     file.write_text(PRETRAIN)
-    found = config.parse(PretrainConfig, ["--config", str(file), "--batch_size", "60"], "")
+    resolved = pretrain.resolve(["--config", str(file), "--batch_size", "60"])
+    found = flags.to_dict(resolved.run, resolved.method)
     expected = {"model": "simclr", "encoder": "resnet50", "global_output_dim": 128, "lr": 0.3}
     expected |= {"hidden_dim": 512, "temperature": 0.1, "batch_size": 60, "epochs": 20}
     expected |= {"optimizer": "lars", "weight_decay": 1e-6, "data_path": "datasets/cifar10"}
     expected |= {"view_size": 224, "brightness": 0.8, "contrast": 0.8, "blur_sigma": 2.0}
     expected |= {"name": "simclr_cifar10_pretraining", "lr_scaling": "none"}
-    assert {k: getattr(found, k) for k in expected} == expected
-    assert "without counterpart here: training.accumulation_steps" in capsys.readouterr().out
+    assert {k: found[k] for k in expected} == expected
+    told = published.notes(str(file), finetune=False)
+    assert any("without counterpart here: training.accumulation_steps" in note for note in told)
 
 
 def test_a_fine_tuning_file_of_the_study_and_its_flags_are_read(tmp_path: Path) -> None:
     file = tmp_path / "pets_segmentation.yaml"
     file.write_text(FINETUNE)
     argv = ["--config", str(file), "--data_ratio", "0.2", "--quiet"]
-    found = config.parse(FinetuneConfig, argv, "")
+    found = finetune.resolve(argv)
     expected = {"encoder": "resnet50", "decoder": "unet", "ssl_weights_path": "weights.ckpt"}
     expected |= {"batch_size": 32, "lr": 1e-4, "epochs": 60, "loss": "bce", "data_ratio": 0.2}
     expected |= {"finetune_dataset": "datasets/oxford-pets", "input_size": 224, "crop_size": 224}

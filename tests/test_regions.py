@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from matssl.core.errors import UserError
-from matssl.metrics.regions import find_regions, number
+from matssl.measure.regions import find_regions, number
 from matssl.tools import regions as tool
 
 

@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from numeric import case, close
+from numeric import case, close, view_map
 from torch import Tensor, nn
 
 from matssl.core import geometry, palette
 from matssl.core.batch import Batch
-from matssl.methods import momentum, slotcon
-from matssl.methods.slotcon import SlotCon, SlotConSettings
+from matssl.methods import momentum
+from matssl.methods.slotcon import method as slotcon
+from matssl.methods.slotcon.method import SlotCon, SlotConSettings
 from matssl.models.encoders import build_encoder, channels_last, pyramid
 from matssl.models.heads import CellProjector, RowNorm, row_predictor
 
@@ -96,12 +97,12 @@ def test_a_score_map_is_resampled_as_roi_align_does_and_turned_back() -> None:
     scores = torch.tensor(x["map"])[None, None]
 
     def aligned(flip: bool, box: list[float]) -> Tensor:
-        view = geometry.View(0, 0, 4, 4, flip=flip, turns=0, size=128)
+        affine = view_map(0, 0, 4, 4, flip, size=128)
         # The case gives the box in the (mirrored) view; ours lies in the image.
         corners = np.array([[box[0], box[1]], [box[2], box[3]]]) * 128
-        inside = geometry.transform(view.affine(), corners)
+        inside = geometry.transform(affine, corners)
         edges = np.concatenate([inside.min(0), inside.max(0)])
-        maps = torch.from_numpy(view.affine())[None]
+        maps = torch.from_numpy(affine)[None]
         return slotcon.align(scores, maps, torch.from_numpy(edges)[None], 128)[0, 0]
 
     full, half = x["boxes"]
@@ -186,7 +187,7 @@ def test_the_teachers_momentum_rises_to_one() -> None:
 # --- alignment ---
 def _maps(boxes: Any, size: int = 64) -> Tensor:
     """Maps of one view each: (top, left, height, width, flip, turns)."""
-    views = [geometry.View(*b[:4], flip=b[4], turns=b[5], size=size).affine() for b in boxes]
+    views = [view_map(*b, size=size) for b in boxes]
     return torch.from_numpy(np.stack(views))
 
 

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from matssl.core import optim
 from matssl.core.batch import Batch
 from matssl.core.errors import UserError
-from matssl.methods import spark
-from matssl.methods.spark import SparK
+from matssl.methods.spark import method as spark
+from matssl.methods.spark.method import SparK
 from matssl.models.decoders.light import LightDecoder
 from matssl.models.encoders import build_encoder, channels_last, pyramid
 from matssl.models.heads import own_statistics, synchronise_batchnorm
@@ -663,7 +663,7 @@ def test_a_perfect_prediction_paints_the_view(monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"decoder": "small_unet"}, "--decoder small_unet does not go with spark"),
+        ({"decoder": "small_unet"}, "small U-Net is one piece"),
         ({"mask_ratio": 1.0}, "--mask_ratio must lie between 0 and 1"),
         ({"decoder": "light", "hidden_dim": 100}, "multiple of 32"),
         ({"encoder": "small_unet", "masking": "dense", "decoder": "light"}, "maps at strides 4 to"),

@@ -12,10 +12,13 @@ from typing import Any
 import pytest
 import yaml
 
-from matssl import study
-from matssl.core import config
 from matssl.core.errors import UserError, guard
-from matssl.metrics import sampling
+from matssl.measure import intervals
+from matssl.metrics import SCORES, mean_name
+from matssl.study.commands import Commands, label_flags
+from matssl.study.plan import FOLDER, Plan, read
+from matssl.study.runner import STAGES, Runner
+from matssl.study.tables import cells, markdown
 from matssl.tools import study as tool
 
 TINY = """
@@ -34,9 +37,9 @@ evaluate: {threads: 1, precision: fp32}
 """
 
 
-def _plan(**more: Any) -> study.Plan:
+def _plan(**more: Any) -> Plan:
     content = {"starts": {"random": "none", "other": "w.pth"}, "datasets": {"a": "data/a"}, **more}
-    return study.read(content, "x")
+    return read(content, "x")
 
 
 def _results(scores: dict[tuple[str, int], float]) -> dict[str, dict[str, Any]]:
@@ -47,24 +50,24 @@ def _results(scores: dict[tuple[str, int], float]) -> dict[str, dict[str, Any]]:
 
 
 def test_a_paired_difference_has_the_interval_of_student() -> None:
-    mean, half = sampling.paired([0.5, 0.6, 0.7], [0.6, 0.65, 0.9])
+    mean, half = intervals.paired([0.5, 0.6, 0.7], [0.6, 0.65, 0.9])
     # Gains 0.10, 0.05, 0.20: mean 0.11667, s 0.07638, t(2) 4.303.
     assert mean == pytest.approx(0.1166667)
     assert half == pytest.approx(4.303 * 0.0763763 / math.sqrt(3), abs=1e-4)
-    assert math.isnan(sampling.paired([0.5], [0.6])[1])
+    assert math.isnan(intervals.paired([0.5], [0.6])[1])
 
 
 def test_the_table_pairs_only_the_seeds_that_both_starts_have() -> None:
     plan = _plan()
     scores = {("random", 0): 0.5, ("random", 1): 0.6, ("other", 1): 0.7, ("other", 2): 0.9}
-    first, second = study.cells(plan, _results(scores))
+    first, second = cells(plan, _results(scores))
     assert (first.start, first.gain, first.mean) == ("random", None, pytest.approx(0.55))
     assert second.mean == pytest.approx(0.8) and second.gain == pytest.approx(0.1)
-    text = study.markdown(plan, [first, second])
+    text = markdown(plan, [first, second])
     assert "| a | 5 | random | 55.0 ± 7.1 | 2 |  |" in text
     assert "| a | 5 | other | 80.0 ± 14.1 | 2 | +10.0 |" in text
-    both = study.cells(plan, _results({**scores, ("other", 0): 0.5}))
-    assert "+5.0 [-58.5, +68.5]" in study.markdown(plan, both)
+    both = cells(plan, _results({**scores, ("other", 0): 0.5}))
+    assert "+5.0 [-58.5, +68.5]" in markdown(plan, both)
 
 
 def test_further_scores_get_columns_of_their_own() -> None:
@@ -72,10 +75,20 @@ def test_further_scores_get_columns_of_their_own() -> None:
     found = _results({("random", 0): 0.5, ("random", 1): 0.6})
     for seed, result in enumerate(found.values()):
         result["scores"] = {"test": {"mdice": 0.7 + 0.1 * seed, "mdice_best_on_test": 0.9}}
-    text = study.markdown(plan, study.cells(plan, found))
+    text = markdown(plan, cells(plan, found))
     assert text.splitlines()[0].endswith("| Dice % | Dice %, best on test |")
     assert text.splitlines()[2].endswith("| 75.0 ± 7.1 | 90.0 ± 0.0 |")
     assert plan.snapshots and not _plan(columns=["accuracy"]).snapshots
+
+
+def test_the_mean_of_every_score_may_be_a_column() -> None:
+    names = [mean_name(name) for name in SCORES if name != "IoU"]
+    assert set(_plan(columns=names).columns) == set(names)
+    # A run scored before a score was there leaves its cell empty.
+    text = markdown(
+        _plan(columns=names), cells(_plan(columns=names), _results({("other", 0): 0.5}))
+    )
+    assert text.splitlines()[2].endswith("|  " * len(names) + "|")
 
 
 def test_guided_starts_are_pretrained_for_every_draw(tmp_path: Path) -> None:
@@ -87,29 +100,29 @@ def test_guided_starts_are_pretrained_for_every_draw(tmp_path: Path) -> None:
         "seeds": [0, 1],
         "pretrain": {"data_path": "pool"},
     }
-    runner = tool.Runner(study.read(content, "x"), tmp_path, tmp_path / "out")
-    words = [" ".join(w) for w in runner.commands() if w[0] == "train_ssl.py"]
+    study = Commands(read(content, "x"), tmp_path, tmp_path / "out")
+    words = [" ".join(w) for w in study.all() if w[0] == "train_ssl.py"]
     assert len(words) == 3
     for seed in (0, 1):
         own = next(w for w in words if f"--name guided-a-1-{seed}" in w)
         assert f"--labeled_path {tmp_path / 'data/a'} --seed {seed}" in own
         assert f"--splits {tmp_path / 's.json'} --classes binary --labeled_count 1" in own
-    tuned = [w[-1] for w in runner.commands() if w[0] == "train_finetune.py"][2::3]
+    tuned = [w[-1] for w in study.all() if w[0] == "train_finetune.py"][2::3]
     assert [Path(w).parent.name for w in tuned] == ["guided-a-1-0", "guided-a-1-1"]
-    text = study.markdown(runner.plan, [])
+    text = markdown(study.plan, [])
     assert text.endswith("Pretraining of guided saw the labelled images of its draw.")
 
 
 def test_each_test_split_is_a_row_of_its_own() -> None:
     plan = _plan(datasets={"a": {"finetune_dataset": "a", "test": ["test", "far"]}})
     found = {"random-a-default-all-0": {"miou": {"test": 0.5, "far": 0.25}, "images": 3}}
-    assert [row.dataset for row in study.cells(plan, found)] == ["a (test)", "a (far)"]
+    assert [row.dataset for row in cells(plan, found)] == ["a (test)", "a (far)"]
 
 
 def test_labels_become_flags_of_fine_tuning() -> None:
-    assert study.label_flags("all") == []
-    assert study.label_flags("20%") == ["--data_ratio", "0.2"]
-    assert study.label_flags("5") == ["--max_train_images", "5"]
+    assert label_flags("all") == []
+    assert label_flags("20%") == ["--data_ratio", "0.2"]
+    assert label_flags("5") == ["--max_train_images", "5"]
 
 
 @pytest.mark.parametrize(
@@ -134,14 +147,14 @@ def test_a_study_that_cannot_be_meant_is_refused(entry: dict[str, Any], sentence
         _plan(**entry)
 
 
-@pytest.mark.parametrize("path", sorted(study.FOLDER.glob("*.yaml")), ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.yaml")), ids=lambda p: p.stem)
 def test_the_studies_that_come_with_the_toolkit_are_commands_that_exist(
     path: Path, tmp_path: Path
 ) -> None:
-    plan = study.read(yaml.safe_load(path.read_text()), path.stem)
-    runner = tool.Runner(plan, tmp_path, tmp_path / "out")
-    for script, *words in runner.commands():
-        config.parse(tool.STAGES[script], words, "")
+    plan = read(yaml.safe_load(path.read_text()), path.stem)
+    study = Commands(plan, tmp_path, tmp_path / "out")
+    for script, *words in study.all():
+        STAGES[script](words)
 
 
 @pytest.fixture
@@ -156,7 +169,7 @@ def tiny(synthetic_folder: Path, pool_folder: Path, tmp_path: Path) -> list[str]
 def _call(calls: list[str]) -> Any:
     """The commands in this process, which saves their start-up."""
 
-    def call(self: tool.Runner, words: list[str]) -> None:
+    def call(self: Runner, words: list[str]) -> None:
         calls.append(words[0])
         module = importlib.import_module(words[0].removesuffix(".py"))
         code = guard(module.main, words[1:])
@@ -170,7 +183,7 @@ def test_a_study_runs_goes_on_where_it_stopped_and_writes_its_table(
     tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[str] = []
-    monkeypatch.setattr(tool.Runner, "_call", _call(calls))
+    monkeypatch.setattr(Runner, "_call", _call(calls))
     out = tmp_path / "studies" / "tiny"
     assert guard(tool.main, [*tiny, "--starts", "ssl"]) == 0
     assert "1 of 2 runs done" in (out / "table.md").read_text()
@@ -208,13 +221,13 @@ def test_the_best_on_test_is_that_of_all_snapshots_on_every_split_also_after_a_b
     real = _call(calls)
     asked: list[str] = []
 
-    def breaks(self: tool.Runner, words: list[str]) -> None:
+    def breaks(self: Runner, words: list[str]) -> None:
         asked.extend(word for word in words if "step" in word and word.endswith(".ckpt"))
         if len(asked) == 2 and len(calls) == 2:
             raise SystemExit(130)
         real(self, words)
 
-    monkeypatch.setattr(tool.Runner, "_call", breaks)
+    monkeypatch.setattr(Runner, "_call", breaks)
     with pytest.raises(SystemExit):
         tool.main(tiny)
     assert guard(tool.main, tiny) == 0
@@ -235,7 +248,7 @@ def test_a_study_that_changed_is_not_mixed_with_its_old_results(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     calls: list[str] = []
-    monkeypatch.setattr(tool.Runner, "_call", _call(calls))
+    monkeypatch.setattr(Runner, "_call", _call(calls))
     content = yaml.safe_load(Path(tiny[0]).read_text())
     content |= {"starts": {"random": "none"}}
     Path(tiny[0]).write_text(yaml.safe_dump(content, sort_keys=False))
@@ -284,7 +297,7 @@ def test_lists_beside_a_study_are_found_and_everything_else_is_below_the_root(
         starts={"x": {"pretrain": {"data_path": "pool", "file_list": "pool.txt"}}},
         datasets={"a": {"finetune_dataset": "labelled", "splits": "splits.json"}},
     )
-    words = tool.Runner(plan, root, tmp_path / "out", home).commands()
+    words = Commands(plan, root, tmp_path / "out", home).all()
     assert words[0][words[0].index("--file_list") + 1] == str(home / "pool.txt")
     assert words[0][words[0].index("--data_path") + 1] == str(root / "pool")
     assert words[1][words[1].index("--splits") + 1] == str(root / "splits.json")
@@ -296,7 +309,7 @@ def test_a_variant_may_be_of_some_data_sets_only() -> None:
     plan = _plan(datasets=sets, variants=variants)
     found = {(job.dataset, job.variant) for job in plan.jobs()}
     assert found == {("a", "honest"), ("b", "honest"), ("b", "square")}
-    commands = tool.Runner(plan, Path("root"), Path("out")).commands()
+    commands = Commands(plan, Path("root"), Path("out")).all()
     assert sum("--input_size" in words for words in commands) == 2 * len(plan.seeds)
     assert not any("--datasets" in words for words in commands)
     with pytest.raises(UserError, match="variant square names the unknown data set c"):

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from matssl import tiling
+from matssl import tiles, tiling
 from matssl.core.errors import UserError
 from matssl.models import losses
 from matssl.models.segmentation import build_model
@@ -78,12 +78,31 @@ def test_a_memory_mapped_result_is_filled_in_strips(tmp_path: Path) -> None:
     assert np.abs(out - _exact(np.asarray(image))).max() < 1e-6
 
 
-@pytest.mark.parametrize(("side", "tiles"), [(512, 1), (640, 1), (1024, 4), (2048, 16)])
-def test_tiles_fit_the_image(side: int, tiles: int) -> None:
-    plan = tiling.plan(side, side)
-    assert len(plan.tops) * len(plan.lefts) == tiles
+@pytest.mark.parametrize(("side", "count"), [(512, 1), (640, 1), (1024, 4), (2048, 16)])
+def test_tiles_fit_the_image(side: int, count: int) -> None:
+    plan = tiles.plan(side, side)
+    assert len(plan.tops) * len(plan.lefts) == count
     assert plan.tops[-1] + plan.tile[0] >= side
     assert all(s % 32 == 0 for s in plan.tile)
+
+
+@pytest.mark.parametrize("multiple", [16, 48])
+def test_tiles_take_the_multiple_of_the_model(multiple: int) -> None:
+    shapes = []
+
+    class Model(torch.nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            shapes.append(x.shape[-2:])
+            return _pointwise(x)
+
+    model = Model()
+    model.multiple = multiple  # type: ignore[assignment]
+    image = np.random.default_rng(7).standard_normal((1, 77, 300)).astype(np.float32)
+    for size in (None, 100):
+        result = tiling.predict(model, image, tile_size=size, overlap=200)
+        assert np.abs(result - _exact(image)).max() < 1e-6
+    assert all(side % multiple == 0 for shape in shapes for side in shape)
+    assert shapes[0][0] == {16: 80, 48: 96}[multiple]
 
 
 def test_tiles_of_a_network_agree_with_the_whole_image() -> None:
@@ -131,27 +150,27 @@ def test_augmentation_fills_a_given_result_as_one_of_its_own() -> None:
 @pytest.mark.parametrize("overlap", [0, 1, 17, 40, 500])
 def test_weights_of_tiles_sum_to_one_at_each_pixel(overlap: int) -> None:
     for length in (1, 31, 64, 65, 127, 200, 333):
-        starts = tiling._starts(length, 64, overlap)
+        starts = tiles.starts(length, 64, overlap)
         total = np.zeros(max(length, starts[-1] + 64))
-        for start, window in zip(starts, tiling._windows(starts, 64, length), strict=True):
+        for start, window in zip(starts, tiles.windows(starts, 64, length), strict=True):
             total[start : start + 64] += window
         assert np.abs(total[:length] - 1).max() < 1e-6
 
 
 @pytest.mark.parametrize("size", [(1, 1), (641, 700), (900, 2500), (3000, 1111)])
 def test_no_other_tile_computes_fewer_pixels(size: tuple[int, int]) -> None:
-    best = tiling.plan(*size)
+    best = tiles.plan(*size)
     cost = best.tile[0] * best.tile[1] * len(best.tops) * len(best.lefts)
-    for tile in range(tiling.MIN_TILE, tiling.MAX_TILE + 1, 32):
-        other = tiling.plan(*size, tile_size=tile)
+    for tile in range(tiles.MIN_TILE, tiles.MAX_TILE + 1, 32):
+        other = tiles.plan(*size, tile_size=tile)
         assert cost <= tile**2 * len(other.tops) * len(other.lefts)
 
 
 def test_tiles_that_cannot_cover_an_image_are_refused() -> None:
     with pytest.raises(UserError, match="--overlap"):
-        tiling.plan(100, 100, overlap=-1)
+        tiles.plan(100, 100, overlap=-1)
     with pytest.raises(UserError, match="--tile_size"):
-        tiling.plan(100, 100, tile_size=0)
+        tiles.plan(100, 100, tile_size=0)
 
 
 def test_memory_holds_a_row_of_tiles_and_never_the_image(tmp_path: Path) -> None:

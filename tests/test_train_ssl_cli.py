@@ -8,15 +8,18 @@ import json
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
 
-from matssl.core import checkpoint, config
+from matssl.core import checkpoint, flags, parsing
 from matssl.core.errors import guard
-from matssl.methods import METHODS
+from matssl.methods import METHODS, settings_class
+from matssl.methods.settings import GuidedSettings
 from matssl.pictures import training as pictures
-from matssl.stages import pretrain
+from matssl.stages.pretrain import plan, settings
+from matssl.stages.pretrain.plan import make_plan
 
 TINY = ["--view_size", "32", "--tile_size", "48", "--batch_size", "6", "--threads", "1"]
 TINY += ["--encoder", "mobilenet_v2", "--hidden_dim", "32", "--global_output_dim", "16"]
@@ -34,32 +37,32 @@ def _main(*argv: object) -> int:
     return guard(importlib.import_module("train_ssl").main, [str(a) for a in argv])
 
 
+def _help(script: str, capsys: pytest.CaptureFixture[str], *argv: str) -> str:
+    with pytest.raises(SystemExit) as ended:
+        importlib.import_module(script).main([*argv, "--help", "all"])
+    assert ended.value.code == 0
+    return " ".join(capsys.readouterr().out.split())
+
+
 def test_help_names_the_defaults_that_a_run_gets(capsys: pytest.CaptureFixture[str]) -> None:
-    for script, plain in (("train_ssl", "PretrainConfig"), ("train_finetune", "FinetuneConfig")):
-        with pytest.raises(SystemExit):
-            importlib.import_module(script).main(["--help"])
-        words = " ".join(capsys.readouterr().out.split())
-        folder = "--data_path" if script == "train_ssl" else "--finetune_dataset"
-        effective = config.parse(getattr(config, plain), [folder, "x"], "")
-        for name in ("lr", "weight_decay", "contrast", "warmup"):
-            start = words.index(f"--{name} X ", words.index("options:"))
-            said = words[start:].split("(default: ")[1].split(")")[0]
-            assert float(said) == getattr(effective, name), (script, name)
+    effective = _parse()
+    words = _help("train_ssl", capsys)
+    for name in ("lr", "weight_decay", "contrast", "warmup"):
+        said = words[words.index(f"--{name} X ") :].split("(default: ")[1].split(")")[0]
+        assert float(said) == getattr(effective, name), name
 
 
 def test_help_is_that_of_the_method_it_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
     def said(*argv: str) -> dict[str, str]:
-        with pytest.raises(SystemExit):
-            importlib.import_module("train_ssl").main([*argv, "--help"])
-        words = " ".join(capsys.readouterr().out.split())
-        found = re.findall(r"--(\w+) \S+ [^)]*\(default: ([^)]*)\)", words.split("options:")[1])
-        return dict(found)
+        words = _help("train_ssl", capsys, *argv)
+        shown = r"--(\w+) \S+ (?:(?! --)[^)])*\(default: ([^)]*)\)"
+        return dict(re.findall(shown, words.split("[--FLAG X ...]")[1]))
 
-    spark = config.parse(config.PretrainConfig, ["--data_path", "x", "--model", "spark"], "")
+    spark = _parse("--model", "spark")
     assert said("--model", "spark")["weight_decay"] == str(spark.weight_decay)
-    # Flags of one method show that method's values also beside others.
-    assert said()["patch_size"] == str(spark.patch_size) == "16"
-    assert said()["prototypes"] == "16"
+    assert said("--model", "spark")["patch_size"] == str(spark.patch_size) == "16"
+    # A method's own flags are shown beside it alone.
+    assert "patch_size" not in said() and "prototypes" not in said()
     assert said("--model", "slotcon", "--recipe", "paper")["prototypes"] == "256"
     # Of a flag that several methods have, and of a variant, the method's own; no recipe is hidden
     # behind a default of the code.
@@ -70,6 +73,20 @@ def test_help_is_that_of_the_method_it_is_asked_for(capsys: pytest.CaptureFixtur
     assert said("--model", "mocov2")["queue_size"] == "4096"
     assert _main("--model", "unknown", "--help") == 2
     assert "model must be one of matssl, simclr" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("script", ["train_ssl", "train_finetune", "eval_model"])
+def test_help_shows_the_flags_one_needs_first(
+    script: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        importlib.import_module(script).main(["--help"])
+    short = capsys.readouterr().out
+    named = set(re.findall(r"^  --(\w+)", short, re.MULTILINE))
+    assert len(named) <= 10 and "--help all shows all" in short
+    whole = _help(script, capsys)
+    assert all(f"--{name}" in whole for name in named)
+    assert len(set(re.findall(r" --(\w+)", whole))) > 2 * len(named)
 
 
 def test_a_specimen_that_fills_the_pool_keeps_its_negatives(
@@ -86,12 +103,12 @@ def test_a_specimen_that_fills_the_pool_keeps_its_negatives(
         ("auto", [], "keep", "its own tiles are negatives, too"),
         ("drop", ["--group_negatives", "drop"], "drop", "42 % of the negatives are left"),
         ("regex", ["--group_regex", "(.*)"], "drop", None),
-        ("spark", ["--model", "spark", "--view_size", 64, "--tile_size", 64], "auto", None),
+        ("spark", ["--model", "spark", "--view_size", 64, "--tile_size", 64], None, None),
     ):
         assert _main(*flags, *more, "--name", name) == 0
         said = capsys.readouterr().out
         settings = yaml.safe_load((tmp_path / "ssl" / name / "config.yaml").read_text())
-        assert settings["group_negatives"] == wanted, name
+        assert settings.get("group_negatives") == wanted, name
         assert ("specimen 'steel' holds 75 % of the pool" in said) == (sentence is not None)
         assert sentence is None or sentence in said
 
@@ -111,10 +128,12 @@ def test_masks_stay_out_of_the_pool_and_test_folders_are_named(
     assert len(sources) == 8 and not any("annot" in source for source in sources)
 
 
-def _parse(*argv: str) -> config.PretrainConfig:
-    return config.parse(
-        config.PretrainConfig, ["--data_path", "x", *argv], "", {"model": tuple(METHODS)}
-    )
+def _parse(*argv: str) -> SimpleNamespace:
+    model = parsing.peek(argv, "model") or "matssl"
+    guided = issubclass(settings_class(model), GuidedSettings)
+    argv = ("--labeled_path", "x", *argv) if guided else argv
+    resolved = settings.resolve(["--data_path", "x", *argv])
+    return SimpleNamespace(**flags.to_dict(resolved.run, resolved.method))
 
 
 def _rows(path: Path) -> list[dict[str, str]]:
@@ -123,34 +142,35 @@ def _rows(path: Path) -> list[dict[str, str]]:
 
 
 GUIDED = ["--model", "pscl", "--labeled_path", "absent"]
+LOTS = ["--model", "pscl-moco", "--labeled_path", "absent"]
 
 
 @pytest.mark.parametrize(
     ("flags", "sentence"),
     [
-        (["--view_size", "16"], "--view_size must be at least 32, not 16"),
+        (["--view_size", "16"], "--view_size must be at least 32 and at most 8192, not 16"),
         (["--tile_size", "0"], "--tile_size must be at least 32"),
         (["--batch_size", "1"], "--batch_size must be at least 2"),
         (["--batch_size", "2.5"], "--batch_size must be a whole number"),
-        (["--steps", "0"], "nothing to train"),
-        (["--epochs", "-1"], "nothing to train"),
+        (["--steps", "0"], "--steps must be at least 1"),
+        (["--epochs", "-1"], "--epochs must be at least 1"),
         (["--checkpoint_every", "0"], "--checkpoint_every must be at least 1"),
         (["--lr", "0"], "--lr must be above 0"),
         (["--lr", "nan"], "--lr must be above 0"),
         (["--lr", "fast"], "--lr must be a number"),
         (["--temperature", "-1"], "--temperature must be above 0"),
-        (["--warmup", "1"], "--warmup is a share"),
-        (["--momentum", "1"], "--momentum must lie"),
-        (["--blur_p", "1.5"], "--blur_p must lie between 0 and 1"),
-        (["--noise_sigma", "-1"], "--noise_sigma must be 0 or more"),
+        (["--warmup", "1"], "--warmup must be at least 0 and below 1"),
+        (["--momentum", "1"], "--momentum must be at least 0 and below 1"),
+        (["--blur_p", "1.5"], "--blur_p must be at least 0 and at most 1"),
+        (["--noise_sigma", "-1"], "--noise_sigma must be at least 0"),
         (["--scale_min", "0.9", "--scale_max", "0.5"], "shares of the area"),
         (["--clip", "-1"], "--clip must be at least 0"),
         (["--color", "rgb"], "--color rgb needs --in_channels 3"),
         (["--in_channels", "2"], "--in_channels must be one of 1, 3"),
-        (["--resume", "--name", ""], "--resume needs the --name"),
+        (["--resume", "--name", ""], "--name is empty"),
         (["--name", ".."], "cannot name a run"),
         (["--threads", "0"], "--threads must be at least 1"),
-        (["--num_workers", "-1"], "--num_workers must be 0 or more"),
+        (["--num_workers", "-1"], "--num_workers must be at least 0"),
         (["--model", "simsiam"], "simsiam"),
         (["--recipe", "none"], "no recipe 'none'"),
         (["--optimiser", "sgd"], "did you mean --optimizer?"),
@@ -161,7 +181,9 @@ GUIDED = ["--model", "pscl", "--labeled_path", "absent"]
         (["--mask_ratio", "1"], "--mask_ratio must be above 0 and below 1, not 1.0"),
         ([*GUIDED, "--batch_regex", "(["], "--batch_regex '([' is not valid"),
         ([*GUIDED, "--batch_regex", "^a"], "--batch_regex '^a' has no group"),
-        ([*GUIDED, "--batch_regex", "(a)", "--batch_csv", "b.csv"], "not both"),
+        ([*LOTS, "--batch_regex", "(a)", "--batch_csv", "b.csv"], "not both"),
+        (["--seed", str(2**70)], "--seed must be at least 0 and at most 4294967295"),
+        (["--bn_splits", "0"], "--bn_splits must be at least 1"),
         ([*GUIDED, "--global_local_ratio", "0"], "leaves out the patch loss"),
         (["--test_folder", "absent"], "there is no folder"),
     ],
@@ -282,20 +304,16 @@ def test_epochs_are_counted_where_they_are_given(pool_folder: Path, tmp_path: Pa
 
 def test_a_run_without_a_length_has_the_default_one() -> None:
     assert _parse().steps is None and _parse().epochs is None
-    loader = type("Loader", (), {"steps_per_epoch": 20})()
-    assert pretrain._plan(_parse(), loader, None).total_steps == pretrain.DEFAULT_STEPS
-    assert pretrain._plan(_parse("--epochs", "3"), loader, None).total_steps == 60
+    assert make_plan(_parse(), 20, 0).total_steps == plan.DEFAULT_STEPS
+    assert make_plan(_parse("--epochs", "3"), 20, 0).total_steps == 60
     # Steps that are given beat the epochs of a recipe.
     paper = _parse("--recipe", "paper", "--steps", "9")
-    assert paper.epochs is None and pretrain._plan(paper, loader, None).total_steps == 9
+    assert paper.epochs is None and make_plan(paper, 20, 0).total_steps == 9
 
 
 def test_a_score_of_the_probe_takes_a_fiftieth_of_the_steps_between_two() -> None:
-    loader = type("Loader", (), {"steps_per_epoch": 20})()
-    probe = type("Probe", (), {"pixels": 24 * 256**2})()
-
     def every(*flags: str) -> int:
-        return pretrain._plan(_parse(*flags), loader, probe).probe_every
+        return make_plan(_parse(*flags), 20, 24 * 256**2).probe_every
 
     assert every("--steps", "3000") == 150
     # Such a score takes the work of 2.4 steps of 32 views of 128 pixels.
@@ -329,7 +347,8 @@ def test_the_paper_recipe_of_simclr_has_the_published_numbers() -> None:
 @pytest.mark.parametrize("model", METHODS)
 def test_our_recipe_is_made_for_micrographs(model: str) -> None:
     c = _parse("--model", model)
-    assert (c.d4, c.group_negatives, c.in_channels) == ("full", "auto", 1)
+    assert (c.d4, c.in_channels) == ("full", 1)
+    assert getattr(c, "group_negatives", "auto") == "auto"
     assert (c.scale_min, c.scale_max, c.solarise_p, c.warmup) == (0.3, 1.0, 0.0, 0.05)
     assert 32 <= c.batch_size <= 64
 

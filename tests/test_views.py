@@ -108,7 +108,7 @@ def test_masks_of_crops_follow_their_image() -> None:
     x, y = _coordinates(120, 150)
     plane = (x.astype(np.float32) + 0) / 255
     mask = x // 2
-    data = Labelled((plane,), (mask,), (Pair(Path("a"), None, "g", "train"),), (), ((8, None),))
+    data = Labelled((plane,), (mask,), (Pair(Path("a"), None, "g", "train"),), ((8, None),))
     record = Preprocess(mean=(0.0,), std=(1.0,))
     for scale in (0.0, 0.4):
         recipe = CropRecipe(size=64, rare_p=0.5, scale=scale)
@@ -289,7 +289,7 @@ def test_a_batch_larger_than_the_set_is_refused(pool: cache.Pool) -> None:
 # --- labelled crops ---
 def _labelled(mask: np.ndarray) -> Labelled:
     plane = np.random.default_rng(0).random(mask.shape).astype(np.float32)
-    return Labelled((plane,), (mask,), (Pair(Path("a"), None, "g", "train"),), (), ((8, None),))
+    return Labelled((plane,), (mask,), (Pair(Path("a"), None, "g", "train"),), ((8, None),))
 
 
 def test_rare_classes_are_in_the_batches() -> None:

@@ -14,11 +14,12 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from matssl import weights
-from matssl.core import checkpoint, config
+from matssl.core import checkpoint
 from matssl.core.errors import UserError
 from matssl.models.encoders import build_encoder
 from matssl.models.segmentation import build_model
-from matssl.stages import finetune
+from matssl.stages.finetune import inputs, settings
+from matssl.weights import folding
 
 
 def _resnet(name: str = "resnet18", channels: int = 3) -> dict[str, Tensor]:
@@ -318,7 +319,7 @@ def test_own_files_carry_their_lineage(tmp_path: Path) -> None:
     checkpoint.save(tmp_path / "last.ckpt", payload)
     for name in ("e.safetensors", "last.ckpt"):
         result = weights.load(build_encoder("resnet18", 1), tmp_path / name, in_channels=1)
-        assert result.lineage == ({"stage": "ssl", "data": "abc"},)
+        assert result.lineage.links == ({"stage": "ssl", "data": "abc"},)
         assert result.layout.startswith("matssl")
 
 
@@ -488,8 +489,8 @@ def test_folded_statistics_of_imagenet_give_the_features_of_its_normalisation(
     report = weights.load(ours, tmp_path / "w.pth", in_channels=channels, mean=(0.61,), std=(0.11,))
     assert "ImageNet" in report.notes[0]
     gray = torch.rand(1, 1, 64, 64, dtype=torch.float64)
-    mean = torch.tensor(weights.IMAGENET_MEAN).double().view(1, 3, 1, 1)
-    std = torch.tensor(weights.IMAGENET_STD).double().view(1, 3, 1, 1)
+    mean = torch.tensor(folding.IMAGENET_MEAN).double().view(1, 3, 1, 1)
+    std = torch.tensor(folding.IMAGENET_STD).double().view(1, 3, 1, 1)
     expected = theirs((gray - mean) / std)[1]
     got = ours(((gray - 0.61) / 0.11).expand(-1, channels, -1, -1))[1]
     # The stem, without the two rows whose convolution reaches into the padding.
@@ -530,7 +531,7 @@ def test_a_file_from_a_newer_version_is_refused(tmp_path: Path) -> None:
 def test_metadata_of_others_is_no_lineage(tmp_path: Path) -> None:
     save_file(_resnet(), tmp_path / "w.safetensors", metadata={"lineage": "a sentence"})
     result = weights.load(build_encoder("resnet18", 3), tmp_path / "w.safetensors", in_channels=3)
-    assert result.lineage == () and result.layout == "torchvision / timm"
+    assert result.lineage.links == () and result.layout == "torchvision / timm"
 
 
 @pytest.mark.parametrize(
@@ -574,8 +575,7 @@ def test_encoder_and_decoder_are_those_of_the_weights_unless_others_are_named(
 
     def chosen(*flags: str) -> tuple[str, str]:
         words = ["--finetune_dataset", "x", *flags]
-        settings = config.parse(config.FinetuneConfig, words, "", {})
-        return finetune._architecture(settings, tmp_path)
+        return inputs.architecture(settings.resolve(words), tmp_path)
 
     own = ["--ssl_weights_path", str(file)]
     assert chosen(*own) == (encoder, decoder)

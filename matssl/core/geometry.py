@@ -7,41 +7,12 @@ Coordinates are continuous pixels: pixel (i, j) covers [j, j+1) x [i, i+1), its 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
-
-
-@dataclass(frozen=True)
-class View:
-    """A square view: a crop box in source pixels, one element of D4, an output side.
-
-    Attributes:
-        top: upper edge of the crop box in source pixels.
-        left: left edge of the crop box in source pixels.
-        height: height of the crop box in source pixels.
-        width: width of the crop box in source pixels.
-        flip: whether the resized crop is mirrored left to right.
-        turns: counter-clockwise quarter turns after the flip, 0 to 3.
-        size: side of the view in its own pixels.
-    """
-
-    top: float
-    left: float
-    height: float
-    width: float
-    flip: bool
-    turns: int
-    size: int
-
-    def affine(self) -> NDArray[np.float64]:
-        """Return the (2, 3) map from (x, y, 1) in view pixels to (x, y) in source pixels."""
-        boxes = np.array([[self.top, self.left, self.height, self.width]])
-        return affines(boxes, np.array([self.flip]), np.array([self.turns]), self.size)[0]
 
 
 def affines(boxes: Array, flips: Array, turns: Array, size: int) -> NDArray[np.float64]:
@@ -84,12 +55,6 @@ _UNIT_MAPS = _unit_maps()
 def apply_d4(array: Array, flip: bool, turns: int) -> Array:
     """Return ``rot90^turns(hflip^flip(array))`` of an (H, W) or (H, W, C) array, as a view."""
     return np.rot90(array[:, ::-1] if flip else array, turns)
-
-
-def invert_d4(array: Array, flip: bool, turns: int) -> Array:
-    """Return the array that :func:`apply_d4` with the same element turns into ``array``."""
-    turned = np.rot90(array, -turns)
-    return turned[:, ::-1] if flip else turned
 
 
 def transform(affine: Array, points: Array) -> NDArray[np.float64]:

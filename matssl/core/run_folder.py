@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import errno
 import fcntl
-import io
 import json
 import os
 import platform
@@ -13,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from matssl.core.errors import UserError
+from matssl.core.tables import csv_text
 
 PACKAGES = (
     "matssl",
@@ -206,13 +207,8 @@ class RunFolder:
             return
         path = self.path(name)
         is_new = not path.exists() or path.stat().st_size == 0
-        text = io.StringIO()
-        table = csv.DictWriter(text, fieldnames=list(row), lineterminator="\n")
-        if is_new:
-            table.writeheader()
-        table.writerow({key: _cell(value) for key, value in row.items()})
         with open(path, "a", encoding="utf-8", newline="") as file:
-            file.write(text.getvalue())
+            file.write(csv_text([row], head=is_new))
 
     def truncate_csv(self, name: str, column: str, last: int) -> None:
         """Drop rows whose ``column`` is above ``last``: they are about to be computed again."""
@@ -253,6 +249,27 @@ class RunFolder:
             line = self.path("command.txt").read_text(encoding="utf-8") + line
         self.write_text("command.txt", line)
         self.write_json("environment.json", environment())
+
+
+def today() -> str:
+    """Return date and time for the name of a run."""
+    return time.strftime("%Y%m%d-%H%M%S")
+
+
+def given_folder(output_dir: str, name: str | None) -> Path:
+    """Return the folder of the results of a stage that a flag names as a whole.
+
+    Raises:
+        UserError: a name is given as well.
+    """
+    if name:
+        raise UserError("--output_dir is the folder of the results itself; leave out --name")
+    return Path(output_dir)
+
+
+def read_text(path: Path) -> str:
+    """Return the content of a text file, nothing where it is absent."""
+    return path.read_text(encoding="utf-8") if path.is_file() else ""
 
 
 def environment() -> dict[str, Any]:
@@ -348,12 +365,6 @@ def _quoted(word: str) -> str:
     import shlex
 
     return shlex.quote(word)
-
-
-def _cell(value: Any) -> Any:
-    if isinstance(value, float):
-        return "" if value != value else f"{value:.6g}"
-    return "" if value is None else value
 
 
 def _plain(value: Any) -> Any:

@@ -16,10 +16,9 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 
 from matssl.core import rng
-from matssl.core.config import RunConfig
 from matssl.core.errors import UserError
 from matssl.core.wording import counted
 
@@ -68,6 +67,24 @@ class Runtime:
         dist.all_reduce(value, op=dist.ReduceOp.MAX)
         return bool(value.item())
 
+    def mean(self, values: Tensor) -> Tensor:
+        """Return the mean over the processes, number by number; all processes must call it.
+
+        Not finite on one process is not finite on all of them.
+
+        Args:
+            values: detached numbers of this process, as many on each.
+
+        Returns:
+            A tensor of the same shape; with one process the given one.
+        """
+        if self.world_size == 1:
+            return values
+        # Divided first, so that no sum leaves the range of the numbers themselves.
+        total = values / self.world_size
+        dist.all_reduce(total)
+        return total
+
     def describe(self) -> str:
         """Return one line for the console."""
         name = "CPU"
@@ -88,44 +105,60 @@ def seed_step(seed: int, step: int, rank: int) -> None:
     torch.manual_seed(int(rng.generator(seed, step, rank, stream=rng.NOISE).integers(1 << 62)))
 
 
-def setup(config: RunConfig) -> Runtime:
-    """Set threads, seed and process group from the flags; return the runtime.
+def setup(
+    *,
+    device: str = "auto",
+    gpu_id: int | None = None,
+    threads: int | None = None,
+    num_workers: int | None = None,
+    precision: str = "auto",
+    seed: int = 0,
+    deterministic: bool | None = None,
+) -> Runtime:
+    """Set threads, seed and process group; return the runtime.
+
+    Args:
+        device: auto, cpu, cuda or cuda:N.
+        gpu_id: N of cuda:N where ``device`` is auto; the CPU where there is no GPU.
+        threads: CPU threads of torch, None for all cores.
+        num_workers: prefetch threads, None for what suits the device.
+        precision: auto, fp32 or bf16.
+        seed: of torch's generator, from which weights are drawn.
+        deterministic: whether a GPU sums in a fixed order; None where nothing is trained.
 
     Raises:
         UserError: a GPU is asked for and there is none.
     """
     rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    device = _device(config)
-    if config.threads is not None and config.threads < 1:
-        raise UserError(f"--threads must be at least 1, not {config.threads}")
+    found = find_device(device, gpu_id)
     # torchrun sets OMP_NUM_THREADS=1 where the user said nothing; the cores are shared out instead.
-    threads = config.threads or max(1, (available_cores()) // world_size)
+    threads = threads or max(1, (available_cores()) // world_size)
     torch.set_num_threads(threads)
     _quiet_opencv()
     keep_freed_memory()
-    torch.manual_seed(config.seed)
-    if device.type == "cuda":
-        _equal_bits(getattr(config, "deterministic", False))
+    torch.manual_seed(seed)
+    if found.type == "cuda":
+        _equal_bits(deterministic)
     if world_size > 1 and not dist.is_initialized():
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    workers = config.num_workers
+        dist.init_process_group("nccl" if found.type == "cuda" else "gloo")
+    workers = num_workers
     if workers is None:
-        workers = 4 if device.type == "cuda" else 0
-    if workers < 0:
-        raise UserError(f"--num_workers must be 0 or more, not {workers}")
-    precision = config.precision
-    if precision == "auto":
-        precision = "bf16" if has_fast_bf16(device) else "fp32"
-    return Runtime(device, precision, threads, workers, rank, world_size)
+        workers = 4 if found.type == "cuda" else 0
+    return Runtime(found, find_precision(precision, found), threads, workers, rank, world_size)
 
 
-def _equal_bits(wanted: bool) -> None:
-    """Choose between GPU kernels whose sums have a fixed order and the fastest ones."""
+def _equal_bits(wanted: bool | None) -> None:
+    """Choose between GPU kernels whose sums have a fixed order and the fastest ones.
+
+    Args:
+        wanted: the flag of a training; None of a stage that only predicts.
+    """
     # cuBLAS reads this when it starts; without it torch refuses deterministic products.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    # Views and crops have one size, so that trying kernels out once pays.
-    torch.backends.cudnn.benchmark = not wanted
-    torch.use_deterministic_algorithms(wanted)
+    # Views and crops have one size, so that trying kernels out once pays. Images that are predicted
+    # differ in size, and what wins a trial by a hair would make two evaluations differ.
+    torch.backends.cudnn.benchmark = wanted is False
+    torch.use_deterministic_algorithms(bool(wanted))
 
 
 def compiled(model: nn.Module, wanted: bool) -> nn.Module:
@@ -136,10 +169,21 @@ def compiled(model: nn.Module, wanted: bool) -> nn.Module:
     """
     if not wanted:
         return model
-    if not torch.cuda.is_available() and not any(map(shutil.which, ("g++", "clang++", "cl"))):
-        raise UserError("--compile needs a C++ compiler here (apt install g++); leave it out")
+    lacking = _compiler_lacking(next(model.parameters()).device.type)
+    if lacking:
+        raise UserError(f"--compile needs {lacking}; leave it out")
     result: nn.Module = torch.compile(model)  # type: ignore[assignment]
     return result
+
+
+def _compiler_lacking(device_type: str) -> str:
+    """Return which compiler torch would miss on this machine; nothing where it has one."""
+    if device_type == "cuda":
+        # Triton brings its own for kernels, and builds what launches them with one of these.
+        found = os.environ.get("CC") or any(map(shutil.which, ("gcc", "clang")))
+        return "" if found else "a C compiler here (apt install gcc)"
+    found = any(map(shutil.which, ("g++", "clang++", "cl")))
+    return "" if found else "a C++ compiler here (apt install g++)"
 
 
 def keep_freed_memory() -> None:
@@ -183,8 +227,14 @@ def has_fast_bf16(device: torch.device) -> bool:
     return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
-def peak_memory() -> int:
-    """Return the largest resident size of this process so far, in bytes."""
+def peak_memory(device: torch.device | None = None) -> int:
+    """Return the largest memory in use so far, in bytes.
+
+    Args:
+        device: a GPU, whose memory then counts; otherwise the resident size of this process does.
+    """
+    if device is not None and device.type == "cuda":
+        return torch.cuda.max_memory_reserved(device)
     with contextlib.suppress(OSError), open("/proc/self/status", encoding="utf-8") as file:
         for line in file:
             # getrusage would count what the process that started this one had in use.
@@ -243,11 +293,26 @@ class Interrupts:
         self.received = number
 
 
-def _device(config: RunConfig) -> torch.device:
-    name = config.device
-    if name == "auto" and config.gpu_id is not None:
+def find_precision(name: str, device: torch.device) -> str:
+    """Return fp32 or bf16; "auto" is bf16 where the hardware multiplies in it."""
+    if name == "auto":
+        return "bf16" if has_fast_bf16(device) else "fp32"
+    return name
+
+
+def find_device(name: str, gpu_id: int | None = None) -> torch.device:
+    """Return the device of a name.
+
+    Args:
+        name: auto, cpu, cuda or cuda:N.
+        gpu_id: what auto means; the CPU where there is no GPU.
+
+    Raises:
+        UserError: no such name, or no such GPU here.
+    """
+    if name == "auto" and gpu_id is not None:
         # The published scripts go to the CPU where there is no GPU.
-        name = f"cuda:{config.gpu_id}" if torch.cuda.is_available() else "cpu"
+        name = f"cuda:{gpu_id}" if torch.cuda.is_available() else "cpu"
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:

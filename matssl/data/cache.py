@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from matssl.core.errors import UserError
 from matssl.core.run_folder import atomic_path, atomic_write_bytes
 from matssl.data import readers
-from matssl.data.layouts.groups import groups_of
 from matssl.data.prefetch import prefetched
 from matssl.data.preprocess import Preprocess
+from matssl.data.specimens import groups_of
 
 VERSION = 2
 MAX_BAD_SHARE = 0.1
@@ -42,7 +42,6 @@ class Pool:
         sources: path of each image.
         shapes: (height, width[, 3]) of each plane.
         rejected: (path, reason) of files that could not be read.
-        notes: what was noticed while reading, in words.
         digests: SHA-256 of the pixels of each plane.
         hash: of all planes and the record: the same wherever and whenever the files were copied.
     """
@@ -51,7 +50,6 @@ class Pool:
         self.sources: list[str] = index["sources"]
         self.shapes: list[tuple[int, ...]] = [tuple(shape) for shape in index["shapes"]]
         self.rejected: list[tuple[str, str]] = [(p, why) for p, why in index["rejected"]]
-        self.notes: list[str] = index["notes"]
         self.hash: str = index["hash"]
         self.digests: list[str] = index["digests"]
         self.bits: list[int] = index["bits"]
@@ -180,26 +178,21 @@ def _scan(
     """Decode every file once and hand the planes on; return what was found and their shapes."""
     from tqdm import tqdm
 
-    def decode(path: Path) -> tuple[NDArray[np.uint8], str, int, tuple[str, ...]] | str:
+    def decode(path: Path) -> tuple[NDArray[np.uint8], str, int] | str:
         try:
             micrograph = record.read(path)
             plane = record.plane_u8(micrograph)
         except UserError as error:
             return str(error)
-        cut = micrograph.pixels.shape[0] - record.kept_rows(micrograph)
-        rows, columns = micrograph.pixels.shape[:2]
-        bar = (f"information bar of {cut} rows cut off {columns} x {rows} images",) if cut else ()
-        return plane, readers.digest(plane), micrograph.bits, (*micrograph.notes, *bar)
+        return plane, readers.digest(plane), micrograph.bits
 
     index: dict[str, Any] = {
         "sources": [],
         "digests": [],
         "bits": [],
         "rejected": [],
-        "notes": [],
     }
     shapes: list[tuple[int, ...]] = []
-    remarks: list[tuple[str, str]] = []
     results = prefetched(lambda i: decode(paths[i]), range(len(paths)), workers or 2)
     # A refusal in the middle ends the threads, too.
     with closing(results):
@@ -210,16 +203,14 @@ def _scan(
                     raise UserError(result)
                 index["rejected"].append((str(path), result))
                 continue
-            plane, digest, bits, notes = result
+            plane, digest, bits = result
             shapes.append(plane.shape)
             if write is not None:
                 write(plane)
             index["sources"].append(str(path))
             index["digests"].append(digest)
             index["bits"].append(bits)
-            remarks += [(str(path), note) for note in notes]
     _refuse_bad(index["rejected"], len(paths))
-    index["notes"] = readers.summarise(remarks)
     return index, shapes
 
 

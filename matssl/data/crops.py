@@ -15,9 +15,10 @@ from torch import Tensor
 from matssl.core import rng
 from matssl.core.errors import UserError
 from matssl.core.geometry import apply_d4
+from matssl.core.labels import IGNORE
 from matssl.data import readers
 from matssl.data.layouts import Pair
-from matssl.data.masks import IGNORE, ClassTable
+from matssl.data.masks import ClassTable
 from matssl.data.prefetch import prefetched
 from matssl.data.preprocess import Preprocess
 
@@ -34,7 +35,6 @@ class Labelled:
         planes: float32 (H, W) or (H, W, 3) each, nominally 0 to 1.
         masks: uint8 (H, W) each, class index or 255.
         pairs: where they came from.
-        notes: (file, remark) of the reader.
         facts: bits and pixel size of each image.
         digests: SHA-256 of the pixels of each image as they lie in its file.
     """
@@ -42,7 +42,6 @@ class Labelled:
     planes: tuple[Array, ...]
     masks: tuple[NDArray[np.uint8], ...]
     pairs: tuple[Pair, ...]
-    notes: tuple[tuple[str, str], ...]
     facts: tuple[tuple[int, float | None], ...]
     digests: tuple[str, ...] = ()
 
@@ -52,7 +51,6 @@ class Labelled:
             tuple(self.planes[i] for i in numbers),
             tuple(self.masks[i] for i in numbers),
             tuple(self.pairs[i] for i in numbers),
-            self.notes,
             tuple(self.facts[i] for i in numbers),
             tuple(self.digests[i] for i in numbers) if self.digests else (),
         )
@@ -97,18 +95,16 @@ def load(pairs: Sequence[Pair], record: Preprocess, table: ClassTable) -> Labell
     Raises:
         UserError: a file that cannot be read, sizes that differ, a value no class lists.
     """
-    planes, masks, notes, facts, digests = [], [], [], [], []
+    planes, masks, facts, digests = [], [], [], []
     for pair in pairs:
         assert pair.mask is not None
         micrograph = record.read(pair.image)
         raw = table.decode(readers.read_mask(pair.mask), str(pair.mask))
         masks.append(np.ascontiguousarray(record.mask(raw, micrograph)))
         planes.append(record.plane(micrograph))
-        notes += [(str(pair.image), note) for note in micrograph.notes]
         facts.append((micrograph.bits, micrograph.pixel_size))
         digests.append(readers.digest(micrograph.pixels))
-    remarks = (tuple(notes), tuple(facts), tuple(digests))
-    return Labelled(tuple(planes), tuple(masks), tuple(pairs), *remarks)
+    return Labelled(tuple(planes), tuple(masks), tuple(pairs), tuple(facts), tuple(digests))
 
 
 class CropLoader:

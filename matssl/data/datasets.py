@@ -14,9 +14,9 @@ from matssl.core import rng
 from matssl.core.batch import Batch
 from matssl.core.errors import UserError
 from matssl.core.geometry import apply_d4
+from matssl.core.labels import IGNORE
 from matssl.data import views
 from matssl.data.cache import Pool
-from matssl.data.masks import IGNORE
 from matssl.data.prefetch import prefetched
 from matssl.data.views import ViewRecipe
 

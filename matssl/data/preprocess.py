@@ -11,7 +11,6 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from matssl.core.config import ImageConfig
 from matssl.core.errors import UserError
 from matssl.data import readers
 from matssl.data.readers import Micrograph
@@ -154,24 +153,50 @@ class Preprocess:
         return Preprocess(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
 
     @staticmethod
-    def from_config(config: ImageConfig, channels: int, resize: int | None = None) -> Preprocess:
-        """Return the record the flags ask for, before mean and std are measured."""
-        crop: int | str = "auto"
-        if config.crop_bottom != "auto":
-            if not config.crop_bottom.isdigit():
-                raise UserError(f"--crop_bottom is a number or auto, not {config.crop_bottom!r}")
-            crop = int(config.crop_bottom)
-        if config.window in ("standard", "dtype") and (config.low, config.high) != LEVELS:
+    def chosen(
+        *,
+        channels: int,
+        color: str = "gray",
+        window: str = "standard",
+        low: float = LEVELS[0],
+        high: float = LEVELS[1],
+        crop_bottom: str = "auto",
+        target_pixel_size: str | None = None,
+        pixel_size: str | None = None,
+        resize: int | None = None,
+    ) -> Preprocess:
+        """Return the record that flags of these names ask for, before mean and std are measured.
+
+        Args:
+            channels: input channels of the network, 1 or 3.
+            color: see the record.
+            window: see the record.
+            low: acts with the windows "percentile" and "fixed" only.
+            high: as ``low``.
+            crop_bottom: a number of rows, or "auto".
+            target_pixel_size: with its unit, such as "50nm".
+            pixel_size: of all images, with its unit.
+            resize: see the record.
+
+        Raises:
+            UserError: a value that is none, or that has no effect.
+        """
+        rows: int | str = "auto"
+        if crop_bottom != "auto":
+            if not crop_bottom.isdigit():
+                raise UserError(f"--crop_bottom is a number or auto, not {crop_bottom!r}")
+            rows = int(crop_bottom)
+        if window in ("standard", "dtype") and (low, high) != LEVELS:
             raise UserError("--low and --high act with --window percentile or fixed")
         return Preprocess(
-            color=config.color,
-            window=config.window,
-            low=config.low,
-            high=config.high,
-            crop_bottom=crop,
+            color=color,
+            window=window,
+            low=low,
+            high=high,
+            crop_bottom=rows,
             resize=resize,
-            target_pixel_size=readers.parse_pixel_size(config.target_pixel_size),
-            pixel_size=readers.parse_pixel_size(config.pixel_size),
+            target_pixel_size=readers.parse_pixel_size(target_pixel_size),
+            pixel_size=readers.parse_pixel_size(pixel_size),
             channels=channels,
         )
 

@@ -1,14 +1,17 @@
-"""Self-supervised methods: one file and one line in METHODS each."""
+"""Self-supervised methods: one folder and one line in METHODS each."""
 
 from __future__ import annotations
 
 import importlib
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from matssl.methods.base import SSLMethod
+    from matssl.methods.settings import MethodSettings
 
-# Names of classes, so that --help can list the methods without importing torch.
+# Folder and class by name, as words: --help lists the methods without importing torch. A folder
+# holds method.py with the class, settings.py with CLASSSettings, and the recipes.
 METHODS = {
     "matssl": "matssl.methods.matssl:MatSSL",
     "simclr": "matssl.methods.simclr:SimCLR",
@@ -17,17 +20,28 @@ METHODS = {
     "byol": "matssl.methods.byol:BYOL",
     "pscl": "matssl.methods.pscl:PSCLSimCLR",
     "pscl-simclr": "matssl.methods.pscl:PSCLSimCLR",
-    "pscl-moco": "matssl.methods.pscl:PSCLMoCo",
+    "pscl-moco": "matssl.methods.pscl.moco:PSCLMoCo",
     "slotcon": "matssl.methods.slotcon:SlotCon",
     "spark": "matssl.methods.spark:SparK",
 }
 
-# Every method under one name: pscl is another name of pscl-simclr.
-DISTINCT = tuple(name for name in METHODS if name != "pscl")
-
 
 def method_class(name: str) -> type[SSLMethod]:
     """Return the class of a method in METHODS."""
-    module, attribute = METHODS[name].split(":")
-    found: type[SSLMethod] = getattr(importlib.import_module(module), attribute)
+    folder, attribute = METHODS[name].split(":")
+    found: type[SSLMethod] = getattr(importlib.import_module(f"{folder}.method"), attribute)
     return found
+
+
+def settings_class(name: str) -> type[MethodSettings]:
+    """Return the class of the settings of a method in METHODS; does not import torch."""
+    folder, attribute = METHODS[name].split(":")
+    module = importlib.import_module(f"{folder}.settings")
+    found: type[MethodSettings] = getattr(module, f"{attribute}Settings")
+    return found
+
+
+def recipes(name: str) -> Path:
+    """Return the folder of a method's recipes."""
+    folder = METHODS[name].split(":")[0].split(".")[1:]
+    return Path(__file__).resolve().parent.parent.joinpath(*folder)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -10,27 +9,24 @@ import torch
 from torch import Tensor, nn
 
 from matssl.core.batch import Batch, Losses, Panel
+from matssl.methods.settings import MethodSettings, from_mapping
 
 
 class SSLMethod(nn.Module):
     """A method: an encoder that is kept, and what it needs to be trained without labels.
 
-    All state is in parameters and buffers, so ``state_dict`` is the whole truth. A subclass has a
-    frozen dataclass ``Settings`` whose field names are those of the command line.
+    All state is in parameters and buffers, so ``state_dict`` is the whole truth. A subclass names
+    the frozen dataclass of its settings, which lies beside it in ``settings.py``.
 
     Attributes:
         encoder: the thing that is kept.
         views: how many views of a sample ``forward`` uses.
-        labelled: whether it needs a labelled image in each batch.
-        uses_lots: whether images of one production batch are positives of each other.
         pooled: whether it compares pooled embeddings of two views; if not, their spread and gap say
             nothing of its health.
     """
 
-    Settings: ClassVar[type[Any]]
+    Settings: ClassVar[type[MethodSettings]]
     views: ClassVar[int] = 2
-    labelled: ClassVar[bool] = False
-    uses_lots: ClassVar[bool] = False
     pooled: ClassVar[bool] = True
     mean: Tensor
     std: Tensor
@@ -54,11 +50,6 @@ class SSLMethod(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
 
     @classmethod
-    def flags(cls) -> frozenset[str]:
-        """Return the names of the method's own settings, which are flags of the command line."""
-        return frozenset(field.name for field in dataclasses.fields(cls.Settings))
-
-    @classmethod
     def from_settings(
         cls,
         encoder: nn.Module,
@@ -67,9 +58,19 @@ class SSLMethod(nn.Module):
         std: Sequence[float],
         values: Mapping[str, Any],
     ) -> SSLMethod:
-        """Return the method with those of ``values`` that are its settings."""
-        own = cls.flags()
-        settings = cls.Settings(**{name: values[name] for name in values if name in own})
+        """Return the method with those of ``values``, a checkpoint's recipe, that are its own."""
+        return cls.build(encoder, in_channels, mean, std, from_mapping(cls.Settings, values))
+
+    @classmethod
+    def build(
+        cls,
+        encoder: nn.Module,
+        in_channels: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+        settings: MethodSettings,
+    ) -> SSLMethod:
+        """Return the method with settings of its own class."""
         return cls(encoder, in_channels, mean, std, settings)  # type: ignore[call-arg]
 
     def normalise(self, view: Tensor) -> Tensor:

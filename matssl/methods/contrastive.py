@@ -77,7 +77,7 @@ def nt_xent(
         if group_B is not None:
             group_M = gather(group_B).repeat(2)
             same_MM = group_M[:, None] == group_M[None]
-            same_MM[torch.arange(2 * count), positive_M] = False
+            same_MM[torch.arange(2 * count, device=same_MM.device), positive_M] = False
             drop_MM = drop_MM | same_MM
         logits_MM = logits_MM.masked_fill(drop_MM, float("-inf"))
         return F.cross_entropy(logits_MM, positive_M)

@@ -8,7 +8,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-IGNORE = 255
+from matssl.core.labels import IGNORE
+
 # OpenCV counts in float32, exact up to 2^24; a block of 1 MiB also stays in the cache.
 BLOCK = 1 << 20
 

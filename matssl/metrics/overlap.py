@@ -5,8 +5,7 @@ A class that is in neither truth nor prediction has no score: NaN, and it leaves
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,31 +59,24 @@ def published_miou(counts: Counts) -> float:
     return float(np.nan_to_num(iou(counts)).mean())
 
 
-def means(counts: Counts, excluded: Sequence[int] = ()) -> dict[str, Any]:
-    """Return every mean under its own name, and which classes they leave out.
-
-    Args:
-        counts: confusion matrix.
-        excluded: classes that one further mean leaves out; their pixels still count against the
-            others where they are taken for them.
-    """
-    absent = np.flatnonzero(np.isnan(iou(counts)))
+def summary(counts: Counts) -> dict[str, object]:
+    """Return what else one number can say of a confusion matrix, each under its own name."""
+    scores = iou(counts)
     weights = counts.sum(axis=1)
-    weighted = np.nansum(iou(counts) * weights) / weights.sum() if weights.sum() else np.nan
-    kept = [i for i in range(len(counts)) if i not in excluded]
-    more = {"miou_without_excluded": mean(iou(counts)[kept])} if excluded else {}
-    return more | {
-        "miou": miou(counts),
-        "mdice": mean(dice(counts)),
-        "mprecision": mean(precision(counts)),
-        "mrecall": mean(recall(counts)),
+    weighted = np.nansum(scores * weights) / weights.sum() if weights.sum() else np.nan
+    return {
         "accuracy": accuracy(counts),
         "frequency_weighted_iou": float(weighted),
         "published_miou_absent_is_0": published_miou(counts),
-        "miou_without_class_0": mean(iou(counts)[1:]),
+        "miou_without_class_0": mean(scores[1:]),
         "mdice_without_class_0": mean(dice(counts)[1:]),
-        "absent_classes": absent.tolist(),
+        "absent_classes": np.flatnonzero(np.isnan(scores)).tolist(),
     }
+
+
+def pooled(score: Callable[[Counts], Scores]) -> Callable[[Counts], Scores]:
+    """Return the score of the summed matrices of several images, (n, C, C) to (C,)."""
+    return lambda stacked: score(stacked.sum(axis=0))
 
 
 def _parts(counts: Counts) -> tuple[Counts, Counts, Counts]:

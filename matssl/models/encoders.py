@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Container, Sequence
+from dataclasses import dataclass
+from math import log2
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import segmentation_models_pytorch as smp
@@ -13,45 +15,214 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from matssl.core.errors import UserError
-from matssl.models import small_unet
+from matssl.core.wording import counted
+from matssl.models import small_unet, trial
 
-# Stages at strides 4, 8, 16, 32.
+# Maps that are learned from: the deepest four, of most encoders at strides 4, 8, 16 and 32.
 STAGES = 4
+# Depth that is asked of the library: halvings of the image.
+DEPTH = 5
+# Stride of the deepest map of a dilated encoder.
+DILATED_STRIDE = 16
+# Images that a new encoder is tried on; a few want larger ones.
+TRIALS = ((64, 96), (256, 320))
+USUAL = "resnet18, resnet34, resnet50 and resnet101"
+# What constructors of the libraries raise; OSError where a name would be fetched.
+REFUSALS = (*trial.MISFITS, OSError)
 
 
-def build_encoder(name: str, in_channels: int = 1) -> nn.Module:
+@dataclass(frozen=True)
+class Encoder:
+    """What an encoder gives and needs, read off its maps.
+
+    Attributes:
+        channels: of its maps, the finest first; the image itself and maps without channels, by
+            which the library fills up the pyramid of a transformer, are none.
+        strides: of the same maps.
+        multiple: sides of images are multiples of it.
+        side: the only side of images it takes; None where it takes every multiple.
+        refusal: what it says of other sides, empty where it takes them.
+    """
+
+    channels: tuple[int, ...]
+    strides: tuple[int, ...]
+    multiple: int
+    side: int | None = None
+    refusal: str = ""
+
+    @property
+    def dilated(self) -> bool:
+        """Whether dilation keeps its last maps as large as those before them."""
+        return len(set(self.strides)) < len(self.strides)
+
+
+_FACTS: WeakKeyDictionary[nn.Module, Encoder] = WeakKeyDictionary()
+_KINDS: dict[tuple[str, int, bool], Encoder] = {}
+
+
+def build_encoder(name: str, in_channels: int = 1, dilated: bool = False) -> nn.Module:
     """Return an encoder with random weights; it has ``out_channels`` and returns its pyramid.
 
     Args:
         name: any encoder name of segmentation-models-pytorch, timm's with the prefix ``tu-``, or
             ``small_unet``, whose four stages have strides 1, 2, 4 and 8.
         in_channels: channels of the input.
+        dilated: whether the last stage keeps the size of the one before, at stride 16.
 
     Raises:
-        UserError: no encoder of this name.
+        UserError: no encoder of this name, or one that cannot be used here; the library's own
+            reason is said.
     """
     if name == small_unet.NAME:
-        return small_unet.SmallUnetEncoder(in_channels)
-    try:
-        encoder: nn.Module = smp.encoders.get_encoder(
-            name, in_channels=in_channels, depth=5, weights=None
-        )
-    except (KeyError, RuntimeError, ValueError) as error:
-        raise UserError(
-            f"there is no encoder {name!r}; resnet18, resnet34, resnet50 and resnet101 are usual"
-        ) from error
+        encoder: nn.Module = small_unet.SmallUnetEncoder(in_channels)
+    else:
+        stride = {"output_stride": DILATED_STRIDE} if dilated else {}
+        try:
+            encoder = smp.encoders.get_encoder(
+                name, in_channels=in_channels, depth=DEPTH, weights=None, **stride
+            )
+        except REFUSALS as error:
+            use = "dilation" if dilated else f"{DEPTH} halvings"
+            raise unusable(name, in_channels, use, error) from error
+    check_encoder(encoder, name, in_channels, dilated)
     return encoder
 
 
-def pyramid(encoder: nn.Module, x: Tensor) -> list[Tensor]:
-    """Return the feature maps F1 to F4 at strides 4, 8, 16 and 32.
+def unusable(name: str, in_channels: int, use: str, error: Exception) -> UserError:
+    """Return the sentence on an encoder that a library does not build.
+
+    Args:
+        name: of the encoder.
+        in_channels: that it was asked for.
+        use: what else was asked of it, in words.
+        error: of the library.
+    """
+    if isinstance(error, KeyError):
+        return UserError(f"there is no encoder {name!r}; {USUAL} are usual")
+    return UserError(
+        f"--encoder {name} does not go with {use} and {counted(in_channels, 'input channel')} "
+        f"({trial.reason(error)}); {USUAL} do"
+    )
+
+
+def encoder_facts(encoder: nn.Module) -> Encoder:
+    """Return what an encoder gives and needs; found by a trial pass, once for each encoder.
 
     Args:
         encoder: from :func:`build_encoder`.
-        x: (B, C, H, W), sides multiples of 32.
+
+    Raises:
+        Misfit: it takes no image at all.
+    """
+    known = _FACTS.get(encoder)
+    if known is None:
+        known = _FACTS[encoder] = _examined(encoder)
+    return known
+
+
+def check_encoder(
+    encoder: nn.Module, name: str, in_channels: int, dilated: bool = False
+) -> Encoder:
+    """Return the facts of a new encoder; refuse one that takes images of one size alone, or none.
+
+    Args:
+        encoder: as the library built it.
+        name: that the user gave.
+        in_channels: of the encoder.
+        dilated: whether it is dilated.
+
+    Raises:
+        UserError: its own reason is said.
+    """
+    # What is built alike is alike: of many encoders of one name only the first is tried.
+    kind = (name, in_channels, dilated)
+    if kind in _KINDS:
+        _FACTS[encoder] = _KINDS[kind]
+    try:
+        found = encoder_facts(encoder)
+    except trial.Misfit as misfit:
+        raise UserError(
+            f"--encoder {name} takes no images whose sides are multiples of 32 ({misfit}); "
+            f"{USUAL} do"
+        ) from misfit
+    if found.side is not None:
+        raise UserError(
+            f"--encoder {name} takes images of {found.side} x {found.side} pixels alone "
+            f"({found.refusal}), but micrographs come in any size; {USUAL} take them"
+        )
+    if len(found.strides) < STAGES:
+        raise UserError(
+            f"--encoder {name} has {len(found.strides)} feature maps and {STAGES} are needed; "
+            f"{USUAL} have them"
+        )
+    _KINDS[kind] = found
+    return found
+
+
+def _examined(encoder: nn.Module) -> Encoder:
+    """Return what the first size tells that an encoder takes.
+
+    Raises:
+        Misfit: it takes none.
+    """
+    own = "in_channels" if hasattr(encoder, "in_channels") else "_in_channels"
+    channels: int = getattr(encoder, own)
+    refusal = ""
+    for height, width in (*TRIALS, *_own_sides(encoder)):
+        try:
+            maps = trial.attempt(encoder, (1, channels, height, width))
+        except trial.Misfit as misfit:
+            # Of the first size: what it says of others may be about the trial.
+            refusal = refusal or str(misfit)
+            continue
+        # A few encoders cut borders off: the nearest power of two.
+        found = [(m.shape[1], 2 ** round(log2(height / m.shape[-2]))) for m in maps if m.shape[1]]
+        if found[0] == (channels, 1):
+            del found[0]
+        strides = tuple(stride for _, stride in found)
+        multiple: int = getattr(encoder, "multiple", None) or max(strides)
+        anywhere = (height, width) in TRIALS
+        return Encoder(
+            channels=tuple(count for count, _ in found),
+            strides=strides,
+            multiple=multiple,
+            side=None if anywhere else height,
+            refusal="" if anywhere else refusal,
+        )
+    raise trial.Misfit(refusal)
+
+
+def _own_sides(encoder: nn.Module) -> list[tuple[int, int]]:
+    """Return the sizes that an encoder's layers name as theirs, as transformers of timm do."""
+    named = {getattr(layer, "img_size", None) for layer in encoder.modules()}
+    config = getattr(getattr(encoder, "model", None), "default_cfg", None) or {}
+    named.add(tuple(config.get("input_size", ()))[1:])
+    return sorted(size for size in named if isinstance(size, tuple) and len(size) == 2)
+
+
+def pyramid(encoder: nn.Module, x: Tensor) -> list[Tensor]:
+    """Return the feature maps F1 to F4, of most encoders at strides 4, 8, 16 and 32.
+
+    Args:
+        encoder: from :func:`build_encoder`.
+        x: (B, C, H, W), sides multiples of what :func:`encoder_facts` says.
     """
     features: list[Tensor] = encoder(x)
     return features[-STAGES:]
+
+
+def maps_at(encoder: nn.Module, x: Tensor, strides: Container[int]) -> list[Tensor]:
+    """Return the feature maps at some strides, as many as the encoder has there.
+
+    Args:
+        encoder: from :func:`build_encoder`.
+        x: (B, C, H, W), sides multiples of what :func:`encoder_facts` says.
+        strides: that are wanted.
+    """
+    own = encoder_facts(encoder).strides
+    # The image itself and maps without channels may stand before them.
+    maps = [level for level in encoder(x) if level.shape[1]][-len(own) :]
+    return [level for level, stride in zip(maps, own, strict=True) if stride in strides]
 
 
 def average(stage: Tensor) -> Tensor:
@@ -83,9 +254,9 @@ def sampled(
     return torch.cat(parts, dim=1)[0, :, 0].T
 
 
-def stage_channels(encoder: Any) -> list[int]:
+def stage_channels(encoder: nn.Module) -> list[int]:
     """Return the channels of F1 to F4."""
-    return list(encoder.out_channels[-STAGES:])
+    return list(encoder_facts(encoder).channels[-STAGES:])
 
 
 def set_batchnorm_training(module: nn.Module, training: bool) -> None:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-IGNORE = 255
+from matssl.core.labels import IGNORE
 
 
 def dice(logits: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from matssl.core.errors import UserError
-from matssl.models import small_unet
-from matssl.models.decoders import DECODERS
+from matssl.decoders import DECODERS, check_pair
+from matssl.models import trial
+from matssl.models.decoders import kind
+from matssl.models.encoders import DEPTH, REFUSALS, USUAL, check_encoder, encoder_facts, unusable
 
-# Five halvings.
-STRIDE = 32
+# Pairs that a model was built of and tried, with their input channels.
+_TRIED: set[tuple[str, str, int]] = set()
 
 
 class SegmentationModel(nn.Module):
@@ -23,6 +26,7 @@ class SegmentationModel(nn.Module):
         decoder: from pyramid to full resolution.
         segmentation_head: from decoder channels to class logits.
         description: what :func:`build_model` needs to make it again.
+        multiple: images are filled up to sides that are multiples of it.
     """
 
     def __init__(self, model: Any, description: dict[str, Any]) -> None:
@@ -32,11 +36,14 @@ class SegmentationModel(nn.Module):
         self.decoder: nn.Module = model.decoder
         self.segmentation_head: nn.Module = model.segmentation_head
         self.description = description
+        self.multiple = math.lcm(
+            encoder_facts(self.encoder).multiple, DECODERS[description["decoder"]].multiple
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits (B, num_classes, H, W) of images (B, C, H, W)."""
         height, width = x.shape[-2:]
-        bottom, right = -height % STRIDE, -width % STRIDE
+        bottom, right = -height % self.multiple, -width % self.multiple
         if bottom or right:
             # Mirrored borders look like specimen; zeros would look like a dark phase.
             small = bottom >= height or right >= width
@@ -60,27 +67,87 @@ def build_model(
     Raises:
         UserError: no such encoder or decoder, or two that do not go together.
     """
-    if decoder not in DECODERS:
-        raise UserError(f"there is no decoder {decoder!r}; there are: {', '.join(DECODERS)}")
-    small_unet.check_pair(encoder, decoder)
+    built = kind(decoder)
+    check_pair(encoder, decoder)
+    use = f"--decoder {decoder}, {DEPTH} halvings"
     try:
-        model = DECODERS[decoder](
-            encoder, encoder_weights=None, in_channels=in_channels, classes=num_classes
-        )
-    except KeyError as error:
-        raise UserError(
-            f"there is no encoder {encoder!r}; resnet18, resnet34, resnet50 and resnet101 are usual"
-        ) from error
-    except (RuntimeError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(
-            f"the encoder {encoder!r} does not go with the decoder {decoder} and {in_channels} "
-            f"input channels ({reason}); resnet18, resnet34, resnet50 and resnet101 do"
-        ) from error
+        parts = built.model(encoder, in_channels, num_classes)
+    except REFUSALS as error:
+        raise unusable(encoder, in_channels, use, error) from error
+    check_encoder(parts.get_submodule("encoder"), encoder, in_channels, DECODERS[decoder].dilated)
     description = {
         "encoder": encoder,
         "decoder": decoder,
         "num_classes": num_classes,
         "in_channels": in_channels,
     }
-    return SegmentationModel(model, description)
+    model = SegmentationModel(parts, description)
+    if (encoder, decoder, in_channels) not in _TRIED:
+        side = 2 * model.multiple
+        try:
+            (logits,) = trial.attempt(model, (1, in_channels, side, 2 * side))
+        except trial.Misfit as misfit:
+            raise unusable(encoder, in_channels, use, misfit) from misfit
+        assert logits.shape[-2:] == (side, 2 * side)
+        _TRIED.add((encoder, decoder, in_channels))
+    return model
+
+
+def check_input_size(model: SegmentationModel, side: int | None) -> None:
+    """Refuse images that are resized to less than the smallest that a model takes.
+
+    Raises:
+        UserError: the side is smaller.
+    """
+    if side is not None and side < model.multiple:
+        raise UserError(f"--input_size must be at least {model.multiple}, not {side}")
+
+
+def check_training(
+    model: nn.Module,
+    batch_size: int,
+    side: int,
+    in_channels: int,
+    *,
+    flag: str,
+    frozen: nn.Module | None = None,
+) -> None:
+    """Refuse batches that a network cannot be trained with, before anything is written.
+
+    A BatchNorm needs two values a channel: a batch of one is too few where a map has one pixel.
+
+    Args:
+        model: a segmentation model or an encoder.
+        batch_size: samples of a step, over all processes.
+        side: of a sample in pixels.
+        in_channels: of the model.
+        flag: that sets the side, for the message.
+        frozen: the part that stays as it is during the whole training.
+
+    Raises:
+        UserError: both flags and what would work are named.
+    """
+
+    def refusal(count: int, length: int) -> str:
+        try:
+            trial.attempt(model, (count, in_channels, length, length), True, frozen)
+        except trial.Misfit as misfit:
+            return str(misfit)
+        return ""
+
+    # More samples than two change nothing: they are all alike to a network.
+    count = min(batch_size, 2)
+    said = refusal(count, side)
+    if not said:
+        return
+    encoder = getattr(model, "encoder", model)
+    multiple: int = getattr(model, "multiple", None) or encoder_facts(encoder).multiple
+    larger = [(side // multiple + more) * multiple for more in (1, 2, 3)]
+    ways = []
+    if count == 1 and not refusal(2, side):
+        ways.append("--batch_size 2 or more")
+    ways += [f"{flag} {length}" for length in larger if not refusal(count, length)][:1]
+    raise UserError(
+        f"a network cannot be trained with --batch_size {batch_size} and {flag} {side} ({said}); "
+        f"take {' or '.join(ways) or f'another --encoder; {USUAL} are usual'}"
+    )

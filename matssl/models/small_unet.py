@@ -9,8 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from matssl.core.errors import UserError
-
 # Both parts go by this name.
 NAME = "small_unet"
 WIDTHS = (32, 64, 128, 256)
@@ -72,11 +70,17 @@ class SmallUnetEncoder(nn.Module):
 
     Attributes:
         out_channels: of the four maps.
+        in_channels: of the image.
+        multiple: images are brought to it as for five halvings. Any side from 8 would do, but the
+            borders of a prediction would then be others than those of earlier versions.
     """
+
+    multiple = 32
 
     def __init__(self, in_channels: int = 3) -> None:
         super().__init__()
         self.out_channels = WIDTHS
+        self.in_channels = in_channels
         self.stem = ConvBlock(in_channels, WIDTHS[0])
         self.down1 = ConvBlock(WIDTHS[0], WIDTHS[1])
         self.down2 = ConvBlock(WIDTHS[1], WIDTHS[2])
@@ -108,20 +112,10 @@ class SmallUnetDecoder(nn.Module):
 
 
 class SmallUnet(nn.Module):
-    """Encoder, decoder and the linear layer of each pixel: 2,142,148 parameters for four classes.
+    """Encoder, decoder and linear layer of each pixel: 2,142,148 parameters for four classes."""
 
-    Takes the arguments of the models of segmentation-models-pytorch.
-    """
-
-    def __init__(
-        self,
-        encoder_name: str = NAME,
-        encoder_weights: None = None,
-        in_channels: int = 3,
-        classes: int = 4,
-    ) -> None:
+    def __init__(self, in_channels: int = 3, classes: int = 4) -> None:
         super().__init__()
-        check_pair(encoder_name, NAME)
         self.encoder = SmallUnetEncoder(in_channels)
         self.decoder = SmallUnetDecoder()
         self.segmentation_head = nn.Sequential(nn.Conv2d(WIDTHS[0], classes, 1))
@@ -130,19 +124,6 @@ class SmallUnet(nn.Module):
         """Return logits (B, classes, H, W)."""
         logits: Tensor = self.segmentation_head(self.decoder(self.encoder(x)))
         return logits
-
-
-def check_pair(encoder: str, decoder: str) -> None:
-    """Refuse half a small U-Net: its parts fit each other and nothing else.
-
-    Raises:
-        UserError: one of the two is another encoder or decoder.
-    """
-    if (encoder == NAME) != (decoder == NAME):
-        raise UserError(
-            f"the small U-Net is one piece: --encoder {NAME} goes with --decoder {NAME} alone, "
-            f"not {encoder} with {decoder}"
-        )
 
 
 def from_published(state: Mapping[str, Any]) -> dict[str, Tensor] | None:

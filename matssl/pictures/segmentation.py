@@ -17,10 +17,9 @@ from numpy.typing import NDArray
 
 from matssl import pictures
 from matssl.core import palette
+from matssl.core.labels import IGNORE
 
 Array = NDArray[Any]
-IGNORE = 255
-PALETTE = palette.COLOURS[:8]
 IGNORED_COLOUR = (200, 200, 200)
 RIGHT, WRONG = (225, 230, 235), (200, 30, 40)
 # Layout of a panel; images this much wider than high stand one below the other.

@@ -1,4 +1,4 @@
-"""What drawing classes and drawing phases share: names of files, pictures, large images."""
+"""What drawing classes and drawing phases share: names of files and pictures."""
 
 from __future__ import annotations
 
@@ -13,9 +13,6 @@ from numpy.typing import NDArray
 
 from matssl.data.preprocess import Preprocess
 from matssl.data.readers import Micrograph
-
-# Probabilities of an image that take more lie in a file instead of in memory.
-IN_MEMORY_BYTES = 1 << 30
 
 
 def output_names(paths: Sequence[Path], root: Path) -> list[str]:
@@ -40,10 +37,3 @@ def shown(micrograph: Micrograph, record: Preprocess) -> NDArray[np.uint8]:
         record, window="percentile", low=0.5, high=99.5, resize=None, target_pixel_size=None
     )
     return native.plane_u8(micrograph)
-
-
-def large(shape: tuple[int, ...], scratch: Path) -> NDArray[np.float32] | None:
-    """Return a memory-mapped array for an image whose probabilities crowd the memory."""
-    if 4 * int(np.prod(shape, dtype=np.int64)) <= IN_MEMORY_BYTES:
-        return None
-    return np.memmap(scratch / "probabilities", np.float32, "w+", shape=shape)

@@ -6,35 +6,43 @@ ones from the pretrained and from random weights, evaluates both and prints what
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import runpy
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from matssl.core.errors import UserError, guard
+from matssl.core.flags import flag
+from matssl.core.parsing import parse_one
+from matssl.stages.settings import ToolSettings
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 KIND = "two_phase"
 
 
+@dataclass(frozen=True)
+class DemoSettings(ToolSettings):
+    """Flags of the command."""
+
+    output_dir: str = flag("experiments/demo", "run", "folder of everything")
+    seeds: int = flag(3, "run", "fine-tuning runs a start", low=1, high=1000)
+    ssl_steps: int = flag(250, "run", "steps of the pretraining", low=1)
+    finetune_steps: int = flag(120, "run", "steps of each fine-tuning", low=1)
+    size: int = flag(256, "run", "side of the micrographs in pixels", low=64, high=8192)
+    pool: int = flag(64, "run", "unlabelled micrographs", low=2, high=100_000)
+
+
+SETTINGS = DemoSettings
+
+
 def main(argv: Sequence[str]) -> int:
     """Run the demo; returns 0."""
-    parser = argparse.ArgumentParser(
-        prog="python -m matssl.tools.demo", description=__doc__.replace("``", "")
-    )
-    parser.add_argument("--output_dir", default="experiments/demo", help="folder of everything")
-    parser.add_argument("--seeds", type=int, default=3, help="fine-tuning runs a start")
-    parser.add_argument("--ssl_steps", type=int, default=250)
-    parser.add_argument("--finetune_steps", type=int, default=120)
-    parser.add_argument("--size", type=int, default=256, help="side of the micrographs in pixels")
-    parser.add_argument("--pool", type=int, default=64, help="unlabelled micrographs")
-    parser.add_argument("--debug", action="store_true")
-    args = parser.parse_args(argv)
+    args = parse_one(SETTINGS, argv, __doc__ or "", prog="python -m matssl.tools.demo")
     for name in ("train_ssl.py", "train_finetune.py", "eval_model.py"):
         if not (ROOT / name).is_file():
             raise UserError(

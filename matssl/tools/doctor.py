@@ -2,36 +2,40 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from matssl.core.errors import guard
+from matssl.core.flags import flag
+from matssl.core.parsing import parse_one
+from matssl.stages.settings import LabelSettings, SpecimenSettings, ToolSettings, bar_problem
+
+
+@dataclass(frozen=True)
+class DoctorSettings(LabelSettings, SpecimenSettings, ToolSettings):
+    """Flags of the command."""
+
+    folder: str = flag("", "data", "images, with or without masks", required=True, positional=True)
+    pool: str | None = flag(
+        None, "data", "folder of a pretraining pool, to find copies of test images"
+    )
+    crop_bottom: str = flag(
+        "auto", "data", "rows of an information bar, or auto", check=bar_problem
+    )
+
+
+SETTINGS = DoctorSettings
 
 
 def main(argv: Sequence[str]) -> int:
     """Print the preflight screen; returns 0, or 1 where something needs a look."""
-    parser = argparse.ArgumentParser(
-        prog="python -m matssl.tools.doctor", description=__doc__.replace("``", "")
-    )
-    parser.add_argument("folder", help="images, with or without masks")
-    parser.add_argument(
-        "--pool", help="folder of a pretraining pool, to find copies of test images"
-    )
-    parser.add_argument("--splits", help="file that names the images of each split")
-    parser.add_argument("--classes", help="class names or a YAML file")
-    parser.add_argument("--group_regex", help="names the specimen in a file name")
-    parser.add_argument("--pixel_size", help="pixel size of all images, for example 12.5nm")
-    parser.add_argument("--crop_bottom", default="auto", help="rows of an information bar, or auto")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    args = parser.parse_args(argv)
+    args = parse_one(SETTINGS, argv, __doc__ or "", prog="python -m matssl.tools.doctor")
     from matssl import preflight
-    from matssl.core.config import ImageConfig
-    from matssl.data import layouts, readers
+    from matssl.data import layouts
     from matssl.data.preprocess import Preprocess
 
-    flags = ImageConfig(pixel_size=args.pixel_size, crop_bottom=args.crop_bottom)
-    record = Preprocess.from_config(flags, channels=1)
+    record = Preprocess.chosen(channels=1, pixel_size=args.pixel_size, crop_bottom=args.crop_bottom)
     dataset = layouts.find(
         args.folder,
         splits=args.splits,
@@ -39,8 +43,8 @@ def main(argv: Sequence[str]) -> int:
         group_regex=args.group_regex,
         need_masks=False,
     )
-    pool = readers.find_images(args.pool) if args.pool else []
-    found = preflight.examine_dataset(dataset, record, pool)
+    pool, left_out = layouts.unlabelled(args.pool) if args.pool else ([], [])
+    found = preflight.examine_dataset(dataset, record, pool, left_out=left_out)
     print(found.text())
     return 1 if found.broken or found.duplicates else 0
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from matssl.core.errors import UserError, guard
+from matssl.core.flags import flag
+from matssl.core.parsing import parse_one
+from matssl.stages.settings import ToolSettings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -16,20 +19,25 @@ if TYPE_CHECKING:
 LAYOUTS = ("torchvision", "timm", "smp", "matssl", "lightly")
 
 
+@dataclass(frozen=True)
+class ExportSettings(ToolSettings):
+    """Flags of the command."""
+
+    run: str = flag("", "data", "run folder or weights file", required=True, positional=True)
+    layout: str = flag("torchvision", "data", "naming", choices=LAYOUTS)
+    output: str | None = flag(None, "data", "file to write (default: beside the source)")
+    channels: int | None = flag(
+        None, "data", "input channels (default: as they are)", choices=(1, 3)
+    )
+    overwrite: bool = flag(False, "run", "replace an existing file")
+
+
+SETTINGS = ExportSettings
+
+
 def main(argv: Sequence[str]) -> int:
     """Write the file and say what is in it; returns 0."""
-    parser = argparse.ArgumentParser(
-        prog="python -m matssl.tools.export_weights", description=__doc__.replace("``", "")
-    )
-    parser.add_argument("run", help="run folder or weights file")
-    parser.add_argument("--layout", choices=LAYOUTS, default="torchvision", help="naming")
-    parser.add_argument("--output", help="file to write (default: beside the source)")
-    parser.add_argument(
-        "--channels", type=int, choices=(1, 3), help="input channels (default: as they are)"
-    )
-    parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    args = parser.parse_args(argv)
+    args = parse_one(SETTINGS, argv, __doc__ or "", prog="python -m matssl.tools.export_weights")
     source = find_source(Path(args.run))
     output = (
         Path(args.output) if args.output else source.with_name(f"{source.stem}-{args.layout}.pth")

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from matssl.core.errors import guard
+from matssl.core.flags import flag
+from matssl.core.parsing import parse_one
+from matssl.stages.settings import ToolSettings
+
+
+@dataclass(frozen=True)
+class FetchSettings(ToolSettings):
+    """Flags of the command."""
+
+    names: tuple[str, ...] = flag((), "data", "none: list what there is", positional=True)
+    quiet: bool = flag(False, "run", "no progress bar")
+
+
+SETTINGS = FetchSettings
 
 
 def main(argv: Sequence[str]) -> int:
     """Fetch what is named, or list what there is; returns 0."""
-    parser = argparse.ArgumentParser(
-        prog="python -m matssl.tools.fetch_data", description=__doc__.replace("``", "")
-    )
-    parser.add_argument("names", nargs="*", metavar="NAME", help="none: list what there is")
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    args = parser.parse_args(argv)
+    args = parse_one(SETTINGS, argv, __doc__ or "", prog="python -m matssl.tools.fetch_data")
     from matssl import hub
 
     registry = hub.data_registry()

@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from matssl.core.errors import UserError, guard
+from matssl.core.flags import flag
+from matssl.core.parsing import parse_one
+from matssl.stages.settings import ToolSettings
+
+
+@dataclass(frozen=True)
+class InspectSettings(ToolSettings):
+    """Flags of the command."""
+
+    files: tuple[str, ...] = flag(
+        (), "data", "weights of any origin", required=True, positional=True
+    )
+
+
+SETTINGS = InspectSettings
 
 
 def main(argv: Sequence[str]) -> int:
     """Print who wrote each file and what is in it; returns 1 where one cannot be used."""
-    parser = argparse.ArgumentParser(
-        prog="python -m matssl.tools.inspect_weights", description=__doc__.replace("``", "")
-    )
-    parser.add_argument("files", nargs="+", metavar="FILE", help="weights of any origin")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    args = parser.parse_args(argv)
+    args = parse_one(SETTINGS, argv, __doc__ or "", prog="python -m matssl.tools.inspect_weights")
     failed = 0
     for name in args.files:
         try:
@@ -35,7 +45,7 @@ def describe(path: Path) -> str:
         UserError: it cannot be used; the sentence says why.
     """
     from matssl import weights
-    from matssl.core import checkpoint, wording
+    from matssl.core import checkpoint
     from matssl.weights import layouts
 
     content = weights.read(path)
@@ -62,7 +72,7 @@ def describe(path: Path) -> str:
     for key in ("stage", "step", "epoch", "arch", "author"):
         if key in content.facts:
             lines.append(f"  {key:<13} {content.facts[key]}")
-    lines += [f"  made from     {line}" for line in wording.lineage_lines(content.lineage)]
+    lines += [f"  made from     {line}" for line in content.lineage.lines()]
     lines.append(f"  sha256        {checkpoint.file_hash(content.path)}")
     return "\n".join(lines)
 

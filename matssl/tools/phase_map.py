@@ -10,22 +10,19 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from matssl.core import config
 from matssl.core.errors import guard
-from matssl.core.phase_config import PhaseConfig
+from matssl.stages.phase_map import settings
 
-DESCRIPTION = (
-    "Map the phases of a folder of micrographs with a checkpoint of train_ssl.py, without labels. "
-    "Maps, panels, area fractions with intervals and a report go to experiments/phases/NAME."
-)
+SETTINGS = settings.PhaseMapSettings
 
 
 def main(argv: Sequence[str]) -> int:
     """Resolve the flags and draw the maps; returns 0."""
-    settings = config.parse(PhaseConfig, argv, DESCRIPTION)
-    from matssl.stages.phase_map import phase_map
+    resolved = settings.resolve(argv)
+    # torch is imported here, so that --help and wrong flags answer at once.
+    from matssl.stages.phase_map.loop import phase_map
 
-    phase_map(settings, argv)
+    phase_map(resolved, argv)
     return 0
 
 

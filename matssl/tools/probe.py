@@ -7,47 +7,58 @@ encoder: to choose among weights before one of them is fine-tuned. Test images a
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from matssl.core.errors import guard
+from matssl.core.flags import flag
+from matssl.core.parsing import parse_one
+from matssl.stages.settings import (
+    LARGEST_SEED,
+    LabelSettings,
+    ToolSettings,
+    device_problem,
+    group_regex_problem,
+)
 
 if TYPE_CHECKING:
-    from torch import nn
+    from matssl.stages.pretrain.settings import PretrainSettings
 
-    from matssl.core.config import PretrainConfig
+
+@dataclass(frozen=True)
+class ProbeSettings(LabelSettings, ToolSettings):
+    """Flags of the command."""
+
+    weights: tuple[str, ...] = flag(
+        (),
+        "weights",
+        "runs of train_ssl.py, weights files, imagenet, or none for random weights",
+        required=True,
+        positional=True,
+    )
+    probe_path: str = flag("", "data", "folder of a few images with masks", required=True)
+    group_regex: str | None = flag(
+        None, "data", "names the specimen in a file name", check=group_regex_problem
+    )
+    encoder: str = flag("resnet18", "weights", "of imagenet and none")
+    seed: int = flag(0, "run", "of random weights and cuts", low=0, high=LARGEST_SEED)
+    device: str = flag("auto", "run", "auto, cpu, cuda or cuda:N", check=device_problem)
+    threads: int | None = flag(
+        None, "run", "CPU threads of torch (default: all cores)", low=1, high=1024
+    )
+
+
+SETTINGS = ProbeSettings
 
 
 def main(argv: Sequence[str]) -> int:
     """Print the mean IoU of the read-out of each file; returns 0."""
-    parser = argparse.ArgumentParser(
-        prog="python -m matssl.tools.probe",
-        description=__doc__.replace("``", ""),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "weights",
-        nargs="+",
-        metavar="WEIGHTS",
-        help="runs of train_ssl.py, weights files, imagenet, or none for random weights",
-    )
-    parser.add_argument("--probe_path", required=True, help="folder of a few images with masks")
-    parser.add_argument("--splits", help="file that names the images of each split")
-    parser.add_argument("--classes", help="of the masks, as of train_finetune.py")
-    parser.add_argument("--group_regex", help="names the specimen in a file name")
-    parser.add_argument("--encoder", default="resnet18", help="of imagenet and none (resnet18)")
-    parser.add_argument("--seed", type=int, default=0, help="of random weights and cuts (0)")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    parser.add_argument("--threads", type=int, help="CPU threads of torch (all cores)")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    args = parser.parse_args(argv)
-    from matssl.core.config import PretrainConfig
+    args = parse_one(SETTINGS, argv, __doc__ or "", prog="python -m matssl.tools.probe")
+    from matssl.stages.pretrain.settings import PretrainSettings
 
-    config = PretrainConfig(
+    config = PretrainSettings(
         in_channels=1,
         probe_path=args.probe_path,
         splits=args.splits,
@@ -63,69 +74,42 @@ def main(argv: Sequence[str]) -> int:
 
 
 def scores(
-    sources: Sequence[str], config: PretrainConfig, name: str = "resnet18"
+    sources: Sequence[str], config: PretrainSettings, name: str = "resnet18"
 ) -> Iterator[tuple[str, float]]:
-    """Yield each source of :func:`load_encoder` with its mean IoU, 0 to 1.
+    """Yield each source with its mean IoU, 0 to 1.
 
     Args:
-        sources: weights; grey levels are shown as the run of a source saw them.
+        sources: see :meth:`matssl.trained.encoder.Encoder.load`; grey levels are shown as the run
+            of a source saw them.
         config: says where the labelled images lie, and the device.
         name: of the encoder where a source does not say it.
 
     Raises:
         UserError: weights or labelled images cannot be used.
     """
-    from matssl.core import runtime
     from matssl.probe import DenseProbe
-    from matssl.stages.pretrain import dense_probe
+    from matssl.stages.pretrain.guides import dense_probe
+    from matssl.trained.encoder import Encoder
 
-    rt = runtime.setup(config)
-    probes: dict[tuple[tuple[str, Any], ...], DenseProbe | None] = {}
+    rt = config.runtime()
+    probes: dict[tuple[str, float, float, int], DenseProbe | None] = {}
     for source in sources:
-        seen = tuple(sorted(grey_levels(source).items()))
+        encoder = Encoder.load(
+            source,
+            encoder=name,
+            in_channels=1,
+            seed=config.seed,
+            device=str(rt.device),
+            precision=rt.precision,
+        )
+        record = encoder.record
+        seen = (record.window, record.low, record.high, encoder.multiple)
         if seen not in probes:
-            probes[seen] = dense_probe(replace(config, **dict(seen)), None)
+            levels = replace(config, window=record.window, low=record.low, high=record.high)
+            probes[seen] = dense_probe(levels, None, encoder.multiple)
         probe = probes[seen]
         assert probe is not None
-        encoder = load_encoder(source, name, config.seed).to(rt.device).eval()
-        yield source, probe.score(encoder, rt.device, rt.autocast)
-
-
-def grey_levels(source: str) -> dict[str, Any]:
-    """Return the settings by which the run that a weights file lies in saw its images, or none."""
-    from matssl.core import config
-
-    path = Path(source)
-    for folder in (path, *list(path.parents)[:2]):
-        if (folder / "config.yaml").is_file():
-            run = config.read_yaml(folder / "config.yaml")
-            return {key: run[key] for key in ("window", "low", "high") if key in run}
-    return {}
-
-
-def load_encoder(source: str, name: str, seed: int) -> nn.Module:
-    """Return an encoder of one channel.
-
-    Args:
-        source: run folder, weights file or name in the hub, "imagenet", or "none" for random ones.
-        name: of the encoder where the source does not say it.
-        seed: of random weights.
-
-    Raises:
-        UserError: the weights cannot be used.
-    """
-    import torch
-
-    from matssl import weights
-    from matssl.models.encoders import build_encoder, channels_last
-
-    torch.manual_seed(seed)
-    if source not in ("none", "imagenet"):
-        name = weights.architecture(source)[0] or name
-    encoder = build_encoder(name, 1)
-    if source != "none":
-        weights.start(encoder, source, name, in_channels=1)
-    return channels_last(encoder)
+        yield source, probe.score(encoder.network.model, rt.device, rt.autocast)
 
 
 if __name__ == "__main__":

@@ -12,10 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from matssl import hub
-from matssl.core import checkpoint, wording
+from matssl.core import checkpoint
 from matssl.core.errors import UserError
+from matssl.core.lineage import Lineage
+from matssl.decoders import DECODERS, named, with_encoder
 from matssl.models import small_unet
 from matssl.weights import layouts
+from matssl.weights.folding import fold_normalisation, fold_stem
 from matssl.weights.layouts import Content
 
 OWN_ENCODER = "matssl encoder"
@@ -52,7 +55,6 @@ IMAGENET_INPUT = (
     "lightly (numbered backbone)",
     "torchvision / timm",
 )
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # Tensors whose absence changes nothing: counters of BatchNorm.
 HARMLESS = ("num_batches_tracked",)
 
@@ -82,7 +84,7 @@ class WeightsReport:
     dropped: tuple[str, ...]
     notes: tuple[str, ...]
     sha256: str
-    lineage: tuple[dict[str, Any], ...] = ()
+    lineage: Lineage = Lineage()
     parts: tuple[str, ...] = ("encoder",)
     architecture: str | None = None
     missing: tuple[str, ...] = ()
@@ -97,8 +99,8 @@ class WeightsReport:
         if self.missing:
             lines.append(f"  {len(self.missing)} BatchNorm counters are not in the file: harmless")
         lines += [f"  {note}" for note in self.notes]
-        lines += [f"  from {line}" for line in wording.lineage_lines(self.lineage)]
-        doubt = wording.doubt(self.lineage)
+        lines += [f"  from {line}" for line in self.lineage.lines()]
+        doubt = self.lineage.doubt()
         if doubt:
             lines.append(f"  warning {doubt}")
         return "\n".join(lines)
@@ -145,8 +147,8 @@ def load(
     wanted = encoder.state_dict()
     notes: list[str] = []
     if mean is not None and std is not None and layout in IMAGENET_INPUT:
-        _fold_normalisation(found, wanted, mean, std, notes)
-    _fold_stem(found, wanted, in_channels, notes)
+        fold_normalisation(found, wanted, mean, std, notes)
+    fold_stem(found, wanted, in_channels, notes)
     missing = [k for k in wanted if k not in found and not k.endswith(HARMLESS)]
     misfits = [k for k in wanted if k in found and found[k].shape != wanted[k].shape]
     # A deeper ResNet holds every tensor of a shallower one, yet its first blocks are no encoder.
@@ -178,7 +180,7 @@ def load(
         dropped=tuple(dropped),
         notes=tuple(notes),
         sha256=checkpoint.file_hash(hub.locate(path)),
-        lineage=tuple(content.lineage),
+        lineage=content.lineage,
         parts=tuple(parts),
         architecture=theirs,
         missing=tuple(k for k in wanted if k not in found),
@@ -241,14 +243,13 @@ def architecture(path: Path | str) -> tuple[str | None, str | None]:
     name = layouts.architecture(recognise(content)[1])
     if name is None or not re.fullmatch(rf"resnet\d+|{small_unet.NAME}", name):
         # An encoder that is no ResNet is named by our own files only.
-        name = next((e["encoder"] for e in reversed(content.lineage) if "encoder" in e), None)
+        name = content.lineage.newest("encoder")
     return name, _decoder_name(content) if content.decoder else None
 
 
 def _decoder_name(content: Content) -> str:
     """Return the name of the decoder a file holds; a file that is not ours holds PSCL's."""
-    kinds = (e["decoder"] for e in reversed(content.lineage) if e.get("decoder"))
-    return next(kinds, small_unet.NAME)
+    return content.lineage.newest("decoder") or small_unet.NAME
 
 
 def recognise(content: Content) -> tuple[str, dict[str, Tensor]]:
@@ -275,7 +276,8 @@ def segmentation_description(content: Content) -> dict[str, Any]:
     """Return what ``build_model`` needs for a raw state dict of smp, read off its tensors.
 
     Raises:
-        UserError: it is no U-Net or U-Net++ on a plain ResNet; what it is instead is said.
+        UserError: its decoder is not one that tensors tell, or its encoder no plain ResNet; what it
+            is instead is said.
     """
     head = content.tensors.get("segmentation_head.0.weight")
     stem = content.tensors.get("encoder.conv1.weight")
@@ -291,12 +293,11 @@ def segmentation_description(content: Content) -> dict[str, Any]:
             f"{content.path} holds a model of segmentation-models-pytorch on {name or 'an encoder'}"
             " that its tensors do not name; only plain ResNets can be told apart"
         )
-    if content.has("decoder.blocks.x_0_0."):
-        decoder = "unetplusplus"
-    elif content.has("decoder.blocks.0.conv1."):
-        decoder = "unet"
-    else:
-        raise UserError(f"{content.path} has a decoder that is neither U-Net nor U-Net++")
+    told = {known: decoder for known, decoder in DECODERS.items() if decoder.marks}
+    decoder = next((known for known, d in told.items() if content.has(*d.marks)), None)
+    if decoder is None:
+        titles = named(d.title for d in told.values())
+        raise UserError(f"{content.path} has a decoder that is not the plain one of {titles}")
     return {
         "encoder": name,
         "decoder": decoder,
@@ -390,52 +391,8 @@ def _read_safetensors(path: Path) -> Content:
         ) from error
     # Only own files have a lineage; the word may mean anything in the metadata of others.
     own = layouts.own_format(facts, str(path))
-    lineage = json.loads(facts.get("lineage", "[]")) if own else []
+    lineage = Lineage.read(json.loads(facts.get("lineage", "[]")) if own else None)
     return Content(str(path), tensors, facts, lineage)
-
-
-def _fold_stem(
-    found: dict[str, Tensor], wanted: Mapping[str, Tensor], in_channels: int, notes: list[str]
-) -> None:
-    """Fit the convolutions that read the image (one or several) to its number of channels."""
-    for key, target in wanted.items():
-        stem = found.get(key)
-        if stem is None or stem.ndim != 4 or target.ndim != 4:
-            continue
-        if stem.shape[1] == target.shape[1] or target.shape[1] != in_channels:
-            continue
-        # In the model's own precision, so that folding adds no rounding of the file's.
-        stem = stem.to(target.dtype)
-        if stem.shape[1] == 3 and in_channels == 1:
-            found[key] = stem.sum(dim=1, keepdim=True)
-            notes.append(f"3-channel stem {key} summed to 1 channel: same output for gray input")
-        elif stem.shape[1] == 1 and in_channels == 3:
-            found[key] = stem.repeat(1, 3, 1, 1) / 3
-            notes.append(f"1-channel stem {key} shared out to 3 channels by thirds")
-
-
-def _fold_normalisation(
-    found: dict[str, Tensor],
-    wanted: Mapping[str, Tensor],
-    mean: Sequence[float],
-    std: Sequence[float],
-    notes: list[str],
-) -> None:
-    """Make a stem for ImageNet-normalised input one for input normalised with mean and std."""
-    stem, centre = found.get("conv1.weight"), found.get("bn1.running_mean")
-    if stem is None or centre is None or stem.ndim != 4 or stem.shape[1] != 3:
-        return
-    if "conv1.weight" not in wanted:
-        return
-    theirs_mean, theirs_std = (torch.tensor(v).double() for v in (IMAGENET_MEAN, IMAGENET_STD))
-    scale = torch.tensor(std).double().expand(3) / theirs_std
-    shift = (torch.tensor(mean).double().expand(3) - theirs_mean) / theirs_std
-    kernel = stem.double()
-    found["conv1.weight"] = kernel * scale.view(1, 3, 1, 1)
-    found["bn1.running_mean"] = centre.double() - (kernel.sum(dim=(2, 3)) * shift).sum(dim=1)
-    notes.append(
-        "ImageNet mean and std folded into the stem: it sees the grays of its own training"
-    )
 
 
 def _cause(
@@ -450,9 +407,9 @@ def _cause(
     theirs, ours = layouts.architecture(found), layouts.architecture(wanted)
     if theirs and ours and theirs != ours:
         use = f"--encoder {theirs}"
-        if small_unet.NAME in (theirs, ours):
-            # Its encoder and decoder go together.
-            use += f" --decoder {theirs if theirs == small_unet.NAME else 'unet'}"
+        if with_encoder(theirs, "") != with_encoder(ours, ""):
+            # The encoder and the decoder of one of them go together.
+            use += f" --decoder {with_encoder(theirs, 'unet')}"
         return (
             f"{content.path} holds a {theirs} encoder ({layout}), the model has a {ours}; "
             f"use {use}, or other weights"

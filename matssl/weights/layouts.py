@@ -15,6 +15,7 @@ from torch import Tensor
 
 from matssl.core import checkpoint
 from matssl.core.errors import UserError
+from matssl.core.lineage import Lineage
 from matssl.models import small_unet
 
 CONTAINERS = (
@@ -45,7 +46,7 @@ class Content:
     path: str
     tensors: dict[str, Tensor]
     facts: Mapping[str, Any]
-    lineage: list[dict[str, Any]] = field(default_factory=list)
+    lineage: Lineage = Lineage()
     origin: dict[str, str] = field(default_factory=dict)
     payload: Any = None
     decoder: dict[str, Tensor] = field(default_factory=dict)
@@ -72,11 +73,11 @@ def unwrap(content: Any, path: str) -> Content:
     """
     payload = content
     facts: dict[str, Any] = {}
-    lineage: list[dict[str, Any]] = []
+    lineage = Lineage()
     if isinstance(content, Mapping):
         facts = {k: v for k, v in content.items() if isinstance(v, (str, int, float))}
     if isinstance(content, Mapping) and own_format(facts, path):
-        lineage = list(content.get("lineage") or [])
+        lineage = Lineage.read(content.get("lineage"))
         # Other entries of an own checkpoint have names of containers too: "model" describes one.
         content = content.get("state")
     depth = 0
@@ -120,7 +121,7 @@ def own_pretraining(content: Content) -> dict[str, Tensor] | None:
     """Read ``last.ckpt`` of a pretraining run."""
     if content.facts.get("stage") != "ssl":
         return None
-    if content.lineage and "decoder" in content.lineage[-1]:
+    if "decoder" in content.lineage.last:
         content.decoder = content.below("decoder.")
     return content.below("encoder.")
 

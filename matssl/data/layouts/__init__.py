@@ -1,59 +1,71 @@
-"""Recognises how a folder of images and masks is laid out."""
+"""Recognises how a folder of images and masks is laid out.
+
+A layout is a file of this folder that holds one ``Layout``, and its line in ``DATA_LAYOUTS``. The
+first that knows a folder pairs its images with their masks; all of them together say which files
+are no micrographs and stay out of pools and predictions.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
-import numpy as np
-
-from matssl.core import rng
 from matssl.core.errors import UserError
+from matssl.core.wording import counted
 from matssl.data import masks, readers
-from matssl.data.layouts import folders
-from matssl.data.layouts.folders import Found
-from matssl.data.layouts.groups import check_regex, group_of, groups_of
+from matssl.data.layouts import beside, images_masks, inputs_targets, split_annot
+from matssl.data.layouts.pairing import Found, Layout
+from matssl.data.layouts.splits import apply_splits
+from matssl.data.specimens import MIN_IMAGES_TO_SPLIT, Pair, cut_all, groups_of
 
-__all__ = [
-    "DATA_LAYOUTS",
-    "Dataset",
-    "Pair",
-    "check_regex",
-    "cut_validation",
-    "find",
-    "folds",
-    "group_of",
-    "groups_of",
-]
+__all__ = ["DATA_LAYOUTS", "Cut", "Dataset", "Pair", "find", "tests", "unlabelled"]
 
-# Name -> function(root) that returns what it found, or None where the folder is laid otherwise.
-DATA_LAYOUTS: dict[str, Callable[[Path], list[Found] | None]] = {
-    "split + split_annot": folders.annot_folders,
-    "split/inputs + split/targets": folders.inputs_targets,
-    "images + masks": folders.images_masks,
+DATA_LAYOUTS: dict[str, Layout] = {
+    "split + split_annot": split_annot.LAYOUT,
+    "split/inputs + split/targets": inputs_targets.LAYOUT,
+    "images + masks": images_masks.LAYOUT,
+    "mask beside its image": beside.LAYOUT,
 }
-
-
-# With fewer labelled images a split for validation would cost too much of them.
-MIN_IMAGES_TO_SPLIT = 4
+# What a folder that no layout knows is called.
+IMAGES_ONLY = "images only"
 
 
 @dataclass(frozen=True)
-class Pair:
-    """An image and its mask.
+class Cut:
+    """How the splits of a data set came about.
 
     Attributes:
-        image: path of the micrograph.
-        mask: path of the mask, None where there is none.
-        group: specimen or frame it belongs to.
-        split: train, val, test, another test split's name, or predict.
+        kind: "named" by folders or a file; "drawn" by group where nothing names them; "few" where
+            too few images are labelled, and all of these are for training; "none" without masks.
+        images: labelled images that were cut.
+        groups: groups that were cut.
+        seed: of the draw.
     """
 
-    image: Path
-    mask: Path | None
-    group: str
-    split: str
+    kind: Literal["named", "drawn", "few", "none"]
+    images: int = 0
+    groups: int = 0
+    seed: int = 0
+
+    @property
+    def automatic(self) -> bool:
+        """Whether labelled images were given a split that nobody named."""
+        return self.kind in ("drawn", "few")
+
+    @property
+    def text(self) -> str:
+        """The cut in words; empty where there is nothing to say."""
+        if self.kind == "few":
+            images = counted(self.images, "image")
+            return f"no split given and only {images}: all are for training, none tests it"
+        if self.kind == "drawn":
+            return (
+                f"no split given: cut 60/20/20 by group ({self.groups} groups) with seed "
+                f"{self.seed}; --splits or --group_regex says otherwise"
+            )
+        return ""
 
 
 @dataclass(frozen=True)
@@ -66,6 +78,8 @@ class Dataset:
         pairs: all images, ordered by split and name.
         table: classes of the masks; None where there are no masks.
         notes: what was noticed, in words.
+        cut: how the splits came about.
+        left_out: files and folders of masks below a folder whose own layout is not known.
     """
 
     root: Path
@@ -73,6 +87,8 @@ class Dataset:
     pairs: tuple[Pair, ...]
     table: masks.ClassTable | None
     notes: tuple[str, ...] = ()
+    cut: Cut = Cut("named")
+    left_out: tuple[Path, ...] = ()
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -112,53 +128,65 @@ def find(
     """
     root = Path(root)
     readers.find_images(root)
-    name, found = _recognise(root)
-    notes: list[str] = []
+    name, found, left_out = _recognise(root)
     if not any(item.mask for item in found):
         if need_masks:
-            raise UserError(
-                f"{root} has images but no masks; expected folders such as train + train_annot, "
-                "train/inputs + train/targets, or images + masks"
-            )
-        name = "images only"
+            known = ", ".join(layout.example for layout in DATA_LAYOUTS.values())
+            raise UserError(f"{root} has images but no masks; expected one of: {known}")
+        name = IMAGES_ONLY
+    notes: list[str] = []
     if splits is not None:
-        found, remarks = folders.apply_splits(found, Path(splits), root)
+        found, remarks = apply_splits(found, Path(splits), root)
         notes += remarks
     names = groups_of([item.image for item in found], group_regex)
-    pairs = [
-        Pair(item.image, item.mask, group, item.split or "")
-        for item, group in zip(found, names, strict=True)
-    ]
-    if any(pair.split == "" for pair in pairs):
-        if any(pair.mask for pair in pairs):
-            few = len(pairs) < MIN_IMAGES_TO_SPLIT
-            pairs = [replace(p, split="train") for p in pairs] if few else _automatic(pairs, seed)
-            count = len({pair.group for pair in pairs})
-            notes.append(
-                f"no split given and only {count} images: all are for training, none tests it"
-                if few
-                else f"no split given: cut 60/20/20 by group ({count} groups) with seed {seed}; "
-                "--splits or --group_regex says otherwise"
-            )
-        else:
-            pairs = [replace(pair, split="predict") for pair in pairs]
+    pairs, cut = _cut(
+        [
+            Pair(item.image, item.mask, group, item.split)
+            for item, group in zip(found, names, strict=True)
+        ],
+        seed,
+    )
+    notes += [cut.text] if cut.text else []
+    alone = sum(pair.mask is None for pair in pairs)
+    if 0 < alone < len(pairs):
+        notes.append(f"{counted(alone, 'image')} without a mask: neither learned from nor scored")
     seen = [pair for pair in pairs if opened is None or pair.split in opened]
     mask_paths = [pair.mask for pair in seen if pair.mask is not None]
     if mask_paths and table is None:
         table, found_notes = masks.find_table(mask_paths, classes, root)
         notes += found_notes
-    return Dataset(root, name, tuple(pairs), table if mask_paths else None, tuple(notes))
+    return Dataset(
+        root,
+        name,
+        tuple(pairs),
+        table if mask_paths else None,
+        tuple(notes),
+        cut,
+        tuple(left_out),
+    )
 
 
 def unlabelled(root: Path | str) -> tuple[list[Path], list[Path]]:
-    """Return the images below a folder without those in mask folders, and these folders.
+    """Return the micrographs below a folder, and what is left out since it holds masks.
+
+    Whatever a layout of any folder on the way calls no micrograph is left out: files, and folders
+    with all that is below them. A folder that holds nothing else is taken as it is.
 
     Raises:
         UserError: there is no image.
     """
+    root = Path(root)
     paths = readers.find_images(root)
-    masks = folders.mask_folders(Path(root))
-    return [p for p in paths if not any(m in p.parents for m in masks)] or paths, masks
+    places = {path.parent for path in paths}
+    folders = {f for p in places for f in (p, *p.parents) if f == root or root in f.parents}
+    left_out = {
+        path
+        for folder in folders
+        for layout in DATA_LAYOUTS.values()
+        for path in layout.no_micrographs(folder)
+    }
+    kept = [path for path in paths if left_out.isdisjoint((path, *path.parents))]
+    return (kept, sorted(left_out)) if kept else (paths, [])
 
 
 def tests(root: Path | str) -> list[Path]:
@@ -168,62 +196,29 @@ def tests(root: Path | str) -> list[Path]:
     return chosen or [pair.image for pair in found.pairs]
 
 
-def take(pairs: Sequence[Pair], count: int, seed: int) -> tuple[Pair, ...]:
-    """Return ``count`` of the pairs, the same ones for the same seed, in their order."""
-    order = rng.generator(seed, 2, 0, stream=rng.ORDER).permutation(len(pairs))
-    return tuple(pairs[i] for i in sorted(order[:count]))
-
-
-def cut_validation(
-    pairs: Sequence[Pair], fraction: float, seed: int
-) -> tuple[tuple[Pair, ...], tuple[Pair, ...]]:
-    """Return (train, val): whole groups go to val until it holds about ``fraction``.
-
-    One group, or a fraction of 0, leaves val empty.
-    """
-    groups = sorted({pair.group for pair in pairs})
-    if len(groups) < 2 or fraction <= 0:
-        return tuple(pairs), ()
-    order = rng.generator(seed, 0, 0, stream=rng.ORDER).permutation(len(groups))
-    wanted = max(1, round(fraction * len(pairs)))
-    chosen: set[str] = set()
-    for place in order[:-1]:
-        if sum(pair.group in chosen for pair in pairs) >= wanted:
-            break
-        chosen.add(groups[place])
-    train = tuple(pair for pair in pairs if pair.group not in chosen)
-    return train, tuple(replace(pair, split="val") for pair in pairs if pair.group in chosen)
-
-
-def folds(pairs: Sequence[Pair], count: int, seed: int) -> list[tuple[int, ...]]:
-    """Return the held-out indices of each of ``count`` folds; groups stay whole where they can."""
-    groups = sorted({pair.group for pair in pairs})
-    if len(groups) < count:
-        parts = np.array_split(np.arange(len(pairs)), min(count, len(pairs)))
-        return [tuple(part.tolist()) for part in parts]
-    order = rng.generator(seed, 1, 0, stream=rng.ORDER).permutation(len(groups))
-    result = []
-    for part in np.array_split(order, count):
-        held = {groups[place] for place in part}
-        result.append(tuple(i for i, pair in enumerate(pairs) if pair.group in held))
-    return result
-
-
-def _recognise(root: Path) -> tuple[str, list[Found]]:
+def _recognise(root: Path) -> tuple[str, list[Found], list[Path]]:
+    """Return the layout's name, its images, and what is left out where no layout is known."""
     for name, layout in DATA_LAYOUTS.items():
-        found = layout(root)
+        found = layout.pairs(root)
         if found:
-            return name, found
-    images = readers.find_images(root)
-    return "images only", [Found(image, None, "") for image in images]
+            return name, found, []
+    images, left_out = unlabelled(root)
+    return IMAGES_ONLY, [Found(image, None, "") for image in images], left_out
 
 
-def _automatic(pairs: list[Pair], seed: int) -> list[Pair]:
-    """Return the pairs with train, val and test by group, about 60, 20 and 20 %."""
-    rest, test = cut_validation(pairs, 0.2, seed)
-    train, val = cut_validation(rest, 0.25, seed + 1)
-    return [
-        *(replace(pair, split="train") for pair in train),
-        *val,
-        *(replace(pair, split="test") for pair in test),
-    ]
+def _cut(pairs: list[Pair], seed: int) -> tuple[list[Pair], Cut]:
+    """Return the pairs with a split each, and how it came about.
+
+    Where nobody named the splits, labelled images are cut and the others are for prediction.
+    """
+    if all(pair.split for pair in pairs):
+        return pairs, Cut("named")
+    labelled = [pair for pair in pairs if pair.mask is not None]
+    rest = [replace(pair, split="predict") for pair in pairs if pair.mask is None]
+    if not labelled:
+        return rest, Cut("none")
+    groups = len({pair.group for pair in labelled})
+    if len(labelled) < MIN_IMAGES_TO_SPLIT:
+        train = [replace(pair, split="train") for pair in labelled]
+        return [*train, *rest], Cut("few", len(labelled), groups)
+    return [*cut_all(labelled, seed), *rest], Cut("drawn", len(labelled), groups, seed)

@@ -1,102 +1,121 @@
-"""Decoders by name; one of our own would get a file here."""
+"""Decoders: a file here and a line in the table matssl.decoders each."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+import importlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
-import segmentation_models_pytorch as smp
-from segmentation_models_pytorch.decoders.unet.decoder import UnetDecoder
-from segmentation_models_pytorch.decoders.unetplusplus.decoder import UnetPlusPlusDecoder
 from torch import Tensor, nn
 
 from matssl.core.errors import UserError
-from matssl.models import small_unet
-from matssl.models.small_unet import SmallUnet, SmallUnetDecoder, SmallUnetEncoder
+from matssl.decoders import DECODERS, check_pair, named
+from matssl.models.small_unet import NAME, SmallUnetEncoder
 
-DECODERS: dict[str, Callable[..., Any]] = {
-    "unet": smp.Unet,
-    "unetplusplus": smp.UnetPlusPlus,
-    "small_unet": SmallUnet,
-}
 
-# Channels of smp's decoder blocks, from stride 16 to 1.
-CHANNELS = (256, 128, 64, 32, 16)
-_PARTS = {"unet": UnetDecoder, "unetplusplus": UnetPlusPlusDecoder}
+@dataclass(frozen=True)
+class Kind:
+    """How a decoder is built, with its model and alone.
+
+    Attributes:
+        made: class of the decoder.
+        model: (encoder's name, input channels, classes) to a model with the parts ``encoder``,
+            ``decoder`` and ``segmentation_head``.
+        alone: channels of the encoder's maps, the image first, to the decoder of such a model.
+        channels: of the map it gives.
+        stride: of that map.
+        fine_blocks: names of the decoder's parts whose maps have strides 4, 2 and 1, if any.
+        fine_channels: of these maps.
+    """
+
+    made: type[nn.Module]
+    model: Callable[[str, int, int], nn.Module]
+    alone: Callable[[Sequence[int]], nn.Module]
+    channels: int
+    stride: int = 1
+    fine_blocks: tuple[str, ...] = ()
+    fine_channels: tuple[int, ...] = ()
+
+
+def kind(name: str) -> Kind:
+    """Return how a decoder of segmentation is built.
+
+    Raises:
+        UserError: there is none of this name.
+    """
+    if name not in DECODERS or not DECODERS[name].segments:
+        offered = (n for n, decoder in DECODERS.items() if decoder.segments)
+        raise UserError(
+            f"there is no decoder {name!r} of segmentation models; there are: {', '.join(offered)}"
+        )
+    module, attribute = DECODERS[name].kind.split(":")
+    found: Kind = getattr(importlib.import_module(module), attribute)
+    return found
 
 
 def build_decoder(name: str, encoder: nn.Module) -> nn.Module:
-    """Return the decoder of :func:`build_model` alone, for an encoder that is there already.
+    """Return the decoder of :func:`matssl.models.segmentation.build_model` alone.
 
     Args:
-        name: "unet", "unetplusplus" or "small_unet".
-        encoder: of segmentation-models-pytorch, five halvings; the small U-Net's own for that.
+        name: of a decoder of segmentation.
+        encoder: that is there already, from ``build_encoder``.
 
     Raises:
-        KeyError: another name.
-        UserError: a half of the small U-Net with another encoder or decoder.
+        UserError: another name, or half of what is one piece.
     """
     small = isinstance(encoder, SmallUnetEncoder)
-    small_unet.check_pair(small_unet.NAME if small else "another encoder", name)
-    if small:
-        return SmallUnetDecoder()
-    decoder: nn.Module = _PARTS[name](
-        encoder_channels=encoder.out_channels, decoder_channels=CHANNELS, n_blocks=len(CHANNELS)
-    )
-    return decoder
+    check_pair(NAME if small else "another encoder", name)
+    channels: Sequence[int] = encoder.out_channels  # type: ignore[assignment]
+    return kind(name).alone(channels)
 
 
-def fine_blocks(decoder: nn.Module) -> list[nn.Module]:
-    """Return the blocks of a decoder whose maps have strides 4, 2 and 1.
+def build_fine_decoder(name: str, encoder: nn.Module) -> nn.Module:
+    """Return a decoder that has maps at strides 4, 2 and 1.
+
+    Args:
+        name: of the decoder.
+        encoder: see :func:`build_decoder`.
 
     Raises:
-        UserError: the decoder has no such blocks.
+        UserError: the decoder has no such maps.
     """
-    if isinstance(decoder, UnetDecoder):
-        return list(decoder.blocks)[-3:]
-    if isinstance(decoder, UnetPlusPlusDecoder):
-        # Of its grid of blocks these have seen all others of their size.
-        return [decoder.blocks[f"x_0_{decoder.depth - n}"] for n in (2, 1, 0)]
-    if isinstance(decoder, SmallUnetDecoder):
-        return [decoder.up1, decoder.up2, decoder.up3]
-    raise UserError(
-        f"a decoder of the kind {type(decoder).__name__} has no maps at strides 4, 2 and 1; take "
-        "--decoder unet, unetplusplus or small_unet"
-    )
+    if name in DECODERS and not DECODERS[name].fine:
+        others = named(n for n, decoder in DECODERS.items() if decoder.fine)
+        raise UserError(
+            f"PSCL compares a decoder's maps at strides 4, 2 and 1; --decoder {name} has none: "
+            f"take {others}"
+        )
+    return build_decoder(name, encoder)
+
+
+def pixel_head(name: str, planes: int) -> nn.Module:
+    """Return the layer from a decoder's map to an image of some planes, at full size."""
+    found = kind(name)
+    convolution = nn.Conv2d(found.channels, planes, 1)
+    if found.stride == 1:
+        return convolution
+    larger = nn.Upsample(scale_factor=found.stride, mode="bilinear", align_corners=True)
+    return nn.Sequential(convolution, larger)
 
 
 def fine_channels(decoder: nn.Module) -> tuple[int, ...]:
     """Return the channels of :func:`fine_maps`."""
-    if isinstance(decoder, SmallUnetDecoder):
-        return small_unet.WIDTHS[2::-1]
-    return CHANNELS[-3:]
-
-
-def check_side(decoder: nn.Module, side: int) -> None:
-    """Refuse views that a decoder cannot take.
-
-    Raises:
-        UserError: U-Net++ and a side that five halvings do not divide.
-    """
-    if isinstance(decoder, UnetPlusPlusDecoder) and side % 32:
-        raise UserError(
-            f"--decoder unetplusplus takes views whose side is a multiple of 32, not {side}; "
-            "change --view_size or take --decoder unet"
-        )
+    return _kind_of(decoder).fine_channels
 
 
 def fine_maps(decoder: nn.Module, features: list[Tensor]) -> list[Tensor]:
     """Return a decoder's maps at strides 4, 2 and 1, (B, C, H, W) each.
 
     Args:
-        decoder: from :func:`build_decoder`.
+        decoder: from :func:`build_fine_decoder`.
         features: what its encoder returns.
     """
+    blocks = [decoder.get_submodule(name) for name in _kind_of(decoder).fine_blocks]
     maps: list[Tensor] = []
     # The decoders of the library return their last map alone.
     handles = [
         block.register_forward_hook(lambda _block, _inputs, output: maps.append(output))
-        for block in fine_blocks(decoder)
+        for block in blocks
     ]
     try:
         decoder(features)
@@ -104,3 +123,8 @@ def fine_maps(decoder: nn.Module, features: list[Tensor]) -> list[Tensor]:
         for handle in handles:
             handle.remove()
     return maps
+
+
+def _kind_of(decoder: nn.Module) -> Kind:
+    kinds = (kind(name) for name, known in DECODERS.items() if known.fine)
+    return next(found for found in kinds if isinstance(decoder, found.made))

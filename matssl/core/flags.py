@@ -1,0 +1,220 @@
+"""Flags of a command as fields of frozen dataclasses: defaults, types, ranges, help.
+
+A dataclass declares its flags with :func:`flag` and holds their only defaults; ``core.parsing``
+makes objects of it from a command line, ``core.usage`` shows it. Nothing in these three knows a
+stage or a method, or imports more than the standard library before a file has to be read.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import types
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+Section = TypeVar("Section")
+# Bounds where a field names none: what a 32-bit integer holds, and what float32 carries with room.
+LARGEST_INT, LARGEST_FLOAT = 2**31 - 1, 1e12
+
+
+@dataclass(frozen=True)
+class Range:
+    """Numbers that a flag takes; an end of None is open up to what the type carries."""
+
+    low: float | None = None
+    high: float | None = None
+    above: float | None = None
+    below: float | None = None
+
+    def text(self) -> str:
+        """Return the range in words: at least 1 and at most 8."""
+        ends = {
+            "at least": self.low,
+            "above": self.above,
+            "at most": self.high,
+            "below": self.below,
+        }
+        return " and ".join(f"{word} {end}" for word, end in ends.items() if end is not None)
+
+    def problem(self, value: float) -> str:
+        """Return what is wrong with a number, nothing where it lies inside; NaN never does."""
+        largest = LARGEST_INT if isinstance(value, int) else LARGEST_FLOAT
+        inside = (
+            (self.low is None or value >= self.low)
+            and (self.above is None or value > self.above)
+            and (self.high is None or value <= self.high)
+            and (self.below is None or value < self.below)
+        )
+        if inside and abs(value) <= max(largest, self.high or 0):
+            return ""
+        told = self.text() if not inside else f"at most {largest}"
+        return f"must be {told or 'a finite number'}, not {value}"
+
+
+@dataclass(frozen=True)
+class Flag:
+    """What a field says of itself as a flag; see :func:`flag`."""
+
+    group: str
+    help: str
+    choices: tuple[str | int, ...] = ()
+    range: Range | None = None
+    required: bool = False
+    first: bool = False
+    positional: bool = False
+    excludes: str = ""
+    check: Callable[[str], str] | None = None
+
+
+def flag(
+    default: Any,
+    group: str,
+    help: str,
+    *,
+    choices: Sequence[str | int] = (),
+    low: float | None = None,
+    high: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
+    required: bool = False,
+    first: bool = False,
+    positional: bool = False,
+    excludes: str = "",
+    check: Callable[[str], str] | None = None,
+) -> Any:
+    """Return a dataclass field that is a flag of the command line.
+
+    Args:
+        default: its only default.
+        group: heading it stands under in ``--help all``.
+        help: one sentence; ``(default: ...)`` in it stands for a default of None.
+        choices: the values it takes.
+        low: smallest number. Every number has a low end; the high one may be that of its type.
+        high: largest number.
+        above: open low end.
+        below: open high end.
+        required: whether there is no command without it.
+        first: whether ``--help`` shows it, not only ``--help all``.
+        positional: a word without ``--NAME`` before it; a tuple takes all that are left.
+        excludes: a flag that says the same thing otherwise, such as steps and epochs.
+        check: returns what is wrong with a text, "" where nothing is.
+    """
+    span = Range(low, high, above, below) if (low, high, above, below) != (None,) * 4 else None
+    told = Flag(group, help, tuple(choices), span, required, first, positional, excludes, check)
+    return field(default=default, metadata={"flag": told})
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is wrong with a command line, in a sentence, and the names of the flags it is about.
+
+    A sentence about several flags is left out where one of them is wrong by itself.
+    """
+
+    text: str
+    about: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command line: the dataclasses its flags are fields of, and where its recipes lie.
+
+    Attributes:
+        description: first paragraph of ``--help``.
+        sections: dataclasses; no name occurs twice in them.
+        others: dataclasses whose flags are understood and have no effect in this command.
+        recipes: folder of the files NAME.yaml that ``--recipe NAME`` means.
+        owner: whose recipes they are, for messages.
+        choices: values of fields whose tables lie in other rooms.
+        prog: name of the program in ``--help``.
+    """
+
+    description: str
+    sections: tuple[type, ...]
+    others: tuple[type, ...] = ()
+    recipes: Path | None = None
+    owner: str = ""
+    choices: Mapping[str, Sequence[str | int]] = field(default_factory=dict)
+    prog: str | None = None
+
+
+@dataclass(frozen=True)
+class Parsed:
+    """A command line that was understood.
+
+    Attributes:
+        sections: an object of each of the command's dataclasses.
+        unused: names of given flags that are those of other sections.
+    """
+
+    sections: tuple[object, ...]
+    unused: tuple[str, ...] = ()
+
+    def section(self, kind: type[Section]) -> Section:
+        """Return the object of one of the command's dataclasses."""
+        return next(part for part in self.sections if isinstance(part, kind))
+
+
+@dataclass(frozen=True)
+class Known:
+    """A flag with its name, its default and its type."""
+
+    name: str
+    default: Any
+    kind: type
+    many: bool
+    optional: bool
+    flag: Flag
+
+    @property
+    def word(self) -> str:
+        """The flag as it is typed."""
+        return self.name.upper() if self.flag.positional else f"--{self.name}"
+
+
+def declared(section: type) -> dict[str, Known]:
+    """Return the flags among the fields of a dataclass, by name."""
+    hints = typing.get_type_hints(section)
+    found = {}
+    for f in dataclasses.fields(section):
+        if "flag" not in f.metadata:
+            continue
+        hint, optional = hints[f.name], False
+        if isinstance(hint, types.UnionType):
+            optional = True
+            hint = next(part for part in typing.get_args(hint) if part is not type(None))
+        many = typing.get_origin(hint) is tuple
+        kind = typing.get_args(hint)[0] if many else hint
+        found[f.name] = Known(f.name, f.default, kind, many, optional, f.metadata["flag"])
+    return found
+
+
+def to_dict(*sections: object) -> dict[str, Any]:
+    """Return the flags of dataclass objects as plain values, in the order of their fields."""
+    return {
+        f.name: getattr(section, f.name)
+        for section in sections
+        for f in dataclasses.fields(section)  # type: ignore[arg-type]
+        if "flag" in f.metadata
+    }
+
+
+def regex_problem(name: str, expression: str, what: str = "") -> str:
+    """Return what is wrong with a regular expression, "" where nothing is.
+
+    Args:
+        name: of the flag.
+        expression: what it was given.
+        what: what the first group does, in words; nothing where it needs none.
+    """
+    try:
+        groups = re.compile(expression).groups
+    except (re.error, RecursionError, OverflowError) as error:
+        return f"--{name} {expression!r} is not valid: {error}"
+    if groups or not what:
+        return ""
+    return f"--{name} {expression!r} has no group: put what {what} into ( )"

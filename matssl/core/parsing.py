@@ -1,0 +1,329 @@
+"""A command line to settings: recipe, environment, ``--config`` and flags, one over the other.
+
+All mistakes of a command line are told at once.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matssl.core.errors import UserError
+from matssl.core.flags import Command, Known, Parsed, Problem, Range, Section, declared
+
+_KINDS: dict[type, str] = {int: "a whole number", float: "a number", bool: "true or false"}
+_KINDS[str] = "text"
+
+
+def peek(argv: Sequence[str], name: str) -> str | None:
+    """Return what a flag is given on a command line, None without it; nothing is checked."""
+    found = None
+    for place, word in enumerate(argv):
+        if word.startswith(f"--{name}="):
+            found = word.partition("=")[2]
+        elif word == f"--{name}" and place + 1 < len(argv):
+            found = argv[place + 1]
+    return found
+
+
+def parse_one(
+    kind: type[Section],
+    argv: Sequence[str],
+    description: str,
+    *,
+    choices: Mapping[str, Sequence[str | int]] | None = None,
+    recipes: Path | None = None,
+    owner: str = "",
+    problems: Callable[[Section], list[Problem]] | None = None,
+    prog: str | None = None,
+) -> Section:
+    """Return the settings of a command of one dataclass; see :func:`parse`."""
+
+    def crossed(parsed: Parsed) -> list[Problem]:
+        return problems(parsed.section(kind)) if problems else []
+
+    command = Command(description, (kind,), (), recipes, owner, choices or {}, prog)
+    return parse(command, argv, problems=crossed).section(kind)
+
+
+def parse(
+    command: Command,
+    argv: Sequence[str],
+    *,
+    environment: Mapping[str, Any] | None = None,
+    read: Callable[[Path], Mapping[str, Any]] | None = None,
+    problems: Callable[[Parsed], list[Problem]] | None = None,
+) -> Parsed:
+    """Return what a command line says: recipe, environment, ``--config``, then flags.
+
+    Args:
+        command: what it may say.
+        argv: arguments without the program's name.
+        environment: settings that the recipe does not beat and everything else does.
+        read: of the ``--config`` file; :func:`read_settings` where None.
+        problems: what is wrong between settings that are right one by one; told together.
+
+    Raises:
+        UserError: all that is wrong, in one sentence.
+        SystemExit: after ``--help``.
+    """
+    known = {name: k for part in command.sections for name, k in declared(part).items()}
+    own = set(known)
+    for part in command.others:
+        known = {**declared(part), **known}
+    if {"-h", "--help"} & set(argv):
+        from matssl.core import usage
+
+        usage.show(command, argv, known, own)
+    wrong: list[Problem] = []
+    flags = _scan(argv, known, wrong)
+    layers = [_recipe(command, flags, known, wrong, read), dict(environment or {})]
+    if flags.get("config") and "config" in known:
+        source = str(flags["config"])
+        layers.append(_named((read or read_settings)(Path(source)), known, source, wrong))
+    layers.append(flags)
+    values: dict[str, Any] = {}
+    for layer in layers:
+        values = _over(values, layer, known, wrong)
+    typed = {name: _typed(known[name], value, wrong) for name, value in values.items()}
+    for name, value in typed.items():
+        judge(known[name], value, command.choices.get(name), wrong)
+    missing = [name for name, k in known.items() if k.flag.required and not typed.get(name)]
+    if missing:
+        told = f"missing {', '.join(known[name].word for name in missing)}"
+        wrong.append(Problem(told, tuple(missing)))
+    bad = {name for problem in wrong for name in problem.about}
+    made = tuple(
+        kind(**{name: typed[name] for name in declared(kind) if name in typed and name not in bad})
+        for kind in command.sections
+    )
+    unused = [n for n, v in typed.items() if n not in own and v != known[n].default]
+    parsed = Parsed(made, tuple(unused))
+    crossed = problems(parsed) if problems else []
+    wrong += [problem for problem in crossed if not bad & set(problem.about)]
+    if wrong:
+        sentences = list(dict.fromkeys(problem.text for problem in wrong))
+        raise UserError("; ".join([*sentences, "see --help"] if bad else sentences))
+    return parsed
+
+
+def _scan(argv: Sequence[str], known: Mapping[str, Known], wrong: list[Problem]) -> dict[str, Any]:
+    """Return the words behind each flag; what is no flag and has no place is wrong."""
+    given: dict[str, Any] = {}
+    words: list[str] = []
+    rest = list(argv)
+    while rest:
+        word = rest.pop(0)
+        if not word.startswith("--"):
+            words.append(word)
+            continue
+        name, sign, value = word.removeprefix("--").partition("=")
+        flag = known.get(name)
+        if flag is not None and not flag.flag.positional and flag.kind is not bool:
+            values = [value] if sign else []
+            while rest and not sign and not rest[0].startswith("--"):
+                values.append(rest.pop(0))
+                if not flag.many:
+                    break
+            if values:
+                given[name] = tuple(values) if flag.many else values[0]
+            else:
+                wrong.append(Problem(f"--{name} needs a value", (name,)))
+            continue
+        switch = known.get(name.removeprefix("no-"))
+        off = name.startswith("no-")
+        if switch is not None and switch.kind is bool and not sign and off <= bool(switch.default):
+            given[switch.name] = not off
+            continue
+        told = f"{word} takes no value" if flag is not None and sign else f"unrecognized {word}"
+        if not sign and rest and not rest[0].startswith("--") and flag is None:
+            # What stands behind an unknown flag is its value.
+            rest.pop(0)
+        near = _near(f"--{name}", [k.word for k in known.values()])
+        wrong.append(Problem(told + near, (name,)))
+    _place(words, known, given, wrong)
+    return given
+
+
+def _place(
+    words: list[str], known: Mapping[str, Known], given: dict[str, Any], wrong: list[Problem]
+) -> None:
+    """Give words without a flag to the positional fields, in their order."""
+    for name, flag in known.items():
+        if flag.flag.positional and words:
+            given[name] = tuple(words) if flag.many else words[0]
+            words = [] if flag.many else words[1:]
+    if words:
+        wrong.append(Problem(f"unrecognized {' '.join(words)}", ("",)))
+
+
+def _near(word: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _recipe(
+    command: Command,
+    flags: Mapping[str, Any],
+    known: Mapping[str, Known],
+    wrong: list[Problem],
+    read: Callable[[Path], Mapping[str, Any]] | None,
+) -> dict[str, Any]:
+    """Return the settings of the recipe that flags, the file or the default name."""
+    if "recipe" not in known or command.recipes is None:
+        return {}
+    name = flags.get("recipe")
+    if name is None and flags.get("config"):
+        name = (read or read_settings)(Path(str(flags["config"]))).get("recipe")
+    try:
+        path = find_recipe(command.recipes, str(name or known["recipe"].default), command.owner)
+        return _named(read_settings(path), known, str(path), wrong)
+    except UserError as error:
+        wrong.append(Problem(str(error), ("recipe",)))
+        return {}
+
+
+def find_recipe(folder: Path, name: str, owner: str) -> Path:
+    """Return the file of a recipe in a folder; the path of a file is taken as it is.
+
+    Raises:
+        UserError: there is none; the sentence lists those there are.
+    """
+    if name.endswith((".yaml", ".yml", ".json")):
+        return Path(name)
+    path = folder / f"{name}.yaml"
+    if not path.is_file() or Path(name).name != name:
+        names = ", ".join(sorted(p.stem for p in folder.glob("*.yaml")))
+        raise UserError(f"no recipe {name!r} for {owner}; there are: {names}")
+    return path
+
+
+def _named(
+    values: Mapping[str, Any], known: Mapping[str, Known], source: str, wrong: list[Problem]
+) -> dict[str, Any]:
+    """Return the settings of a file; names that are none are wrong."""
+    for key in values:
+        if key not in known or known[key].flag.positional:
+            told = f"{source} has an unknown setting {key!r}{_near(str(key), known)}"
+            wrong.append(Problem(told, (str(key),)))
+    return {k: v for k, v in values.items() if k in known}
+
+
+def _over(
+    weaker: Mapping[str, Any],
+    stronger: Mapping[str, Any],
+    known: Mapping[str, Known],
+    wrong: list[Problem],
+) -> dict[str, Any]:
+    """Return both layers; of two flags that exclude each other the stronger layer's is left."""
+    order = list(known)
+    said = {name: known[name].flag.excludes for name in stronger if name in known}
+    for name, other in said.items():
+        if other in said and order.index(name) < order.index(other):
+            told = f"--{name} and --{other} are two plans; give one of them"
+            wrong.append(Problem(told, (name, other)))
+    kept = {k: v for k, v in weaker.items() if k not in said.values() or k in stronger}
+    return {**kept, **stronger}
+
+
+def _typed(flag: Known, value: Any, wrong: list[Problem]) -> Any:
+    """Return a value as the field's type; YAML's ``1e-4``, which is a string, becomes a float."""
+    if value is None and flag.optional:
+        return None
+    if flag.many:
+        values = value if isinstance(value, (tuple, list)) else (value,)
+        return tuple(_plain(flag, part, wrong) for part in values)
+    return _plain(flag, value, wrong)
+
+
+def _plain(flag: Known, value: Any, wrong: list[Problem]) -> Any:
+    try:
+        if flag.kind is bool:
+            if not isinstance(value, bool):
+                raise ValueError
+            return value
+        if flag.kind is str:
+            if not isinstance(value, (str, int, float)):
+                raise ValueError
+            return str(value)
+        if isinstance(value, bool):
+            raise ValueError
+        if flag.kind is int:
+            # A whole number may be written 1e3; beyond 2^53 a float would not be the number typed.
+            return int(value) if isinstance(value, (str, int)) and _digits(value) else _whole(value)
+        return float(value)
+    except (TypeError, ValueError, OverflowError):
+        told = f"{flag.word} must be {_KINDS[flag.kind]}, not {value!r}"
+        wrong.append(Problem(told, (flag.name,)))
+        return flag.default
+
+
+def _digits(value: str | int) -> bool:
+    return isinstance(value, int) or value.strip().lstrip("+-").isdecimal()
+
+
+def _whole(value: Any) -> int:
+    number = float(value)
+    if number != int(number):
+        raise ValueError
+    return int(number)
+
+
+def judge(
+    flag: Known, value: Any, choices: Sequence[str | int] | None, wrong: list[Problem]
+) -> None:
+    """Note what is wrong with a typed value: its choices, its range, its form."""
+    if value == flag.default:
+        return
+    allowed = tuple(choices or flag.flag.choices)
+    for part in value if flag.many else (value,):
+        told = "" if part is None else _told(flag, part, allowed)
+        if told:
+            wrong.append(Problem(told, (flag.name,)))
+
+
+def _told(flag: Known, value: Any, allowed: Sequence[str | int]) -> str:
+    """Return what is wrong with one value, "" where nothing is."""
+    if allowed:
+        if str(value) in map(str, allowed):
+            return ""
+        return f"{flag.word} must be one of {', '.join(map(str, allowed))}, not {value}"
+    if flag.kind in (int, float):
+        told = (flag.flag.range or Range()).problem(value)
+        return told and f"{flag.word} {told}"
+    if value == "" and not flag.flag.required:
+        return f"{flag.word} is empty"
+    return flag.flag.check(value) if flag.flag.check is not None else ""
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """Return the mapping in a YAML or JSON file.
+
+    Raises:
+        UserError: no file, not readable as what its name says, or no mapping.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read the configuration {path}: {error}") from error
+    if path.suffix.lower() == ".json":
+        import json
+
+        try:
+            content = json.loads(text)
+        except ValueError as error:
+            raise UserError(f"{path} is not valid JSON: {error}") from error
+    else:
+        import yaml
+
+        try:
+            content = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise UserError(f"{path} is not valid YAML: {error}") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise UserError(f"{path} must hold lines of the form name: value")
+    return content

@@ -1,0 +1,71 @@
+"""Tables as CSV, and numbers as tables show them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+# Significant digits of a number in a table.
+DIGITS = 6
+
+Row = Mapping[str, object]
+
+
+def csv_text(
+    rows: Sequence[Row],
+    columns: Sequence[str] | None = None,
+    head: bool = True,
+    digits: int | None = DIGITS,
+) -> str:
+    """Return rows as CSV; NaN and None leave their cell empty.
+
+    Args:
+        rows: by column name.
+        columns: their order; that of the first row when None.
+        head: whether the names of the columns come first.
+        digits: significant digits of floats; None writes all that tell a float from others.
+    """
+    text = io.StringIO()
+    if columns is None:
+        columns = list(rows[0]) if rows else []
+    table = csv.DictWriter(text, fieldnames=columns, lineterminator="\n")
+    if head:
+        table.writeheader()
+    for row in rows:
+        table.writerow({name: _cell(value, digits) for name, value in row.items()})
+    return text.getvalue()
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    """Return the rows of a CSV file with a header, every cell as text."""
+    with open(path, encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def filled(rows: Sequence[Row]) -> list[dict[str, object]]:
+    """Return rows with the columns of the longest one; what a row lacks is None."""
+    columns = max(rows, key=len, default={})
+    return [{name: row.get(name) for name in columns} for row in rows]
+
+
+def percent(share: float, half_width: float = math.nan, digits: int = 1) -> str:
+    """Return a share in per cent, with the half width of its interval where there is one.
+
+    Args:
+        share: 0.123 becomes "12.3".
+        half_width: 0.004 adds " ± 0.4"; NaN adds nothing.
+        digits: behind the point.
+    """
+    text = f"{100 * share:.{digits}f}"
+    return text if math.isnan(half_width) else f"{text} ± {100 * half_width:.{digits}f}"
+
+
+def _cell(value: object, digits: int | None) -> object:
+    if isinstance(value, float):
+        if math.isnan(value):
+            return ""
+        return value if digits is None else f"{value:.{digits}g}"
+    return "" if value is None else value

@@ -1,0 +1,60 @@
+"""``a0.tif`` and ``a0_mask.png`` in one folder: each mask beside its image."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from matssl.core.errors import UserError
+from matssl.data.layouts.pairing import Found, Layout, images_in
+
+SUFFIXES = (
+    *("_mask", "_masks", "-mask", "_label", "_labels", "-label"),
+    *("_seg", "_segmentation", "_gt", "_annotation"),
+)
+PREFIX = "mask_"
+
+
+def _masks(folder: Path) -> dict[Path, str]:
+    """Return each mask with the stem of its image, in lower case.
+
+    A name alone makes no mask: the folder must hold an image of that stem.
+    """
+    stems = {path: path.stem.lower() for path in images_in(folder)}
+    known = set(stems.values())
+    found: dict[Path, str] = {}
+    for path, stem in stems.items():
+        images = [stem.removesuffix(s) for s in SUFFIXES if stem.endswith(s)]
+        images += [stem.removeprefix(PREFIX)] if stem.startswith(PREFIX) else []
+        image = next((name for name in images if name in known), None)
+        if image is not None:
+            found[path] = image
+    return found
+
+
+def _pairs(root: Path) -> list[Found] | None:
+    masks = _masks(root)
+    images = [path for path in images_in(root) if path not in masks]
+    by_stem: dict[str, list[Path]] = {}
+    for mask, stem in masks.items():
+        by_stem.setdefault(stem, []).append(mask)
+    found = [Found(image, _only(by_stem.get(image.stem.lower()), image), "") for image in images]
+    owner: dict[Path, Path] = {}
+    for item in found:
+        if item.mask in owner:
+            raise UserError(
+                f"{root} holds {owner[item.mask].name} and {item.image.name}, but only "
+                f"{item.mask.name}; remove one of the images"
+            )
+        if item.mask is not None:
+            owner[item.mask] = item.image
+    return found if owner else None
+
+
+def _only(masks: list[Path] | None, image: Path) -> Path | None:
+    if masks is not None and len(masks) > 1:
+        names = " and ".join(mask.name for mask in masks)
+        raise UserError(f"{image} has the masks {names}; remove all but one")
+    return masks[0] if masks else None
+
+
+LAYOUT = Layout("a.tif + a_mask.png", _pairs, lambda folder: list(_masks(folder)))

@@ -1,0 +1,142 @@
+"""Decoders by name: what each needs and can do. Nothing here imports torch, so --help is quick."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from matssl.core.errors import UserError
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """What every command knows of a decoder.
+
+    Attributes:
+        title: its name in sentences.
+        about: one line for --help.
+        kind: where the Kind lies that builds it; of one that does not segment, its class.
+        encoder: the one encoder it goes with, which goes with nothing else; None: any.
+        multiple: sides of images are multiples of it, whatever the encoder needs.
+        least_batch: samples that a batch of training holds at least.
+        dilated: whether its encoder is built with a dilated last stage.
+        segments: whether fine-tuning offers it.
+        fine: whether it has maps at strides 4, 2 and 1, which PSCL compares.
+        reconstructs: whether SparK can train it.
+        marks: starts of tensors' names that tell it in a raw state dict; none: it is not told.
+        unsaid: what such tensors do not say, and what is taken.
+    """
+
+    title: str
+    about: str
+    kind: str
+    encoder: str | None = None
+    multiple: int = 1
+    least_batch: int = 1
+    dilated: bool = False
+    segments: bool = True
+    fine: bool = False
+    reconstructs: bool = True
+    marks: tuple[str, ...] = ()
+    unsaid: str = ""
+
+
+DECODERS: dict[str, Decoder] = {
+    "unet": Decoder(
+        "U-Net",
+        "skips from every map of the encoder",
+        "matssl.models.decoders.unet:UNET",
+        fine=True,
+        marks=("decoder.blocks.0.conv1.",),
+    ),
+    "unetplusplus": Decoder(
+        "U-Net++",
+        "nested skips, slower than unet",
+        "matssl.models.decoders.unetplusplus:UNET_PLUS_PLUS",
+        multiple=32,
+        fine=True,
+        marks=("decoder.blocks.x_0_0.",),
+    ),
+    "small_unet": Decoder(
+        "small U-Net",
+        "that of PSCL, in one piece with --encoder small_unet",
+        "matssl.models.decoders.small_unet:SMALL_UNET",
+        encoder="small_unet",
+        fine=True,
+        reconstructs=False,
+    ),
+    "deeplabv3plus": Decoder(
+        "DeepLabV3+",
+        "pyramid of dilated convolutions, output at a quarter of the size",
+        "matssl.models.decoders.deeplabv3plus:DEEPLAB",
+        multiple=16,
+        least_batch=2,
+        dilated=True,
+        marks=("decoder.aspp.0.convs.1.0.0.", "decoder.block2."),
+        unsaid="output stride 16 and rates 6, 12, 18",
+    ),
+    "light": Decoder(
+        "light decoder",
+        "that of SparK, thrown away after the pretraining",
+        "matssl.models.decoders.light:LightDecoder",
+        segments=False,
+    ),
+}
+
+
+def segmenting() -> tuple[str, ...]:
+    """Return the names of the decoders of segmentation models."""
+    return tuple(name for name, decoder in DECODERS.items() if decoder.segments)
+
+
+def named(names: Iterable[str]) -> str:
+    """Return names in a row for a sentence: a, b or c."""
+    *first, last = names
+    return f"{', '.join(first)} or {last}" if first else last
+
+
+def described(names: Iterable[str]) -> str:
+    """Return what --help says of some decoders."""
+    told = []
+    for name in names:
+        least = DECODERS[name].least_batch
+        batches = f", batches of {least} or more" if least > 1 else ""
+        told.append(f"{name}: {DECODERS[name].about}{batches}")
+    return "; ".join(told)
+
+
+def with_encoder(encoder: str, otherwise: str) -> str:
+    """Return the decoder that goes with an encoder alone, or another for most of them."""
+    return next((name for name, d in DECODERS.items() if d.encoder == encoder), otherwise)
+
+
+def check_pair(encoder: str, decoder: str) -> None:
+    """Refuse half of what is one piece.
+
+    Raises:
+        UserError: no such decoder, or one of the two goes with another decoder or encoder alone.
+    """
+    if decoder not in DECODERS:
+        raise UserError(f"there is no decoder {decoder!r}; there are: {', '.join(DECODERS)}")
+    whole = with_encoder(encoder, decoder)
+    for name in (whole, decoder):
+        own = DECODERS[name].encoder
+        if own is not None and (own, name) != (encoder, decoder):
+            raise UserError(
+                f"the {DECODERS[name].title} is one piece: --encoder {own} goes with --decoder "
+                f"{name} alone, not {encoder} with {decoder}"
+            )
+
+
+def check_side(name: str, side: int) -> None:
+    """Refuse views that a decoder cannot take.
+
+    Raises:
+        UserError: the decoder needs multiples and the side is none.
+    """
+    multiple = DECODERS[name].multiple
+    if side % multiple:
+        raise UserError(
+            f"--decoder {name} takes views whose side is a multiple of {multiple}, not {side}; "
+            "change --view_size or take --decoder unet"
+        )

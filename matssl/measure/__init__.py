@@ -1,0 +1,1 @@
+"""Measurement on masks: area fractions, regions, intervals, and their tables; no torch."""

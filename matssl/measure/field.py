@@ -1,0 +1,39 @@
+"""A field: one image of a specimen and the area of each class on it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Field:
+    """What one image gave.
+
+    Attributes:
+        image: its file.
+        name: of its output files.
+        specimen: which it shows; images of one specimen are no independent samples.
+        areas: pixels of each class, int64 (C,); those that belong to no class count nowhere.
+        pixel_size: nm, None where unknown.
+    """
+
+    image: Path
+    name: str
+    specimen: str
+    areas: NDArray[np.int64]
+    pixel_size: float | None = None
+
+    @property
+    def fractions(self) -> NDArray[np.float64]:
+        """Area fraction of each class, float64 (C,); NaN where no pixel belongs to a class."""
+        total = self.areas.sum()
+        return self.areas / total if total else np.full(len(self.areas), np.nan)
+
+
+def areas(mask: NDArray[np.uint8], num_classes: int) -> NDArray[np.int64]:
+    """Return the pixels of each class, int64 (C,); indices from ``num_classes`` on are no class."""
+    return np.bincount(mask.ravel(), minlength=num_classes)[:num_classes].astype(np.int64)

@@ -1,0 +1,1 @@
+"""DenseCL: Wang et al. 2021 (arXiv:2011.09157)."""

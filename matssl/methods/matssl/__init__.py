@@ -1,0 +1,1 @@
+"""MatSSL: SimCLR on gated features of all stages."""

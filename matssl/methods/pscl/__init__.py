@@ -1,0 +1,1 @@
+"""PSCL, patch-sampled contrastive learning, in its two variants: this one and ``moco``."""

@@ -1,0 +1,1 @@
+"""PSCL-MoCo: keys of a momentum network in a queue."""

@@ -1,0 +1,275 @@
+"""Settings of self-supervised methods: what they share, and what the pool decides.
+
+Each method's own lie beside it in ``settings.py``: a frozen dataclass with the only defaults, whose
+fields are flags of the command line while the method is chosen. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any, TypeVar
+
+from matssl.core.flags import Problem, flag, regex_problem
+from matssl.decoders import DECODERS
+
+# Below this many specimens, dropping the negatives of one's own leaves too few kinds of them.
+FEW_SPECIMENS = 8
+# Below this chance that two tiles are of different specimens, most negatives would be dropped.
+ENOUGH_NEGATIVES = 0.5
+# Keys in the queue of a large pool.
+DEFAULT_QUEUE = 4096
+WIDEST = 65536
+
+GROUP = "method"
+Settings = TypeVar("Settings", bound="MethodSettings")
+
+
+def batch_regex_problem(expression: str) -> str:
+    """Return what is wrong with ``--batch_regex``, "" where it has a group."""
+    return regex_problem("batch_regex", expression, "names the batch")
+
+
+@dataclass(frozen=True)
+class PoolFacts:
+    """What a method may want to know of the pool before it is built.
+
+    Attributes:
+        batch_size: samples a step.
+        tiles: samples of an epoch.
+        specimens: share of the pool's area by name of the specimen.
+        named: whether ``--group_regex`` says which specimens there are.
+        num_classes: of the labelled images that guide it, None where there are none.
+    """
+
+    batch_size: int
+    tiles: int
+    specimens: Mapping[str, float]
+    named: bool = False
+    num_classes: int | None = None
+
+
+@dataclass(frozen=True)
+class MethodSettings:
+    """Settings of a method."""
+
+    def problems(self, batch_size: int) -> list[Problem]:
+        """Return what does not go together, one sentence each.
+
+        Args:
+            batch_size: samples a step.
+        """
+        return []
+
+    @property
+    def dilated(self) -> bool:
+        """Whether the decoder that is trained along wants a dilated encoder."""
+        decoder: str | None = getattr(self, "decoder", None)
+        return decoder is not None and DECODERS[decoder].dilated
+
+    def resolved(self: Settings, pool: PoolFacts) -> tuple[Settings, tuple[str, ...]]:
+        """Return the settings with every "auto" value decided, and what is to be said of it."""
+        return self, ()
+
+
+@dataclass(frozen=True)
+class GuidedSettings(MethodSettings):
+    """Settings of a method that needs a labelled image in each batch."""
+
+    labeled_path: str | None = flag(
+        None, "data", "folder of a few images with masks that guide the sampling", first=True
+    )
+    labeled_count: int | None = flag(
+        None,
+        "data",
+        "so many of them, those that train_finetune.py --max_train_images takes with this --seed",
+        low=1,
+    )
+
+    def problems(self, batch_size: int) -> list[Problem]:
+        """Return what does not go together."""
+        wrong = super().problems(batch_size)
+        if self.labeled_path is not None:
+            return wrong
+        return [
+            *wrong,
+            Problem(
+                "this --model is guided by a few labelled images: give --labeled_path with a "
+                "folder of one or more images and their masks, or take another --model (matssl)",
+                ("labeled_path", "model"),
+            ),
+        ]
+
+
+@dataclass(frozen=True)
+class LotSettings(MethodSettings):
+    """Settings of a method to which images of one production batch are positives of each other."""
+
+    batch_regex: str | None = flag(
+        None,
+        "data",
+        "the first group of the file name is the production batch",
+        check=batch_regex_problem,
+    )
+    batch_csv: str | None = flag(
+        None, "data", "table of file names and production batches, with a header"
+    )
+
+    def problems(self, batch_size: int) -> list[Problem]:
+        """Return what does not go together."""
+        if self.batch_regex is None or self.batch_csv is None:
+            return super().problems(batch_size)
+        told = "give --batch_regex or --batch_csv, not both"
+        return [*super().problems(batch_size), Problem(told, ("batch_regex", "batch_csv"))]
+
+
+def from_mapping(kind: type[Settings], values: Mapping[str, Any]) -> Settings:
+    """Return settings from those of ``values`` that are theirs, such as a checkpoint's recipe."""
+    return kind(**{f.name: values[f.name] for f in fields(kind) if f.name in values})
+
+
+def negatives(settings: Settings, pool: PoolFacts) -> tuple[Settings, tuple[str, ...]]:
+    """Return the settings with ``group_negatives`` as the pool allows; says what is unusual.
+
+    Args:
+        settings: have a ``group_negatives``: "auto", "keep" or "drop".
+        pool: whose tiles are the negatives.
+    """
+    wanted: str = getattr(settings, "group_negatives")  # noqa: B009
+    if wanted == "keep":
+        return settings, ()
+    # The chance that two tiles belong to different specimens, and may be told apart.
+    apart = 1 - sum(share**2 for share in pool.specimens.values())
+    note = ""
+    named = "" if pool.named else ", as the file names have it; --group_regex names others"
+    if len(pool.specimens) == 1:
+        note = "one image or specimen only: its own tiles are the negatives"
+        wanted = "keep"
+    elif apart < ENOUGH_NEGATIVES:
+        largest = max(pool.specimens, key=lambda name: pool.specimens[name])
+        note = (
+            f"specimen {largest!r} holds {100 * pool.specimens[largest]:.0f} % of the pool{named}: "
+        )
+        note += (
+            f"without its own tiles {100 * apart:.0f} % of the negatives are left"
+            if wanted == "drop"
+            else "its own tiles are negatives, too (--group_negatives drop leaves them out)"
+        )
+        wanted = "keep" if wanted == "auto" else wanted
+    elif len(pool.specimens) < FEW_SPECIMENS:
+        note = (
+            f"only {len(pool.specimens)} specimens{named}: telling them apart is all there is to "
+            "learn; --group_negatives keep also compares the images of one specimen"
+        )
+    decided = "drop" if wanted == "auto" else wanted
+    changed: dict[str, Any] = {"group_negatives": decided}
+    return replace(settings, **changed), (note,) if note else ()
+
+
+def queue(settings: Settings, pool: PoolFacts) -> tuple[Settings, tuple[str, ...]]:
+    """Return the settings with a queue that fits the pool; says where it is shortened.
+
+    A longer one would hold older keys of the very tiles it is compared with: with N tiles and K
+    keys a query meets its own with probability (K/N)^2 / 2, 12.5 % at half the pool.
+
+    Args:
+        settings: have a ``queue_size``, None for what suits the pool.
+        pool: whose tiles are the keys.
+    """
+    asked: int | None = getattr(settings, "queue_size")  # noqa: B009
+    wanted = asked or DEFAULT_QUEUE
+    half = max(1, pool.tiles // 2)
+    size = min(wanted, half // pool.batch_size * pool.batch_size or half)
+    note = f"a queue of {size} keys instead of {wanted}: half of the {pool.tiles} tiles"
+    changed: dict[str, Any] = {"queue_size": size}
+    return replace(settings, **changed), (note,) if asked and size < wanted else ()
+
+
+def split_problems(bn_splits: int, batch_size: int) -> list[Problem]:
+    """Return what is wrong with the parts of a batch that have a BatchNorm of their own."""
+    if batch_size % bn_splits or batch_size < 2 * bn_splits:
+        told = (
+            f"--bn_splits {bn_splits} must divide --batch_size {batch_size} into parts of two or "
+            "more"
+        )
+        return [Problem(told, ("bn_splits", "batch_size"))]
+    return []
+
+
+def temperature(default: float) -> float:
+    """Return the flag of the temperature of a contrastive loss."""
+    return flag(default, GROUP, "temperature of the contrastive loss", above=0, high=1000)
+
+
+def global_output_dim(default: int) -> int:
+    """Return the flag of the width of the embedding."""
+    return flag(default, GROUP, "width of the embedding", low=2, high=WIDEST)
+
+
+def dense_output_dim(default: int) -> int:
+    """Return the flag of the width of a cell's embedding."""
+    return flag(default, GROUP, "width of a cell's embedding", low=2, high=WIDEST)
+
+
+def hidden_dim() -> int | None:
+    """Return the flag of the width of the projection head's hidden layer."""
+    return flag(
+        None,
+        GROUP,
+        "width of the projection head's hidden layer (default: as in the method's paper)",
+        low=1,
+        high=WIDEST,
+    )
+
+
+def group_negatives() -> str:
+    """Return the flag of negatives of one's own specimen; :func:`negatives` decides "auto"."""
+    return flag(
+        "keep",
+        GROUP,
+        "whether tiles of one image or specimen count as negatives; auto drops them where the pool "
+        "has enough others",
+        choices=("auto", "keep", "drop"),
+    )
+
+
+def queue_size() -> int | None:
+    """Return the flag of the length of a queue of keys; :func:`queue` decides None."""
+    return flag(
+        None,
+        GROUP,
+        f"keys that are kept, at most half the tiles (default: {DEFAULT_QUEUE})",
+        low=1,
+        high=1 << 24,
+    )
+
+
+def ema_momentum(default: float) -> float:
+    """Return the flag of the momentum of a slow network."""
+    return flag(default, GROUP, "how slowly the momentum network follows", low=0, below=1)
+
+
+def ema_schedule(default: str) -> str:
+    """Return the flag of the course of that momentum."""
+    return flag(
+        default,
+        GROUP,
+        "whether --ema_momentum stays or rises to 1",
+        choices=("constant", "cosine"),
+    )
+
+
+def bn_splits() -> int:
+    """Return the flag of the parts of a batch with BatchNorm of their own."""
+    return flag(
+        1,
+        GROUP,
+        "parts of a batch with BatchNorm of their own, keys shuffled",
+        low=1,
+        high=4096,
+    )
+
+
+def dense_stage() -> int:
+    """Return the flag of the stage whose cells are compared."""
+    return flag(4, GROUP, "stage of the cells, strides 4 to 32", choices=(1, 2, 3, 4))

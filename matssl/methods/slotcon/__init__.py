@@ -1,0 +1,1 @@
+"""SlotCon: Wen et al. 2022 (arXiv:2205.15288)."""

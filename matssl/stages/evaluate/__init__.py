@@ -1,0 +1,1 @@
+"""A checkpoint and a folder to scores, masks, pictures and a report; see ``predict.evaluate``."""

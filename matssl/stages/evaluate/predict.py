@@ -1,0 +1,339 @@
+"""A checkpoint and a folder to scores, masks, pictures and a report."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import tifffile
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from matssl import baselines, hub, metrics, preflight
+from matssl.core import flags, run_folder, runtime
+from matssl.core.errors import UserError
+from matssl.core.run_folder import RunFolder, atomic_path
+from matssl.core.runtime import Runtime
+from matssl.data import crops, layouts, masks, readers, specimens
+from matssl.data.layouts import Dataset, Pair
+from matssl.data.masks import ClassTable
+from matssl.data.prefetch import prefetched
+from matssl.data.preprocess import Preprocess
+from matssl.data.readers import Micrograph
+from matssl.measure.field import Field, areas
+from matssl.metrics.counts import confusion
+from matssl.pictures import segmentation as pictures
+from matssl.stages import console, drawing
+from matssl.stages.evaluate import leaks
+from matssl.stages.evaluate.published import name_panels
+from matssl.stages.evaluate.report import (
+    draw_panels,
+    print_summary,
+    worst_and_best,
+    write_report,
+    write_tables,
+)
+from matssl.stages.evaluate.settings import EvaluateSettings
+from matssl.stages.evaluate.summary import Result, excluded_classes, summarise
+from matssl.stages.evaluate.truth import check_masks, is_file_name, mask_paths, truth_table
+from matssl.trained.segmenter import Segmenter
+
+# Masks repeat from row to row: the difference to the row above in runs is smaller and several times
+# faster than the writer's own choice.
+MASK_PNG = (
+    *(cv2.IMWRITE_PNG_COMPRESSION, 1),
+    *(cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE),
+    *(cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_UP),
+)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What is evaluated on what, checked.
+
+    Attributes:
+        segmenter: the model.
+        dataset: the folder.
+        pairs: images of it that are evaluated, with their masks.
+        truth: the model's classes with the values that mean them in these masks.
+        excluded: classes that one further mean IoU leaves out.
+    """
+
+    segmenter: Segmenter
+    dataset: Dataset
+    pairs: list[Pair]
+    truth: ClassTable
+    excluded: tuple[int, ...]
+
+
+def evaluate(settings: EvaluateSettings, argv: Sequence[str] = ()) -> Path:
+    """Run the stage and return the folder of the results.
+
+    Args:
+        settings: resolved flags.
+        argv: what the user typed, for command.txt.
+
+    Raises:
+        UserError: anything the user can mend; nothing is written where it is found at the start.
+    """
+    rt = settings.runtime()
+    root = _root(settings)
+    if not rt.is_main:
+        # Under torchrun one process evaluates; the result would be the same.
+        runtime.close()
+        return root
+    RunFolder.check(root, False, settings.overwrite, resumable=False)
+    inputs = _inputs(settings, rt)
+    segmenter = inputs.segmenter
+    facts = _facts(inputs)
+    console.say(settings, rt, facts)
+    console.say(settings, rt, f"device  {rt.describe()}\nfolder  {root}")
+    warnings = leaks.by_name(inputs.pairs, segmenter.trained_on)
+    for warning in warnings:
+        console.say(settings, rt, f"warning {warning}")
+
+    folder = RunFolder.at(root, False, settings.overwrite, rt.is_main)
+    folder.start(flags.to_dict(settings), argv)
+    folder.write_text("preflight.txt", facts + "\n")
+    rivals = _baselines(settings, rt, inputs)
+    results = []
+    with runtime.memory_errors("--tile_size or --batch_size"):
+        bar = tqdm(total=len(inputs.pairs), desc="predicting", disable=settings.quiet or None)
+        for pair, name, micrograph in _read(inputs, min(1, rt.workers)):
+            results.append(_one_image(settings, folder, inputs, pair, name, micrograph, rivals))
+            bar.update()
+        bar.close()
+
+    copies = leaks.by_pixels(results, segmenter)
+    for warning in copies:
+        console.say(settings, rt, f"warning {warning}")
+    names = segmenter.table.names
+    summary = summarise(results, names, inputs.excluded, settings.bootstrap, settings.seed)
+    summary |= {
+        "model": str(settings.model_path),
+        "dataset": settings.dataset_name or inputs.dataset.root.name,
+        "split": settings.split or (inputs.pairs[0].split if inputs.pairs else ""),
+        "lineage": segmenter.lineage.stored(),
+        "warnings": [*warnings, *copies],
+        "baselines_wanted": settings.baselines,
+    }
+    write_tables(folder, results, summary, names, inputs.excluded)
+    with tempfile.TemporaryDirectory(prefix=".panels", dir=root) as scratch:
+        place = Path(scratch)
+        if settings.save_visualizations:
+            place = root / "visualizations"
+            place.mkdir()
+        drawn = results if settings.save_visualizations else worst_and_best(results)
+        draw_panels(folder, place, drawn, inputs.truth, segmenter.record)
+        if settings.save_visualizations:
+            name_panels(place, results)
+        write_report(folder, results, summary, names, facts, place)
+    folder.status("done", images=len(results))
+    print_summary(folder, summary, settings.group_regex)
+    runtime.close()
+    return root
+
+
+def _root(settings: EvaluateSettings) -> Path:
+    if settings.output_dir is not None:
+        return run_folder.given_folder(settings.output_dir, settings.name)
+    model = hub.locate(settings.model_path).resolve()
+    data = (settings.dataset_name or Path(settings.dataset).resolve().name).replace(" ", "_")
+    split = f"-{settings.split}" if settings.split else ""
+    trained = model.parent.name if model.stem in ("best", "last") else model.stem
+    name = settings.name or f"{trained}-on-{data}{split}"
+    return Path("experiments") / "eval" / name
+
+
+def _inputs(settings: EvaluateSettings, rt: Runtime) -> Inputs:
+    """Return model, images and truth; every mask is read once.
+
+    Raises:
+        UserError: anything the user can mend.
+    """
+    segmenter = Segmenter.load(
+        settings.model_path,
+        device=str(rt.device),
+        precision=rt.precision,
+        input_size=settings.input_size,
+    )
+    table = segmenter.table
+    if settings.n_classes is not None and settings.n_classes != table.num_classes:
+        raise UserError(
+            f"--n_classes {settings.n_classes}, but the model has {table.num_classes} "
+            f"({', '.join(table.names)})"
+        )
+    pixel_size = readers.parse_pixel_size(settings.pixel_size)
+    if pixel_size is not None:
+        segmenter = replace(segmenter, record=replace(segmenter.record, pixel_size=pixel_size))
+    excluded = excluded_classes(settings.exclude_classes, table.names)
+    dataset = _dataset(settings, segmenter)
+    pairs = _chosen(settings, dataset, segmenter)
+    truth = truth_table(dataset, table, settings.classes, segmenter.raw)
+    truth = check_masks(pairs, truth, table, segmenter.record)
+    return Inputs(segmenter, dataset, pairs, truth, excluded)
+
+
+def _dataset(settings: EvaluateSettings, segmenter: Segmenter) -> Dataset:
+    """Return the data set in the folder; splits are cut as they were for training."""
+    table, trained_on = segmenter.table, segmenter.trained_on
+    if settings.classes and settings.classes != masks.BINARY and not is_file_name(settings.classes):
+        names = tuple(word.strip() for word in settings.classes.split(","))
+        if names != table.names:
+            raise UserError(
+                f"--classes names {', '.join(names)}; the model knows {', '.join(table.names)}"
+            )
+    home = trained_on.dataset
+    at_home = home and Path(home).resolve() == Path(settings.dataset).resolve()
+    dataset = layouts.find(
+        settings.dataset,
+        splits=settings.splits or (trained_on.splits if at_home else None),
+        group_regex=settings.group_regex or (trained_on.group_regex if at_home else None),
+        seed=trained_on.seed,
+        need_masks=False,
+        table=table,
+    )
+    specimens.check_regex([pair.image for pair in dataset.pairs], settings.group_regex)
+    return dataset
+
+
+def _chosen(settings: EvaluateSettings, dataset: Dataset, segmenter: Segmenter) -> list[Pair]:
+    """Return the images to evaluate: the split asked for, else test, else all."""
+    if settings.split is not None:
+        pairs = list(dataset.split(settings.split))
+        if not pairs:
+            raise UserError(
+                f"{dataset.root} has no split {settings.split!r}; there are: "
+                f"{', '.join(dataset.splits)}"
+            )
+        return pairs
+    trained = segmenter.trained_on.images
+    if dataset.cut.automatic and not any(str(pair.image) in trained for pair in dataset.pairs):
+        # Nobody cut this folder and the model has not seen it: every image is a test.
+        return list(dataset.pairs)
+    return list(dataset.split("test") or dataset.pairs)
+
+
+def _facts(inputs: Inputs) -> str:
+    """Return in words what was found, and what had to be assumed of the model."""
+    table = inputs.truth if mask_paths(inputs.pairs) else None
+    shown = replace(inputs.dataset, pairs=tuple(inputs.pairs), table=table)
+    facts = preflight.examine_dataset(shown, inputs.segmenter.record).text()
+    note = inputs.segmenter.note
+    return f"{note}\n{facts}" if note else facts
+
+
+def _read(inputs: Inputs, ahead: int) -> Iterator[tuple[Pair, str, Micrograph]]:
+    """Yield each pair with the name of its files and its micrograph.
+
+    One thread reads ahead at most: more would only hold more images.
+    """
+    pairs, record = inputs.pairs, inputs.segmenter.record
+    names = drawing.output_names([pair.image for pair in pairs], inputs.dataset.root)
+    pixels = prefetched(lambda i: record.read(pairs[i].image), range(len(pairs)), ahead)
+    yield from zip(pairs, names, pixels, strict=True)
+
+
+def _baselines(settings: EvaluateSettings, rt: Runtime, inputs: Inputs) -> list[baselines.Baseline]:
+    """Return the baselines fitted on the images that the model learned from.
+
+    None where no evaluated image has a mask, or where the training images are not in the folder.
+    """
+    segmenter, pairs = inputs.segmenter, inputs.pairs
+    if not settings.baselines or not any(pair.mask for pair in pairs):
+        return []
+    used = {Path(path).name for path in segmenter.trained_on.images}
+    train = [p for p in inputs.dataset.split("train") if p.mask]
+    train = [p for p in train if (not used or p.image.name in used) and p not in pairs]
+    if not train:
+        return []
+    data = crops.load(train, segmenter.record, inputs.truth)
+    classes = segmenter.table.num_classes
+    encoder = segmenter.network.model.get_submodule("encoder")
+    return [
+        baselines.majority(data.masks, classes),
+        baselines.grey_levels(data.planes, data.masks, classes),
+        baselines.pixel_classifier(
+            encoder, segmenter.record.tensor, data.planes, data.masks, classes, rt.device
+        ),
+    ]
+
+
+def _one_image(
+    settings: EvaluateSettings,
+    folder: RunFolder,
+    inputs: Inputs,
+    pair: Pair,
+    name: str,
+    micrograph: Micrograph,
+    rivals: Sequence[baselines.Baseline],
+) -> Result:
+    """Predict one image, write its files, return its counts."""
+    segmenter = inputs.segmenter
+    count = segmenter.table.num_classes
+    with tempfile.TemporaryDirectory(prefix=".tiles", dir=folder.root) as scratch:
+        found = segmenter.predict(
+            micrograph,
+            tile_size=settings.tile_size,
+            overlap=settings.overlap,
+            tta=settings.tta,
+            batch_size=settings.batch_size,
+            scratch=Path(scratch),
+        )
+        if settings.save_probabilities:
+            with atomic_path(folder.path(f"probabilities/{name}.tif")) as temporary:
+                half = found.probabilities.astype(np.float16)
+                tifffile.imwrite(temporary, half, compression="zlib", photometric="minisblack")
+    _write_masks(folder, name, found.classes, count)
+    predicted, truth_areas, gathered = areas(found.classes, count), None, None
+    rival_counts: dict[str, NDArray[np.int64]] = {}
+    if pair.mask is not None:
+        mask = inputs.truth.decode(readers.read_mask(pair.mask), str(pair.mask))[: found.rows]
+        gathered = metrics.gather(mask, found.classes[: found.rows], count)
+        counts = gathered[confusion]
+        if counts.sum() == 0:
+            gathered = None
+        else:
+            predicted, truth_areas = counts.sum(axis=0), counts.sum(axis=1)
+            rival_counts = _rival_counts(rivals, segmenter.record, micrograph, mask, count)
+    field = Field(pair.image, name, pair.group, predicted, micrograph.pixel_size)
+    true = None if truth_areas is None else replace(field, areas=truth_areas)
+    pixels = readers.digest(micrograph.pixels)
+    return Result(pair, field, true, gathered, rival_counts, pixels)
+
+
+def _rival_counts(
+    rivals: Sequence[baselines.Baseline],
+    record: Preprocess,
+    micrograph: Micrograph,
+    mask: NDArray[np.uint8],
+    num_classes: int,
+) -> dict[str, NDArray[np.int64]]:
+    """Return the confusion matrix of each baseline on one image."""
+    if not rivals:
+        return {}
+    plane = record.plane(micrograph)
+    counts = {}
+    for rival in rivals:
+        guess = rival.predict(plane)
+        if guess.shape != mask.shape:
+            guess = cv2.resize(guess, mask.shape[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+        counts[rival.name] = confusion(mask, guess, num_classes)
+    return counts
+
+
+def _write_masks(
+    folder: RunFolder, name: str, classes: NDArray[np.uint8], num_classes: int
+) -> None:
+    """Write the prediction as index PNG, colour PNG and label TIFF, all of the image's size."""
+    colour = pictures.colour_mask(classes, num_classes)[..., ::-1]
+    for kind, content in (("index", classes), ("colour", colour)):
+        with atomic_path(folder.path(f"masks/{kind}/{name}.png")) as temporary:
+            data = cv2.imencode(".png", np.ascontiguousarray(content), MASK_PNG)[1]
+            temporary.write_bytes(data.tobytes())
+    with atomic_path(folder.path(f"masks/label/{name}.tif")) as temporary:
+        tifffile.imwrite(temporary, classes, compression="zlib")

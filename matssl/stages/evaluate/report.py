@@ -1,0 +1,281 @@
+"""Tables, plots, panels and the report of an evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from matssl import metrics, report
+from matssl.core import run_folder
+from matssl.core.lineage import Lineage
+from matssl.core.run_folder import RunFolder
+from matssl.core.tables import filled, percent
+from matssl.core.wording import counted
+from matssl.data import readers
+from matssl.data.masks import ClassTable
+from matssl.data.preprocess import Preprocess
+from matssl.measure import tables
+from matssl.metrics import overlap
+from matssl.pictures import segmentation as pictures
+from matssl.stages import console, drawing
+from matssl.stages.evaluate.published import published_results
+from matssl.stages.evaluate.summary import Result
+
+# Panels shown in the report: the worst and the best of many.
+SHOWN_PANELS = 6
+
+
+def worst_and_best(results: Sequence[Result]) -> list[Result]:
+    """Return all of a few images, worst first; of many the worst and the best."""
+    ordered = sorted(results, key=lambda r: overlap.miou(r.counts) if r.counts is not None else 0.0)
+    if len(ordered) <= SHOWN_PANELS:
+        return ordered
+    half = SHOWN_PANELS // 2
+    return [*ordered[:half], *ordered[-half:]]
+
+
+def draw_panels(
+    folder: RunFolder,
+    place: Path,
+    results: Sequence[Result],
+    truth: ClassTable,
+    record: Preprocess,
+) -> None:
+    """Write one panel per image to ``place``, of the masks as they lie in the run folder."""
+    for result in results:
+        micrograph = record.read(result.pair.image)
+        image = drawing.shown(micrograph, record)
+        title = result.pair.image.name
+        mask = None
+        if result.counts is not None and result.pair.mask is not None:
+            title += f": mIoU {percent(overlap.miou(result.counts))} %"
+            raw = readers.read_mask(result.pair.mask)
+            mask = truth.decode(raw, str(result.pair.mask))[: len(image)]
+        drawn = readers.read_mask(folder.path(f"masks/index/{result.name}.png"))
+        pictures.panel(
+            image,
+            mask,
+            drawn[: len(image)].astype(np.uint8),
+            truth.names,
+            place / f"{result.name}.png",
+            title,
+            micrograph.pixel_size,
+        )
+
+
+def write_tables(
+    folder: RunFolder,
+    results: Sequence[Result],
+    summary: Mapping[str, Any],
+    names: Sequence[str],
+    excluded: Sequence[int] = (),
+) -> None:
+    """Write metrics.json, evaluation_results.json, per_image.csv, and the plots.
+
+    Args:
+        folder: of the run.
+        results: of all images.
+        summary: their scores together.
+        names: of the classes.
+        excluded: classes that the published mean leaves out.
+    """
+    folder.write_json("metrics.json", summary)
+    for row in filled([_row(result, names) for result in results]):
+        folder.append_csv("per_image.csv", row)
+    scored = [r for r in results if r.truth is not None]
+    if scored:
+        matrices = [r.counts for r in scored if r.counts is not None]
+        published = published_results(matrices, len(names), excluded)
+        folder.write_json("evaluation_results.json", published)
+        pictures.confusion_plot(np.sum(matrices, axis=0), names, folder.path("confusion.png"))
+        truth = np.array([r.truth.fractions for r in scored if r.truth is not None])
+        predicted = np.array([r.field.fractions for r in scored])
+        pictures.fraction_plot(truth, predicted, names, folder.path("fractions.png"))
+
+
+def _row(result: Result, names: Sequence[str]) -> dict[str, object]:
+    """Return the line of an image in per_image.csv."""
+    pair = result.pair
+    row: dict[str, object] = {"image": str(pair.image), "split": pair.split, "group": pair.group}
+    if result.gathered is not None and result.counts is not None and result.truth is not None:
+        row["miou"] = overlap.miou(result.counts)
+        row["accuracy"] = overlap.accuracy(result.counts)
+        for kind, values in metrics.by_name([result.gathered]).items():
+            row |= {f"{kind} {n}": v for n, v in zip(names, values.tolist(), strict=True)}
+        row |= tables.fraction_cells(result.truth, names, "true fraction")
+    row |= tables.fraction_cells(result.field, names, "predicted fraction")
+    return row | {"pixel_size_nm": result.field.pixel_size}
+
+
+def write_report(
+    folder: RunFolder,
+    results: Sequence[Result],
+    summary: Mapping[str, Any],
+    names: Sequence[str],
+    facts: str,
+    panels: Path,
+) -> None:
+    """Write report.html, with the panels that lie in ``panels``."""
+    root = folder.root
+    colours = pictures.colour_names(names)
+    sections: list[tuple[str, str]] = []
+    if "pooled" in summary:
+        sections += _score_sections(root, summary, colours)
+    else:
+        images = (str(len(results)), "images predicted")
+        sections.append(("", report.headline([images])))
+    sections.append(("Phase fractions", _fraction_section(root, summary, colours)))
+    sections.append(("Images", _panel_section(panels, results)))
+    sections.append(("All images", report.table(filled([_image_row(r, names) for r in results]))))
+    sections.append(
+        ("Where the model comes from", report.text(Lineage.read(summary["lineage"]).text()))
+    )
+    sections.append(("Data", report.text(facts)))
+    sections.append(("Command", report.text(run_folder.read_text(root / "command.txt"))))
+    title = f"{summary['dataset']}: segmentation into {', '.join(names)}"
+    subtitle = f"{summary['split']} images, model {summary['model']}"
+    report.write(root / "report.html", title, subtitle, sections)
+
+
+def _score_sections(
+    root: Path, summary: Mapping[str, Any], colours: dict[str, str]
+) -> list[tuple[str, str]]:
+    by_class = [
+        {"class": name, **{kind.replace("_", " "): value for kind, value in scores.items()}}
+        for name, scores in summary["pooled"]["classes"].items()
+    ]
+    body = report.beside(
+        report.table(by_class, swatches=colours),
+        report.picture(root / "confusion.png", width=400),
+    )
+    return [
+        ("", _headline(summary)),
+        ("Scores by class", body),
+        ("Beside simpler methods", _rivals(summary)),
+    ]
+
+
+def _headline(summary: Mapping[str, Any]) -> str:
+    """Return the scores in large figures, and what is to be known about them."""
+    pooled = summary["pooled"]
+    means = pooled["means"]
+    figures = [(f"{percent(means['miou'])} %", "mean IoU, all pixels pooled")]
+    if pooled["miou_interval_95"]:
+        low, high = map(percent, pooled["miou_interval_95"])
+        unit = pooled["interval_resamples"]
+        figures.append((f"{low} – {high} %", f"95 % interval over {unit}"))
+    figures.append((f"{percent(means['mdice'])} %", "mean Dice"))
+    figures.append((f"{percent(means['accuracy'])} %", "right pixels"))
+    figures.append((str(summary["images_with_truth"]), "images"))
+    head = report.headline(figures)
+    if not pooled["miou_interval_95"]:
+        head += report.note(
+            f"No interval: {pooled['groups']} independent specimens or fields are too few for one."
+        )
+    for warning in summary["warnings"]:
+        head += report.note(f"Warning: {warning}.")
+    if means["absent_classes"]:
+        names = ", ".join(summary["classes"][i] for i in means["absent_classes"])
+        head += report.note(f"In neither truth nor prediction, left out of the means: {names}.")
+    each = summary["per_image"]
+    if summary["images_with_truth"] > 1:
+        head += report.note(
+            f"Image by image the mean IoU is {percent(each['miou_mean'])} % with a standard "
+            f"deviation of {percent(each['miou_std'])}, from {percent(each['miou_min'])} to "
+            f"{percent(each['miou_max'])} %."
+        )
+    return head
+
+
+def _rivals(summary: Mapping[str, Any]) -> str:
+    """Return the scores of the baselines below those of the model."""
+    if "baselines" not in summary:
+        why = "they need the model's training images in the same folder"
+        off = not summary["baselines_wanted"]
+        return report.note(f"None: {'--no-baselines switched them off' if off else why}.")
+    pooled = summary["pooled"]
+    means = pooled["means"]
+    rows = [{"method": "this model", "mean IoU": means["miou"], "accuracy": means["accuracy"]}]
+    rows[0] |= {f"IoU {n}": s["IoU"] for n, s in pooled["classes"].items()}
+    for name, entry in summary["baselines"].items():
+        row = {"method": name, "mean IoU": entry["miou"], "accuracy": entry["accuracy"]}
+        rows.append(row | {f"IoU {n}": v for n, v in entry["iou"].items()})
+    note = (
+        "Fitted on the training images of this folder. The pixel classifier is a linear one on "
+        "this model's own encoder, as interactive tools fit it to painted pixels."
+    )
+    return report.table(rows, strong=[0]) + report.note(note)
+
+
+def _fraction_section(root: Path, summary: Mapping[str, Any], colours: dict[str, str]) -> str:
+    rows = []
+    for name, entry in summary["phase_fractions"].items():
+        row = {"class": name, "predicted %": _fraction(entry["predicted"])}
+        if "truth" in entry:
+            row["true %"] = _fraction(entry["truth"])
+            row["mean error"] = f"{100 * entry['mean_error']:+.2f}"
+            row["mean absolute error"] = percent(entry["mean_absolute_error"], digits=2)
+        rows.append(row)
+    note = f"{tables.FRACTION_NOTE} Errors are means over images."
+    left = report.table(rows, swatches=colours) + report.note(note)
+    return report.beside(left, report.picture(root / "fractions.png", width=400))
+
+
+def _fraction(entry: Mapping[str, float]) -> str:
+    return percent(entry["mean"], entry["half_width"], 2)
+
+
+def _panel_section(panels: Path, results: Sequence[Result]) -> str:
+    shown = worst_and_best(results)
+    if any(r.counts is not None for r in results):
+        order = "the worst first" if len(shown) == len(results) else "the worst and the best"
+    else:
+        order = "in the order of the folder"
+    note = report.note(f"{len(shown)} of {len(results)} images, {order}.")
+    return note + "".join(report.picture(panels / f"{r.name}.png") for r in shown)
+
+
+def _image_row(result: Result, names: Sequence[str]) -> dict[str, object]:
+    """Return the line of an image in the report."""
+    row: dict[str, object] = {"image": result.pair.image.name, "group": result.pair.group}
+    if result.counts is not None:
+        row["mean IoU"] = overlap.miou(result.counts)
+        values = overlap.iou(result.counts).tolist()
+        row |= {f"IoU {n}": v for n, v in zip(names, values, strict=True)}
+    return row | tables.percent_cells(result.field, names)
+
+
+def print_summary(
+    folder: RunFolder, summary: Mapping[str, Any], group_regex: str | None = None
+) -> None:
+    """Print the scores and area fractions, and where the report lies.
+
+    Args:
+        folder: of the run.
+        summary: all scores.
+        group_regex: how specimens were told apart, where the user said it.
+    """
+    if "pooled" in summary:
+        pooled = summary["pooled"]
+        interval = pooled["miou_interval_95"]
+        text = f"mIoU {percent(pooled['means']['miou'])} %"
+        if interval:
+            low, high = map(percent, interval)
+            text += f" (95 % interval {low} to {high})"
+        print(f"{text}, {counted(summary['images_with_truth'], 'image')}")
+        if "miou_without_excluded" in pooled["means"]:
+            left = percent(pooled["means"]["miou_without_excluded"])
+            print(f"  mIoU without the excluded classes {left} %")
+        for name, scores in pooled["classes"].items():
+            print(f"  {name:<24} IoU {100 * scores['IoU']:5.1f}  Dice {100 * scores['Dice']:5.1f}")
+        for name, entry in summary.get("baselines", {}).items():
+            print(f"  baseline {name}: mIoU {percent(entry['miou'])}")
+    fields = summary["images"]
+    for name, entry in summary["phase_fractions"].items():
+        print(f"  area fraction {name}: {_fraction(entry['predicted'])} %")
+        fields = entry["predicted"]["fields"]
+    print(console.specimens_text(fields, summary["images"], group_regex), end="")
+    print(f"report: {folder.root / 'report.html'}", flush=True)

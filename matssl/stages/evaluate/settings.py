@@ -1,0 +1,94 @@
+"""Settings of eval_model.py: the only defaults and their ranges; nothing here imports torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from matssl.core.flags import flag
+from matssl.core.parsing import parse_one
+from matssl.stages.settings import LabelSettings, RunSettings, SpecimenSettings, TileSettings
+
+DESCRIPTION = (
+    "Segment the images of a folder with a checkpoint of train_finetune.py. With masks: scores, "
+    "intervals, phase fractions and baselines; without: masks and phase fractions. Results and a "
+    "report go to experiments/eval/NAME."
+)
+
+
+def dataset_name_problem(name: str) -> str:
+    """Return what is wrong with ``--dataset_name``, which names the folder of the results."""
+    if any(sign in name for sign in ("/", "\\", "..")):
+        return f"--dataset_name {name!r} has slashes; it is words, --output_dir is a path"
+    return ""
+
+
+@dataclass(frozen=True)
+class EvaluateSettings(RunSettings, LabelSettings, SpecimenSettings, TileSettings):
+    """Flags of eval_model.py."""
+
+    model_path: str = flag(
+        "", "model", "best.ckpt of train_finetune.py, or a raw state dict of smp", required=True
+    )
+    dataset: str = flag("", "data", "folder of images, with or without masks", required=True)
+    output_dir: str | None = flag(
+        None, "run", "folder the results go to (default: experiments/eval/NAME)", first=True
+    )
+    dataset_name: str | None = flag(
+        None, "data", "name of the data set in the results", check=dataset_name_problem
+    )
+    n_classes: int | None = flag(
+        None,
+        "model",
+        "number of classes the model must have; refused when it has another",
+        low=1,
+        high=255,
+    )
+    split: str | None = flag(
+        None, "data", "split to evaluate (default: test, else every image there is)", first=True
+    )
+    input_size: int | None = flag(
+        None,
+        "prediction",
+        "square resize before prediction (default: as trained; 256 for a raw state dict, as "
+        "published)",
+        low=32,
+        high=65_536,
+        first=True,
+    )
+    batch_size: int = flag(
+        1,
+        "prediction",
+        "tiles predicted at once; no influence on results",
+        low=1,
+        high=65_536,
+    )
+    exclude_classes: str | None = flag(
+        None, "results", "names (a,b) that one further mean IoU leaves out", first=True
+    )
+    save_visualizations: bool = flag(
+        False, "results", "write one panel picture per image", first=True
+    )
+    save_probabilities: bool = flag(
+        False, "results", "write class probabilities as float16 TIFF", first=True
+    )
+    baselines: bool = flag(
+        True, "results", "also score majority, grey-level and pixel-classifier baselines"
+    )
+    bootstrap: int = flag(
+        2000,
+        "results",
+        "resamples of the specimens (images where each is one) for the intervals",
+        low=0,
+        high=1_000_000,
+    )
+
+
+def resolve(argv: Sequence[str]) -> EvaluateSettings:
+    """Return what a command line says.
+
+    Raises:
+        UserError: all that is wrong with it.
+        SystemExit: after ``--help``.
+    """
+    return parse_one(EvaluateSettings, argv, DESCRIPTION)

@@ -1,0 +1,101 @@
+"""How many steps, where too few images are labelled to set some aside: folds inside them tell."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from matssl.data import specimens
+from matssl.data.crops import Labelled
+from matssl.metrics import overlap
+from matssl.models.segmentation import SegmentationModel, build_model
+from matssl.stages.finetune.learner import Learner
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What the folds say, as folds.json has it.
+
+    Attributes:
+        steps: at which the mean over the folds is the best.
+        miou: that mean, validation by validation.
+        every: steps between two validations.
+    """
+
+    steps: int
+    miou: tuple[float, ...]
+    every: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for a JSON file."""
+        return {**asdict(self), "miou": list(self.miou)}
+
+    @staticmethod
+    def from_dict(values: Mapping[str, Any]) -> Choice:
+        """Return what :meth:`to_dict` wrote."""
+        return Choice(int(values["steps"]), tuple(values["miou"]), int(values["every"]))
+
+
+def choose_steps(
+    data: Labelled,
+    start: Mapping[str, Tensor],
+    description: Mapping[str, Any],
+    learner: Callable[[SegmentationModel, Labelled], Learner],
+    val_every: int,
+    say: Callable[[str], None],
+) -> Choice:
+    """Return the number of steps at which held-out training images do best.
+
+    Each image is held out once (a single one by halves), the same plan is followed on the others,
+    and the step of the best mean mIoU is taken.
+
+    Args:
+        data: all labelled images.
+        start: the weights that every fold starts from.
+        description: what ``build_model`` needs to make the model again.
+        learner: makes the learner of a model and of the images it may see.
+        val_every: steps between two validations.
+        say: prints a line.
+    """
+    pairs = parts(data)
+    say(
+        f"only {len(data.planes)} labelled images and no validation split: {len(pairs)} "
+        "folds inside them choose the number of steps"
+    )
+    curves = []
+    total = 0
+    for number, (train, held) in enumerate(pairs, start=1):
+        model = build_model(**description)
+        model.load_state_dict(start)
+        learning = learner(model, train)
+        total = learning.schedule.total_steps
+        curve = []
+        for step, (images, target) in enumerate(learning.loader.batches(0, total)):
+            learning.learn(step, learning.schedule.rate(step), images, target)
+            if (step + 1) % val_every == 0 or step + 1 == total:
+                curve.append(overlap.miou(learning.validate(held)))
+        curves.append(curve)
+        say(f"fold {number}: best held-out mIoU {100 * max(curve):.1f}")
+    mean = np.mean(curves, axis=0)
+    chosen = min((int(mean.argmax()) + 1) * val_every, total)
+    say(f"the folds choose {chosen} steps")
+    return Choice(chosen, tuple(mean.tolist()), val_every)
+
+
+def parts(data: Labelled) -> list[tuple[Labelled, Labelled]]:
+    """Return (train, held out) parts: one image each, or the halves of a single image."""
+    count = len(data.planes)
+    if count > 1:
+        held_out = specimens.folds(data.pairs, count, 0)
+        return [
+            (data.take([i for i in range(count) if i not in held]), data.take(held))
+            for held in held_out
+        ]
+    middle = data.masks[0].shape[1] // 2
+    left = replace(data, planes=(data.planes[0][:, :middle],), masks=(data.masks[0][:, :middle],))
+    right = replace(data, planes=(data.planes[0][:, middle:],), masks=(data.masks[0][:, middle:],))
+    return [(left, right), (right, left)]

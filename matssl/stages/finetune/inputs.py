@@ -1,0 +1,270 @@
+"""What a fine-tuning starts from: the images by split, the kind of model, the name of the run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from matssl import weights
+from matssl.core import checkpoint, run_folder
+from matssl.core.errors import UserError
+from matssl.core.run_folder import RunFolder
+from matssl.data import crops, layouts, preprocess, specimens
+from matssl.data.crops import CropRecipe, Labelled
+from matssl.data.layouts import Dataset, Pair
+from matssl.data.masks import ClassTable
+from matssl.data.preprocess import Preprocess
+from matssl.decoders import with_encoder
+from matssl.models.segmentation import SegmentationModel, check_input_size
+from matssl.stages.finetune.settings import CROP_SIZE, FinetuneSettings, given_weights
+
+# Whatever else a folder calls a split is a test of some kind and stays closed.
+OPENED = ("train", "val")
+# Where neither a flag nor the weights name one.
+DEFAULT_ENCODER, DEFAULT_DECODER = "resnet18", "unet"
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The labelled images of a run, decoded.
+
+    Attributes:
+        dataset: the folder they come from.
+        table: its classes.
+        train: images to learn from.
+        val: images to validate on; None where there are too few.
+        record: how they were read, with mean and standard deviation of the training images.
+    """
+
+    dataset: Dataset
+    table: ClassTable
+    train: Labelled
+    val: Labelled | None
+    record: Preprocess
+
+    @property
+    def identity(self) -> list[str]:
+        """What tells the images and masks of this run from all others, wherever they lie."""
+        return [part.identity() for part in (self.train, self.val) if part is not None]
+
+
+def find(settings: FinetuneSettings) -> tuple[Dataset, tuple[Pair, ...], tuple[Pair, ...]]:
+    """Return the data set, the pairs to train on and those to validate on; no test is opened.
+
+    Raises:
+        UserError: no labelled training image, or settings that do not fit the folder.
+    """
+    dataset = layouts.find(
+        settings.finetune_dataset,
+        splits=settings.splits,
+        group_regex=settings.group_regex,
+        classes=settings.classes,
+        seed=settings.seed,
+        opened=OPENED,
+    )
+    specimens.check_regex([pair.image for pair in dataset.pairs], settings.group_regex)
+    train, val = split(
+        dataset,
+        seed=settings.seed,
+        val_fraction=settings.val_fraction,
+        data_ratio=settings.data_ratio,
+        max_train_images=settings.max_train_images,
+    )
+    assert dataset.table is not None
+    check_class_weights(settings.class_weights, dataset.table.num_classes)
+    return dataset, train, val
+
+
+def load(
+    dataset: Dataset, train: Sequence[Pair], val: Sequence[Pair], record: Preprocess
+) -> Inputs:
+    """Return the decoded images.
+
+    Args:
+        dataset: from :func:`find`.
+        train: pairs to learn from.
+        val: pairs to validate on, may be empty.
+        record: how they are read; mean and standard deviation are measured.
+
+    Raises:
+        UserError: see :func:`matssl.data.crops.load`.
+    """
+    table = dataset.table
+    assert table is not None
+    learned = crops.load(train, record, table)
+    held = crops.load(val, record, table) if val else None
+    return Inputs(dataset, table, learned, held, preprocess.measure(record, learned.planes))
+
+
+def split(
+    dataset: Dataset,
+    *,
+    seed: int = 0,
+    val_fraction: float = 0.2,
+    data_ratio: float = 1.0,
+    max_train_images: int | None = None,
+) -> tuple[tuple[Pair, ...], tuple[Pair, ...]]:
+    """Return the pairs to train on and to validate on; the test split stays untouched.
+
+    Args:
+        dataset: pairs with their splits.
+        seed: of the choice of images.
+        val_fraction: share of the training groups that validates where there is no val split.
+        data_ratio: share of the training images that is used.
+        max_train_images: so many of them, instead.
+
+    Raises:
+        UserError: there is no labelled training image.
+    """
+    train = tuple(pair for pair in dataset.split("train") if pair.mask is not None)
+    val = tuple(pair for pair in dataset.split("val") if pair.mask is not None)
+    if not train:
+        raise UserError(
+            f"{dataset.root} has no training images (splits: {', '.join(dataset.splits)}); name "
+            "them with --splits"
+        )
+    wanted = max_train_images
+    if data_ratio < 1:
+        wanted = max(1, round(data_ratio * len(train)))
+    if wanted is not None:
+        train = specimens.take(train, wanted, seed)
+    if not val and len(train) >= specimens.MIN_IMAGES_TO_SPLIT:
+        if len({pair.group for pair in train}) < 2:
+            # One specimen: images of it have to validate each other.
+            train = tuple(replace(pair, group=pair.image.stem) for pair in train)
+        train, val = specimens.cut_validation(train, val_fraction, seed)
+    return train, val
+
+
+def check_class_weights(class_weights: str, num_classes: int) -> None:
+    """Refuse given class weights that are more or fewer than the classes.
+
+    Raises:
+        UserError: there must be one for each class.
+    """
+    given = given_weights(class_weights)
+    if given and len(given) != num_classes:
+        raise UserError(
+            f"--class_weights must be none, balanced or {num_classes} numbers above 0, one for "
+            f"each class (1,1,10), not {class_weights}"
+        )
+
+
+def architecture(settings: FinetuneSettings, root: Path) -> tuple[str, str]:
+    """Return encoder and decoder; "auto" is that of the run to resume, or of the weights.
+
+    Args:
+        settings: with the weights the run starts from.
+        root: of the run to resume.
+
+    Raises:
+        UserError: the weights or the checkpoint cannot be read.
+    """
+    encoder, decoder = settings.encoder, settings.decoder
+    if "auto" not in (encoder, decoder):
+        return encoder, decoder
+    source = settings.ssl_weights_path or settings.weights
+    found: tuple[str | None, str | None] = (None, None)
+    if settings.resume:
+        recipe = checkpoint.load(root / "last.ckpt", stage="finetune")["recipe"]
+        found = str(recipe["encoder"]), str(recipe["decoder"])
+    elif source not in ("none", "imagenet"):
+        found = weights.architecture(source)
+        found = found if settings.pretrained_decoder else (found[0], None)
+    if encoder == "auto":
+        encoder = found[0] or DEFAULT_ENCODER
+    if decoder == "auto":
+        decoder = found[1] or with_encoder(encoder, DEFAULT_DECODER)
+    return encoder, decoder
+
+
+def default_name(settings: FinetuneSettings) -> str:
+    """Return a name for the run: what it starts from, the data, the time and the note."""
+    start = "random"
+    if settings.ssl_weights_path:
+        path = Path(settings.ssl_weights_path)
+        start = path.resolve().parent.name if path.stem in ("encoder", "last") else path.stem
+    elif settings.weights != "none":
+        start = Path(settings.weights).stem
+    data = Path(settings.finetune_dataset).resolve().name.replace(" ", "_")
+    note = f"-{settings.note}" if settings.note else ""
+    return f"{start}-{data}-{run_folder.today()}{note}"
+
+
+def largest_batch(settings: FinetuneSettings, images: int, processes: int) -> int:
+    """Return the batch size, at most all images where a sample is a whole one, as published."""
+    most = max(1, images // processes) * processes
+    if settings.input_size is None or settings.rare_class_p > 0:
+        return settings.batch_size
+    return min(settings.batch_size, most)
+
+
+def total_steps(settings: FinetuneSettings, images: int) -> int:
+    """Return the steps of the plan.
+
+    An epoch sees as many crops as there are images, at least one batch.
+    """
+    if settings.epochs:
+        return settings.epochs * max(1, round(images / settings.batch_size))
+    return settings.steps
+
+
+def crop_size(settings: FinetuneSettings, model: SegmentationModel) -> int:
+    """Return the side of a training crop: that of the resized image at most, as published.
+
+    Args:
+        settings: with a size of crops or of images, or neither.
+        model: that takes multiples of a side.
+
+    Raises:
+        UserError: a size that the model does not take.
+    """
+    check_input_size(model, settings.input_size)
+    if settings.input_size is not None:
+        # A crop larger than the resized image would be filled up with mirrored pixels.
+        side = min(settings.crop_size or settings.input_size, settings.input_size)
+        return max(model.multiple, side - side % model.multiple)
+    side = CROP_SIZE if settings.crop_size is None else settings.crop_size
+    if side % model.multiple:
+        raise UserError(f"--crop_size must be a multiple of {model.multiple}, not {side}")
+    return side
+
+
+def crop_recipe(settings: FinetuneSettings) -> CropRecipe:
+    """Return how crops are drawn and changed."""
+    assert settings.crop_size is not None
+    return CropRecipe(
+        size=settings.crop_size,
+        rare_p=settings.rare_class_p,
+        d4=settings.d4,
+        scale=settings.scale_jitter,
+        brightness=settings.brightness,
+        contrast=settings.contrast,
+        gamma=settings.gamma,
+        illumination=settings.illumination,
+        blur_p=settings.blur_p,
+        noise_p=settings.noise_p,
+    )
+
+
+def describe(folder: RunFolder, inputs: Inputs) -> None:
+    """Write data.csv: each image with its part, group and, where it was opened, what it holds.
+
+    The hash is that of the pixels, as in the data.csv of a pretraining.
+    """
+    opened: dict[Path, dict[str, object]] = {}
+    for name, part in (("train", inputs.train), ("val", inputs.val)):
+        if part is None:
+            continue
+        rows = zip(part.pairs, part.masks, part.facts, part.digests, strict=True)
+        for pair, mask, (bits, _), digest in rows:
+            height, width = mask.shape
+            content = {"height": height, "width": width, "bits": bits, "hash": digest[:16]}
+            opened[pair.image] = {"split": name, **content}
+    empty = dict.fromkeys(("height", "width", "bits", "hash"), "")
+    for pair in inputs.dataset.pairs:
+        unopened = "unused" if pair.split in OPENED else pair.split
+        content = opened.get(pair.image, {"split": unopened, **empty})
+        row = {"image": str(pair.image), "split": content["split"], "group": pair.group}
+        folder.append_csv("data.csv", {**row, **content})

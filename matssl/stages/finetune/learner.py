@@ -1,0 +1,191 @@
+"""A segmentation model that learns: one step, its averaged copy, its score on whole images."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from matssl import tiling
+from matssl.core import optim, runtime
+from matssl.core.errors import UserError
+from matssl.core.runtime import Runtime
+from matssl.data.crops import CropLoader, CropRecipe, Labelled
+from matssl.data.preprocess import Preprocess
+from matssl.metrics import counts as counting
+from matssl.models import losses
+from matssl.models.encoders import channels_last, set_batchnorm_training
+from matssl.models.heads import synchronise_batchnorm
+from matssl.models.segmentation import SegmentationModel
+from matssl.stages.finetune.objective import Objective, Schedule
+
+
+class Learner:
+    """A model, its averaged copy and its optimiser; one method takes a step, one validates."""
+
+    def __init__(
+        self,
+        model: SegmentationModel,
+        data: Labelled,
+        record: Preprocess,
+        rt: Runtime,
+        *,
+        objective: Objective,
+        schedule: Schedule,
+        crops: CropRecipe,
+        batch_size: int,
+        seed: int,
+        compile: bool = False,
+    ) -> None:
+        """Make a learner of a model, which is moved to the device.
+
+        Args:
+            model: what learns.
+            data: what it learns from.
+            record: how images become what the model sees.
+            rt: device and processes.
+            objective: the loss.
+            schedule: the steps.
+            crops: how crops are drawn.
+            batch_size: crops a step, over all processes.
+            seed: of the crops, and of units that are dropped.
+            compile: whether the model is compiled.
+
+        Raises:
+            UserError: the masks are all ignored, or the processes cannot share a batch.
+        """
+        self.model, self.record, self.rt = model, record, rt
+        self.schedule, self.seed = schedule, seed
+        self.num_classes: int = model.description["num_classes"]
+        channels_last(model).to(rt.device)
+        if rt.world_size > 1:
+            synchronise_batchnorm(model, rt.device.type)
+        self.averaged = {k: v.detach().clone() for k, v in model.state_dict().items()}
+        self.optimizer = schedule.optimizer(model)
+        self.loss = losses.LOSSES[objective.loss]
+        weights = objective.weights(data.masks, self.num_classes)
+        self.class_weights = None if weights is None else weights.to(rt.device)
+        self.loader = CropLoader(
+            data,
+            record,
+            self.num_classes,
+            crops,
+            batch_size,
+            seed,
+            rt.workers,
+            rt.rank,
+            rt.world_size,
+        )
+        self.parallel: nn.Module = model
+        if rt.world_size > 1:
+            self.parallel = nn.parallel.DistributedDataParallel(model, forward_sync_buffers=False)
+        self.parallel = runtime.compiled(self.parallel, compile)
+
+    def learn(self, step: int, lr: float, images: Tensor, target: Tensor) -> float:
+        """Take one step and return its loss, the mean over the processes.
+
+        Args:
+            step: from 0.
+            lr: learning rate of this step.
+            images: float32 (B, C, S, S).
+            target: int64 (B, S, S), class indices or 255.
+
+        Raises:
+            UserError: the loss is not finite.
+        """
+        runtime.seed_step(self.seed, step, self.rt.rank)
+        optim.set_lr(self.optimizer, lr)
+        frozen = step < self.schedule.freeze_encoder_steps
+        self.model.train()
+        if frozen:
+            set_batchnorm_training(self.model.encoder, False)
+        self.optimizer.zero_grad(set_to_none=True)
+        images = images.to(self.rt.device, non_blocking=True)
+        target = target.to(self.rt.device, non_blocking=True)
+        with self.rt.autocast():
+            logits = self.parallel(images)
+        loss: Tensor = self.loss(logits, target, self.class_weights)
+        value = float(self.rt.mean(loss.detach()))
+        if not math.isfinite(value):
+            raise UserError(
+                f"the loss is not finite at step {step + 1}; lower --lr or set --precision fp32; "
+                "the last checkpoint is from before"
+            )
+        loss.backward()
+        if frozen:
+            # Without a gradient the optimiser leaves weights, decay and moments alone.
+            for parameter in self.model.encoder.parameters():
+                parameter.grad = None
+        if self.schedule.clip > 0:
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.schedule.clip)
+        self.optimizer.step()
+        self._average(step)
+        return value
+
+    def validate(self, data: Labelled) -> NDArray[np.int64]:
+        """Return the pooled confusion matrix of the averaged model on whole images."""
+        with Averaged(self.model, self.averaged):
+            self.model.eval()
+            total = np.zeros((self.num_classes, self.num_classes), np.int64)
+            for plane, mask in zip(data.planes, data.masks, strict=True):
+                prediction = self.predict(plane)
+                total += counting.confusion(mask, prediction, self.num_classes)
+        return total
+
+    def predict(self, plane: NDArray[Any]) -> NDArray[np.uint8]:
+        """Return class indices of a plane, by the predictor that evaluation uses."""
+        probabilities = tiling.predict(
+            self.model,
+            self.record.tensor(plane),
+            device=self.rt.device,
+            autocast=self.rt.autocast,
+        )
+        return probabilities.argmax(axis=0).astype(np.uint8)
+
+    def state(self) -> dict[str, Any]:
+        """Return what continuing needs, under the names of a checkpoint."""
+        averaged = {f"ema.{name}": value for name, value in self.averaged.items()}
+        return {
+            "state": {**self.model.state_dict(), **averaged},
+            "optimizer": self.optimizer.state_dict(),
+        }
+
+    def restore(self, payload: dict[str, Any]) -> None:
+        """Continue from what :meth:`state` returned."""
+        state = payload["state"]
+        own = {name: value for name, value in state.items() if not name.startswith("ema.")}
+        self.model.load_state_dict(own)
+        self.averaged = {
+            name.removeprefix("ema."): value.to(self.rt.device)
+            for name, value in state.items()
+            if name.startswith("ema.")
+        }
+        self.optimizer.load_state_dict(payload["optimizer"])
+
+    def _average(self, step: int) -> None:
+        """Move the averaged weights and BatchNorm statistics towards those of the model."""
+        decay = self.schedule.decay(step)
+        with torch.no_grad():
+            for name, value in self.model.state_dict().items():
+                if value.dtype.is_floating_point:
+                    self.averaged[name].lerp_(value, 1 - decay)
+                else:
+                    self.averaged[name].copy_(value)
+
+
+class Averaged:
+    """Puts averaged weights into a model inside a block and the own ones back after it."""
+
+    def __init__(self, model: nn.Module, averaged: dict[str, Tensor]) -> None:
+        self.model, self.averaged = model, averaged
+
+    def __enter__(self) -> None:
+        self.own = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
+        self.model.load_state_dict(self.averaged)
+
+    def __exit__(self, *error: object) -> None:
+        self.model.load_state_dict(self.own)

@@ -1,0 +1,360 @@
+"""A few labelled micrographs and encoder weights to a segmentation model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from matssl import preflight
+from matssl.core import checkpoint, flags, runtime
+from matssl.core.errors import UserError
+from matssl.core.lineage import Lineage
+from matssl.core.run_folder import RunFolder
+from matssl.core.runtime import Interrupts, Runtime
+from matssl.core.wording import counted
+from matssl.data import specimens
+from matssl.metrics import overlap
+from matssl.models.segmentation import SegmentationModel, build_model, check_training
+from matssl.stages import console, lineage, resume
+from matssl.stages.console import Clock
+from matssl.stages.finetune import folds, report
+from matssl.stages.finetune import inputs as reading
+from matssl.stages.finetune.inputs import Inputs
+from matssl.stages.finetune.learner import Learner
+from matssl.stages.finetune.objective import Objective, Schedule
+from matssl.stages.finetune.settings import NAMED_WEIGHTS, FinetuneSettings, given_weights
+from matssl.weights import WeightsReport
+
+# What to change where the memory is too small.
+ADVICE = "--batch_size, --crop_size or take a smaller --encoder"
+# After so many steps their speed is known well enough to say how long the others take.
+STEPS_TO_ESTIMATE = 3
+
+
+def finetune(settings: FinetuneSettings, argv: Sequence[str] = ()) -> Path:
+    """Run the stage and return its run folder.
+
+    Args:
+        settings: of train_finetune.py.
+        argv: what the user typed, for command.txt.
+
+    Raises:
+        UserError: anything the user can mend; nothing is written where it is found at the start.
+    """
+    settings = settings.resolved()
+    wrong = settings.problems()
+    if wrong:
+        raise UserError("; ".join(problem.text for problem in wrong))
+    console.check_tensorboard(settings.tensorboard)
+    rt = settings.runtime()
+    name = settings.name or reading.default_name(settings)
+    root = Path(settings.output_dir) / "finetune" / name
+    RunFolder.check(root, settings.resume, settings.overwrite)
+    encoder, decoder = reading.architecture(settings, root)
+    settings = replace(settings, encoder=encoder, decoder=decoder)
+
+    unmeasured = settings.record(settings.in_channels, settings.input_size)
+    dataset, train, val = reading.find(settings)
+    assert dataset.table is not None
+    model = build_model(encoder, decoder, dataset.table.num_classes, settings.in_channels)
+    settings = replace(settings, crop_size=reading.crop_size(settings, model))
+    facts = preflight.examine_dataset(dataset, unmeasured, opened=reading.OPENED).text()
+    console.say(settings, rt, facts)
+
+    inputs = reading.load(dataset, train, val, unmeasured)
+    most = reading.largest_batch(settings, len(train), rt.world_size)
+    if most < settings.batch_size:
+        console.say(settings, rt, f"note    a batch holds the {most} training images at most")
+        settings = replace(settings, batch_size=most)
+    _check_training(settings, model, len(train))
+    # A resumed run has its weights in the checkpoint; the file it started from may be gone.
+    source = None if settings.resume else settings.ssl_weights_path or settings.weights
+    started_from = lineage.start_weights(
+        model, source, encoder, inputs.record, settings.pretrained_decoder
+    )
+    folder = RunFolder.open(
+        "finetune", name, settings.output_dir, settings.resume, settings.overwrite, rt.is_main
+    )
+    rt.barrier()
+    run = Run(settings, rt, folder, inputs, model, started_from)
+    if folder.resumed:
+        run.restore()
+    else:
+        folder.start(flags.to_dict(settings), argv)
+    console.say(settings, rt, run.start_text)
+    plan = report.description(settings, inputs, run.schedule.total_steps, run.step)
+    console.say(settings, rt, f"{plan}\ndevice  {rt.describe()}\nfolder  {folder.root}")
+    note = report.mirroring(inputs, run.crops.size)
+    if note:
+        console.say(settings, rt, note)
+    try:
+        with resume.disk_errors(folder):
+            if not folder.resumed:
+                folder.write_text("preflight.txt", facts + "\n")
+                folder.write_json("classes.json", dataset.table.to_dict())
+                reading.describe(folder, inputs)
+                run.save("last.ckpt")
+            run.train()
+    except BaseException as error:
+        resume.note_end(folder, run.step, error)
+        raise
+    finally:
+        runtime.close()
+    return folder.root
+
+
+def _check_training(settings: FinetuneSettings, model: SegmentationModel, images: int) -> None:
+    """Refuse batches that the model cannot be trained with; see ``check_training``."""
+    assert settings.crop_size is not None
+    still = settings.freeze_encoder_steps >= reading.total_steps(settings, images)
+    check_training(
+        model,
+        settings.batch_size,
+        settings.crop_size,
+        settings.in_channels,
+        flag="--crop_size",
+        frozen=model.encoder if still else None,
+    )
+
+
+class Run:
+    """The state of a fine-tuning run, and its loop."""
+
+    def __init__(
+        self,
+        settings: FinetuneSettings,
+        rt: Runtime,
+        folder: RunFolder,
+        inputs: Inputs,
+        model: SegmentationModel,
+        started_from: WeightsReport | None,
+    ) -> None:
+        self.settings, self.rt, self.folder, self.inputs = settings, rt, folder, inputs
+        self.ancestors = lineage.ancestors(started_from)
+        self.start_text = lineage.origin(started_from, resumed=False)
+        self.schedule = schedule(settings, len(inputs.train.planes))
+        self.crops = reading.crop_recipe(settings)
+        # The same for the run itself and for each of its folds.
+        self.make_learner = partial(
+            Learner,
+            record=inputs.record,
+            rt=rt,
+            objective=objective(settings),
+            schedule=self.schedule,
+            crops=self.crops,
+            batch_size=settings.batch_size,
+            seed=settings.seed,
+            compile=settings.compile,
+        )
+        # The weights every fold and the run itself start from.
+        self.start_state = {k: v.clone() for k, v in model.state_dict().items()}
+        self.learner = self.make_learner(model, inputs.train)
+        self.stop_at = self.schedule.total_steps
+        # Steps taken; mIoU of the best model and its step; validations since then.
+        self.step, self.best, self.best_step, self.stale = 0, -1.0, 0, 0
+
+    def train(self) -> None:
+        """Take the steps that are left; validate, keep the best, save."""
+        settings, rt, folder, learner = self.settings, self.rt, self.folder, self.learner
+        if self._too_few_to_validate():
+            self.stop_at = self._steps_by_folds()
+        folder.status("running", step=self.step, total=self.stop_at)
+        bar = console.progress_bar(settings, rt, self.stop_at, self.step)
+        writer = console.tensorboard(settings.tensorboard, folder, rt, self.step)
+        clock = Clock(settings.batch_size)
+        first = self.stop_at if self._out_of_patience() else self.step
+        with Interrupts().watch() as interrupts, bar, writer, runtime.memory_errors(ADVICE):
+            for images, target in learner.loader.batches(first, self.stop_at):
+                clock.waited()
+                lr = self.schedule.rate(self.step)
+                loss = learner.learn(self.step, lr, images, target)
+                self.step += 1
+                clock.stepped()
+                row = {"step": self.step, "loss": loss, "lr": lr, "wait_share": clock.wait_share}
+                folder.append_csv("steps.csv", row)
+                folder.append_jsonl("metrics.jsonl", row)
+                writer.add_scalar("loss", loss, self.step)
+                bar.update()
+                bar.set_postfix_str(f"loss {loss:.3f}, wait {100 * clock.wait_share:.0f}%")
+                if clock.steps == STEPS_TO_ESTIMATE:
+                    self._estimate(clock)
+                if self._due(settings.val_every) or self.step == self.stop_at:
+                    self._validate(loss)
+                    clock.restart()
+                if self._due(settings.snapshot_every):
+                    self.save(f"snapshots/step_{self.step:06d}.ckpt")
+                if self._due(settings.checkpoint_every):
+                    self.save("last.ckpt")
+                    clock.restart()
+                if rt.any(interrupts.received is not None):
+                    self.save("last.ckpt")
+                    resume.stop(folder, rt, self.step, interrupts.exit_code)
+                if self._out_of_patience():
+                    self.say(f"no gain in {self.stale} validations: stopped")
+                    break
+        self.save("last.ckpt")
+        if self.inputs.val is None or not (folder.root / "best.ckpt").exists():
+            # Nothing to choose by: no validation images, or none with a labelled pixel.
+            self.best_step = self.step
+            self.save("best.ckpt")
+        if rt.is_main:
+            report.finish(settings, folder, self.inputs, learner, self._outcome())
+
+    def say(self, text: str) -> None:
+        """Print a line, on one process, unless quiet."""
+        console.say(self.settings, self.rt, text)
+
+    def _due(self, every: int) -> bool:
+        """Return whether something that comes every so many steps comes now; 0: never."""
+        return every > 0 and self.step % every == 0
+
+    def _out_of_patience(self) -> bool:
+        return 0 < self.settings.patience <= self.stale
+
+    def _too_few_to_validate(self) -> bool:
+        few = len(self.inputs.train.planes) < specimens.MIN_IMAGES_TO_SPLIT
+        return self.inputs.val is None and few
+
+    def _estimate(self, clock: Clock) -> None:
+        left = self.stop_at - self.step
+        self.say(
+            f"estimate {console.minutes(left * clock.seconds_per_step)} for "
+            f"{counted(left, 'step')}, without validation "
+            f"({runtime.peak_memory(self.rt.device) / 1e9:.1f} GB in use)"
+        )
+
+    def _validate(self, loss: float) -> None:
+        """Score the averaged model on the validation images; keep it where it is the best."""
+        if self.inputs.val is None:
+            return
+        counts = self.learner.validate(self.inputs.val)
+        miou = overlap.miou(counts)
+        scores = dict(zip(self.inputs.table.names, map(float, overlap.iou(counts)), strict=True))
+        better = miou > self.best
+        if better:
+            self.best, self.best_step, self.stale = miou, self.step, 0
+            self.save("best.ckpt")
+        else:
+            self.stale += 1
+        row = {"step": self.step, "loss": loss, "val_miou": miou}
+        row |= {f"iou {name}": score for name, score in scores.items()}
+        self.folder.append_csv("log.csv", row)
+        classes = ", ".join(f"{name} {100 * score:.1f}" for name, score in scores.items())
+        self.say(
+            f"step {self.step}/{self.stop_at}: loss {loss:.3f}, validation mIoU {100 * miou:.1f} "
+            f"({classes}){' *' if better else ''}"
+        )
+
+    def _steps_by_folds(self) -> int:
+        """Return the number of steps that the folds choose, or chose before this run went on."""
+        done = self.folder.root / "folds.json"
+        if done.is_file():
+            choice = folds.Choice.from_dict(json.loads(done.read_text(encoding="utf-8")))
+        else:
+            choice = folds.choose_steps(
+                self.inputs.train,
+                self.start_state,
+                self.learner.model.description,
+                self.make_learner,
+                self.settings.val_every,
+                self.say,
+            )
+            self.folder.write_json("folds.json", choice.to_dict())
+        self.best = max(choice.miou)
+        return choice.steps
+
+    def save(self, name: str) -> None:
+        """Write a checkpoint, atomically, by one process.
+
+        last.ckpt holds all that continuing needs, best.ckpt and snapshots the averaged weights.
+        """
+        if self.rt.is_main:
+            payload: dict[str, Any] = {
+                "stage": "finetune",
+                "model": self.learner.model.description,
+                "step": self.step,
+                "recipe": flags.to_dict(self.settings),
+                "preprocess": self.inputs.record.to_dict(),
+                "classes": self.inputs.table.to_dict(),
+                "lineage": self.lineage().stored(),
+                "progress": {
+                    "best": self.best,
+                    "best_step": self.best_step,
+                    "stale": self.stale,
+                    "start": self.start_text,
+                    "train_images": [str(pair.image) for pair in self.inputs.train.pairs],
+                    "train_digests": list(self.inputs.train.digests),
+                    "data": self.inputs.identity,
+                },
+            }
+            if name == "last.ckpt":
+                payload |= self.learner.state()
+            else:
+                payload["state"] = self.learner.averaged
+            path = self.folder.path(name)
+            path.parent.mkdir(exist_ok=True)
+            checkpoint.save(path, payload)
+            facts = {"best_miou": self.best, "best_step": self.best_step}
+            self.folder.status("running", step=self.step, total=self.stop_at, **facts)
+        self.rt.barrier()
+
+    def restore(self) -> None:
+        """Continue from last.ckpt.
+
+        Raises:
+            UserError: the plan or the data are not those of the run.
+        """
+        payload = checkpoint.load(self.folder.path("last.ckpt"), stage="finetune")
+        best = self.folder.root / "best.ckpt"
+        instead = f"start a new run, from this one's encoder with --weights {best}"
+        resume.refuse_other_plan(payload["recipe"], flags.to_dict(self.settings), instead)
+        facts = payload["progress"]
+        if facts.get("data") != self.inputs.identity:
+            raise UserError(f"the labelled images changed since this run began; {instead}")
+        self.learner.restore(payload)
+        self.step = int(payload["step"])
+        self.best, self.best_step, self.stale = facts["best"], facts["best_step"], facts["stale"]
+        self.ancestors = Lineage.read(payload["lineage"]).ancestors
+        self.start_text = facts["start"]
+        resume.rewind(self.folder, self.step)
+
+    def lineage(self) -> Lineage:
+        """Return the chain of what this model was trained from."""
+        here: dict[str, object] = {
+            "stage": "finetune",
+            "dataset": self.inputs.dataset.root.name,
+            "encoder": self.settings.encoder,
+            "images": len(self.inputs.train.planes),
+            "steps": self.step,
+        }
+        return self.ancestors.then(here)
+
+    def _outcome(self) -> report.Outcome:
+        return report.Outcome(self.step, self.stop_at, self.best, self.best_step, self.start_text)
+
+
+def objective(settings: FinetuneSettings) -> Objective:
+    """Return the loss that the settings ask for."""
+    chosen: tuple[float, ...] | str | None = settings.class_weights
+    if settings.class_weights not in NAMED_WEIGHTS:
+        chosen = given_weights(settings.class_weights)
+    return Objective(settings.loss, None if chosen == "none" else chosen)
+
+
+def schedule(settings: FinetuneSettings, images: int) -> Schedule:
+    """Return the steps that the settings ask for, with so many images."""
+    return Schedule(
+        total_steps=reading.total_steps(settings, images),
+        lr=settings.lr,
+        shape=settings.schedule,
+        warmup=settings.warmup,
+        encoder_lr_factor=settings.encoder_lr_factor,
+        weight_decay=settings.weight_decay,
+        clip=settings.clip,
+        freeze_encoder_steps=settings.freeze_encoder_steps,
+        ema=settings.ema,
+    )

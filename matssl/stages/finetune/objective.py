@@ -1,0 +1,94 @@
+"""What fine-tuning minimises and how: the loss, the weights of the classes, the rate of a step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from matssl.core import optim
+from matssl.core.labels import IGNORE
+
+# A class that no training image holds must not get an infinite weight.
+SMALLEST_SHARE = 1e-4
+
+
+@dataclass(frozen=True)
+class Objective:
+    """The loss.
+
+    Attributes:
+        loss: a key of ``models.losses.LOSSES``.
+        class_weights: of the classes in the cross-entropy; None: all alike, "balanced": by the
+            inverse root of each class's share.
+    """
+
+    loss: str
+    class_weights: tuple[float, ...] | str | None = None
+
+    def weights(self, masks: Sequence[NDArray[np.uint8]], num_classes: int) -> Tensor | None:
+        """Return the weight of each class, float32 (num_classes,); None where all are alike.
+
+        The loss is a weighted mean, so that only their ratios matter.
+
+        Args:
+            masks: (H, W) each, of the training images; class indices or 255.
+            num_classes: how many there are.
+        """
+        if self.class_weights is None:
+            return None
+        if not isinstance(self.class_weights, str):
+            return torch.tensor(self.class_weights)
+        pixels = np.zeros(num_classes)
+        for mask in masks:
+            pixels += np.bincount(mask[mask != IGNORE], minlength=num_classes)[:num_classes]
+        share = pixels / pixels.sum()
+        values = 1 / np.sqrt(np.maximum(share, SMALLEST_SHARE))
+        return torch.tensor(values / (values * share).sum(), dtype=torch.float32)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How far the weights move, step by step.
+
+    Attributes:
+        total_steps: of the whole plan.
+        lr: peak learning rate of AdamW.
+        shape: of the rate after the warm-up, "cosine" or "constant".
+        warmup: share of the steps with rising rate.
+        encoder_lr_factor: the encoder's rate relative to the others'.
+        weight_decay: of tensors with two or more dimensions.
+        clip: largest gradient norm; 0: no clipping.
+        freeze_encoder_steps: first steps, in which the encoder stays as it is.
+        ema: decay of the averaged weights; 0: no averaging.
+    """
+
+    total_steps: int
+    lr: float
+    shape: str = "cosine"
+    warmup: float = 0.1
+    encoder_lr_factor: float = 1.0
+    weight_decay: float = 1e-2
+    clip: float = 1.0
+    freeze_encoder_steps: int = 0
+    ema: float = 0.99
+
+    def rate(self, step: int) -> float:
+        """Return the learning rate of a step, from 0."""
+        warmup = round(self.warmup * self.total_steps)
+        return optim.learning_rate(self.shape, self.lr, step, self.total_steps, warmup, 1)
+
+    def decay(self, step: int) -> float:
+        """Return the share of the averaged weights that a step keeps."""
+        # Short runs would keep too much of their random start with the full decay.
+        return min(self.ema, (1 + step) / (10 + step)) if self.ema > 0 else 0.0
+
+    def optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+        """Return AdamW for the trainable weights of a model."""
+        factors = {"encoder.": self.encoder_lr_factor}
+        groups = optim.parameter_groups(model, self.weight_decay, factors)
+        return optim.build_optimizer("adamw", groups, self.lr)

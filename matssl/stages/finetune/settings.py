@@ -1,0 +1,286 @@
+"""Settings of train_finetune.py: the only defaults, their ranges, and what does not go together."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from matssl.core import parsing
+from matssl.core.flags import Command, Problem, flag
+from matssl.decoders import described, segmenting
+from matssl.stages import published
+from matssl.stages.settings import ImageSettings, LabelSettings, RunSettings, SpeedSettings
+
+DESCRIPTION = (
+    "Train a segmentation model on a folder of images with masks, from pretrained weights or from "
+    "random ones. The model and a report go to experiments/finetune/NAME. Next: eval_model.py "
+    "--model_path experiments/finetune/NAME/best.ckpt"
+)
+RECIPES = Path(__file__).resolve().parent / "recipes"
+# Side of a training crop where nothing says another.
+CROP_SIZE = 192
+# The keys of matssl.models.losses.LOSSES; a test holds that they agree.
+LOSSES = ("dice_ce", "dice", "ce", "focal", "bce")
+# Values of --class_weights that are no numbers.
+NAMED_WEIGHTS = ("none", "balanced")
+
+
+def loss_problem(name: str) -> str:
+    """Return what is wrong with a published name of a loss, "" where nothing is."""
+    if name.lower() in LOSSES:
+        return ""
+    return f"--loss_function must be BCE, Dice or Focal, not {name}"
+
+
+def given_weights(class_weights: str) -> tuple[float, ...]:
+    """Return the class weights that are given as numbers; empty where they are none above 0."""
+    try:
+        given = tuple(float(word) for word in class_weights.split(","))
+    except ValueError:
+        return ()
+    return given if all(0 < value < math.inf for value in given) else ()
+
+
+def class_weights_problem(class_weights: str) -> str:
+    """Return what is wrong with ``--class_weights``, "" where nothing is."""
+    if class_weights in NAMED_WEIGHTS or given_weights(class_weights):
+        return ""
+    return (
+        "--class_weights must be none, balanced or numbers above 0, one for each class (1,1,10), "
+        f"not {class_weights}"
+    )
+
+
+@dataclass(frozen=True)
+class FinetuneSettings(RunSettings, SpeedSettings, LabelSettings, ImageSettings):
+    """Flags of train_finetune.py."""
+
+    output_dir: str = flag("experiments", "run", "folder in which run folders are made")
+    finetune_dataset: str = flag("", "data", "folder of images with masks", required=True)
+    recipe: str = flag(
+        "matssl",
+        "run",
+        "settings: ours (matssl), published ones of MatSSL (paper, and for its data sets metaldam, "
+        "aachen, ebc) and of PSCL (pscl), or a file",
+        first=True,
+    )
+    resume: bool = flag(False, "run", "continue the run of this name where it stopped", first=True)
+    tensorboard: bool = flag(False, "run", "also write TensorBoard events (needs tensorboard)")
+    note: str = flag("", "run", "suffix of the run folder's name")
+    val_fraction: float = flag(
+        0.2,
+        "data",
+        "share of the training groups that validates where there is no val split",
+        low=0,
+        below=1,
+    )
+    max_train_images: int | None = flag(None, "data", "use only the first N after shuffling", low=1)
+    data_ratio: float = flag(
+        1.0,
+        "data",
+        "use only this share of the training images",
+        above=0,
+        high=1,
+    )
+    input_size: int | None = flag(
+        None,
+        "images",
+        "published square resize in pixels (default: native resolution)",
+        low=1,
+        high=8192,
+    )
+
+    encoder: str = flag(
+        "auto",
+        "model",
+        "any encoder of segmentation-models-pytorch; auto: that of the weights, else resnet18",
+        first=True,
+    )
+    decoder: str = flag(
+        "auto",
+        "model",
+        "decoder of the segmentation model; auto: that of the weights where they have one, else "
+        f"unet. {described(segmenting())}",
+        choices=("auto", *segmenting()),
+        first=True,
+    )
+    in_channels: int = flag(1, "model", "input channels of the stem", choices=(1, 3))
+    ssl_weights_path: str | None = flag(
+        None,
+        "model",
+        "weights of a pretraining run: a file, or a name of the model hub",
+        first=True,
+    )
+    pretrained_decoder: bool = flag(
+        True, "model", "also start from the decoder where the weights have one (spark, pscl)"
+    )
+    pretrained: str | None = flag(
+        None, "model", "published spelling of --ssl_weights_path; none: random weights"
+    )
+    pretrained_model: str | None = flag(
+        None,
+        "model",
+        "the same by the SimCLR study's names, below experiments/pretrained_models",
+        choices=("pets", "cifar", "baseline"),
+    )
+    weights: str = flag(
+        "none", "model", "start without --ssl_weights_path: none, imagenet or a file"
+    )
+
+    steps: int = flag(500, "training", "optimiser steps", low=1, excludes="epochs", first=True)
+    epochs: int | None = flag(
+        None,
+        "training",
+        "passes over the training images, instead of --steps",
+        low=1,
+        excludes="steps",
+    )
+    custom_epochs: int | None = flag(None, "training", "published spelling of --epochs", low=1)
+    loss_function: str | None = flag(
+        None,
+        "training",
+        "published spelling of --loss: BCE, Dice or Focal",
+        check=loss_problem,
+    )
+    custom_lr: float | None = flag(
+        None, "training", "published spelling of --lr", above=0, high=1000
+    )
+    batch_size: int = flag(
+        4, "training", "crops a step, over all processes", low=1, high=1 << 20, first=True
+    )
+    crop_size: int | None = flag(
+        None,
+        "training",
+        "side of a training crop in pixels (default: 192, or --input_size)",
+        low=1,
+        high=8192,
+    )
+    loss: str = flag("dice_ce", "training", "loss function", choices=LOSSES)
+    class_weights: str = flag(
+        "none",
+        "training",
+        "weights of the classes in the cross-entropy: none, balanced (by inverse root of the "
+        "share), or one number a class (1,1,10,10)",
+        check=class_weights_problem,
+    )
+    lr: float = flag(1e-3, "training", "peak learning rate of AdamW", above=0, high=1000)
+    encoder_lr_factor: float = flag(
+        1.0, "training", "the encoder's rate relative to --lr", low=0, high=1000
+    )
+    weight_decay: float = flag(1e-2, "training", "weight decay", low=0, high=1000)
+    warmup: float = flag(
+        0.1, "training", "share of the steps with rising learning rate", low=0, below=1
+    )
+    schedule: str = flag(
+        "cosine",
+        "training",
+        "learning rate after the warm-up",
+        choices=("cosine", "constant"),
+    )
+    clip: float = flag(1.0, "training", "largest gradient norm; 0: no clipping", low=0, high=1e9)
+    freeze_encoder_steps: int = flag(
+        0,
+        "training",
+        "steps during which the encoder, its BatchNorm included, stays as it is",
+        low=0,
+    )
+    ema: float = flag(
+        0.99,
+        "training",
+        "decay of the averaged weights that are kept; 0: none",
+        low=0,
+        below=1,
+    )
+    val_every: int = flag(100, "training", "steps between two validations", low=1)
+    patience: int = flag(
+        0, "training", "stop after so many validations without gain; 0: never", low=0
+    )
+    checkpoint_every: int = flag(200, "training", "steps between two checkpoints", low=1)
+    snapshot_every: int = flag(
+        0, "training", "steps between two models that are all kept, in snapshots/; 0: none", low=0
+    )
+
+    rare_class_p: float = flag(
+        0.5, "augmentation", "share of crops centred on a class drawn uniformly", low=0, high=1
+    )
+    d4: str = flag(
+        "full",
+        "augmentation",
+        "orientations drawn: all eight, without quarter turns, mirror only, none",
+        choices=("full", "flips", "hflip", "none"),
+    )
+    scale_jitter: float = flag(
+        0.0, "augmentation", "crops are zoomed by up to this share", low=0, high=2
+    )
+    brightness: float = flag(
+        0.2, "augmentation", "grey shift, up to this share of the range", low=0, high=10
+    )
+    contrast: float = flag(
+        0.2, "augmentation", "contrast changes by up to this share", low=0, high=10
+    )
+    gamma: float = flag(0.2, "augmentation", "log of the largest gamma", low=0, high=10)
+    illumination: float = flag(
+        0.0, "augmentation", "slope of uneven light across a crop", low=0, high=10
+    )
+    blur_p: float = flag(0.2, "augmentation", "share of blurred crops", low=0, high=1)
+    noise_p: float = flag(0.2, "augmentation", "share of crops with added noise", low=0, high=1)
+
+    def problems(self) -> list[Problem]:
+        """Return what does not go together, one sentence each."""
+        wrong = self.image_problems(self.in_channels)
+        if self.class_weights != "none" and self.resolved().loss == "dice":
+            told = "--class_weights act in a cross-entropy; --loss dice has none"
+            wrong.append(Problem(told, ("class_weights", "loss", "loss_function")))
+        if self.data_ratio < 1 and self.max_train_images is not None:
+            told = "give --data_ratio or --max_train_images, not both"
+            wrong.append(Problem(told, ("data_ratio", "max_train_images")))
+        if self.resume and not self.name:
+            wrong.append(Problem("--resume needs the --name of the run", ("name",)))
+        return wrong
+
+    def resolved(self) -> FinetuneSettings:
+        """Return the settings with the published spellings in our own fields."""
+        new = self
+        if new.pretrained_model:
+            named = published.STUDY_WEIGHTS.format(new.pretrained_model)
+            new = replace(new, pretrained="none" if new.pretrained_model == "baseline" else named)
+        if new.pretrained:
+            none = new.pretrained == "none"
+            new = replace(new, ssl_weights_path=None if none else new.pretrained)
+        if new.loss_function:
+            new = replace(new, loss=new.loss_function.lower())
+        if new.custom_lr:
+            new = replace(new, lr=new.custom_lr)
+        if new.custom_epochs:
+            new = replace(new, epochs=new.custom_epochs)
+        if new.note and new.name:
+            new = replace(new, name=f"{new.name}-{new.note}", note="")
+        return new
+
+
+def resolve(argv: Sequence[str]) -> FinetuneSettings:
+    """Return what a command line says, with the published spellings in our own fields.
+
+    Args:
+        argv: without the program's name.
+
+    Raises:
+        UserError: all that is wrong with it.
+        SystemExit: after ``--help``.
+    """
+    command = Command(
+        DESCRIPTION,
+        (FinetuneSettings,),
+        recipes=RECIPES,
+        owner="fine-tuning",
+        prog="train_finetune.py",
+    )
+    parsed = parsing.parse(
+        command,
+        argv,
+        read=lambda path: published.read(path, finetune=True),
+        problems=lambda found: found.section(FinetuneSettings).problems(),
+    )
+    return parsed.section(FinetuneSettings).resolved()

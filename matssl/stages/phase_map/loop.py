@@ -1,0 +1,216 @@
+"""A pretraining run and a folder to phase maps, area fractions and a report; no labels."""
+
+from __future__ import annotations
+
+import shlex
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from matssl import phases, preflight
+from matssl.core import flags, run_folder, runtime
+from matssl.core.errors import UserError
+from matssl.core.labels import IGNORE
+from matssl.core.run_folder import RunFolder, atomic_path
+from matssl.data import layouts, readers, specimens
+from matssl.data.prefetch import prefetched
+from matssl.data.preprocess import Preprocess
+from matssl.data.readers import Micrograph
+from matssl.measure import field, tables
+from matssl.measure.field import Field
+from matssl.pictures import segmentation as pictures
+from matssl.stages import console, drawing, resume
+from matssl.stages.phase_map import clustering
+from matssl.stages.phase_map.clustering import Source
+from matssl.stages.phase_map.report import draw_panel, write_report, write_tables
+from matssl.stages.phase_map.settings import PhaseMapSettings
+from matssl.trained.encoder import MARGIN, mirrored
+from matssl.trained.network import Network
+
+# A phase that nowhere takes this share of an image is none.
+NO_PHASE = 0.001
+# A folder with more unreadable files than this share is looked at before anything is done.
+MAX_BROKEN = 0.1
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What is mapped with what, checked.
+
+    Attributes:
+        source: what tells phases apart.
+        record: how the images are read.
+        paths: of the images that can be read.
+        broken: what is known of the others.
+        facts: of all of them, in words.
+    """
+
+    source: Source
+    record: Preprocess
+    paths: list[Path]
+    broken: tuple[preflight.Facts, ...]
+    facts: str
+
+
+def phase_map(settings: PhaseMapSettings, argv: Sequence[str] = ()) -> Path:
+    """Map the phases of a folder and return the folder of the results.
+
+    Args:
+        settings: resolved flags.
+        argv: what the user typed, for command.txt.
+
+    Raises:
+        UserError: anything the user can mend; nothing is written where it is found at the start.
+    """
+    rt = settings.runtime()
+    root = _root(settings)
+    if not rt.is_main:
+        # Under torchrun one process draws; the maps would be the same.
+        runtime.close()
+        return root
+    source = clustering.load(settings.model_path, str(rt.device), rt.precision)
+    RunFolder.check(root, False, settings.overwrite, resumable=False)
+    inputs = _inputs(settings, source)
+    paths, record = inputs.paths, inputs.record
+    console.say(settings, rt, inputs.facts)
+    wanted = settings.phases or len(settings.given_names) or None
+    with runtime.memory_errors("--tile_size"):
+        model, origin = clustering.find(source, record, paths, wanted)
+    network = replace(source.network, model=model)
+    names = settings.given_names or [f"phase {i + 1}" for i in range(len(origin))]
+    console.say(settings, rt, f"phases  {source.described(origin)}")
+    console.say(settings, rt, f"device  {rt.describe()}\nfolder  {root}")
+
+    folder = _start(settings, root, inputs, argv)
+    fields = []
+    groups = specimens.groups_of(paths, settings.group_regex)
+    files = drawing.output_names(paths, Path(settings.data))
+    with runtime.memory_errors("--tile_size"), resume.disk_errors(folder):
+        bar = tqdm(total=len(paths), desc="mapping", disable=settings.quiet or None)
+        # One thread reads ahead: more would only hold more images.
+        read = prefetched(lambda i: record.read(paths[i]), range(len(paths)), min(1, rt.workers))
+        for path, name, group, micrograph in zip(paths, files, groups, read, strict=True):
+            shown = drawing.shown(micrograph, record)
+            labels = _labels(settings, folder.root, network, record, micrograph, shown, len(names))
+            _write_map(folder, name, labels, names, micrograph)
+            draw_panel(folder.path(f"panels/{name}.png"), shown, labels, names, micrograph)
+            areas = field.areas(labels, len(names))
+            fields.append(Field(path, name, group, areas, micrograph.pixel_size))
+            bar.update()
+        bar.close()
+        summary = write_tables(folder, fields, names, origin)
+        against = source.lineage.doubt()
+        write_report(folder, fields, origin, summary, source, inputs.facts, against)
+    folder.status("done", images=len(fields))
+
+    for name, entry in summary.items():
+        print(f"  area fraction {name}: {tables.fraction_text(entry)} %")
+    print(console.specimens_text(len(set(groups)), len(fields), settings.group_regex), end="")
+    empty = [n for i, n in enumerate(names) if max(f.fractions[i] for f in fields) < NO_PHASE]
+    if empty:
+        print(f"warning {', '.join(empty)}: in no image as much as {NO_PHASE:.1%}; train longer")
+    if against:
+        print(f"warning {against}")
+    print(f"report: {root / 'report.html'}", flush=True)
+    runtime.close()
+    return root
+
+
+def _root(settings: PhaseMapSettings) -> Path:
+    if settings.output_dir is not None:
+        return run_folder.given_folder(settings.output_dir, settings.name)
+    model = Path(settings.model_path).resolve()
+    trained = model.parent.name if model.suffix else model.name
+    data = Path(settings.data).resolve().name.replace(" ", "_")
+    return Path("experiments") / "phases" / (settings.name or f"{trained}-on-{data}")
+
+
+def _inputs(settings: PhaseMapSettings, source: Source) -> Inputs:
+    """Return the images that can be read, and how.
+
+    Raises:
+        UserError: more than a tenth cannot, or their pixel size is needed and not known.
+    """
+    record = source.record
+    pixel_size = readers.parse_pixel_size(settings.pixel_size)
+    if pixel_size is not None:
+        record = replace(record, pixel_size=pixel_size)
+    paths, left_out = layouts.unlabelled(settings.data)
+    found = preflight.examine(str(settings.data), {"images": paths}, record, left_out=left_out)
+    good = [fact.path for fact in found.facts if not fact.error]
+    broken = found.broken
+    if len(broken) > MAX_BROKEN * len(found.facts):
+        raise UserError(
+            f"{len(broken)} of {len(found.facts)} images in {settings.data} cannot be read "
+            f"(first: {broken[0].error})"
+        )
+    specimens.check_regex(good, settings.group_regex)
+    unknown = [f.path for f in found.facts if not f.error and f.pixel_size is None]
+    if record.target_pixel_size is not None and unknown:
+        raise UserError(
+            f"the run rescales images to {record.target_pixel_size:g} nm a pixel, and the pixel "
+            f"size of {len(unknown)} images is not known (first: {unknown[0]}); give --pixel_size"
+        )
+    return Inputs(source, record, good, broken, found.text())
+
+
+def _start(
+    settings: PhaseMapSettings, root: Path, inputs: Inputs, argv: Sequence[str]
+) -> RunFolder:
+    """Return the folder of the results with what is known before the first map."""
+    folder = RunFolder.at(root, False, settings.overwrite, True)
+    folder.start(flags.to_dict(settings), argv)
+    command = shlex.join(["python", "-m", "matssl.tools.phase_map", *argv])
+    folder.write_text("command.txt", command + "\n")
+    folder.write_text("preflight.txt", inputs.facts + "\n")
+    for fact in inputs.broken:
+        folder.append_csv("bad_images.csv", {"image": str(fact.path), "reason": fact.error})
+    return folder
+
+
+def _labels(
+    settings: PhaseMapSettings,
+    place: Path,
+    network: Network,
+    record: Preprocess,
+    micrograph: Micrograph,
+    shown: NDArray[np.uint8],
+    count: int,
+) -> NDArray[np.uint8]:
+    """Return the phase of each pixel above the information bar, uint8 (h, W)."""
+    with tempfile.TemporaryDirectory(prefix=".tiles", dir=place) as scratch:
+        probabilities = network.probabilities(
+            mirrored(record.tensor(record.plane(micrograph))),
+            count,
+            tile_size=settings.tile_size,
+            overlap=settings.overlap,
+            tta=settings.tta,
+            scratch=Path(scratch),
+        )[:, MARGIN:-MARGIN, MARGIN:-MARGIN]
+        if probabilities.shape[1:] != shown.shape[:2]:
+            size = shown.shape[1::-1]
+            probabilities = np.stack([cv2.resize(p, size) for p in probabilities])
+        guide = np.asarray(shown if shown.ndim == 2 else shown.mean(axis=2), np.float32)
+        return phases.label(probabilities, guide, settings.smooth)
+
+
+def _write_map(
+    folder: RunFolder,
+    name: str,
+    labels: NDArray[np.uint8],
+    names: Sequence[str],
+    micrograph: Micrograph,
+) -> None:
+    """Write the map as index and colour PNG of the image's size."""
+    full = np.full(micrograph.pixels.shape[:2], IGNORE, np.uint8)
+    full[: len(labels)] = labels
+    colour = pictures.colour_mask(full, len(names))[..., ::-1]
+    for kind, content in (("index", full), ("colour", colour)):
+        with atomic_path(folder.path(f"maps/{kind}/{name}.png")) as temporary:
+            temporary.write_bytes(cv2.imencode(".png", np.ascontiguousarray(content))[1].tobytes())

@@ -1,0 +1,1 @@
+"""Unlabelled micrographs to encoder weights; ``loop.pretrain`` runs the stage."""

@@ -1,0 +1,226 @@
+"""What a pretraining learns from: the pool, labelled images that guide or judge it, the views."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from matssl import monitor, preflight
+from matssl.core.errors import UserError
+from matssl.core.runtime import Runtime
+from matssl.core.wording import counted
+from matssl.data import cache, layouts, preprocess, specimens
+from matssl.data.cache import Pool
+from matssl.data.crops import Labelled
+from matssl.data.datasets import ViewLoader, check_batch
+from matssl.data.preprocess import Preprocess
+from matssl.data.views import ViewRecipe
+from matssl.methods.settings import MethodSettings, PoolFacts
+from matssl.probe import DenseProbe
+from matssl.stages import console
+from matssl.stages.pretrain import guides
+from matssl.stages.pretrain.settings import PretrainSettings
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a pretraining learns from, read and checked.
+
+    Attributes:
+        preflight: what was found, for console and report.
+        record: how images are read, with the pool's grey levels.
+        pool: the unlabelled images.
+        loader: of the method's batches.
+        watched: of pairs of views for the monitor, also where the method learns from one.
+        probe: scores the encoder on labelled images, None without any.
+        labelled: images with masks that the run opened, by what they are for.
+    """
+
+    preflight: str
+    record: Preprocess
+    pool: Pool
+    loader: ViewLoader
+    watched: ViewLoader
+    probe: DenseProbe | None
+    labelled: Mapping[str, Labelled]
+
+    def facts(self, batch_size: int, named: bool) -> PoolFacts:
+        """Return what a method may want to know before it is built.
+
+        Args:
+            batch_size: samples a step.
+            named: whether an expression says which specimens there are.
+        """
+        area = np.zeros(len(self.pool.group_names))
+        sizes = [float(np.prod(shape[:2])) for shape in self.pool.shapes]
+        np.add.at(area, self.pool.groups, sizes)
+        shares = (area / area.sum()).tolist()
+        guiding = self.loader.guides
+        return PoolFacts(
+            batch_size,
+            len(self.loader.tiles),
+            dict(zip(self.pool.group_names, shares, strict=True)),
+            named,
+            len(guiding.names) if guiding else None,
+        )
+
+
+def gather(
+    settings: PretrainSettings,
+    method: MethodSettings,
+    views: int,
+    rt: Runtime,
+    record: Preprocess,
+    multiple: int,
+) -> Inputs:
+    """Read what a run learns from, and say what was found.
+
+    Args:
+        settings: flags.
+        method: the method's own.
+        views: how many views of a sample it learns from.
+        rt: where it computes.
+        record: how images are read.
+        multiple: of the sides of what the encoder sees.
+
+    Raises:
+        UserError: images or masks that cannot be meant.
+    """
+    paths, left_out = _image_paths(settings)
+    specimens.check_regex(paths, settings.group_regex)
+    found = _preflight(settings, paths, left_out, record) if rt.is_main else ""
+    console.say(settings, rt, found)
+    # Masks that cannot be meant are told before the pool is read.
+    guiding, guided_by = guides.guides(settings, method, rt, record)
+    tile_size = settings.tile_size or 2 * settings.view_size
+    pool = _pool(settings, rt, paths, record, tile_size)
+    record = preprocess.measure(record, (pool.plane(i) for i in range(len(pool))))
+    probe = guides.dense_probe(settings, record, multiple)
+    labelled = {} if guided_by is None else {"guide": guided_by}
+    labelled |= {} if probe is None else probe.opened
+    recipes = (_first_views(settings), _second_views(settings))
+    loader = ViewLoader(
+        pool,
+        list(recipes)[:views],
+        settings.batch_size,
+        tile_size,
+        settings.seed,
+        rt.workers,
+        rt.rank,
+        rt.world_size,
+        pin=rt.device.type == "cuda",
+        guides=guiding,
+        lots=guides.lots(settings, method, rt, pool.sources, "images of the pool"),
+    )
+    guides.compare_lots(settings, method, rt, loader)
+    watched = copy.copy(loader)
+    watched.recipes = recipes
+    return Inputs(found, record, pool, loader, watched, probe, labelled)
+
+
+def _image_paths(settings: PretrainSettings) -> tuple[list[Path], list[Path]]:
+    """Return the images of the pool, and the files and folders of masks left out of it."""
+    paths, left_out = layouts.unlabelled(settings.data_path)
+    if settings.file_list is not None:
+        lists = Path(settings.file_list)
+        if not lists.is_file():
+            raise UserError(f"there is no file list {lists}")
+        root = Path(settings.list_root) if settings.list_root else lists.parent
+        lines = lists.read_text(encoding="utf-8").splitlines()
+        more = [root / line.strip() for line in lines if line.strip() and line[0] != "#"]
+        absent = [path for path in more if not path.is_file()]
+        if absent:
+            raise UserError(f"{lists} names {len(absent)} absent files (first: {absent[0]})")
+        paths += more
+    return paths, left_out
+
+
+def _preflight(
+    settings: PretrainSettings, paths: Sequence[Path], left_out: Sequence[Path], record: Preprocess
+) -> str:
+    found = {"pool": list(paths)}
+    if settings.test_folder is not None:
+        found["test"] = layouts.tests(settings.test_folder)
+    text = preflight.examine(settings.data_path, found, record, left_out=left_out).text()
+    tests = [p for p in paths if any(part.endswith("test") for part in p.parent.parts[-2:])]
+    if tests:
+        number = counted(len(tests), "test image")
+        text += f"\n  warning      {number} learned from, by their folders' names"
+    return text
+
+
+def _pool(
+    settings: PretrainSettings,
+    rt: Runtime,
+    paths: Sequence[Path],
+    record: Preprocess,
+    tile_size: int,
+) -> Pool:
+    folder = None
+    if settings.cache_dir != "none":
+        folder = Path(settings.cache_dir or Path(settings.output_dir) / "cache")
+    return cache.build(
+        paths,
+        record,
+        group_regex=settings.group_regex,
+        cache_dir=folder,
+        workers=rt.threads,
+        on_bad=settings.on_bad_image,
+        quiet=settings.quiet or not rt.is_main,
+        approve=lambda shapes: check_batch(shapes, tile_size, settings.batch_size),
+    )
+
+
+def _first_views(settings: PretrainSettings) -> ViewRecipe:
+    """Return the recipe of the first view: upright whole tiles where that is asked for (PSCL)."""
+    recipe = _views(settings)
+    if settings.first_view == "whole":
+        recipe = replace(recipe, sides=(1.0, 1.0), d4="none")
+    return recipe
+
+
+def _second_views(settings: PretrainSettings) -> ViewRecipe:
+    """Return the recipe of the second view, where it differs from the first (BYOL, PSCL)."""
+    recipe = _views(settings)
+    if settings.first_view == "whole":
+        # Beside a whole tile the second view is most of each side of it, whatever the tile's shape.
+        sides = (math.sqrt(settings.scale_min), math.sqrt(settings.scale_max))
+        recipe = replace(recipe, sides=sides)
+    if settings.second_blur_p is not None:
+        recipe = replace(recipe, blur_p=settings.second_blur_p)
+    if settings.second_solarise_p is not None:
+        recipe = replace(recipe, solarise_p=settings.second_solarise_p)
+    return recipe
+
+
+def _views(settings: PretrainSettings) -> ViewRecipe:
+    return ViewRecipe(
+        size=settings.view_size,
+        scale=(settings.scale_min, settings.scale_max),
+        d4=settings.d4,
+        brightness=settings.brightness,
+        contrast=settings.contrast,
+        gamma=settings.gamma,
+        photometry_p=settings.photometry_p,
+        solarise_p=settings.solarise_p,
+        blur_p=settings.blur_p,
+        blur_sigma=(0.1, max(0.1, settings.blur_sigma)),
+        noise_p=settings.noise_p,
+        noise_sigma=settings.noise_sigma,
+    )
+
+
+def blank_share(pool: Pool, loader: ViewLoader) -> float:
+    """Return the share of tiles without contrast, of a few hundred spread over the pool."""
+    count = min(256, len(loader.tiles))
+    tiles = loader.tiles[np.linspace(0, len(loader.tiles) - 1, count).astype(int)]
+    spread = [
+        float(pool.plane(image)[top : top + height, left : left + width].std())
+        for image, top, left, height, width in tiles
+    ]
+    return float(np.mean(np.array(spread) < monitor.BLANK))

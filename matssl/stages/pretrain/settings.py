@@ -1,0 +1,284 @@
+"""Flags of train_ssl.py that every method has; those of a method lie beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from matssl import methods
+from matssl.core import parsing
+from matssl.core.flags import Command, Parsed, Problem, flag
+from matssl.methods import METHODS
+from matssl.methods.settings import GuidedSettings, MethodSettings
+from matssl.stages import published
+from matssl.stages.settings import ImageSettings, RunSettings, SpeedSettings
+
+DESCRIPTION = (
+    "Pretrain an encoder on a folder of unlabelled micrographs. Weights, pictures and a report go "
+    "to experiments/ssl/NAME. Next: train_finetune.py --ssl_weights_path "
+    "experiments/ssl/NAME/encoder.safetensors"
+)
+
+
+@dataclass(frozen=True)
+class PretrainSettings(RunSettings, SpeedSettings, ImageSettings):
+    """Flags of train_ssl.py."""
+
+    output_dir: str = flag("experiments", "run", "folder in which run folders are made")
+    model: str = flag("matssl", "method", "self-supervised method", first=True)
+    data_path: str = flag("", "data", "folder of unlabelled micrographs", required=True)
+    recipe: str = flag(
+        "matssl",
+        "run",
+        "published settings (paper) or ours for micrographs (matssl), or a file; "
+        "the defaults shown are those of the --model and --recipe beside --help",
+        first=True,
+    )
+    resume: bool = flag(False, "run", "continue the run of this name where it stopped", first=True)
+    tensorboard: bool = flag(False, "run", "also write TensorBoard events (needs tensorboard)")
+    test_folder: str | None = flag(
+        None, "data", "labelled folder whose images must not be in the pool; copies are reported"
+    )
+    on_bad_image: str = flag(
+        "skip", "data", "what to do with unreadable files", choices=("skip", "stop")
+    )
+    cache_dir: str | None = flag(
+        None, "data", "folder of the decoded pool (default: OUTPUT_DIR/cache); none: no cache"
+    )
+    file_list: str | None = flag(
+        None, "data", "text file of further image paths, one a line, relative to --list_root"
+    )
+    list_root: str | None = flag(None, "data", "folder the paths of --file_list start from")
+
+    view_size: int = flag(128, "views", "side of a view in pixels", low=32, high=8192)
+    tile_size: int | None = flag(
+        None,
+        "views",
+        "side of the tiles an image counts for in an epoch (default: 2 x view)",
+        low=32,
+        high=1_000_000,
+    )
+    scale_min: float = flag(
+        0.3, "views", "smallest crop, as a share of the tile's area", above=0, high=1
+    )
+    scale_max: float = flag(
+        1.0, "views", "largest crop, as a share of the tile's area", above=0, high=1
+    )
+    d4: str = flag(
+        "full",
+        "views",
+        "orientations drawn: all eight, without quarter turns, mirror only, none",
+        choices=("full", "flips", "hflip", "none"),
+    )
+    brightness: float = flag(0.3, "views", "brightness changes by up to this share", low=0, high=10)
+    contrast: float = flag(0.3, "views", "contrast changes by up to this share", low=0, high=10)
+    gamma: float = flag(0.3, "views", "log of the largest gamma", low=0, high=10)
+    photometry_p: float = flag(
+        0.8, "views", "share of views with changed grey levels", low=0, high=1
+    )
+    solarise_p: float = flag(0.0, "views", "share of solarised views", low=0, high=1)
+    blur_p: float = flag(0.5, "views", "share of blurred views", low=0, high=1)
+    second_blur_p: float | None = flag(
+        None, "views", "the same of the second view (default: as the first)", low=0, high=1
+    )
+    second_solarise_p: float | None = flag(
+        None,
+        "views",
+        "share of solarised second views (default: as the first)",
+        low=0,
+        high=1,
+    )
+    first_view: str = flag(
+        "crop",
+        "views",
+        "whether the first view is a crop like the second, or the whole tile upright; then the "
+        "second is a crop of each side, between the roots of --scale_min and --scale_max",
+        choices=("crop", "whole"),
+    )
+    blur_sigma: float = flag(1.0, "views", "largest Gaussian blur in view pixels", low=0, high=1000)
+    noise_p: float = flag(0.5, "views", "share of views with added noise", low=0, high=1)
+    noise_sigma: float = flag(
+        0.02, "views", "largest noise as a share of the grey range", low=0, high=10
+    )
+
+    encoder: str = flag(
+        "resnet18", "method", "any encoder of segmentation-models-pytorch", first=True
+    )
+    weights: str = flag("none", "method", "start: none, imagenet or a weights file", first=True)
+    in_channels: int = flag(1, "method", "input channels of the stem", choices=(1, 3))
+    splits: str | None = flag(
+        None,
+        "data",
+        "names the training and validation images of --labeled_path and --probe_path; others are "
+        "never opened",
+    )
+    classes: str | None = flag(
+        None,
+        "data",
+        "classes of the masks of --labeled_path and --probe_path, as of train_finetune.py",
+    )
+    probe_path: str | None = flag(
+        None,
+        "data",
+        "folder of a few images with masks on which a linear read-out scores the encoder from time "
+        "to time; the best one is kept as encoder_best.safetensors",
+    )
+    probe_every: int | None = flag(
+        None,
+        "training",
+        "steps between two scores of --probe_path (default: 20 in a run, fewer where they would "
+        "take more than 2 % of its time)",
+        low=1,
+    )
+    snapshot_every: int = flag(
+        0, "training", "steps between two encoders that are all kept, in snapshots/; 0: none", low=0
+    )
+
+    steps: int | None = flag(
+        None,
+        "training",
+        "optimiser steps (default: the recipe's plan, else 3000)",
+        low=1,
+        excludes="epochs",
+        first=True,
+    )
+    epochs: int | None = flag(
+        None,
+        "training",
+        "passes over the tiles, instead of --steps",
+        low=1,
+        excludes="steps",
+        first=True,
+    )
+    batch_size: int = flag(
+        32, "training", "samples a step, over all processes", low=2, high=1 << 20, first=True
+    )
+    optimizer: str = flag(
+        "sgd",
+        "training",
+        "optimiser",
+        choices=("sgd", "lars", "lars_byol", "lamb", "adam", "adamw"),
+    )
+    lr: float = flag(0.1, "training", "learning rate, before --lr_scaling", above=0, high=1000)
+    lr_scaling: str = flag(
+        "none",
+        "training",
+        "linear: lr x batch/256; sqrt: lr x sqrt(batch); sqrt_32: lr x sqrt(batch/32)",
+        choices=("none", "linear", "sqrt", "sqrt_32"),
+    )
+    momentum: float = flag(0.9, "training", "momentum of SGD and LARS", low=0, below=1)
+    weight_decay: float = flag(1e-4, "training", "weight decay", low=0, high=1000)
+    weight_decay_end: float | None = flag(
+        None,
+        "training",
+        "weight decay of the last step, along a cosine (default: constant)",
+        low=0,
+        high=1000,
+    )
+    decay_all: bool = flag(
+        False, "training", "weight decay also of biases and normalisation layers"
+    )
+    warmup: float = flag(
+        0.05, "training", "share of the steps with rising learning rate", low=0, below=1
+    )
+    schedule: str = flag(
+        "cosine",
+        "training",
+        "learning rate after the warm-up; cosine_epoch changes once an epoch, cosine_floor is "
+        "SparK's",
+        choices=("cosine", "cosine_epoch", "cosine_floor", "constant"),
+    )
+    clip: float = flag(0.0, "training", "largest gradient norm; 0: no clipping", low=0, high=1e9)
+    checkpoint_every: int = flag(200, "training", "steps between two checkpoints", low=1)
+    on_collapse: str = flag(
+        "warn", "training", "what to do when embeddings collapse", choices=("warn", "stop")
+    )
+
+    def problems(self) -> list[Problem]:
+        """Return what does not go together, one sentence each."""
+        wrong = self.image_problems(self.in_channels)
+        if self.scale_min > self.scale_max:
+            told = "--scale_min and --scale_max are shares of the area, 0 < min <= max <= 1"
+            wrong.append(Problem(told, ("scale_min", "scale_max")))
+        if self.resume and not self.name:
+            wrong.append(Problem("--resume needs the --name of the run", ("name",)))
+        return wrong
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """What a command line of train_ssl.py says.
+
+    Attributes:
+        run: flags that every method has.
+        method: the method's own.
+        idle: names of given flags that have no effect with this method.
+    """
+
+    run: PretrainSettings
+    method: MethodSettings
+    idle: tuple[str, ...]
+
+
+def command(model: str) -> Command:
+    """Return the command line of train_ssl.py for a method, whose flags it knows."""
+    kinds = list(dict.fromkeys(methods.settings_class(name) for name in METHODS))
+    own = methods.settings_class(model)
+    return Command(
+        DESCRIPTION,
+        (PretrainSettings, own),
+        tuple(kind for kind in kinds if kind is not own),
+        methods.recipes(model),
+        model,
+        {"model": tuple(METHODS)},
+    )
+
+
+def resolve(argv: Sequence[str], environment: Mapping[str, Any] | None = None) -> Resolved:
+    """Return what a command line says.
+
+    Args:
+        argv: without the program's name.
+        environment: settings that beat the recipe alone.
+
+    Raises:
+        UserError: all that is wrong with it.
+        SystemExit: after ``--help``.
+    """
+
+    def read(path: Path) -> Mapping[str, Any]:
+        return published.read(path, finetune=False)
+
+    model = parsing.peek(argv, "model")
+    file = parsing.peek(argv, "config")
+    if model is None and file is not None and not {"-h", "--help"} & set(argv):
+        model = str(read(Path(file)).get("model", PretrainSettings.model))
+    if model not in METHODS:
+        # Which ones there are is said with all else that is wrong.
+        model = str(PretrainSettings.model)
+    parsed = parsing.parse(
+        command(model), argv, environment=environment, read=read, problems=_problems
+    )
+    run, method = _parts(parsed)
+    return Resolved(run, method, (*parsed.unused, *_without_effect(run, method)))
+
+
+def _parts(parsed: Parsed) -> tuple[PretrainSettings, MethodSettings]:
+    return parsed.section(PretrainSettings), parsed.section(MethodSettings)
+
+
+def _problems(parsed: Parsed) -> list[Problem]:
+    run, method = _parts(parsed)
+    return run.problems() + method.problems(run.batch_size)
+
+
+def _without_effect(run: PretrainSettings, method: MethodSettings) -> list[str]:
+    """Return names of common flags that were changed and act on nothing in this run."""
+    names = []
+    if run.probe_path is None:
+        names = ["probe_every"] + (
+            [] if isinstance(method, GuidedSettings) else ["splits", "classes"]
+        )
+    return [name for name in names if getattr(run, name) is not None]

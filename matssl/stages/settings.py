@@ -1,0 +1,291 @@
+"""Flags that several commands share; nothing here imports torch."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from matssl.core.flags import Problem, flag, regex_problem
+
+if TYPE_CHECKING:
+    from matssl.core.runtime import Runtime
+    from matssl.data.preprocess import Preprocess
+
+LARGEST_SEED = 2**32 - 1
+# Percentiles that become black and white where nothing else is said.
+LEVELS = (0.5, 99.5)
+
+
+def device_problem(name: str) -> str:
+    """Return what is wrong with a ``--device``, "" where nothing is."""
+    if re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", name):
+        return ""
+    return f"--device must be auto, cpu, cuda or cuda:N, not {name!r}"
+
+
+def name_problem(name: str) -> str:
+    """Return what is wrong with the name of a run, "" where nothing is."""
+    if name in (".", "..") or Path(name).name != name or "\\" in name:
+        return f"--name {name!r} cannot name a run; use one word without slashes"
+    return ""
+
+
+def bar_problem(rows: str) -> str:
+    """Return what is wrong with ``--crop_bottom``, "" where nothing is."""
+    if rows == "auto" or (rows.isdecimal() and len(rows) < 7):
+        return ""
+    return f"--crop_bottom must be auto or a number of rows, 0 or more, not {rows}"
+
+
+def group_regex_problem(expression: str) -> str:
+    """Return what is wrong with ``--group_regex``, "" where nothing is."""
+    # Without a group the whole of what fits is the name.
+    return regex_problem("group_regex", expression)
+
+
+def _length_problem(name: str, text: str) -> str:
+    match = re.fullmatch(r"\s*([0-9.eE+-]+)\s*([a-zA-ZµμåÅ]+)\s*", text)
+    try:
+        value = float(match[1]) if match else 0.0
+    except ValueError:
+        value = 0.0
+    # Which units there are is known where they are read.
+    if 0 < value < 1e12:
+        return ""
+    return f"--{name} {text!r} is no pixel size; write a number and its unit, such as 12.5nm"
+
+
+def pixel_size_problem(text: str) -> str:
+    """Return what is wrong with ``--pixel_size``, "" where nothing is."""
+    return _length_problem("pixel_size", text)
+
+
+def target_pixel_size_problem(text: str) -> str:
+    """Return what is wrong with ``--target_pixel_size``, "" where nothing is."""
+    return _length_problem("target_pixel_size", text)
+
+
+@dataclass(frozen=True)
+class ToolSettings:
+    """Flags that every tool has."""
+
+    debug: bool = flag(False, "run", "show the traceback of an error")
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """Flags that every stage has."""
+
+    name: str | None = flag(
+        None,
+        "run",
+        "name of the run folder (default: from model and data)",
+        first=True,
+        check=name_problem,
+    )
+    seed: int = flag(0, "run", "seed of every random draw", low=0, high=LARGEST_SEED)
+    device: str = flag("auto", "run", "auto, cpu, cuda or cuda:N", check=device_problem)
+    gpu_id: int | None = flag(
+        None,
+        "run",
+        "published spelling of --device cuda:N; the CPU where there is no GPU",
+        low=0,
+        high=255,
+    )
+    num_workers: int | None = flag(
+        None,
+        "run",
+        "prefetch threads, same bits for any number (default: 0 on a CPU, 4 on a GPU)",
+        low=0,
+        high=256,
+    )
+    threads: int | None = flag(
+        None, "run", "CPU threads of torch (default: all cores)", low=1, high=1024
+    )
+    precision: str = flag(
+        "auto",
+        "run",
+        "auto is bf16 where the hardware has it",
+        choices=("auto", "fp32", "bf16"),
+    )
+    config: str | None = flag(None, "run", "YAML or JSON file of flags; stronger than the recipe")
+    overwrite: bool = flag(False, "run", "replace an existing run folder of this name")
+    debug: bool = flag(False, "run", "show the traceback of an error")
+    quiet: bool = flag(False, "run", "print only the result")
+
+    def runtime(self) -> Runtime:
+        """Return where the stage computes.
+
+        Raises:
+            UserError: a GPU is asked for and there is none.
+        """
+        from matssl.core import runtime
+
+        return runtime.setup(
+            device=self.device,
+            gpu_id=self.gpu_id,
+            threads=self.threads,
+            num_workers=self.num_workers,
+            precision=self.precision,
+            seed=self.seed,
+            deterministic=getattr(self, "deterministic", None),
+        )
+
+
+@dataclass(frozen=True)
+class SpeedSettings:
+    """Flags of both trainings that trade start-up, speed and equal bits on a GPU."""
+
+    compile: bool = flag(
+        False, "run", "compile the network: minutes at the start, faster steps on a GPU"
+    )
+    deterministic: bool = flag(
+        False, "run", "same bits on the same GPU, for some speed (a CPU always has them)"
+    )
+
+
+@dataclass(frozen=True)
+class LabelSettings:
+    """Flags of both stages that read masks."""
+
+    splits: str | None = flag(
+        None, "data", "json, csv or txt file (or folder of them) that names the images of a split"
+    )
+    classes: str | None = flag(
+        None,
+        "data",
+        "class names in order (a,b,c), a YAML file that names and merges classes, or binary: all "
+        "that is not 0 is one class",
+    )
+
+
+@dataclass(frozen=True)
+class SpecimenSettings:
+    """Flags of stages that read a folder as it is: whose specimens, which pixel size."""
+
+    group_regex: str | None = flag(
+        None,
+        "data",
+        "regular expression whose first group names the specimen in a file name",
+        check=group_regex_problem,
+    )
+    pixel_size: str | None = flag(
+        None,
+        "data",
+        "pixel size of all images, for example 12.5nm; beats metadata",
+        check=pixel_size_problem,
+    )
+
+
+@dataclass(frozen=True)
+class TileSettings:
+    """Flags of stages that predict whole images in tiles."""
+
+    tile_size: int | None = flag(
+        None, "prediction", "tile side in pixels (default: fitted)", low=1, high=65_536
+    )
+    overlap: int | None = flag(
+        None, "prediction", "overlap of tiles in pixels (default: fitted)", low=0, high=65_536
+    )
+    tta: bool = flag(
+        False, "prediction", "average over the eight orientations of each image", first=True
+    )
+
+
+@dataclass(frozen=True)
+class ImageSettings:
+    """Flags that say how an image file becomes what the network sees."""
+
+    color: str = flag(
+        "gray", "images", "real colour becomes luminance unless rgb", choices=("gray", "rgb")
+    )
+    window: str = flag(
+        "standard",
+        "images",
+        "grey levels shown to the network: percentiles of each image, the full range of its type, "
+        "mean -/+ 3 standard deviations of each image, or two fixed values (--low, --high)",
+        choices=("percentile", "dtype", "standard", "fixed"),
+    )
+    low: float = flag(
+        LEVELS[0],
+        "images",
+        "lower percentile, or grey value for --window fixed",
+        low=-1e9,
+        high=1e9,
+    )
+    high: float = flag(
+        LEVELS[1],
+        "images",
+        "upper percentile, or grey value for --window fixed",
+        low=-1e9,
+        high=1e9,
+    )
+    crop_bottom: str = flag(
+        "auto",
+        "images",
+        "rows of an information bar to cut off: a number or auto",
+        check=bar_problem,
+    )
+    target_pixel_size: str | None = flag(
+        None,
+        "images",
+        "rescale every image to this pixel size, for example 50nm",
+        check=target_pixel_size_problem,
+    )
+    pixel_size: str | None = flag(
+        None,
+        "images",
+        "pixel size of all images, for example 12.5nm; beats metadata",
+        check=pixel_size_problem,
+    )
+    group_regex: str | None = flag(
+        None,
+        "images",
+        "regular expression whose first group names the specimen in a file name",
+        check=group_regex_problem,
+    )
+
+    def image_problems(self, in_channels: int) -> list[Problem]:
+        """Return what does not go together in the reading of images.
+
+        Args:
+            in_channels: of the network.
+        """
+        wrong, levels = [], ("low", "high", "window")
+        if self.color == "rgb" and in_channels == 1:
+            wrong.append(Problem("--color rgb needs --in_channels 3", ("in_channels", "color")))
+        if self.window in ("percentile", "fixed") and not self.low < self.high:
+            told = f"--low {self.low} must be below --high {self.high}"
+            wrong.append(Problem(told, levels))
+        if self.window in ("standard", "dtype") and (self.low, self.high) != LEVELS:
+            wrong.append(Problem("--low and --high act with --window percentile or fixed", levels))
+        if self.window == "percentile" and not (0 <= self.low and self.high <= 100):
+            told = "--low and --high are percentiles and lie between 0 and 100"
+            wrong.append(Problem(told, levels))
+        return wrong
+
+    def record(self, in_channels: int, resize: int | None = None) -> Preprocess:
+        """Return the preprocessing record these flags ask for.
+
+        Args:
+            in_channels: of the network.
+            resize: side of a square resize, None for native resolution.
+
+        Raises:
+            UserError: a pixel size that is none.
+        """
+        from matssl.data.preprocess import Preprocess
+
+        return Preprocess.chosen(
+            color=self.color,
+            window=self.window,
+            low=self.low,
+            high=self.high,
+            crop_bottom=self.crop_bottom,
+            target_pixel_size=self.target_pixel_size,
+            pixel_size=self.pixel_size,
+            channels=in_channels,
+            resize=resize,
+        )

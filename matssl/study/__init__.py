@@ -1,0 +1,1 @@
+"""A study: starts x data sets x variants x label counts x seeds, as jobs and as one table."""

@@ -1,0 +1,245 @@
+"""The plan of a study as its YAML file says it, and the jobs it makes."""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from matssl.core.errors import UserError
+from matssl.metrics import SCORES, mean_name
+
+# The score of the best of several checks on the test images, which choose it: the rule of PSCL's
+# code. It is no estimate of anything; a column says how far it lies above the honest score.
+BEST_ON_TEST = "_best_on_test"
+# Scores that a table may show, by their name among the means of metrics.json; mIoU is always there.
+HEADS = {
+    "mdice": "Dice %",
+    "mdice_without_class_0": "Dice % without class 0",
+    "accuracy": "accuracy %",
+} | {mean_name(name): f"{name} %" for name in SCORES if name != "IoU"}
+COLUMNS = HEADS | {
+    f"{key}{BEST_ON_TEST}": f"{text}, best on test"
+    for key, text in {"miou": "mIoU %", **HEADS}.items()
+}
+FOLDER = Path(__file__).resolve().parent / "plans"
+
+
+@dataclass(frozen=True)
+class Start:
+    """What fine-tuning starts from.
+
+    Attributes:
+        name: as in the table.
+        weights: "none", "imagenet", a file or a name of the model hub; empty where a run makes it.
+        pretrain: flags of train_ssl.py for the run that makes the weights.
+        guided: whether that run is guided by the labelled images of each job (PSCL), and so is made
+            again for each of them.
+    """
+
+    name: str
+    weights: str = ""
+    pretrain: Mapping[str, Any] = field(default_factory=dict)
+    guided: bool = False
+
+
+@dataclass(frozen=True)
+class Job:
+    """One fine-tuning run and its evaluations."""
+
+    start: Start
+    dataset: str
+    variant: str
+    labels: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Name of the run folder and of the result file."""
+        labels = self.labels.replace("%", "pc")
+        return f"{self.start.name}-{self.dataset}-{self.variant}-{labels}-{self.seed}"
+
+    @property
+    def source(self) -> str:
+        """Name of the pretraining run that the job starts from."""
+        if not self.start.guided:
+            return self.start.name
+        labels = self.labels.replace("%", "pc")
+        return f"{self.start.name}-{self.dataset}-{labels}-{self.seed}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A study as its YAML file says it.
+
+    Attributes:
+        name: of the folder of its runs.
+        starts: at least one; the others are compared with ``baseline``.
+        datasets: flags of train_finetune.py for each data set; ``test`` lists its test splits.
+        variants: flags of train_finetune.py that a variant adds; its ``datasets`` are those it is
+            run on, all where it names none.
+        labels: numbers of labelled images ("5"), shares ("20%") or "all".
+        seeds: of fine-tuning.
+        pretrain: flags of train_ssl.py for all starts that pretrain.
+        finetune: flags of train_finetune.py for all runs.
+        evaluate: flags of eval_model.py for all evaluations.
+        baseline: name of the start that differences are taken from.
+        columns: scores of the table beside mIoU: keys of COLUMNS.
+    """
+
+    name: str
+    starts: tuple[Start, ...]
+    datasets: Mapping[str, Mapping[str, Any]]
+    variants: Mapping[str, Mapping[str, Any]]
+    labels: tuple[str, ...] = ("all",)
+    seeds: tuple[int, ...] = (0, 1, 2)
+    pretrain: Mapping[str, Any] = field(default_factory=dict)
+    finetune: Mapping[str, Any] = field(default_factory=dict)
+    evaluate: Mapping[str, Any] = field(default_factory=dict)
+    baseline: str = ""
+    columns: tuple[str, ...] = ()
+
+    @property
+    def snapshots(self) -> bool:
+        """Whether the models on the way are scored on the test images too."""
+        return any(name.endswith(BEST_ON_TEST) for name in self.columns)
+
+    def jobs(self) -> list[Job]:
+        """Return all jobs; whole seeds first, so that a study that is cut off is a small study."""
+        grid = itertools.product(self.seeds, self.datasets, self.variants, self.labels, self.starts)
+        return [
+            Job(start, data, variant, labels, seed)
+            for seed, data, variant, labels, start in grid
+            if data in self.variants[variant].get("datasets", self.datasets)
+        ]
+
+    def only(self, variants: Sequence[str] = (), starts: Sequence[str] = ()) -> Plan:
+        """Return the plan with some of its variants and starts; all of what is not named.
+
+        Raises:
+            UserError: a name that the plan does not have.
+        """
+        there = {start.name: start for start in self.starts}
+        for kind, names, known in (("variant", variants, self.variants), ("start", starts, there)):
+            for name in names:
+                if name not in known:
+                    raise UserError(
+                        f"the study has no {kind} {name!r}; there are: {', '.join(known)}"
+                    )
+        return replace(
+            self,
+            variants={name: self.variants[name] for name in variants or self.variants},
+            starts=tuple(there[name] for name in starts or there),
+        )
+
+    def tests(self, dataset: str) -> tuple[str, ...]:
+        """Return the test splits of a data set."""
+        told = self.datasets[dataset].get("test", "test")
+        return tuple(told) if isinstance(told, list) else (str(told),)
+
+
+def find(name: str) -> Path:
+    """Return the file of a study: a path, or the name of one that comes with the toolkit.
+
+    Raises:
+        UserError: there is none; those there are, are listed.
+    """
+    path = Path(name)
+    if path.is_file():
+        return path
+    own = FOLDER / f"{name}.yaml"
+    if own.is_file():
+        return own
+    names = ", ".join(sorted(p.stem for p in FOLDER.glob("*.yaml")))
+    raise UserError(f"there is no study {name}; give a YAML file or one of: {names}")
+
+
+def read(content: Mapping[str, Any], name: str) -> Plan:
+    """Return the plan in the content of a YAML file.
+
+    Args:
+        content: as YAML reads it.
+        name: of the study, where the file does not say one.
+
+    Raises:
+        UserError: unknown or missing entries; the sentence names them.
+    """
+    known = [f.name for f in fields(Plan)]
+    for key in content:
+        if key not in known:
+            close = difflib.get_close_matches(str(key), known, n=1)
+            hint = f"; did you mean {close[0]}?" if close else f"; there are: {', '.join(known)}"
+            raise UserError(f"the study {name} has an unknown entry {key!r}{hint}")
+    starts = tuple(_start(key, value) for key, value in _mapping(content, "starts").items())
+    datasets = {
+        str(key): {"finetune_dataset": value} if isinstance(value, str) else dict(value)
+        for key, value in _mapping(content, "datasets").items()
+    }
+    for key, flags in datasets.items():
+        if "finetune_dataset" not in flags:
+            raise UserError(f"the study's data set {key} does not say its finetune_dataset")
+    variants = content.get("variants") or {"default": {}}
+    for key, value in variants.items():
+        for absent in set((value or {}).get("datasets", ())) - datasets.keys():
+            raise UserError(f"the study's variant {key} names the unknown data set {absent}")
+    labels = tuple(_labels(value) for value in content.get("labels", ["all"]))
+    seeds = tuple(int(seed) for seed in content.get("seeds", [0, 1, 2]))
+    if not labels or not seeds:
+        raise UserError("a study needs at least one entry under labels and under seeds")
+    columns = tuple(str(name) for name in content.get("columns") or ())
+    for name_of_column in columns:
+        if name_of_column not in COLUMNS:
+            raise UserError(
+                f"the study has an unknown column {name_of_column!r}; there are: "
+                f"{', '.join(COLUMNS)}"
+            )
+    if any(start.guided for start in starts) and any(label.endswith("%") for label in labels):
+        raise UserError("a study with guided starts needs numbers of labelled images, not shares")
+    baseline = str(content.get("baseline", starts[0].name))
+    if baseline not in [start.name for start in starts]:
+        raise UserError(f"the study's baseline {baseline!r} is none of its starts")
+    return Plan(
+        str(content.get("name", name)),
+        starts,
+        datasets,
+        {str(k): dict(v or {}) for k, v in variants.items()},
+        labels,
+        seeds,
+        dict(content.get("pretrain") or {}),
+        dict(content.get("finetune") or {}),
+        dict(content.get("evaluate") or {}),
+        baseline,
+        columns,
+    )
+
+
+def _mapping(content: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    value = content.get(key)
+    if not isinstance(value, Mapping) or not value:
+        raise UserError(f"a study needs lines of the form NAME: VALUE under {key!r}")
+    return value
+
+
+def _start(name: Any, value: Any) -> Start:
+    if isinstance(value, Mapping):
+        if not {"pretrain"} <= set(value) <= {"pretrain", "guided"} or not isinstance(
+            value["pretrain"], Mapping
+        ):
+            raise UserError(
+                f"the study's start {name} must be none, imagenet, a weights file, or pretrain: "
+                "{flags of train_ssl.py}, with guided: true where labelled images guide it"
+            )
+        guided = value.get("guided", False) is True
+        return Start(str(name), pretrain=dict(value["pretrain"]), guided=guided)
+    return Start(str(name), weights=str(value or "none"))
+
+
+def _labels(value: Any) -> str:
+    text = str(value).strip()
+    number = text.removesuffix("%")
+    if text == "all" or (number.replace(".", "", 1).isdigit() and float(number) > 0):
+        return text
+    raise UserError(f"labels are numbers of images, shares such as 20% or all, not {value!r}")

@@ -1,0 +1,111 @@
+"""A trained network where it computes: probabilities of whole images, of whatever size."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from matssl import tiling
+from matssl.core import runtime
+from matssl.core.errors import UserError
+from matssl.models.encoders import channels_last
+
+# Probabilities of an image that take more lie in a file instead of in memory.
+IN_MEMORY_BYTES = 1 << 30
+
+
+@dataclass(frozen=True)
+class Network:
+    """A torch module on its device, in evaluation mode.
+
+    What computes by other means (an exported file) stands in its place where it has
+    :meth:`probabilities`; the segmenter above asks for no more.
+
+    Attributes:
+        model: (B, C, H, W) to what it gives.
+        device: where it lives.
+        precision: fp32 or bf16.
+    """
+
+    model: nn.Module
+    device: torch.device
+    precision: str
+
+    @classmethod
+    def on(
+        cls,
+        model: nn.Module,
+        device: str = "auto",
+        precision: str = "auto",
+        threads: int | None = None,
+    ) -> Network:
+        """Move a module to where it computes.
+
+        Args:
+            model: is moved itself, and switched to evaluation.
+            device: auto, cpu, cuda or cuda:N.
+            precision: fp32, bf16, or auto: bf16 where the hardware multiplies in it.
+            threads: CPU threads of torch, for the whole process; None leaves them as they are.
+
+        Raises:
+            UserError: no such device or precision, or no thread.
+        """
+        place = runtime.find_device(device)
+        if precision not in ("auto", "fp32", "bf16"):
+            raise UserError(f"precision must be auto, fp32 or bf16, not {precision!r}")
+        if threads is not None:
+            if threads < 1:
+                raise UserError(f"threads must be at least 1, not {threads}")
+            torch.set_num_threads(threads)
+        channels_last(model).to(place).eval()
+        return cls(model, place, runtime.find_precision(precision, place))
+
+    def autocast(self) -> torch.autocast:
+        """Return the context in which forward passes run."""
+        return torch.autocast(
+            self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"
+        )
+
+    def probabilities(
+        self,
+        image: NDArray[np.float32],
+        num_classes: int,
+        *,
+        tile_size: int | None = None,
+        overlap: int | None = None,
+        tta: bool = False,
+        batch_size: int = 1,
+        scratch: Path | None = None,
+    ) -> NDArray[np.float32]:
+        """Return class probabilities of an image, (num_classes, H, W).
+
+        Args:
+            image: normalised, float32 (C, H, W).
+            num_classes: channels of the logits.
+            tile_size: see :func:`matssl.tiling.plan`.
+            overlap: see :func:`matssl.tiling.plan`.
+            tta: average over the eight orientations of the image; eight times the time.
+            batch_size: tiles computed at once.
+            scratch: folder for a file that holds the result where it would crowd the memory; None
+                keeps it in memory.
+        """
+        out: NDArray[np.float32] | None = None
+        shape = (num_classes, *image.shape[1:])
+        if scratch is not None and 4 * int(np.prod(shape, dtype=np.int64)) > IN_MEMORY_BYTES:
+            out = np.memmap(scratch / "probabilities", np.float32, "w+", shape=shape)
+        return tiling.predict(
+            self.model,
+            image,
+            tile_size=tile_size,
+            overlap=overlap,
+            tta=tta,
+            batch=batch_size,
+            device=self.device,
+            autocast=self.autocast,
+            out=out,
+        )

@@ -1,0 +1,339 @@
+"""A fine-tuned model that one can call: a micrograph in, classes and probabilities out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from matssl import hub, weights
+from matssl.core import checkpoint
+from matssl.core.errors import UserError
+from matssl.core.labels import IGNORE
+from matssl.core.lineage import Lineage
+from matssl.data import masks, readers
+from matssl.data.masks import ClassTable, MaskClass
+from matssl.data.preprocess import Preprocess
+from matssl.data.readers import Micrograph
+from matssl.decoders import DECODERS
+from matssl.measure import field
+from matssl.models.segmentation import SegmentationModel, build_model, check_input_size
+from matssl.trained.network import Network
+from matssl.weights.folding import IMAGENET_MEAN, IMAGENET_STD
+from matssl.weights.layouts import Content
+
+# Side of the square that the published code resizes images to.
+PUBLISHED_SIZE = 256
+Picture = Micrograph | NDArray[Any] | Path | str
+
+
+@dataclass(frozen=True)
+class TrainedOn:
+    """What a model learned from, as far as its file tells.
+
+    Attributes:
+        dataset: folder of the labelled images.
+        splits: file of the splits, None where they were found or cut.
+        group_regex: how specimens were named.
+        seed: of the cut.
+        images: paths of the training images.
+        digests: of their pixels, see :func:`matssl.data.readers.digest`.
+    """
+
+    dataset: str | None = None
+    splits: str | None = None
+    group_regex: str | None = None
+    seed: int = 0
+    images: frozenset[str] = frozenset()
+    digests: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a segmenter says of a micrograph, at the micrograph's own size.
+
+    Attributes:
+        classes: most likely class of each pixel, uint8 (H, W); 255 in the rows of an information
+            bar that was cut off.
+        probabilities: float32 (C, rows above the bar, W); sums to 1 over the classes.
+        pixel_size: nm, None where unknown.
+        table: names of the classes and their values in masks.
+        record: how the micrograph was prepared for the network.
+        source: path of the micrograph.
+        seen: rows and columns at which the network saw it; other than its own where it was resized.
+    """
+
+    classes: NDArray[np.uint8]
+    probabilities: NDArray[np.float32]
+    pixel_size: float | None
+    table: ClassTable
+    record: Preprocess
+    source: str
+    seen: tuple[int, int]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the classes."""
+        return self.table.names
+
+    @property
+    def rows(self) -> int:
+        """Rows above an information bar."""
+        return self.probabilities.shape[1]
+
+    @property
+    def resized(self) -> bool:
+        """Whether the network saw another size than the micrograph's own."""
+        return self.seen != self.probabilities.shape[1:]
+
+    @property
+    def fractions(self) -> NDArray[np.float64]:
+        """Area fraction of each class, float64 (C,), sum 1."""
+        areas = field.areas(self.classes, self.table.num_classes)
+        return areas / areas.sum()
+
+
+@dataclass(frozen=True)
+class Segmenter:
+    """A trained model and all it needs to be used.
+
+    Attributes:
+        network: what computes.
+        record: how images are read and normalised.
+        table: names of the classes and their values in masks.
+        source: path of the file.
+        trained_on: what it learned from.
+        lineage: the chain of what it was trained from.
+        raw: whether the file is a bare state dict, whose use had to be assumed.
+        note: what was assumed, in words.
+    """
+
+    network: Network
+    record: Preprocess
+    table: ClassTable
+    source: str
+    trained_on: TrainedOn = TrainedOn()
+    lineage: Lineage = Lineage()
+    raw: bool = False
+    note: str = ""
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path,
+        *,
+        device: str = "auto",
+        precision: str = "auto",
+        threads: int | None = None,
+        input_size: int | None = None,
+    ) -> Segmenter:
+        """Return the model in a file.
+
+        Args:
+            path: run folder or checkpoint of train_finetune.py, raw state dict of
+                segmentation-models-pytorch, or name in the model hub.
+            device: auto, cpu, cuda or cuda:N.
+            precision: fp32, bf16, or auto: bf16 where the hardware multiplies in it.
+            threads: CPU threads of torch, for the whole process; None leaves them as they are.
+            input_size: side of a square that images are resized to for the network; None keeps
+                what the model was trained with.
+
+        Raises:
+            UserError: no such file, one that is incomplete or no segmentation model, or no such
+                device.
+        """
+        path = hub.locate(path)
+        content = weights.read(path)
+        # safetensors hold tensors alone, ours too: none of them is a checkpoint.
+        if content.payload is None or not content.facts.get("format"):
+            model, record, table, note = _published(content, input_size or PUBLISHED_SIZE)
+            network = Network.on(model, device, precision, threads)
+            return cls(network, record, table, str(path), raw=True, note=note)
+        payload = checkpoint.checked(content.payload, path, stage="finetune")
+        model, record, table = _own(payload, path, input_size)
+        if input_size is not None:
+            record = replace(record, resize=input_size)
+        network = Network.on(model, device, precision, threads)
+        lineage = Lineage.read(payload.get("lineage"))
+        return cls(network, record, table, str(path), _trained_on(payload), lineage)
+
+    def predict(
+        self,
+        micrograph: Picture,
+        *,
+        tile_size: int | None = None,
+        overlap: int | None = None,
+        tta: bool = False,
+        batch_size: int = 1,
+        scratch: Path | None = None,
+    ) -> Prediction:
+        """Return classes and probabilities of a micrograph of any size.
+
+        Args:
+            micrograph: from :func:`matssl.read`, a file, or an array (H, W) or (H, W, 3) in R, G, B
+                order. A pixel size of its own beats that of the record.
+            tile_size: side of the tiles in pixels; None fits it to the image.
+            overlap: of neighbouring tiles in pixels; None takes 64.
+            tta: average over the eight orientations; eight times the time.
+            batch_size: tiles computed at once; no influence beyond rounding.
+            scratch: folder for a file that holds the probabilities of a large image while the
+                prediction is in use; None keeps them in memory.
+
+        Raises:
+            UserError: the micrograph cannot be read, or the memory does not suffice.
+        """
+        picture = opened(micrograph, self.record)
+        plane = self.record.plane(picture)
+        probabilities = self.network.probabilities(
+            self.record.tensor(plane),
+            self.table.num_classes,
+            tile_size=tile_size,
+            overlap=overlap,
+            tta=tta,
+            batch_size=batch_size,
+            scratch=scratch,
+        )
+        shape = (self.record.kept_rows(picture), picture.pixels.shape[1])
+        probabilities = _native(probabilities, shape)
+        classes = np.full(picture.pixels.shape[:2], IGNORE, np.uint8)
+        _most_likely(probabilities, classes)
+        return Prediction(
+            classes,
+            probabilities,
+            picture.pixel_size,
+            self.table,
+            self.record,
+            picture.source,
+            (plane.shape[0], plane.shape[1]),
+        )
+
+
+def opened(picture: Picture, record: Preprocess) -> Micrograph:
+    """Return a picture as a micrograph that a record can be applied to.
+
+    Args:
+        picture: micrograph, array or file.
+        record: says whether colours are kept, and the pixel size of what has none of its own.
+
+    Raises:
+        UserError: the file cannot be read, or the array is no picture.
+    """
+    if isinstance(picture, (str, Path)):
+        return record.read(picture)
+    if isinstance(picture, Micrograph):
+        coloured = picture.pixels.ndim == 3 and record.color == "gray"
+        known = picture.pixel_size is not None
+        if coloured:
+            gray = readers.from_array(picture.pixels, source=picture.source)
+            picture = replace(picture, pixels=gray.pixels, bits=gray.bits)
+        return picture if known else readers.with_pixel_size(picture, record.pixel_size)
+    return readers.from_array(np.asarray(picture), record.pixel_size, record.color)
+
+
+def _built(description: Mapping[str, Any]) -> SegmentationModel:
+    """Return a model whose weights are to be replaced; torch's generator stays where it is."""
+    with torch.random.fork_rng(devices=[]):
+        return build_model(**description)
+
+
+def _own(
+    payload: Mapping[str, Any], path: Path, input_size: int | None
+) -> tuple[nn.Module, Preprocess, ClassTable]:
+    """Return model, record and class table of a checkpoint of fine-tuning."""
+    try:
+        model = _built(payload["model"])
+        state = payload["state"]
+        if any(key.startswith("ema.") for key in state):
+            # last.ckpt holds both; the averaged weights are the ones that were validated.
+            state = {k.removeprefix("ema."): v for k, v in state.items() if k.startswith("ema.")}
+        check_input_size(model, input_size)
+        model.load_state_dict(state)
+        record = Preprocess.from_dict(payload["preprocess"])
+        return model, record, ClassTable.from_dict(payload["classes"])
+    except (KeyError, TypeError, RuntimeError) as error:
+        raise UserError(f"{path} is incomplete or damaged: {str(error).splitlines()[0]}") from error
+
+
+def _trained_on(payload: Mapping[str, Any]) -> TrainedOn:
+    recipe, progress = payload.get("recipe", {}), payload.get("progress", {})
+    return TrainedOn(
+        dataset=recipe.get("finetune_dataset"),
+        splits=recipe.get("splits"),
+        group_regex=recipe.get("group_regex"),
+        seed=int(recipe.get("seed", 0)),
+        images=frozenset(progress.get("train_images", [])),
+        digests=frozenset(progress.get("train_digests", [])),
+    )
+
+
+def _published(content: Content, input_size: int) -> tuple[nn.Module, Preprocess, ClassTable, str]:
+    """Return the model of a raw state dict, as the MatSSL code publishes its fine-tuned ones.
+
+    Such a file holds tensors alone. What they do not say is taken as published: images resized to
+    a square and normalised like ImageNet's; of two classes, the second is every mask value above 0.
+    """
+    description = weights.segmentation_description(content)
+    model = _built(description)
+    check_input_size(model, input_size)
+    wanted = model.state_dict()
+    fitting = {k: v for k, v in content.tensors.items() if k in wanted}
+    absent = [k for k in wanted if k not in fitting and not k.endswith(weights.HARMLESS)]
+    misfits = [k for k, v in fitting.items() if v.shape != wanted[k].shape]
+    if absent or misfits:
+        raise UserError(
+            f"{content.path} is no complete {description['decoder']} on {description['encoder']}: "
+            f"{len(absent)} tensors are missing, {len(misfits)} have another shape (first: "
+            f"{(absent + misfits)[0]})"
+        )
+    model.load_state_dict(fitting, strict=False)
+    count = description["num_classes"]
+    channels = description["in_channels"]
+    mean: Sequence[float] = IMAGENET_MEAN
+    std: Sequence[float] = IMAGENET_STD
+    if channels == 1:
+        mean, std = (sum(mean) / 3,), (sum(std) / 3,)
+    record = Preprocess(
+        window="dtype",
+        resize=input_size,
+        mean=tuple(mean),
+        std=tuple(std),
+        channels=channels,
+        crop_bottom="auto",
+    )
+    two = count == 2
+    numbered = ClassTable("index", tuple(MaskClass(i, f"class {i}", (i,)) for i in range(count)))
+    table = masks.binary_table() if two else numbered
+    meaning = "0 is background, every other value foreground" if two else f"0 to {count - 1}"
+    note = (
+        f"model   raw state dict: {description['decoder']} on {description['encoder']}, {count} "
+        f"classes, {channels} channels, read off its tensors\n"
+        f"note    it does not say how to use it; assumed as published: images resized to "
+        f"{input_size} x {input_size} (--input_size), ImageNet normalisation, mask values: "
+        f"{meaning}"
+    )
+    unsaid = DECODERS[description["decoder"]].unsaid
+    note += f", {unsaid}" if unsaid else ""
+    return model, record, table, note
+
+
+def _native(probabilities: NDArray[np.float32], shape: tuple[int, int]) -> NDArray[np.float32]:
+    """Return probabilities at the micrograph's own size; scores are never of a resized image."""
+    if probabilities.shape[1:] == shape:
+        return probabilities
+    return np.stack(
+        [cv2.resize(p, shape[::-1], interpolation=cv2.INTER_LINEAR) for p in probabilities]
+    )
+
+
+def _most_likely(probabilities: NDArray[np.float32], classes: NDArray[np.uint8]) -> None:
+    """Write the class of each pixel, in strips so that the index array stays small."""
+    for top in range(0, probabilities.shape[1], 1024):
+        part = probabilities[:, top : top + 1024]
+        classes[top : top + part.shape[1]] = part.argmax(axis=0)
