@@ -1,4 +1,4 @@
-"""The numeric cases of checks.json, for the tests of the methods they belong to."""
+"""The numeric cases of checks.json and a small encoder, for the tests of the methods."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from matssl.core import geometry
+from matssl.models.encoders import build_encoder
 
 CASES: dict[str, dict[str, Any]] = {
     case["id"]: case
@@ -39,6 +41,16 @@ def view_map(
     """Return the (2, 3) map from the pixels of one view to those of its image."""
     box = np.array([[top, left, height, width]])
     return geometry.affines(box, np.array([flip]), np.array([turns]), size)[0]
+
+
+def small_encoder(in_channels: int = 1) -> nn.Module:
+    """Return an encoder of a thirtieth of a ResNet-18, of the same layers, with random weights."""
+    encoder = build_encoder("tu-test_resnet", in_channels)
+    for layer in encoder.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            # timm starts the last one of a block at 0, where nothing before it has a gradient.
+            nn.init.ones_(layer.weight)
+    return encoder
 
 
 def close(got: Any, expected: Any, tolerance: float = 1e-8) -> None:

@@ -19,6 +19,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 import torch.nn.functional as F
+from numeric import small_encoder
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from matssl.core import geometry, optim
@@ -45,13 +46,13 @@ WITH_GROUPS = [name for name in DISTINCT if hasattr(settings_class(name)(), "gro
 MOMENTUM = [name for name in DISTINCT if issubclass(method_class(name), MomentumMethod)]
 
 
-# A thirtieth of a ResNet-18, of the same layers: the contract is that of any encoder.
-SMALL, DEEPEST = "tu-test_resnet", 96
+# Channels of the small encoder's deepest map.
+DEEPEST = 96
 
 
-def _method(name: str, channels: int = 1, encoder: str = SMALL, **settings: Any) -> SSLMethod:
+def _method(name: str, channels: int = 1, encoder: str = "", **settings: Any) -> SSLMethod:
     torch.manual_seed(0)
-    network = build_encoder(encoder, channels)
+    network = build_encoder(encoder, channels) if encoder else small_encoder(channels)
     values = {**SETTINGS, **settings}
     method = method_class(name).from_settings(network, channels, (0.5,), (0.25,), values)
     channels_last(method)
@@ -154,7 +155,7 @@ def test_autocast_changes_little_and_the_loss_stays_float32(name: str) -> None:
 def test_exported_weights_are_the_online_encoder(name: str) -> None:
     method = _method(name)
     _steps(method, _batch(6), 2)
-    encoder = build_encoder(SMALL, 1)
+    encoder = small_encoder()
     encoder.load_state_dict(method.weights()["encoder"], strict=True)
     x = method.normalise(_batch(2).views[0])
     method.eval(), encoder.eval()

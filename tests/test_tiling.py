@@ -220,7 +220,7 @@ def test_labels_of_a_trained_network_do_not_depend_on_the_tiles() -> None:
     mask = (field > 0).astype(np.int64)
     # Noise as strong as the phases differ: single pixels do not tell them apart.
     plane = (2 * mask - 1 + random.normal(0, 2, mask.shape)).astype(np.float32)
-    model = build_model("resnet18", "unet", 2)
+    model = build_model("tu-test_resnet", "unet", 2)
     for layer in model.modules():
         if isinstance(layer, torch.nn.BatchNorm2d):
             layer.momentum = 0.3
