@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from matssl import monitor
 from matssl.core import checkpoint, flags, optim, run_folder, runtime
 from matssl.core.batch import Batch
 from matssl.core.errors import UserError
@@ -297,25 +296,25 @@ class Run:
         """Log and print the run's health, and stop where that was asked for."""
         health = self.watch.look(self.step, self.recent())
         verdict = health.verdict(self.step / self.plan.total_steps)
-        self.watch.state = monitor.state(verdict)
+        self.watch.state = verdict.state
         row = {
             "epoch": math.ceil(self.step / self.plan.steps_per_epoch),
             "step": self.step,
             "loss": float(np.mean(self.recent())),
             **self.watch.row(health, self.settings.batch_size),
-            "verdict": verdict,
+            "verdict": verdict.text,
         }
         self.folder.append_csv("log.csv", row)
         self.say(
             f"epoch {row['epoch']}, step {self.step}/{self.plan.total_steps}: "
-            f"loss {row['loss']:.3f}, {clock.text()}; {verdict}"
+            f"loss {row['loss']:.3f}, {clock.text()}; {verdict.text}"
         )
-        if health.failing and self.settings.on_collapse == "stop":
+        if verdict.failing and self.settings.on_collapse == "stop":
             self.save()
             if self.rt.is_main:
                 report.write_report(self, health, verdict)
             shown = self.folder.root / "report.html"
-            raise UserError(f"stopped at step {self.step}: {verdict} ({shown} shows the run)")
+            raise UserError(f"stopped at step {self.step}: {verdict.text} ({shown} shows the run)")
 
     def _probe(self) -> None:
         """Score the encoder by the dense probe, and keep it where it is the best so far."""
