@@ -205,6 +205,11 @@ def to_dict(*sections: object) -> dict[str, Any]:
     }
 
 
+def defaults(*sections: object) -> dict[str, object]:
+    """Return the default of each flag of dataclass objects, in the order of their fields."""
+    return {name: known.default for part in sections for name, known in declared(type(part)).items()}
+
+
 def regex_problem(name: str, expression: str, what: str = "") -> str:
     """Return what is wrong with a regular expression, "" where nothing is.
 

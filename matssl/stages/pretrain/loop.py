@@ -381,7 +381,8 @@ class Run:
         payload = checkpoint.load(self.folder.path("last.ckpt"), stage="ssl")
         before = payload["recipe"]
         instead = f"start a new run with --weights {self.folder.root / 'encoder.safetensors'}"
-        resume.refuse_other_plan(before, self.flags(), instead)
+        defaults = flags.defaults(self.settings, self.own)
+        resume.refuse_other_plan(before, self.flags(), defaults, instead)
         if before.get("labelled", []) != self.identity:
             raise UserError(f"the labelled images changed since this run began; {instead}")
         if before["data_hash"] != self.inputs.pool.hash:
