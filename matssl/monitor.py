@@ -362,8 +362,3 @@ def gap(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def queue_age(length: int, batch_size: int) -> int:
     """Return how many steps old the oldest key of a full queue is."""
     return -(-length // batch_size)
-
-
-def staleness(stored: Tensor, recomputed: Tensor) -> Tensor:
-    """Mean cosine of keys as they are stored and as the network would make them now, (N, D)."""
-    return F.cosine_similarity(stored, recomputed, dim=1).mean()
