@@ -165,7 +165,7 @@ class Known:
     """A flag with its name, its default and its type."""
 
     name: str
-    default: Any
+    default: object
     kind: type
     many: bool
     optional: bool
@@ -195,7 +195,7 @@ def declared(section: type) -> dict[str, Known]:
     return found
 
 
-def to_dict(*sections: object) -> dict[str, Any]:
+def to_dict(*sections: object) -> dict[str, object]:
     """Return the flags of dataclass objects as plain values, in the order of their fields."""
     return {
         f.name: getattr(section, f.name)
@@ -205,9 +205,9 @@ def to_dict(*sections: object) -> dict[str, Any]:
     }
 
 
-def defaults(*sections: object) -> dict[str, object]:
-    """Return the default of each flag of dataclass objects, in the order of their fields."""
-    return {name: known.default for part in sections for name, known in declared(type(part)).items()}
+def defaults(*kinds: type) -> dict[str, object]:
+    """Return the default of each flag of dataclasses, in the order of their fields."""
+    return {name: known.default for kind in kinds for name, known in declared(kind).items()}
 
 
 def regex_problem(name: str, expression: str, what: str = "") -> str:

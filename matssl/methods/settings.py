@@ -6,7 +6,7 @@ fields are flags of the command line while the method is chosen. Nothing here im
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar
 
@@ -123,9 +123,10 @@ class LotSettings(MethodSettings):
         return [*super().problems(batch_size), Problem(told, ("batch_regex", "batch_csv"))]
 
 
-def from_mapping(kind: type[Settings], values: Mapping[str, Any]) -> Settings:
+def from_mapping(kind: type[Settings], values: Mapping[str, object]) -> Settings:
     """Return settings from those of ``values`` that are theirs, such as a checkpoint's recipe."""
-    return kind(**{f.name: values[f.name] for f in fields(kind) if f.name in values})
+    make: Callable[..., Settings] = kind
+    return make(**{f.name: values[f.name] for f in fields(kind) if f.name in values})
 
 
 def negatives(settings: Settings, pool: PoolFacts) -> tuple[Settings, tuple[str, ...]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -260,7 +259,13 @@ class Run:
     def _before(self) -> str:
         return f"{self.folder.path('last.ckpt')} is from before"
 
-    def _log_step(self, facts: dict[str, float], clock: Any, bar: Any, writer: Any) -> None:
+    def _log_step(
+        self,
+        facts: dict[str, float],
+        clock: console.Clock,
+        bar: console.Bar,
+        writer: console.Writer,
+    ) -> None:
         self.losses.append(facts["loss"])
         row = {"step": self.step, "epoch": (self.step - 1) // self.plan.steps_per_epoch, **facts}
         speed = {"views_per_s": clock.speed, "wait_share": clock.wait_share}
@@ -368,7 +373,7 @@ class Run:
         }
         checkpoint.save(self.folder.path("last.ckpt"), payload)
 
-    def flags(self) -> dict[str, Any]:
+    def flags(self) -> dict[str, object]:
         """Return all settings as plain values, those that the pool decided included."""
         return flags.to_dict(self.settings, self.own)
 
@@ -381,7 +386,7 @@ class Run:
         payload = checkpoint.load(self.folder.path("last.ckpt"), stage="ssl")
         before = payload["recipe"]
         instead = f"start a new run with --weights {self.folder.root / 'encoder.safetensors'}"
-        defaults = flags.defaults(self.settings, self.own)
+        defaults = flags.defaults(type(self.settings), type(self.own))
         resume.refuse_other_plan(before, self.flags(), defaults, instead)
         if before.get("labelled", []) != self.identity:
             raise UserError(f"the labelled images changed since this run began; {instead}")

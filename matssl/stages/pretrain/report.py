@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from torch import nn
 
 from matssl import monitor, report
 from matssl.core import run_folder
+from matssl.core.arrays import Array
 from matssl.core.wording import counted
 from matssl.data.datasets import ViewLoader
 from matssl.models.encoders import encoder_facts, pyramid
@@ -192,7 +193,7 @@ def draw_curves(run: Run) -> None:
         pictures.pretraining_curves(steps, log, scores, run.folder.path("curves.png"))
 
 
-def _centre(plane: Any, side: int, multiple: int) -> Any:
+def _centre(plane: Array, side: int, multiple: int) -> Array:
     """Return the middle of a plane, sides multiples of a number and at most ``side``."""
     height, width = (min(side, length) // multiple * multiple for length in plane.shape[:2])
     height, width = max(height, multiple), max(width, multiple)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from matssl import methods
 from matssl.core import parsing
@@ -236,7 +235,7 @@ def command(model: str) -> Command:
     )
 
 
-def resolve(argv: Sequence[str], environment: Mapping[str, Any] | None = None) -> Resolved:
+def resolve(argv: Sequence[str], environment: Mapping[str, object] | None = None) -> Resolved:
     """Return what a command line says.
 
     Args:
@@ -248,7 +247,7 @@ def resolve(argv: Sequence[str], environment: Mapping[str, Any] | None = None) -
         SystemExit: after ``--help``.
     """
 
-    def read(path: Path) -> Mapping[str, Any]:
+    def read(path: Path) -> Mapping[str, object]:
         return published.read(path, finetune=False)
 
     model = parsing.peek(argv, "model")
