@@ -49,7 +49,7 @@ class PoolFacts:
     num_classes: int | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False, repr=False, eq=False)
 class MethodSettings:
     """Settings of a method."""
 
@@ -72,7 +72,7 @@ class MethodSettings:
         return self, ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False, repr=False, eq=False)
 class GuidedSettings(MethodSettings):
     """Settings of a method that needs a labelled image in each batch."""
 
@@ -101,7 +101,7 @@ class GuidedSettings(MethodSettings):
         ]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False, repr=False, eq=False)
 class LotSettings(MethodSettings):
     """Settings of a method to which images of one production batch are positives of each other."""
 

@@ -67,14 +67,14 @@ def target_pixel_size_problem(text: str) -> str:
     return _length_problem("target_pixel_size", text)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False, repr=False, eq=False)
 class ToolSettings:
     """Flags that every tool has."""
 
     debug: bool = flag(False, "run", "show the traceback of an error")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False, repr=False, eq=False)
 class RunSettings:
     """Flags that every stage has."""
 
@@ -134,7 +134,7 @@ class RunSettings:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False, repr=False, eq=False)
 class SpeedSettings:
     """Flags of both trainings that trade start-up, speed and equal bits on a GPU."""
 
@@ -146,7 +146,7 @@ class SpeedSettings:
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False, repr=False, eq=False)
 class LabelSettings:
     """Flags of both stages that read masks."""
 
@@ -161,7 +161,7 @@ class LabelSettings:
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False, repr=False, eq=False)
 class SpecimenSettings:
     """Flags of stages that read a folder as it is: whose specimens, which pixel size."""
 
@@ -179,7 +179,7 @@ class SpecimenSettings:
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False, repr=False, eq=False)
 class TileSettings:
     """Flags of stages that predict whole images in tiles."""
 
@@ -194,7 +194,7 @@ class TileSettings:
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False, repr=False, eq=False)
 class ImageSettings:
     """Flags that say how an image file becomes what the network sees."""
 

@@ -12,7 +12,6 @@ from matssl.core import parsing
 from matssl.core.flags import Command, Parsed, Problem, flag
 from matssl.methods import METHODS
 from matssl.methods.settings import GuidedSettings, MethodSettings
-from matssl.stages import published
 from matssl.stages.settings import ImageSettings, RunSettings, SpeedSettings
 
 DESCRIPTION = (
@@ -222,10 +221,16 @@ class Resolved:
     idle: tuple[str, ...]
 
 
-def command(model: str) -> Command:
-    """Return the command line of train_ssl.py for a method, whose flags it knows."""
-    kinds = list(dict.fromkeys(methods.settings_class(name) for name in METHODS))
+def command(model: str, others: bool = True) -> Command:
+    """Return the command line of train_ssl.py for a method.
+
+    Args:
+        model: whose flags it has.
+        others: whether those of other methods are understood, too.
+    """
     own = methods.settings_class(model)
+    names = METHODS if others else ()
+    kinds = list(dict.fromkeys(methods.settings_class(name) for name in names))
     return Command(
         DESCRIPTION,
         (PretrainSettings, own),
@@ -249,17 +254,20 @@ def resolve(argv: Sequence[str], environment: Mapping[str, Any] | None = None) -
     """
 
     def read(path: Path) -> Mapping[str, Any]:
+        from matssl.stages import published
+
         return published.read(path, finetune=False)
 
     model = parsing.peek(argv, "model")
     file = parsing.peek(argv, "config")
-    if model is None and file and not {"-h", "--help"} & set(argv):
+    asked = bool({"-h", "--help"} & set(argv))
+    if model is None and file and not asked:
         model = str(read(Path(file)).get("model", PretrainSettings.model))
     if model not in METHODS:
         # Which ones there are is said with all else that is wrong.
         model = str(PretrainSettings.model)
     parsed = parsing.parse(
-        command(model), argv, environment=environment, read=read, problems=_problems
+        command(model, not asked), argv, environment=environment, read=read, problems=_problems
     )
     run, method = _parts(parsed)
     return Resolved(run, method, (*parsed.unused, *_without_effect(run, method)))
