@@ -81,7 +81,7 @@ def test_the_package_alone_loads_neither_torch_nor_numpy() -> None:
     code = (
         "import sys, matssl; sys.exit(bool({'torch', 'numpy', 'cv2', 'yaml'} & set(sys.modules)))"
     )
-    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], timeout=300).returncode == 0
     for name in matssl.__all__:
         assert getattr(matssl, name)
     with pytest.raises(AttributeError, match="no attribute 'Segmentor'"):

@@ -58,7 +58,7 @@ def make_model(tmp_path: Path) -> Make:
     ) -> Path:
         table = table or _table(NAMES, (0, 1))
         torch.manual_seed(3)
-        model = build_model("resnet18", "unet", table.num_classes)
+        model = build_model("tu-test_resnet", "unet", table.num_classes)
         path = tmp_path / name
         payload = {
             "stage": "finetune",

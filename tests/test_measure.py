@@ -58,4 +58,4 @@ def test_measuring_and_reporting_need_no_torch() -> None:
     rooms = "measure.tables measure.fractions measure.regions metrics report pictures.segmentation"
     modules = [f"matssl.{room}" for room in rooms.split()]
     code = f"import sys, {', '.join(modules)}; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], timeout=300).returncode == 0

@@ -461,4 +461,4 @@ def test_a_map_of_weights_that_the_monitor_doubted_says_so(
 
 def test_help_does_not_wait_for_torch() -> None:
     code = "import sys; from matssl.tools import phase_map; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], timeout=300).returncode == 0

@@ -41,7 +41,7 @@ from matssl.stages.pretrain.settings import PretrainSettings
 DISTINCT = tuple({path: name for name, path in METHODS.items()}.values())
 
 TINY = ["--view_size", "32", "--tile_size", "48", "--batch_size", "6", "--threads", "1"]
-TINY += ["--encoder", "mobilenet_v2", "--hidden_dim", "32", "--global_output_dim", "16"]
+TINY += ["--encoder", "tu-test_resnet", "--hidden_dim", "32", "--global_output_dim", "16"]
 TINY += ["--precision", "fp32"]
 CURVES, VIEWS = pictures.pretraining_curves, pictures.views_sheet
 FEATURES = pictures.features_sheet
@@ -216,10 +216,11 @@ def test_a_pretraining_is_guided_by_the_images_that_fine_tuning_learns_from(
     seed: int, pool_folder: Path, synthetic_folder: Path, tmp_path: Path
 ) -> None:
     more = ["--model", "pscl", "--labeled_path", synthetic_folder, "--labeled_count", 1]
-    more += ["--encoder", "resnet18", "--steps", 1, "--seed", seed, "--quiet"]
+    more += ["--steps", 1, "--seed", seed, "--quiet"]
     assert _main(*_argv(pool_folder, tmp_path, "x", *more)) == 0
     argv = ["--finetune_dataset", synthetic_folder, "--max_train_images", 1, "--seed", seed]
     argv += ["--output_dir", tmp_path, "--name", "x", "--steps", 1, "--crop_size", 64, "--quiet"]
+    argv += ["--encoder", "tu-test_resnet"]
     tune = importlib.import_module("train_finetune").main
     assert guard(tune, [str(a) for a in [*argv, "--threads", 1]]) == 0
     images = [
@@ -266,7 +267,7 @@ def test_production_batches_come_from_names_or_a_table(tmp_path: Path) -> None:
 def test_the_features_that_are_judged_are_those_of_unmasked_views(
     model: str, pool_folder: Path, tmp_path: Path
 ) -> None:
-    more = ["--model", model, "--encoder", "resnet18", "--steps", 2, "--quiet"]
+    more = ["--model", model, "--steps", 2, "--quiet"]
     assert _main(*_argv(pool_folder, tmp_path, "x", *more)) == 0
     row = _rows(tmp_path / "ssl" / "x" / "log.csv")[-1]
     tiles = sum(1 for _ in _rows(tmp_path / "ssl" / "x" / "data.csv")) * 4
@@ -276,7 +277,7 @@ def test_the_features_that_are_judged_are_those_of_unmasked_views(
 def test_a_labelled_image_may_be_of_no_production_batch_but_not_the_whole_pool(
     pool_folder: Path, synthetic_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    more = ["--model", "pscl-moco", "--labeled_path", synthetic_folder, "--encoder", "resnet18"]
+    more = ["--model", "pscl-moco", "--labeled_path", synthetic_folder]
     more += ["--steps", 1]
     names = sorted(path.name for path in pool_folder.iterdir())
     table = tmp_path / "batches.csv"
@@ -318,7 +319,7 @@ def test_every_process_takes_part_in_the_panel_and_one_writes_it(
     runs: list[Run] = []
     more = ["--model", "spark", "--masking", "dense", "--steps", 2, "--quiet"]
     _at_step(monkeypatch, 1, runs.append)
-    assert _main(*_argv(pool_folder, tmp_path, "x", *more, "--encoder", "resnet18")) == 0
+    assert _main(*_argv(pool_folder, tmp_path, "x", *more)) == 0
     run, panel = runs[0], tmp_path / "ssl" / "x" / "panel.png"
     panel.unlink()
     drawn: list[object] = []
@@ -359,7 +360,7 @@ def test_a_queue_is_never_longer_than_half_the_pool(
 ) -> None:
     # 48 tiles: a batch of 32 alone is more than half of them.
     more = ["--model", model, "--bn_splits", 1, "--steps", 3, "--queue_size", 65536]
-    more += ["--batch_size", batch, "--encoder", "resnet18"]
+    more += ["--batch_size", batch]
     if issubclass(settings_class(model), GuidedSettings):
         more += ["--labeled_path", synthetic_folder]
     assert _main(*_argv(pool_folder, tmp_path, "x", *more)) == 0

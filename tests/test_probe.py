@@ -110,6 +110,7 @@ def test_an_image_too_small_to_be_cut_is_refused(side: int) -> None:
 def _run(pool: Path, out: Path, name: str, *flags: object) -> int:
     argv = ["--model", "simclr", "--data_path", pool, "--output_dir", out, "--name", name]
     argv += ["--view_size", 32, "--tile_size", 48, "--batch_size", 6, "--threads", 1]
+    argv += ["--encoder", "tu-test_resnet"]
     argv += ["--precision", "fp32", "--hidden_dim", 32, "--global_output_dim", 16]
     argv += ["--steps", 6, "--checkpoint_every", 2, "--probe_every", 2, *flags]
     return guard(importlib.import_module("train_ssl").main, [str(a) for a in argv])

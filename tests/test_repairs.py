@@ -45,6 +45,7 @@ pytestmark = pytest.mark.usefixtures("no_drawing")
 
 ROOT = Path(__file__).resolve().parent.parent
 QUICK = ["--threads", "1", "--precision", "fp32", "--crop_size", "32", "--batch_size", "2"]
+QUICK += ["--encoder", "tu-test_resnet"]
 
 
 def _run(main: Any, *argv: object) -> int:

@@ -27,12 +27,16 @@ starts:
   random: none
   ssl:
     pretrain: {model: simclr}
-pretrain: {steps: 2, batch_size: 4, view_size: 32, threads: 1, precision: fp32, cache_dir: none}
+pretrain:
+  {steps: 2, batch_size: 4, view_size: 32, threads: 1, precision: fp32, cache_dir: none,
+   encoder: tu-test_resnet}
 datasets:
   phase: LABELLED
 labels: [2]
 seeds: [0]
-finetune: {steps: 2, batch_size: 2, crop_size: 32, threads: 1, precision: fp32, quiet: true}
+finetune:
+  {steps: 2, batch_size: 2, crop_size: 32, threads: 1, precision: fp32, quiet: true,
+   encoder: tu-test_resnet}
 evaluate: {threads: 1, precision: fp32}
 """
 

@@ -22,7 +22,7 @@ from matssl.stages.pretrain import plan, settings
 from matssl.stages.pretrain.plan import make_plan
 
 TINY = ["--view_size", "32", "--tile_size", "48", "--batch_size", "6", "--threads", "1"]
-TINY += ["--encoder", "mobilenet_v2", "--hidden_dim", "32", "--global_output_dim", "16"]
+TINY += ["--encoder", "tu-test_resnet", "--hidden_dim", "32", "--global_output_dim", "16"]
 TINY += ["--precision", "fp32", "--quiet"]
 
 

@@ -8,6 +8,7 @@ stage or a method, or imports more than the standard library before a file has t
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 import types
 import typing
@@ -176,6 +177,7 @@ class Known:
         return self.name.upper() if self.flag.positional else f"--{self.name}"
 
 
+@functools.cache
 def declared(section: type) -> dict[str, Known]:
     """Return the flags among the fields of a dataclass, by name."""
     hints = typing.get_type_hints(section)

@@ -234,7 +234,9 @@ def _typed(flag: Known, value: Any, wrong: list[Problem]) -> Any:
         return None
     if flag.many:
         values = value if isinstance(value, (tuple, list)) else (value,)
-        return tuple(_plain(flag, part, wrong) for part in values)
+        before = len(wrong)
+        parts = tuple(_plain(flag, part, wrong) for part in values)
+        return parts if len(wrong) == before else flag.default
     return _plain(flag, value, wrong)
 
 

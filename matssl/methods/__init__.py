@@ -21,6 +21,7 @@ METHODS = {
     "pscl": "matssl.methods.pscl:PSCLSimCLR",
     "pscl-simclr": "matssl.methods.pscl:PSCLSimCLR",
     "pscl-moco": "matssl.methods.pscl.moco:PSCLMoCo",
+    "vicreg": "matssl.methods.vicreg:VICReg",
     "slotcon": "matssl.methods.slotcon:SlotCon",
     "spark": "matssl.methods.spark:SparK",
 }

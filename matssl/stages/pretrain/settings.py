@@ -253,7 +253,7 @@ def resolve(argv: Sequence[str], environment: Mapping[str, Any] | None = None) -
 
     model = parsing.peek(argv, "model")
     file = parsing.peek(argv, "config")
-    if model is None and file is not None and not {"-h", "--help"} & set(argv):
+    if model is None and file and not {"-h", "--help"} & set(argv):
         model = str(read(Path(file)).get("model", PretrainSettings.model))
     if model not in METHODS:
         # Which ones there are is said with all else that is wrong.
