@@ -26,7 +26,9 @@ def _shown(command: Command, argv: Sequence[str], known: Mapping[str, Known]) ->
         command.recipes, peek(argv, "recipe") or str(known["recipe"].default), command.owner
     )
     shown = {}
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+    with open(path, encoding="utf-8") as file:
+        lines = file.read().splitlines()
+    for line in lines:
         name, sign, value = line.partition("#")[0].partition(":")
         if sign and name in known:
             text = value.strip()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from matssl.core.flags import Problem, flag, regex_problem
 from matssl.decoders import DECODERS
@@ -30,8 +30,7 @@ def batch_regex_problem(expression: str) -> str:
     return regex_problem("batch_regex", expression, "names the batch")
 
 
-@dataclass(frozen=True)
-class PoolFacts:
+class PoolFacts(NamedTuple):
     """What a method may want to know of the pool before it is built.
 
     Attributes:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from matssl.core.flags import Problem, flag, regex_problem
@@ -27,7 +26,7 @@ def device_problem(name: str) -> str:
 
 def name_problem(name: str) -> str:
     """Return what is wrong with the name of a run, "" where nothing is."""
-    if name in (".", "..") or Path(name).name != name or "\\" in name:
+    if name in (".", "..") or "/" in name or "\\" in name:
         return f"--name {name!r} cannot name a run; use one word without slashes"
     return ""
 

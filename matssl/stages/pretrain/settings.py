@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from matssl import methods
 from matssl.core import parsing
@@ -21,7 +20,7 @@ DESCRIPTION = (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False, eq=False)
 class PretrainSettings(RunSettings, SpeedSettings, ImageSettings):
     """Flags of train_ssl.py."""
 
@@ -206,8 +205,7 @@ class PretrainSettings(RunSettings, SpeedSettings, ImageSettings):
         return wrong
 
 
-@dataclass(frozen=True)
-class Resolved:
+class Resolved(NamedTuple):
     """What a command line of train_ssl.py says.
 
     Attributes:
@@ -253,7 +251,7 @@ def resolve(argv: Sequence[str], environment: Mapping[str, Any] | None = None) -
         SystemExit: after ``--help``.
     """
 
-    def read(path: Path) -> Mapping[str, Any]:
+    def read(path: str) -> Mapping[str, Any]:
         from matssl.stages import published
 
         return published.read(path, finetune=False)
@@ -262,7 +260,7 @@ def resolve(argv: Sequence[str], environment: Mapping[str, Any] | None = None) -
     file = parsing.peek(argv, "config")
     asked = bool({"-h", "--help"} & set(argv))
     if model is None and file and not asked:
-        model = str(read(Path(file)).get("model", PretrainSettings.model))
+        model = str(read(file).get("model", PretrainSettings.model))
     if model not in METHODS:
         # Which ones there are is said with all else that is wrong.
         model = str(PretrainSettings.model)
