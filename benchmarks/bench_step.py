@@ -53,7 +53,7 @@ def _batch() -> Batch:
 
 
 def _method(name: str):
-    values = read_settings(recipes(name) / "matssl.yaml")
+    values = read_settings(Path(recipes(name)) / "matssl.yaml")
     method = method_class(name).from_settings(
         build_encoder("resnet18", 1), 1, (0.5,), (0.25,), values
     )

@@ -5,13 +5,18 @@ All mistakes of a command line are told at once.
 
 from __future__ import annotations
 
-import difflib
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from matssl.core.errors import UserError
 from matssl.core.flags import Command, Known, Parsed, Problem, Range, Section, declared
 
+if TYPE_CHECKING:
+    from pathlib import Path
+
+# Ends of the names of files of settings.
+FILES = (".yaml", ".yml", ".json")
 _KINDS: dict[type, str] = {int: "a whole number", float: "a number", bool: "true or false"}
 _KINDS[str] = "text"
 
@@ -33,7 +38,7 @@ def parse_one(
     description: str,
     *,
     choices: Mapping[str, Sequence[str | int]] | None = None,
-    recipes: Path | None = None,
+    recipes: str | None = None,
     owner: str = "",
     problems: Callable[[Section], list[Problem]] | None = None,
     prog: str | None = None,
@@ -52,7 +57,7 @@ def parse(
     argv: Sequence[str],
     *,
     environment: Mapping[str, object] | None = None,
-    read: Callable[[Path], Mapping[str, object]] | None = None,
+    read: Callable[[str], Mapping[str, object]] | None = None,
     problems: Callable[[Parsed], list[Problem]] | None = None,
 ) -> Parsed:
     """Return what a command line says: recipe, environment, ``--config``, then flags.
@@ -81,7 +86,7 @@ def parse(
     layers = [_recipe(command, flags, known, wrong, read), dict(environment or {})]
     if flags.get("config") and "config" in known:
         source = str(flags["config"])
-        layers.append(_named((read or read_settings)(Path(source)), known, source, wrong))
+        layers.append(_named((read or _read_file)(source), known, source, wrong))
     layers.append(flags)
     values: dict[str, object] = {}
     for layer in layers:
@@ -161,6 +166,8 @@ def _place(
 
 
 def _near(word: str, known: Iterable[str]) -> str:
+    import difflib
+
     close = difflib.get_close_matches(word, list(known), n=1)
     return f"; did you mean {close[0]}?" if close else ""
 
@@ -170,34 +177,34 @@ def _recipe(
     flags: Mapping[str, object],
     known: Mapping[str, Known],
     wrong: list[Problem],
-    read: Callable[[Path], Mapping[str, object]] | None,
+    read: Callable[[str], Mapping[str, object]] | None,
 ) -> dict[str, object]:
     """Return the settings of the recipe that flags, the file or the default name."""
     if "recipe" not in known or command.recipes is None:
         return {}
     name = flags.get("recipe")
     if name is None and flags.get("config"):
-        name = (read or read_settings)(Path(str(flags["config"]))).get("recipe")
+        name = (read or _read_file)(str(flags["config"])).get("recipe")
     try:
         path = find_recipe(command.recipes, str(name or known["recipe"].default), command.owner)
-        return _named(read_settings(path), known, str(path), wrong)
+        return _named(_read_file(path), known, path, wrong)
     except UserError as error:
         wrong.append(Problem(str(error), ("recipe",)))
         return {}
 
 
-def find_recipe(folder: Path, name: str, owner: str) -> Path:
+def find_recipe(folder: str, name: str, owner: str) -> str:
     """Return the file of a recipe in a folder; the path of a file is taken as it is.
 
     Raises:
         UserError: there is none; the sentence lists those there are.
     """
-    if name.endswith((".yaml", ".yml", ".json")):
-        return Path(name)
-    path = folder / f"{name}.yaml"
-    if not path.is_file() or Path(name).name != name:
-        names = ", ".join(sorted(p.stem for p in folder.glob("*.yaml")))
-        raise UserError(f"no recipe {name!r} for {owner}; there are: {names}")
+    if name.endswith(FILES):
+        return name
+    path = os.path.join(folder, f"{name}.yaml")
+    if not os.path.isfile(path) or os.path.basename(name) != name:
+        names = sorted(f.removesuffix(".yaml") for f in os.listdir(folder) if f.endswith(".yaml"))
+        raise UserError(f"no recipe {name!r} for {owner}; there are: {', '.join(names)}")
     return path
 
 
@@ -299,6 +306,12 @@ def _told(flag: Known, value: object, allowed: Sequence[str | int]) -> str:
     if value == "" and not flag.flag.required:
         return f"{flag.word} is empty"
     return flag.flag.check(str(value)) if flag.flag.check is not None else ""
+
+
+def _read_file(path: str) -> dict[str, object]:
+    from pathlib import Path
+
+    return read_settings(Path(path))
 
 
 def read_settings(path: Path) -> dict[str, object]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from matssl.core.flags import Problem, flag, regex_problem
 from matssl.decoders import DECODERS
@@ -30,8 +30,7 @@ def batch_regex_problem(expression: str) -> str:
     return regex_problem("batch_regex", expression, "names the batch")
 
 
-@dataclass(frozen=True)
-class PoolFacts:
+class PoolFacts(NamedTuple):
     """What a method may want to know of the pool before it is built.
 
     Attributes:
@@ -49,7 +48,7 @@ class PoolFacts:
     num_classes: int | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False, repr=False, eq=False)
 class MethodSettings:
     """Settings of a method."""
 
@@ -72,7 +71,7 @@ class MethodSettings:
         return self, ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False, repr=False, eq=False)
 class GuidedSettings(MethodSettings):
     """Settings of a method that needs a labelled image in each batch."""
 
@@ -101,7 +100,7 @@ class GuidedSettings(MethodSettings):
         ]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False, repr=False, eq=False)
 class LotSettings(MethodSettings):
     """Settings of a method to which images of one production batch are positives of each other."""
 

@@ -81,7 +81,7 @@ def environment(folder: Path = Path()) -> dict[str, str]:
     return values
 
 
-def read(path: Path, finetune: bool) -> dict[str, object]:
+def read(path: str, finetune: bool) -> dict[str, object]:
     """Return the settings in a ``--config`` file, which may be one of the SimCLR study.
 
     Args:
@@ -91,10 +91,10 @@ def read(path: Path, finetune: bool) -> dict[str, object]:
     Raises:
         UserError: it cannot be read, or says what has no counterpart.
     """
-    content = read_settings(path)
+    content = read_settings(Path(path))
     if not is_simclr_study(content):
         return content
-    return simclr_study(content, finetune, str(path))[0]
+    return simclr_study(content, finetune, path)[0]
 
 
 def notes(path: str | None, finetune: bool) -> list[str]:

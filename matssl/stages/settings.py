@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from matssl.core.flags import Problem, flag, regex_problem
@@ -27,7 +26,7 @@ def device_problem(name: str) -> str:
 
 def name_problem(name: str) -> str:
     """Return what is wrong with the name of a run, "" where nothing is."""
-    if name in (".", "..") or Path(name).name != name or "\\" in name:
+    if name in (".", "..") or "/" in name or "\\" in name:
         return f"--name {name!r} cannot name a run; use one word without slashes"
     return ""
 
@@ -67,14 +66,14 @@ def target_pixel_size_problem(text: str) -> str:
     return _length_problem("target_pixel_size", text)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False, repr=False, eq=False)
 class ToolSettings:
     """Flags that every tool has."""
 
     debug: bool = flag(False, "run", "show the traceback of an error")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False, repr=False, eq=False)
 class RunSettings:
     """Flags that every stage has."""
 
@@ -134,7 +133,7 @@ class RunSettings:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False, repr=False, eq=False)
 class SpeedSettings:
     """Flags of both trainings that trade start-up, speed and equal bits on a GPU."""
 
@@ -146,7 +145,7 @@ class SpeedSettings:
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False, repr=False, eq=False)
 class LabelSettings:
     """Flags of both stages that read masks."""
 
@@ -161,7 +160,7 @@ class LabelSettings:
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False, repr=False, eq=False)
 class SpecimenSettings:
     """Flags of stages that read a folder as it is: whose specimens, which pixel size."""
 
@@ -179,7 +178,7 @@ class SpecimenSettings:
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False, repr=False, eq=False)
 class TileSettings:
     """Flags of stages that predict whole images in tiles."""
 
@@ -194,7 +193,7 @@ class TileSettings:
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False, repr=False, eq=False)
 class ImageSettings:
     """Flags that say how an image file becomes what the network sees."""
 

@@ -23,7 +23,7 @@ def dataset_name_problem(name: str) -> str:
     return ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False, eq=False)
 class EvaluateSettings(RunSettings, LabelSettings, SpecimenSettings, TileSettings):
     """Flags of eval_model.py."""
 

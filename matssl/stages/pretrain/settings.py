@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import NamedTuple
 
 from matssl import methods
 from matssl.core import parsing
 from matssl.core.flags import Command, Parsed, Problem, flag
 from matssl.methods import METHODS
 from matssl.methods.settings import GuidedSettings, MethodSettings
-from matssl.stages import published
 from matssl.stages.settings import ImageSettings, RunSettings, SpeedSettings
 
 DESCRIPTION = (
@@ -21,7 +20,7 @@ DESCRIPTION = (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False, eq=False)
 class PretrainSettings(RunSettings, SpeedSettings, ImageSettings):
     """Flags of train_ssl.py."""
 
@@ -206,8 +205,7 @@ class PretrainSettings(RunSettings, SpeedSettings, ImageSettings):
         return wrong
 
 
-@dataclass(frozen=True)
-class Resolved:
+class Resolved(NamedTuple):
     """What a command line of train_ssl.py says.
 
     Attributes:
@@ -221,10 +219,16 @@ class Resolved:
     idle: tuple[str, ...]
 
 
-def command(model: str) -> Command:
-    """Return the command line of train_ssl.py for a method, whose flags it knows."""
-    kinds = list(dict.fromkeys(methods.settings_class(name) for name in METHODS))
+def command(model: str, others: bool = True) -> Command:
+    """Return the command line of train_ssl.py for a method.
+
+    Args:
+        model: whose flags it has.
+        others: whether those of other methods are understood, too.
+    """
     own = methods.settings_class(model)
+    names = METHODS if others else ()
+    kinds = list(dict.fromkeys(methods.settings_class(name) for name in names))
     return Command(
         DESCRIPTION,
         (PretrainSettings, own),
@@ -247,18 +251,21 @@ def resolve(argv: Sequence[str], environment: Mapping[str, object] | None = None
         SystemExit: after ``--help``.
     """
 
-    def read(path: Path) -> Mapping[str, object]:
+    def read(path: str) -> Mapping[str, object]:
+        from matssl.stages import published
+
         return published.read(path, finetune=False)
 
     model = parsing.peek(argv, "model")
     file = parsing.peek(argv, "config")
-    if model is None and file and not {"-h", "--help"} & set(argv):
-        model = str(read(Path(file)).get("model", PretrainSettings.model))
+    asked = bool({"-h", "--help"} & set(argv))
+    if model is None and file and not asked:
+        model = str(read(file).get("model", PretrainSettings.model))
     if model not in METHODS:
         # Which ones there are is said with all else that is wrong.
         model = str(PretrainSettings.model)
     parsed = parsing.parse(
-        command(model), argv, environment=environment, read=read, problems=_problems
+        command(model, not asked), argv, environment=environment, read=read, problems=_problems
     )
     run, method = _parts(parsed)
     return Resolved(run, method, (*parsed.unused, *_without_effect(run, method)))
