@@ -65,6 +65,7 @@ class Flag(NamedTuple):
     positional: bool = False
     excludes: str = ""
     check: Callable[[str], str] | None = None
+    auto: str = ""
 
 
 def flag(
@@ -82,13 +83,14 @@ def flag(
     positional: bool = False,
     excludes: str = "",
     check: Callable[[str], str] | None = None,
+    auto: str = "",
 ) -> Any:
     """Return a dataclass field that is a flag of the command line.
 
     Args:
         default: its only default.
         group: heading it stands under in ``--help all``.
-        help: one sentence; ``(default: ...)`` in it stands for a default of None.
+        help: one sentence.
         choices: the values it takes.
         low: smallest number. Every number has a low end; the high one may be that of its type.
         high: largest number.
@@ -99,9 +101,12 @@ def flag(
         positional: a word without ``--NAME`` before it; a tuple takes all that are left.
         excludes: a flag that says the same thing otherwise, such as steps and epochs.
         check: returns what is wrong with a text, "" where nothing is.
+        auto: in words, what stands for a default of None.
     """
     span = Range(low, high, above, below) if (low, high, above, below) != (None,) * 4 else None
-    told = Flag(group, help, tuple(choices), span, required, first, positional, excludes, check)
+    told = Flag(
+        group, help, tuple(choices), span, required, first, positional, excludes, check, auto
+    )
     return field(default=default, metadata={"flag": told})
 
 

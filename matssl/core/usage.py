@@ -117,13 +117,13 @@ def _columns() -> int:
 
 def _described(flag: Known, recipe: str | None) -> str:
     """Return a flag's help with its range and the value a run gets without it."""
-    text, spot, _ = flag.flag.help.partition(" (default: ")
+    text = flag.flag.help
     if flag.flag.range is not None:
         text += f", {flag.flag.range.text()}"
     if flag.flag.required:
         return text if flag.flag.positional else f"{text} (required)"
-    if spot and recipe is None:
-        return text + flag.flag.help[flag.flag.help.index(spot) :]
+    if flag.flag.auto and recipe is None:
+        return f"{text} (default: {flag.flag.auto})"
     value = flag.default if recipe is None else recipe
     unsaid = value is None or value is False or value in ("", ())
     return text if unsaid else f"{text} (default: {value})"

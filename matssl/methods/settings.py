@@ -216,7 +216,8 @@ def hidden_dim() -> int | None:
     return flag(
         None,
         GROUP,
-        "width of the projection head's hidden layer (default: as in the method's paper)",
+        "width of the projection head's hidden layer",
+        auto="as in the method's paper",
         low=1,
         high=WIDEST,
     )
@@ -238,7 +239,8 @@ def queue_size() -> int | None:
     return flag(
         None,
         GROUP,
-        f"keys that are kept, at most half the tiles (default: {DEFAULT_QUEUE})",
+        "keys that are kept, at most half the tiles",
+        auto=str(DEFAULT_QUEUE),
         low=1,
         high=1 << 24,
     )

@@ -80,7 +80,8 @@ class RunSettings:
     name: str | None = flag(
         None,
         "run",
-        "name of the run folder (default: from model and data)",
+        "name of the run folder",
+        auto="from model and data",
         first=True,
         check=name_problem,
     )
@@ -96,12 +97,13 @@ class RunSettings:
     num_workers: int | None = flag(
         None,
         "run",
-        "prefetch threads, same bits for any number (default: 0 on a CPU, 4 on a GPU)",
+        "prefetch threads, same bits for any number",
+        auto="0 on a CPU, 4 on a GPU",
         low=0,
         high=256,
     )
     threads: int | None = flag(
-        None, "run", "CPU threads of torch (default: all cores)", low=1, high=1024
+        None, "run", "CPU threads of torch", auto="all cores", low=1, high=1024
     )
     precision: str = flag(
         "auto",
@@ -183,10 +185,10 @@ class TileSettings:
     """Flags of stages that predict whole images in tiles."""
 
     tile_size: int | None = flag(
-        None, "prediction", "tile side in pixels (default: fitted)", low=1, high=65_536
+        None, "prediction", "tile side in pixels", auto="fitted", low=1, high=65_536
     )
     overlap: int | None = flag(
-        None, "prediction", "overlap of tiles in pixels (default: fitted)", low=0, high=65_536
+        None, "prediction", "overlap of tiles in pixels", auto="fitted", low=0, high=65_536
     )
     tta: bool = flag(
         False, "prediction", "average over the eight orientations of each image", first=True

@@ -24,7 +24,8 @@ class PSCLSettings(GuidedSettings):
     top_k: int | None = flag(
         None,
         GROUP,
-        "cells a class and image at the coarsest scale (default: as published)",
+        "cells a class and image at the coarsest scale",
+        auto="as published",
         low=1,
         high=shared.WIDEST,
     )

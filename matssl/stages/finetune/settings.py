@@ -87,7 +87,8 @@ class FinetuneSettings(RunSettings, SpeedSettings, LabelSettings, ImageSettings)
     input_size: int | None = flag(
         None,
         "images",
-        "published square resize in pixels (default: native resolution)",
+        "published square resize in pixels",
+        auto="native resolution",
         low=1,
         high=8192,
     )
@@ -153,7 +154,8 @@ class FinetuneSettings(RunSettings, SpeedSettings, LabelSettings, ImageSettings)
     crop_size: int | None = flag(
         None,
         "training",
-        "side of a training crop in pixels (default: 192, or --input_size)",
+        "side of a training crop in pixels",
+        auto="192, or --input_size",
         low=1,
         high=8192,
     )

@@ -43,7 +43,7 @@ class PretrainSettings(RunSettings, SpeedSettings, ImageSettings):
         "skip", "data", "what to do with unreadable files", choices=("skip", "stop")
     )
     cache_dir: str | None = flag(
-        None, "data", "folder of the decoded pool (default: OUTPUT_DIR/cache); none: no cache"
+        None, "data", "folder of the decoded pool", auto="OUTPUT_DIR/cache; none: no cache"
     )
     file_list: str | None = flag(
         None, "data", "text file of further image paths, one a line, relative to --list_root"
@@ -54,7 +54,8 @@ class PretrainSettings(RunSettings, SpeedSettings, ImageSettings):
     tile_size: int | None = flag(
         None,
         "views",
-        "side of the tiles an image counts for in an epoch (default: 2 x view)",
+        "side of the tiles an image counts for in an epoch",
+        auto="2 x view",
         low=32,
         high=1_000_000,
     )
@@ -79,12 +80,13 @@ class PretrainSettings(RunSettings, SpeedSettings, ImageSettings):
     solarise_p: float = flag(0.0, "views", "share of solarised views", low=0, high=1)
     blur_p: float = flag(0.5, "views", "share of blurred views", low=0, high=1)
     second_blur_p: float | None = flag(
-        None, "views", "the same of the second view (default: as the first)", low=0, high=1
+        None, "views", "the same of the second view", auto="as the first", low=0, high=1
     )
     second_solarise_p: float | None = flag(
         None,
         "views",
-        "share of solarised second views (default: as the first)",
+        "share of solarised second views",
+        auto="as the first",
         low=0,
         high=1,
     )
@@ -126,8 +128,8 @@ class PretrainSettings(RunSettings, SpeedSettings, ImageSettings):
     probe_every: int | None = flag(
         None,
         "training",
-        "steps between two scores of --probe_path (default: 20 in a run, fewer where they would "
-        "take more than 2 % of its time)",
+        "steps between two scores of --probe_path",
+        auto="20 in a run, fewer where they would take more than 2 % of its time",
         low=1,
     )
     snapshot_every: int = flag(
@@ -137,7 +139,8 @@ class PretrainSettings(RunSettings, SpeedSettings, ImageSettings):
     steps: int | None = flag(
         None,
         "training",
-        "optimiser steps (default: the recipe's plan, else 3000)",
+        "optimiser steps",
+        auto="the recipe's plan, else 3000",
         low=1,
         excludes="epochs",
         first=True,
@@ -171,7 +174,8 @@ class PretrainSettings(RunSettings, SpeedSettings, ImageSettings):
     weight_decay_end: float | None = flag(
         None,
         "training",
-        "weight decay of the last step, along a cosine (default: constant)",
+        "weight decay of the last step, along a cosine",
+        auto="constant",
         low=0,
         high=1000,
     )
