@@ -6,13 +6,14 @@ import sys
 from collections.abc import Sequence
 
 from matssl.core.errors import guard
-from matssl.stages import published
 from matssl.stages.finetune import settings
 
 
 def main(argv: Sequence[str]) -> int:
     """Resolve the flags and run the stage; returns 0."""
     resolved = settings.resolve(argv)
+    from matssl.stages import published
+
     for note in published.notes(resolved.config, finetune=True) if not resolved.quiet else ():
         print(f"note    {note}", flush=True)
     # torch is imported here, so that --help and wrong flags answer at once.

@@ -6,13 +6,14 @@ import sys
 from collections.abc import Sequence
 
 from matssl.core.errors import guard
-from matssl.stages import published
 from matssl.stages.pretrain import settings
 
 
 def main(argv: Sequence[str]) -> int:
     """Resolve the flags and run the stage; returns 0."""
     resolved = settings.resolve(argv)
+    from matssl.stages import published
+
     notes = published.notes(resolved.run.config, finetune=False)
     environment = published.environment()
     if environment:

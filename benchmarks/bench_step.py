@@ -20,7 +20,7 @@ from matssl.data.datasets import ViewLoader
 from matssl.data.preprocess import Preprocess
 from matssl.data.views import ViewRecipe
 from matssl.methods import method_class, recipes
-from matssl.methods.contrastive import info_nce
+from matssl.methods.contrastive import info_nce_rows
 from matssl.models.encoders import build_encoder, channels_last, pyramid
 
 PAIRS, SIDE, ROUNDS = 16, 128, 7
@@ -53,7 +53,7 @@ def _batch() -> Batch:
 
 
 def _method(name: str):
-    values = read_settings(recipes(name) / "matssl.yaml")
+    values = read_settings(Path(recipes(name)) / "matssl.yaml")
     method = method_class(name).from_settings(
         build_encoder("resnet18", 1), 1, (0.5,), (0.25,), values
     )
@@ -119,7 +119,7 @@ def _dense_queue(length: int):
 
     def chunked():
         queries.grad = None
-        info_nce(queries, keys, queue, 0.2).backward()
+        info_nce_rows(queries, keys, queue, 0.2)[0].mean().backward()
 
     def materialised():
         queries.grad = None

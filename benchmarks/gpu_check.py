@@ -857,11 +857,20 @@ def work(args: argparse.Namespace) -> None:
 class Running:
     """A section in a process of its own."""
 
-    def __init__(self, name: str, args: argparse.Namespace, data: Path, out: Path) -> None:
+    def __init__(
+        self,
+        name: str,
+        args: argparse.Namespace,
+        data: Path,
+        out: Path,
+        cores: Sequence[int] = (),
+    ) -> None:
         self.name, self.data, self.out = name, data, out
         self.log = data / f"{name}.log"
-        # A dry run is as slow as its neighbours let it be.
-        self.seconds = math.inf if args.tiny else SECTIONS[name].seconds
+        # A dry run is as slow as its neighbours let it be; without a section that measures time
+        # there is nobody to wait.
+        alone = not any(SECTIONS[other].timed for other in args.only)
+        self.seconds = math.inf if args.tiny or alone else SECTIONS[name].seconds
         words = [sys.executable, "-m", "benchmarks.gpu_check", "--section", name]
         words += ["--data", str(data), "--device", args.device]
         words += ["--tiny"] if args.tiny else []
@@ -870,6 +879,10 @@ class Running:
             self.process = subprocess.Popen(
                 words, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
             )
+        if cores:
+            # Sections side by side with all cores each would wait for one another's threads.
+            with contextlib.suppress(OSError, AttributeError):
+                os.sched_setaffinity(self.process.pid, cores)
 
     def result(self, deadline: float) -> dict[str, Any]:
         """Wait until it is over or its time is, and return what it found."""
@@ -934,7 +947,14 @@ def check(args: argparse.Namespace) -> dict[str, Any]:
         jobs = args.jobs or (len(together) if args.device != "cpu" else 1)
         while together:
             lot, together = together[: max(1, jobs)], together[max(1, jobs) :]
-            running = [Running(name, args, data, args.out) for name in lot]
+            cores = sorted(os.sched_getaffinity(0))
+            shares = [
+                cores[i :: len(lot)] if len(lot) <= len(cores) else [] for i in range(len(lot))
+            ]
+            running = [
+                Running(name, args, data, args.out, share)
+                for name, share in zip(lot, shares, strict=True)
+            ]
             for one in running:
                 note(one.name, one.result(deadline))
         for name in (name for name in wanted if SECTIONS[name].timed):

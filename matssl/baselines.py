@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import cv2
 import numpy as np
@@ -14,11 +13,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from matssl.core import rng
+from matssl.core.arrays import Array
 from matssl.core.labels import IGNORE
 from matssl.data.preprocess import quantise
 from matssl.models.encoders import encoder_facts, maps_at, sampled
 
-Array = NDArray[Any]
 # Pixels a training image gives to the pixel classifier, and how strongly its weights are held.
 PIXELS_PER_IMAGE = 4000
 L2 = 1e-4

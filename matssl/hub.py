@@ -8,7 +8,7 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeVar
 
 from matssl.core import download
 from matssl.core.errors import UserError
@@ -96,7 +96,7 @@ def data_registry() -> dict[str, DataSet]:
     return {name: DataSet(name, **entry) for name, entry in _read(DATASETS, DataSet).items()}
 
 
-def _read(folder: Path, kind: type[Any]) -> dict[str, dict[str, Any]]:
+def _read(folder: Path, kind: type) -> dict[str, dict[str, Any]]:
     import yaml
 
     path = folder / "registry.yaml"
@@ -111,7 +111,10 @@ def _read(folder: Path, kind: type[Any]) -> dict[str, dict[str, Any]]:
     return content
 
 
-def find(name: str, registry: Mapping[str, Any]) -> Any:
+Entry = TypeVar("Entry")
+
+
+def find(name: str, registry: Mapping[str, Entry]) -> Entry:
     """Return the entry of a name.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Health of a pretraining run from its embeddings alone, and a verdict in words."""
+"""Health of a pretraining run from its embeddings alone, and a verdict on it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from matssl.core.wording import SOUND, YOUNG
+
+# The state of a run that learns nothing but may yet.
+SLOW = "not learning"
 
 # Below this share of the ideal spread, embeddings have collapsed to (nearly) one point.
 COLLAPSED_STD = 0.3
@@ -76,6 +79,33 @@ class Signs:
 
 
 @dataclass(frozen=True)
+class Verdict:
+    """What is to be thought of a run.
+
+    Attributes:
+        state: in one or two words, such as "healthy" or "collapsed".
+        cause: what was seen.
+        advice: what to do about it; "" where there is nothing to do.
+    """
+
+    state: str
+    cause: str
+    advice: str = ""
+
+    @property
+    def text(self) -> str:
+        """The verdict as one sentence, for people and logs."""
+        if self.state == YOUNG:
+            return f"{self.state} to say {self.cause}"
+        return f"{self.state}: {self.cause}" + (f"; {self.advice}" if self.advice else "")
+
+    @property
+    def failing(self) -> bool:
+        """Whether going on is a waste of time: neither healthy nor young nor merely slow."""
+        return self.state not in (*SOUND, SLOW)
+
+
+@dataclass(frozen=True)
 class Health:
     """Measures on a fixed probe of two views a sample.
 
@@ -118,105 +148,118 @@ class Health:
         apart = self.gap + self.alignment / 2
         return self.gap / apart if apart > 0 else 0.0
 
-    @property
-    def failing(self) -> bool:
-        """Whether going on is a waste of time: neither healthy nor young nor merely slow."""
-        return state(self.verdict()) not in (*SOUND, "not learning")
-
-    def verdict(self, progress: float = 1.0) -> str:
-        """Return state, cause and advice in one sentence; causes come before their effects.
+    def verdict(self, progress: float = 1.0) -> Verdict:
+        """Return state, cause and advice; causes come before their effects.
 
         Args:
             progress: share of the training that is done; early runs get time.
         """
         found = self._of_the_input() or self._of_the_settings()
         if not found and self.signs.steps < SETTLED:
-            return f"{YOUNG} to say after {self.signs.steps} steps ({self._measures()})"
+            return Verdict(YOUNG, f"after {self.signs.steps} steps ({self._measures()})")
         return found or self._of_the_state(progress)
 
-    def _of_the_input(self) -> str:
+    def _of_the_input(self) -> Verdict | None:
         signs = self.signs
         if not math.isfinite(self.std):
-            return "broken: embeddings are not finite; lower --lr"
+            return Verdict("broken", "embeddings are not finite", "lower --lr")
         if signs.blank > MOST:
-            return (
-                f"blank: {100 * signs.blank:.0f} % of the tiles hold next to no contrast; look at "
-                "views.png, then at --window and --crop_bottom"
+            return Verdict(
+                "blank",
+                f"{100 * signs.blank:.0f} % of the tiles hold next to no contrast",
+                "look at views.png, then at --window and --crop_bottom",
             )
         if signs.same > MOST:
-            return (
-                f"trivial: both views are equal in {100 * signs.same:.0f} % of the samples, so "
-                "there is nothing to learn; lower --scale_min, raise --photometry_p or --noise_p"
+            return Verdict(
+                "trivial",
+                f"both views are equal in {100 * signs.same:.0f} % of the samples, so there is "
+                "nothing to learn",
+                "lower --scale_min, raise --photometry_p or --noise_p",
             )
-        return ""
+        return None
 
-    def _of_the_settings(self) -> str:
+    def _of_the_settings(self) -> Verdict | None:
         signs = self.signs
         if not signs.moved:
-            return (
-                "frozen: no weight of the encoder has changed since the last look; raise --lr, and "
-                "check that the encoder is trained at all"
+            return Verdict(
+                "frozen",
+                "no weight of the encoder has changed since the last look",
+                "raise --lr, and check that the encoder is trained at all",
             )
         if signs.temperature is not None and signs.temperature > 2:
             # Cosines differ by 2 at most, so logits differ by less than 1: the softmax is flat.
-            return (
-                f"flat: at temperature {signs.temperature:g} even perfect embeddings hardly differ "
-                "in their loss; set --temperature to 0.1 to 0.5"
+            return Verdict(
+                "flat",
+                f"at temperature {signs.temperature:g} even perfect embeddings hardly differ in "
+                "their loss",
+                "set --temperature to 0.1 to 0.5",
             )
         if signs.idle > MOST:
-            return (
-                f"idle: the loss was 0 in {100 * signs.idle:.0f} % of the steps, whose batches "
-                "held nothing to tell apart; raise --batch_size, or take --group_negatives keep"
+            return Verdict(
+                "idle",
+                f"the loss was 0 in {100 * signs.idle:.0f} % of the steps, whose batches held "
+                "nothing to tell apart",
+                "raise --batch_size, or take --group_negatives keep",
             )
         if signs.queue > LONG_QUEUE:
-            return (
-                f"stale: the queue holds {100 * signs.queue:.0f} % as many keys as there are "
-                "tiles, among them old keys of the very samples they are compared with; lower "
-                "--queue_size, and --batch_size where it is more, to half of the tiles"
+            return Verdict(
+                "stale",
+                f"the queue holds {100 * signs.queue:.0f} % as many keys as there are tiles, among "
+                "them old keys of the very samples they are compared with",
+                "lower --queue_size, and --batch_size where it is more, to half of the tiles",
             )
-        return ""
+        return None
 
-    def _of_the_state(self, progress: float) -> str:
+    def _of_the_state(self, progress: float) -> Verdict:
         signs = self.signs
         if signs.pooled and self.std < COLLAPSED_STD * self.ideal_std:
-            return (
-                f"collapsed: all images get nearly the same embedding (std {self.std:.4f}, "
-                f"{self.ideal_std:.4f} is ideal); lower --lr, or check that the views differ"
+            return Verdict(
+                "collapsed",
+                f"all images get nearly the same embedding (std {self.std:.4f}, "
+                f"{self.ideal_std:.4f} is ideal)",
+                "lower --lr, or check that the views differ",
             )
         if self.feature_rank < THIN_FEATURES * self.feature_dimensions:
-            return (
-                f"thin: the encoder's features use only {self.feature_rank:.1f} of "
-                f"{self.feature_dimensions} dimensions; lower --lr, or set --clip"
+            return Verdict(
+                "thin",
+                f"the encoder's features use only {self.feature_rank:.1f} of "
+                f"{self.feature_dimensions} dimensions",
+                "lower --lr, or set --clip",
             )
         if signs.pooled and self.rank < min(THIN_EMBEDDINGS, 0.5 * self.dimensions):
-            return (
-                f"thin: only {self.rank:.1f} of {self.dimensions} dimensions are in use; lower "
-                "--lr, or raise --temperature where the method has one"
+            return Verdict(
+                "thin",
+                f"only {self.rank:.1f} of {self.dimensions} dimensions are in use",
+                "lower --lr, or raise --temperature where the method has one",
             )
         # Sharpening works against an even assignment, centring against one prototype for all
         # (Caron et al. 2021, arXiv:2104.14294, section 5.3).
         if signs.undecided > UNDECIDED:
-            return (
-                "collapsed: every cell belongs to all prototypes alike, so there is no map; lower "
-                "--teacher_temperature"
+            return Verdict(
+                "collapsed",
+                "every cell belongs to all prototypes alike, so there is no map",
+                "lower --teacher_temperature",
             )
         if signs.prototypes is not None and signs.prototypes < FEW_PROTOTYPES:
-            return (
-                f"collapsed: {signs.prototypes:.1f} prototypes are in use, so the map has one "
-                "phase; raise --teacher_temperature"
+            return Verdict(
+                "collapsed",
+                f"{signs.prototypes:.1f} prototypes are in use, so the map has one phase",
+                "raise --teacher_temperature",
             )
         if signs.pooled and self.intraclass_correlation < UNRELATED and progress > LATE:
-            return (
-                "not learning: views of one image are no more alike than views of two; raise --lr, "
-                "train longer, or soften the views (--scale_min, --noise_sigma)"
+            return Verdict(
+                SLOW,
+                "views of one image are no more alike than views of two",
+                "raise --lr, train longer, or soften the views (--scale_min, --noise_sigma)",
             )
         constant = signs.chance is not None and signs.loss > CONSTANT * signs.chance
         if constant and progress > LATE:
-            return (
-                f"not learning: the loss {signs.loss:.3f} is that of a constant answer "
-                f"({signs.chance:.3f}); raise --lr, or train longer"
+            return Verdict(
+                SLOW,
+                f"the loss {signs.loss:.3f} is that of a constant answer ({signs.chance:.3f})",
+                "raise --lr, or train longer",
             )
-        return f"{SOUND[0]}: {self._measures()}"
+        return Verdict(SOUND[0], self._measures())
 
     def _measures(self) -> str:
         signs = self.signs
@@ -229,12 +272,6 @@ class Health:
             f"{self.rank:.0f} of {self.dimensions} dimensions in use, positives "
             f"{self.gap:.2f} closer than negatives"
         )
-
-
-def state(verdict: str) -> str:
-    """Return the state alone, the first words of a verdict."""
-    first, colon, _ = verdict.partition(":")
-    return first if colon else YOUNG
 
 
 def examine(
@@ -325,8 +362,3 @@ def gap(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def queue_age(length: int, batch_size: int) -> int:
     """Return how many steps old the oldest key of a full queue is."""
     return -(-length // batch_size)
-
-
-def staleness(stored: Tensor, recomputed: Tensor) -> Tensor:
-    """Mean cosine of keys as they are stored and as the network would make them now, (N, D)."""
-    return F.cosine_similarity(stored, recomputed, dim=1).mean()

@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from matssl.core.arrays import Array
 from matssl.core.errors import UserError
 from matssl.core.geometry import apply_d4
 from matssl.core.runtime import free_memory
@@ -193,7 +193,7 @@ def examine_dataset(
     return replace(found, unopened=unopened)
 
 
-def thumbnail(plane: NDArray[Any]) -> NDArray[np.float64]:
+def thumbnail(plane: Array) -> NDArray[np.float64]:
     """Return (32, 32) of a plane: shading removed, zero mean, unit norm."""
     gray = plane.astype(np.float32)
     if gray.ndim == 3:
@@ -208,7 +208,7 @@ def thumbnail(plane: NDArray[Any]) -> NDArray[np.float64]:
     return centred / norm if norm > 1e-9 else centred
 
 
-def _light(plane: NDArray[Any]) -> NDArray[np.float32]:
+def _light(plane: Array) -> NDArray[np.float32]:
     """Return the cubic surface nearest to a plane: uneven light has no more detail than that."""
     height, width = plane.shape
     y = np.linspace(-1, 1, height)[:, None].repeat(width, axis=1).ravel()

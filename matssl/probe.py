@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -111,7 +110,7 @@ class DenseProbe:
         self,
         encoder: nn.Module,
         device: torch.device,
-        autocast: Callable[[], AbstractContextManager[Any]],
+        autocast: Callable[[], AbstractContextManager[object]],
     ) -> float:
         """Return the mean IoU of the read-out on the scoring pixels, 0 to 1.
 
@@ -135,7 +134,7 @@ class DenseProbe:
         encoder: nn.Module,
         window: Window,
         device: torch.device,
-        autocast: Callable[[], AbstractContextManager[Any]],
+        autocast: Callable[[], AbstractContextManager[object]],
     ) -> Tensor:
         image = torch.from_numpy(window.image)[None].to(device)
         with torch.inference_mode(), autocast():

@@ -6,9 +6,9 @@ import base64
 import html
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from matssl.core.run_folder import atomic_write_bytes
+from matssl.core.tables import Row
 
 _STYLE = """
 :root { color-scheme: light; }
@@ -61,7 +61,7 @@ def write(path: Path, title: str, subtitle: str, sections: Sequence[tuple[str, s
 
 
 def table(
-    rows: Sequence[Mapping[str, Any]],
+    rows: Sequence[Row],
     strong: Sequence[int] = (),
     swatches: Mapping[str, str] | None = None,
 ) -> str:
@@ -131,7 +131,7 @@ def note(content: str) -> str:
     return f"<p class='note'>{html.escape(content)}</p>"
 
 
-def shown(value: Any) -> str:
+def shown(value: object) -> str:
     """Return a cell: floats with three decimals, NaN and None as a dash."""
     if value is None or (isinstance(value, float) and value != value):
         return "–"
@@ -140,5 +140,5 @@ def shown(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
-def _is_word(value: Any) -> bool:
+def _is_word(value: object) -> bool:
     return isinstance(value, str) and any(character.isalpha() for character in value)

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from matssl.core.arrays import Array
 from matssl.tiles import MULTIPLE, Tiling, plan, windows
 
-Array = NDArray[Any]
 D4 = tuple((flip, turns) for flip in (False, True) for turns in range(4))
 
 
@@ -26,7 +25,7 @@ def predict(
     tta: bool = False,
     batch: int = 1,
     device: torch.device | None = None,
-    autocast: Callable[[], AbstractContextManager[Any]] | None = None,
+    autocast: Callable[[], AbstractContextManager[object]] | None = None,
     out: NDArray[np.float32] | None = None,
 ) -> NDArray[np.float32]:
     """Return class probabilities float32 (K, H, W) of an image.

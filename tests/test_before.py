@@ -17,7 +17,7 @@ import yaml
 
 from matssl.core.errors import guard
 
-pytestmark = pytest.mark.usefixtures("no_drawing")
+pytestmark = [pytest.mark.usefixtures("no_drawing"), pytest.mark.slow]
 
 FIXTURE = Path(__file__).parent / "fixtures" / "before"
 EXPECTED: dict[str, Any] = json.loads((FIXTURE / "expected.json").read_text(encoding="utf-8"))
@@ -113,9 +113,7 @@ def test_a_model_still_segments(file: str, before: Path, place: Path) -> None:
 @pytest.mark.parametrize(
     ("weights", "parts"),
     [
-        ("ssl/matssl/encoder.safetensors", "encoder"),
         ("ssl/matssl", "encoder"),
-        ("ssl/slotcon/last.ckpt", "encoder"),
         ("ssl/spark/encoder.safetensors", "decoder"),
         ("ssl/pscl-moco/last.ckpt", "decoder"),
         ("finetune/ssl/best.ckpt", "encoder"),

@@ -126,10 +126,10 @@ def test_a_missing_required_flag_is_named() -> None:
 
 
 def test_every_recipe_is_read_without_complaint() -> None:
-    for path in finetune.RECIPES.glob("*.yaml"):
+    for path in Path(finetune.RECIPES).glob("*.yaml"):
         finetune.resolve(["--finetune_dataset", "x", "--recipe", str(path)])
     for model in METHODS:
-        for path in recipes(model).glob("*.yaml"):
+        for path in Path(recipes(model)).glob("*.yaml"):
             _pretrain("--model", model, "--recipe", str(path), "--labeled_path", "x")
 
 

@@ -162,5 +162,5 @@ def test_recipes_and_studies_are_in_a_wheel(tmp_path: Path) -> None:
     homes = {path.parent.as_posix() for path in there if path.suffix == ".yaml"}
     assert {"matssl/stages/finetune/recipes", "matssl/study/plans"} <= homes
     assert {
-        f"matssl/{methods.recipes(n).relative_to(PACKAGE).as_posix()}" for n in METHODS
+        f"matssl/{Path(methods.recipes(n)).relative_to(PACKAGE).as_posix()}" for n in METHODS
     } <= homes

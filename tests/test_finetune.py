@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 from dataclasses import replace
@@ -87,7 +88,7 @@ def test_published_spellings_act_as_our_own() -> None:
     found = _resolved(*published)
     assert (found.ssl_weights_path, found.loss, found.lr) == ("w.pth", "bce", 0.5)
     assert (found.epochs, found.name, found.note) == (7, "a-b", "")
-    assert found.resolved() == found
+    assert dataclasses.asdict(found.resolved()) == dataclasses.asdict(found)
     cifar = "experiments/pretrained_models/cifar_simclr_backbone.ckpt"
     assert _resolved("--pretrained_model", "cifar").ssl_weights_path == cifar
     assert _resolved("--pretrained_model", "baseline").ssl_weights_path is None
@@ -107,7 +108,7 @@ def test_settings_are_read_without_torch_or_numpy() -> None:
     assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0
 
 
-@pytest.mark.parametrize("recipe", [path.stem for path in settings.RECIPES.glob("*.yaml")])
+@pytest.mark.parametrize("recipe", [path.stem for path in Path(settings.RECIPES).glob("*.yaml")])
 def test_every_recipe_is_read_without_complaint(recipe: str) -> None:
     assert _resolved("--recipe", recipe).recipe == recipe
 

@@ -20,6 +20,7 @@ from matssl.data import synthetic
 from matssl.data.datasets import ViewLoader
 from matssl.methods.byol.method import BYOL
 from matssl.methods.contrastive import negative_cosine
+from matssl.methods.mocov2.settings import MoCoV2Settings
 from matssl.stages.pretrain import loop as pretrain
 from matssl.stages.pretrain import plan, report, settings
 
@@ -168,7 +169,7 @@ def test_a_queue_longer_than_the_data_is_seen(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # The stage itself never lets a queue grow that long.
-    monkeypatch.setattr(pretrain, "_queue", lambda config, rt, tiles: config)
+    monkeypatch.setattr(MoCoV2Settings, "resolved", lambda own, pool: (own, ()))
     assert "stale: the queue holds" in _run(
         small_pool, tmp_path, capsys, "mocov2", "--queue_size", 4096
     )
@@ -182,8 +183,8 @@ def test_a_frozen_encoder_is_seen(
 ) -> None:
     build = pretrain.build_encoder
 
-    def frozen(name: str, in_channels: int) -> torch.nn.Module:
-        return build(name, in_channels).requires_grad_(False)
+    def frozen(name: str, in_channels: int, dilated: bool) -> torch.nn.Module:
+        return build(name, in_channels, dilated).requires_grad_(False)
 
     monkeypatch.setattr(pretrain, "build_encoder", frozen)
     assert "frozen: no weight of the encoder" in _run(small_pool, tmp_path, capsys, "matssl")
@@ -222,8 +223,9 @@ def test_signs_besides_the_embeddings_decide(signs: dict[str, Any], verdict: str
     health = monitor.examine(
         base + 0.2 * torch.randn(128, 32, generator=g), base, monitor.Signs(**signs)
     )
-    assert health.verdict().startswith(verdict)
-    assert health.failing == (not verdict.startswith(("healthy", "too early", "not learning")))
+    found = health.verdict()
+    assert found.text.startswith(verdict)
+    assert found.failing == (not verdict.startswith(("healthy", "too early", "not learning")))
 
 
 @pytest.mark.parametrize("prototypes", [None, 8.0])
@@ -233,10 +235,10 @@ def test_a_method_that_compares_no_pooled_views_is_judged_by_its_features(
     g = torch.Generator().manual_seed(0)
     same = torch.ones(128, 32) + 0.001 * torch.randn(128, 32, generator=g)
     signs = monitor.Signs(pooled=False, prototypes=prototypes)
-    said = monitor.examine(same, torch.randn(128, 32, generator=g), signs).verdict()
+    said = monitor.examine(same, torch.randn(128, 32, generator=g), signs).verdict().text
     assert said.startswith("healthy: features use")
     assert said.endswith("8.0 prototypes in use") == (prototypes is not None)
-    assert monitor.examine(same, same, signs).verdict().startswith("thin")
+    assert monitor.examine(same, same, signs).verdict().state == "thin"
 
 
 def test_queue_age() -> None:

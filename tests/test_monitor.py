@@ -37,12 +37,14 @@ def _pairs(kind: str) -> torch.Tensor:
 )
 def test_the_verdict_names_the_state(kind: str, verdict: str) -> None:
     health = monitor.examine(_pairs(kind))
-    assert health.verdict().startswith(verdict)
-    assert health.failing == (verdict in ("collapsed", "thin", "broken"))
+    found = health.verdict()
+    assert found.state == verdict and found.text.startswith(f"{verdict}: {found.cause}")
+    assert found.failing == (verdict in ("collapsed", "thin", "broken"))
+    assert bool(found.advice) == (verdict != "healthy")
 
 
 def test_an_early_run_gets_time_to_learn() -> None:
-    assert monitor.examine(_pairs("unrelated")).verdict(progress=0.1).startswith("healthy")
+    assert monitor.examine(_pairs("unrelated")).verdict(progress=0.1).state == "healthy"
 
 
 def test_small_differences_between_alike_images_are_enough() -> None:
@@ -54,10 +56,10 @@ def test_small_differences_between_alike_images_are_enough() -> None:
     assert health.gap < 0.05
     # A third of the variance of a view is its field's.
     assert health.intraclass_correlation == pytest.approx(1 / 3, abs=0.05)
-    assert health.verdict().startswith("healthy")
+    assert health.verdict().state == "healthy"
     alone = monitor.examine(torch.cat([3 + noise[0], 3 + noise[1]]))
     assert abs(alone.intraclass_correlation) < 0.05
-    assert alone.verdict().startswith("not learning")
+    assert alone.verdict().state == "not learning"
 
 
 def test_healthy_numbers() -> None:

@@ -21,7 +21,7 @@ import torch
 from safetensors import safe_open
 
 from matssl import monitor, weights
-from matssl.core import checkpoint
+from matssl.core import checkpoint, flags
 from matssl.core.errors import UserError, guard
 from matssl.core.run_folder import RunFolder
 from matssl.methods import METHODS, settings_class
@@ -31,7 +31,7 @@ from matssl.methods.settings import GuidedSettings, MethodSettings
 from matssl.models.encoders import build_encoder
 from matssl.models.segmentation import build_model
 from matssl.pictures import training as pictures
-from matssl.stages import console
+from matssl.stages import console, resume
 from matssl.stages.pretrain import guides, watch
 from matssl.stages.pretrain import loop as pretrain
 from matssl.stages.pretrain.loop import Run
@@ -626,3 +626,19 @@ def test_pictures_are_drawn_from_the_least_there_can_be(tmp_path: Path) -> None:
     FEATURES([np.zeros((64, 32), np.uint8)], [np.ones((3, 8, 4))], tmp_path / "f.png")
     for name in "cvf":
         assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_setting_that_an_older_checkpoint_lacks_counts_as_its_default() -> None:
+    now = {"steps": 5, "schedule": "cosine", "stripes": 0.5}
+    defaults: dict[str, object] = {"steps": None, "schedule": "constant", "stripes": 0.5}
+    before = {"steps": 5, "schedule": "cosine"}
+    resume.refuse_other_plan(before, now, defaults, "begin anew")
+    with pytest.raises(UserError, match="--stripes was 0.5, is 0.1; .* or begin anew"):
+        resume.refuse_other_plan(before, {**now, "stripes": 0.1}, defaults, "begin anew")
+    with pytest.raises(UserError, match="--schedule was cosine, is constant"):
+        resume.refuse_other_plan(before, {**now, "schedule": "constant"}, defaults, "begin anew")
+
+
+def test_every_setting_of_a_run_has_a_default() -> None:
+    parts = PretrainSettings("x"), PSCLMoCoSettings()
+    assert flags.defaults(*map(type, parts)).keys() == flags.to_dict(*parts).keys()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -217,7 +218,7 @@ def test_pscl_is_another_name_of_pscl_simclr() -> None:
 def test_every_method_has_a_line_in_the_table_and_two_recipes() -> None:
     for model in METHODS:
         for recipe in ("paper", "matssl"):
-            assert (recipes(model) / f"{recipe}.yaml").is_file()
+            assert (Path(recipes(model)) / f"{recipe}.yaml").is_file()
 
 
 @pytest.mark.parametrize("model", PUBLISHED)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import pickle
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -78,14 +80,41 @@ def _detectron2(state: dict[str, Tensor]) -> dict[str, Any]:
     return {"model": result, "__author__": "someone", "matching_heuristics": True}
 
 
+def _pscl(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Names of PSCL's small U-Net; a tensor of its decoder is what it is known by."""
+    result = {"encoder_q.encode.up3.conv.con1.weight": EXTRA}
+    for key, value in state.items():
+        part, rest = key.split(".", 1)
+        place = "inc" if part == "stem" else f"{part}.conv"
+        result[f"encoder_q.encode.{place}.{rest.replace('conv', 'con')}"] = value
+    return result
+
+
 EXTRA = torch.zeros(4, 4)
 
+# Examples of an encoder other than a ResNet-18 of torchvision, by layout.
+OTHERS: dict[str, tuple[str, Callable[[dict[str, Tensor]], Any]]] = {
+    "PSCL (published)": ("small_unet", _pscl),
+    "SE-ResNet (MicroNet)": ("se_resnet50", lambda r: {**r, "last_linear.weight": EXTRA}),
+}
 
+
+@functools.cache
 def _files() -> dict[str, tuple[Any, str]]:
-    """Content of a file and the layout it must be taken for."""
+    """Content of a file with a ResNet-18 and the layout it must be taken for."""
     r = _resnet()
     other = {k: v + 1 for k, v in r.items()}
+    own = {"format": checkpoint.FORMAT, "state": _prefixed(r, "encoder.")}
+    tuned = {**_prefixed(other, "encoder."), **_prefixed(r, "ema.encoder.")}
+    detectron2 = _detectron2(r)["model"]
     return {
+        "own encoder": (own, "matssl encoder"),
+        "own pretraining": ({**own, "stage": "ssl", "step": 1}, "matssl checkpoint of pretraining"),
+        "own fine-tuning": (
+            {**own, "stage": "finetune", "step": 1, "state": tuned},
+            "matssl checkpoint of fine-tuning",
+        ),
+        "detectron2": ({k: torch.from_numpy(v) for k, v in detectron2.items()}, "Detectron2"),
         "torchvision": ({**r, "fc.weight": EXTRA}, "torchvision / timm"),
         "smp": (
             {**_prefixed(r, "encoder."), "decoder.a": EXTRA, "segmentation_head.0.weight": EXTRA},
@@ -260,16 +289,6 @@ def test_a_pickle_with_code_is_not_run(tmp_path: Path, capsys: pytest.CaptureFix
     assert "ran" not in capsys.readouterr().out
 
 
-def test_se_resnets_of_micronet_fill_the_encoder_of_that_name(tmp_path: Path) -> None:
-    expected = _resnet("se_resnet50")
-    assert "layer0.conv1.weight" in expected
-    torch.save({**expected, "last_linear.weight": EXTRA}, tmp_path / "w.pth.tar")
-    encoder = build_encoder("se_resnet50", 3)
-    result = weights.load(encoder, tmp_path / "w.pth.tar", in_channels=3)
-    assert result.layout == "SE-ResNet (MicroNet)" and result.matched == result.total
-    assert all(torch.equal(v, expected[k]) for k, v in encoder.state_dict().items())
-
-
 @pytest.mark.parametrize(
     ("tensors", "sentence"),
     [
@@ -286,19 +305,33 @@ def test_known_files_that_cannot_serve_are_refused_by_name(
         weights.load(build_encoder("resnet18", 3), tmp_path / "w.pth", in_channels=3)
 
 
-@pytest.mark.parametrize("kind", list(_files()))
+@pytest.mark.parametrize("layout", list(weights.WEIGHT_LAYOUTS))
 def test_each_layout_is_recognised_and_the_right_tensors_are_taken(
-    kind: str, tmp_path: Path
+    layout: str, tmp_path: Path
 ) -> None:
-    content, layout = _files()[kind]
-    torch.save(content, tmp_path / "w.pth")
-    encoder = build_encoder("resnet18", 3)
-    result = weights.load(encoder, tmp_path / "w.pth", in_channels=3)
-    assert result.layout == layout
-    assert result.matched == result.total == len(encoder.state_dict())
-    expected = _resnet()
-    assert all(torch.equal(v, expected[k]) for k, v in encoder.state_dict().items())
-    assert f"{result.matched} of {result.total}" in result.text()
+    contents = [content for content, name in _files().values() if name == layout]
+    encoder_name, expected = "resnet18", _resnet()
+    if layout in OTHERS:
+        encoder_name, make = OTHERS[layout]
+        expected = _resnet(encoder_name)
+        contents.append(make(expected))
+    assert contents, f"WEIGHT_LAYOUTS has {layout!r}: give _files() or OTHERS a file of it"
+    for content in contents:
+        torch.save(content, tmp_path / "w.pth")
+        encoder = build_encoder(encoder_name, 3)
+        result = weights.load(encoder, tmp_path / "w.pth", in_channels=3)
+        assert result.layout == layout
+        assert result.matched + len(result.missing) == result.total == len(expected)
+        # Detectron2 alone does not keep the counters of BatchNorm.
+        assert bool(result.missing) == (layout == "Detectron2")
+        state = encoder.state_dict()
+        kept = [k for k in expected if k not in result.missing]
+        assert all(torch.equal(state[k], expected[k]) for k in kept)
+        assert f"{result.matched} of {result.total}" in result.text()
+
+
+def test_no_example_is_of_a_layout_that_is_gone() -> None:
+    assert {name for _, name in _files().values()} | set(OTHERS) == set(weights.WEIGHT_LAYOUTS)
 
 
 def test_an_encoder_inside_a_model_is_filled(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pickle
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import torch
@@ -33,7 +33,7 @@ KEYS = (
 )
 
 
-def save(path: Path, payload: Mapping[str, Any]) -> None:
+def save(path: Path, payload: Mapping[str, object]) -> None:
     """Write a checkpoint; ``format`` is added. The file at ``path`` is replaced only when whole.
 
     Raises:
@@ -71,7 +71,7 @@ def load(path: Path | str, *, stage: str | None = None) -> dict[str, Any]:
     return checked(read_tensors(path), path, stage=stage)
 
 
-def checked(payload: Any, path: Path | str, *, stage: str | None = None) -> dict[str, Any]:
+def checked(payload: object, path: Path | str, *, stage: str | None = None) -> dict[str, Any]:
     """Return what a torch file held, where it is a checkpoint that can be used.
 
     Args:
@@ -96,13 +96,13 @@ def checked(payload: Any, path: Path | str, *, stage: str | None = None) -> dict
     return dict(payload)
 
 
-def is_own(payload: Any) -> bool:
+def is_own(payload: object) -> TypeGuard[Mapping[str, Any]]:
     """Return whether what a torch file held is a checkpoint of matssl, of whatever version."""
     found = payload.get("format") if isinstance(payload, Mapping) else None
     return isinstance(found, str) and found.startswith("matssl/")
 
 
-def read_tensors(path: Path | str) -> Any:
+def read_tensors(path: Path | str) -> object:
     """Return what a torch file holds, on the CPU, without running any code in it.
 
     Raises:
@@ -140,7 +140,7 @@ class _ArraysOnly(pickle.Unpickler):
         ("_codecs", "encode"),
     }
 
-    def find_class(self, module: str, name: str) -> Any:
+    def find_class(self, module: str, name: str) -> object:
         if (module, name) not in self.ALLOWED:
             raise UserError(
                 f"it is a pickle that wants to run code ({module}.{name}) and is not opened"
@@ -148,7 +148,7 @@ class _ArraysOnly(pickle.Unpickler):
         return super().find_class(module.replace("numpy.core", "numpy._core"), name)
 
 
-def read_arrays(path: Path | str) -> Any:
+def read_arrays(path: Path | str) -> object:
     """Return what a pickle of numpy arrays holds, as tensors, without running any code in it.
 
     Raises:
@@ -165,7 +165,7 @@ def read_arrays(path: Path | str) -> Any:
         raise UserError(f"{path} is no pickle of arrays or is damaged; fetch it again") from error
 
 
-def _as_tensors(content: Any) -> Any:
+def _as_tensors(content: object) -> object:
     if isinstance(content, Mapping):
         return {key: _as_tensors(value) for key, value in content.items()}
     if isinstance(content, np.ndarray) and content.dtype.kind in "fiu":

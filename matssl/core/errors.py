@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import traceback
 from collections.abc import Callable, Sequence
 
 USER_ERROR_EXIT = 2
@@ -28,6 +27,9 @@ def guard(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | Non
         return main(arguments) or 0
     except UserError as error:
         if "--debug" in arguments:
+            # Late: a command that goes well has no use for it.
+            import traceback
+
             traceback.print_exc()
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return USER_ERROR_EXIT

@@ -7,12 +7,10 @@ Coordinates are continuous pixels: pixel (i, j) covers [j, j+1) x [i, i+1), its 
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[Any]
+from matssl.core.arrays import Array
 
 
 def affines(boxes: Array, flips: Array, turns: Array, size: int) -> NDArray[np.float64]:

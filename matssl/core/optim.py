@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +20,7 @@ class LARS(torch.optim.Optimizer):
 
     def __init__(
         self,
-        params: Iterable[Any],
+        params: Iterable[dict[str, object]],
         lr: float,
         momentum: float = 0.9,
         weight_decay: float = 0.0,
@@ -64,7 +63,7 @@ def parameter_groups(
     weight_decay: float,
     factors: dict[str, float] | None = None,
     decay_all: bool = False,
-) -> list[dict[str, Any]]:
+) -> list[dict[str, object]]:
     """Return groups of trainable parameters: decayed matrices, and the rest without decay.
 
     Args:
@@ -92,7 +91,7 @@ def parameter_groups(
 
 
 def build_optimizer(
-    name: str, groups: list[dict[str, Any]], lr: float, momentum: float = 0.9
+    name: str, groups: list[dict[str, object]], lr: float, momentum: float = 0.9
 ) -> torch.optim.Optimizer:
     """Return the optimiser ``name``, fused where torch can.
 

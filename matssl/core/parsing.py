@@ -5,14 +5,18 @@ All mistakes of a command line are told at once.
 
 from __future__ import annotations
 
-import difflib
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from matssl.core.errors import UserError
 from matssl.core.flags import Command, Known, Parsed, Problem, Range, Section, declared
 
+if TYPE_CHECKING:
+    from pathlib import Path
+
+# Ends of the names of files of settings.
+FILES = (".yaml", ".yml", ".json")
 _KINDS: dict[type, str] = {int: "a whole number", float: "a number", bool: "true or false"}
 _KINDS[str] = "text"
 
@@ -34,7 +38,7 @@ def parse_one(
     description: str,
     *,
     choices: Mapping[str, Sequence[str | int]] | None = None,
-    recipes: Path | None = None,
+    recipes: str | None = None,
     owner: str = "",
     problems: Callable[[Section], list[Problem]] | None = None,
     prog: str | None = None,
@@ -52,8 +56,8 @@ def parse(
     command: Command,
     argv: Sequence[str],
     *,
-    environment: Mapping[str, Any] | None = None,
-    read: Callable[[Path], Mapping[str, Any]] | None = None,
+    environment: Mapping[str, object] | None = None,
+    read: Callable[[str], Mapping[str, object]] | None = None,
     problems: Callable[[Parsed], list[Problem]] | None = None,
 ) -> Parsed:
     """Return what a command line says: recipe, environment, ``--config``, then flags.
@@ -82,9 +86,9 @@ def parse(
     layers = [_recipe(command, flags, known, wrong, read), dict(environment or {})]
     if flags.get("config") and "config" in known:
         source = str(flags["config"])
-        layers.append(_named((read or read_settings)(Path(source)), known, source, wrong))
+        layers.append(_named((read or _read_file)(source), known, source, wrong))
     layers.append(flags)
-    values: dict[str, Any] = {}
+    values: dict[str, object] = {}
     for layer in layers:
         values = _over(values, layer, known, wrong)
     typed = {name: _typed(known[name], value, wrong) for name, value in values.items()}
@@ -109,9 +113,11 @@ def parse(
     return parsed
 
 
-def _scan(argv: Sequence[str], known: Mapping[str, Known], wrong: list[Problem]) -> dict[str, Any]:
+def _scan(
+    argv: Sequence[str], known: Mapping[str, Known], wrong: list[Problem]
+) -> dict[str, object]:
     """Return the words behind each flag; what is no flag and has no place is wrong."""
-    given: dict[str, Any] = {}
+    given: dict[str, object] = {}
     words: list[str] = []
     rest = list(argv)
     while rest:
@@ -148,7 +154,7 @@ def _scan(argv: Sequence[str], known: Mapping[str, Known], wrong: list[Problem])
 
 
 def _place(
-    words: list[str], known: Mapping[str, Known], given: dict[str, Any], wrong: list[Problem]
+    words: list[str], known: Mapping[str, Known], given: dict[str, object], wrong: list[Problem]
 ) -> None:
     """Give words without a flag to the positional fields, in their order."""
     for name, flag in known.items():
@@ -160,49 +166,51 @@ def _place(
 
 
 def _near(word: str, known: Iterable[str]) -> str:
+    import difflib
+
     close = difflib.get_close_matches(word, list(known), n=1)
     return f"; did you mean {close[0]}?" if close else ""
 
 
 def _recipe(
     command: Command,
-    flags: Mapping[str, Any],
+    flags: Mapping[str, object],
     known: Mapping[str, Known],
     wrong: list[Problem],
-    read: Callable[[Path], Mapping[str, Any]] | None,
-) -> dict[str, Any]:
+    read: Callable[[str], Mapping[str, object]] | None,
+) -> dict[str, object]:
     """Return the settings of the recipe that flags, the file or the default name."""
     if "recipe" not in known or command.recipes is None:
         return {}
     name = flags.get("recipe")
     if name is None and flags.get("config"):
-        name = (read or read_settings)(Path(str(flags["config"]))).get("recipe")
+        name = (read or _read_file)(str(flags["config"])).get("recipe")
     try:
         path = find_recipe(command.recipes, str(name or known["recipe"].default), command.owner)
-        return _named(read_settings(path), known, str(path), wrong)
+        return _named(_read_file(path), known, path, wrong)
     except UserError as error:
         wrong.append(Problem(str(error), ("recipe",)))
         return {}
 
 
-def find_recipe(folder: Path, name: str, owner: str) -> Path:
+def find_recipe(folder: str, name: str, owner: str) -> str:
     """Return the file of a recipe in a folder; the path of a file is taken as it is.
 
     Raises:
         UserError: there is none; the sentence lists those there are.
     """
-    if name.endswith((".yaml", ".yml", ".json")):
-        return Path(name)
-    path = folder / f"{name}.yaml"
-    if not path.is_file() or Path(name).name != name:
-        names = ", ".join(sorted(p.stem for p in folder.glob("*.yaml")))
-        raise UserError(f"no recipe {name!r} for {owner}; there are: {names}")
+    if name.endswith(FILES):
+        return name
+    path = os.path.join(folder, f"{name}.yaml")
+    if not os.path.isfile(path) or os.path.basename(name) != name:
+        names = sorted(f.removesuffix(".yaml") for f in os.listdir(folder) if f.endswith(".yaml"))
+        raise UserError(f"no recipe {name!r} for {owner}; there are: {', '.join(names)}")
     return path
 
 
 def _named(
-    values: Mapping[str, Any], known: Mapping[str, Known], source: str, wrong: list[Problem]
-) -> dict[str, Any]:
+    values: Mapping[str, object], known: Mapping[str, Known], source: str, wrong: list[Problem]
+) -> dict[str, object]:
     """Return the settings of a file; names that are none are wrong."""
     for key in values:
         if key not in known or known[key].flag.positional:
@@ -212,11 +220,11 @@ def _named(
 
 
 def _over(
-    weaker: Mapping[str, Any],
-    stronger: Mapping[str, Any],
+    weaker: Mapping[str, object],
+    stronger: Mapping[str, object],
     known: Mapping[str, Known],
     wrong: list[Problem],
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Return both layers; of two flags that exclude each other the stronger layer's is left."""
     order = list(known)
     said = {name: known[name].flag.excludes for name in stronger if name in known}
@@ -228,7 +236,7 @@ def _over(
     return {**kept, **stronger}
 
 
-def _typed(flag: Known, value: Any, wrong: list[Problem]) -> Any:
+def _typed(flag: Known, value: object, wrong: list[Problem]) -> object:
     """Return a value as the field's type; YAML's ``1e-4``, which is a string, becomes a float."""
     if value is None and flag.optional:
         return None
@@ -240,7 +248,7 @@ def _typed(flag: Known, value: Any, wrong: list[Problem]) -> Any:
     return _plain(flag, value, wrong)
 
 
-def _plain(flag: Known, value: Any, wrong: list[Problem]) -> Any:
+def _plain(flag: Known, value: object, wrong: list[Problem]) -> object:
     try:
         if flag.kind is bool:
             if not isinstance(value, bool):
@@ -250,11 +258,11 @@ def _plain(flag: Known, value: Any, wrong: list[Problem]) -> Any:
             if not isinstance(value, (str, int, float)):
                 raise ValueError
             return str(value)
-        if isinstance(value, bool):
+        if isinstance(value, bool) or not isinstance(value, (str, int, float)):
             raise ValueError
         if flag.kind is int:
             # A whole number may be written 1e3; beyond 2^53 a float would not be the number typed.
-            return int(value) if isinstance(value, (str, int)) and _digits(value) else _whole(value)
+            return int(value) if not isinstance(value, float) and _digits(value) else _whole(value)
         return float(value)
     except (TypeError, ValueError, OverflowError):
         told = f"{flag.word} must be {_KINDS[flag.kind]}, not {value!r}"
@@ -266,7 +274,7 @@ def _digits(value: str | int) -> bool:
     return isinstance(value, int) or value.strip().lstrip("+-").isdecimal()
 
 
-def _whole(value: Any) -> int:
+def _whole(value: str | float) -> int:
     number = float(value)
     if number != int(number):
         raise ValueError
@@ -274,33 +282,39 @@ def _whole(value: Any) -> int:
 
 
 def judge(
-    flag: Known, value: Any, choices: Sequence[str | int] | None, wrong: list[Problem]
+    flag: Known, value: object, choices: Sequence[str | int] | None, wrong: list[Problem]
 ) -> None:
     """Note what is wrong with a typed value: its choices, its range, its form."""
     if value == flag.default:
         return
     allowed = tuple(choices or flag.flag.choices)
-    for part in value if flag.many else (value,):
+    for part in value if isinstance(value, tuple) else (value,):
         told = "" if part is None else _told(flag, part, allowed)
         if told:
             wrong.append(Problem(told, (flag.name,)))
 
 
-def _told(flag: Known, value: Any, allowed: Sequence[str | int]) -> str:
+def _told(flag: Known, value: object, allowed: Sequence[str | int]) -> str:
     """Return what is wrong with one value, "" where nothing is."""
     if allowed:
         if str(value) in map(str, allowed):
             return ""
         return f"{flag.word} must be one of {', '.join(map(str, allowed))}, not {value}"
-    if flag.kind in (int, float):
+    if flag.kind in (int, float) and isinstance(value, (int, float)):
         told = (flag.flag.range or Range()).problem(value)
         return told and f"{flag.word} {told}"
     if value == "" and not flag.flag.required:
         return f"{flag.word} is empty"
-    return flag.flag.check(value) if flag.flag.check is not None else ""
+    return flag.flag.check(str(value)) if flag.flag.check is not None else ""
 
 
-def read_settings(path: Path) -> dict[str, Any]:
+def _read_file(path: str) -> dict[str, object]:
+    from pathlib import Path
+
+    return read_settings(Path(path))
+
+
+def read_settings(path: Path) -> dict[str, object]:
     """Return the mapping in a YAML or JSON file.
 
     Raises:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from matssl.core.errors import UserError
-from matssl.core.tables import csv_text
+from matssl.core.tables import Row, csv_text
 
 PACKAGES = (
     "matssl",
@@ -190,18 +190,18 @@ class RunFolder:
         if self.writer:
             atomic_write_bytes(self.path(name), text.encode("utf-8"))
 
-    def write_json(self, name: str, value: Any) -> None:
+    def write_json(self, name: str, value: object) -> None:
         """Write a value as indented JSON; NaN becomes null, which every reader understands."""
         text = json.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False)
         self.write_text(name, text + "\n")
 
-    def write_yaml(self, name: str, value: Any) -> None:
+    def write_yaml(self, name: str, value: object) -> None:
         """Write plain values as YAML in the order given."""
         import yaml
 
         self.write_text(name, yaml.safe_dump(value, sort_keys=False, allow_unicode=True))
 
-    def append_csv(self, name: str, row: Mapping[str, Any]) -> None:
+    def append_csv(self, name: str, row: Row) -> None:
         """Add one row to a table; the header comes with the first one."""
         if not self.writer:
             return
@@ -228,18 +228,18 @@ class RunFolder:
                 kept.append(line)
         atomic_write_bytes(path, "".join(kept).encode("utf-8"))
 
-    def append_jsonl(self, name: str, value: Mapping[str, Any]) -> None:
+    def append_jsonl(self, name: str, value: Mapping[str, object]) -> None:
         """Add one JSON object as a line."""
         if self.writer:
             line = json.dumps(_plain(value), ensure_ascii=False, allow_nan=False)
             with open(self.path(name), "a", encoding="utf-8") as file:
                 file.write(line + "\n")
 
-    def status(self, state: str, **facts: Any) -> None:
+    def status(self, state: str, **facts: object) -> None:
         """Write status.json: running, done or failed, with the step and the last error."""
         self.write_json("status.json", {"state": state, **facts})
 
-    def start(self, config: Mapping[str, Any], argv: Sequence[str]) -> None:
+    def start(self, config: Mapping[str, object], argv: Sequence[str]) -> None:
         """Write what was asked for and where it runs: config, command, environment."""
         self.write_yaml("config.yaml", dict(config))
         command = "torchrun" if "TORCHELASTIC_RUN_ID" in os.environ else "python"
@@ -272,7 +272,7 @@ def read_text(path: Path) -> str:
     return path.read_text(encoding="utf-8") if path.is_file() else ""
 
 
-def environment() -> dict[str, Any]:
+def environment() -> dict[str, object]:
     """Return versions, commit, processor and threads of this process."""
     import torch
 
@@ -367,7 +367,7 @@ def _quoted(word: str) -> str:
     return shlex.quote(word)
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     """Return ``value`` as JSON types: arrays become lists, NaN and infinity null, paths strings."""
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import cv2
 import numpy as np
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from matssl.core import rng
+from matssl.core.arrays import Array
 from matssl.core.errors import UserError
 from matssl.core.geometry import apply_d4
 from matssl.core.labels import IGNORE
@@ -22,7 +22,6 @@ from matssl.data.masks import ClassTable
 from matssl.data.prefetch import prefetched
 from matssl.data.preprocess import Preprocess
 
-Array = NDArray[Any]
 # Enough places of a class to draw from; all of them would cost more memory than the image.
 MAX_PLACES = 20_000
 

@@ -11,11 +11,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from matssl.core.arrays import Array
 from matssl.core.errors import UserError
 from matssl.data import readers
 from matssl.data.readers import Micrograph
 
-Array = NDArray[Any]
 # A window of mean -/+ 3 standard deviations shows nearly all grey levels of an image.
 STANDARD_HALF_WIDTH = 3.0
 # Defaults of --low and --high.
@@ -135,7 +135,7 @@ class Preprocess:
             result = np.repeat(result[:1], self.channels, axis=0)
         return np.ascontiguousarray(result, dtype=np.float32)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Return plain values for a checkpoint."""
         values = asdict(self)
         return {**values, "mean": list(self.mean), "std": list(self.std)}

@@ -6,18 +6,17 @@ light, now and then an information bar.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from matssl.core import rng
+from matssl.core.arrays import Array
 from matssl.core.errors import UserError
 
-Array = NDArray[Any]
 # Information bars of real microscopes take about this share of the height.
 BAR_SHARE = 0.07
 
@@ -88,7 +87,9 @@ def write_dataset(
     )
 
 
-def write_pool(folder: Path | str, n: int, size: int, seed: int, kinds: Any = None) -> None:
+def write_pool(
+    folder: Path | str, n: int, size: int, seed: int, kinds: Sequence[str] | None = None
+) -> None:
     """Write unlabelled micrographs of several kinds, some with an information bar, as PNG files.
 
     Args:

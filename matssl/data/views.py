@@ -10,16 +10,15 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from matssl.core import rng
+from matssl.core.arrays import Array
 from matssl.core.geometry import affines, apply_d4
 
-Array = NDArray[Any]
 # Uniform numbers a view may use; a fixed count keeps each draw at its place in the stream.
 DRAWS = 16
 (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from pathlib import Path
+import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def settings_class(name: str) -> type[MethodSettings]:
     return found
 
 
-def recipes(name: str) -> Path:
+def recipes(name: str) -> str:
     """Return the folder of a method's recipes."""
-    folder = METHODS[name].split(":")[0].split(".")[1:]
-    return Path(__file__).resolve().parent.parent.joinpath(*folder)
+    folder = METHODS[name].split(":")[0].split(".")[2:]
+    return os.path.join(os.path.dirname(os.path.abspath(__file__)), *folder)

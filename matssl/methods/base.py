@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -56,7 +56,7 @@ class SSLMethod(nn.Module):
         in_channels: int,
         mean: Sequence[float],
         std: Sequence[float],
-        values: Mapping[str, Any],
+        values: Mapping[str, object],
     ) -> SSLMethod:
         """Return the method with those of ``values``, a checkpoint's recipe, that are its own."""
         return cls.build(encoder, in_channels, mean, std, from_mapping(cls.Settings, values))

@@ -183,11 +183,6 @@ def info_nce_rows(
     return result
 
 
-def info_nce(query_RD: Tensor, key_RD: Tensor, negatives_KD: Tensor, temperature: float) -> Tensor:
-    """Return the mean of :func:`info_nce_rows` without groups."""
-    return info_nce_rows(query_RD, key_RD, negatives_KD, temperature)[0].mean()
-
-
 def negative_cosine(prediction_BD: Tensor, target_BD: Tensor) -> Tensor:
     """Squared distance of unit vectors, 2 - 2 cos, Eq. 2 of Grill et al. 2020 (arXiv:2006.07733).
 

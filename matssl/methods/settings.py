@@ -6,9 +6,9 @@ fields are flags of the command line while the method is chosen. Nothing here im
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from matssl.core.flags import Problem, flag, regex_problem
 from matssl.decoders import DECODERS
@@ -30,8 +30,7 @@ def batch_regex_problem(expression: str) -> str:
     return regex_problem("batch_regex", expression, "names the batch")
 
 
-@dataclass(frozen=True)
-class PoolFacts:
+class PoolFacts(NamedTuple):
     """What a method may want to know of the pool before it is built.
 
     Attributes:
@@ -49,7 +48,7 @@ class PoolFacts:
     num_classes: int | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False, repr=False, eq=False)
 class MethodSettings:
     """Settings of a method."""
 
@@ -72,7 +71,7 @@ class MethodSettings:
         return self, ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False, repr=False, eq=False)
 class GuidedSettings(MethodSettings):
     """Settings of a method that needs a labelled image in each batch."""
 
@@ -101,7 +100,7 @@ class GuidedSettings(MethodSettings):
         ]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False, repr=False, eq=False)
 class LotSettings(MethodSettings):
     """Settings of a method to which images of one production batch are positives of each other."""
 
@@ -123,9 +122,10 @@ class LotSettings(MethodSettings):
         return [*super().problems(batch_size), Problem(told, ("batch_regex", "batch_csv"))]
 
 
-def from_mapping(kind: type[Settings], values: Mapping[str, Any]) -> Settings:
+def from_mapping(kind: type[Settings], values: Mapping[str, object]) -> Settings:
     """Return settings from those of ``values`` that are theirs, such as a checkpoint's recipe."""
-    return kind(**{f.name: values[f.name] for f in fields(kind) if f.name in values})
+    make: Callable[..., Settings] = kind
+    return make(**{f.name: values[f.name] for f in fields(kind) if f.name in values})
 
 
 def negatives(settings: Settings, pool: PoolFacts) -> tuple[Settings, tuple[str, ...]]:
@@ -216,7 +216,8 @@ def hidden_dim() -> int | None:
     return flag(
         None,
         GROUP,
-        "width of the projection head's hidden layer (default: as in the method's paper)",
+        "width of the projection head's hidden layer",
+        auto="as in the method's paper",
         low=1,
         high=WIDEST,
     )
@@ -238,7 +239,8 @@ def queue_size() -> int | None:
     return flag(
         None,
         GROUP,
-        f"keys that are kept, at most half the tiles (default: {DEFAULT_QUEUE})",
+        "keys that are kept, at most half the tiles",
+        auto=str(DEFAULT_QUEUE),
         low=1,
         high=1 << 24,
     )

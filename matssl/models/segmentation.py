@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TypedDict
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -18,6 +18,15 @@ from matssl.models.encoders import DEPTH, REFUSALS, USUAL, check_encoder, encode
 _TRIED: set[tuple[str, str, int]] = set()
 
 
+class Description(TypedDict):
+    """What :func:`build_model` makes a model of, as checkpoints keep it."""
+
+    encoder: str
+    decoder: str
+    num_classes: int
+    in_channels: int
+
+
 class SegmentationModel(nn.Module):
     """A model of segmentation-models-pytorch that takes any image size.
 
@@ -29,12 +38,12 @@ class SegmentationModel(nn.Module):
         multiple: images are filled up to sides that are multiples of it.
     """
 
-    def __init__(self, model: Any, description: dict[str, Any]) -> None:
+    def __init__(self, model: nn.Module, description: Description) -> None:
         super().__init__()
         # The names are smp's, so that state dicts of smp models fit as they are.
-        self.encoder: nn.Module = model.encoder
-        self.decoder: nn.Module = model.decoder
-        self.segmentation_head: nn.Module = model.segmentation_head
+        self.encoder = model.get_submodule("encoder")
+        self.decoder = model.get_submodule("decoder")
+        self.segmentation_head = model.get_submodule("segmentation_head")
         self.description = description
         self.multiple = math.lcm(
             encoder_facts(self.encoder).multiple, DECODERS[description["decoder"]].multiple
@@ -75,7 +84,7 @@ def build_model(
     except REFUSALS as error:
         raise unusable(encoder, in_channels, use, error) from error
     check_encoder(parts.get_submodule("encoder"), encoder, in_channels, DECODERS[decoder].dilated)
-    description = {
+    description: Description = {
         "encoder": encoder,
         "decoder": decoder,
         "num_classes": num_classes,

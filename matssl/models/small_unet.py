@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -126,7 +125,7 @@ class SmallUnet(nn.Module):
         return logits
 
 
-def from_published(state: Mapping[str, Any]) -> dict[str, Tensor] | None:
+def from_published(state: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
     """Return the tensors of a published PSCL file under the names of :class:`SmallUnet`.
 
     Args:

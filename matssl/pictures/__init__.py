@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import matplotlib
 from cycler import cycler
+from matplotlib.figure import Figure
 
 from matssl.core.run_folder import atomic_path
 
@@ -40,7 +40,7 @@ matplotlib.rcParams.update(
 )
 
 
-def save(figure: Any, path: Path) -> None:
+def save(figure: Figure, path: Path) -> None:
     """Write a figure as PNG, atomically, and close it."""
     import matplotlib.pyplot as plt
 

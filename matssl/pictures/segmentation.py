@@ -6,10 +6,10 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 from matplotlib.patheffects import Normal, Stroke
 from matplotlib.ticker import FormatStrFormatter, LogLocator, MaxNLocator, NullLocator
@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from matssl import pictures
 from matssl.core import palette
+from matssl.core.arrays import Array
 from matssl.core.labels import IGNORE
 
-Array = NDArray[Any]
 IGNORED_COLOUR = (200, 200, 200)
 RIGHT, WRONG = (225, 230, 235), (200, 30, 40)
 # Layout of a panel; images this much wider than high stand one below the other.
@@ -313,7 +313,7 @@ def _hex(colour: tuple[int, int, int]) -> str:
     return "#{:02x}{:02x}{:02x}".format(*colour)
 
 
-def _scale_bar(axis: Any, height: int, width: int, pixel_size: float) -> None:
+def _scale_bar(axis: Axes, height: int, width: int, pixel_size: float) -> None:
     """Draw a bar of round length, about a fifth of the image's width."""
     target = 0.2 * width * pixel_size
     power = 10 ** np.floor(np.log10(target))

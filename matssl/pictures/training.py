@@ -6,18 +6,18 @@ import csv
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.patches import Patch
-from numpy.typing import NDArray
+from matplotlib.typing import ColorType
 
 from matssl import pictures
+from matssl.core.arrays import Array
 from matssl.core.batch import Panel
 from matssl.pictures.segmentation import colour_names
-
-Array = NDArray[Any]
 
 
 def read_table(path: Path) -> dict[str, Array]:
@@ -88,7 +88,7 @@ def pretraining_curves(steps_csv: Path, log_csv: Path, probe_csv: Path, path: Pa
     pictures.save(figure, path)
 
 
-def _level(axis: Any, height: float, meaning: str) -> None:
+def _level(axis: Axes, height: float, meaning: str) -> None:
     """Draw a named level to compare a curve with."""
     axis.axhline(height, color=pictures.FAINT, ls="--", lw=1)
     axis.annotate(
@@ -244,7 +244,12 @@ def panel_sheet(panel: Panel, path: Path, names: Sequence[str] = ()) -> None:
     pictures.save(figure, path)
 
 
-def _legend(figure: Any, names: Sequence[str], colours: Sequence[Any], place: Any) -> None:
+def _legend(
+    figure: Figure,
+    names: Sequence[str],
+    colours: Sequence[ColorType],
+    place: tuple[float, float],
+) -> None:
     """Draw a row of class colours below a figure."""
     patches = [Patch(color=colour) for colour in colours]
     columns = min(len(names), 6)
@@ -268,7 +273,7 @@ def project_to_colour(features: Sequence[Array]) -> list[Array]:
     return [p.reshape(*f.shape[1:], -1) for p, f in zip(parts, features, strict=True)]
 
 
-def _smooth_line(axis: Any, x: Array, y: Array) -> None:
+def _smooth_line(axis: Axes, x: Array, y: Array) -> None:
     """Draw a noisy curve faintly and its running mean on top."""
     window = max(1, len(y) // 50)
     axis.plot(x, y, color=pictures.SERIES[0], alpha=0.25, lw=0.8)

@@ -6,7 +6,8 @@ import contextlib
 import importlib.util
 import sys
 import time
-from typing import Any, Protocol
+from types import TracebackType
+from typing import Protocol, Self
 
 from tqdm import tqdm
 
@@ -81,6 +82,51 @@ class Clock:
         self.mark = now
 
 
+class Bar(Protocol):
+    """A line of progress; a context that closes it."""
+
+    @property
+    def disable(self) -> bool | None:
+        """Whether it is hidden."""
+
+    def __enter__(self) -> Self:
+        """Begin."""
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+        /,
+    ) -> object:
+        """Close the line."""
+
+    def update(self) -> object:
+        """Note that a step is done."""
+
+    def set_postfix_str(self, s: str, refresh: bool = True) -> object:
+        """Show a text behind the bar."""
+
+
+class Writer(Protocol):
+    """Takes the numbers of a run; a context that closes it."""
+
+    def __enter__(self) -> Self:
+        """Begin."""
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+        /,
+    ) -> object:
+        """Write what is left."""
+
+    def add_scalar(self, name: str, value: float, step: int, /) -> object:
+        """Take a number."""
+
+
 class NoWriter(contextlib.AbstractContextManager["NoWriter"]):
     """Stands for the TensorBoard writer where none is wanted."""
 
@@ -101,7 +147,7 @@ def check_tensorboard(wanted: bool) -> None:
         raise UserError("--tensorboard needs the package tensorboard: pip install tensorboard")
 
 
-def tensorboard(wanted: bool, folder: RunFolder, rt: Runtime, step: int = 0) -> Any:
+def tensorboard(wanted: bool, folder: RunFolder, rt: Runtime, step: int = 0) -> Writer:
     """Return a writer of TensorBoard events, or one that forgets; a context that closes it.
 
     Args:
@@ -133,7 +179,7 @@ def minutes(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def progress_bar(settings: Quiet, rt: Runtime, total: int, done: int) -> Any:
+def progress_bar(settings: Quiet, rt: Runtime, total: int, done: int) -> Bar:
     """Return the one line of progress; nothing where no terminal shows it."""
     hidden = settings.quiet or not rt.is_main or not sys.stderr.isatty()
     return tqdm(total=total, initial=done, disable=hidden, unit="step", dynamic_ncols=True)

@@ -59,7 +59,7 @@ FULL_DISTORTION = 0.8
 FOR_EVER = 10**9
 
 
-def environment(folder: Path = Path()) -> dict[str, Any]:
+def environment(folder: Path = Path()) -> dict[str, str]:
     """Return our settings for MatSSL's variables; a variable that is set beats ``.env``.
 
     Args:
@@ -73,7 +73,7 @@ def environment(folder: Path = Path()) -> dict[str, Any]:
             if sign and not name.strip().startswith("#"):
                 found[name.strip()] = value.split(" #")[0].strip().strip("\"'")
     found |= {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
-    values: dict[str, Any] = {ENVIRONMENT[k]: v for k, v in found.items() if k in ENVIRONMENT and v}
+    values = {ENVIRONMENT[k]: v for k, v in found.items() if k in ENVIRONMENT and v}
     if "output_dir" in values:
         # Runs go to OUTPUT_DIR/ssl/NAME; the published default is ./experiments/ssl.
         path = Path(values["output_dir"])
@@ -81,7 +81,7 @@ def environment(folder: Path = Path()) -> dict[str, Any]:
     return values
 
 
-def read(path: Path, finetune: bool) -> dict[str, Any]:
+def read(path: str, finetune: bool) -> dict[str, object]:
     """Return the settings in a ``--config`` file, which may be one of the SimCLR study.
 
     Args:
@@ -91,10 +91,10 @@ def read(path: Path, finetune: bool) -> dict[str, Any]:
     Raises:
         UserError: it cannot be read, or says what has no counterpart.
     """
-    content = read_settings(path)
+    content = read_settings(Path(path))
     if not is_simclr_study(content):
         return content
-    return simclr_study(content, finetune, str(path))[0]
+    return simclr_study(content, finetune, path)[0]
 
 
 def notes(path: str | None, finetune: bool) -> list[str]:
@@ -114,14 +114,14 @@ def notes(path: str | None, finetune: bool) -> list[str]:
     return told
 
 
-def is_simclr_study(content: Mapping[str, Any]) -> bool:
+def is_simclr_study(content: Mapping[str, object]) -> bool:
     """Whether a YAML file has the parts of the SimCLR study's instead of lines of ours."""
     return all(isinstance(content.get(part), Mapping) for part in ("model", "training", "data"))
 
 
 def simclr_study(
-    content: Mapping[str, Any], finetune: bool, source: str
-) -> tuple[dict[str, Any], list[str]]:
+    content: Mapping[str, object], finetune: bool, source: str
+) -> tuple[dict[str, object], list[str]]:
     """Return our settings for a file of the SimCLR study, and its keys that mean nothing here.
 
     Args:
@@ -162,8 +162,8 @@ def simclr_study(
     return values, unused
 
 
-def _flat(content: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    pairs: list[tuple[str, Any]] = []
+def _flat(content: Mapping[str, object], prefix: str = "") -> list[tuple[str, object]]:
+    pairs: list[tuple[str, object]] = []
     for key, value in content.items():
         if isinstance(value, Mapping):
             pairs += _flat(value, f"{prefix}{key}.")

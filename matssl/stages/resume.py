@@ -7,7 +7,6 @@ import errno
 import json
 import traceback
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 from matssl.core.errors import UserError
 from matssl.core.run_folder import RunFolder, atomic_write_bytes, read_text
@@ -38,20 +37,28 @@ FREE_ON_RESUME = {
 }
 
 
-def refuse_other_plan(before: Mapping[str, Any], now: Mapping[str, Any], instead: str) -> None:
+def refuse_other_plan(
+    before: Mapping[str, object],
+    now: Mapping[str, object],
+    defaults: Mapping[str, object],
+    instead: str,
+) -> None:
     """Refuse to resume a run with other settings than it was started with.
 
     Args:
-        before: settings in the checkpoint.
+        before: settings in the checkpoint. One that is younger than the checkpoint had no effect
+            then, which is what its default means.
         now: settings of the command.
+        defaults: of all settings.
         instead: what to do for another plan.
 
     Raises:
         UserError: the sentence names what differs.
     """
-    changed = [k for k in now if k not in FREE_ON_RESUME and before.get(k) != now[k]]
+    was = {k: before.get(k, defaults[k]) for k in now}
+    changed = [k for k in now if k not in FREE_ON_RESUME and was[k] != now[k]]
     if changed:
-        told = ", ".join(f"--{k} was {before.get(k)}, is {now[k]}" for k in changed[:4])
+        told = ", ".join(f"--{k} was {was[k]}, is {now[k]}" for k in changed[:4])
         raise UserError(
             f"--resume continues the same plan, but {told}; repeat the flags of command.txt in the "
             f"run folder, or {instead}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from matssl.core.flags import Problem, flag, regex_problem
@@ -27,7 +26,7 @@ def device_problem(name: str) -> str:
 
 def name_problem(name: str) -> str:
     """Return what is wrong with the name of a run, "" where nothing is."""
-    if name in (".", "..") or Path(name).name != name or "\\" in name:
+    if name in (".", "..") or "/" in name or "\\" in name:
         return f"--name {name!r} cannot name a run; use one word without slashes"
     return ""
 
@@ -67,21 +66,22 @@ def target_pixel_size_problem(text: str) -> str:
     return _length_problem("target_pixel_size", text)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False, repr=False, eq=False)
 class ToolSettings:
     """Flags that every tool has."""
 
     debug: bool = flag(False, "run", "show the traceback of an error")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False, repr=False, eq=False)
 class RunSettings:
     """Flags that every stage has."""
 
     name: str | None = flag(
         None,
         "run",
-        "name of the run folder (default: from model and data)",
+        "name of the run folder",
+        auto="from model and data",
         first=True,
         check=name_problem,
     )
@@ -97,12 +97,13 @@ class RunSettings:
     num_workers: int | None = flag(
         None,
         "run",
-        "prefetch threads, same bits for any number (default: 0 on a CPU, 4 on a GPU)",
+        "prefetch threads, same bits for any number",
+        auto="0 on a CPU, 4 on a GPU",
         low=0,
         high=256,
     )
     threads: int | None = flag(
-        None, "run", "CPU threads of torch (default: all cores)", low=1, high=1024
+        None, "run", "CPU threads of torch", auto="all cores", low=1, high=1024
     )
     precision: str = flag(
         "auto",
@@ -134,7 +135,7 @@ class RunSettings:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False, repr=False, eq=False)
 class SpeedSettings:
     """Flags of both trainings that trade start-up, speed and equal bits on a GPU."""
 
@@ -146,7 +147,7 @@ class SpeedSettings:
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False, repr=False, eq=False)
 class LabelSettings:
     """Flags of both stages that read masks."""
 
@@ -161,7 +162,7 @@ class LabelSettings:
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False, repr=False, eq=False)
 class SpecimenSettings:
     """Flags of stages that read a folder as it is: whose specimens, which pixel size."""
 
@@ -179,22 +180,22 @@ class SpecimenSettings:
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False, repr=False, eq=False)
 class TileSettings:
     """Flags of stages that predict whole images in tiles."""
 
     tile_size: int | None = flag(
-        None, "prediction", "tile side in pixels (default: fitted)", low=1, high=65_536
+        None, "prediction", "tile side in pixels", auto="fitted", low=1, high=65_536
     )
     overlap: int | None = flag(
-        None, "prediction", "overlap of tiles in pixels (default: fitted)", low=0, high=65_536
+        None, "prediction", "overlap of tiles in pixels", auto="fitted", low=0, high=65_536
     )
     tta: bool = flag(
         False, "prediction", "average over the eight orientations of each image", first=True
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False, repr=False, eq=False)
 class ImageSettings:
     """Flags that say how an image file becomes what the network sees."""
 

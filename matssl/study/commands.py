@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from matssl.study.plan import Job, Plan
 
@@ -100,18 +99,18 @@ class Commands:
         output = {"output_dir": self.evaluated(job, test)}
         return ["eval_model.py", *flags({**self.placed(told, "dataset"), **output})]
 
-    def placed(self, values: Mapping[str, Any], *more: str) -> dict[str, Any]:
+    def placed(self, values: Mapping[str, object], *more: str) -> dict[str, object]:
         """Return settings with paths: files beside the study's own, else below the root."""
         return {k: self._place(v) if k in (*PATHS, *more) else v for k, v in values.items()}
 
-    def _place(self, value: Any) -> Path:
+    def _place(self, value: object) -> Path:
         beside = self.home / str(value) if self.home is not None else None
         if beside is not None and beside.is_file():
             return beside
         return self.root / str(value)
 
 
-def flags(values: Mapping[str, Any]) -> list[str]:
+def flags(values: Mapping[str, object]) -> list[str]:
     """Return settings as words of a command line."""
     words = []
     for key, value in values.items():

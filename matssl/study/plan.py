@@ -42,7 +42,7 @@ class Start:
 
     name: str
     weights: str = ""
-    pretrain: Mapping[str, Any] = field(default_factory=dict)
+    pretrain: Mapping[str, object] = field(default_factory=dict)
     guided: bool = False
 
 
@@ -96,9 +96,9 @@ class Plan:
     variants: Mapping[str, Mapping[str, Any]]
     labels: tuple[str, ...] = ("all",)
     seeds: tuple[int, ...] = (0, 1, 2)
-    pretrain: Mapping[str, Any] = field(default_factory=dict)
-    finetune: Mapping[str, Any] = field(default_factory=dict)
-    evaluate: Mapping[str, Any] = field(default_factory=dict)
+    pretrain: Mapping[str, object] = field(default_factory=dict)
+    finetune: Mapping[str, object] = field(default_factory=dict)
+    evaluate: Mapping[str, object] = field(default_factory=dict)
     baseline: str = ""
     columns: tuple[str, ...] = ()
 
@@ -216,14 +216,14 @@ def read(content: Mapping[str, Any], name: str) -> Plan:
     )
 
 
-def _mapping(content: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+def _mapping(content: Mapping[str, object], key: str) -> Mapping[str, Any]:
     value = content.get(key)
     if not isinstance(value, Mapping) or not value:
         raise UserError(f"a study needs lines of the form NAME: VALUE under {key!r}")
     return value
 
 
-def _start(name: Any, value: Any) -> Start:
+def _start(name: object, value: object) -> Start:
     if isinstance(value, Mapping):
         if not {"pretrain"} <= set(value) <= {"pretrain", "guided"} or not isinstance(
             value["pretrain"], Mapping
@@ -237,7 +237,7 @@ def _start(name: Any, value: Any) -> Start:
     return Start(str(name), weights=str(value or "none"))
 
 
-def _labels(value: Any) -> str:
+def _labels(value: object) -> str:
     text = str(value).strip()
     number = text.removesuffix("%")
     if text == "all" or (number.replace(".", "", 1).isdigit() and float(number) > 0):

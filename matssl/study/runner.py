@@ -59,7 +59,7 @@ class Runner:
 
     def _check_data(self) -> None:
         for name, flags in self.plan.datasets.items():
-            folder = Path(self.commands.placed(flags)["finetune_dataset"])
+            folder = Path(str(self.commands.placed(flags)["finetune_dataset"]))
             if not folder.exists():
                 raise UserError(
                     f"the study's data set {name} is not at {folder}; --root names another folder, "
@@ -68,7 +68,7 @@ class Runner:
         for start in self.plan.starts:
             if start.pretrain:
                 told = self.commands.placed({**self.plan.pretrain, **start.pretrain})
-                folder = Path(told["data_path"])
+                folder = Path(str(told["data_path"]))
                 if not folder.exists():
                     raise UserError(
                         f"the pool of the study's start {start.name} is not at {folder}"
@@ -175,7 +175,7 @@ class Runner:
                     best[key] = max(value, best.get(key, 0.0))
         return {**{key + BEST_ON_TEST: value for key, value in best.items()}, **means("best.ckpt")}
 
-    def _note(self, file: Path, facts: Mapping[str, Any]) -> None:
+    def _note(self, file: Path, facts: Mapping[str, object]) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(facts), encoding="utf-8")
 

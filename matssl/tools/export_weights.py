@@ -25,10 +25,8 @@ class ExportSettings(ToolSettings):
 
     run: str = flag("", "data", "run folder or weights file", required=True, positional=True)
     layout: str = flag("torchvision", "data", "naming", choices=LAYOUTS)
-    output: str | None = flag(None, "data", "file to write (default: beside the source)")
-    channels: int | None = flag(
-        None, "data", "input channels (default: as they are)", choices=(1, 3)
-    )
+    output: str | None = flag(None, "data", "file to write", auto="beside the source")
+    channels: int | None = flag(None, "data", "input channels", auto="as they are", choices=(1, 3))
     overwrite: bool = flag(False, "run", "replace an existing file")
 
 

@@ -46,7 +46,7 @@ class ProbeSettings(LabelSettings, ToolSettings):
     seed: int = flag(0, "run", "of random weights and cuts", low=0, high=LARGEST_SEED)
     device: str = flag("auto", "run", "auto, cpu, cuda or cuda:N", check=device_problem)
     threads: int | None = flag(
-        None, "run", "CPU threads of torch (default: all cores)", low=1, high=1024
+        None, "run", "CPU threads of torch", auto="all cores", low=1, high=1024
     )
 
 

@@ -52,7 +52,8 @@ class RegionsSettings(SpecimenSettings, ToolSettings):
     output_dir: str | None = flag(
         None,
         "run",
-        "where the results go (default: RUN/regions, or experiments/regions/FOLDER)",
+        "where the results go",
+        auto="RUN/regions, or experiments/regions/FOLDER",
     )
 
 

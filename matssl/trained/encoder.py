@@ -199,6 +199,8 @@ def of_run(path: Path) -> Preprocess | None:
             return Preprocess.from_dict(payload["preprocess"])
         if (folder / "config.yaml").is_file():
             run = read_settings(folder / "config.yaml")
-            known = {key: run[key] for key in ("window", "low", "high") if key in run}
-            return replace(UNTOLD, **known)
+            known: dict[str, object] = {
+                key: run[key] for key in ("window", "low", "high") if key in run
+            }
+            return Preprocess.from_dict(UNTOLD.to_dict() | known)
     return None

@@ -15,6 +15,7 @@ from torch import nn
 
 from matssl import hub, weights
 from matssl.core import checkpoint
+from matssl.core.arrays import Array
 from matssl.core.errors import UserError
 from matssl.core.labels import IGNORE
 from matssl.core.lineage import Lineage
@@ -24,14 +25,14 @@ from matssl.data.preprocess import Preprocess
 from matssl.data.readers import Micrograph
 from matssl.decoders import DECODERS
 from matssl.measure import field
-from matssl.models.segmentation import SegmentationModel, build_model, check_input_size
+from matssl.models.segmentation import Description, SegmentationModel, build_model, check_input_size
 from matssl.trained.network import Network
 from matssl.weights.folding import IMAGENET_MEAN, IMAGENET_STD
 from matssl.weights.layouts import Content
 
 # Side of the square that the published code resizes images to.
 PUBLISHED_SIZE = 256
-Picture = Micrograph | NDArray[Any] | Path | str
+Picture = Micrograph | Array | Path | str
 
 
 @dataclass(frozen=True)
@@ -237,7 +238,7 @@ def opened(picture: Picture, record: Preprocess) -> Micrograph:
     return readers.from_array(np.asarray(picture), record.pixel_size, record.color)
 
 
-def _built(description: Mapping[str, Any]) -> SegmentationModel:
+def _built(description: Description) -> SegmentationModel:
     """Return a model whose weights are to be replaced; torch's generator stays where it is."""
     with torch.random.fork_rng(devices=[]):
         return build_model(**description)

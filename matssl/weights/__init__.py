@@ -6,7 +6,6 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +16,7 @@ from matssl.core.errors import UserError
 from matssl.core.lineage import Lineage
 from matssl.decoders import DECODERS, named, with_encoder
 from matssl.models import small_unet
+from matssl.models.segmentation import Description
 from matssl.weights import layouts
 from matssl.weights.folding import fold_normalisation, fold_stem
 from matssl.weights.layouts import Content
@@ -272,7 +272,7 @@ def recognise(content: Content) -> tuple[str, dict[str, Tensor]]:
     )
 
 
-def segmentation_description(content: Content) -> dict[str, Any]:
+def segmentation_description(content: Content) -> Description:
     """Return what ``build_model`` needs for a raw state dict of smp, read off its tensors.
 
     Raises:

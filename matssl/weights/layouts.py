@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from torch import Tensor
 
@@ -45,10 +44,10 @@ class Content:
 
     path: str
     tensors: dict[str, Tensor]
-    facts: Mapping[str, Any]
+    facts: Mapping[str, object]
     lineage: Lineage = Lineage()
     origin: dict[str, str] = field(default_factory=dict)
-    payload: Any = None
+    payload: object = None
     decoder: dict[str, Tensor] = field(default_factory=dict)
 
     def below(self, prefix: str) -> dict[str, Tensor]:
@@ -65,14 +64,14 @@ class Content:
         return all(any(name.startswith(p) for name in self.tensors) for p in prefixes)
 
 
-def unwrap(content: Any, path: str) -> Content:
+def unwrap(content: object, path: str) -> Content:
     """Return the tensors of what torch.load gave, containers and wrappers stripped.
 
     Raises:
         UserError: there is no tensor in it.
     """
     payload = content
-    facts: dict[str, Any] = {}
+    facts: dict[str, object] = {}
     lineage = Lineage()
     if isinstance(content, Mapping):
         facts = {k: v for k, v in content.items() if isinstance(v, (str, int, float))}
@@ -94,7 +93,7 @@ def unwrap(content: Any, path: str) -> Content:
     return Content(path, tensors, facts, lineage, payload=payload)
 
 
-def own_format(facts: Mapping[str, Any], path: str) -> bool:
+def own_format(facts: Mapping[str, object], path: str) -> bool:
     """Return whether a file is of this program.
 
     Raises:
@@ -291,7 +290,7 @@ def architecture(tensors: Mapping[str, Tensor]) -> str | None:
     return deep and wide + deep.replace("resnet", kind)
 
 
-def _tensors(content: Mapping[Any, Any]) -> dict[str, Tensor]:
+def _tensors(content: Mapping[object, object]) -> dict[str, Tensor]:
     return {str(k): v for k, v in content.items() if isinstance(v, Tensor)}
 
 

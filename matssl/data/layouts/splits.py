@@ -6,7 +6,6 @@ import csv
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from matssl.core.errors import UserError
 from matssl.data.layouts.pairing import Found, split_name
@@ -70,7 +69,7 @@ def read_splits(source: Path, root: Path) -> dict[str, list[str]]:
     return {"train": _lines(source)}
 
 
-def _json_splits(content: Any, source: Path, root: Path) -> dict[str, list[str]]:
+def _json_splits(content: object, source: Path, root: Path) -> dict[str, list[str]]:
     if isinstance(content, dict) and content and all(isinstance(v, list) for v in content.values()):
         return {split_name(key): [str(n) for n in names] for key, names in content.items()}
     if isinstance(content, dict):

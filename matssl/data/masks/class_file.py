@@ -6,7 +6,6 @@ import csv
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from matssl.core.errors import UserError
 from matssl.data.masks.table import (
@@ -148,19 +147,18 @@ def _csv_classes(
     return [(n, v) for n, v in entries if "ignore" not in n.lower()], ignored, None
 
 
-def _values(value: Any, file: Path, kind: str) -> tuple[Value, ...]:
-    numbers = isinstance(value, list) and all(isinstance(v, int) for v in value)
-    if kind == "color" and numbers and len(value) == 3:
-        # Three numbers are a colour where masks are coloured, three class numbers elsewhere.
-        return (f"#{value[0]:02x}{value[1]:02x}{value[2]:02x}",)
+def _values(value: object, file: Path, kind: str) -> tuple[Value, ...]:
     if isinstance(value, list):
+        if kind == "color" and len(value) == 3 and all(isinstance(v, int) for v in value):
+            # Three numbers are a colour where masks are coloured, three class numbers elsewhere.
+            return (f"#{value[0]:02x}{value[1]:02x}{value[2]:02x}",)
         return tuple(v for item in value for v in _values(item, file, kind))
     if isinstance(value, str):
         return tuple(_value(word, file) for word in value.replace(",", " ").split())
     return (_value(value, file),)
 
 
-def _value(value: Any, file: Path) -> Value:
+def _value(value: object, file: Path) -> Value:
     text = str(value).strip().lower()
     if text.startswith("#") and len(text) == 7:
         return text

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from matssl.core.arrays import Array
 from matssl.core.errors import UserError
 from matssl.core.labels import IGNORE
 
-Array = NDArray[Any]
 # JPEG and resampling shift colours by less than this.
 SNAP_DISTANCE = 32
 SNAP_SHARE = 0.01

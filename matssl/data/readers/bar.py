@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-from numpy.typing import NDArray
+
+from matssl.core.arrays import Array
 
 
-def bar_height(pixels: NDArray[Any]) -> int:
+def bar_height(pixels: Array) -> int:
     """Return the rows of an information bar drawn at the bottom of an image; 0 for none.
 
     A bar is drawn, not imaged: from a full-width straight edge down to the last row, every row has

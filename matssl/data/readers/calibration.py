@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, SupportsFloat
 
 from matssl.core.errors import UserError
 
@@ -214,7 +214,7 @@ def parse_ini(text: str) -> dict[str, dict[str, str]]:
     return sections
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     if isinstance(value, bytes):
         if value[:2] in (b"\xff\xfe", b"\xfe\xff"):
             return value.decode("utf-16", "replace")
@@ -222,7 +222,9 @@ def _text(value: Any) -> str:
     return str(value)
 
 
-def _number(value: Any) -> float | None:
+def _number(value: str | SupportsFloat | None) -> float | None:
+    if value is None:
+        return None
     try:
         number = float(value)
     except (TypeError, ValueError):

@@ -14,15 +14,14 @@ import struct
 import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from types import TracebackType
 
 import numpy as np
-from numpy.typing import NDArray
 
+from matssl.core.arrays import Array
 from matssl.core.errors import UserError
 from matssl.data.readers.calibration import Calibration, of_sidecar, of_tiff
 
-Array = NDArray[Any]
 EXTENSIONS = frozenset({".tif", ".tiff", ".png", ".jpg", ".jpeg", ".bmp", ".pgm", ".ppm", ".webp"})
 # A header may promise more than its file can hold: no codec here shrinks 1 : 2000.
 MAX_EXPANSION = 2000
@@ -424,12 +423,17 @@ class _quiet:
         self.caught.__enter__()
         warnings.simplefilter("ignore")
 
-    def __exit__(self, *error: Any) -> None:
-        self.caught.__exit__(*error)
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.caught.__exit__(kind, error, trace)
         self.logger.setLevel(self.level)
 
 
-def digest(*arrays: NDArray[Any]) -> str:
+def digest(*arrays: Array) -> str:
     """Return the SHA-256 of arrays: tells pixels from others, whatever their file is called."""
     found = hashlib.sha256()
     for array in arrays:

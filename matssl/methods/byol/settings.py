@@ -8,7 +8,7 @@ from matssl.methods import settings as shared
 from matssl.methods.settings import MethodSettings
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False, eq=False)
 class BYOLSettings(MethodSettings):
     """Settings of BYOL; hidden layers of 4096 as in the paper."""
 

@@ -9,7 +9,7 @@ from matssl.methods import settings as shared
 from matssl.methods.settings import MethodSettings, PoolFacts
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False, eq=False)
 class DenseCLSettings(MethodSettings):
     """Settings of DenseCL; a hidden width of None is that of the head's input, as in the paper.
 

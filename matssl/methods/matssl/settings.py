@@ -9,7 +9,7 @@ from matssl.methods import settings as shared
 from matssl.methods.settings import MethodSettings, PoolFacts
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False, eq=False)
 class MatSSLSettings(MethodSettings):
     """Settings of MatSSL.
 

@@ -9,7 +9,7 @@ from matssl.methods import settings as shared
 from matssl.methods.settings import MethodSettings, PoolFacts
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False, eq=False)
 class MoCoV2Settings(MethodSettings):
     """Settings of MoCo v2; a hidden width of None is the encoder's, as in the paper."""
 

@@ -16,7 +16,7 @@ FINE = tuple(name for name, decoder in DECODERS.items() if decoder.fine)
 Settings = TypeVar("Settings", bound="PSCLSettings")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False, eq=False)
 class PSCLSettings(GuidedSettings):
     """What both variants share; ``num_classes`` is that of the labelled images."""
 
@@ -24,7 +24,8 @@ class PSCLSettings(GuidedSettings):
     top_k: int | None = flag(
         None,
         GROUP,
-        "cells a class and image at the coarsest scale (default: as published)",
+        "cells a class and image at the coarsest scale",
+        auto="as published",
         low=1,
         high=shared.WIDEST,
     )
@@ -62,7 +63,7 @@ class PSCLSettings(GuidedSettings):
         return replace(self, **changed)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False, eq=False)
 class PSCLSimCLRSettings(PSCLSettings):
     """Settings of PSCL-SimCLR; ``top_k`` is 4 and ``hidden_dim`` 128 where None, as published.
 

@@ -8,7 +8,7 @@ from matssl.methods import settings as shared
 from matssl.methods.settings import MethodSettings, PoolFacts
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False, eq=False)
 class SimCLRSettings(MethodSettings):
     """Settings of SimCLR; a hidden width of None follows the encoder, as in the paper."""
 

@@ -9,7 +9,7 @@ from matssl.methods import settings as shared
 from matssl.methods.settings import GROUP, MethodSettings, PoolFacts
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False, eq=False)
 class SlotConSettings(MethodSettings):
     """Settings of SlotCon; a hidden width of None is 4096, as in the paper.
 

@@ -14,7 +14,7 @@ WIDTH, HALVINGS = 768, 32
 RECONSTRUCTING = tuple(name for name, decoder in DECODERS.items() if decoder.reconstructs)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False, eq=False)
 class SparKSettings(MethodSettings):
     """Settings of SparK; ``hidden_dim`` is the light decoder's width, None the published 768."""
 

@@ -9,7 +9,7 @@ from matssl.methods import settings as shared
 from matssl.methods.settings import GROUP, MethodSettings
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False, eq=False)
 class VICRegSettings(MethodSettings):
     """Settings of VICReg; a hidden width of None is 8192, as in the paper."""
 

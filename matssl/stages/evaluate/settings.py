@@ -23,7 +23,7 @@ def dataset_name_problem(name: str) -> str:
     return ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False, eq=False)
 class EvaluateSettings(RunSettings, LabelSettings, SpecimenSettings, TileSettings):
     """Flags of eval_model.py."""
 
@@ -32,7 +32,7 @@ class EvaluateSettings(RunSettings, LabelSettings, SpecimenSettings, TileSetting
     )
     dataset: str = flag("", "data", "folder of images, with or without masks", required=True)
     output_dir: str | None = flag(
-        None, "run", "folder the results go to (default: experiments/eval/NAME)", first=True
+        None, "run", "folder the results go to", auto="experiments/eval/NAME", first=True
     )
     dataset_name: str | None = flag(
         None, "data", "name of the data set in the results", check=dataset_name_problem
@@ -45,13 +45,13 @@ class EvaluateSettings(RunSettings, LabelSettings, SpecimenSettings, TileSetting
         high=255,
     )
     split: str | None = flag(
-        None, "data", "split to evaluate (default: test, else every image there is)", first=True
+        None, "data", "split to evaluate", auto="test, else every image there is", first=True
     )
     input_size: int | None = flag(
         None,
         "prediction",
-        "square resize before prediction (default: as trained; 256 for a raw state dict, as "
-        "published)",
+        "square resize before prediction",
+        auto="as trained; 256 for a raw state dict, as published",
         low=32,
         high=65_536,
         first=True,

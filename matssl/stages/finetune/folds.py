@@ -12,7 +12,7 @@ from torch import Tensor
 from matssl.data import specimens
 from matssl.data.crops import Labelled
 from matssl.metrics import overlap
-from matssl.models.segmentation import SegmentationModel, build_model
+from matssl.models.segmentation import Description, SegmentationModel, build_model
 from matssl.stages.finetune.learner import Learner
 
 
@@ -30,7 +30,7 @@ class Choice:
     miou: tuple[float, ...]
     every: int
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Return plain values for a JSON file."""
         return {**asdict(self), "miou": list(self.miou)}
 
@@ -43,7 +43,7 @@ class Choice:
 def choose_steps(
     data: Labelled,
     start: Mapping[str, Tensor],
-    description: Mapping[str, Any],
+    description: Description,
     learner: Callable[[SegmentationModel, Labelled], Learner],
     val_every: int,
     say: Callable[[str], None],

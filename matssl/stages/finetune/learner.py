@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from matssl import tiling
 from matssl.core import optim, runtime
+from matssl.core.arrays import Array
 from matssl.core.errors import UserError
 from matssl.core.runtime import Runtime
 from matssl.data.crops import CropLoader, CropRecipe, Labelled
@@ -136,7 +137,7 @@ class Learner:
                 total += counting.confusion(mask, prediction, self.num_classes)
         return total
 
-    def predict(self, plane: NDArray[Any]) -> NDArray[np.uint8]:
+    def predict(self, plane: Array) -> NDArray[np.uint8]:
         """Return class indices of a plane, by the predictor that evaluation uses."""
         probabilities = tiling.predict(
             self.model,

@@ -311,7 +311,8 @@ class Run:
         payload = checkpoint.load(self.folder.path("last.ckpt"), stage="finetune")
         best = self.folder.root / "best.ckpt"
         instead = f"start a new run, from this one's encoder with --weights {best}"
-        resume.refuse_other_plan(payload["recipe"], flags.to_dict(self.settings), instead)
+        now, defaults = flags.to_dict(self.settings), flags.defaults(type(self.settings))
+        resume.refuse_other_plan(payload["recipe"], now, defaults, instead)
         facts = payload["progress"]
         if facts.get("data") != self.inputs.identity:
             raise UserError(f"the labelled images changed since this run began; {instead}")

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from typing import Any
 
 from matssl.core import parsing
 from matssl.core.flags import Command, Problem, flag
 from matssl.decoders import described, segmenting
-from matssl.stages import published
 from matssl.stages.settings import ImageSettings, LabelSettings, RunSettings, SpeedSettings
 
 DESCRIPTION = (
@@ -18,7 +18,7 @@ DESCRIPTION = (
     "random ones. The model and a report go to experiments/finetune/NAME. Next: eval_model.py "
     "--model_path experiments/finetune/NAME/best.ckpt"
 )
-RECIPES = Path(__file__).resolve().parent / "recipes"
+RECIPES = os.path.join(os.path.dirname(os.path.abspath(__file__)), "recipes")
 # Side of a training crop where nothing says another.
 CROP_SIZE = 192
 # The keys of matssl.models.losses.LOSSES; a test holds that they agree.
@@ -53,7 +53,7 @@ def class_weights_problem(class_weights: str) -> str:
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False, eq=False)
 class FinetuneSettings(RunSettings, SpeedSettings, LabelSettings, ImageSettings):
     """Flags of train_finetune.py."""
 
@@ -87,7 +87,8 @@ class FinetuneSettings(RunSettings, SpeedSettings, LabelSettings, ImageSettings)
     input_size: int | None = flag(
         None,
         "images",
-        "published square resize in pixels (default: native resolution)",
+        "published square resize in pixels",
+        auto="native resolution",
         low=1,
         high=8192,
     )
@@ -153,7 +154,8 @@ class FinetuneSettings(RunSettings, SpeedSettings, LabelSettings, ImageSettings)
     crop_size: int | None = flag(
         None,
         "training",
-        "side of a training crop in pixels (default: 192, or --input_size)",
+        "side of a training crop in pixels",
+        auto="192, or --input_size",
         low=1,
         high=8192,
     )
@@ -244,6 +246,8 @@ class FinetuneSettings(RunSettings, SpeedSettings, LabelSettings, ImageSettings)
         """Return the settings with the published spellings in our own fields."""
         new = self
         if new.pretrained_model:
+            from matssl.stages import published
+
             named = published.STUDY_WEIGHTS.format(new.pretrained_model)
             new = replace(new, pretrained="none" if new.pretrained_model == "baseline" else named)
         if new.pretrained:
@@ -270,6 +274,12 @@ def resolve(argv: Sequence[str]) -> FinetuneSettings:
         UserError: all that is wrong with it.
         SystemExit: after ``--help``.
     """
+
+    def read(path: str) -> Mapping[str, Any]:
+        from matssl.stages import published
+
+        return published.read(path, finetune=True)
+
     command = Command(
         DESCRIPTION,
         (FinetuneSettings,),
@@ -280,7 +290,7 @@ def resolve(argv: Sequence[str]) -> FinetuneSettings:
     parsed = parsing.parse(
         command,
         argv,
-        read=lambda path: published.read(path, finetune=True),
+        read=read,
         problems=lambda found: found.section(FinetuneSettings).problems(),
     )
     return parsed.section(FinetuneSettings).resolved()

@@ -25,13 +25,16 @@ class PhaseMapSettings(RunSettings, SpecimenSettings, TileSettings):
     )
     data: str = flag("", "data", "folder of micrographs; masks are not opened", required=True)
     output_dir: str | None = flag(
-        None, "run", "folder the results go to (default: experiments/phases/NAME)", first=True
+        None, "run", "folder the results go to", auto="experiments/phases/NAME", first=True
     )
     phases: int | None = flag(
         None,
         "phases",
-        "join the prototypes to so many phases (default: only those that win less than 1 % of the "
-        "cells; 4 clusters for a run of another method than slotcon)",
+        "join the prototypes to so many phases",
+        auto=(
+            "only those that win less than 1 % of the cells; 4 clusters for a run of another "
+            "method than slotcon"
+        ),
         low=2,
         high=MAX_PHASES,
         first=True,

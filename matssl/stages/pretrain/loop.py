@@ -5,13 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from matssl import monitor
 from matssl.core import checkpoint, flags, optim, run_folder, runtime
 from matssl.core.batch import Batch
 from matssl.core.errors import UserError
@@ -261,7 +259,13 @@ class Run:
     def _before(self) -> str:
         return f"{self.folder.path('last.ckpt')} is from before"
 
-    def _log_step(self, facts: dict[str, float], clock: Any, bar: Any, writer: Any) -> None:
+    def _log_step(
+        self,
+        facts: dict[str, float],
+        clock: console.Clock,
+        bar: console.Bar,
+        writer: console.Writer,
+    ) -> None:
         self.losses.append(facts["loss"])
         row = {"step": self.step, "epoch": (self.step - 1) // self.plan.steps_per_epoch, **facts}
         speed = {"views_per_s": clock.speed, "wait_share": clock.wait_share}
@@ -297,25 +301,25 @@ class Run:
         """Log and print the run's health, and stop where that was asked for."""
         health = self.watch.look(self.step, self.recent())
         verdict = health.verdict(self.step / self.plan.total_steps)
-        self.watch.state = monitor.state(verdict)
+        self.watch.state = verdict.state
         row = {
             "epoch": math.ceil(self.step / self.plan.steps_per_epoch),
             "step": self.step,
             "loss": float(np.mean(self.recent())),
             **self.watch.row(health, self.settings.batch_size),
-            "verdict": verdict,
+            "verdict": verdict.text,
         }
         self.folder.append_csv("log.csv", row)
         self.say(
             f"epoch {row['epoch']}, step {self.step}/{self.plan.total_steps}: "
-            f"loss {row['loss']:.3f}, {clock.text()}; {verdict}"
+            f"loss {row['loss']:.3f}, {clock.text()}; {verdict.text}"
         )
-        if health.failing and self.settings.on_collapse == "stop":
+        if verdict.failing and self.settings.on_collapse == "stop":
             self.save()
             if self.rt.is_main:
                 report.write_report(self, health, verdict)
             shown = self.folder.root / "report.html"
-            raise UserError(f"stopped at step {self.step}: {verdict} ({shown} shows the run)")
+            raise UserError(f"stopped at step {self.step}: {verdict.text} ({shown} shows the run)")
 
     def _probe(self) -> None:
         """Score the encoder by the dense probe, and keep it where it is the best so far."""
@@ -369,7 +373,7 @@ class Run:
         }
         checkpoint.save(self.folder.path("last.ckpt"), payload)
 
-    def flags(self) -> dict[str, Any]:
+    def flags(self) -> dict[str, object]:
         """Return all settings as plain values, those that the pool decided included."""
         return flags.to_dict(self.settings, self.own)
 
@@ -382,7 +386,8 @@ class Run:
         payload = checkpoint.load(self.folder.path("last.ckpt"), stage="ssl")
         before = payload["recipe"]
         instead = f"start a new run with --weights {self.folder.root / 'encoder.safetensors'}"
-        resume.refuse_other_plan(before, self.flags(), instead)
+        defaults = flags.defaults(type(self.settings), type(self.own))
+        resume.refuse_other_plan(before, self.flags(), defaults, instead)
         if before.get("labelled", []) != self.identity:
             raise UserError(f"the labelled images changed since this run began; {instead}")
         if before["data_hash"] != self.inputs.pool.hash:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from torch import nn
 
 from matssl import monitor, report
 from matssl.core import run_folder
+from matssl.core.arrays import Array
 from matssl.core.wording import counted
 from matssl.data.datasets import ViewLoader
 from matssl.models.encoders import encoder_facts, pyramid
@@ -84,8 +85,8 @@ def finish(run: Run) -> None:
     published = f"{run.settings.model}_loss_{loss:.4f}_epoch{epochs - 1}.pth"
     run.folder.alias("last.ckpt", published, f"{run.settings.model}_loss_*.pth")
     write_report(run, health, verdict)
-    run.folder.status("done", step=run.step, total=run.plan.total_steps, verdict=verdict)
-    lines = [f"done: {root / 'encoder.safetensors'}", f"verdict: {verdict}"]
+    run.folder.status("done", step=run.step, total=run.plan.total_steps, verdict=verdict.text)
+    lines = [f"done: {root / 'encoder.safetensors'}", f"verdict: {verdict.text}"]
     lines += [_best_by_probe(run)] if run.inputs.probe is not None else []
     lines.append(f"report: {root / 'report.html'}")
     print("\n      ".join(lines), flush=True)
@@ -109,7 +110,7 @@ def _chosen(run: Run) -> Path:
     return run.folder.path("encoder_best.safetensors" if earlier else "encoder.safetensors")
 
 
-def write_report(run: Run, health: monitor.Health, verdict: str) -> None:
+def write_report(run: Run, health: monitor.Health, verdict: monitor.Verdict) -> None:
     """Write features.png and report.html."""
     _features(run)
     root = run.folder.root
@@ -129,10 +130,10 @@ def write_report(run: Run, health: monitor.Health, verdict: str) -> None:
     if run.inputs.probe is not None:
         following += report.note(_best_by_probe(run) + ".")
     sections = [
-        ("", report.headline(figures) + report.note(f"Verdict: {verdict}.")),
+        ("", report.headline(figures) + report.note(f"Verdict: {verdict.text}.")),
         ("What the encoder sees", report.picture(root / "features.png")),
         ("What the method does", _shown(run, "panel.png")),
-        ("Next: fine-tune from these weights", "" if health.failing else following),
+        ("Next: fine-tune from these weights", "" if verdict.failing else following),
         ("Course of the training", report.picture(root / "curves.png")),
         ("What it was trained on", report.picture(root / "views.png")),
         ("Data", report.text(run_folder.read_text(root / "preflight.txt"))),
@@ -141,7 +142,7 @@ def write_report(run: Run, health: monitor.Health, verdict: str) -> None:
     ]
     sections = [(title, content) for title, content in sections if content]
     title = f"Pretraining with {run.settings.model}: {root.name}"
-    report.write(root / "report.html", title, f"{run.settings.encoder}, {verdict}", sections)
+    report.write(root / "report.html", title, f"{run.settings.encoder}, {verdict.text}", sections)
 
 
 def _shown(run: Run, name: str) -> str:
@@ -192,7 +193,7 @@ def draw_curves(run: Run) -> None:
         pictures.pretraining_curves(steps, log, scores, run.folder.path("curves.png"))
 
 
-def _centre(plane: Any, side: int, multiple: int) -> Any:
+def _centre(plane: Array, side: int, multiple: int) -> Array:
     """Return the middle of a plane, sides multiples of a number and at most ``side``."""
     height, width = (min(side, length) // multiple * multiple for length in plane.shape[:2])
     height, width = max(height, multiple), max(width, multiple)

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 from matssl import methods
 from matssl.core import parsing
 from matssl.core.flags import Command, Parsed, Problem, flag
 from matssl.methods import METHODS
 from matssl.methods.settings import GuidedSettings, MethodSettings
-from matssl.stages import published
 from matssl.stages.settings import ImageSettings, RunSettings, SpeedSettings
 
 DESCRIPTION = (
@@ -22,7 +20,7 @@ DESCRIPTION = (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False, eq=False)
 class PretrainSettings(RunSettings, SpeedSettings, ImageSettings):
     """Flags of train_ssl.py."""
 
@@ -45,7 +43,7 @@ class PretrainSettings(RunSettings, SpeedSettings, ImageSettings):
         "skip", "data", "what to do with unreadable files", choices=("skip", "stop")
     )
     cache_dir: str | None = flag(
-        None, "data", "folder of the decoded pool (default: OUTPUT_DIR/cache); none: no cache"
+        None, "data", "folder of the decoded pool", auto="OUTPUT_DIR/cache; none: no cache"
     )
     file_list: str | None = flag(
         None, "data", "text file of further image paths, one a line, relative to --list_root"
@@ -56,7 +54,8 @@ class PretrainSettings(RunSettings, SpeedSettings, ImageSettings):
     tile_size: int | None = flag(
         None,
         "views",
-        "side of the tiles an image counts for in an epoch (default: 2 x view)",
+        "side of the tiles an image counts for in an epoch",
+        auto="2 x view",
         low=32,
         high=1_000_000,
     )
@@ -81,12 +80,13 @@ class PretrainSettings(RunSettings, SpeedSettings, ImageSettings):
     solarise_p: float = flag(0.0, "views", "share of solarised views", low=0, high=1)
     blur_p: float = flag(0.5, "views", "share of blurred views", low=0, high=1)
     second_blur_p: float | None = flag(
-        None, "views", "the same of the second view (default: as the first)", low=0, high=1
+        None, "views", "the same of the second view", auto="as the first", low=0, high=1
     )
     second_solarise_p: float | None = flag(
         None,
         "views",
-        "share of solarised second views (default: as the first)",
+        "share of solarised second views",
+        auto="as the first",
         low=0,
         high=1,
     )
@@ -128,8 +128,8 @@ class PretrainSettings(RunSettings, SpeedSettings, ImageSettings):
     probe_every: int | None = flag(
         None,
         "training",
-        "steps between two scores of --probe_path (default: 20 in a run, fewer where they would "
-        "take more than 2 % of its time)",
+        "steps between two scores of --probe_path",
+        auto="20 in a run, fewer where they would take more than 2 % of its time",
         low=1,
     )
     snapshot_every: int = flag(
@@ -139,7 +139,8 @@ class PretrainSettings(RunSettings, SpeedSettings, ImageSettings):
     steps: int | None = flag(
         None,
         "training",
-        "optimiser steps (default: the recipe's plan, else 3000)",
+        "optimiser steps",
+        auto="the recipe's plan, else 3000",
         low=1,
         excludes="epochs",
         first=True,
@@ -173,7 +174,8 @@ class PretrainSettings(RunSettings, SpeedSettings, ImageSettings):
     weight_decay_end: float | None = flag(
         None,
         "training",
-        "weight decay of the last step, along a cosine (default: constant)",
+        "weight decay of the last step, along a cosine",
+        auto="constant",
         low=0,
         high=1000,
     )
@@ -207,8 +209,7 @@ class PretrainSettings(RunSettings, SpeedSettings, ImageSettings):
         return wrong
 
 
-@dataclass(frozen=True)
-class Resolved:
+class Resolved(NamedTuple):
     """What a command line of train_ssl.py says.
 
     Attributes:
@@ -222,10 +223,16 @@ class Resolved:
     idle: tuple[str, ...]
 
 
-def command(model: str) -> Command:
-    """Return the command line of train_ssl.py for a method, whose flags it knows."""
-    kinds = list(dict.fromkeys(methods.settings_class(name) for name in METHODS))
+def command(model: str, others: bool = True) -> Command:
+    """Return the command line of train_ssl.py for a method.
+
+    Args:
+        model: whose flags it has.
+        others: whether those of other methods are understood, too.
+    """
     own = methods.settings_class(model)
+    names = METHODS if others else ()
+    kinds = list(dict.fromkeys(methods.settings_class(name) for name in names))
     return Command(
         DESCRIPTION,
         (PretrainSettings, own),
@@ -236,7 +243,7 @@ def command(model: str) -> Command:
     )
 
 
-def resolve(argv: Sequence[str], environment: Mapping[str, Any] | None = None) -> Resolved:
+def resolve(argv: Sequence[str], environment: Mapping[str, object] | None = None) -> Resolved:
     """Return what a command line says.
 
     Args:
@@ -248,18 +255,21 @@ def resolve(argv: Sequence[str], environment: Mapping[str, Any] | None = None) -
         SystemExit: after ``--help``.
     """
 
-    def read(path: Path) -> Mapping[str, Any]:
+    def read(path: str) -> Mapping[str, object]:
+        from matssl.stages import published
+
         return published.read(path, finetune=False)
 
     model = parsing.peek(argv, "model")
     file = parsing.peek(argv, "config")
-    if model is None and file and not {"-h", "--help"} & set(argv):
-        model = str(read(Path(file)).get("model", PretrainSettings.model))
+    asked = bool({"-h", "--help"} & set(argv))
+    if model is None and file and not asked:
+        model = str(read(file).get("model", PretrainSettings.model))
     if model not in METHODS:
         # Which ones there are is said with all else that is wrong.
         model = str(PretrainSettings.model)
     parsed = parsing.parse(
-        command(model), argv, environment=environment, read=read, problems=_problems
+        command(model, not asked), argv, environment=environment, read=read, problems=_problems
     )
     run, method = _parts(parsed)
     return Resolved(run, method, (*parsed.unused, *_without_effect(run, method)))

@@ -76,7 +76,7 @@ class Watch:
         self.method.eval()
         seen: list[Tensor] = []
 
-        def keep(module: nn.Module, inputs: Any, maps: Any) -> None:
+        def keep(module: nn.Module, inputs: object, maps: Sequence[Tensor]) -> None:
             seen.append(average(maps[-1]).float())
 
         with torch.inference_mode(), self.rt.autocast():
@@ -114,7 +114,7 @@ class Watch:
             pooled=method.pooled,
         )
 
-    def row(self, health: monitor.Health, batch_size: int) -> dict[str, Any]:
+    def row(self, health: monitor.Health, batch_size: int) -> dict[str, object]:
         """Return the columns of log.csv that a look fills."""
         return {
             "std": health.std,
@@ -164,7 +164,7 @@ class Watch:
         if not torch.stack([p.isfinite().all() for p in self.method.parameters()]).all():
             raise UserError(f"the weights are not finite after step {step}; {self.calmer}")
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Return what a checkpoint keeps of it."""
         return {
             **vars(self.scores),

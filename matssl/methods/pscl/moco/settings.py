@@ -10,7 +10,7 @@ from matssl.methods.pscl.settings import PSCLSettings
 from matssl.methods.settings import LotSettings, PoolFacts
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False, eq=False)
 class PSCLMoCoSettings(PSCLSettings, LotSettings):
     """Settings of PSCL-MoCo; ``top_k`` is 30 and ``hidden_dim`` 128 where None, as published."""
 
