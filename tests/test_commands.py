@@ -25,6 +25,7 @@ from processes import alone, check_equal, pair
 
 from matssl.core import checkpoint
 from matssl.core.errors import guard
+from matssl.models.encoders import build_encoder
 
 pytestmark = pytest.mark.usefixtures("no_drawing")
 
@@ -479,12 +480,13 @@ def _refused(
 
 
 def test_bad_pools_are_refused(
-    pool_folder: Path, ssl_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    pool_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     empty, broken = tmp_path / "empty", tmp_path / "broken"
     empty.mkdir(), broken.mkdir()
     (broken / "a.png").write_bytes(b"II")
     (tmp_path / "locked").write_text("a file, no folder")
+    torch.save(build_encoder("resnet18").state_dict(), tmp_path / "resnet18.pth")
     cases: list[tuple[list[object], str]] = [
         (["--data_path", tmp_path / "absent"], "there is no folder"),
         (["--data_path", empty], "there is no image"),
@@ -494,7 +496,7 @@ def test_bad_pools_are_refused(
         (["--data_path", pool_folder, "--device", "tpu"], "--device must be"),
         (["--data_path", pool_folder, "--weights", tmp_path / "w.pth"], "no weights file"),
         (["--data_path", pool_folder, "--encoder", "resnet19"], "no encoder"),
-        (["--data_path", pool_folder, "--steps", "0"], "nothing to train"),
+        (["--data_path", pool_folder, "--steps", "0"], "--steps must be at least 1, not 0"),
         (["--data_path", pool_folder, "--resume", "--name", "none"], "nothing to resume"),
         (["--data_path", pool_folder, "--output_dir", tmp_path / "locked"], "not a writable"),
         (["--data_path", pool_folder, "--name", "a/b"], "cannot name a run"),
@@ -505,7 +507,7 @@ def test_bad_pools_are_refused(
                 "--encoder",
                 "resnet34",
                 "--weights",
-                ssl_run / "encoder.safetensors",
+                tmp_path / "resnet18.pth",
             ],
             "holds a resnet18 encoder",
         ),
@@ -625,8 +627,11 @@ def test_a_loss_that_is_not_finite_stops_and_names_the_step(
         *argv,
         "--steps",
         40,
+        # Weights grow a millionfold in every step.
         "--lr",
-        "1e30",
+        1000,
+        "--weight_decay",
+        1000,
         "--clip",
         0,
         "--optimizer",

@@ -178,7 +178,7 @@ def test_every_method_resumes_to_the_same_bits(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     more = ["--model", model, "--steps", 4, "--checkpoint_every", 2, "--quiet"]
-    more += ["--encoder", "resnet18", *METHOD_FLAGS.get(model, [])]
+    more += METHOD_FLAGS.get(model, [])
     if issubclass(settings_class(model), GuidedSettings):
         more += ["--labeled_path", synthetic_folder]
     assert _main(*_argv(pool_folder, tmp_path, "whole", *more)) == 0

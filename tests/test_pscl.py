@@ -21,6 +21,7 @@ from matssl.core.errors import UserError
 from matssl.methods import method_class
 from matssl.methods.contrastive import nt_xent
 from matssl.methods.pscl import cells, patches
+from matssl.methods.pscl.cells import STRIDES
 from matssl.methods.pscl.moco.method import PSCLMoCo, StampedQueue, weighted_mean
 from matssl.models.decoders import build_decoder, fine_channels, fine_maps
 from matssl.models.encoders import build_encoder
@@ -601,7 +602,7 @@ def test_the_loss_of_cells_is_that_of_the_formula_with_negatives_in_the_batch() 
             own = (row @ rows[(i + len(rows) // 2) % len(rows)]).item() / 0.5
             others = [(row @ rows[j]).item() / 0.5 for j, k in enumerate(kinds) if k != kinds[i]]
             losses.append(np.log(np.exp([own, *others]).sum()) - own)
-        loss = float(method(batch).parts[f"patch_{cells.STRIDES[s]}"])
+        loss = float(method(batch).parts[f"patch_{STRIDES[s]}"])
         assert loss == pytest.approx(np.mean(losses), rel=1e-6)
 
 
@@ -636,7 +637,7 @@ def test_the_loss_of_cells_is_that_of_the_formula_with_a_queue() -> None:
                 mass += weight
         if s < 2:
             assert len(cells.weight.unique()) > 4
-        loss = float(losses.parts[f"patch_{cells.STRIDES[s]}"])
+        loss = float(losses.parts[f"patch_{STRIDES[s]}"])
         assert loss == pytest.approx(total / mass, rel=1e-6)
         # What has just entered: of each image and class the mean of its cells' keys by weight.
         new = {}

@@ -24,6 +24,7 @@ from matssl.stages.settings import (
 )
 
 if TYPE_CHECKING:
+    from matssl.data.preprocess import Preprocess
     from matssl.stages.pretrain.settings import PretrainSettings
 
 
@@ -89,10 +90,10 @@ def scores(
     """
     from matssl.probe import DenseProbe
     from matssl.stages.pretrain.guides import dense_probe
-    from matssl.trained.encoder import Encoder
+    from matssl.trained.encoder import UNTOLD, Encoder
 
     rt = config.runtime()
-    probes: dict[tuple[str, float, float, int], DenseProbe | None] = {}
+    probes: dict[tuple[Preprocess, int], DenseProbe | None] = {}
     for source in sources:
         encoder = Encoder.load(
             source,
@@ -103,10 +104,13 @@ def scores(
             precision=rt.precision,
         )
         record = encoder.record
-        seen = (record.window, record.low, record.high, encoder.multiple)
+        seen = (record, encoder.multiple)
         if seen not in probes:
             levels = replace(config, window=record.window, low=record.low, high=record.high)
-            probes[seen] = dense_probe(levels, None, encoder.multiple)
+            # Where the run does not say how grey levels were normalised, those of the labelled
+            # images are measured.
+            measured = (record.mean, record.std) != (UNTOLD.mean, UNTOLD.std)
+            probes[seen] = dense_probe(levels, record if measured else None, encoder.multiple)
         probe = probes[seen]
         assert probe is not None
         yield source, probe.score(encoder.network.model, rt.device, rt.autocast)
