@@ -94,7 +94,12 @@ def parse(
     typed = {name: _typed(known[name], value, wrong) for name, value in values.items()}
     for name, value in typed.items():
         judge(known[name], value, command.choices.get(name), wrong)
-    missing = [name for name, k in known.items() if k.flag.required and not typed.get(name)]
+    told_of = {name for problem in wrong for name in problem.about}
+    missing = [
+        name
+        for name, k in known.items()
+        if k.flag.required and not typed.get(name) and name not in told_of
+    ]
     if missing:
         told = f"missing {', '.join(known[name].word for name in missing)}"
         wrong.append(Problem(told, tuple(missing)))
@@ -168,7 +173,8 @@ def _place(
 def _near(word: str, known: Iterable[str]) -> str:
     import difflib
 
-    close = difflib.get_close_matches(word, list(known), n=1)
+    # Flags of another command are not to be taken for the nearest of this one.
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.7)
     return f"; did you mean {close[0]}?" if close else ""
 
 

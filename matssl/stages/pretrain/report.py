@@ -66,7 +66,7 @@ def description(run: Run) -> str:
         f"{counted(len(run.inputs.pool.group_names), 'group')}, {counted(tiles, 'tile')}"
         f"{skipped}\n"
         f"method  {run.settings.model} ({run.settings.recipe}), {run.settings.encoder}, "
-        f"{run.plan.total_steps} steps of {run.settings.batch_size} x {views}{resumed}\n"
+        f"{counted(run.plan.total_steps, 'step')} of {run.settings.batch_size} x {views}{resumed}\n"
         f"device  {run.rt.describe()}\n"
         f"folder  {run.folder.root}"
     )
@@ -98,6 +98,11 @@ def _best_by_probe(run: Run) -> str:
     step = int(run.watch.scores.step)
     if step == run.step:
         return f"best by the probe: the last one ({last:.1f} %)"
+    if step == 0:
+        return (
+            f"best by the probe: none beat the start ({best:.1f} %; the last one {last:.1f} %); "
+            "train longer, or on more images"
+        )
     return (
         f"best by the probe: {_chosen(run)} ({best:.1f} % at step {step}; the last one "
         f"{last:.1f} %)"
@@ -106,7 +111,8 @@ def _best_by_probe(run: Run) -> str:
 
 def _chosen(run: Run) -> Path:
     """Return the weights to go on with: the last, or earlier ones that the probe prefers."""
-    earlier = run.inputs.probe is not None and run.watch.scores.step < run.step
+    # What a run began with is no result of it, however it scores.
+    earlier = run.inputs.probe is not None and 0 < run.watch.scores.step < run.step
     return run.folder.path("encoder_best.safetensors" if earlier else "encoder.safetensors")
 
 
@@ -116,8 +122,10 @@ def write_report(run: Run, health: monitor.Health, verdict: monitor.Verdict) -> 
     root = run.folder.root
     figures = [(str(run.step), "steps"), (str(len(run.inputs.pool)), "micrographs")]
     if run.inputs.probe is not None:
-        first, best = run.watch.scores.first, run.watch.scores.best
-        figures.append((f"{100 * first:.1f} → {100 * best:.1f} %", "probe mIoU, start → best"))
+        scores = run.watch.scores
+        shown, which = (scores.best, "best") if scores.step > 0 else (scores.last, "last")
+        text = f"{100 * scores.first:.1f} → {100 * shown:.1f} %"
+        figures.append((text, f"probe mIoU, start → {which}"))
     if run.inputs.loader.guides is not None:
         figures.append((str(len(run.inputs.loader.guides.planes)), "labelled images guided it"))
     rank, dimensions = health.rank, health.dimensions
