@@ -55,7 +55,7 @@ class Killed(BaseException):
 def _quick_looks() -> Iterator[None]:
     """Looking after the health of these runs takes longer than their steps."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(watch, "PROBE_SAMPLES", 16)
+        patch.setattr(watch, "WATCHED_SAMPLES", 16)
         yield
 
 
@@ -271,7 +271,7 @@ def test_the_features_that_are_judged_are_those_of_unmasked_views(
     assert _main(*_argv(pool_folder, tmp_path, "x", *more)) == 0
     row = _rows(tmp_path / "ssl" / "x" / "log.csv")[-1]
     tiles = sum(1 for _ in _rows(tmp_path / "ssl" / "x" / "data.csv")) * 4
-    assert int(row["feature_dimensions"]) == 2 * min(tiles, watch.PROBE_SAMPLES)
+    assert int(row["feature_dimensions"]) == 2 * min(tiles, watch.WATCHED_SAMPLES)
 
 
 def test_a_labelled_image_may_be_of_no_production_batch_but_not_the_whole_pool(

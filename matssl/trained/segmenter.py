@@ -263,12 +263,12 @@ def _own(
 
 
 def _trained_on(payload: Mapping[str, Any]) -> TrainedOn:
-    recipe, progress = payload.get("recipe", {}), payload.get("progress", {})
+    settings, progress = payload.get("recipe", {}), payload.get("progress", {})
     return TrainedOn(
-        dataset=recipe.get("finetune_dataset"),
-        splits=recipe.get("splits"),
-        group_regex=recipe.get("group_regex"),
-        seed=int(recipe.get("seed", 0)),
+        dataset=settings.get("finetune_dataset"),
+        splits=settings.get("splits"),
+        group_regex=settings.get("group_regex"),
+        seed=int(settings.get("seed", 0)),
         images=frozenset(progress.get("train_images", [])),
         digests=frozenset(progress.get("train_digests", [])),
     )

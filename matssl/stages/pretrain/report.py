@@ -164,7 +164,7 @@ def draw_panel(run: Run) -> None:
 
     Every process takes part: statistics of the batch are shared between them.
     """
-    batch = run.inputs.watched.guided_probe(PANEL_SAMPLES).to(run.rt.device)
+    batch = run.inputs.watched.guided_sample(PANEL_SAMPLES).to(run.rt.device)
     run.method.eval()
     with torch.inference_mode(), run.rt.autocast():
         panel = run.method.panel(batch)
