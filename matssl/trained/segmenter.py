@@ -97,8 +97,8 @@ class Prediction:
     @property
     def fractions(self) -> NDArray[np.float64]:
         """Area fraction of each class, float64 (C,), sum 1."""
-        areas = areas(self.classes, self.table.num_classes)
-        return areas / areas.sum()
+        sizes = areas(self.classes, self.table.num_classes)
+        return sizes / sizes.sum()
 
 
 @dataclass(frozen=True)
