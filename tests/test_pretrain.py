@@ -21,7 +21,7 @@ import torch
 from safetensors import safe_open
 
 from matssl import monitor, weights
-from matssl.core import checkpoint, flags
+from matssl.core import checkpoint, flags, optim
 from matssl.core.errors import UserError, guard
 from matssl.core.run_folder import RunFolder
 from matssl.methods import METHODS, settings_class
@@ -32,7 +32,7 @@ from matssl.models.encoders import build_encoder
 from matssl.models.segmentation import build_model
 from matssl.pictures import training as pictures
 from matssl.stages import console, resume
-from matssl.stages.pretrain import guides, watch
+from matssl.stages.pretrain import guides, plan, watch
 from matssl.stages.pretrain import loop as pretrain
 from matssl.stages.pretrain.loop import Run
 from matssl.stages.pretrain.settings import PretrainSettings
@@ -296,7 +296,7 @@ def test_a_labelled_image_may_be_of_no_production_batch_but_not_the_whole_pool(
 def test_an_encoder_that_stands_still_is_seen_after_a_resume_too(
     pool_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pretrain, "MIN_STEPS_BETWEEN_REPORTS", 1)
+    monkeypatch.setattr(plan, "MIN_STEPS_BETWEEN_REPORTS", 1)
     build = pretrain.build_encoder
 
     def frozen(*args: Any) -> Any:
@@ -468,11 +468,15 @@ def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint_and_names_the_
 
 
 def test_weights_that_are_not_finite_are_never_saved(
-    pool_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    pool_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     more = ["--steps", 4, "--checkpoint_every", 1, "--optimizer", "sgd", "--clip", 0]
+    more += ["--weight_decay", 1000, "--quiet"]
     # The first loss is finite, but a step of this length leaves the range of float32.
-    more += ["--warmup", 0, "--lr", "3e38", "--weight_decay", 1000, "--quiet"]
+    monkeypatch.setattr(optim, "learning_rate", lambda *plan: 3e38)
     assert _main(*_argv(pool_folder, tmp_path, "x", *more)) == 2
     assert "the weights are not finite after step 1" in capsys.readouterr().err
     payload = checkpoint.load(tmp_path / "ssl" / "x" / "last.ckpt")
@@ -489,7 +493,7 @@ def test_a_collapse_stops_the_run_where_that_was_asked_for(
     real = monitor.examine
     monkeypatch.setattr(monitor, "examine", lambda z, *rest: real(1 + 1e-4 * z, *rest))
     monkeypatch.setattr(monitor, "SETTLED", 1)
-    monkeypatch.setattr(pretrain, "MIN_STEPS_BETWEEN_REPORTS", 1)
+    monkeypatch.setattr(plan, "MIN_STEPS_BETWEEN_REPORTS", 1)
     more = ["--steps", 60, "--checkpoint_every", 500, "--quiet"]
     assert _main(*_argv(pool_folder, tmp_path, "stops", *more, "--on_collapse", "stop")) == 2
     message = capsys.readouterr().err
