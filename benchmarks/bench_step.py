@@ -18,7 +18,7 @@ from matssl.core.parsing import read_settings
 from matssl.data import cache, readers, synthetic
 from matssl.data.datasets import ViewLoader
 from matssl.data.preprocess import Preprocess
-from matssl.data.views import ViewRecipe
+from matssl.data.views import ViewAugmentation
 from matssl.methods import method_class, recipes
 from matssl.methods.contrastive import info_nce_rows
 from matssl.models.encoders import build_encoder, channels_last, pyramid
@@ -95,7 +95,7 @@ def _wait_share() -> float:
         synthetic.write_pool(Path(folder) / "pool", 40, size=384, seed=0)
         paths = readers.find_images(Path(folder) / "pool")
         pool = cache.build(paths, Preprocess(), cache_dir=Path(folder) / "c", quiet=True)
-        loader = ViewLoader(pool, [ViewRecipe(size=SIDE)] * 2, PAIRS, 192, 0)
+        loader = ViewLoader(pool, [ViewAugmentation(size=SIDE)] * 2, PAIRS, 192, 0)
         method = _method("matssl")
         optimizer = optim.build_optimizer("sgd", optim.parameter_groups(method, 1e-4), 0.01)
         wait = busy = 0.0

@@ -16,7 +16,7 @@ from matssl.core import torchvision_ops
 from matssl.data import cache, synthetic, views
 from matssl.data.datasets import ViewLoader
 from matssl.data.preprocess import Preprocess
-from matssl.data.views import ViewRecipe
+from matssl.data.views import ViewAugmentation
 
 torchvision_ops.ensure()
 
@@ -77,7 +77,7 @@ def _albumentations(planes: list[np.ndarray], size: int):
 
 def _ours(pool: cache.Pool, size: int):
     """What ships: the loader's views, normalised on the device as the methods do."""
-    loader = ViewLoader(pool, [ViewRecipe(size=size)], 4, 10_000, 0)
+    loader = ViewLoader(pool, [ViewAugmentation(size=size)], 4, 10_000, 0)
     samples = np.arange(COUNT) % len(loader.tiles)
     epoch = iter(range(1 << 30))
 

@@ -158,7 +158,7 @@ def _balanced_places(
     for index in range(num_classes):
         places = np.flatnonzero(mask == index)
         wanted = min(len(places), PIXELS_PER_IMAGE // num_classes)
-        generator = rng.generator(seed, number, index, stream=rng.PROBE)
+        generator = rng.generator(seed, number, index, stream=rng.SUBSETS)
         parts.append(generator.choice(places, wanted, replace=False) if wanted else places[:0])
     return np.concatenate(parts)
 

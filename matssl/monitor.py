@@ -22,13 +22,13 @@ THIN_FEATURES = 0.08
 # Embeddings of fewer effective dimensions than this carry one contrast, whatever their width; a
 # head without BatchNorm may be healthy with ten of 128.
 THIN_EMBEDDINGS = 4.0
-# Steps after which the running averages of BatchNorm, with which the probe is looked at, have
+# Steps after which the running averages of BatchNorm, with which the samples are looked at, have
 # forgotten their start: 0.9^60 of it is left.
 SETTLED = 60
 # From this share of the steps on, a run has had time to learn.
 LATE = 0.5
 # Intraclass correlation below which views of one image count as unrelated, and share of the loss
-# of a constant answer above which a loss is no better: the errors of the probe.
+# of a constant answer above which a loss is no better: the errors of a look.
 UNRELATED, CONSTANT = 0.05, 0.995
 # Mean standard deviation of a tile, and mean difference of two views, in grey levels of 255, below
 # which there is nothing to see.
@@ -56,7 +56,7 @@ class Signs:
         queue: keys kept, as a share of the tiles.
         prototypes: effective number of prototypes in use; None where there are none.
         undecided: entropy of the assignment of a cell to prototypes, 1 where it has all alike.
-        loss: of what is predicted of the probe, where a method predicts something.
+        loss: of what is predicted of the samples, where a method predicts something.
         chance: that of the best constant answer; None without one.
         steps: taken so far; embeddings and features of the first ones say little.
         idle: share of the steps since the last look whose loss was exactly 0.
@@ -107,7 +107,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Health:
-    """Measures on a fixed probe of two views a sample.
+    """Measures on fixed samples of two views each.
 
     Attributes:
         std: mean standard deviation of unit embeddings over their dimensions.

@@ -14,12 +14,12 @@ from matssl.core.labels import IGNORE
 from matssl.data import cache, synthetic
 from matssl.data.datasets import Guides, ViewLoader, guide_boxes
 from matssl.data.preprocess import Preprocess
-from matssl.data.views import ViewRecipe
+from matssl.data.views import ViewAugmentation
 
 PLAIN = {"brightness": 0.0, "contrast": 0.0, "gamma": 0.0, "blur_p": 0.0, "noise_p": 0.0}
 
 
-def _loader(tmp_path: Path, recipe: ViewRecipe, **options: object) -> ViewLoader:
+def _loader(tmp_path: Path, augmentation: ViewAugmentation, **options: object) -> ViewLoader:
     synthetic.write_pool(tmp_path / "pool", n=6, size=96, seed=0)
     paths = sorted((tmp_path / "pool").iterdir())
     pool = cache.build(paths, Preprocess(window="dtype"), cache_dir=None, quiet=True)
@@ -27,12 +27,14 @@ def _loader(tmp_path: Path, recipe: ViewRecipe, **options: object) -> ViewLoader
     classes = np.kron(np.array([[0, 1], [2, 3]], np.uint8), np.ones((60, 50), np.uint8))
     guides = Guides((classes * 60 + 20,), (classes,), (7,))
     lots = np.arange(len(pool), dtype=np.int64)
-    return ViewLoader(pool, [recipe, recipe], 4, 48, 0, guides=guides, lots=lots, **options)  # type: ignore[arg-type]
+    return ViewLoader(
+        pool, [augmentation, augmentation], 4, 48, 0, guides=guides, lots=lots, **options
+    )  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("d4", ["full", "none"])
 def test_labels_are_those_of_the_pixels_of_the_first_view(tmp_path: Path, d4: str) -> None:
-    loader = _loader(tmp_path, ViewRecipe(size=32, d4=d4, **PLAIN))  # type: ignore[arg-type]
+    loader = _loader(tmp_path, ViewAugmentation(size=32, d4=d4, **PLAIN))  # type: ignore[arg-type]
     seen = set()
     for epoch in range(6):
         for batch in loader.epoch(epoch):
@@ -76,10 +78,10 @@ def test_labelled_tiles_show_several_classes_and_every_class_as_often() -> None:
 
 
 def test_one_process_in_two_has_the_labelled_sample(tmp_path: Path) -> None:
-    recipe = ViewRecipe(size=32)
-    whole = next(iter(_loader(tmp_path, recipe).epoch(2)))
+    augmentation = ViewAugmentation(size=32)
+    whole = next(iter(_loader(tmp_path, augmentation).epoch(2)))
     for rank in range(2):
-        half = next(iter(_loader(tmp_path, recipe, rank=rank, world_size=2).epoch(2)))
+        half = next(iter(_loader(tmp_path, augmentation, rank=rank, world_size=2).epoch(2)))
         assert torch.equal(half.views[0], whole.views[0][rank::2])
         assert half.labels is not None and whole.labels is not None
         assert torch.equal(half.labels, whole.labels[rank::2])
@@ -95,7 +97,7 @@ def test_a_gray_labelled_image_goes_with_a_pool_in_colour_and_not_the_other_way(
     record = Preprocess(window="dtype", channels=3, color="rgb", mean=(0.5,) * 3, std=(0.25,) * 3)
     pool = cache.build(sorted(tmp_path.glob("tinted*")), record, cache_dir=None, quiet=True)
     mask = np.zeros_like(gray)
-    plain = ViewRecipe(size=32, d4="none", **PLAIN)  # type: ignore[arg-type]
+    plain = ViewAugmentation(size=32, d4="none", **PLAIN)  # type: ignore[arg-type]
     loader = ViewLoader(pool, [plain] * 2, 4, 48, 0, guides=Guides((gray,), (mask,), (-1,)))
     view = next(iter(loader.epoch(0))).views[0][0]
     assert view.shape[0] == 3 and torch.equal(view[0], view[1]) and torch.equal(view[0], view[2])
@@ -106,7 +108,7 @@ def test_a_gray_labelled_image_goes_with_a_pool_in_colour_and_not_the_other_way(
 
 
 def test_without_labelled_images_nothing_changes(tmp_path: Path) -> None:
-    loader = _loader(tmp_path, ViewRecipe(size=32))
+    loader = _loader(tmp_path, ViewAugmentation(size=32))
     guided = next(iter(loader.epoch(0)))
     loader.guides = None
     plain = next(iter(loader.epoch(0)))

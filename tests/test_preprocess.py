@@ -10,7 +10,7 @@ import tifffile
 
 from matssl.core.errors import UserError
 from matssl.data import crops, preprocess, synthetic
-from matssl.data.crops import CropLoader, CropRecipe
+from matssl.data.crops import CropAugmentation, CropLoader
 from matssl.data.layouts import Pair
 from matssl.data.masks import ClassTable, MaskClass
 from matssl.data.preprocess import Preprocess
@@ -118,7 +118,7 @@ def test_training_path_and_prediction_path_give_equal_tensors(tmp_path: Path) ->
     pair = Pair(tmp_path / "i.tif", tmp_path / "m.tif", "g", "train")
     data = crops.load([pair], Preprocess(), ClassTable("index", classes))
     record = preprocess.measure(Preprocess(), data.planes)
-    plain = CropRecipe(size=96, rare_p=0, d4="none")
+    plain = CropAugmentation(size=96, rare_p=0, d4="none")
     trained = CropLoader(data, record, 3, plain, 1, seed=0).batch(0)[0][0].numpy()
     predicted = record.tensor(record.plane(record.read(tmp_path / "i.tif")))
     assert np.array_equal(trained, predicted)

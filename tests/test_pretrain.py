@@ -55,7 +55,7 @@ class Killed(BaseException):
 def _quick_looks() -> Iterator[None]:
     """Looking after the health of these runs takes longer than their steps."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(watch, "PROBE_SAMPLES", 16)
+        patch.setattr(watch, "WATCHED_SAMPLES", 16)
         yield
 
 
@@ -271,7 +271,7 @@ def test_the_features_that_are_judged_are_those_of_unmasked_views(
     assert _main(*_argv(pool_folder, tmp_path, "x", *more)) == 0
     row = _rows(tmp_path / "ssl" / "x" / "log.csv")[-1]
     tiles = sum(1 for _ in _rows(tmp_path / "ssl" / "x" / "data.csv")) * 4
-    assert int(row["feature_dimensions"]) == 2 * min(tiles, watch.PROBE_SAMPLES)
+    assert int(row["feature_dimensions"]) == 2 * min(tiles, watch.WATCHED_SAMPLES)
 
 
 def test_a_labelled_image_may_be_of_no_production_batch_but_not_the_whole_pool(
@@ -476,7 +476,7 @@ def test_weights_that_are_not_finite_are_never_saved(
     more = ["--steps", 4, "--checkpoint_every", 1, "--optimizer", "sgd", "--clip", 0]
     more += ["--weight_decay", 1000, "--quiet"]
     # The first loss is finite, but a step of this length leaves the range of float32.
-    monkeypatch.setattr(optim, "learning_rate", lambda *args: 3e38)
+    monkeypatch.setattr(optim, "learning_rate", lambda *plan: 3e38)
     assert _main(*_argv(pool_folder, tmp_path, "x", *more)) == 2
     assert "the weights are not finite after step 1" in capsys.readouterr().err
     payload = checkpoint.load(tmp_path / "ssl" / "x" / "last.ckpt")

@@ -135,7 +135,7 @@ def test_a_run_keeps_the_encoder_that_scores_best_and_resumes_with_it(
     whole = tmp_path / "ssl" / "whole"
     scores = [float(row["probe_miou"]) for row in _rows(whole / "probe.csv")]
     # The next command takes the better of the two encoders.
-    last = int(np.argmax(scores)) == len(scores) - 1
+    last = int(np.argmax(scores)) in (0, len(scores) - 1)
     better = whole / ("encoder.safetensors" if last else "encoder_best.safetensors")
     page = (whole / "report.html").read_text(encoding="utf-8")
     assert "best by the probe: " in said and f"--ssl_weights_path {better}" in page

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from matssl.core import flags, parsing
+from matssl.core import flags
 from matssl.methods import METHODS, recipes, settings_class
 from matssl.methods.settings import GuidedSettings
 from matssl.stages.finetune import settings as finetune
@@ -199,7 +199,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
 
 
 def _parse(*argv: str) -> dict[str, Any]:
-    model = parsing.peek(argv, "model") or "matssl"
+    model = flags.peek(argv, "model") or "matssl"
     guided = issubclass(settings_class(model), GuidedSettings)
     argv = ("--labeled_path", "x", *argv) if guided else argv
     resolved = settings.resolve(["--data_path", "x", *argv])

@@ -26,7 +26,7 @@ from matssl.data import cache, crops, layouts, masks, readers, synthetic
 from matssl.data.datasets import ViewLoader
 from matssl.data.layouts import Pair
 from matssl.data.preprocess import Preprocess
-from matssl.data.views import ViewRecipe
+from matssl.data.views import ViewAugmentation
 from matssl.models.segmentation import build_model
 from matssl.stages import published
 from matssl.stages.evaluate import predict as evaluate
@@ -251,9 +251,9 @@ def test_flags_of_augmentation_reach_the_crops() -> None:
     chosen = FinetuneSettings(
         finetune_dataset="x", crop_size=64, scale_jitter=0.7, rare_class_p=0.8, **values
     )
-    expected = crops.CropRecipe(size=64, scale=0.7, rare_p=0.8, **values)
-    assert tuning.crop_recipe(chosen) == expected
-    ours = tuning.crop_recipe(tuning_settings.resolve(["--finetune_dataset", "x"]))
+    expected = crops.CropAugmentation(size=64, scale=0.7, rare_p=0.8, **values)
+    assert tuning.crop_augmentation(chosen) == expected
+    ours = tuning.crop_augmentation(tuning_settings.resolve(["--finetune_dataset", "x"]))
     assert ours.d4 == "full" and ours.contrast > 0 and ours.gamma > 0
 
 
@@ -262,8 +262,8 @@ def test_whole_images_come_once_an_epoch(synthetic_folder: Path) -> None:
     assert found.table is not None
     record = Preprocess()
     data = crops.load(found.split("train"), record, found.table)
-    recipe = crops.CropRecipe(size=96, rare_p=0.0)
-    loader = crops.CropLoader(data, record, 2, recipe, 2, seed=0)
+    augmentation = crops.CropAugmentation(size=96, rare_p=0.0)
+    loader = crops.CropLoader(data, record, 2, augmentation, 2, seed=0)
     seen: list[int] = []
     original = loader._image
 
@@ -284,7 +284,7 @@ def test_five_images_fill_batches_of_six(tmp_path: Path) -> None:
     assert found.table is not None
     data = crops.load(found.split("train"), Preprocess(), found.table)
     assert len(data.planes) == 5
-    loader = crops.CropLoader(data, Preprocess(), 2, crops.CropRecipe(size=32), 6, seed=0)
+    loader = crops.CropLoader(data, Preprocess(), 2, crops.CropAugmentation(size=32), 6, seed=0)
     batches = list(loader.batches(0, 3))
     assert [len(masks) for _, masks in batches] == [6, 6, 6]
 
@@ -514,7 +514,7 @@ def test_batches_for_a_gpu_are_made_in_pinned_memory(
 
     monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
     for wanted in (False, True):
-        loader = ViewLoader(pool, [ViewRecipe(size=32)] * 2, 4, 48, 7, pin=wanted)
+        loader = ViewLoader(pool, [ViewAugmentation(size=32)] * 2, 4, 48, 7, pin=wanted)
         batch = next(iter(loader.epoch(0)))
         assert len(pinned) == (5 if wanted else 0)
     # The views travel as bytes; they are what there is most of.

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
-from matssl.core import checkpoint, flags, parsing
+from matssl.core import checkpoint, flags
 from matssl.core.errors import guard
 from matssl.methods import METHODS, settings_class
 from matssl.methods.settings import GuidedSettings
@@ -129,7 +129,7 @@ def test_masks_stay_out_of_the_pool_and_test_folders_are_named(
 
 
 def _parse(*argv: str) -> SimpleNamespace:
-    model = parsing.peek(argv, "model") or "matssl"
+    model = flags.peek(argv, "model") or "matssl"
     guided = issubclass(settings_class(model), GuidedSettings)
     argv = ("--labeled_path", "x", *argv) if guided else argv
     resolved = settings.resolve(["--data_path", "x", *argv])

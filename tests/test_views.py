@@ -13,14 +13,14 @@ import torch
 from matssl.core import geometry
 from matssl.core.errors import UserError
 from matssl.data import cache, crops, readers, views
-from matssl.data.crops import CropLoader, CropRecipe, Labelled
+from matssl.data.crops import CropAugmentation, CropLoader, Labelled
 from matssl.data.datasets import ViewLoader, tile_boxes
 from matssl.data.layouts import Pair
 from matssl.data.preprocess import Preprocess
-from matssl.data.views import ViewRecipe
+from matssl.data.views import ViewAugmentation
 from matssl.models.encoders import build_encoder, pyramid
 
-GEOMETRY_ONLY = ViewRecipe(size=64, scale=(0.2, 1.0), photometry_p=0, blur_p=0, noise_p=0)
+GEOMETRY_ONLY = ViewAugmentation(size=64, scale=(0.2, 1.0), photometry_p=0, blur_p=0, noise_p=0)
 
 
 def _coordinates(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
@@ -30,15 +30,17 @@ def _coordinates(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
     return (x * scale).astype(np.uint8), (y * scale).astype(np.uint8)
 
 
-def _draw(recipe: ViewRecipe, count: int, shape: tuple[int, int], view: int = 0) -> views.Draws:
+def _draw(
+    augmentation: ViewAugmentation, count: int, shape: tuple[int, int], view: int = 0
+) -> views.Draws:
     tiles = np.tile([0, 0, *shape], (count, 1))
-    return views.draw(recipe, tiles, 3, 1, np.arange(count), view)
+    return views.draw(augmentation, tiles, 3, 1, np.arange(count), view)
 
 
-def _rendered(recipe: ViewRecipe, draws: views.Draws, plane: np.ndarray) -> np.ndarray:
+def _rendered(augmentation: ViewAugmentation, draws: views.Draws, plane: np.ndarray) -> np.ndarray:
     count = len(draws.flips)
-    out = np.empty((count, 1, recipe.size, recipe.size), np.uint8)
-    views.render(recipe, draws, [plane] * count, out)
+    out = np.empty((count, 1, augmentation.size, augmentation.size), np.uint8)
+    views.render(augmentation, draws, [plane] * count, out)
     return out[:, 0]
 
 
@@ -47,9 +49,9 @@ def _rendered(recipe: ViewRecipe, draws: views.Draws, plane: np.ndarray) -> np.n
 def test_the_coordinate_image_arrives_where_the_map_says(size: int) -> None:
     height, width = 125, 100
     planes = _coordinates(height, width)
-    recipe = replace(GEOMETRY_ONLY, size=size)
-    draws = _draw(recipe, 32, (height, width))
-    seen = [_rendered(recipe, draws, plane).astype(float) for plane in planes]
+    augmentation = replace(GEOMETRY_ONLY, size=size)
+    draws = _draw(augmentation, 32, (height, width))
+    seen = [_rendered(augmentation, draws, plane).astype(float) for plane in planes]
     maps = draws.maps(size)
     centres = geometry.cell_centres(size, size)
     # All eight elements of D4 are among the views.
@@ -67,11 +69,11 @@ def test_the_coordinate_image_arrives_where_the_map_says(size: int) -> None:
 
 def test_orientation_is_the_same_for_one_plane_and_for_colour() -> None:
     plane = np.random.default_rng(0).integers(0, 256, (32, 32)).astype(np.uint8)
-    recipe = replace(GEOMETRY_ONLY, size=32, scale=(1.0, 1.0), ratio=(1.0, 1.0))
-    draws = _draw(recipe, 64, (32, 32))
-    gray = _rendered(recipe, draws, plane)
+    augmentation = replace(GEOMETRY_ONLY, size=32, scale=(1.0, 1.0), ratio=(1.0, 1.0))
+    draws = _draw(augmentation, 64, (32, 32))
+    gray = _rendered(augmentation, draws, plane)
     colour = np.empty((64, 3, 32, 32), np.uint8)
-    views.render(recipe, draws, [np.repeat(plane[..., None], 3, axis=2)] * 64, colour)
+    views.render(augmentation, draws, [np.repeat(plane[..., None], 3, axis=2)] * 64, colour)
     assert np.array_equal(colour, np.repeat(gray[:, None], 3, axis=1))
     for i in range(64):
         flip, turns = bool(draws.flips[i]), int(draws.turns[i])
@@ -111,8 +113,8 @@ def test_masks_of_crops_follow_their_image() -> None:
     data = Labelled((plane,), (mask,), (Pair(Path("a"), None, "g", "train"),), ((8, None),))
     record = Preprocess(mean=(0.0,), std=(1.0,))
     for scale in (0.0, 0.4):
-        recipe = CropRecipe(size=64, rare_p=0.5, scale=scale)
-        loader = CropLoader(data, record, 126, recipe, 8, seed=0)
+        augmentation = CropAugmentation(size=64, rare_p=0.5, scale=scale)
+        loader = CropLoader(data, record, 126, augmentation, 8, seed=0)
         for step in range(3):
             images, masks = loader.batch(step)
             difference = images[:, 0] * 255 / 2 - masks.float()
@@ -121,8 +123,8 @@ def test_masks_of_crops_follow_their_image() -> None:
 
 def test_a_view_depends_on_its_own_numbers_only() -> None:
     tiles = np.tile([0, 0, 90, 80], (6, 1))
-    whole = views.draw(ViewRecipe(), tiles, 5, 2, np.arange(6), 1)
-    part = views.draw(ViewRecipe(), tiles[3:4], 5, 2, np.array([3]), 1)
+    whole = views.draw(ViewAugmentation(), tiles, 5, 2, np.arange(6), 1)
+    part = views.draw(ViewAugmentation(), tiles[3:4], 5, 2, np.array([3]), 1)
     for name in ("boxes", "flips", "turns", "gains", "sigmas", "noise", "offsets"):
         assert np.array_equal(getattr(whole, name)[3:4], getattr(part, name))
 
@@ -132,14 +134,14 @@ def test_a_view_depends_on_its_own_numbers_only() -> None:
     [("full", 8), ("flips", 4), ("hflip", 2), ("none", 1)],
 )
 def test_orientations_are_those_asked_for(d4: str, elements: int) -> None:
-    draws = _draw(ViewRecipe(d4=d4), 200, (90, 80))
+    draws = _draw(ViewAugmentation(d4=d4), 200, (90, 80))
     found = {(bool(f), int(t)) for f, t in zip(draws.flips, draws.turns, strict=True)}
     assert len(found) == elements
 
 
 def test_crops_stay_inside_their_tile() -> None:
     tiles = np.tile([30, 40, 50, 60], (300, 1))
-    boxes = views.draw(ViewRecipe(scale=(0.05, 1.0)), tiles, 0, 0, np.arange(300), 0).boxes
+    boxes = views.draw(ViewAugmentation(scale=(0.05, 1.0)), tiles, 0, 0, np.arange(300), 0).boxes
     assert boxes[:, :2].min(0).tolist() >= [30, 40]
     assert (boxes[:, 0] + boxes[:, 2]).max() <= 80
     assert (boxes[:, 1] + boxes[:, 3]).max() <= 100
@@ -149,9 +151,13 @@ def test_crops_stay_inside_their_tile() -> None:
 
 def test_sides_of_a_crop_are_drawn_apart_whatever_the_tiles_shape() -> None:
     tiles = np.tile([30, 40, 500, 200], (400, 1))
-    whole = views.draw(ViewRecipe(size=300, sides=(1, 1)), tiles, 0, 0, np.arange(400), 0).boxes
+    whole = views.draw(
+        ViewAugmentation(size=300, sides=(1, 1)), tiles, 0, 0, np.arange(400), 0
+    ).boxes
     assert (whole == tiles).all()
-    boxes = views.draw(ViewRecipe(size=300, sides=(0.8, 1)), tiles, 0, 0, np.arange(400), 0).boxes
+    boxes = views.draw(
+        ViewAugmentation(size=300, sides=(0.8, 1)), tiles, 0, 0, np.arange(400), 0
+    ).boxes
     shares = boxes[:, 2:] / [500, 200]
     assert shares.min() >= 0.8 and (shares.min(0) < 0.81).all() and (shares.max(0) > 0.99).all()
     assert abs(np.corrcoef(shares.T)[0, 1]) < 0.15
@@ -174,22 +180,27 @@ def test_each_change_of_grey_levels_acts(change: dict[str, float]) -> None:
     still = {"brightness": 0.0, "contrast": 0.0, "gamma": 0.0, "photometry_p": 0.0}
     still |= {"blur_p": 0.0, "noise_p": 0.0}
     plane = np.random.default_rng(0).integers(60, 200, (90, 90)).astype(np.uint8)
-    plain, changed = ViewRecipe(size=64, **still), ViewRecipe(size=64, **{**still, **change})
+    plain, changed = (
+        ViewAugmentation(size=64, **still),
+        ViewAugmentation(size=64, **{**still, **change}),
+    )
     first = _rendered(plain, _draw(plain, 4, (90, 90)), plane)
     second = _rendered(changed, _draw(changed, 4, (90, 90)), plane)
     assert not np.array_equal(first, second)
 
 
 def test_blur_is_the_gaussian_of_its_sigma_and_noise_has_its_standard_deviation() -> None:
-    recipe = ViewRecipe(size=96, scale=(1.0, 1.0), ratio=(1.0, 1.0), d4="none", photometry_p=0)
+    augmentation = ViewAugmentation(
+        size=96, scale=(1.0, 1.0), ratio=(1.0, 1.0), d4="none", photometry_p=0
+    )
     plane = np.random.default_rng(0).integers(0, 256, (96, 96)).astype(np.uint8)
-    blurred = replace(recipe, blur_p=1.0, noise_p=0.0)
+    blurred = replace(augmentation, blur_p=1.0, noise_p=0.0)
     draws = _draw(blurred, 8, (96, 96))
     for seen, sigma in zip(_rendered(blurred, draws, plane), draws.sigmas, strict=True):
         # The exact one reaches further; ours is cut at two sigma, where 5 % of the weight are left.
         exact = cv2.GaussianBlur(plane.astype(np.float64), (15, 15), sigma)
         assert np.abs(seen - exact).mean() < 1.5
-    noisy = replace(recipe, blur_p=0.0, noise_p=1.0, noise_sigma=0.05)
+    noisy = replace(augmentation, blur_p=0.0, noise_p=1.0, noise_sigma=0.05)
     draws = _draw(noisy, 8, (96, 96))
     flat = np.full((96, 96), 128, np.uint8)
     for seen, sigma in zip(_rendered(noisy, draws, flat), draws.noise, strict=True):
@@ -199,9 +210,9 @@ def test_blur_is_the_gaussian_of_its_sigma_and_noise_has_its_standard_deviation(
 
 
 def test_noise_reaches_views_that_are_larger_than_the_usual_sample() -> None:
-    recipe = ViewRecipe(size=1100, noise_p=1.0)
-    draws = _draw(recipe, 1, (90, 80))
-    assert _rendered(recipe, draws, np.full((90, 80), 128, np.uint8)).shape == (1, 1100, 1100)
+    augmentation = ViewAugmentation(size=1100, noise_p=1.0)
+    draws = _draw(augmentation, 1, (90, 80))
+    assert _rendered(augmentation, draws, np.full((90, 80), 128, np.uint8)).shape == (1, 1100, 1100)
 
 
 @pytest.mark.parametrize("side", [140, 200, 270, 350, 450, 600])
@@ -227,7 +238,7 @@ def pool(pool_folder: Path) -> cache.Pool:
 
 def _loader(pool: cache.Pool, **options: int) -> ViewLoader:
     values = {"batch_size": 4, "tile_size": 48, "seed": 7, **options}
-    return ViewLoader(pool, [ViewRecipe(size=32)] * 2, **values)  # type: ignore[arg-type]
+    return ViewLoader(pool, [ViewAugmentation(size=32)] * 2, **values)  # type: ignore[arg-type]
 
 
 def test_any_number_of_threads_gives_the_same_bits(pool: cache.Pool) -> None:
@@ -296,34 +307,35 @@ def test_rare_classes_are_in_the_batches() -> None:
     mask = np.zeros((400, 400), np.uint8)
     mask[200:203, 200:203] = 1
     mask[10:14, 380:384] = 2
-    recipe = CropRecipe(size=32, rare_p=0.75)
-    loader = CropLoader(_labelled(mask), Preprocess(), 3, recipe, 4, seed=0)
+    augmentation = CropAugmentation(size=32, rare_p=0.75)
+    loader = CropLoader(_labelled(mask), Preprocess(), 3, augmentation, 4, seed=0)
     for step in range(20):
         assert set(np.unique(loader.batch(step)[1].numpy())) == {0, 1, 2}
     without = CropLoader(
-        _labelled(mask), Preprocess(), 3, CropRecipe(size=32, rare_p=0.0), 4, seed=0
+        _labelled(mask), Preprocess(), 3, CropAugmentation(size=32, rare_p=0.0), 4, seed=0
     )
     assert sum(int((without.batch(step)[1] == 1).any()) for step in range(20)) < 10
 
 
 def test_crops_are_a_function_of_seed_and_step() -> None:
     data = _labelled(np.arange(6400).reshape(80, 80).astype(np.uint8) % 3)
-    recipe = CropRecipe(size=32, brightness=0.1, gamma=0.2, noise_p=0.5, blur_p=0.5)
-    one = CropLoader(data, Preprocess(), 3, recipe, 4, seed=0)
-    threads = CropLoader(data, Preprocess(), 3, recipe, 4, seed=0, threads=3)
+    augmentation = CropAugmentation(size=32, brightness=0.1, gamma=0.2, noise_p=0.5, blur_p=0.5)
+    one = CropLoader(data, Preprocess(), 3, augmentation, 4, seed=0)
+    threads = CropLoader(data, Preprocess(), 3, augmentation, 4, seed=0, threads=3)
     halves = [
-        CropLoader(data, Preprocess(), 3, recipe, 4, seed=0, rank=r, world_size=2) for r in (0, 1)
+        CropLoader(data, Preprocess(), 3, augmentation, 4, seed=0, rank=r, world_size=2)
+        for r in (0, 1)
     ]
     for step, (images, masks) in enumerate(threads.batches(0, 5)):
         assert torch.equal(images, one.batch(step)[0]) and torch.equal(masks, one.batch(step)[1])
         assert torch.equal(images, torch.cat([half.batch(step)[0] for half in halves]))
-    other = CropLoader(data, Preprocess(), 3, recipe, 4, seed=1)
+    other = CropLoader(data, Preprocess(), 3, augmentation, 4, seed=1)
     assert not torch.equal(one.batch(0)[0], other.batch(0)[0])
 
 
 def test_images_smaller_than_a_crop_are_mirrored_and_the_rest_is_unlabelled() -> None:
     data = _labelled(np.ones((20, 90), np.uint8))
-    images, masks = CropLoader(data, Preprocess(), 2, CropRecipe(size=64), 2, seed=0).batch(0)
+    images, masks = CropLoader(data, Preprocess(), 2, CropAugmentation(size=64), 2, seed=0).batch(0)
     assert images.shape == (2, 1, 64, 64)
     assert set(np.unique(masks.numpy())) == {1, 255}
     assert (masks == 1).sum() == 2 * 20 * 64
@@ -342,12 +354,16 @@ def test_images_smaller_than_a_crop_are_mirrored_and_the_rest_is_unlabelled() ->
 )
 def test_each_change_of_a_crop_acts_and_keeps_its_shape(change: dict[str, float]) -> None:
     plane = np.random.default_rng(0).random((32, 32)).astype(np.float32)
-    result = crops.photometry(plane, CropRecipe(**change), np.random.default_rng(1))
+    result = crops.photometry(plane, CropAugmentation(**change), np.random.default_rng(1))
     assert result.shape == plane.shape and result.dtype == np.float32
     assert not np.allclose(result, plane)
-    assert np.array_equal(crops.photometry(plane, CropRecipe(), np.random.default_rng(1)), plane)
+    assert np.array_equal(
+        crops.photometry(plane, CropAugmentation(), np.random.default_rng(1)), plane
+    )
 
 
 def test_all_ignored_masks_are_refused() -> None:
     with pytest.raises(UserError, match="to be ignored"):
-        CropLoader(_labelled(np.full((40, 40), 255, np.uint8)), Preprocess(), 2, CropRecipe(), 2, 0)
+        CropLoader(
+            _labelled(np.full((40, 40), 255, np.uint8)), Preprocess(), 2, CropAugmentation(), 2, 0
+        )

@@ -9,14 +9,19 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import field
 from typing import Any, NamedTuple, TypeVar
 
+from matssl.core.errors import UserError
+
 Section = TypeVar("Section")
 # Bounds where a field names none: what a 32-bit integer holds, and what float32 carries with room.
 LARGEST_INT, LARGEST_FLOAT = 2**31 - 1, 1e12
+# Ends of the names of files of settings.
+FILES = (".yaml", ".yml", ".json")
 _WORDS: dict[str, type] = {kind.__name__: kind for kind in (str, int, float, bool)}
 
 
@@ -224,3 +229,56 @@ def regex_problem(name: str, expression: str, what: str = "") -> str:
     if groups or not what:
         return ""
     return f"--{name} {expression!r} has no group: put what {what} into ( )"
+
+
+def peek(argv: Sequence[str], name: str) -> str | None:
+    """Return what a flag is given on a command line, None without it; nothing is checked."""
+    found = None
+    for place, word in enumerate(argv):
+        if word.startswith(f"--{name}="):
+            found = word.partition("=")[2]
+        elif word == f"--{name}" and place + 1 < len(argv):
+            found = argv[place + 1]
+    return found
+
+
+def find_recipe(folder: str, name: str, owner: str) -> str:
+    """Return the file of a recipe in a folder; the path of a file is taken as it is.
+
+    Raises:
+        UserError: there is none; the sentence lists those there are.
+    """
+    if name.endswith(FILES):
+        return name
+    path = os.path.join(folder, f"{name}.yaml")
+    if not os.path.isfile(path) or os.path.basename(name) != name:
+        names = sorted(f.removesuffix(".yaml") for f in os.listdir(folder) if f.endswith(".yaml"))
+        raise UserError(f"no recipe {name!r} for {owner}; there are: {', '.join(names)}")
+    return path
+
+
+def judge(
+    flag: Known, value: object, choices: Sequence[str | int] | None, wrong: list[Problem]
+) -> None:
+    """Note what is wrong with a typed value: its choices, its range, its form."""
+    if value == flag.default:
+        return
+    allowed = tuple(choices or flag.flag.choices)
+    for part in value if isinstance(value, tuple) else (value,):
+        told = "" if part is None else _told(flag, part, allowed)
+        if told:
+            wrong.append(Problem(told, (flag.name,)))
+
+
+def _told(flag: Known, value: object, allowed: Sequence[str | int]) -> str:
+    """Return what is wrong with one value, "" where nothing is."""
+    if allowed:
+        if str(value) in map(str, allowed):
+            return ""
+        return f"{flag.word} must be one of {', '.join(map(str, allowed))}, not {value}"
+    if flag.kind in (int, float) and isinstance(value, (int, float)):
+        told = (flag.flag.range or Range()).problem(value)
+        return told and f"{flag.word} {told}"
+    if value == "" and not flag.flag.required:
+        return f"{flag.word} is empty"
+    return flag.flag.check(str(value)) if flag.flag.check is not None else ""

@@ -5,31 +5,26 @@ All mistakes of a command line are told at once.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from matssl.core.errors import UserError
-from matssl.core.flags import Command, Known, Parsed, Problem, Range, Section, declared
+from matssl.core.flags import (
+    Command,
+    Known,
+    Parsed,
+    Problem,
+    Section,
+    declared,
+    find_recipe,
+    judge,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-# Ends of the names of files of settings.
-FILES = (".yaml", ".yml", ".json")
 _KINDS: dict[type, str] = {int: "a whole number", float: "a number", bool: "true or false"}
 _KINDS[str] = "text"
-
-
-def peek(argv: Sequence[str], name: str) -> str | None:
-    """Return what a flag is given on a command line, None without it; nothing is checked."""
-    found = None
-    for place, word in enumerate(argv):
-        if word.startswith(f"--{name}="):
-            found = word.partition("=")[2]
-        elif word == f"--{name}" and place + 1 < len(argv):
-            found = argv[place + 1]
-    return found
 
 
 def parse_one(
@@ -94,7 +89,12 @@ def parse(
     typed = {name: _typed(known[name], value, wrong) for name, value in values.items()}
     for name, value in typed.items():
         judge(known[name], value, command.choices.get(name), wrong)
-    missing = [name for name, k in known.items() if k.flag.required and not typed.get(name)]
+    told_of = {name for problem in wrong for name in problem.about}
+    missing = [
+        name
+        for name, k in known.items()
+        if k.flag.required and not typed.get(name) and name not in told_of
+    ]
     if missing:
         told = f"missing {', '.join(known[name].word for name in missing)}"
         wrong.append(Problem(told, tuple(missing)))
@@ -168,7 +168,8 @@ def _place(
 def _near(word: str, known: Iterable[str]) -> str:
     import difflib
 
-    close = difflib.get_close_matches(word, list(known), n=1)
+    # Flags of another command are not to be taken for the nearest of this one.
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.7)
     return f"; did you mean {close[0]}?" if close else ""
 
 
@@ -191,21 +192,6 @@ def _recipe(
     except UserError as error:
         wrong.append(Problem(str(error), ("recipe",)))
         return {}
-
-
-def find_recipe(folder: str, name: str, owner: str) -> str:
-    """Return the file of a recipe in a folder; the path of a file is taken as it is.
-
-    Raises:
-        UserError: there is none; the sentence lists those there are.
-    """
-    if name.endswith(FILES):
-        return name
-    path = os.path.join(folder, f"{name}.yaml")
-    if not os.path.isfile(path) or os.path.basename(name) != name:
-        names = sorted(f.removesuffix(".yaml") for f in os.listdir(folder) if f.endswith(".yaml"))
-        raise UserError(f"no recipe {name!r} for {owner}; there are: {', '.join(names)}")
-    return path
 
 
 def _named(
@@ -279,33 +265,6 @@ def _whole(value: str | float) -> int:
     if number != int(number):
         raise ValueError
     return int(number)
-
-
-def judge(
-    flag: Known, value: object, choices: Sequence[str | int] | None, wrong: list[Problem]
-) -> None:
-    """Note what is wrong with a typed value: its choices, its range, its form."""
-    if value == flag.default:
-        return
-    allowed = tuple(choices or flag.flag.choices)
-    for part in value if isinstance(value, tuple) else (value,):
-        told = "" if part is None else _told(flag, part, allowed)
-        if told:
-            wrong.append(Problem(told, (flag.name,)))
-
-
-def _told(flag: Known, value: object, allowed: Sequence[str | int]) -> str:
-    """Return what is wrong with one value, "" where nothing is."""
-    if allowed:
-        if str(value) in map(str, allowed):
-            return ""
-        return f"{flag.word} must be one of {', '.join(map(str, allowed))}, not {value}"
-    if flag.kind in (int, float) and isinstance(value, (int, float)):
-        told = (flag.flag.range or Range()).problem(value)
-        return told and f"{flag.word} {told}"
-    if value == "" and not flag.flag.required:
-        return f"{flag.word} is empty"
-    return flag.flag.check(str(value)) if flag.flag.check is not None else ""
 
 
 def _read_file(path: str) -> dict[str, object]:

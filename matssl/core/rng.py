@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-VIEWS, ORDER, CROPS, NOISE, PROBE, GUIDES = range(6)
+VIEWS, ORDER, CROPS, NOISE, SUBSETS, GUIDES = range(6)
 
 _MASK = (1 << 64) - 1
 
@@ -25,7 +25,7 @@ def generator(
         epoch: epoch, or step where steps are the unit; non-negative.
         sample: index of the sample in the data set; non-negative.
         view: index of the view of that sample; non-negative.
-        stream: what the draw is for (VIEWS, ORDER, CROPS, NOISE, PROBE,
+        stream: what the draw is for (VIEWS, ORDER, CROPS, NOISE, SUBSETS,
             GUIDES), so that two uses of the
             same numbers stay independent.
     """

@@ -8,8 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
 from matssl.core.errors import UserError
-from matssl.core.flags import Command, Known, Problem
-from matssl.core.parsing import find_recipe, judge, peek
+from matssl.core.flags import Command, Known, Problem, find_recipe, judge, peek
 
 # Where the explanations begin.
 INDENT = 24

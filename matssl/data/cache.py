@@ -104,13 +104,17 @@ def build(
     Raises:
         UserError: unreadable files, nothing left, or a disk too small for the cache.
     """
-    recipe = {k: v for k, v in record.to_dict().items() if k not in ("mean", "std", "channels")}
+    preprocessing = {
+        k: v for k, v in record.to_dict().items() if k not in ("mean", "std", "channels")
+    }
     # Absent files are told here, before anything is written.
     keys = [_file_key(path) for path in paths]
-    whole = hashlib.sha256(json.dumps([VERSION, recipe, keys, group_regex]).encode()).hexdigest()
+    whole = hashlib.sha256(
+        json.dumps([VERSION, preprocessing, keys, group_regex]).encode()
+    ).hexdigest()
     if cache_dir is None:
         index, shapes = _scan(paths, record, workers, on_bad, quiet)
-        return Pool(_complete(index, shapes, recipe, group_regex), None, record)
+        return Pool(_complete(index, shapes, preprocessing, group_regex), None, record)
     data, table = cache_dir / f"pool-{whole[:20]}.u8", cache_dir / f"pool-{whole[:20]}.json"
     cached = _open(data, table, record)
     if cached is not None:
@@ -133,7 +137,7 @@ def build(
                 if approve is not None:
                     approve(shapes)
                 cache_dir.mkdir(parents=True, exist_ok=True)
-            complete = _complete(index, shapes, recipe, group_regex)
+            complete = _complete(index, shapes, preprocessing, group_regex)
             atomic_write_bytes(table, json.dumps(complete).encode())
         except OSError as error:
             raise UserError(
@@ -233,11 +237,11 @@ def _checked(pool: Pool, on_bad: str) -> Pool:
 def _complete(
     index: dict[str, Any],
     shapes: Sequence[tuple[int, ...]],
-    recipe: dict[str, Any],
+    preprocessing: dict[str, Any],
     group_regex: str | None,
 ) -> dict[str, Any]:
     sizes = [math.prod(shape) for shape in shapes]
-    content = json.dumps([recipe, shapes, index["digests"]])
+    content = json.dumps([preprocessing, shapes, index["digests"]])
     return {
         **index,
         "version": VERSION,

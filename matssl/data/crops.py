@@ -60,7 +60,7 @@ class Labelled:
 
 
 @dataclass(frozen=True)
-class CropRecipe:
+class CropAugmentation:
     """How training crops are drawn and changed.
 
     Attributes:
@@ -114,7 +114,7 @@ class CropLoader:
         data: Labelled,
         record: Preprocess,
         num_classes: int,
-        recipe: CropRecipe,
+        augmentation: CropAugmentation,
         batch_size: int,
         seed: int,
         threads: int = 0,
@@ -128,7 +128,7 @@ class CropLoader:
         """
         if batch_size % world_size:
             raise UserError(f"--batch_size {batch_size} cannot be shared by {world_size} processes")
-        self.data, self.record, self.recipe = data, record, recipe
+        self.data, self.record, self.augmentation = data, record, augmentation
         self.batch_size, self.seed, self.threads = batch_size, seed, threads
         self.rank, self.local = rank, batch_size // world_size
         self.places = [_places(mask, num_classes, i, seed) for i, mask in enumerate(data.masks)]
@@ -151,10 +151,10 @@ class CropLoader:
 
     def _crop(self, step: int, sample: int) -> tuple[Array, Array]:
         generator = rng.generator(self.seed, step, sample, stream=rng.CROPS)
-        recipe = self.recipe
-        centred = round(recipe.rare_p * self.batch_size)
-        scale = float(np.exp(recipe.scale * generator.uniform(-1, 1)))
-        side = max(16, round(recipe.size * scale))
+        augmentation = self.augmentation
+        centred = round(augmentation.rare_p * self.batch_size)
+        scale = float(np.exp(augmentation.scale * generator.uniform(-1, 1)))
+        side = max(16, round(augmentation.size * scale))
         if sample < centred:
             # The slots of successive steps walk through the classes, so none waits for luck.
             chosen = int(self.present[(step * centred + sample) % len(self.present)])
@@ -171,28 +171,30 @@ class CropLoader:
             top = int(generator.integers(max(1, height - side + 1)))
             left = int(generator.integers(max(1, width - side + 1)))
         plane, mask = _cut(self.data.planes[image], self.data.masks[image], top, left, side)
-        if side != recipe.size:
-            shape = (recipe.size, recipe.size)
-            kind = cv2.INTER_AREA if side > recipe.size else cv2.INTER_LINEAR
+        if side != augmentation.size:
+            shape = (augmentation.size, augmentation.size)
+            kind = cv2.INTER_AREA if side > augmentation.size else cv2.INTER_LINEAR
             plane = cv2.resize(plane, shape, interpolation=kind)
             mask = cv2.resize(mask, shape, interpolation=cv2.INTER_NEAREST_EXACT)
-        plane = photometry(plane, recipe, generator)
-        flip = recipe.d4 != "none" and bool(generator.integers(2))
+        plane = photometry(plane, augmentation, generator)
+        flip = augmentation.d4 != "none" and bool(generator.integers(2))
         turns = {"full": int(generator.integers(4)), "flips": 2 * int(generator.integers(2))}
-        element = (flip, turns.get(recipe.d4, 0))
+        element = (flip, turns.get(augmentation.d4, 0))
         plane, mask = apply_d4(plane, *element), apply_d4(mask, *element)
         return self.record.tensor(np.ascontiguousarray(plane)), np.ascontiguousarray(mask)
 
     def _image(self, step: int, sample: int, generator: np.random.Generator) -> int:
         count = len(self.data.planes)
-        if self.recipe.rare_p > 0:
+        if self.augmentation.rare_p > 0:
             return int(generator.integers(count))
         # Without crops that follow the classes, each image comes once an epoch.
         epoch, place = divmod(step * self.batch_size + sample, count)
         return int(rng.epoch_order(self.seed, epoch, count)[place])
 
 
-def photometry(plane: Array, recipe: CropRecipe, generator: np.random.Generator) -> Array:
+def photometry(
+    plane: Array, augmentation: CropAugmentation, generator: np.random.Generator
+) -> Array:
     """Return the crop with changed grey levels, blur and noise; float32, same shape.
 
     The changes act about the crop's own range and mean, so that their strength does not depend on
@@ -200,24 +202,24 @@ def photometry(plane: Array, recipe: CropRecipe, generator: np.random.Generator)
     """
     u = generator.uniform(-1, 1, size=8)
     result = plane.astype(np.float32)
-    if recipe.gamma > 0:
+    if augmentation.gamma > 0:
         low, high = float(result.min()), float(result.max())
         span = max(high - low, 1e-6)
-        result = ((result - low) / span) ** float(np.exp(recipe.gamma * u[0])) * span + low
-    if recipe.contrast > 0:
+        result = ((result - low) / span) ** float(np.exp(augmentation.gamma * u[0])) * span + low
+    if augmentation.contrast > 0:
         centre = float(result.mean())
-        result = (result - centre) * float(np.exp(recipe.contrast * u[1])) + centre
-    if recipe.brightness > 0:
-        result = result + float(recipe.brightness * u[2])
-    if recipe.illumination > 0:
-        angle, slope = np.pi * u[3], recipe.illumination * abs(u[4])
+        result = (result - centre) * float(np.exp(augmentation.contrast * u[1])) + centre
+    if augmentation.brightness > 0:
+        result = result + float(augmentation.brightness * u[2])
+    if augmentation.illumination > 0:
+        angle, slope = np.pi * u[3], augmentation.illumination * abs(u[4])
         y = np.linspace(-0.5, 0.5, result.shape[0], dtype=np.float32)[:, None]
         x = np.linspace(-0.5, 0.5, result.shape[1], dtype=np.float32)[None]
         light = float(slope * np.sin(angle)) * y + float(slope * np.cos(angle)) * x
         result = result + (light if result.ndim == 2 else light[..., None])
-    if abs(u[5]) < recipe.blur_p:
+    if abs(u[5]) < augmentation.blur_p:
         result = cv2.GaussianBlur(result, (0, 0), 0.3 + 1.2 * float(generator.random()))
-    if abs(u[6]) < recipe.noise_p:
+    if abs(u[6]) < augmentation.noise_p:
         noise = generator.standard_normal(result.shape[:2], dtype=np.float32)
         noise *= np.float32(0.03 * abs(u[7]))
         result = result + (noise if result.ndim == 2 else noise[..., None])
@@ -232,7 +234,7 @@ def _places(
     for index in range(num_classes):
         places = np.flatnonzero(mask == index)
         if len(places) > MAX_PLACES:
-            generator = rng.generator(seed, number, index, stream=rng.PROBE)
+            generator = rng.generator(seed, number, index, stream=rng.SUBSETS)
             places = places[generator.choice(len(places), MAX_PLACES, replace=False)]
         result.append(places)
     return result

@@ -18,7 +18,7 @@ from matssl.core.labels import IGNORE
 from matssl.data import views
 from matssl.data.cache import Pool
 from matssl.data.prefetch import prefetched
-from matssl.data.views import ViewRecipe
+from matssl.data.views import ViewAugmentation
 
 # Share of a tile's pixels from which a class counts as shown.
 LEAST_SHARE = 0.01
@@ -118,7 +118,7 @@ class ViewLoader:
     def __init__(
         self,
         pool: Pool,
-        recipes: Sequence[ViewRecipe],
+        augmentations: Sequence[ViewAugmentation],
         batch_size: int,
         tile_size: int,
         seed: int,
@@ -133,7 +133,7 @@ class ViewLoader:
 
         Args:
             pool: decoded images.
-            recipes: one for each view of a sample.
+            augmentations: one for each view of a sample.
             batch_size: samples a step over all processes.
             tile_size: see :func:`tile_boxes`.
             seed: of every draw.
@@ -155,7 +155,7 @@ class ViewLoader:
         check_batch(pool.shapes, tile_size, batch_size)
         if batch_size % world_size:
             raise UserError(f"--batch_size {batch_size} cannot be shared by {world_size} processes")
-        self.pool, self.recipes, self.seed = pool, tuple(recipes), seed
+        self.pool, self.augmentations, self.seed = pool, tuple(augmentations), seed
         self.batch_size, self.threads = batch_size, threads
         self.rank, self.local, self.pin = rank, batch_size // world_size, pin
         self.groups = pool.groups[self.tiles[:, 0]]
@@ -186,12 +186,12 @@ class ViewLoader:
         steps = range(start_step, self.steps_per_epoch)
         yield from prefetched(lambda step: self._batch(order, epoch, step), steps, self.threads)
 
-    def probe(self, count: int) -> Batch:
+    def sample(self, count: int) -> Batch:
         """Return a fixed batch of up to ``count`` samples for the monitor, spread over the set."""
         places = np.linspace(0, len(self.tiles) - 1, min(count, len(self.tiles))).astype(np.int64)
         return self._views(np.unique(places), epoch=(1 << 40))
 
-    def guided_probe(self, count: int) -> Batch:
+    def guided_sample(self, count: int) -> Batch:
         """Return such a batch of ``count`` samples whose first one is labelled, where any is."""
         places = np.linspace(0, len(self.tiles) - 1, min(count, len(self.tiles))).astype(np.int64)
         return self._views(np.unique(places), 1 << 40, None if self.guides is None else 0)
@@ -227,16 +227,20 @@ class ViewLoader:
             if lot is not None:
                 lot[0] = self.guides.lots[which]
         made, maps, labels = [], [], None
-        for number, recipe in enumerate(self.recipes):
-            draws = views.draw(recipe, tiles[:, 1:], self.seed, epoch, numbers, number)
-            out = np.empty((len(samples), self.channels, recipe.size, recipe.size), np.uint8)
-            views.render(recipe, draws, planes, out)
+        for number, augmentation in enumerate(self.augmentations):
+            draws = views.draw(augmentation, tiles[:, 1:], self.seed, epoch, numbers, number)
+            out = np.empty(
+                (len(samples), self.channels, augmentation.size, augmentation.size), np.uint8
+            )
+            views.render(augmentation, draws, planes, out)
             made.append(torch.from_numpy(out))
-            maps.append(draws.maps(recipe.size))
+            maps.append(draws.maps(augmentation.size))
             if number == 0 and self.guides is not None:
-                labels = np.full((len(samples), recipe.size, recipe.size), IGNORE, np.uint8)
+                labels = np.full(
+                    (len(samples), augmentation.size, augmentation.size), IGNORE, np.uint8
+                )
                 if guide is not None:
-                    labels[0] = _seen(self.guides.masks[which], draws, recipe.size)
+                    labels[0] = _seen(self.guides.masks[which], draws, augmentation.size)
         return Batch(
             views=tuple(made),
             maps=torch.from_numpy(np.stack(maps).astype(np.float32)),

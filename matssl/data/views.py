@@ -48,7 +48,7 @@ _NOISE_STEPS = 32
 
 
 @dataclass(frozen=True)
-class ViewRecipe:
+class ViewAugmentation:
     """What a random view may be. Amounts are the largest change, probabilities end in ``_p``.
 
     Attributes:
@@ -115,7 +115,7 @@ class Draws:
 
 
 def draw(
-    recipe: ViewRecipe,
+    augmentation: ViewAugmentation,
     tiles: NDArray[np.int64],
     seed: int,
     epoch: int,
@@ -125,7 +125,7 @@ def draw(
     """Return the random part of one view of each sample.
 
     Args:
-        recipe: what may be drawn.
+        augmentation: what may be drawn.
         tiles: int64 (B, 4), top, left, height, width of each sample's tile in its image.
         seed: of the run.
         epoch: of the run.
@@ -133,35 +133,37 @@ def draw(
         view: number of the view.
     """
     u = np.stack([rng.generator(seed, epoch, int(s), view).random(DRAWS) for s in samples])
-    boxes = _boxes(recipe, tiles, u)
-    flips = (u[:, _FLIP] < 0.5) & (recipe.d4 != "none")
+    boxes = _boxes(augmentation, tiles, u)
+    flips = (u[:, _FLIP] < 0.5) & (augmentation.d4 != "none")
     turns = np.zeros(len(u), np.int64)
-    if recipe.d4 == "full":
+    if augmentation.d4 == "full":
         turns = (u[:, _TURNS] * 4).astype(np.int64)
-    elif recipe.d4 == "flips":
+    elif augmentation.d4 == "flips":
         # With the mirror, a half turn gives both flips and their product.
         turns = 2 * (u[:, _TURNS] * 2).astype(np.int64)
-    photometry = u[:, _PHOTOMETRY] < recipe.photometry_p
+    photometry = u[:, _PHOTOMETRY] < augmentation.photometry_p
     gains = np.stack(
         [
-            np.where(photometry, 1 + recipe.brightness * (2 * u[:, _BRIGHTNESS] - 1), 1.0),
-            np.where(photometry, 1 + recipe.contrast * (2 * u[:, _CONTRAST] - 1), 1.0),
-            np.where(photometry, np.exp(recipe.gamma * (2 * u[:, _GAMMA] - 1)), 1.0),
-            (u[:, _SOLARISE] < recipe.solarise_p).astype(float),
+            np.where(photometry, 1 + augmentation.brightness * (2 * u[:, _BRIGHTNESS] - 1), 1.0),
+            np.where(photometry, 1 + augmentation.contrast * (2 * u[:, _CONTRAST] - 1), 1.0),
+            np.where(photometry, np.exp(augmentation.gamma * (2 * u[:, _GAMMA] - 1)), 1.0),
+            (u[:, _SOLARISE] < augmentation.solarise_p).astype(float),
         ],
         axis=1,
     )
-    low, high = recipe.blur_sigma
-    sigmas = np.where(u[:, _BLUR] < recipe.blur_p, low + (high - low) * u[:, _SIGMA], 0.0)
-    noise = np.where(u[:, _NOISE] < recipe.noise_p, 255 * recipe.noise_sigma * u[:, _AMOUNT], 0.0)
-    room = _pool_size(recipe.size) - recipe.size**2
+    low, high = augmentation.blur_sigma
+    sigmas = np.where(u[:, _BLUR] < augmentation.blur_p, low + (high - low) * u[:, _SIGMA], 0.0)
+    noise = np.where(
+        u[:, _NOISE] < augmentation.noise_p, 255 * augmentation.noise_sigma * u[:, _AMOUNT], 0.0
+    )
+    room = _pool_size(augmentation.size) - augmentation.size**2
     offsets = (u[:, _OFFSET] * room).astype(np.int64)
     changed = photometry | (gains[:, 3] > 0)
     return Draws(boxes, flips, turns, gains, changed, sigmas, noise, offsets)
 
 
 def render(
-    recipe: ViewRecipe,
+    augmentation: ViewAugmentation,
     draws: Draws,
     planes: Sequence[NDArray[np.uint8]],
     out: NDArray[np.uint8],
@@ -169,12 +171,12 @@ def render(
     """Write the views into ``out``.
 
     Args:
-        recipe: gives the size.
+        augmentation: gives the size.
         draws: the random part of B views.
         planes: B images, uint8 (H, W) or (H, W, 3).
         out: uint8 (B, C, size, size), overwritten.
     """
-    size = recipe.size
+    size = augmentation.size
     boxes = draws.boxes.astype(np.int64)
     crops = []
     for i, plane in enumerate(planes):
@@ -217,22 +219,24 @@ def shrink(crop: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     return cv2.resize(double, (size, size), interpolation=cv2.INTER_AREA)
 
 
-def _boxes(recipe: ViewRecipe, tiles: NDArray[np.int64], u: Array) -> NDArray[np.float64]:
+def _boxes(
+    augmentation: ViewAugmentation, tiles: NDArray[np.int64], u: Array
+) -> NDArray[np.float64]:
     """Return crops of random area and shape inside each tile, whole pixels."""
     top, left, height, width = np.asarray(tiles, np.float64).T
-    if recipe.sides is None:
-        area = height * width * _between(recipe.scale, u[:, _SCALE])
-        low, high = np.log(recipe.ratio)
+    if augmentation.sides is None:
+        area = height * width * _between(augmentation.scale, u[:, _SCALE])
+        low, high = np.log(augmentation.ratio)
         ratio = np.exp(_between((low, high), u[:, _RATIO]))
         h, w = np.sqrt(area / ratio), np.sqrt(area * ratio)
     else:
-        h = height * _between(recipe.sides, u[:, _SCALE])
-        w = width * _between(recipe.sides, u[:, _RATIO])
+        h = height * _between(augmentation.sides, u[:, _SCALE])
+        w = width * _between(augmentation.sides, u[:, _RATIO])
     # A box that would leave the tile is cut to it; torchvision would draw again up to ten times.
     h, w = np.clip(np.rint(h), 1, height), np.clip(np.rint(w), 1, width)
     # Sides that can be halved as often as :func:`shrink` does it: a row cut off there would shift
     # the view against its map.
-    halves = 2 ** np.floor(np.log2(np.maximum(np.minimum(h, w) / recipe.size, 1)))
+    halves = 2 ** np.floor(np.log2(np.maximum(np.minimum(h, w) / augmentation.size, 1)))
     h, w = h // halves * halves, w // halves * halves
     y = top + np.floor((height - h + 1) * u[:, _TOP])
     x = left + np.floor((width - w + 1) * u[:, _LEFT])

@@ -110,7 +110,7 @@ def bootstrap(
     sums = np.stack(
         [np.sum([c for c, g in zip(counts, groups, strict=True) if g == n], axis=0) for n in names]
     )
-    generator = rng.generator(seed, 0, 0, stream=rng.PROBE)
+    generator = rng.generator(seed, 0, 0, stream=rng.SUBSETS)
     drawn = generator.integers(len(names), size=(resamples, len(names)))
     values = np.array([score(sums[row].sum(axis=0)) for row in drawn])
     low, high = np.nanpercentile(values, [2.5, 97.5])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from matssl.data.masks import ClassTable, MaskClass
 from matssl.data.preprocess import Preprocess
 from matssl.data.readers import Micrograph
 from matssl.decoders import DECODERS
-from matssl.measure import field
+from matssl.measure.field import areas
 from matssl.models.segmentation import Description, SegmentationModel, build_model, check_input_size
 from matssl.trained.network import Network
 from matssl.weights.folding import IMAGENET_MEAN, IMAGENET_STD
@@ -71,8 +71,8 @@ class Prediction:
         seen: rows and columns at which the network saw it; other than its own where it was resized.
     """
 
-    classes: NDArray[np.uint8]
-    probabilities: NDArray[np.float32]
+    classes: NDArray[np.uint8] = field(repr=False)
+    probabilities: NDArray[np.float32] = field(repr=False)
     pixel_size: float | None
     table: ClassTable
     record: Preprocess
@@ -97,8 +97,8 @@ class Prediction:
     @property
     def fractions(self) -> NDArray[np.float64]:
         """Area fraction of each class, float64 (C,), sum 1."""
-        areas = field.areas(self.classes, self.table.num_classes)
-        return areas / areas.sum()
+        sizes = areas(self.classes, self.table.num_classes)
+        return sizes / sizes.sum()
 
 
 @dataclass(frozen=True)
@@ -116,11 +116,11 @@ class Segmenter:
         note: what was assumed, in words.
     """
 
-    network: Network
-    record: Preprocess
+    network: Network = field(repr=False)
+    record: Preprocess = field(repr=False)
     table: ClassTable
     source: str
-    trained_on: TrainedOn = TrainedOn()
+    trained_on: TrainedOn = field(default=TrainedOn(), repr=False)
     lineage: Lineage = Lineage()
     raw: bool = False
     note: str = ""
@@ -263,12 +263,12 @@ def _own(
 
 
 def _trained_on(payload: Mapping[str, Any]) -> TrainedOn:
-    recipe, progress = payload.get("recipe", {}), payload.get("progress", {})
+    settings, progress = payload.get("recipe", {}), payload.get("progress", {})
     return TrainedOn(
-        dataset=recipe.get("finetune_dataset"),
-        splits=recipe.get("splits"),
-        group_regex=recipe.get("group_regex"),
-        seed=int(recipe.get("seed", 0)),
+        dataset=settings.get("finetune_dataset"),
+        splits=settings.get("splits"),
+        group_regex=settings.get("group_regex"),
+        seed=int(settings.get("seed", 0)),
         images=frozenset(progress.get("train_images", [])),
         digests=frozenset(progress.get("train_digests", [])),
     )

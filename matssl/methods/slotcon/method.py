@@ -240,7 +240,7 @@ class SlotCon(MomentumMethod):
         self.teacher_projector = slow_copy(self.projector)
         self.teacher_grouping = slow_copy(self.grouping)
         self.register_buffer("center", torch.zeros(count))
-        # What the last probe looked like, for the log; no part of the method's state.
+        # What was seen at the last look, for the log; no part of the method's state.
         self.register_buffer("seen_share", torch.zeros(count), persistent=False)
         self.register_buffer("seen_won", torch.zeros(count), persistent=False)
         self.register_buffer("seen_entropy", torch.zeros(()), persistent=False)
@@ -326,7 +326,7 @@ class SlotCon(MomentumMethod):
         return torch.cat([self.project(x).mean((2, 3)) for x in inputs])
 
     def measures(self) -> dict[str, float]:
-        """Return how the teacher groups the cells of the last probe; nothing before the first.
+        """Return how the teacher groups the cells of the last look; nothing before the first.
 
         ``prototypes``: how many there are. ``prototype_usage``: exp of the entropy of the mean
         attention, 1 where one takes all cells. ``prototypes_in_use``: the same of the shares of the

@@ -173,7 +173,7 @@ class SparK(SSLMethod):
                 channels = list(encoder.out_channels)[1:]  # type: ignore[arg-type]
                 self.densify = nn.ModuleList(Densify(c, None, 1, active) for c in channels)
         self.register_buffer("step", torch.zeros((), dtype=torch.long))
-        # Errors of the last probe, for the log; no part of the method's state.
+        # Errors of the last look, for the log; no part of the method's state.
         self.register_buffer("looked", torch.zeros(2), persistent=False)
 
     def check_views(self, side: int) -> None:
@@ -270,7 +270,7 @@ class SparK(SSLMethod):
         self.looked.copy_(torch.stack([torch.cat(errors).mean(), chance.mean()]))
 
     def measures(self) -> dict[str, float]:
-        """Return the errors on masked cells of the last probe; nothing before the first.
+        """Return the errors on masked cells of the last look; nothing before the first.
 
         ``masked_loss``: with the same masks each time. ``chance_loss``: of the best constant
         answer. ``explained``: 1 - masked_loss / chance_loss; for the published target the share of

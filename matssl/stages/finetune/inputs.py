@@ -11,7 +11,7 @@ from matssl.core import checkpoint, run_folder
 from matssl.core.errors import UserError
 from matssl.core.run_folder import RunFolder
 from matssl.data import crops, layouts, preprocess, specimens
-from matssl.data.crops import CropRecipe, Labelled
+from matssl.data.crops import CropAugmentation, Labelled
 from matssl.data.layouts import Dataset, Pair
 from matssl.data.masks import ClassTable
 from matssl.data.preprocess import Preprocess
@@ -167,8 +167,8 @@ def architecture(settings: FinetuneSettings, root: Path) -> tuple[str, str]:
     source = settings.ssl_weights_path or settings.weights
     found: tuple[str | None, str | None] = (None, None)
     if settings.resume:
-        recipe = checkpoint.load(root / "last.ckpt", stage="finetune")["recipe"]
-        found = str(recipe["encoder"]), str(recipe["decoder"])
+        before = checkpoint.load(root / "last.ckpt", stage="finetune")["recipe"]
+        found = str(before["encoder"]), str(before["decoder"])
     elif source not in ("none", "imagenet"):
         found = weights.architecture(source)
         found = found if settings.pretrained_decoder else (found[0], None)
@@ -231,10 +231,10 @@ def crop_size(settings: FinetuneSettings, model: SegmentationModel) -> int:
     return side
 
 
-def crop_recipe(settings: FinetuneSettings) -> CropRecipe:
+def crop_augmentation(settings: FinetuneSettings) -> CropAugmentation:
     """Return how crops are drawn and changed."""
     assert settings.crop_size is not None
-    return CropRecipe(
+    return CropAugmentation(
         size=settings.crop_size,
         rare_p=settings.rare_class_p,
         d4=settings.d4,

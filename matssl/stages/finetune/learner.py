@@ -15,7 +15,7 @@ from matssl.core import optim, runtime
 from matssl.core.arrays import Array
 from matssl.core.errors import UserError
 from matssl.core.runtime import Runtime
-from matssl.data.crops import CropLoader, CropRecipe, Labelled
+from matssl.data.crops import CropAugmentation, CropLoader, Labelled
 from matssl.data.preprocess import Preprocess
 from matssl.metrics import counts as counting
 from matssl.models import losses
@@ -37,7 +37,7 @@ class Learner:
         *,
         objective: Objective,
         schedule: Schedule,
-        crops: CropRecipe,
+        crops: CropAugmentation,
         batch_size: int,
         seed: int,
         compile: bool = False,

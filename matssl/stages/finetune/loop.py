@@ -137,7 +137,7 @@ class Run:
         self.ancestors = lineage.ancestors(started_from)
         self.start_text = lineage.origin(started_from, resumed=False)
         self.schedule = schedule(settings, len(inputs.train.planes))
-        self.crops = reading.crop_recipe(settings)
+        self.crops = reading.crop_augmentation(settings)
         # The same for the run itself and for each of its folds.
         self.make_learner = partial(
             Learner,

@@ -118,11 +118,11 @@ def load(path: Path | str, device: str, precision: str) -> Source:
 
 def _prototypes(payload: Mapping[str, Any], record: Preprocess) -> SlotCon:
     """Return the method with its prototypes as the checkpoint has them."""
-    recipe = payload["recipe"]
-    channels = recipe["in_channels"]
-    encoder = build_encoder(recipe["encoder"], channels)
+    settings = payload["recipe"]
+    channels = settings["in_channels"]
+    encoder = build_encoder(settings["encoder"], channels)
     kind = method_class("slotcon")
-    method = kind.from_settings(encoder, channels, record.mean, record.std, recipe)
+    method = kind.from_settings(encoder, channels, record.mean, record.std, settings)
     method.load_state_dict(payload["state"])
     assert isinstance(method, SlotCon)
     return method

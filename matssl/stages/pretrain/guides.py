@@ -154,9 +154,9 @@ def lots(
         found = [re.search(expression or "", path.stem) for path in paths]
         names = [match.group(1) if match and match.groups() else "" for match in found]
     known = sorted(set(names) - {""})
-    batches = counted(len(known), "production batch", "production batches")
+    named = counted(len(known), "production batch", "production batches")
     without = counted(names.count(""), "image")
-    console.say(settings, rt, f"batches {batches} of {what}, {without} of none")
+    console.say(settings, rt, f"batches {named} of {what}, {without} of none")
     return np.array([zlib.crc32(name.encode()) if name else -1 for name in names], np.int64)
 
 

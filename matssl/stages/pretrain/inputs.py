@@ -19,7 +19,7 @@ from matssl.data.cache import Pool
 from matssl.data.crops import Labelled
 from matssl.data.datasets import ViewLoader, check_batch
 from matssl.data.preprocess import Preprocess
-from matssl.data.views import ViewRecipe
+from matssl.data.views import ViewAugmentation
 from matssl.methods.settings import MethodSettings, PoolFacts
 from matssl.probe import DenseProbe
 from matssl.stages import console
@@ -103,10 +103,10 @@ def gather(
     probe = guides.dense_probe(settings, record, multiple)
     labelled = {} if guided_by is None else {"guide": guided_by}
     labelled |= {} if probe is None else probe.opened
-    recipes = (_first_views(settings), _second_views(settings))
+    augmentations = (_first_views(settings), _second_views(settings))
     loader = ViewLoader(
         pool,
-        list(recipes)[:views],
+        list(augmentations)[:views],
         settings.batch_size,
         tile_size,
         settings.seed,
@@ -119,7 +119,7 @@ def gather(
     )
     guides.compare_lots(settings, method, rt, loader)
     watched = copy.copy(loader)
-    watched.recipes = recipes
+    watched.augmentations = augmentations
     return Inputs(found, record, pool, loader, watched, probe, labelled)
 
 
@@ -176,30 +176,30 @@ def _pool(
     )
 
 
-def _first_views(settings: PretrainSettings) -> ViewRecipe:
-    """Return the recipe of the first view: upright whole tiles where that is asked for (PSCL)."""
-    recipe = _views(settings)
+def _first_views(settings: PretrainSettings) -> ViewAugmentation:
+    """Return what the first view may be: upright whole tiles where that is asked for (PSCL)."""
+    augmentation = _views(settings)
     if settings.first_view == "whole":
-        recipe = replace(recipe, sides=(1.0, 1.0), d4="none")
-    return recipe
+        augmentation = replace(augmentation, sides=(1.0, 1.0), d4="none")
+    return augmentation
 
 
-def _second_views(settings: PretrainSettings) -> ViewRecipe:
-    """Return the recipe of the second view, where it differs from the first (BYOL, PSCL)."""
-    recipe = _views(settings)
+def _second_views(settings: PretrainSettings) -> ViewAugmentation:
+    """Return the augmentation of the second view, where it differs from the first (BYOL, PSCL)."""
+    augmentation = _views(settings)
     if settings.first_view == "whole":
         # Beside a whole tile the second view is most of each side of it, whatever the tile's shape.
         sides = (math.sqrt(settings.scale_min), math.sqrt(settings.scale_max))
-        recipe = replace(recipe, sides=sides)
+        augmentation = replace(augmentation, sides=sides)
     if settings.second_blur_p is not None:
-        recipe = replace(recipe, blur_p=settings.second_blur_p)
+        augmentation = replace(augmentation, blur_p=settings.second_blur_p)
     if settings.second_solarise_p is not None:
-        recipe = replace(recipe, solarise_p=settings.second_solarise_p)
-    return recipe
+        augmentation = replace(augmentation, solarise_p=settings.second_solarise_p)
+    return augmentation
 
 
-def _views(settings: PretrainSettings) -> ViewRecipe:
-    return ViewRecipe(
+def _views(settings: PretrainSettings) -> ViewAugmentation:
+    return ViewAugmentation(
         size=settings.view_size,
         scale=(settings.scale_min, settings.scale_max),
         d4=settings.d4,

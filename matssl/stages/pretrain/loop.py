@@ -359,14 +359,14 @@ class Run:
         self.watch.check_weights(self.step)
         if not self.rt.is_main:
             return
-        recipe = {**self.flags(), "data_hash": self.inputs.pool.hash, "labelled": self.identity}
+        settings = {**self.flags(), "data_hash": self.inputs.pool.hash, "labelled": self.identity}
         payload = {
             "stage": "ssl",
             "method": self.settings.model,
             "state": self.method.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "step": self.step,
-            "recipe": recipe,
+            "recipe": settings,
             "preprocess": self.inputs.record.to_dict(),
             "lineage": self.lineage().stored(),
             "progress": self.watch.to_dict(),

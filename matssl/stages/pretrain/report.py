@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -13,18 +13,39 @@ from torch import nn
 from matssl import monitor, report
 from matssl.core import run_folder
 from matssl.core.arrays import Array
+from matssl.core.run_folder import RunFolder
+from matssl.core.runtime import Runtime
 from matssl.core.wording import counted
 from matssl.data.datasets import ViewLoader
+from matssl.methods.base import SSLMethod
 from matssl.models.encoders import encoder_facts, pyramid
 from matssl.pictures import training as pictures
-
-if TYPE_CHECKING:
-    from matssl.stages.pretrain.loop import Run
+from matssl.stages.pretrain.inputs import Inputs
+from matssl.stages.pretrain.plan import Plan
+from matssl.stages.pretrain.settings import PretrainSettings
+from matssl.stages.pretrain.watch import Watch
 
 PANEL_SAMPLES = 5
 
 
-def describe_data(run: Run) -> None:
+class Shown(Protocol):
+    """What is shown of a run: all of it is the run's own, and read only."""
+
+    settings: PretrainSettings
+    rt: Runtime
+    folder: RunFolder
+    plan: Plan
+    inputs: Inputs
+    method: SSLMethod
+    watch: Watch
+    step: int
+    losses: list[float]
+
+    def recent(self) -> list[float]:
+        """Return the losses since the last look."""
+
+
+def describe_data(run: Shown) -> None:
     """Write data.csv, the list of bad images, and the sheet of views."""
     numbers = run.inputs.pool.groups
     for i, source in enumerate(run.inputs.pool.sources):
@@ -53,7 +74,7 @@ def describe_data(run: Run) -> None:
         pictures.views_sheet(views, run.folder.path("views.png"))
 
 
-def description(run: Run) -> str:
+def description(run: Shown) -> str:
     """Return what is about to happen, for the console."""
     tiles = len(run.inputs.loader.tiles)
     skipped = (
@@ -66,13 +87,13 @@ def description(run: Run) -> str:
         f"{counted(len(run.inputs.pool.group_names), 'group')}, {counted(tiles, 'tile')}"
         f"{skipped}\n"
         f"method  {run.settings.model} ({run.settings.recipe}), {run.settings.encoder}, "
-        f"{run.plan.total_steps} steps of {run.settings.batch_size} x {views}{resumed}\n"
+        f"{counted(run.plan.total_steps, 'step')} of {run.settings.batch_size} x {views}{resumed}\n"
         f"device  {run.rt.describe()}\n"
         f"folder  {run.folder.root}"
     )
 
 
-def finish(run: Run) -> None:
+def finish(run: Shown) -> None:
     """Write the last pictures and the report."""
     # A run that is resumed after its last step has not been measured yet.
     health = run.watch.health or run.watch.look(run.step, run.recent())
@@ -92,32 +113,40 @@ def finish(run: Run) -> None:
     print("\n      ".join(lines), flush=True)
 
 
-def _best_by_probe(run: Run) -> str:
+def _best_by_probe(run: Shown) -> str:
     """Return in words which of the two encoders the dense probe prefers."""
     last, best = 100 * run.watch.scores.last, 100 * run.watch.scores.best
     step = int(run.watch.scores.step)
     if step == run.step:
         return f"best by the probe: the last one ({last:.1f} %)"
+    if step == 0:
+        return (
+            f"best by the probe: none beat the start ({best:.1f} %; the last one {last:.1f} %); "
+            "train longer, or on more images"
+        )
     return (
         f"best by the probe: {_chosen(run)} ({best:.1f} % at step {step}; the last one "
         f"{last:.1f} %)"
     )
 
 
-def _chosen(run: Run) -> Path:
+def _chosen(run: Shown) -> Path:
     """Return the weights to go on with: the last, or earlier ones that the probe prefers."""
-    earlier = run.inputs.probe is not None and run.watch.scores.step < run.step
+    # What a run began with is no result of it, however it scores.
+    earlier = run.inputs.probe is not None and 0 < run.watch.scores.step < run.step
     return run.folder.path("encoder_best.safetensors" if earlier else "encoder.safetensors")
 
 
-def write_report(run: Run, health: monitor.Health, verdict: monitor.Verdict) -> None:
+def write_report(run: Shown, health: monitor.Health, verdict: monitor.Verdict) -> None:
     """Write features.png and report.html."""
     _features(run)
     root = run.folder.root
     figures = [(str(run.step), "steps"), (str(len(run.inputs.pool)), "micrographs")]
     if run.inputs.probe is not None:
-        first, best = run.watch.scores.first, run.watch.scores.best
-        figures.append((f"{100 * first:.1f} → {100 * best:.1f} %", "probe mIoU, start → best"))
+        scores = run.watch.scores
+        shown, which = (scores.best, "best") if scores.step > 0 else (scores.last, "last")
+        text = f"{100 * scores.first:.1f} → {100 * shown:.1f} %"
+        figures.append((text, f"probe mIoU, start → {which}"))
     if run.inputs.loader.guides is not None:
         figures.append((str(len(run.inputs.loader.guides.planes)), "labelled images guided it"))
     rank, dimensions = health.rank, health.dimensions
@@ -145,18 +174,18 @@ def write_report(run: Run, health: monitor.Health, verdict: monitor.Verdict) -> 
     report.write(root / "report.html", title, f"{run.settings.encoder}, {verdict.text}", sections)
 
 
-def _shown(run: Run, name: str) -> str:
+def _shown(run: Shown, name: str) -> str:
     """Return a picture of the run folder for the report, nothing where there is none."""
     path = run.folder.path(name)
     return report.picture(path) if path.is_file() else ""
 
 
-def draw_panel(run: Run) -> None:
+def draw_panel(run: Shown) -> None:
     """Write panel.png, where the method has a picture of what it does.
 
     Every process takes part: statistics of the batch are shared between them.
     """
-    batch = run.inputs.watched.guided_probe(PANEL_SAMPLES).to(run.rt.device)
+    batch = run.inputs.watched.guided_sample(PANEL_SAMPLES).to(run.rt.device)
     run.method.eval()
     with torch.inference_mode(), run.rt.autocast():
         panel = run.method.panel(batch)
@@ -165,7 +194,7 @@ def draw_panel(run: Run) -> None:
         pictures.panel_sheet(panel, run.folder.path("panel.png"), names)
 
 
-def _features(run: Run) -> None:
+def _features(run: Shown) -> None:
     """Write features.png: a few images and the encoder's features of them."""
     count = min(6, len(run.inputs.pool))
     numbers = np.unique(np.linspace(0, len(run.inputs.pool) - 1, count).astype(int))
@@ -185,7 +214,7 @@ def _features(run: Run) -> None:
     pictures.features_sheet(images, features, run.folder.path("features.png"))
 
 
-def draw_curves(run: Run) -> None:
+def draw_curves(run: Shown) -> None:
     """Write curves.png, once there is something to show."""
     steps, log = run.folder.path("steps.csv"), run.folder.path("log.csv")
     if log.exists():

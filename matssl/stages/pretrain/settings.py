@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from matssl import methods
 from matssl.core import parsing
-from matssl.core.flags import Command, Parsed, Problem, flag
+from matssl.core.flags import Command, Parsed, Problem, flag, peek
 from matssl.methods import METHODS
 from matssl.methods.settings import GuidedSettings, MethodSettings
 from matssl.stages.settings import ImageSettings, RunSettings, SpeedSettings
@@ -260,8 +260,8 @@ def resolve(argv: Sequence[str], environment: Mapping[str, object] | None = None
 
         return published.read(path, finetune=False)
 
-    model = parsing.peek(argv, "model")
-    file = parsing.peek(argv, "config")
+    model = peek(argv, "model")
+    file = peek(argv, "config")
     asked = bool({"-h", "--help"} & set(argv))
     if model is None and file and not asked:
         model = str(read(file).get("model", PretrainSettings.model))

@@ -22,7 +22,7 @@ from matssl.stages.pretrain.inputs import Inputs, blank_share
 
 # Pairs of views that the health of a run is measured on: with four times as many a look would take
 # as long as five steps.
-PROBE_SAMPLES = 128
+WATCHED_SAMPLES = 128
 
 
 @dataclass
@@ -62,7 +62,7 @@ class Watch:
         self.state = ""
 
     def look(self, step: int, losses: Sequence[float]) -> monitor.Health:
-        """Measure and return the health of the embeddings of a fixed probe.
+        """Measure and return the health of the embeddings of fixed samples.
 
         Args:
             step: steps taken.
@@ -72,7 +72,7 @@ class Watch:
             UserError: the weights are not finite.
         """
         self.check_weights(step)
-        batch = self.inputs.watched.probe(PROBE_SAMPLES).to(self.rt.device)
+        batch = self.inputs.watched.sample(WATCHED_SAMPLES).to(self.rt.device)
         self.method.eval()
         seen: list[Tensor] = []
 
