@@ -64,9 +64,9 @@ class Inside:
     @staticmethod
     def methods() -> list[str]:
         """Return one name of each method; the published spellings of some have two."""
-        from matssl.methods import METHODS
+        from matssl.methods import distinct
 
-        return list({path: name for name, path in METHODS.items()}.values())
+        return list(distinct())
 
     @staticmethod
     def needs_labels(method: str) -> bool:

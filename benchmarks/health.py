@@ -17,11 +17,10 @@ from pathlib import Path
 from benchmarks.campaign import append, rows
 from matssl.core.errors import guard
 from matssl.data import synthetic
-from matssl.methods import METHODS, settings_class
+from matssl.methods import distinct, settings_class
 from matssl.methods.settings import GuidedSettings
 
-# pscl is another name of pscl-simclr; the last name of a class stands for it.
-DISTINCT = tuple({path: name for name, path in METHODS.items()}.values())
+DISTINCT = distinct()
 
 KINDS = tuple(synthetic.KINDS)
 # Sizes with which a run takes half a minute on one core.

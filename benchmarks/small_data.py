@@ -19,11 +19,10 @@ import numpy as np
 from benchmarks.campaign import append, rows
 from matssl.core.errors import guard
 from matssl.data import readers
-from matssl.methods import METHODS, settings_class
+from matssl.methods import distinct, settings_class
 from matssl.methods.settings import GuidedSettings
 
-# pscl is another name of pscl-simclr; the last name of a class stands for it.
-DISTINCT = tuple({path: name for name, path in METHODS.items()}.values())
+DISTINCT = distinct()
 
 IMAGES = 170
 SMALL = "--encoder resnet18 --view_size 64 --tile_size 96 --batch_size 32 --steps 400 --threads 1"

@@ -20,7 +20,7 @@ from matssl import tools
 from matssl.core.errors import UserError, guard
 from matssl.core.flags import Command, Known, Problem, declared, flag
 from matssl.core.parsing import parse, parse_one, read_settings
-from matssl.methods import METHODS, settings_class
+from matssl.methods import distinct, settings_class
 from matssl.stages.evaluate.settings import EvaluateSettings
 from matssl.stages.finetune.settings import FinetuneSettings
 from matssl.stages.pretrain.settings import PretrainSettings
@@ -33,7 +33,7 @@ TOOLS = sorted(module.name for module in pkgutil.iter_modules(tools.__path__))
 def _commands() -> Iterator[tuple[str, Main, tuple[str, ...], type]]:
     """Yield name, main, words before the flag, and the dataclass of the flags of each command."""
     yield "train_ssl", train_ssl.main, (), PretrainSettings
-    for path in {path: name for name, path in METHODS.items()}.values():
+    for path in distinct():
         yield f"train_ssl {path}", train_ssl.main, ("--model", path), settings_class(path)
     yield "train_finetune", train_finetune.main, (), FinetuneSettings
     yield "eval_model", eval_model.main, (), EvaluateSettings

@@ -18,7 +18,7 @@ import train_ssl
 from matssl import tiling
 from matssl.core import optim
 from matssl.core.batch import Batch
-from matssl.methods import METHODS, method_class
+from matssl.methods import distinct, method_class
 from matssl.methods.base import SSLMethod
 from matssl.models.encoders import build_encoder, channels_last
 from matssl.models.segmentation import build_model
@@ -29,7 +29,7 @@ pytestmark = [
 ]
 SIDE, SAMPLES = 64, 8
 # Some have a second, published name.
-NAMES = list({path: name for name, path in METHODS.items()}.values())
+NAMES = list(distinct())
 
 
 @pytest.fixture(autouse=True)

@@ -26,15 +26,14 @@ from matssl.core import geometry, optim
 from matssl.core.batch import Batch
 from matssl.core.errors import UserError
 from matssl.core.runtime import Runtime
-from matssl.methods import METHODS, method_class, settings_class
+from matssl.methods import distinct, method_class, settings_class
 from matssl.methods.base import SSLMethod
 from matssl.methods.momentum import MomentumMethod
 from matssl.models.encoders import build_encoder, channels_last
 from matssl.models.heads import synchronise_batchnorm
 from matssl.models.losses import LOSSES
 
-# pscl is another name of pscl-simclr; the last name of a class stands for it.
-DISTINCT = tuple({path: name for name, path in METHODS.items()}.values())
+DISTINCT = distinct()
 
 # Losses of ten steps, as golden_losses made them when the method was written.
 RECORDED = json.loads((Path(__file__).parent / "golden_losses.json").read_text())

@@ -24,7 +24,7 @@ from matssl import monitor, weights
 from matssl.core import checkpoint, flags, optim
 from matssl.core.errors import UserError, guard
 from matssl.core.run_folder import RunFolder
-from matssl.methods import METHODS, settings_class
+from matssl.methods import distinct, settings_class
 from matssl.methods.pscl.moco.settings import PSCLMoCoSettings
 from matssl.methods.pscl.settings import PSCLSimCLRSettings
 from matssl.methods.settings import GuidedSettings, MethodSettings
@@ -37,8 +37,7 @@ from matssl.stages.pretrain import loop as pretrain
 from matssl.stages.pretrain.loop import Run
 from matssl.stages.pretrain.settings import PretrainSettings
 
-# pscl is another name of pscl-simclr; the last name of a class stands for it.
-DISTINCT = tuple({path: name for name, path in METHODS.items()}.values())
+DISTINCT = distinct()
 
 TINY = ["--view_size", "32", "--tile_size", "48", "--batch_size", "6", "--threads", "1"]
 TINY += ["--encoder", "tu-test_resnet", "--hidden_dim", "32", "--global_output_dim", "16"]

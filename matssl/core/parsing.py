@@ -78,11 +78,12 @@ def parse(
         usage.show(command, argv, known, own)
     wrong: list[Problem] = []
     flags = _scan(argv, known, wrong)
-    layers = [_recipe(command, flags, known, wrong, read), dict(environment or {})]
+    said: dict[str, object] = {}
     if flags.get("config") and "config" in known:
         source = str(flags["config"])
-        layers.append(_named((read or _read_file)(source), known, source, wrong))
-    layers.append(flags)
+        said = _named((read or _read_file)(source), known, source, wrong)
+    recipe = _recipe(command, flags.get("recipe") or said.get("recipe"), known, wrong)
+    layers = [recipe, dict(environment or {}), said, flags]
     values: dict[str, object] = {}
     for layer in layers:
         values = _over(values, layer, known, wrong)
@@ -174,18 +175,11 @@ def _near(word: str, known: Iterable[str]) -> str:
 
 
 def _recipe(
-    command: Command,
-    flags: Mapping[str, object],
-    known: Mapping[str, Known],
-    wrong: list[Problem],
-    read: Callable[[str], Mapping[str, object]] | None,
+    command: Command, name: object, known: Mapping[str, Known], wrong: list[Problem]
 ) -> dict[str, object]:
-    """Return the settings of the recipe that flags, the file or the default name."""
+    """Return the settings of the recipe of a name, of the default one where it is None."""
     if "recipe" not in known or command.recipes is None:
         return {}
-    name = flags.get("recipe")
-    if name is None and flags.get("config"):
-        name = (read or _read_file)(str(flags["config"])).get("recipe")
     try:
         path = find_recipe(command.recipes, str(name or known["recipe"].default), command.owner)
         return _named(_read_file(path), known, path, wrong)

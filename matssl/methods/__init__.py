@@ -42,6 +42,11 @@ def settings_class(name: str) -> type[MethodSettings]:
     return found
 
 
+def distinct() -> tuple[str, ...]:
+    """Return every method under one name: pscl is another name of pscl-simclr."""
+    return tuple({path: name for name, path in METHODS.items()}.values())
+
+
 def recipes(name: str) -> str:
     """Return the folder of a method's recipes."""
     folder = METHODS[name].split(":")[0].split(".")[2:]

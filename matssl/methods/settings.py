@@ -185,6 +185,13 @@ def queue(settings: Settings, pool: PoolFacts) -> tuple[Settings, tuple[str, ...
     return replace(settings, **changed), (note,) if asked and size < wanted else ()
 
 
+def negatives_and_queue(settings: Settings, pool: PoolFacts) -> tuple[Settings, tuple[str, ...]]:
+    """Return the settings with what :func:`negatives` and :func:`queue` decide."""
+    settings, notes = negatives(settings, pool)
+    settings, more = queue(settings, pool)
+    return settings, notes + more
+
+
 def split_problems(bn_splits: int, batch_size: int) -> list[Problem]:
     """Return what is wrong with the parts of a batch that have a BatchNorm of their own."""
     if batch_size % bn_splits or batch_size < 2 * bn_splits:

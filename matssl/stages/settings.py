@@ -136,9 +136,13 @@ class RunSettings:
 
 
 @dataclass(frozen=True, init=False, repr=False, eq=False)
-class SpeedSettings:
-    """Flags of both trainings that trade start-up, speed and equal bits on a GPU."""
+class TrainingSettings:
+    """Flags of both trainings."""
 
+    output_dir: str = flag("experiments", "run", "folder in which run folders are made")
+    resume: bool = flag(False, "run", "continue the run of this name where it stopped", first=True)
+    tensorboard: bool = flag(False, "run", "also write TensorBoard events (needs tensorboard)")
+    checkpoint_every: int = flag(200, "training", "steps between two checkpoints", low=1)
     compile: bool = flag(
         False, "run", "compile the network: minutes at the start, faster steps on a GPU"
     )

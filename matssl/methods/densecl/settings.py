@@ -42,6 +42,4 @@ class DenseCLSettings(MethodSettings):
 
     def resolved(self, pool: PoolFacts) -> tuple[DenseCLSettings, tuple[str, ...]]:
         """Return the settings with the negatives that the pool allows and a queue that fits it."""
-        settings, notes = shared.negatives(self, pool)
-        settings, more = shared.queue(settings, pool)
-        return settings, notes + more
+        return shared.negatives_and_queue(self, pool)

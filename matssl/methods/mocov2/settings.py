@@ -29,6 +29,4 @@ class MoCoV2Settings(MethodSettings):
 
     def resolved(self, pool: PoolFacts) -> tuple[MoCoV2Settings, tuple[str, ...]]:
         """Return the settings with the negatives that the pool allows and a queue that fits it."""
-        settings, notes = shared.negatives(self, pool)
-        settings, more = shared.queue(settings, pool)
-        return settings, notes + more
+        return shared.negatives_and_queue(self, pool)

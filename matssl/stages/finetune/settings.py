@@ -11,7 +11,7 @@ from typing import Any
 from matssl.core import parsing
 from matssl.core.flags import Command, Problem, flag
 from matssl.decoders import described, segmenting
-from matssl.stages.settings import ImageSettings, LabelSettings, RunSettings, SpeedSettings
+from matssl.stages.settings import ImageSettings, LabelSettings, RunSettings, TrainingSettings
 
 DESCRIPTION = (
     "Train a segmentation model on a folder of images with masks, from pretrained weights or from "
@@ -54,10 +54,9 @@ def class_weights_problem(class_weights: str) -> str:
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class FinetuneSettings(RunSettings, SpeedSettings, LabelSettings, ImageSettings):
+class FinetuneSettings(RunSettings, TrainingSettings, LabelSettings, ImageSettings):
     """Flags of train_finetune.py."""
 
-    output_dir: str = flag("experiments", "run", "folder in which run folders are made")
     finetune_dataset: str = flag("", "data", "folder of images with masks", required=True)
     recipe: str = flag(
         "matssl",
@@ -66,8 +65,6 @@ class FinetuneSettings(RunSettings, SpeedSettings, LabelSettings, ImageSettings)
         "aachen, ebc) and of PSCL (pscl), or a file",
         first=True,
     )
-    resume: bool = flag(False, "run", "continue the run of this name where it stopped", first=True)
-    tensorboard: bool = flag(False, "run", "also write TensorBoard events (needs tensorboard)")
     note: str = flag("", "run", "suffix of the run folder's name")
     val_fraction: float = flag(
         0.2,
@@ -199,7 +196,6 @@ class FinetuneSettings(RunSettings, SpeedSettings, LabelSettings, ImageSettings)
     patience: int = flag(
         0, "training", "stop after so many validations without gain; 0: never", low=0
     )
-    checkpoint_every: int = flag(200, "training", "steps between two checkpoints", low=1)
     snapshot_every: int = flag(
         0, "training", "steps between two models that are all kept, in snapshots/; 0: none", low=0
     )

@@ -11,7 +11,7 @@ from matssl.core import parsing
 from matssl.core.flags import Command, Parsed, Problem, flag, peek
 from matssl.methods import METHODS
 from matssl.methods.settings import GuidedSettings, MethodSettings
-from matssl.stages.settings import ImageSettings, RunSettings, SpeedSettings
+from matssl.stages.settings import ImageSettings, RunSettings, TrainingSettings
 
 DESCRIPTION = (
     "Pretrain an encoder on a folder of unlabelled micrographs. Weights, pictures and a report go "
@@ -21,10 +21,9 @@ DESCRIPTION = (
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class PretrainSettings(RunSettings, SpeedSettings, ImageSettings):
+class PretrainSettings(RunSettings, TrainingSettings, ImageSettings):
     """Flags of train_ssl.py."""
 
-    output_dir: str = flag("experiments", "run", "folder in which run folders are made")
     model: str = flag("matssl", "method", "self-supervised method", first=True)
     data_path: str = flag("", "data", "folder of unlabelled micrographs", required=True)
     recipe: str = flag(
@@ -34,8 +33,6 @@ class PretrainSettings(RunSettings, SpeedSettings, ImageSettings):
         "the defaults shown are those of the --model and --recipe beside --help",
         first=True,
     )
-    resume: bool = flag(False, "run", "continue the run of this name where it stopped", first=True)
-    tensorboard: bool = flag(False, "run", "also write TensorBoard events (needs tensorboard)")
     test_folder: str | None = flag(
         None, "data", "labelled folder whose images must not be in the pool; copies are reported"
     )
@@ -193,7 +190,6 @@ class PretrainSettings(RunSettings, SpeedSettings, ImageSettings):
         choices=("cosine", "cosine_epoch", "cosine_floor", "constant"),
     )
     clip: float = flag(0.0, "training", "largest gradient norm; 0: no clipping", low=0, high=1e9)
-    checkpoint_every: int = flag(200, "training", "steps between two checkpoints", low=1)
     on_collapse: str = flag(
         "warn", "training", "what to do when embeddings collapse", choices=("warn", "stop")
     )
@@ -231,8 +227,7 @@ def command(model: str, others: bool = True) -> Command:
         others: whether those of other methods are understood, too.
     """
     own = methods.settings_class(model)
-    names = METHODS if others else ()
-    kinds = list(dict.fromkeys(methods.settings_class(name) for name in names))
+    kinds = [methods.settings_class(name) for name in methods.distinct()] if others else []
     return Command(
         DESCRIPTION,
         (PretrainSettings, own),

@@ -30,6 +30,4 @@ class PSCLMoCoSettings(PSCLSettings, LotSettings):
 
     def resolved(self, pool: PoolFacts) -> tuple[PSCLMoCoSettings, tuple[str, ...]]:
         """Return the settings with classes, negatives and a queue that fit guides and pool."""
-        settings, notes = shared.negatives(self.guided(pool), pool)
-        settings, more = shared.queue(settings, pool)
-        return settings, notes + more
+        return shared.negatives_and_queue(self.guided(pool), pool)
