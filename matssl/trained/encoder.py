@@ -79,10 +79,11 @@ class Encoder:
             UserError: no such file, one that cannot be used, or no such device.
         """
         record, name = UNTOLD, encoder
+        source: str | Content = str(path)
         if path not in (RANDOM, IMAGENET):
-            content = weights.read(path)
+            source = content = weights.read(path)
             record = _record(content)
-            name = _told(content) or weights.architecture(path)[0] or encoder
+            name = _told(content) or weights.architecture(content)[0] or encoder
         if in_channels is not None and in_channels != record.channels:
             # Colours are folded into one channel, or one is shared out to three.
             mean, std = (fmean(record.mean),), (fmean(record.std),)
@@ -92,7 +93,7 @@ class Encoder:
             model = build_encoder(name, record.channels)
         lineage = Lineage()
         if path != RANDOM:
-            lineage = weights.start(model, str(path), name, in_channels=record.channels).lineage
+            lineage = weights.start(model, source, name, in_channels=record.channels).lineage
         return cls(Network.on(model, device, precision, threads), name, record, str(path), lineage)
 
     @property

@@ -108,7 +108,7 @@ class WeightsReport:
 
 def load(
     model: nn.Module,
-    path: Path | str,
+    source: Path | str | Content,
     *,
     in_channels: int,
     mean: Sequence[float] | None = None,
@@ -129,7 +129,7 @@ def load(
 
     Args:
         model: an encoder, or a model that has one as ``encoder``.
-        path: checkpoint, state dict or safetensors file.
+        source: checkpoint, state dict or safetensors file, or what was read from one.
         in_channels: channels of the encoder's stem; 3-channel stems are summed to 1 (the same
             output for gray input), 1-channel stems shared out by thirds.
         mean: of the record that normalises the model's input, one number or one a channel.
@@ -142,7 +142,7 @@ def load(
     """
     inner = getattr(model, "encoder", None)
     encoder: nn.Module = inner if isinstance(inner, nn.Module) else model
-    content = read(path)
+    content = _content(source)
     layout, found = recognise(content)
     wanted = encoder.state_dict()
     notes: list[str] = []
@@ -173,13 +173,13 @@ def load(
         parts += ["decoder"] if own else []
     dropped = sorted(set(content.tensors) - used)
     return WeightsReport(
-        path=str(path),
+        path=content.path if isinstance(source, Content) else str(source),
         layout=layout,
         matched=len(fitting),
         total=len(wanted),
         dropped=tuple(dropped),
         notes=tuple(notes),
-        sha256=checkpoint.file_hash(hub.locate(path)),
+        sha256=checkpoint.file_hash(Path(content.path)),
         lineage=content.lineage,
         parts=tuple(parts),
         architecture=theirs,
@@ -231,7 +231,12 @@ def read(path: Path | str) -> Content:
     return layouts.unwrap(checkpoint.read_tensors(path), str(path))
 
 
-def architecture(path: Path | str) -> tuple[str | None, str | None]:
+def _content(source: Path | str | Content) -> Content:
+    """Return what a file holds; what was read already is not read again."""
+    return source if isinstance(source, Content) else read(source)
+
+
+def architecture(source: Path | str | Content) -> tuple[str | None, str | None]:
     """Return which encoder a file was made for, and which decoder it holds beside it.
 
     The first is None where the tensors do not tell, the second where there is no pretrained one.
@@ -239,7 +244,7 @@ def architecture(path: Path | str) -> tuple[str | None, str | None]:
     Raises:
         UserError: see :func:`read` and :func:`recognise`.
     """
-    content = read(path)
+    content = _content(source)
     name = layouts.architecture(recognise(content)[1])
     if name is None or not re.fullmatch(rf"resnet\d+|{small_unet.NAME}", name):
         # An encoder that is no ResNet is named by our own files only.
@@ -308,7 +313,7 @@ def segmentation_description(content: Content) -> Description:
 
 def start(
     model: nn.Module,
-    source: str,
+    source: str | Content,
     name: str,
     *,
     in_channels: int,
@@ -320,7 +325,7 @@ def start(
 
     Args:
         model: an encoder, or a model that has one.
-        source: "imagenet" or a file.
+        source: "imagenet" or a file, or what was read from one.
         name: of the encoder.
         in_channels: see :func:`load`.
         mean: see :func:`load`.
