@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from matssl.core.arrays import Array
 from matssl.core.errors import UserError
+from matssl.core.wording import cut
 from matssl.data import readers, stored
 from matssl.data.readers import Micrograph
 
@@ -148,12 +149,15 @@ class Preprocess:
             UserError: a newer version wrote it.
             KeyError, TypeError, ValueError: nobody wrote it.
         """
+        if not isinstance(values, Mapping):
+            raise TypeError("its record of the preprocessing is no table")
         known = {f.name for f in fields(Preprocess)}
         unknown = set(values) - known
         if unknown:
+            told = cut(", ".join(sorted(map(str, unknown))), 80)
             raise UserError(
-                f"the preprocessing record has unknown entries {sorted(unknown)}; it comes from a "
-                "newer version, update matssl"
+                f"the preprocessing record has unknown entries {told}; it comes from a newer "
+                "version, update matssl"
             )
         whole = {f.name: f.default for f in fields(Preprocess)} | dict(values)
         stored.check_preprocessing(whole)
