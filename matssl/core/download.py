@@ -14,7 +14,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from matssl.core.errors import UserError
+from matssl.core.errors import DiskFull, UserError
 
 CHUNK = 1 << 20
 TIMEOUT = 30.0
@@ -52,7 +52,7 @@ def fetch(
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        raise UserError(
+        raise DiskFull(
             f"the disk is full: {part} could not be written; free some space and run the same "
             "command again, it goes on where it stopped"
         ) from error

@@ -25,8 +25,15 @@ RIGHT, WRONG = (225, 230, 235), (200, 30, 40)
 # Layout of a panel; images this much wider than high stand one below the other.
 TOTAL_INCHES, HEAD_INCHES, LINE_INCHES, GAP_INCHES = 12.4, 0.27, 0.24, 0.12
 WIDE = 2.5
+# Characters of a class name in a picture.
+LABEL = 48
 # Fewer regions have no distribution.
 FEW = 3
+
+
+def legible(names: Sequence[str], most: int = LABEL) -> list[str]:
+    """Return names as a legend can show them."""
+    return [pictures.legible(name, most) for name in names]
 
 
 def class_colours(count: int) -> list[tuple[int, int, int]]:
@@ -99,6 +106,7 @@ def panel(
         predicted: what stands above the prediction.
     """
     count = len(names)
+    names, title = legible(names), pictures.legible(title)
     parts: list[tuple[str, Array]] = [("micrograph", image)]
     if truth is not None:
         parts.append(("truth", colour_mask(truth, count)))
@@ -158,6 +166,7 @@ def panel(
 
 def confusion_plot(counts: NDArray[np.int64], names: Sequence[str], path: Path) -> None:
     """Write the confusion matrix, each row in percent of the true class."""
+    names = legible(names)
     share = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     size = 1.1 * len(names) + 1.8
     figure, axis = plt.subplots(figsize=(size, size * 0.85))
@@ -178,6 +187,7 @@ def confusion_plot(counts: NDArray[np.int64], names: Sequence[str], path: Path) 
 
 def fraction_plot(truth: Array, predicted: Array, names: Sequence[str], path: Path) -> None:
     """Write predicted against true area fraction, one point per image and class."""
+    names = legible(names)
     figure, axis = plt.subplots(figsize=(4.2, 4.0))
     top = 1.04 * max(float(np.nanmax(truth)), float(np.nanmax(predicted)), 0.05)
     axis.plot([0, top], [0, top], color=pictures.FAINT, lw=1, ls="--", zorder=1)
@@ -221,7 +231,7 @@ def fraction_bars(
         width = 100 * shares[places, number]
         axis.barh(np.arange(len(places)), width, left=left, color=_hex(colour), height=0.82)
         left += width
-    labels = _short_names([images[i] for i in places], 24)
+    labels = _short_names(legible([images[i] for i in places], 200), 24)
     axis.set_yticks(np.arange(len(places)), labels, fontsize=7)
     axis.set_ylim(len(places) - 0.4, -0.6)
     axis.set_xlim(0, 100)
@@ -232,7 +242,7 @@ def fraction_bars(
     patches = [Patch(color=colour) for colour in colour_names(names).values()]
     axis.legend(
         patches,
-        list(names),
+        legible(names),
         loc="lower left",
         bbox_to_anchor=(-0.02, 1.0),
         ncols=3,
@@ -299,7 +309,7 @@ def size_plot(
             box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1.5}
             axis.annotate(text, fontsize=8, bbox=box, **corner)
             axis.yaxis.set_major_locator(MaxNLocator(integer=True))
-        axis.set_title(names[kind])
+        axis.set_title(pictures.legible(names[kind], LABEL))
         axis.set_xlabel(f"equivalent diameter ({unit})")
     for axis in axes[:, 0]:
         axis.set_ylabel("regions")
