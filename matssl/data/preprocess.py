@@ -15,6 +15,7 @@ from matssl.core.arrays import Array
 from matssl.core.errors import UserError
 from matssl.data import readers
 from matssl.data.readers import Micrograph
+from matssl.data.readers.planes import FLOAT_BITS
 
 # A window of mean -/+ 3 standard deviations shows nearly all grey levels of an image.
 STANDARD_HALF_WIDTH = 3.0
@@ -205,7 +206,9 @@ class Preprocess:
         if self.window == "fixed":
             return self.low, self.high
         if self.window == "dtype":
-            return (0.0, 1.0) if pixels.dtype == np.float32 else (0.0, float((1 << bits) - 1))
+            # Whole numbers may be kept as float32 too, where uint16 cannot hold them.
+            floating = pixels.dtype == np.float32 and bits == FLOAT_BITS
+            return (0.0, 1.0) if floating else (0.0, float((1 << bits) - 1))
         if self.window == "standard":
             mean, std = float(pixels.mean(dtype=np.float64)), float(pixels.std(dtype=np.float64))
             low, high = mean - STANDARD_HALF_WIDTH * std, mean + STANDARD_HALF_WIDTH * std
