@@ -90,6 +90,11 @@ def stored(path: Path, page: int | None = None) -> Stored:
             calibration = of_tiff(file, chosen)
     except UserError:
         raise
+    except NotImplementedError as error:
+        raise UserError(
+            f"{path} is stored in a way that is not read ({first_line(error)}); save it as plain "
+            "grey or RGB TIFF"
+        ) from error
     except Exception as error:  # a parser of foreign bytes may stumble over anything
         raise UserError(f"{path} is broken: {first_line(error)}") from error
     if turned != orientation.UPRIGHT:
@@ -99,28 +104,29 @@ def stored(path: Path, page: int | None = None) -> Stored:
 
 def _chosen(file: TiffFile, path: Path, page: int | None) -> tuple[TiffPage, tuple[str, ...]]:
     """Return a page and, where there are several, which one in words."""
-    pages = [p for p in _pages(file) if len(p.shape) > 1]
-    if not pages:
-        raise UserError(f"{path} holds no image")
     if page is not None:
         count = len(file.pages)
         if page >= count:
             noun = "page" if count == 1 else "pages"
             raise UserError(f"{path} has {count} {noun}; page {page + 1} was asked for (--page)")
         return file.pages[page], (f"page {page + 1} of {count} is read",) if count > 1 else ()
-    pictures = [p for p in pages if _photometric(p) != TRANSPARENCY] or pages
-    inner = [p for p in _inner(pages) if len(p.shape) > 1]
-    best = max((*pictures, *inner), key=_worth)
-    if best in inner:
-        return best, ("the picture inside page 1 is read, the largest of the file",)
+    pages = list(_pages(file))
+    pictures = [p for p in pages if len(p.shape) > 1]
+    if not pictures:
+        raise UserError(f"{path} holds no image")
+    opaque = [p for p in pictures if _photometric(p) != TRANSPARENCY] or pictures
+    best = max(opaque, key=_worth)
+    inside = max(_inner(pages[0]), key=_worth, default=best)
+    if _worth(inside)[0] > _worth(best)[0]:
+        return inside, ("the picture inside page 1 is read, the largest of the file",)
     count = len(file.pages)
     if count == 1:
         return best, ()
-    number = next(i for i, p in enumerate(file.pages) if p is best)
+    number = next(i for i, p in enumerate(pages) if p is best)
     told = f"page {number + 1} of {count} is read"
-    if any(_worth(p) != _worth(best) for p in pages):
-        others = any(_worth(p)[0] != _worth(best)[0] for p in pages)
-        told += f", the {'largest' if others else 'deepest'}"
+    if any(_worth(p) != _worth(best) for p in pictures):
+        smaller = any(_worth(p)[0] != _worth(best)[0] for p in pictures)
+        told += f", the {'largest' if smaller else 'deepest'}"
     return best, (told,)
 
 
@@ -134,13 +140,13 @@ def _pages(file: TiffFile) -> Iterator[TiffPage]:
         return
 
 
-def _inner(pages: list[TiffPage]) -> Iterator[TiffPage]:
-    """Yield the pictures that lie inside the first page, as raw cameras put them there."""
+def _inner(page: TiffPage) -> list[TiffPage]:
+    """Return the pictures that lie inside a page, as raw cameras put them there."""
     try:
-        if pages[0].subifds:
-            yield from itertools.islice(pages[0].pages, 16)
+        inside = list(itertools.islice(page.pages, 16)) if page.subifds else []
     except Exception:  # the page itself is whole
-        return
+        return []
+    return [p for p in inside if len(p.shape) > 1]
 
 
 def _worth(page: TiffPage) -> tuple[int, int]:
