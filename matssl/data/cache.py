@@ -8,6 +8,7 @@ import hashlib
 import json
 import math
 import shutil
+import stat
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -268,6 +269,9 @@ def _file_key(path: Path) -> str:
     """Return what tells this file from any other state of it: name, size, time, first bytes."""
     try:
         status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            # A pipe would wait for ever; reading refuses it by name.
+            return f"{path.resolve()}|no file"
         with open(path, "rb") as file:
             head = hashlib.sha256(file.read(HEAD_BYTES)).hexdigest()
     except OSError as error:
