@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from matssl.data.readers import Micrograph
 STANDARD_HALF_WIDTH = 3.0
 # Defaults of --low and --high.
 LEVELS = (0.5, 99.5)
+FROM_TABLE = "pixel size as the table of specimens says"
 WINDOWS = ("percentile", "dtype", "standard", "fixed")
 
 
@@ -41,6 +42,8 @@ class Preprocess:
         mean: of the planes, one value per channel of the plane.
         std: of the planes, one value per channel of the plane.
         channels: input channels of the network, 1 or 3.
+        sizes: nm, of single images, as a table says; beats ``pixel_size``. Of the files at hand and
+            not of how they are read: it is neither compared nor stored.
     """
 
     color: str = "gray"
@@ -54,6 +57,7 @@ class Preprocess:
     mean: tuple[float, ...] = (0.5,)
     std: tuple[float, ...] = (0.25,)
     channels: int = 1
+    sizes: Mapping[Path, float] = field(default_factory=dict, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.window not in WINDOWS:
@@ -70,7 +74,15 @@ class Preprocess:
     def read(self, path: Path | str, page: int = 0) -> Micrograph:
         """Return the micrograph in a file with the record's colour rule and pixel size."""
         micrograph = readers.read(path, page=page, color=self.color)
-        return readers.with_pixel_size(micrograph, self.pixel_size)
+        size = self.sizes.get(Path(path))
+        if size is None:
+            return readers.with_pixel_size(micrograph, self.pixel_size)
+        micrograph = readers.with_pixel_size(micrograph, size)
+        return replace(micrograph, notes=(*micrograph.notes, FROM_TABLE))
+
+    def told(self, sizes: Mapping[Path, float]) -> Preprocess:
+        """Return the record that knows the pixel sizes of these images, nm, as well."""
+        return replace(self, sizes={**self.sizes, **sizes}) if sizes else self
 
     def kept_rows(self, micrograph: Micrograph) -> int:
         """Return how many rows from the top remain when the information bar is cut off."""
@@ -137,13 +149,14 @@ class Preprocess:
 
     def to_dict(self) -> dict[str, object]:
         """Return plain values for a checkpoint."""
-        values = asdict(self)
+        values = asdict(replace(self, sizes={}))
+        del values["sizes"]
         return {**values, "mean": list(self.mean), "std": list(self.std)}
 
     @staticmethod
     def from_dict(values: Mapping[str, Any]) -> Preprocess:
         """Return the record that :meth:`to_dict` wrote."""
-        known = {f.name for f in fields(Preprocess)}
+        known = {f.name for f in fields(Preprocess)} - {"sizes"}
         unknown = set(values) - known
         if unknown:
             raise UserError(

@@ -16,7 +16,9 @@ from matssl.core.errors import guard
 from matssl.core.flags import flag
 from matssl.core.parsing import parse_one
 from matssl.stages.settings import (
+    GROUP_REGEX_HELP,
     LARGEST_SEED,
+    SPECIMENS_HELP,
     LabelSettings,
     ToolSettings,
     device_problem,
@@ -40,8 +42,9 @@ class ProbeSettings(LabelSettings, ToolSettings):
         positional=True,
     )
     probe_path: str = flag("", "data", "folder of a few images with masks", required=True)
-    group_regex: str | None = flag(
-        None, "data", "names the specimen in a file name", check=group_regex_problem
+    group_regex: str | None = flag(None, "data", GROUP_REGEX_HELP, check=group_regex_problem)
+    specimens: str | None = flag(
+        None, "data", SPECIMENS_HELP, auto="specimens.csv beside the images, where it lies there"
     )
     encoder: str = flag("resnet18", "weights", "of imagenet and none")
     seed: int = flag(0, "run", "of random weights and cuts", low=0, high=LARGEST_SEED)
@@ -65,6 +68,7 @@ def main(argv: Sequence[str]) -> int:
         splits=args.splits,
         classes=args.classes,
         group_regex=args.group_regex,
+        specimens=args.specimens,
         seed=args.seed,
         device=args.device,
         threads=args.threads,
