@@ -21,6 +21,17 @@ PAGE_AUTO = "the largest, of equal ones the deepest, then the first"
 MOST_PAGES = 1_000_000
 
 
+GROUP_REGEX_HELP = (
+    "regular expression whose first group names the specimen in the path of an image from the "
+    "folder, without the folders of splits and without the ending; one that begins with ^ is also "
+    "sought in the file name alone"
+)
+SPECIMENS_HELP = (
+    "table of the images (columns image, specimen; optional field, magnification, pixel_size) that "
+    "says which are of one specimen; beats --group_regex"
+)
+
+
 def device_problem(name: str) -> str:
     """Return what is wrong with a ``--device``, "" where nothing is."""
     if re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", name):
@@ -174,11 +185,9 @@ class LabelSettings:
 class SpecimenSettings:
     """Flags of stages that read a folder as it is: whose specimens, which pixel size."""
 
-    group_regex: str | None = flag(
-        None,
-        "data",
-        "regular expression whose first group names the specimen in a file name",
-        check=group_regex_problem,
+    group_regex: str | None = flag(None, "data", GROUP_REGEX_HELP, check=group_regex_problem)
+    specimens: str | None = flag(
+        None, "data", SPECIMENS_HELP, auto="specimens.csv beside the images, where it lies there"
     )
     pixel_size: str | None = flag(
         None,
@@ -258,11 +267,9 @@ class ImageSettings:
         "pixel size of all images, for example 12.5nm; beats metadata",
         check=pixel_size_problem,
     )
-    group_regex: str | None = flag(
-        None,
-        "images",
-        "regular expression whose first group names the specimen in a file name",
-        check=group_regex_problem,
+    group_regex: str | None = flag(None, "images", GROUP_REGEX_HELP, check=group_regex_problem)
+    specimens: str | None = flag(
+        None, "images", SPECIMENS_HELP, auto="specimens.csv beside the images, where it lies there"
     )
 
     def image_problems(self, in_channels: int) -> list[Problem]:

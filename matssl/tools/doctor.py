@@ -43,8 +43,11 @@ def main(argv: Sequence[str]) -> int:
         splits=args.splits,
         classes=args.classes,
         group_regex=args.group_regex,
+        specimens=args.specimens,
+        pixel_size=args.pixel_size,
         need_masks=False,
     )
+    record = record.told(dataset.grouping.pixel_sizes)
     pool, left_out = layouts.unlabelled(args.pool) if args.pool else ([], [])
     found = preflight.examine_dataset(dataset, record, pool, left_out=left_out)
     print(found.text())
