@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from matssl.core import paths
 from matssl.core.errors import UserError, guard
 from matssl.core.flags import flag
 from matssl.core.parsing import parse_one
@@ -46,9 +47,12 @@ class RegionsSettings(SpecimenSettings, ToolSettings):
         "run of eval_model.py or phase_map, or a labelled folder",
         required=True,
         positional=True,
+        leads=paths.folder,
     )
     min_area: int = flag(10, "data", "smallest region in pixels", low=1)
-    classes: str | None = flag(None, "data", "class names or a YAML file, for a labelled folder")
+    classes: str | None = flag(
+        None, "data", "class names or a YAML file, for a labelled folder", leads=paths.class_file
+    )
     output_dir: str | None = flag(
         None,
         "run",
