@@ -47,8 +47,11 @@ def file_list(path: str) -> str:
 
 
 def run(path: str) -> str:
-    """Say what is wrong with the path of a run folder or of a file of it."""
-    return "" if os.path.exists(path) else _absent(path, "file")
+    """Say what is wrong with the path of a run folder or of a checkpoint in it."""
+    # That an encoder alone is not enough, the command says, whether there is one or not.
+    if path.endswith(".safetensors") or os.path.exists(path):
+        return ""
+    return _absent(path, "file")
 
 
 def splits(path: str) -> str:
