@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from matssl.core.runtime import Runtime
     from matssl.data.preprocess import Preprocess
 
+PRECISIONS = ("auto", "fp32", "bf16")
 LARGEST_SEED = 2**32 - 1
 # Percentiles that become black and white where nothing else is said.
 LEVELS = (0.5, 99.5)
@@ -123,7 +124,7 @@ class RunSettings:
         "auto",
         "run",
         "auto is bf16 where the hardware has it",
-        choices=("auto", "fp32", "bf16"),
+        choices=PRECISIONS,
     )
     config: str | None = flag(None, "run", "YAML or JSON file of flags; stronger than the recipe")
     overwrite: bool = flag(False, "run", "replace an existing run folder of this name")

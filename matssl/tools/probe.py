@@ -18,6 +18,7 @@ from matssl.core.flags import flag
 from matssl.core.parsing import parse_one
 from matssl.stages.settings import (
     LARGEST_SEED,
+    PRECISIONS,
     LabelSettings,
     ToolSettings,
     device_problem,
@@ -54,6 +55,9 @@ class ProbeSettings(LabelSettings, ToolSettings):
     threads: int | None = flag(
         None, "run", "CPU threads of torch", auto="all cores", low=1, high=1024
     )
+    precision: str = flag(
+        "auto", "run", "auto is bf16 where the hardware has it", choices=PRECISIONS
+    )
 
 
 SETTINGS = ProbeSettings
@@ -73,6 +77,7 @@ def main(argv: Sequence[str]) -> int:
         seed=args.seed,
         device=args.device,
         threads=args.threads,
+        precision=args.precision,
     )
     for name, miou in scores(args.weights, config, args.encoder):
         print(f"{100 * miou:5.1f} %  {name}", flush=True)
