@@ -18,6 +18,9 @@ PRECISIONS = ("auto", "fp32", "bf16")
 LARGEST_SEED = 2**32 - 1
 # Percentiles that become black and white where nothing else is said.
 LEVELS = (0.5, 99.5)
+PAGE_HELP = "page of TIFF files that have several, counted from 1"
+PAGE_AUTO = "the largest, of equal ones the deepest, then the first"
+MOST_PAGES = 1_000_000
 
 
 def device_problem(name: str) -> str:
@@ -201,6 +204,14 @@ class SpecimenSettings:
         "pixel size of all images, for example 12.5nm; beats metadata",
         check=pixel_size_problem,
     )
+    page: int | None = flag(
+        None,
+        "data",
+        PAGE_HELP,
+        auto=f"as in training; else {PAGE_AUTO}",
+        low=1,
+        high=MOST_PAGES,
+    )
 
 
 @dataclass(frozen=True, init=False, repr=False, eq=False)
@@ -252,6 +263,7 @@ class ImageSettings:
         "rows of an information bar to cut off: a number or auto",
         check=bar_problem,
     )
+    page: int | None = flag(None, "images", PAGE_HELP, auto=PAGE_AUTO, low=1, high=MOST_PAGES)
     target_pixel_size: str | None = flag(
         None,
         "images",
@@ -308,6 +320,7 @@ class ImageSettings:
             low=self.low,
             high=self.high,
             crop_bottom=self.crop_bottom,
+            page=self.page,
             target_pixel_size=self.target_pixel_size,
             pixel_size=self.pixel_size,
             channels=in_channels,

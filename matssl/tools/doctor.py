@@ -46,7 +46,9 @@ def main(argv: Sequence[str]) -> int:
     from matssl.data import layouts
     from matssl.data.preprocess import Preprocess
 
-    record = Preprocess.chosen(channels=1, pixel_size=args.pixel_size, crop_bottom=args.crop_bottom)
+    record = Preprocess.chosen(
+        channels=1, pixel_size=args.pixel_size, crop_bottom=args.crop_bottom, page=args.page
+    )
     dataset = layouts.find(
         args.folder,
         splits=args.splits,

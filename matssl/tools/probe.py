@@ -18,6 +18,9 @@ from matssl.core.flags import flag
 from matssl.core.parsing import parse_one
 from matssl.stages.settings import (
     LARGEST_SEED,
+    MOST_PAGES,
+    PAGE_AUTO,
+    PAGE_HELP,
     PRECISIONS,
     LabelSettings,
     ToolSettings,
@@ -49,6 +52,9 @@ class ProbeSettings(LabelSettings, ToolSettings):
     group_regex: str | None = flag(
         None, "data", "names the specimen in a file name", check=group_regex_problem
     )
+    page: int | None = flag(
+        None, "data", PAGE_HELP, auto=f"as in training; else {PAGE_AUTO}", low=1, high=MOST_PAGES
+    )
     encoder: str = flag("resnet18", "weights", "of imagenet and none")
     seed: int = flag(0, "run", "of random weights and cuts", low=0, high=LARGEST_SEED)
     device: str = flag("auto", "run", "auto, cpu, cuda or cuda:N", check=device_problem)
@@ -74,6 +80,7 @@ def main(argv: Sequence[str]) -> int:
         splits=args.splits,
         classes=args.classes,
         group_regex=args.group_regex,
+        page=args.page,
         seed=args.seed,
         device=args.device,
         threads=args.threads,
@@ -113,7 +120,7 @@ def scores(
             device=str(rt.device),
             precision=rt.precision,
         )
-        record = encoder.record
+        record = replace(encoder.record, page=config.page or encoder.record.page)
         seen = (record, encoder.multiple)
         if seen not in probes:
             levels = replace(config, window=record.window, low=record.low, high=record.high)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from matssl.data.preprocess import Preprocess
     from matssl.measure.field import Field
     from matssl.measure.regions import FieldRegions, RegionSummary
 
@@ -68,6 +69,7 @@ def main(argv: Sequence[str]) -> int:
     """Measure all masks, write the tables and the picture; returns 0."""
     args = parse_one(SETTINGS, argv, __doc__ or "", prog="python -m matssl.tools.regions")
     from matssl.core.run_folder import atomic_write_bytes
+    from matssl.data.preprocess import Preprocess
     from matssl.data.readers import parse_pixel_size
     from matssl.measure import tables
     from matssl.measure.regions import FieldRegions, find_regions, summarise
@@ -82,7 +84,8 @@ def main(argv: Sequence[str]) -> int:
     else:
         # Nothing is written to a folder of data: a picture there would be read as a micrograph.
         out = Path("experiments/regions") / folder.resolve().name
-        names, fields = _of_labels(folder, args.group_regex, given, args.classes)
+        record = Preprocess.chosen(channels=1, page=args.page)
+        names, fields = _of_labels(folder, args.group_regex, given, args.classes, record)
     found = [
         FieldRegions(field, mask.size, find_regions(mask, len(names), args.min_area))
         for field, mask in fields
@@ -154,11 +157,14 @@ def _facts(folder: Path) -> tuple[tuple[str, ...], list[dict[str, str]]]:
 
 
 def _of_labels(
-    folder: Path, regex: str | None, given: float | None, classes: str | None
+    folder: Path,
+    regex: str | None,
+    given: float | None,
+    classes: str | None,
+    record: Preprocess,
 ) -> tuple[tuple[str, ...], Iterator[Masked]]:
     """Return class names and masks of a labelled folder."""
     from matssl.data import layouts, readers
-    from matssl.data.preprocess import Preprocess
     from matssl.measure.field import Field, areas
 
     if (folder / "status.json").is_file():
@@ -169,7 +175,6 @@ def _of_labels(
     dataset = layouts.find(folder, group_regex=regex, classes=classes)
     table = dataset.table
     assert table is not None
-    record = Preprocess.chosen(channels=1)
 
     def fields() -> Iterator[Masked]:
         for pair in dataset.pairs:

@@ -170,6 +170,8 @@ def _inputs(settings: EvaluateSettings, rt: Runtime) -> Inputs:
     pixel_size = readers.parse_pixel_size(settings.pixel_size)
     if pixel_size is not None:
         segmenter = replace(segmenter, record=replace(segmenter.record, pixel_size=pixel_size))
+    if settings.page is not None:
+        segmenter = replace(segmenter, record=replace(segmenter.record, page=settings.page))
     excluded = excluded_classes(settings.exclude_classes, table.names)
     dataset = _dataset(settings, segmenter)
     pairs = _chosen(settings, dataset, segmenter)

@@ -141,6 +141,8 @@ def _inputs(settings: PhaseMapSettings, source: Source) -> Inputs:
     pixel_size = readers.parse_pixel_size(settings.pixel_size)
     if pixel_size is not None:
         record = replace(record, pixel_size=pixel_size)
+    if settings.page is not None:
+        record = replace(record, page=settings.page)
     paths, left_out = layouts.unlabelled(settings.data)
     found = preflight.examine(str(settings.data), {"images": paths}, record, left_out=left_out)
     good = [fact.path for fact in found.facts if not fact.error]
