@@ -6,6 +6,8 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from matssl.core import paths
+from matssl.core.errors import UserError
 from matssl.core.flags import Problem, flag, regex_problem
 
 if TYPE_CHECKING:
@@ -69,6 +71,18 @@ def _length_problem(name: str, text: str) -> str:
     if 0 < value < 1e12:
         return ""
     return f"--{name} {text!r} is no pixel size; write a number and its unit, such as 12.5nm"
+
+
+def weights_file(source: str) -> str:
+    """Return what is wrong with the path of weights, or their name in the model hub."""
+    from matssl import hub
+
+    if source in ("none", "imagenet"):
+        return ""
+    try:
+        return "" if hub.locate(source).exists() else f"there is no weights file {source}"
+    except UserError as error:
+        return str(error)
 
 
 def pixel_size_problem(text: str) -> str:
@@ -171,13 +185,17 @@ class LabelSettings:
     """Flags of both stages that read masks."""
 
     splits: str | None = flag(
-        None, "data", "json, csv or txt file (or folder of them) that names the images of a split"
+        None,
+        "data",
+        "json, csv or txt file (or folder of them) that names the images of a split",
+        leads=paths.splits,
     )
     classes: str | None = flag(
         None,
         "data",
         "class names in order (a,b,c), a YAML file that names and merges classes, or binary: all "
         "that is not 0 is one class",
+        leads=paths.class_file,
     )
 
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from matssl.core import paths
 from matssl.core.errors import guard
 from matssl.core.flags import flag
 from matssl.core.parsing import parse_one
@@ -27,6 +28,7 @@ from matssl.stages.settings import (
     ToolSettings,
     device_problem,
     group_regex_problem,
+    weights_file,
 )
 
 if TYPE_CHECKING:
@@ -44,8 +46,11 @@ class ProbeSettings(LabelSettings, ToolSettings):
         "runs of train_ssl.py, weights files, imagenet, or none for random weights",
         required=True,
         positional=True,
+        leads=weights_file,
     )
-    probe_path: str = flag("", "data", "folder of a few images with masks", required=True)
+    probe_path: str = flag(
+        "", "data", "folder of a few images with masks", required=True, leads=paths.folder
+    )
     group_regex: str | None = flag(None, "data", GROUP_REGEX_HELP, check=group_regex_problem)
     specimens: str | None = flag(
         None, "data", SPECIMENS_HELP, auto="specimens.csv beside the images, where it lies there"

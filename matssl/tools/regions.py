@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from matssl.core import textfiles
+from matssl.core import paths, textfiles
 from matssl.core.errors import UserError, guard
 from matssl.core.flags import flag
 from matssl.core.parsing import parse_one
@@ -47,9 +47,12 @@ class RegionsSettings(SpecimenSettings, ToolSettings):
         "run of eval_model.py or phase_map, or a labelled folder",
         required=True,
         positional=True,
+        leads=paths.folder,
     )
     min_area: int = flag(10, "data", "smallest region in pixels", low=1)
-    classes: str | None = flag(None, "data", "class names or a YAML file, for a labelled folder")
+    classes: str | None = flag(
+        None, "data", "class names or a YAML file, for a labelled folder", leads=paths.class_file
+    )
     output_dir: str | None = flag(
         None,
         "run",
@@ -65,7 +68,6 @@ def main(argv: Sequence[str]) -> int:
     """Measure all masks, write the tables and the picture; returns 0."""
     args = parse_one(SETTINGS, argv, __doc__ or "", prog="python -m matssl.tools.regions")
     from matssl.core.run_folder import atomic_write_bytes
-    from matssl.data.preprocess import Preprocess
     from matssl.data.readers import parse_pixel_size
     from matssl.measure import tables
     from matssl.measure.regions import FieldRegions, find_regions, summarise

@@ -23,7 +23,7 @@ from pathlib import Path
 from matssl.core.errors import UserError
 from matssl.core.run_folder import atomic_write_bytes
 from matssl.core.tables import csv_text
-from matssl.data.readers.calibration import parse_pixel_size
+from matssl.data.readers.units import parse_pixel_size
 
 FILE_NAME = "specimens.csv"
 COLUMNS = ("image", "specimen", "field", "magnification", "pixel_size")
