@@ -273,24 +273,11 @@ def read_settings(path: Path) -> dict[str, object]:
     Raises:
         UserError: no file, not readable as what its name says, or no mapping.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read the configuration {path}: {error}") from error
-    if path.suffix.lower() == ".json":
-        import json
+    from matssl.core import textfiles
 
-        try:
-            content = json.loads(text)
-        except ValueError as error:
-            raise UserError(f"{path} is not valid JSON: {error}") from error
-    else:
-        import yaml
-
-        try:
-            content = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise UserError(f"{path} is not valid YAML: {error}") from error
+    is_json = path.suffix.lower() == ".json"
+    read = textfiles.read_json if is_json else textfiles.read_yaml
+    content = read(path, "the configuration")
     if content is None:
         return {}
     if not isinstance(content, dict):

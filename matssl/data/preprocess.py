@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from matssl.core.arrays import Array
 from matssl.core.errors import UserError
-from matssl.data import readers
+from matssl.data import readers, stored
 from matssl.data.readers import Micrograph
 from matssl.data.readers.orientation import UPRIGHT
 from matssl.data.readers.planes import FLOAT_BITS
@@ -62,7 +62,7 @@ class Preprocess:
 
     def __post_init__(self) -> None:
         if self.window not in WINDOWS:
-            raise ValueError(f"window {self.window!r}")
+            raise ValueError(f"its window is none of {', '.join(WINDOWS)}: {self.window!r:.40}")
         if self.crop_bottom != "auto" and int(self.crop_bottom) < 0:
             raise UserError(f"--crop_bottom must be 0 or more, not {self.crop_bottom}")
         if self.window in ("percentile", "fixed") and not self.low < self.high:
@@ -151,7 +151,12 @@ class Preprocess:
 
     @staticmethod
     def from_dict(values: Mapping[str, Any]) -> Preprocess:
-        """Return the record that :meth:`to_dict` wrote."""
+        """Return the record that :meth:`to_dict` wrote.
+
+        Raises:
+            UserError: a newer version wrote it.
+            KeyError, TypeError, ValueError: nobody wrote it.
+        """
         known = {f.name for f in fields(Preprocess)}
         unknown = set(values) - known
         if unknown:
@@ -159,6 +164,8 @@ class Preprocess:
                 f"the preprocessing record has unknown entries {sorted(unknown)}; it comes from a "
                 "newer version, update matssl"
             )
+        whole = {f.name: f.default for f in fields(Preprocess)} | dict(values)
+        stored.check_preprocessing(whole)
         return Preprocess(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
 
     @staticmethod

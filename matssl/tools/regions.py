@@ -8,17 +8,17 @@ Writes regions.csv (a line a region), summary.csv (a line a specimen and class) 
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from matssl.core import textfiles
 from matssl.core.errors import UserError, guard
 from matssl.core.flags import flag
 from matssl.core.parsing import parse_one
-from matssl.core.tables import csv_text, read_csv
+from matssl.core.tables import csv_text
 from matssl.core.wording import counted
 from matssl.stages.settings import SpecimenSettings, ToolSettings
 
@@ -140,13 +140,13 @@ def _facts(folder: Path) -> tuple[tuple[str, ...], list[dict[str, str]]]:
     """Return class names and the table of images of a run of eval_model.py or phase_map."""
     try:
         if (folder / "phases.json").is_file():
-            names = tuple(json.loads((folder / "phases.json").read_text("utf-8"))["phases"])
+            names = tuple(textfiles.read_json(folder / "phases.json")["phases"])
             table = folder / "phase_fractions.csv"
         else:
-            names = tuple(json.loads((folder / "metrics.json").read_text("utf-8"))["classes"])
+            names = tuple(textfiles.read_json(folder / "metrics.json")["classes"])
             table = folder / "per_image.csv"
-        return names, read_csv(table)
-    except (OSError, ValueError, KeyError) as error:
+        return names, textfiles.read_rows(table)
+    except (UserError, KeyError, TypeError) as error:
         raise UserError(
             f"{folder} has masks but no results beside them; was the run broken off?"
         ) from error
