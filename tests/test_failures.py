@@ -32,7 +32,7 @@ from matssl.stages.failures import Failures, attempt
 NAMES = [
     b"a$x^{$b.png",
     b"Gef\xfcge 1.png",
-    b"n" * 240 + b".png",
+    b"n" * 251 + b".png",
     "ü".encode() * 120 + b".png",
     b"<b>x<img src=a>.png",
     b"=1+1.png",
