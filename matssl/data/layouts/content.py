@@ -214,7 +214,7 @@ def _tiff_many(path: Path, head: Header) -> bool:
     try:
         with tifffile.TiffFile(path) as file:
             page = file.pages[0]
-            packed = int(page.compression) != 1  # type: ignore[union-attr]
+            packed = int(page.compression) != 1
             offsets, lengths = page.dataoffsets, page.databytecounts
             order = file.byteorder
     except Exception:
