@@ -11,7 +11,7 @@ from matssl.core.wording import cut
 USER_ERROR_EXIT = 2
 INCOMPLETE_EXIT = 1
 # Characters of a refusal. What it quotes from a file is cut where it is quoted.
-MOST_SAID = 4000
+MOST_SAID = 2000
 
 
 class UserError(Exception):
