@@ -76,6 +76,18 @@ def test_fei_without_the_rows_of_the_scan_knows_nothing_of_a_bar(tmp_path: Path)
     assert _read(tmp_path / "b.tif", extratags=tags).bar_height == 0
 
 
+FEI_XML = """<?xml version="1.0"?><Metadata><BinaryResult><PixelSize>
+<X unit="m" unitPrefixPower="{power}">{x}</X><Y unit="m" unitPrefixPower="{power}">{x}</Y>
+</PixelSize></BinaryResult></Metadata>"""
+
+
+@pytest.mark.parametrize(("power", "x"), [(0, "2.5E-09"), (-9, "2.5"), (0, "2,5E-09")])
+def test_the_xml_of_newer_fei_files(tmp_path: Path, power: int, x: str) -> None:
+    """A11: with powers of ten of their own."""
+    tags = [(34683, 2, 0, FEI_XML.format(power=power, x=x), True)]
+    assert _read(tmp_path / "a.tif", extratags=tags).pixel_size == pytest.approx(2.5)
+
+
 # --- A10: pixels that are not square ---
 def test_the_area_of_a_pixel_that_is_not_square_is_right_and_both_sides_are_said(
     tmp_path: Path,

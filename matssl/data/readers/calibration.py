@@ -113,18 +113,21 @@ def _fei(tags: TiffTags, height: int, width: int) -> Calibration | None:
 
 
 def _fei_xml(text: str) -> Calibration | None:
-    both = re.search(
-        r"<PixelSize>.*?<X[^>]*>\s*([^<]+?)\s*</X>(?:.*?<Y[^>]*>\s*([^<]+?)\s*</Y>)?",
-        text,
-        re.DOTALL,
-    )
-    if both:
-        return calibrated(_nm(number(both[1])), _nm(number(both[2])))
-    match = re.search(r"<PixelWidth[^>]*>\s*([^<\s]+)", text)
-    tall = re.search(r"<PixelHeight[^>]*>\s*([^<\s]+)", text)
-    return (
-        calibrated(_nm(number(match[1])), _nm(number(tall[1])) if tall else None) if match else None
-    )
+    """Read the XML of newer FEI files: metres, times a power of ten where an attribute says so."""
+    sides = re.search(r"<PixelSize\b[^>]*>(.{0,2000}?)</PixelSize>", text, re.DOTALL)
+    pairs = ((sides[1], ("X", "Y")) if sides else None, (text, ("PixelWidth", "PixelHeight")))
+    for place in pairs:
+        if place is None:
+            continue
+        found = []
+        for name in place[1]:
+            match = re.search(rf"<{name}\b([^>]*)>\s*([^<\s]+)", place[0])
+            power = re.search(r"unitPrefixPower=[\"'](-?\d{1,2})[\"']", match[1]) if match else None
+            size = number(match[2]) if match else None
+            found.append(size * 10 ** int(power[1]) if size and power else size)
+        if found[0] is not None:
+            return calibrated(_nm(found[0]), _nm(found[1]))
+    return None
 
 
 def _zeiss(tags: TiffTags, height: int, width: int) -> Calibration | None:
@@ -175,14 +178,20 @@ def _ome(text: str, height: int, width: int) -> Calibration | None:
     # A file may hold several pictures, a preview among them.
     pictures = [e for e in root.iter() if e.tag.rpartition("}")[2] == "Pixels"]
     fitting = [p for p in pictures if (p.get("SizeX"), p.get("SizeY")) == (str(width), str(height))]
+    if not pictures:
+        return None
+    pixels = (fitting or pictures)[0]
     sizes = []
-    for pixels in fitting or pictures[:1]:
-        for side in "XY":
-            value = number(pixels.get(f"PhysicalSize{side}"))
-            scale = nm_per(pixels.get(f"PhysicalSize{side}Unit") or "µm")
-            sizes.append(value * scale if value and scale else None)
-        break
-    return calibrated(sizes[0], sizes[1]) if sizes and sizes[0] else None
+    for side in "XY":
+        value = number(pixels.get(f"PhysicalSize{side}"))
+        scale = nm_per(pixels.get(f"PhysicalSize{side}Unit") or "µm")
+        sizes.append(value * scale if value and scale else None)
+    notes = ()
+    if not fitting and pixels.get("SizeX"):
+        notes = (
+            f"the OME metadata speak of {pixels.get('SizeX')} columns, the picture has {width}",
+        )
+    return calibrated(sizes[0], sizes[1], notes=notes) if sizes[0] else None
 
 
 def _imagej(text: str, page: TiffPage) -> Calibration | None:
