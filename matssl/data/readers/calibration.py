@@ -186,11 +186,10 @@ def _ome(text: str, height: int, width: int) -> Calibration | None:
         value = number(pixels.get(f"PhysicalSize{side}"))
         scale = nm_per(pixels.get(f"PhysicalSize{side}Unit") or "µm")
         sizes.append(value * scale if value and scale else None)
-    notes = ()
-    if not fitting and pixels.get("SizeX"):
-        notes = (
-            f"the OME metadata speak of {pixels.get('SizeX')} columns, the picture has {width}",
-        )
+    notes = []
+    columns = pixels.get("SizeX")
+    if not fitting and columns:
+        notes = [f"the OME metadata speak of {columns[:20]} columns, the picture has {width}"]
     return calibrated(sizes[0], sizes[1], notes=notes) if sizes[0] else None
 
 
