@@ -6,7 +6,14 @@ together, ``heaps`` reads soft masks. ``class_file`` reads what a user wrote.
 """
 
 from matssl.data.masks.class_file import CLASS_FILES
-from matssl.data.masks.discover import BINARY, find_binary, find_table, is_binary
+from matssl.data.masks.conventions import files
+from matssl.data.masks.discover import (
+    BINARY,
+    binary_threshold,
+    find_binary,
+    find_table,
+    is_binary,
+)
 from matssl.data.masks.table import ClassTable, MaskClass, binary_table
 from matssl.data.masks.values import Value
 
@@ -17,6 +24,8 @@ __all__ = [
     "MaskClass",
     "Value",
     "binary_table",
+    "binary_threshold",
+    "files",
     "find_binary",
     "find_table",
     "is_binary",

@@ -17,7 +17,7 @@ from matssl.core.errors import UserError
 from matssl.core.wording import counted
 from matssl.data.masks.heaps import heaps, is_soft
 from matssl.data.masks.survey import Survey, survey, total
-from matssl.data.masks.table import FULL_SCALE, MOST_CLASSES
+from matssl.data.masks.table import FULL_SCALE, MOST_CLASSES, by_palette
 from matssl.data.masks.values import BLACK, COLOR, gray_color, show, shown
 
 WHITE = 255
@@ -102,14 +102,8 @@ def by_color(found: Agreed, strict: bool = True) -> Agreed:
     if not mapped and not (found.color and any(not s.color for s in found.surveys)):
         return found
     own = {s.path: s.by_palette() for s in mapped}
-    meanings: dict[int, set[int]] = {}
-    for one in mapped:
-        assert one.palette is not None
-        for number in one.values.tolist():
-            alone = one.renumbered(np.where(one.values == number, number, -1))
-            colors = alone.by_palette().values.tolist()
-            meanings.setdefault(number, set()).update(c for c in colors if c != -1)
-    agree = all(len(colors) == 1 for colors in meanings.values())
+    meanings = _meanings(mapped)
+    agree = palettes_agree(mapped)
     others = [s for s in found.surveys if s.palette is None]
     if not found.color and agree and not _shown_alike(others, meanings):
         palette = tuple((n, show(c.copy().pop(), "color")) for n, c in sorted(meanings.items()))
@@ -131,6 +125,23 @@ def by_color(found: Agreed, strict: bool = True) -> Agreed:
         notes = (*notes, f"{files(binary)}: 1 is {color} of the coloured masks")
     colored = tuple(_colored(s, lit, strict) for s in colored)
     return replace(found, surveys=colored, any_white=bool(binary) and strict, notes=notes)
+
+
+def palettes_agree(surveys: Sequence[Survey]) -> bool:
+    """Return whether every number has the same colour in the palettes of all masks with one."""
+    return all(len(colors) == 1 for colors in _meanings(surveys).values())
+
+
+def _meanings(surveys: Sequence[Survey]) -> dict[int, set[int]]:
+    """Return the colours that each number has in the palettes of masks that use it."""
+    found: dict[int, set[int]] = {}
+    for one in surveys:
+        if one.palette is not None:
+            for number, color in zip(
+                one.values.tolist(), by_palette(one.values, one.palette).tolist(), strict=True
+            ):
+                found.setdefault(number, set()).add(color)
+    return found
 
 
 def _shown_alike(others: Sequence[Survey], meanings: dict[int, set[int]]) -> bool:

@@ -14,7 +14,9 @@ from matssl.data.masks import conventions
 from matssl.data.masks.class_file import class_file, from_file
 from matssl.data.masks.conventions import Agreed, files
 from matssl.data.masks.heaps import (
+    FEW_VALUES,
     MOST_BETWEEN,
+    NOISE,
     Heaps,
     between_levels,
     edges_are_few,
@@ -22,10 +24,10 @@ from matssl.data.masks.heaps import (
     is_soft,
     line_between,
 )
-from matssl.data.masks.instances import may_number, number_objects
+from matssl.data.masks.instances import VOID, may_number, number_objects
 from matssl.data.masks.survey import Survey, Total, counted, survey, total
 from matssl.data.masks.table import HALF_WAY, ClassTable, MaskClass, binary_table
-from matssl.data.masks.values import BLACK, COLOR, Value, show, shown
+from matssl.data.masks.values import BLACK, COLOR, Value, channels, show, shown
 
 MAX_CLASSES = 64
 # --classes binary: every value but 0 is one class; binary:128 says from which value on.
@@ -74,7 +76,30 @@ def find_binary(
     Raises:
         UserError: the threshold is none, or the masks do not show where to cut.
     """
-    return _binary([survey(path, bright=True) for path in mask_paths], classes)
+    threshold = binary_threshold(classes)
+    surveys = [survey(path) for path in mask_paths]
+    agreed = conventions.alpha_applied(surveys)
+    notes: tuple[str, ...] = (*conventions.remarks(surveys), *agreed.notes)
+    kind = "index"
+    if not conventions.palettes_agree(agreed.surveys):
+        # Numbers mean nothing then; black is background.
+        kind = "color"
+        notes = (*notes, "the palettes of the masks differ in order: their colours count")
+    masks = [_bright(s, agreed.alpha, kind == "color") for s in agreed.surveys]
+    numbered = number_objects([s.objects for s in agreed.surveys])
+    if threshold is None and not numbered:
+        scaled = [s.renumbered(_to_8_bit_scale(s)) for s in masks]
+        # Masks of 0 and 1 tell nothing of the scale of the others.
+        summed = total([s for s in scaled if s.top > 1])
+        if len(summed.values) and is_soft(summed):
+            threshold, note = _cut(scaled, summed)
+            notes = (*notes, note) if note else notes
+    threshold = threshold or 1
+    dim = [s.path for s in masks if s.top == 1] if threshold > 1 else []
+    if dim:
+        notes = (*notes, f"{files(dim)} of 0 and 1: 1 is foreground, whatever the threshold")
+    table = replace(binary_table(threshold), kind=kind, alpha=agreed.alpha, instances=numbered)
+    return counted(table, masks), notes
 
 
 def _table(
@@ -98,27 +123,24 @@ def _table(
     return table, (*said, *notes)
 
 
-def _binary(surveys: list[Survey], classes: str) -> tuple[ClassTable, tuple[str, ...]]:
-    notes: tuple[str, ...] = conventions.remarks(surveys)
-    threshold = _threshold(classes)
-    if threshold is None and number_objects([s.objects for s in surveys]):
-        threshold = 1
-    if threshold is None:
-        scaled = [s.renumbered(_to_8_bit_scale(s)) for s in surveys]
-        # Masks of 0 and 1 tell nothing of the scale of the others.
-        summed = total([s for s in scaled if s.top > 1])
-        threshold = 1
-        if len(summed.values) and is_soft(summed):
-            threshold, note = _cut(scaled, summed)
-            notes = (*notes, note)
-    dim = [s.path for s in surveys if s.top == 1] if threshold > 1 else []
-    if dim:
-        notes = (*notes, f"{files(dim)} of 0 and 1: 1 is foreground, whatever the threshold")
-    return counted(binary_table(threshold), surveys), notes
+def _bright(one: Survey, alpha: str, shown: bool) -> Survey:
+    """Return a mask by its grey values, or by the brightest channel of its colours.
+
+    Args:
+        one: the mask.
+        alpha: as in ``ClassTable``.
+        shown: whether palette numbers are looked at by their colours.
+    """
+    if one.color:
+        return survey(one.path, alpha, bright=True)
+    if shown and one.palette is not None:
+        own = one.by_palette()
+        return own.renumbered(channels(own.values).max(axis=1))
+    return one
 
 
-def _threshold(classes: str) -> int | None:
-    """Return the number behind "binary:"; None where there is none.
+def binary_threshold(classes: str) -> int | None:
+    """Return the first grey value of the foreground in "binary:128"; None in "binary".
 
     Raises:
         UserError: it is no grey value above 0.
@@ -146,10 +168,14 @@ def _cut(surveys: list[Survey], summed: Total) -> tuple[int, str]:
         UserError: the masks do not show it.
     """
     found = heaps(summed)
-    if not found.clear or found.unclear:
+    if len(summed.values) <= FEW_VALUES and not found.clear:
+        # Too small to tell anything by the way it is drawn.
+        return 1, ""
+    if not found.clear or found.unclear or found.levels[0] > NOISE:
         raise UserError(
             f"--classes binary: the masks hold {len(summed.values)} grey values that do not show "
-            "where the foreground begins; say so with --classes binary:THRESHOLD, as in binary:128"
+            "where black ends and the foreground begins; say so with --classes binary:THRESHOLD, "
+            "as in binary:128"
         )
     first = (found.levels[0] + found.levels[1] + 1) // 2
     return first, _soft_note(surveys, found) + f"; foreground from {first} on"
@@ -176,27 +202,17 @@ def _of_objects(agreed: Agreed) -> tuple[ClassTable, tuple[str, ...]]:
         dark = MaskClass(0, "background", (show(ground, "color"),))
         table = replace(table, kind="color", classes=(dark, table.classes[1]))
     ignored: tuple[int, ...] = agreed.ignored
-    border = [s for s in agreed.surveys if s.objects.numbered and _has_border(s)]
+    border = [s for s in agreed.surveys if s.objects.void]
     notes = [
         f"the masks number {number} objects, each value one region: all are one class, "
         "foreground; names for the values in classes.yaml would make classes of them"
     ]
     if border:
-        ignored = (*ignored, conventions.WHITE)
+        ignored = (*ignored, VOID)
         notes.append(f"{files([s.path for s in border])}: 255 beside object numbers is ignored")
     if ignored:
         table = replace(table, ignore_values=ignored)
     return counted(table, agreed.surveys), (*agreed.notes, *notes)
-
-
-def _has_border(one: Survey) -> bool:
-    """Whether 255 marks what lies between objects: it is no number of the row, and not compact."""
-    rest = sorted(one.lit - {conventions.WHITE})
-    return (
-        conventions.WHITE in one.lit
-        and one.objects.single < one.objects.values
-        and rest == list(range(1, len(rest) + 1))
-    )
 
 
 def _of_numbers(agreed: Agreed) -> tuple[ClassTable, tuple[str, ...]]:
@@ -245,16 +261,14 @@ def _of_numbers(agreed: Agreed) -> tuple[ClassTable, tuple[str, ...]]:
 def _of_colors(agreed: Agreed) -> tuple[ClassTable, tuple[str, ...]]:
     summed = total(list(agreed.surveys))
     values = summed.values.tolist()
-    base = ClassTable(
-        "color", (), agreed.ignored, alpha=agreed.alpha, any_white=agreed.any_white
-    )
+    base = ClassTable("color", (), agreed.ignored, alpha=agreed.alpha, any_white=agreed.any_white)
     over = _drawn_over(values)
     if over is not None:
         labels: list[tuple[Value, ...]] = [(), *((show(c, "color"),) for c in over)]
         table = replace(base, classes=_classes(labels, {0: "matrix"}), rest_index=0)
         note = "the masks are drawn over the micrograph; what shows through is class 0"
         return counted(table, agreed.surveys), (*agreed.notes, note)
-    if len(values) > 8 and is_soft(summed):
+    if len(values) > FEW_VALUES and is_soft(summed):
         soft, note = _soft(base, list(agreed.surveys), summed)
         if soft is not None:
             return counted(soft, agreed.surveys), (*agreed.notes, note)
@@ -285,7 +299,7 @@ def _soft(
         UserError: their heaps are not clear.
     """
     found = heaps(summed)
-    few = len(summed.values) <= 8
+    few = len(summed.values) <= FEW_VALUES
     if few and not found.clear:
         return None, ""
     names = {0: "background", 1: "foreground"} if len(found.levels) == 2 else {}

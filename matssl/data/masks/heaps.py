@@ -24,9 +24,10 @@ STRAY = 5e-4
 # So near to one that is twenty times as frequent, a value is its noise.
 NOISE = 8
 # A heap holds at least this share of what is flat; at least this share of a mask is drawn in one
-# value, which is never so in a picture.
+# value, which is never so in a picture, and of each heap of what is flat.
 HEAP = 1e-3
 DRAWN = 0.3
+DRAWN_OF_A_HEAP = 0.2
 # Of three and more classes: share of pixels, and of the pixels of a class, that look like the soft
 # edge of two others; share of pixels that lie between heaps.
 MOST_EDGES = 3e-3
@@ -72,8 +73,9 @@ def is_soft(total: Total) -> bool:
     found = doubtful(total)
     lit = total.values[-1] if len(total.values) else 0
     if lit < MOST_CLASSES:
-        # Class numbers: a crack may be thin and rare.
-        return len(found) > FEW_VALUES and 2 * int(found.sum()) > len(found)
+        # Class numbers: a crack may be thin and rare, but most classes are drawn.
+        edge = (total.drawn < HARDLY * total.sizes) & (total.between >= 0.5 * total.sizes)
+        return len(edge) > FEW_VALUES and 2 * int(edge.sum()) > len(edge)
     return bool(found.any()) and line_between(total) is None
 
 
@@ -97,19 +99,26 @@ def heaps(total: Total) -> Heaps:
     points = channels(values)
     levels: list[int] = []
     members: list[int] = []
+    drawn: list[int] = []
     for place in np.argsort(-flat, kind="stable").tolist():
         if flat[place] == 0:
             break
         near = [_far(points[place], points[level]) <= SNAP_DISTANCE for level in levels]
         if any(near):
             members[near.index(True)] += int(flat[place])
+            drawn[near.index(True)] += int(total.drawn[place])
         else:
             levels.append(place)
             members.append(int(flat[place]))
+            drawn.append(int(total.drawn[place]))
     whole = int(flat.sum())
     kept = [level for level, mass in zip(levels, members, strict=True) if mass >= HEAP * whole]
     if not kept:
         return Heaps((), (), 0.0, clear=False)
+    pictured = [
+        mass >= HEAP * whole and own < DRAWN_OF_A_HEAP * mass and not _is_pure(points[level])
+        for level, mass, own in zip(levels, members, drawn, strict=True)
+    ]
     distances = np.abs(points[:, None] - points[kept][None]).max(axis=2).min(axis=1)
     unclear = values[(distances > SNAP_DISTANCE) & (total.drawn > 0)]
     found = tuple(sorted(_end(int(values[place]), values) for place in kept))
@@ -119,7 +128,7 @@ def heaps(total: Total) -> Heaps:
         tuple(values[strays].tolist()),
         float(total.sizes[strays].sum() / max(1, total.pixels)),
         tuple(unclear.tolist()),
-        bool(len(kept) >= 2 and total.drawn.sum() >= DRAWN * total.pixels),
+        bool(len(kept) >= 2 and not any(pictured) and total.drawn.sum() >= DRAWN * total.pixels),
     )
 
 
@@ -163,6 +172,12 @@ def _end(level: int, values: Array) -> int:
         if abs(level - end) <= NOISE and end in values:
             return end
     return level
+
+
+def _is_pure(point: Array) -> bool:
+    """Whether a colour is fully saturated, as those that people draw with and no picture has."""
+    ends = (point <= NOISE) | (point >= 255 - NOISE)
+    return len(point) > 1 and bool(ends.all()) and int(point.max() - point.min()) > 255 - 2 * NOISE
 
 
 def _far(a: Array, b: Array) -> int:

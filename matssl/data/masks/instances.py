@@ -21,6 +21,8 @@ MOSTLY = 0.9
 MOST_PIXELS = 0.8
 # Area of a region over that of the box around it: a disc has 0.79, a ring or a crack little.
 COMPACT = 0.3
+# Marks what lies between objects, as in the masks of Pascal VOC.
+VOID = 255
 # After so many the values of a picture are known for what they are.
 TRIED = 20
 # Smaller ones are specks that make no object.
@@ -37,6 +39,7 @@ class Objects:
         single: how many are one compact region.
         pixels: share of the pixels in such.
         gapless: whether they are 1, 2, 3 ... without a gap.
+        void: whether 255 marks what lies between them and is no number.
     """
 
     background: int | None = None
@@ -44,6 +47,7 @@ class Objects:
     single: int = 0
     pixels: float = 0.0
     gapless: bool = False
+    void: bool = False
 
     @property
     def all_single(self) -> bool:
@@ -77,8 +81,19 @@ def objects(mask: Array, values: Array, sizes: Array) -> Objects:
     if number < FEW or sizes[own].sum() < SMALLEST * number:
         return Objects(background, number, gapless=gapless)
     where = _places(mask, values)
-    single, pixels = _single(where, np.flatnonzero(own), sizes)
-    return Objects(background, number, single, pixels / max(1, int(sizes[own].sum())), gapless)
+    boxes = _boxes(where, len(sizes))
+    single, pixels = _single(where, boxes, np.flatnonzero(own), sizes)
+    share = pixels / max(1, int(sizes[own].sum()))
+    found = Objects(background, number, single, share, gapless)
+    rest = own & (values != VOID)
+    if found.all_single or colored or not own[values == VOID].any():
+        return found
+    if not (values[rest] == np.arange(1, number)).all():
+        return found
+    single, pixels = _single(where, boxes, np.flatnonzero(rest), sizes)
+    share = pixels / max(1, int(sizes[rest].sum()))
+    found = Objects(background, number - 1, single, share, True, True)
+    return found if found.numbered else Objects(background, number)
 
 
 def _places(mask: Array, values: Array) -> Array:
@@ -89,15 +104,15 @@ def _places(mask: Array, values: Array) -> Array:
     return where
 
 
-def _single(where: Array, places: Array, sizes: Array) -> tuple[int, int]:
+def _single(where: Array, boxes: Array, places: Array, sizes: Array) -> tuple[int, int]:
     """Return how many values are one compact region each, and their pixels.
 
     Args:
         where: (H, W), place of each pixel's value.
+        boxes: (N, 4), first and last row and column of each value.
         places: those to look at.
         sizes: pixels of each value.
     """
-    boxes = _boxes(where, len(sizes))
     single = pixels = 0
     order = sorted(places.tolist(), key=lambda p: -int(sizes[p]))
     for seen, place in enumerate(order, 1):

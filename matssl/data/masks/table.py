@@ -136,6 +136,8 @@ class ClassTable:
         raw = plain(raw, self.alpha)
         threshold = self.threshold
         if threshold is not None:
+            if self.kind == "color" and palette is not None and raw.ndim == 2:
+                raw = palette[np.minimum(raw, len(palette) - 1)]
             return _halved(raw, threshold)
         values, _ = tally(raw)
         classes, far = self.lookup(values, source, palette)

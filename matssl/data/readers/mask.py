@@ -27,6 +27,11 @@ STORED_OF_IMAGEJ = (
     "the foreground although it is shown black"
 )
 SHOWN = "WhiteIsZero: the values that are shown count, white is the highest"
+# Its own choice for arrays of bool, which nobody asked for.
+SHOWN_OF_TIFFFILE = (
+    "1-bit pictures of Python's tifffile, WhiteIsZero: the values that are shown count, so True is "
+    "black and background; photometric='minisblack' writes it white"
+)
 STORED_NUMBERS = "WhiteIsZero with class numbers: the stored numbers count"
 
 
@@ -107,7 +112,8 @@ def _tiff(path: Path) -> tuple[Array, NDArray[np.uint8] | None, list[str]]:
     mask, facts, notes = found.pixels, found.facts, list(found.notes)
     if facts.kind == "MINISWHITE" and mask.ndim == 2 and mask.dtype.kind in "bu":
         mask, remark = _shown(mask, facts.bits, facts.imagej)
-        notes.append(remark)
+        unasked = remark == SHOWN and facts.bits == 1 and _is_of_tifffile(path)
+        notes.append(SHOWN_OF_TIFFFILE if unasked else remark)
     elif facts.kind not in ("MINISWHITE", "MINISBLACK", "RGB", "PALETTE"):
         mask, remarks = photometric.shown(mask, facts, path)
         notes += remarks
@@ -116,6 +122,14 @@ def _tiff(path: Path) -> tuple[Array, NDArray[np.uint8] | None, list[str]]:
         return mask, None, notes
     # Some programs write 8-bit colours where 16 bits are meant.
     return mask, (colors if colors.max() < 256 else colors >> 8).T.astype(np.uint8), notes
+
+
+def _is_of_tifffile(path: Path) -> bool:
+    """Whether Python's tifffile wrote the file as it does where nothing is said of white."""
+    import tifffile
+
+    with tifffile.TiffFile(path) as file:
+        return bool(file.is_shaped)
 
 
 def _shown(mask: Array, bits: int, imagej: bool) -> tuple[Array, str]:

@@ -11,7 +11,7 @@ from matssl.core import parsing
 from matssl.core.flags import Command, Parsed, Problem, flag, peek
 from matssl.methods import METHODS
 from matssl.methods.settings import GuidedSettings, MethodSettings
-from matssl.stages.settings import ImageSettings, RunSettings, TrainingSettings
+from matssl.stages.settings import ImageSettings, RunSettings, TrainingSettings, classes_problem
 
 DESCRIPTION = (
     "Pretrain an encoder on a folder of unlabelled micrographs. Weights, pictures and a report go "
@@ -115,6 +115,7 @@ class PretrainSettings(RunSettings, TrainingSettings, ImageSettings):
         None,
         "data",
         "classes of the masks of --labeled_path and --probe_path, as of train_finetune.py",
+        check=classes_problem,
     )
     probe_path: str | None = flag(
         None,
