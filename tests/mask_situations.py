@@ -740,10 +740,37 @@ def few_numbered_objects_and_another_number_in_each(f: Path) -> Truth:
 
 
 @situation(says="where the values number objects")
-def few_regions_that_may_be_objects(f: Path) -> Truth:
+def a_few_regions_that_may_be_objects(f: Path) -> Truth:
     for i in range(2):
-        tif(f, i, grains(i, 4))
-    return [grains(i, 4).astype(np.uint8) for i in range(2)]
+        tif(f, i, grains(i, 3))
+    return [grains(i, 3).astype(np.uint8) for i in range(2)]
+
+
+@situation(only_asks=True)
+def regions_of_which_each_mask_has_as_many(f: Path) -> Truth:
+    for i in range(3):
+        tif(f, i, grains(i, 5))
+    return []
+
+
+def _five_phases(f: Path) -> Truth:
+    regions_of_which_each_mask_has_as_many(f)
+    return [grains(i, 5).astype(np.uint8) for i in range(3)]
+
+
+SITUATIONS["regions_that_the_user_calls_classes"] = Situation(
+    _five_phases, flags={"classes": "matrix,a,b,c,d,e"}
+)
+
+
+@situation()
+def layers_of_which_each_mask_has_others(f: Path) -> Truth:
+    truth = []
+    for i, number in enumerate((4, 3, 5)):
+        t = np.repeat(np.arange(HEIGHT) * number // HEIGHT, WIDTH).reshape(HEIGHT, WIDTH)
+        truth.append(t.astype(np.uint8))
+        png(f, i, truth[-1])
+    return truth
 
 
 @situation(says="255 beside object numbers is ignored")

@@ -113,11 +113,11 @@ def _table(
     agreed = conventions.alpha_applied(surveys)
     if file is not None:
         table, notes = from_file(file, conventions.by_color(agreed, strict=False))
-    elif number_objects([s.objects for s in agreed.surveys]):
+    elif not _named(agreed, classes) and number_objects([s.objects for s in agreed.surveys]):
         table, notes = _of_objects(agreed)
     else:
         agreed = conventions.by_color(agreed)
-        table, notes = _of_colors(agreed) if agreed.color else _of_numbers(agreed)
+        table, notes = _of_colors(agreed) if agreed.color else _of_numbers(agreed, classes)
     if classes is not None and file is None:
         table = _renamed(table, classes)
     return table, (*said, *notes)
@@ -215,7 +215,13 @@ def _of_objects(agreed: Agreed) -> tuple[ClassTable, tuple[str, ...]]:
     return counted(table, agreed.surveys), (*agreed.notes, *notes)
 
 
-def _of_numbers(agreed: Agreed) -> tuple[ClassTable, tuple[str, ...]]:
+def _named(agreed: Agreed, classes: str | None) -> bool:
+    """Whether ``--classes`` gives a name to each of three or more values: they are classes."""
+    values = total(list(agreed.surveys)).values
+    return classes is not None and len(_words(classes)) == len(values) > 2
+
+
+def _of_numbers(agreed: Agreed, names: str | None) -> tuple[ClassTable, tuple[str, ...]]:
     agreed = conventions.one_scale(agreed)
     masks = [
         s.renumbered(np.where(np.isin(s.values, agreed.ignored), -1, s.values))
@@ -248,13 +254,20 @@ def _of_numbers(agreed: Agreed) -> tuple[ClassTable, tuple[str, ...]]:
             "their soft edge, --classes binary"
         )
     notes += conventions.never_together(masks, "index")
-    if may_number([s.objects for s in agreed.surveys]):
+    numbering = "" if names else may_number([s.objects for s in agreed.surveys])
+    if numbering == "likely":
+        raise UserError(
+            f"each of the values {shown(values[1:] if values[0] == 0 else values)} is one region "
+            "in every mask: where they number objects, --classes binary; where they are classes, "
+            f"give a name to each of the {len(values)}, 0 first: --classes a,b,c"
+        )
+    if numbering:
         notes.append(
             "each class is one region in every mask; where the values number objects, "
             "--classes binary"
         )
-    names = {0: "background", 1: "foreground"} if len(values) == 2 else {}
-    table = replace(base, classes=_classes([(v,) for v in values], names))
+    known = {0: "background", 1: "foreground"} if len(values) == 2 else {}
+    table = replace(base, classes=_classes([(v,) for v in values], known))
     return counted(table, agreed.surveys), tuple(notes)
 
 
@@ -349,7 +362,7 @@ def _classes(values: Sequence[tuple[Value, ...]], names: dict[int, str]) -> tupl
 
 
 def _renamed(table: ClassTable, names: str) -> ClassTable:
-    words = [word.strip() for word in names.split(",") if word.strip()]
+    words = _words(names)
     if len(words) != table.num_classes or len(set(words)) != len(words):
         raise UserError(
             f"--classes names {len(words)} classes ({', '.join(words)}), the masks hold "
@@ -357,6 +370,10 @@ def _renamed(table: ClassTable, names: str) -> ClassTable:
         )
     classes = tuple(replace(c, name=w) for c, w in zip(table.classes, words, strict=True))
     return replace(table, classes=classes)
+
+
+def _words(names: str) -> list[str]:
+    return [word.strip() for word in names.split(",") if word.strip()]
 
 
 def _is_pure(code: int) -> bool:

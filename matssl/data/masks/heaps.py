@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from matssl.core.arrays import Array
 from matssl.data import readers
 from matssl.data.masks import edges
-from matssl.data.masks.survey import Survey, Total
-from matssl.data.masks.table import MOST_CLASSES, SNAP_DISTANCE
-from matssl.data.masks.values import channels
+from matssl.data.masks.survey import Survey, Total, short
+from matssl.data.masks.table import MOST_CLASSES, SNAP_DISTANCE, plain
+from matssl.data.masks.values import COLOR, channels
 
 # So many values are kept as classes, if they are drawn as such.
 FEW_VALUES = 8
@@ -33,6 +33,12 @@ DRAWN_OF_A_HEAP = 0.2
 MOST_EDGES = 3e-3
 MOST_OF_A_CLASS = 0.03
 MOST_BETWEEN = 0.05
+# So far from a mixture of two colours another one is a third; share of the pixels that may be such.
+OFF_LINE = 150
+MOST_OFF_LINE = 5e-4
+# Of two classes: share of the pixels, and of those between the heaps, that are no edge but peaks.
+MOST_PEAKS = 5e-4
+MOST_OF_EDGES = 0.2
 
 
 @dataclass(frozen=True)
@@ -116,19 +122,31 @@ def heaps(total: Total) -> Heaps:
     if not kept:
         return Heaps((), (), 0.0, clear=False)
     pictured = [
-        mass >= HEAP * whole and own < DRAWN_OF_A_HEAP * mass and not _is_pure(points[level])
+        mass >= HEAP * whole and own < DRAWN_OF_A_HEAP * mass and not _is_end(points[level])
         for level, mass, own in zip(levels, members, drawn, strict=True)
     ]
     distances = np.abs(points[:, None] - points[kept][None]).max(axis=2).min(axis=1)
-    unclear = values[(distances > SNAP_DISTANCE) & (total.drawn > 0)]
+    odd = distances > SNAP_DISTANCE
+    unclear = values[odd & (total.drawn > 0)]
+    if points.shape[1] > 1 and len(kept) > 1:
+        lost = odd & _off_lines(points, points[kept])
+        if total.sizes[lost].sum() > MOST_OFF_LINE * total.pixels:
+            unclear = values[lost]
     found = tuple(sorted(_end(int(values[place]), values) for place in kept))
     strays = ~np.isin(values, found)
+    if points.shape[1] == 1 and len(kept) == 2 and _has_peaks(total, found):
+        middle = _middle(total.values, found)
+        unclear = values[middle & (total.between < total.sizes)]
     return Heaps(
         found,
         tuple(values[strays].tolist()),
         float(total.sizes[strays].sum() / max(1, total.pixels)),
         tuple(unclear.tolist()),
-        bool(len(kept) >= 2 and not any(pictured) and total.drawn.sum() >= DRAWN * total.pixels),
+        bool(
+            len(kept) >= 2
+            and (not any(pictured) or not odd.any())
+            and total.drawn.sum() >= DRAWN * total.pixels
+        ),
     )
 
 
@@ -150,8 +168,10 @@ def edges_are_few(
     sizes = np.zeros(num_classes, np.int64)
     for one in surveys:
         if len(one.values) > 2:
-            classes = decode(readers.read_mask(one.path))
-            thin += edges.sandwiched(classes, num_classes, kind == "index")
+            raw = readers.read_mask(one.path)
+            classes = decode(raw)
+            firm = edges.flat(short(plain(raw)))
+            thin += edges.sandwiched(classes, firm, num_classes, kind == "index")
             sizes += np.bincount(classes.ravel(), minlength=256)[:num_classes]
     if thin.sum() > MOST_EDGES * sizes.sum():
         return False
@@ -160,24 +180,59 @@ def edges_are_few(
 
 def between_levels(total: Total, levels: Sequence[int]) -> float:
     """Return the share of pixels whose value is nearer to the middle of two levels than to one."""
-    points, known = channels(total.values), channels(np.array(levels, np.int64))
-    distances = np.sort(np.abs(points[:, None] - known[None]).max(axis=2), axis=1)
-    middle = 3 * distances[:, 0] > distances[:, 1]
+    middle = _middle(total.values, levels)
     return float(total.sizes[middle].sum() / max(1, total.pixels))
 
 
+def _middle(values: Array, levels: Sequence[int]) -> NDArray[np.bool_]:
+    """Return which values are nearer to the middle of two levels than to one, bool (N,)."""
+    points, known = channels(values), channels(np.array(levels, np.int64))
+    distances = np.sort(np.abs(points[:, None] - known[None]).max(axis=2), axis=1)
+    return np.asarray(3 * distances[:, 0] > distances[:, 1])
+
+
+def _has_peaks(total: Total, levels: Sequence[int]) -> bool:
+    """Whether values between two levels are drawn as specks of their own and not as edges."""
+    middle = _middle(total.values, levels)
+    edges_ = int(total.sizes[middle].sum())
+    peaks = edges_ - int(total.between[middle].sum())
+    return peaks > MOST_PEAKS * total.pixels and peaks > MOST_OF_EDGES * edges_
+
+
 def _end(level: int, values: Array) -> int:
-    """Return black or white where a heap lies at an end of the scale, its level elsewhere."""
-    for end in (0, 255):
-        if abs(level - end) <= NOISE and end in values:
-            return end
-    return level
+    """Return black, white or a pure colour where a heap lies at an end of the scale."""
+    point = channels(np.array([level]))[0]
+    if len(point) == 1:
+        for end in (0, 255):
+            if abs(level - end) <= NOISE and end in values:
+                return end
+        return level
+    if not _is_end(point):
+        return level
+    red, green, blue = (255 if channel > 128 else 0 for channel in point.tolist())
+    return COLOR | (red << 16) | (green << 8) | blue
 
 
-def _is_pure(point: Array) -> bool:
-    """Whether a colour is fully saturated, as those that people draw with and no picture has."""
-    ends = (point <= NOISE) | (point >= 255 - NOISE)
-    return len(point) > 1 and bool(ends.all()) and int(point.max() - point.min()) > 255 - 2 * NOISE
+def _is_end(point: Array) -> bool:
+    """Whether a level is black, white or a pure colour, as those that people draw with are."""
+    return bool(((point <= NOISE) | (point >= 255 - NOISE)).all())
+
+
+def _off_lines(points: Array, levels: Array) -> NDArray[np.bool_]:
+    """Return which colours are no mixture of two levels, bool (N,).
+
+    Args:
+        points: (N, 3).
+        levels: (L, 3).
+    """
+    nearest = np.full(len(points), np.inf)
+    for i, a in enumerate(levels):
+        for b in levels[i + 1 :]:
+            along = (b - a).astype(float)
+            place = ((points - a) @ along / (along @ along)).clip(0, 1)
+            away = np.linalg.norm(points - a - place[:, None] * along, axis=1)
+            nearest = np.minimum(nearest, away)
+    return nearest > OFF_LINE
 
 
 def _far(a: Array, b: Array) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -13,8 +14,9 @@ from matssl.data.masks.values import BLACK, pack
 
 # From so many values on, each of them one region, a mask numbers objects and no classes.
 MANY = 8
-# Fewer may do so.
+# Fewer may do so; so many in several masks do where no two masks have the same number of them.
 FEW = 3
+ENOUGH = 6
 # Share of the values that are one region, and of the pixels in such: an object may be cut in two,
 # and 0/255 masks may lie beside.
 MOSTLY = 0.9
@@ -78,7 +80,7 @@ def objects(mask: Array, values: Array, sizes: Array) -> Objects:
     own = (values > 0) & (values != (-1 if background is None else background))
     number = int(own.sum())
     gapless = not colored and bool((values[own] == np.arange(1, number + 1)).all())
-    if number < FEW or sizes[own].sum() < SMALLEST * number:
+    if number < 2 or sizes[own].sum() < SMALLEST * number:
         return Objects(background, number, gapless=gapless)
     where = _places(mask, values)
     boxes = _boxes(where, len(sizes))
@@ -118,12 +120,13 @@ def _single(where: Array, boxes: Array, places: Array, sizes: Array) -> tuple[in
     for seen, place in enumerate(order, 1):
         top, bottom, left, right = boxes[place]
         part = (where[top : bottom + 1, left : right + 1] == place).astype(np.uint8)
-        compact = int(sizes[place]) >= max(SMALLEST, COMPACT * part.size)
+        # A layer goes from edge to edge; an object does not.
+        layer = part.shape[0] == where.shape[0] or part.shape[1] == where.shape[1]
+        compact = not layer and int(sizes[place]) >= max(SMALLEST, COMPACT * part.size)
         # Label 0 is what lies around.
         if compact and cv2.connectedComponents(part, connectivity=8)[0] == 2:
             single, pixels = single + 1, pixels + int(sizes[place])
-        failed = seen - single
-        if failed > (1 - MOSTLY) * len(order) or (seen >= TRIED and 2 * failed > seen):
+        if seen >= TRIED and 2 * single < seen:
             return 0, 0
     return single, pixels
 
@@ -153,17 +156,29 @@ def number_objects(found: Sequence[Objects]) -> bool:
     """
     lit = [one for one in found if one.values]
     if any(one.numbered for one in lit):
-        return all(one.values <= 1 or one.all_single for one in lit)
+        return all(one.values <= 1 or 2 * one.single >= one.values for one in lit)
+    return _few(lit, 2, FEW) and len({one.values for one in lit}) > 1 and _together(lit) >= ENOUGH
+
+
+def may_number(found: Sequence[Objects]) -> Literal["", "perhaps", "likely"]:
+    """Return whether a set in which each value is one region may number objects.
+
+    "likely" where several masks do so, which classes hardly do; "perhaps" where there are too few.
+    """
+    lit = [one for one in found if one.values]
+    if not _few(lit, 1, 2):
+        return ""
+    return "likely" if _few(lit, 2, FEW) and _together(lit) >= MANY else "perhaps"
+
+
+def _few(lit: Sequence[Objects], masks: int, least: int) -> bool:
+    """Whether each mask has the numbers 1, 2, 3 ..., one region each, and one has several."""
     return (
-        len(lit) >= 3
-        and all(one.gapless and (one.all_single or one.values < FEW) for one in lit)
-        and max(one.values for one in lit) >= FEW
-        and len({one.values for one in lit}) >= 3
-        and sum(one.values for one in lit) >= MANY
+        len(lit) >= masks
+        and all(one.gapless and (one.all_single or one.values == 1) for one in lit)
+        and any(one.values >= least for one in lit)
     )
 
 
-def may_number(found: Sequence[Objects]) -> bool:
-    """Return whether each mask has a few values that are one region each: objects or classes."""
-    lit = [one for one in found if one.values]
-    return bool(lit) and all(one.all_single and one.gapless and one.values >= FEW for one in lit)
+def _together(lit: Sequence[Objects]) -> int:
+    return sum(one.values for one in lit)

@@ -132,7 +132,7 @@ def survey(path: Path, alpha: str = "", bright: bool = False) -> Survey:
     drawn, flat, between = sizes, sizes, nothing
     if len(values) > 2:
         drawn = _sizes(mask, values, edges.uniform(mask))
-        flat = _sizes(mask, values, edges.flat(_short(mask)))
+        flat = _sizes(mask, values, edges.flat(short(mask)))
         if mask.ndim == 2:
             between = _sizes(mask, values, edges.between(mask))
     return Survey(
@@ -186,7 +186,7 @@ def _sizes(mask: Array, values: Array, where: NDArray[np.bool_]) -> Array:
     return result
 
 
-def _short(mask: Array) -> Array:
+def short(mask: Array) -> Array:
     """Return the mask on a scale of 8 bits, on which noise is measured."""
     if mask.dtype == np.uint16 and int(mask.max()) > 255:
         return to_8_bit(mask)
