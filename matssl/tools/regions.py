@@ -20,7 +20,7 @@ from matssl.core.flags import flag
 from matssl.core.parsing import parse_one
 from matssl.core.tables import csv_text
 from matssl.core.wording import counted
-from matssl.stages.settings import SpecimenSettings, ToolSettings
+from matssl.stages.settings import SpecimenSettings, ToolSettings, classes_problem
 
 if TYPE_CHECKING:
     import numpy as np
@@ -51,7 +51,11 @@ class RegionsSettings(SpecimenSettings, ToolSettings):
     )
     min_area: int = flag(10, "data", "smallest region in pixels", low=1)
     classes: str | None = flag(
-        None, "data", "class names or a YAML file, for a labelled folder", leads=paths.class_file
+        None,
+        "data",
+        "class names, a YAML file, binary or binary:128, for a labelled folder",
+        check=classes_problem,
+        leads=paths.class_file,
     )
     output_dir: str | None = flag(
         None,

@@ -118,6 +118,8 @@ def with_pixel_size(micrograph: Micrograph, nm: float | None) -> Micrograph:
     return micrograph if nm is None else replace(micrograph, pixel_size=nm, unit="nm")
 
 
+<<<<<<< HEAD
+=======
 def read_mask(path: Path | str) -> Array:
     """Return the raw values of a mask file, upright.
 
@@ -151,6 +153,7 @@ def read_mask(path: Path | str) -> Array:
     return mask
 
 
+>>>>>>> main
 def digest(*arrays: Array) -> str:
     """Return the SHA-256 of arrays: tells pixels from others, whatever their file is called."""
     found = hashlib.sha256()

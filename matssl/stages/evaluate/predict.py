@@ -177,15 +177,17 @@ def _inputs(settings: EvaluateSettings, rt: Runtime) -> Inputs:
     record = segmenter.record.told(dataset.grouping.pixel_sizes)
     segmenter = replace(segmenter, record=record)
     pairs = _chosen(settings, dataset, segmenter)
-    truth = truth_table(dataset, table, settings.classes, segmenter.raw)
-    truth = check_masks(pairs, truth, table, segmenter.record)
+    truth, notes = truth_table(dataset, table, settings.classes, segmenter.raw)
+    truth, said = check_masks(pairs, truth, table, segmenter.record)
+    dataset = replace(dataset, notes=(*dataset.notes, *dict.fromkeys((*notes, *said))))
     return Inputs(segmenter, dataset, pairs, truth, excluded)
 
 
 def _dataset(settings: EvaluateSettings, segmenter: Segmenter) -> Dataset:
     """Return the data set in the folder; splits are cut as they were for training."""
     table, trained_on = segmenter.table, segmenter.trained_on
-    if settings.classes and settings.classes != masks.BINARY and not is_file_name(settings.classes):
+    binary = masks.is_binary(settings.classes)
+    if settings.classes and not binary and not is_file_name(settings.classes):
         names = tuple(word.strip() for word in settings.classes.split(","))
         if names != table.names:
             raise UserError(
