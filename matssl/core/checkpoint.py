@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import pickle
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -13,6 +12,7 @@ from typing import Any, TypeGuard
 import numpy as np
 import torch
 
+from matssl.core import torch_file
 from matssl.core.errors import UserError
 from matssl.core.run_folder import atomic_path
 
@@ -108,22 +108,7 @@ def read_tensors(path: Path | str) -> object:
     Raises:
         UserError: missing, truncated, no torch file, or a pickle that wants to run code.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"there is no file {path}")
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if "Weights only load failed" in str(error) and "GLOBAL" in str(error):
-            raise UserError(
-                f"{path} is a pickle that wants to run code ({_wanted(str(error))}) and is not "
-                "opened; ask its author for a file of tensors (a state dict or safetensors)"
-            ) from error
-        raise UserError(f"{path} is no weights file or is damaged; fetch it again") from error
-    except (RuntimeError, EOFError, zipfile.BadZipFile, ValueError, KeyError, OSError) as error:
-        raise UserError(
-            f"{path} is truncated or no weights file ({path.stat().st_size} bytes); fetch it again"
-        ) from error
+    return torch_file.read(path)
 
 
 class _ArraysOnly(pickle.Unpickler):
@@ -177,12 +162,6 @@ def file_hash(path: Path | str) -> str:
     """Return the SHA-256 of a file, as 64 hexadecimal digits."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _wanted(message: str) -> str:
-    words = message.replace("`", " ").replace(",", " ").split()
-    names = [words[i + 1] for i, word in enumerate(words[:-1]) if word == "GLOBAL"]
-    return names[0] if names else "unknown function"
 
 
 def _is_full(path: Path) -> bool:
