@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from matssl.core import file_kinds
+from matssl.core.digest import Damaged
 from matssl.core.errors import UserError
 
 # Kinds of numbers that are read: truth values, whole and real numbers, text.
@@ -40,7 +41,7 @@ def read(path: Path | str) -> object:
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
     if kind is not None:
-        raise UserError(f"{path} is no weights file: it is {kind}")
+        raise Damaged(f"{path} is no weights file: it is {kind}")
     try:
         with torch.serialization.safe_globals(list(_STANDINS)), warnings.catch_warnings():
             # Old files are read as well as new ones.
@@ -58,7 +59,7 @@ def _refusal(path: Path, error: Exception) -> UserError:
             f"{path} is a pickle that wants to run code ({_wanted(said)}) and is not opened; its "
             f"author can write one of tensors alone: {file_kinds.SAVE}"
         )
-    return UserError(
+    return Damaged(
         f"{path} is truncated, damaged or no weights file ({path.stat().st_size} bytes); fetch it "
         "again"
     )

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from matssl import hub
-from matssl.core import checkpoint, file_kinds, torch_file
+from matssl.core import checkpoint, digest, file_kinds
 from matssl.core.errors import UserError
 from matssl.core.lineage import Lineage
 from matssl.weights import containers
@@ -45,7 +45,7 @@ def read(path: Path | str) -> Content:
             return _read_safetensors(path, kind)
         if path.suffix == ".pkl" and kind is None and head[:2] != b"PK":
             return containers.unwrap(checkpoint.read_arrays(path), str(path))
-        return containers.unwrap(torch_file.read(path), str(path))
+        return containers.unwrap(checkpoint.read_tensors(path), str(path))
     except RecursionError as error:
         raise UserError(f"{path} is nested too deeply; it is no weights file") from error
 
@@ -65,6 +65,7 @@ def _read_safetensors(path: Path, kind: str | None) -> Content:
         ) from error
     # Only own files have a lineage; the word may mean anything in the metadata of others.
     if containers.own_format(facts, str(path)):
+        digest.check(tensors, facts.get(digest.ENTRY), path)
         return Content(str(path), tensors, facts, _lineage(facts, path), ordered=False)
     payload = {**facts, **_config(path.with_name(CONFIG)), "state_dict": tensors}
     content = containers.unwrap(payload, str(path))
