@@ -25,8 +25,8 @@ THIN_EMBEDDINGS = 4.0
 # Steps after which the running averages of BatchNorm, with which the samples are looked at, have
 # forgotten their start: 0.9^60 of it is left.
 SETTLED = 60
-# Steps before which neither weights that stay nor losses of 0 mean anything: a queue is empty in the
-# first step, which then teaches nothing, and a warm-up begins with next to no rate.
+# Steps before which neither weights that stay nor losses of 0 mean anything: the first step meets
+# an empty queue and learns nothing, and a warm-up begins with next to no rate.
 STARTED = 10
 # From this share of the steps on, a run has had time to learn.
 LATE = 0.5
