@@ -329,7 +329,9 @@ class Run:
         best = self.folder.root / "best.ckpt"
         instead = f"start a new run, from this one's encoder with --weights {best}"
         now, defaults = flags.to_dict(self.settings), flags.defaults(type(self.settings))
-        resume.refuse_other_plan(payload["recipe"], now, defaults, instead)
+        told = resume.refuse_other_plan(payload["recipe"], now, defaults, instead)
+        if told:
+            self.say(f"note    {told}")
         facts = payload["progress"]
         if facts.get("data") != self.inputs.identity:
             raise UserError(f"the labelled images changed since this run began; {instead}")
