@@ -58,13 +58,15 @@ def finetune(settings: FinetuneSettings, argv: Sequence[str] = ()) -> Path:
     settings = replace(settings, encoder=encoder, decoder=decoder)
 
     unmeasured = settings.record(settings.in_channels, settings.input_size)
-    dataset, train, val = reading.find(settings)
+    dataset, train, val, notes = reading.find(settings)
     unmeasured = unmeasured.told(dataset.grouping.pixel_sizes)
     assert dataset.table is not None
     model = build_model(encoder, decoder, dataset.table.num_classes, settings.in_channels)
     settings = replace(settings, crop_size=reading.crop_size(settings, model))
     facts = preflight.examine_dataset(dataset, unmeasured, opened=reading.OPENED).text()
     console.say(settings, rt, facts)
+    for note in notes:
+        console.say(settings, rt, f"note    {note}")
 
     inputs = reading.load(dataset, train, val, unmeasured)
     most = reading.largest_batch(settings, len(train), rt.world_size)
@@ -270,6 +272,8 @@ class Run:
                 self.settings.val_every,
                 self.say,
             )
+            if choice is None:
+                return self.schedule.total_steps
             self.folder.write_json("folds.json", choice.to_dict())
         self.best = max(choice.miou)
         return choice.steps
