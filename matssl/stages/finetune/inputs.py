@@ -262,8 +262,8 @@ def crop_size(settings: FinetuneSettings, model: SegmentationModel) -> int:
         side = min(settings.crop_size or settings.input_size, settings.input_size)
         return max(model.multiple, side - side % model.multiple)
     side = CROP_SIZE if settings.crop_size is None else settings.crop_size
-    if side % model.multiple:
-        raise UserError(f"--crop_size must be a multiple of {model.multiple}, not {side}")
+    if side % model.trained_multiple:
+        raise UserError(f"--crop_size must be a multiple of {model.trained_multiple}, not {side}")
     return side
 
 

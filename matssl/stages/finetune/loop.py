@@ -222,7 +222,7 @@ class Run:
 
     def _too_few_to_validate(self) -> bool:
         few = len(self.inputs.train.planes) < specimens.MIN_IMAGES_TO_SPLIT
-        return self.inputs.val is None and few
+        return self.inputs.val is None and few and self.settings.val_fraction > 0
 
     def _estimate(self, clock: Clock) -> None:
         left = self.stop_at - self.step

@@ -57,7 +57,8 @@ def guides(
     if wanted is not None and wanted > len(planes):
         asked = f"--labeled_count asks for {wanted} images"
         console.say(settings, rt, f"note    {asked}, the training split has {len(planes)}")
-    return Guides(planes, data.masks, numbers, tuple(table.names)), data
+    beside = method.labeled_sample == "beside"
+    return Guides(planes, data.masks, numbers, tuple(table.names), beside), data
 
 
 def dense_probe(
