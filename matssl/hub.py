@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
-from matssl.core import download
+from matssl.core import download, textfiles
 from matssl.core.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -97,12 +97,10 @@ def data_registry() -> dict[str, DataSet]:
 
 
 def _read(folder: Path, kind: type) -> dict[str, dict[str, Any]]:
-    import yaml
-
     path = folder / "registry.yaml"
     if not path.is_file():
         return {}
-    content: dict[str, dict[str, Any]] = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    content: dict[str, dict[str, Any]] = textfiles.read_yaml(path) or {}
     known = {f.name for f in fields(kind)}
     for name, entry in content.items():
         unknown = set(entry) - known

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from matssl.core import tables
+from matssl.core import tables, textfiles
 
 
 def test_cells_have_six_digits_and_what_is_unknown_has_none() -> None:
@@ -22,7 +22,19 @@ def test_cells_have_six_digits_and_what_is_unknown_has_none() -> None:
 def test_a_table_is_read_as_it_was_written(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text(tables.csv_text([{"image": "größe 1.tif", "share": 0.5}]), encoding="utf-8")
-    assert tables.read_csv(path) == [{"image": "größe 1.tif", "share": "0.5"}]
+    assert textfiles.read_rows(path) == [{"image": "größe 1.tif", "share": "0.5"}]
+
+
+def test_text_that_begins_like_a_formula_is_quoted_and_read_back_as_it_was(tmp_path: Path) -> None:
+    """D14: a group named =HYPERLINK(...) is a formula in a spreadsheet."""
+    names = ["=1+1", "+a", "-steel", "@x", "\ty", "a=b", "-5", "1e3", "'=quoted"]
+    path = tmp_path / "a.csv"
+    path.write_text(tables.csv_text([{"group": name} for name in names]), encoding="utf-8")
+    cells = path.read_text(encoding="utf-8").splitlines()[1:]
+    assert [cell.strip('"') for cell in cells] == [
+        *("'=1+1", "'+a", "'-steel", "'@x", "'\ty", "a=b", "-5", "1e3", "''=quoted")
+    ]
+    assert [row["group"] for row in textfiles.read_rows(path)] == [name.strip() for name in names]
 
 
 def test_rows_are_filled_to_the_longest() -> None:

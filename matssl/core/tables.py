@@ -6,7 +6,8 @@ import csv
 import io
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+
+from matssl.core.textfiles import FORMULA
 
 # Significant digits of a number in a table.
 DIGITS = 6
@@ -21,6 +22,9 @@ def csv_text(
     digits: int | None = DIGITS,
 ) -> str:
     """Return rows as CSV; NaN and None leave their cell empty.
+
+    Text that begins like a formula (= + - @) gets an apostrophe before it, which
+    :func:`matssl.core.textfiles.read_rows` takes off again.
 
     Args:
         rows: by column name.
@@ -37,12 +41,6 @@ def csv_text(
     for row in rows:
         table.writerow({name: _cell(value, digits) for name, value in row.items()})
     return text.getvalue()
-
-
-def read_csv(path: Path) -> list[dict[str, str]]:
-    """Return the rows of a CSV file with a header, every cell as text."""
-    with open(path, encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def filled(rows: Sequence[Row]) -> list[dict[str, object]]:
@@ -68,4 +66,14 @@ def _cell(value: object, digits: int | None) -> object:
         if math.isnan(value):
             return ""
         return value if digits is None else f"{value:.{digits}g}"
+    if isinstance(value, str) and value.lstrip("'").startswith(FORMULA) and not _is_number(value):
+        # A spreadsheet would take it for a formula, and one in a file's name is a stranger's.
+        return "'" + value
     return "" if value is None else value
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False

@@ -10,3 +10,8 @@ SOUND = ("healthy", YOUNG)
 def counted(number: int, one: str, many: str | None = None) -> str:
     """Return a number with its noun: 1 image, 2 images."""
     return f"{number} {one if number == 1 else many or one + 's'}"
+
+
+def cut(text: str, most: int = 200) -> str:
+    """Return a text of a user's file for a message: of a long one the beginning."""
+    return text if len(text) <= most else text[: most - 3] + "..."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,17 @@ from numpy.typing import NDArray
 
 from matssl.core.arrays import Array
 from matssl.core.errors import UserError
-from matssl.data import readers
+from matssl.core.wording import cut
+from matssl.data import readers, stored
 from matssl.data.readers import Micrograph
+from matssl.data.readers.orientation import UPRIGHT
+from matssl.data.readers.planes import FLOAT_BITS
 
 # A window of mean -/+ 3 standard deviations shows nearly all grey levels of an image.
 STANDARD_HALF_WIDTH = 3.0
 # Defaults of --low and --high.
 LEVELS = (0.5, 99.5)
+FROM_TABLE = "pixel size as the table of specimens says"
 WINDOWS = ("percentile", "dtype", "standard", "fixed")
 
 
@@ -41,6 +45,10 @@ class Preprocess:
         mean: of the planes, one value per channel of the plane.
         std: of the planes, one value per channel of the plane.
         channels: input channels of the network, 1 or 3.
+        page: of TIFF files that have several, counted from 1; None for the largest, of equal ones
+            the deepest, of those the first.
+        sizes: nm, of single images, as a table says; beats ``pixel_size``. Of the files at hand and
+            not of how they are read: it is neither compared nor stored.
     """
 
     color: str = "gray"
@@ -54,10 +62,12 @@ class Preprocess:
     mean: tuple[float, ...] = (0.5,)
     std: tuple[float, ...] = (0.25,)
     channels: int = 1
+    page: int | None = None
+    sizes: Mapping[Path, float] = field(default_factory=dict, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.window not in WINDOWS:
-            raise ValueError(f"window {self.window!r}")
+            raise ValueError(f"its window is none of {', '.join(WINDOWS)}: {self.window!r:.40}")
         if self.crop_bottom != "auto" and int(self.crop_bottom) < 0:
             raise UserError(f"--crop_bottom must be 0 or more, not {self.crop_bottom}")
         if self.window in ("percentile", "fixed") and not self.low < self.high:
@@ -67,10 +77,19 @@ class Preprocess:
         if self.channels == 1 and self.color == "rgb":
             raise UserError("--color rgb needs --in_channels 3")
 
-    def read(self, path: Path | str, page: int = 0) -> Micrograph:
-        """Return the micrograph in a file with the record's colour rule and pixel size."""
+    def read(self, path: Path | str) -> Micrograph:
+        """Return the micrograph in a file with the record's page, colour rule and pixel size."""
+        page = None if self.page is None else self.page - 1
         micrograph = readers.read(path, page=page, color=self.color)
-        return readers.with_pixel_size(micrograph, self.pixel_size)
+        size = self.sizes.get(Path(path))
+        if size is None:
+            return readers.with_pixel_size(micrograph, self.pixel_size)
+        micrograph = readers.with_pixel_size(micrograph, size)
+        return replace(micrograph, notes=(*micrograph.notes, FROM_TABLE))
+
+    def told(self, sizes: Mapping[Path, float]) -> Preprocess:
+        """Return the record that knows the pixel sizes of these images, nm, as well."""
+        return replace(self, sizes={**self.sizes, **sizes}) if sizes else self
 
     def kept_rows(self, micrograph: Micrograph) -> int:
         """Return how many rows from the top remain when the information bar is cut off."""
@@ -111,7 +130,7 @@ class Preprocess:
         if mask.shape[:2] not in ((rows, columns), (kept, columns)):
             raise UserError(
                 f"{micrograph.source} is {columns} x {rows} pixels and its mask "
-                f"{mask.shape[1]} x {mask.shape[0]}; they must be equal"
+                f"{mask.shape[1]} x {mask.shape[0]}; they must be equal{_turned(mask, micrograph)}"
             )
         cut = mask[:kept]
         shape = self._shape(cut.shape, micrograph)
@@ -137,19 +156,34 @@ class Preprocess:
 
     def to_dict(self) -> dict[str, object]:
         """Return plain values for a checkpoint."""
-        values = asdict(self)
+        values = asdict(replace(self, sizes={}))
+        del values["sizes"]
+        if self.page is None:
+            # Records that name no page stay what they were before pages could be named.
+            del values["page"]
         return {**values, "mean": list(self.mean), "std": list(self.std)}
 
     @staticmethod
     def from_dict(values: Mapping[str, Any]) -> Preprocess:
-        """Return the record that :meth:`to_dict` wrote."""
-        known = {f.name for f in fields(Preprocess)}
+        """Return the record that :meth:`to_dict` wrote.
+
+        Raises:
+            UserError: a newer version wrote it.
+            KeyError, TypeError, ValueError: nobody wrote it.
+        """
+        if not isinstance(values, Mapping):
+            raise TypeError("its record of the preprocessing is no table")
+        known = {f.name for f in fields(Preprocess)} - {"sizes"}
         unknown = set(values) - known
         if unknown:
+            told = cut(", ".join(sorted(map(str, unknown))), 80)
             raise UserError(
-                f"the preprocessing record has unknown entries {sorted(unknown)}; it comes from a "
-                "newer version, update matssl"
+                f"the preprocessing record has unknown entries {told}; it comes from a newer "
+                "version, update matssl"
             )
+        defaults = {f.name: f.default for f in fields(Preprocess) if f.name in known}
+        whole = defaults | dict(values)
+        stored.check_preprocessing(whole)
         return Preprocess(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
 
     @staticmethod
@@ -164,6 +198,7 @@ class Preprocess:
         target_pixel_size: str | None = None,
         pixel_size: str | None = None,
         resize: int | None = None,
+        page: int | None = None,
     ) -> Preprocess:
         """Return the record that flags of these names ask for, before mean and std are measured.
 
@@ -177,6 +212,7 @@ class Preprocess:
             target_pixel_size: with its unit, such as "50nm".
             pixel_size: of all images, with its unit.
             resize: see the record.
+            page: see the record.
 
         Raises:
             UserError: a value that is none, or that has no effect.
@@ -198,6 +234,7 @@ class Preprocess:
             target_pixel_size=readers.parse_pixel_size(target_pixel_size),
             pixel_size=readers.parse_pixel_size(pixel_size),
             channels=channels,
+            page=page,
         )
 
     def _levels(self, pixels: Array, bits: int) -> tuple[float, float]:
@@ -205,7 +242,9 @@ class Preprocess:
         if self.window == "fixed":
             return self.low, self.high
         if self.window == "dtype":
-            return (0.0, 1.0) if pixels.dtype == np.float32 else (0.0, float((1 << bits) - 1))
+            # Whole numbers may be kept as float32 too, where uint16 cannot hold them.
+            floating = pixels.dtype == np.float32 and bits == FLOAT_BITS
+            return (0.0, 1.0) if floating else (0.0, float((1 << bits) - 1))
         if self.window == "standard":
             mean, std = float(pixels.mean(dtype=np.float64)), float(pixels.std(dtype=np.float64))
             low, high = mean - STANDARD_HALF_WIDTH * std, mean + STANDARD_HALF_WIDTH * std
@@ -254,6 +293,17 @@ def measure(record: Preprocess, planes: Iterable[Array]) -> Preprocess:
     # A set of constant images has no spread; 1e-3 keeps the division finite.
     std = np.maximum(np.sqrt(np.maximum(squares / count - mean**2, 0)), 1e-3)
     return replace(record, mean=tuple(mean.tolist()), std=tuple(std.tolist()))
+
+
+def _turned(mask: Array, micrograph: Micrograph) -> str:
+    """Return the end of a sentence on a mask that lies as a turned picture is stored."""
+    rows, columns = micrograph.pixels.shape[:2]
+    if micrograph.turned == UPRIGHT or mask.shape[:2] != (columns, rows):
+        return ""
+    return (
+        f" (the file's EXIF orientation {micrograph.turned} turns the picture upright, the mask is "
+        "drawn on the picture as it is stored: turn the mask)"
+    )
 
 
 def _rescale(plane: Array, shape: tuple[int, int]) -> Array:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from matplotlib.patches import Patch
 from matplotlib.typing import ColorType
 
 from matssl import pictures
+from matssl.core import textfiles
 from matssl.core.arrays import Array
 from matssl.core.batch import Panel
 from matssl.pictures.segmentation import colour_names
@@ -22,8 +22,7 @@ from matssl.pictures.segmentation import colour_names
 
 def read_table(path: Path) -> dict[str, Array]:
     """Return the numeric columns of a csv file by name; empty cells are NaN."""
-    with open(path, encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = textfiles.read_rows(path)
     table: dict[str, Array] = {}
     for name in rows[0] if rows else []:
         try:

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from matssl import hub
+from matssl.core import textfiles
 from matssl.core.errors import UserError
-from matssl.core.tables import read_csv
 from matssl.stages.evaluate import settings as evaluate_settings
 from matssl.stages.finetune import settings as finetune_settings
 from matssl.stages.pretrain import settings as pretrain_settings
@@ -51,7 +51,7 @@ class Runner:
             if job.start.pretrain:
                 same.append((self.source_note(job), self.commands.pretrain(job)))
             for file, words in same:
-                if file.is_file() and json.loads(file.read_text())["command"] != words:
+                if file.is_file() and textfiles.read_json(file)["command"] != words:
                     raise UserError(
                         f"{file.stem} was run with other settings than the study has now; give "
                         f"the study another name, or remove {self.out}"
@@ -99,11 +99,7 @@ class Runner:
     def results(self) -> dict[str, dict[str, Any]]:
         """Return the results of the jobs that are done, by name."""
         files = {job.name: self.result(job) for job in self.plan.jobs()}
-        return {
-            name: json.loads(file.read_text(encoding="utf-8"))
-            for name, file in files.items()
-            if file.is_file()
-        }
+        return {name: textfiles.read_json(file) for name, file in files.items() if file.is_file()}
 
     def write_table(self) -> None:
         """Write table.md, table.csv and curves.png of what is done, and print the table.
@@ -135,8 +131,8 @@ class Runner:
         seconds = time.monotonic() - started
         scores = {test: self._scored(job, test) for test in self.plan.tests(job.dataset)}
         miou = {test: found["miou"] for test, found in scores.items()}
-        images = sum(row["split"] == "train" for row in read_csv(folder / "data.csv"))
-        status = json.loads((folder / "status.json").read_text())
+        images = sum(row["split"] == "train" for row in textfiles.read_rows(folder / "data.csv"))
+        status = textfiles.read_json(folder / "status.json")
         facts = {
             "miou": miou,
             "scores": scores,
@@ -146,7 +142,8 @@ class Runner:
         self._note(self.result(job), {**facts, "seconds": seconds, "command": command})
         # Nothing goes on from a finished job, and its state of training is most of its disk space.
         # Not before its scores are noted: an interrupted look at the snapshots starts again.
-        (folder / "last.ckpt").unlink(missing_ok=True)
+        for name in ("last.ckpt", "last.prev.ckpt"):
+            (folder / name).unlink(missing_ok=True)
         if self.plan.snapshots:
             shutil.rmtree(folder / "snapshots", ignore_errors=True)
 
@@ -160,7 +157,7 @@ class Runner:
 
         def means(model: str) -> dict[str, float]:
             self._call([*self.commands.evaluate(job, test, model), "--overwrite", "--quiet"])
-            metrics = json.loads((self.commands.evaluated(job, test) / "metrics.json").read_text())
+            metrics = textfiles.read_json(self.commands.evaluated(job, test) / "metrics.json")
             if "pooled" not in metrics:
                 raise UserError(f"split {test} of {job.dataset} has no masks to score against")
             found = metrics["pooled"]["means"]
@@ -198,6 +195,6 @@ class Runner:
 
 def _state(folder: Path) -> str:
     try:
-        return str(json.loads((folder / "status.json").read_text(encoding="utf-8"))["state"])
-    except (OSError, ValueError, KeyError):
+        return str(textfiles.read_json(folder / "status.json")["state"])
+    except (UserError, KeyError, TypeError):
         return ""

@@ -12,15 +12,23 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from matssl.core import paths
 from matssl.core.errors import guard
 from matssl.core.flags import flag
 from matssl.core.parsing import parse_one
 from matssl.stages.settings import (
+    GROUP_REGEX_HELP,
     LARGEST_SEED,
+    MOST_PAGES,
+    PAGE_AUTO,
+    PAGE_HELP,
+    PRECISIONS,
+    SPECIMENS_HELP,
     LabelSettings,
     ToolSettings,
     device_problem,
     group_regex_problem,
+    weights_file,
 )
 
 if TYPE_CHECKING:
@@ -38,16 +46,26 @@ class ProbeSettings(LabelSettings, ToolSettings):
         "runs of train_ssl.py, weights files, imagenet, or none for random weights",
         required=True,
         positional=True,
+        leads=weights_file,
     )
-    probe_path: str = flag("", "data", "folder of a few images with masks", required=True)
-    group_regex: str | None = flag(
-        None, "data", "names the specimen in a file name", check=group_regex_problem
+    probe_path: str = flag(
+        "", "data", "folder of a few images with masks", required=True, leads=paths.folder
+    )
+    group_regex: str | None = flag(None, "data", GROUP_REGEX_HELP, check=group_regex_problem)
+    specimens: str | None = flag(
+        None, "data", SPECIMENS_HELP, auto="specimens.csv beside the images, where it lies there"
+    )
+    page: int | None = flag(
+        None, "data", PAGE_HELP, auto=f"as in training; else {PAGE_AUTO}", low=1, high=MOST_PAGES
     )
     encoder: str = flag("resnet18", "weights", "of imagenet and none")
     seed: int = flag(0, "run", "of random weights and cuts", low=0, high=LARGEST_SEED)
     device: str = flag("auto", "run", "auto, cpu, cuda or cuda:N", check=device_problem)
     threads: int | None = flag(
         None, "run", "CPU threads of torch", auto="all cores", low=1, high=1024
+    )
+    precision: str = flag(
+        "auto", "run", "auto is bf16 where the hardware has it", choices=PRECISIONS
     )
 
 
@@ -65,9 +83,12 @@ def main(argv: Sequence[str]) -> int:
         splits=args.splits,
         classes=args.classes,
         group_regex=args.group_regex,
+        page=args.page,
+        specimens=args.specimens,
         seed=args.seed,
         device=args.device,
         threads=args.threads,
+        precision=args.precision,
     )
     for name, miou in scores(args.weights, config, args.encoder):
         print(f"{100 * miou:5.1f} %  {name}", flush=True)
@@ -103,7 +124,7 @@ def scores(
             device=str(rt.device),
             precision=rt.precision,
         )
-        record = encoder.record
+        record = replace(encoder.record, page=config.page or encoder.record.page)
         seen = (record, encoder.multiple)
         if seen not in probes:
             levels = replace(config, window=record.window, low=record.low, high=record.high)

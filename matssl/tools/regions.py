@@ -8,17 +8,17 @@ Writes regions.csv (a line a region), summary.csv (a line a specimen and class) 
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from matssl.core import paths, textfiles
 from matssl.core.errors import UserError, guard
 from matssl.core.flags import flag
 from matssl.core.parsing import parse_one
-from matssl.core.tables import csv_text, read_csv
+from matssl.core.tables import csv_text
 from matssl.core.wording import counted
 from matssl.stages.settings import SpecimenSettings, ToolSettings
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from matssl.data.preprocess import Preprocess
     from matssl.measure.field import Field
     from matssl.measure.regions import FieldRegions, RegionSummary
 
@@ -46,9 +47,12 @@ class RegionsSettings(SpecimenSettings, ToolSettings):
         "run of eval_model.py or phase_map, or a labelled folder",
         required=True,
         positional=True,
+        leads=paths.folder,
     )
     min_area: int = flag(10, "data", "smallest region in pixels", low=1)
-    classes: str | None = flag(None, "data", "class names or a YAML file, for a labelled folder")
+    classes: str | None = flag(
+        None, "data", "class names or a YAML file, for a labelled folder", leads=paths.class_file
+    )
     output_dir: str | None = flag(
         None,
         "run",
@@ -74,11 +78,11 @@ def main(argv: Sequence[str]) -> int:
     predicted = next((place for place in drawn if place.is_dir()), None)
     if predicted is not None:
         out = folder / "regions"
-        names, fields = _of_run(folder, predicted, args.group_regex, given)
+        names, fields = _of_run(folder, predicted, args.group_regex, args.specimens, given)
     else:
         # Nothing is written to a folder of data: a picture there would be read as a micrograph.
         out = Path("experiments/regions") / folder.resolve().name
-        names, fields = _of_labels(folder, args.group_regex, given, args.classes)
+        names, fields = _of_labels(folder, args)
     found = [
         FieldRegions(field, mask.size, find_regions(mask, len(names), args.min_area))
         for field, mask in fields
@@ -105,25 +109,29 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _of_run(
-    folder: Path, predicted: Path, regex: str | None, given: float | None
+    folder: Path,
+    predicted: Path,
+    regex: str | None,
+    specimens: str | None,
+    given: float | None,
 ) -> tuple[tuple[str, ...], Iterator[Masked]]:
     """Return class names and masks of a run's predictions."""
     import numpy as np
 
     from matssl.data import readers
-    from matssl.data.specimens import groups_of
+    from matssl.data.specimens import group
     from matssl.measure.field import Field, areas
 
     paths = readers.find_images(predicted)
     names, table = _facts(folder)
     sizes = {Path(row["image"]).stem: row["pixel_size_nm"] for row in table}
     own = {Path(row["image"]).stem: row["group"] for row in table}
-    groups = groups_of(paths, regex)
+    grouping = group(paths, predicted, regex=regex, specimens=specimens)
 
     def fields() -> Iterator[Masked]:
-        for path, group in zip(paths, groups, strict=True):
+        for path, name in zip(paths, grouping.names, strict=True):
             size = given or (float(sizes[path.stem]) if sizes.get(path.stem) else None)
-            known = group if regex else own.get(path.stem, group)
+            known = name if grouping.told else own.get(path.stem, name)
             mask = readers.read_mask(path)
             # Rows of a cut-off information bar are no field.
             kept = np.flatnonzero((mask < len(names)).any(axis=1))
@@ -137,24 +145,21 @@ def _facts(folder: Path) -> tuple[tuple[str, ...], list[dict[str, str]]]:
     """Return class names and the table of images of a run of eval_model.py or phase_map."""
     try:
         if (folder / "phases.json").is_file():
-            names = tuple(json.loads((folder / "phases.json").read_text("utf-8"))["phases"])
+            names = tuple(textfiles.read_json(folder / "phases.json")["phases"])
             table = folder / "phase_fractions.csv"
         else:
-            names = tuple(json.loads((folder / "metrics.json").read_text("utf-8"))["classes"])
+            names = tuple(textfiles.read_json(folder / "metrics.json")["classes"])
             table = folder / "per_image.csv"
-        return names, read_csv(table)
-    except (OSError, ValueError, KeyError) as error:
+        return names, textfiles.read_rows(table)
+    except (UserError, KeyError, TypeError) as error:
         raise UserError(
             f"{folder} has masks but no results beside them; was the run broken off?"
         ) from error
 
 
-def _of_labels(
-    folder: Path, regex: str | None, given: float | None, classes: str | None
-) -> tuple[tuple[str, ...], Iterator[Masked]]:
+def _of_labels(folder: Path, args: RegionsSettings) -> tuple[tuple[str, ...], Iterator[Masked]]:
     """Return class names and masks of a labelled folder."""
     from matssl.data import layouts, readers
-    from matssl.data.preprocess import Preprocess
     from matssl.measure.field import Field, areas
 
     if (folder / "status.json").is_file():
@@ -162,10 +167,17 @@ def _of_labels(
             f"{folder} is a run without predicted masks; give the results of eval_model.py or of "
             "matssl.tools.phase_map, or a labelled folder"
         )
-    dataset = layouts.find(folder, group_regex=regex, classes=classes)
+    dataset = layouts.find(
+        folder,
+        group_regex=args.group_regex,
+        specimens=args.specimens,
+        pixel_size=args.pixel_size,
+        classes=args.classes,
+    )
     table = dataset.table
     assert table is not None
-    record = Preprocess.chosen(channels=1)
+    record = Preprocess.chosen(channels=1, page=args.page, pixel_size=args.pixel_size)
+    record = record.told(dataset.grouping.pixel_sizes)
 
     def fields() -> Iterator[Masked]:
         for pair in dataset.pairs:
@@ -174,7 +186,7 @@ def _of_labels(
             micrograph = record.read(pair.image)
             raw = table.decode(readers.read_mask(pair.mask), str(pair.mask))
             mask = record.mask(raw, micrograph)
-            size = given or micrograph.pixel_size
+            size = micrograph.pixel_size
             own = areas(mask, table.num_classes)
             yield Field(pair.image, pair.image.name, pair.group, own, size), mask
 

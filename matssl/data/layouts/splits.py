@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import json
 from dataclasses import replace
 from pathlib import Path
 
+from matssl.core import textfiles
 from matssl.core.errors import UserError
+from matssl.core.wording import cut
 from matssl.data.layouts.pairing import Found, split_name
 
 
@@ -39,10 +39,14 @@ def apply_splits(found: list[Found], source: Path, root: Path) -> tuple[list[Fou
                 same = [item for item in candidates if item.split == split]
                 candidates = same or candidates
             if not candidates:
-                raise UserError(f"{source} names {name!r} in {split}, which is not in {root}")
+                raise UserError(
+                    f"{source} names {cut(repr(name))} in {split}, which is not in {root}"
+                )
             item = candidates[0]
             if item.image in seen and seen[item.image] != split:
-                raise UserError(f"{source} puts {name!r} into {seen[item.image]} and into {split}")
+                raise UserError(
+                    f"{source} puts {cut(repr(name))} into {seen[item.image]} and into {split}"
+                )
             seen[item.image] = split
             result.append(replace(item, split=split))
     unused = len(found) - len(seen)
@@ -56,17 +60,14 @@ def read_splits(source: Path, root: Path) -> dict[str, list[str]]:
         lists = sorted(source.glob("*.txt"))
         if not lists:
             raise UserError(f"{source} holds no SPLIT.txt file")
-        return {split_name(path.stem): _lines(path) for path in lists}
+        return {split_name(path.stem): textfiles.read_lines(path) for path in lists}
     if not source.is_file():
         raise UserError(f"there is no split file {source}")
-    try:
-        if source.suffix == ".json":
-            return _json_splits(json.loads(source.read_text(encoding="utf-8")), source, root)
-        if source.suffix == ".csv":
-            return _csv_splits(source)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{source} cannot be read: {error}") from error
-    return {"train": _lines(source)}
+    if source.suffix.lower() == ".json":
+        return _json_splits(textfiles.read_json(source), source, root)
+    if source.suffix.lower() == ".csv":
+        return _csv_splits(source)
+    return {"train": textfiles.read_lines(source)}
 
 
 def _json_splits(content: object, source: Path, root: Path) -> dict[str, list[str]]:
@@ -74,17 +75,17 @@ def _json_splits(content: object, source: Path, root: Path) -> dict[str, list[st
         return {split_name(key): [str(n) for n in names] for key, names in content.items()}
     if isinstance(content, dict):
         place = root.resolve().as_posix()
-        fitting = [k for k in content if place == k or place.endswith("/" + k)]
-        if fitting:
+        tables = {k: v for k, v in content.items() if isinstance(v, dict)}
+        fitting = [k for k in tables if place == k or place.endswith("/" + k)]
+        if fitting and all(isinstance(v, list) for v in tables[max(fitting, key=len)].values()):
             return _json_splits(content[max(fitting, key=len)], source, root)
-        known = ", ".join(k for k, v in content.items() if isinstance(v, dict))
-        raise UserError(f"{source} has no entry for {root}; it has: {known}")
+        if tables:
+            raise UserError(f"{source} has no entry for {root}; it has: {cut(', '.join(tables))}")
     raise UserError(f"{source} must hold {{split: [image names]}}")
 
 
 def _csv_splits(source: Path) -> dict[str, list[str]]:
-    with open(source, encoding="utf-8", newline="") as handle:
-        rows = list(csv.DictReader(handle))
+    rows = textfiles.read_rows(source)
     column = next((c for c in ("image", "file", "name") if rows and c in rows[0]), None)
     if column is None or "split" not in rows[0]:
         raise UserError(f"{source} needs the columns image and split")
@@ -92,8 +93,3 @@ def _csv_splits(source: Path) -> dict[str, list[str]]:
     for row in rows:
         table.setdefault(split_name(row["split"]), []).append(row[column])
     return table
-
-
-def _lines(path: Path) -> list[str]:
-    lines = path.read_text(encoding="utf-8").splitlines()
-    return [line.strip() for line in lines if line.strip() and not line.startswith("#")]

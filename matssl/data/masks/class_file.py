@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import csv
+import re
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
+from matssl.core import textfiles
 from matssl.core.errors import UserError
+from matssl.core.wording import cut
 from matssl.data.masks.table import (
     SNAP_DISTANCE,
     SNAP_SHARE,
@@ -98,12 +100,7 @@ def from_file(file: Path, counts: Counter[int], kind: str) -> tuple[ClassTable, 
 
 
 def _yaml_classes(file: Path, kind: str) -> tuple[Entries, tuple[Value, ...], int | None]:
-    import yaml
-
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {file}: {error}") from error
+    content = textfiles.read_yaml(file)
     if not isinstance(content, dict) or not isinstance(content.get("classes"), (dict, list)):
         raise UserError(f"{file} must have a part 'classes:' with lines of the form name: value")
     listed = content["classes"]
@@ -128,8 +125,7 @@ def _csv_classes(
     Of several value columns the one that explains most pixels is meant. A row whose name says
     "ignore" lists values that count for nothing.
     """
-    with open(file, encoding="utf-8", newline="") as handle:
-        rows = list(csv.DictReader(handle))
+    rows = textfiles.read_rows(file)
     starts = ("value", "grey", "gray", "label", "index", "class")
     columns = [c for c in (rows[0] if rows else {}) if c and c.lower().startswith(starts)]
     if not rows or "name" not in rows[0] or not columns:
@@ -151,6 +147,8 @@ def _values(value: object, file: Path, kind: str) -> tuple[Value, ...]:
     if isinstance(value, list):
         if kind == "color" and len(value) == 3 and all(isinstance(v, int) for v in value):
             # Three numbers are a colour where masks are coloured, three class numbers elsewhere.
+            if not all(v in range(256) for v in value):
+                raise UserError(f"{file}: {value} is no colour; each number is from 0 to 255")
             return (f"#{value[0]:02x}{value[1]:02x}{value[2]:02x}",)
         return tuple(v for item in value for v in _values(item, file, kind))
     if isinstance(value, str):
@@ -160,11 +158,10 @@ def _values(value: object, file: Path, kind: str) -> tuple[Value, ...]:
 
 def _value(value: object, file: Path) -> Value:
     text = str(value).strip().lower()
-    if text.startswith("#") and len(text) == 7:
+    if re.fullmatch("#[0-9a-f]{6}", text):
         return text
-    try:
+    if re.fullmatch("-?[0-9]{1,9}", text):
         return int(text)
-    except ValueError:
-        raise UserError(
-            f"{file}: {value!r} is neither a grey value nor a colour such as '#ff0000'"
-        ) from None
+    raise UserError(
+        f"{file}: {cut(repr(value), 40)} is neither a grey value nor a colour such as '#ff0000'"
+    )

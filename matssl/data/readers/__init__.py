@@ -1,25 +1,23 @@
 """Micrograph files as they are: native bits, pixel size and bar height from the metadata.
 
-``formats`` makes pixels of a file, ``calibration`` reads the makers' metadata, ``bar`` finds a
-drawn information bar. Nothing here changes a grey level.
+``files`` finds them, ``headers`` judges what they promise, ``tiff`` and ``raster`` decode them,
+``photometric`` and ``planes`` make grey levels of what is stored, ``orientation`` turns them
+upright, ``formats`` puts a :class:`Micrograph` together. ``calibration`` and ``units`` read the
+makers' metadata, ``bar`` finds a drawn information bar. Nothing here changes a grey level.
 """
 
 from matssl.data.readers.bar import bar_height
-from matssl.data.readers.calibration import parse_pixel_size
+from matssl.data.readers.files import EXTENSIONS, find_images, is_image_name, natural, size_of
 from matssl.data.readers.formats import (
-    EXTENSIONS,
-    Header,
     Micrograph,
     digest,
-    find_images,
     from_array,
-    header,
-    is_image_name,
-    natural,
     read,
     read_mask,
     with_pixel_size,
 )
+from matssl.data.readers.headers import Header, header
+from matssl.data.readers.units import parse_pixel_size
 
 __all__ = [
     "EXTENSIONS",
@@ -35,5 +33,6 @@ __all__ = [
     "parse_pixel_size",
     "read",
     "read_mask",
+    "size_of",
     "with_pixel_size",
 ]

@@ -7,68 +7,80 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+import stat
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, SupportsFloat
+from typing import TYPE_CHECKING, Any
+from xml.etree import ElementTree
 
-from matssl.core.errors import UserError
+from matssl.data.readers.units import PRINT_UNITS, length, nm_per, number, possible, unit
 
 if TYPE_CHECKING:
-    from tifffile import TiffFile, TiffTags
+    from tifffile import TiffFile, TiffPage, TiffTags
 
-NM_PER_UNIT = {
-    "pm": 1e-3,
-    "nm": 1.0,
-    "um": 1e3,
-    "µm": 1e3,
-    "μm": 1e3,
-    "micron": 1e3,
-    "microns": 1e3,
-    "mm": 1e6,
-    "cm": 1e7,
-    "m": 1e9,
-    "å": 0.1,
-    "a": 0.1,
-    "inch": 2.54e7,
-}
+# A text beside an image that is longer is no description of it.
+SIDECAR_BYTES = 1 << 20
+# Sides of a pixel that differ by less are one length, rounded twice.
+SQUARE = 0.005
+WORD = r"([^\s;,]+(?:,\d[^\s;]*)?)"
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """What the metadata of a maker says; the pixel size is in nm."""
+    """What the metadata of a maker says.
+
+    Attributes:
+        pixel_size: nm; of pixels that are not square, the side of the square of the same area.
+        bar_height: rows of the information bar, 0 where there is none; None where it says nothing.
+        notes: what is to be known of them, in words.
+    """
 
     pixel_size: float | None = None
     bar_height: int | None = None
     notes: tuple[str, ...] = ()
 
+    @property
+    def known(self) -> bool:
+        """Whether it says anything of the image."""
+        return self.pixel_size is not None or self.bar_height is not None
 
-def parse_pixel_size(text: str | None) -> float | None:
-    """Return nm for a text such as ``12.5nm`` or ``0.1 um``; None for None.
 
-    Raises:
-        UserError: no number with a unit of length.
+def of_tiff(file: TiffFile, page: TiffPage) -> Calibration:
+    """Return what the tags of a TIFF file say of a page; empty where no maker is recognised."""
+    height, width = int(page.imagelength), int(page.imagewidth)
+    first = file.pages[0]
+    for tags in (page.tags, first.tags):
+        for reader in (_fei, _zeiss, _tescan):
+            found = reader(tags, height, width)
+            if found is not None:
+                return found
+    text = _description(first.tags)
+    return _ome(text, height, width) or _imagej(text, page) or Calibration()
+
+
+def calibrated(
+    across: float | None,
+    down: float | None = None,
+    bar: int | None = None,
+    notes: Iterable[str] = (),
+) -> Calibration:
+    """Return the calibration of two sides of a pixel, in nm; the second as the first where None.
+
+    A pixel that is not square counts with its area, so that every area is right; lengths are then
+    those of the square of that area. Both sides are said. What no micrograph has is left out.
     """
-    if text is None:
-        return None
-    match = re.fullmatch(r"\s*([0-9.eE+-]+)\s*([a-zA-ZµμåÅ]+)\s*", str(text))
-    try:
-        value = float(match[1]) * NM_PER_UNIT[match[2].lower()] if match else math.nan
-    except (KeyError, ValueError):
-        value = math.nan
-    if not (value > 0 and math.isfinite(value)):
-        raise UserError(f"{text!r} is no pixel size; write a number and its unit, such as 12.5nm")
-    return value
-
-
-def of_tiff(file: TiffFile, height: int, width: int) -> Calibration:
-    """Return what the tags of a TIFF file say; empty where no maker is recognised."""
-    tags = file.pages[0].tags
-    for reader in (_fei, _zeiss, _tescan):
-        found = reader(tags, height, width)
-        if found is not None:
-            return found
-    return _ome(file) or _imagej(file, tags) or Calibration()
+    told = list(notes)
+    if across is not None and possible(across) is None:
+        told.append(f"a pixel size of {across:.4g} nm is impossible and left out")
+    across, down = possible(across), possible(down)
+    if across is not None and down is not None and abs(down / across - 1) > SQUARE:
+        told.append(
+            f"pixels are not square ({across:.4g} x {down:.4g} nm): areas use both sides, lengths "
+            "the square of that area"
+        )
+        across = math.sqrt(across * down)
+    return Calibration(across, bar, tuple(told))
 
 
 def _fei(tags: TiffTags, height: int, width: int) -> Calibration | None:
@@ -84,23 +96,35 @@ def _fei(tags: TiffTags, height: int, width: int) -> Calibration | None:
             if not scan:
                 return _fei_xml(_text(value))
         pick = {str(k).lower(): v for k, v in {**image, **scan}.items()}
-        size = _number(pick.get("pixelwidth"))
-        field = _number(pick.get("horfieldsize"))
+        size, tall = number(pick.get("pixelwidth")), number(pick.get("pixelheight"))
+        field = number(pick.get("horfieldsize"))
         notes: tuple[str, ...] = ()
         if size and field and abs(field / width / size - 1) > 0.02:
             notes = ("pixel width and field width of the metadata disagree; the first is used",)
         if not size and field:
-            size = field / width
-        rows = _number(pick.get("resolutiony"))
-        bar = int(height - rows) if rows and 0 < height - rows < height / 2 else 0
-        return Calibration(size * 1e9 if size else None, bar, notes)
+            size, tall = field / width, None
+        rows = number(pick.get("resolutiony"))
+        # Without the rows of the scan, nothing is known of a bar below them.
+        bar = None
+        if rows is not None:
+            bar = int(height - rows) if 0 < height - rows < height / 2 else 0
+        return calibrated(_nm(size), _nm(tall), bar, notes)
     return None
 
 
 def _fei_xml(text: str) -> Calibration | None:
-    match = re.search(r"<PixelSize>.*?<X[^>]*>\s*([0-9.eE+-]+)\s*</X>", text, re.DOTALL)
-    match = match or re.search(r"<PixelWidth[^>]*>\s*([0-9.eE+-]+)", text)
-    return Calibration(float(match[1]) * 1e9) if match else None
+    both = re.search(
+        r"<PixelSize>.*?<X[^>]*>\s*([^<]+?)\s*</X>(?:.*?<Y[^>]*>\s*([^<]+?)\s*</Y>)?",
+        text,
+        re.DOTALL,
+    )
+    if both:
+        return calibrated(_nm(number(both[1])), _nm(number(both[2])))
+    match = re.search(r"<PixelWidth[^>]*>\s*([^<\s]+)", text)
+    tall = re.search(r"<PixelHeight[^>]*>\s*([^<\s]+)", text)
+    return (
+        calibrated(_nm(number(match[1])), _nm(number(tall[1])) if tall else None) if match else None
+    )
 
 
 def _zeiss(tags: TiffTags, height: int, width: int) -> Calibration | None:
@@ -110,21 +134,16 @@ def _zeiss(tags: TiffTags, height: int, width: int) -> Calibration | None:
     if isinstance(value, Mapping):
         entry = value.get("ap_image_pixel_size")
         if entry is not None:
-            # tifffile gives (label, number, unit).
-            number, unit = entry[-2:]
-            scale = NM_PER_UNIT.get(str(unit).strip().lower())
-            if scale and _number(number):
-                return Calibration(float(number) * scale)
+            # tifffile gives (label, number, unit), or (label, text) where the number has a comma.
+            size = length(" ".join(str(part) for part in entry[1:]))
+            if size is not None:
+                return calibrated(size)
         binary = value.get("")
-        if binary and len(binary) > 3 and _number(binary[3]):
-            return Calibration(float(binary[3]) * 1e9 * 1024 / width)
-        return Calibration()
-    match = re.search(
-        r"AP_IMAGE_PIXEL_SIZE\s*(?:Image Pixel Size)?\s*=\s*([0-9.eE+-]+)\s*(\S+)", _text(value)
-    )
-    if match and match[2].lower() in NM_PER_UNIT:
-        return Calibration(float(match[1]) * NM_PER_UNIT[match[2].lower()])
-    return Calibration()
+        # Metres on a screen of 1024 columns.
+        size = number(binary[3]) if binary and len(binary) > 3 else None
+        return calibrated(_nm(size * 1024 / width)) if size else Calibration()
+    match = re.search(r"AP_IMAGE_PIXEL_SIZE\s*(?:Image Pixel Size)?\s*=\s*([^\r\n]+)", _text(value))
+    return calibrated(length(match[1])) if match else Calibration()
 
 
 def _tescan(tags: TiffTags, height: int, width: int) -> Calibration | None:
@@ -134,43 +153,76 @@ def _tescan(tags: TiffTags, height: int, width: int) -> Calibration | None:
 
 
 def _tescan_text(text: str) -> Calibration:
-    match = re.search(r"PixelSizeX\s*=\s*([0-9.eE+-]+)", text)
-    strip = re.search(r"ImageStripSize\s*=\s*(\d+)", text)
-    return Calibration(float(match[1]) * 1e9 if match else None, int(strip[1]) if strip else None)
+    across, down = (re.search(rf"PixelSize{side}\s*=\s*{WORD}", text) for side in "XY")
+    strip = re.search(r"ImageStripSize\s*=\s*(\d{1,6})\b", text)
+    return calibrated(
+        _nm(number(across[1])) if across else None,
+        _nm(number(down[1])) if down else None,
+        int(strip[1]) if strip else None,
+    )
 
 
-def _ome(file: TiffFile) -> Calibration | None:
-    text = file.ome_metadata if file.is_ome else None
-    if not text:
+def _ome(text: str, height: int, width: int) -> Calibration | None:
+    """Read OME-XML; it knows nothing of bars, and its unit is µm where it names none."""
+    if "OME" not in text or "<" not in text or "<!ENTITY" in text:
         return None
-    size = re.search(r'PhysicalSizeX="([0-9.eE+-]+)"', text)
-    unit = re.search(r'PhysicalSizeXUnit="([^"]+)"', text)
-    scale = NM_PER_UNIT.get(unit[1].lower() if unit else "um")
-    return Calibration(float(size[1]) * scale, 0) if size and scale else None
-
-
-def _imagej(file: TiffFile, tags: TiffTags) -> Calibration | None:
-    """Read ImageJ's unit; plain resolution tags without it are an export's leftover."""
-    description = _text(tags["ImageDescription"].value) if "ImageDescription" in tags else ""
-    unit = re.search(r"^unit=(.+)$", description, re.MULTILINE)
-    if "ImageJ" not in description or unit is None or "XResolution" not in tags:
+    try:
+        root = ElementTree.fromstring(text.encode("utf-8"))
+    except (ElementTree.ParseError, ValueError, LookupError):
         return None
-    name = unit[1].strip().lower().replace("\\u00b5", "µ")
-    top, bottom = tags["XResolution"].value
-    scale = NM_PER_UNIT.get(name)
-    return Calibration(bottom / top * scale, 0) if scale and top else None
+    # A file may hold several pictures, a preview among them.
+    pictures = [e for e in root.iter() if e.tag.rpartition("}")[2] == "Pixels"]
+    fitting = [p for p in pictures if (p.get("SizeX"), p.get("SizeY")) == (str(width), str(height))]
+    sizes = []
+    for pixels in fitting or pictures[:1]:
+        for side in "XY":
+            value = number(pixels.get(f"PhysicalSize{side}"))
+            scale = nm_per(pixels.get(f"PhysicalSize{side}Unit") or "µm")
+            sizes.append(value * scale if value and scale else None)
+        break
+    return calibrated(sizes[0], sizes[1]) if sizes and sizes[0] else None
+
+
+def _imagej(text: str, page: TiffPage) -> Calibration | None:
+    """Read ImageJ's unit; plain resolution tags without it are an export's leftover.
+
+    An inch or a centimetre is what ImageJ makes of a print resolution, and says nothing of the
+    specimen.
+    """
+    entries = dict(re.findall(r"^(\w+)=(.*)$", text, re.MULTILINE))
+    if "ImageJ" not in entries or "unit" not in entries or "XResolution" not in page.tags:
+        return None
+    known = unit(entries["unit"])
+    if known is None:
+        return None
+    if known in PRINT_UNITS:
+        return Calibration(
+            notes=(f"the resolution in {known} is one of printing; the pixel size is unknown",)
+        )
+    down = unit(entries.get("yunit") or entries["unit"])
+    sizes = [
+        _fraction(page, tag, nm_per(name or ""))
+        for tag, name in (("XResolution", known), ("YResolution", down))
+    ]
+    return calibrated(sizes[0], sizes[1]) if sizes[0] else None
+
+
+def _fraction(page: TiffPage, tag: str, scale: float | None) -> float | None:
+    """Return nm a pixel of a resolution, which counts pixels in a unit."""
+    value = page.tags[tag].value if tag in page.tags else None
+    if scale is None or not isinstance(value, tuple) or len(value) != 2:
+        return None
+    top, bottom = value
+    return bottom / top * scale if top > 0 and bottom > 0 else None
 
 
 def of_sidecar(path: Path, height: int, width: int) -> Calibration:
     """Return what the text file says that some microscopes write beside the image."""
-    stem, kind = path.with_suffix(""), path.suffix[1:]
-    tescan = stem.with_name(f"{stem.name}-{kind}.hdr")
-    if tescan.is_file():
-        return _tescan_text(_text(tescan.read_bytes()))
-    text_path = path.with_suffix(".txt")
-    if not text_path.is_file() or text_path.stat().st_size > 1 << 20:
-        return Calibration()
-    text = _text(text_path.read_bytes())
+    kind = path.suffix[1:]
+    tescan = _beside(path, [f"-{k}.{e}" for k in (kind, kind.lower()) for e in ("hdr", "HDR")])
+    if tescan is not None:
+        return _tescan_text(tescan)
+    text = _beside(path, [".txt", ".TXT", ".Txt"]) or ""
     if "$$SM_MICRON_BAR" in text or "$CM_FULL_SIZE" in text:
         return _jeol(text, height)
     if "[SemImageFile]" in text:
@@ -178,26 +230,43 @@ def of_sidecar(path: Path, height: int, width: int) -> Calibration:
     return Calibration()
 
 
+def _beside(path: Path, endings: Iterable[str]) -> str | None:
+    """Return the text of the first of these files beside an image; None where there is none."""
+    for ending in endings:
+        place = path.with_name(path.stem + ending)
+        try:
+            status = place.stat()
+            if not stat.S_ISREG(status.st_mode) or status.st_size > SIDECAR_BYTES:
+                continue
+            return _text(place.read_bytes())
+        except (OSError, ValueError):
+            continue
+    return None
+
+
 def _jeol(text: str, height: int) -> Calibration:
     bar = re.search(r"\$\$SM_MICRON_BAR\s+(\d+)", text)
-    marker = re.search(r"\$\$SM_MICRON_MARKER\s+([0-9.]+)\s*(\S+)", text)
+    marker = re.search(r"\$\$SM_MICRON_MARKER\s+([^\r\n]+)", text)
     full = re.search(r"\$CM_FULL_SIZE\s+(\d+)\s+(\d+)", text)
-    size = None
-    if bar and marker and marker[2].lower() in NM_PER_UNIT and int(bar[1]) > 0:
-        size = float(marker[1]) * NM_PER_UNIT[marker[2].lower()] / int(bar[1])
-    rows = height - int(full[2]) if full else 0
+    size = length(marker[1]) if marker else None
+    pixels = number(bar[1]) if bar else None
+    size = size / pixels if size and pixels else None
+    rows = height - (number(full[2]) or 0) if full else 0
     notes = ("pixel size from the drawn micron bar, good to about 1 %",) if size else ()
-    return Calibration(size, rows if 0 < rows < height / 2 else None, notes)
+    return calibrated(size, None, int(rows) if 0 < rows < height / 2 else None, notes)
 
 
 def _hitachi(text: str, height: int, width: int) -> Calibration:
-    size = re.search(r"^PixelSize=([0-9.eE+-]+)", text, re.MULTILINE)
-    data = re.search(r"^DataSize=(\d+)x(\d+)", text, re.MULTILINE)
-    if not size:
+    size = re.search(rf"^PixelSize\s*=\s*{WORD}", text, re.MULTILINE)
+    data = re.search(r"^DataSize\s*=\s*(\d{1,6})x(\d{1,6})", text, re.MULTILINE)
+    value = number(size[1]) if size else None
+    if value is None:
         return Calibration()
-    scale = int(data[1]) / width if data else 1.0
-    rows = height - int(data[2]) if data and int(data[1]) == width else 0
-    return Calibration(float(size[1]) * scale, rows if 0 < rows < height / 2 else None)
+    columns, rows = (int(data[1]), int(data[2])) if data else (width, height)
+    bar = height - rows if columns == width else 0
+    return calibrated(
+        value * columns / width if columns else value, None, bar if 0 < bar < height / 2 else None
+    )
 
 
 def parse_ini(text: str) -> dict[str, dict[str, str]]:
@@ -214,19 +283,25 @@ def parse_ini(text: str) -> dict[str, dict[str, str]]:
     return sections
 
 
-def _text(value: object) -> str:
-    if isinstance(value, bytes):
-        if value[:2] in (b"\xff\xfe", b"\xfe\xff"):
-            return value.decode("utf-16", "replace")
-        return value.decode("utf-8", "replace")
-    return str(value)
+def _nm(metres: float | None) -> float | None:
+    return None if metres is None else metres * 1e9
 
 
-def _number(value: str | SupportsFloat | None) -> float | None:
-    if value is None:
-        return None
+def _description(tags: TiffTags) -> str:
+    return _text(tags["ImageDescription"].value) if "ImageDescription" in tags else ""
+
+
+def _text(value: Any) -> str:
+    """Return text of bytes, in the code page that fits: microscopes write all of them."""
+    if not isinstance(value, bytes):
+        return str(value)
+    if value[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return value.decode("utf-16", "replace")
+    if len(value) > 8 and value[1:9:2] == bytes(4):
+        return value.decode("utf-16-le", "replace")
     try:
-        number = float(value)
-    except (TypeError, ValueError):
-        return None
-    return number if math.isfinite(number) and number > 0 else None
+        return value.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        # The micro sign of Japanese systems is a Greek letter of two bytes.
+        page = "cp932" if b"\x83\xca" in value else "cp1252"
+        return value.decode(page, "replace")

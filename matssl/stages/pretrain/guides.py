@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import re
 import zlib
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from matssl.core import textfiles
 from matssl.core.errors import UserError
 from matssl.core.labels import IGNORE
 from matssl.core.runtime import Runtime
@@ -108,9 +108,13 @@ def _labelled(
         splits=settings.splits,
         classes=settings.classes,
         group_regex=settings.group_regex,
+        # In a pretraining the flag speaks of the pool; tools/probe.py has none.
+        specimens=None if settings.data_path else settings.specimens,
+        pixel_size=settings.pixel_size,
         seed=settings.seed,
         opened=opened,
     )
+    record = record.told(dataset.grouping.pixel_sizes)
     table = dataset.table
     train = tuple(pair for pair in dataset.split("train") if pair.mask is not None)
     val = tuple(pair for pair in dataset.split("val") if pair.mask is not None)
@@ -166,15 +170,8 @@ def _table(path: str) -> list[list[str]]:
     Raises:
         UserError: it cannot be read, or has one column.
     """
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            header = file.readline()
-            # Spreadsheets of many countries write semicolons.
-            separator = next((mark for mark in ",;\t" if mark in header), ",")
-            rows = [row for row in csv.reader(file, delimiter=separator) if len(row) >= 2]
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read --batch_csv {path}: {error}") from error
-    if not rows:
+    rows = [list(row.values()) for row in textfiles.read_rows(Path(path), "--batch_csv")]
+    if not rows or len(rows[0]) < 2:
         raise UserError(
             f"--batch_csv {path} has no second column: it holds a header, then a "
             "file name and its production batch in each line"
