@@ -18,10 +18,12 @@ from matssl.core.geometry import apply_d4
 from matssl.core.runtime import free_memory
 from matssl.core.wording import counted
 from matssl.data.layouts import Dataset
-from matssl.data.preprocess import Preprocess
+from matssl.data.preprocess import Preprocess, shrunk
 from matssl.data.specimens import Grouping
 
 THUMBNAIL = 32
+# Larger pictures are looked at smaller, so that a look needs no copy of them.
+LARGEST_LOOKED_AT = 8192
 # Thumbnails of two fields of one specimen reach 0.7, copies (also turned or re-encoded) 0.97.
 DUPLICATE = 0.95
 LISTED = 4
@@ -204,7 +206,7 @@ def examine_dataset(
 
 def thumbnail(plane: Array) -> NDArray[np.float64]:
     """Return (32, 32) of a plane: shading removed, zero mean, unit norm."""
-    gray = plane.astype(np.float32)
+    gray = shrunk(plane, LARGEST_LOOKED_AT).astype(np.float32)
     if gray.ndim == 3:
         gray = gray.mean(axis=2)
     small = cv2.resize(gray, (2 * THUMBNAIL, 2 * THUMBNAIL), interpolation=cv2.INTER_AREA)

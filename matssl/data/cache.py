@@ -10,8 +10,9 @@ import math
 import shutil
 import stat
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -31,6 +32,7 @@ HEAD_BYTES = 1 << 16
 SPARE_BYTES = 1 << 26
 # Images kept decoded when there is no cache file.
 DECODED_IN_MEMORY = 64
+LARGE_PIXELS = 1 << 26
 
 
 class Pool:
@@ -191,10 +193,16 @@ def _scan(
     """Decode every file once and hand the planes on; return what was found and their shapes."""
     from tqdm import tqdm
 
+    one_large = threading.Lock()
+
     def decode(path: Path) -> tuple[NDArray[np.uint8], str, int] | str:
         try:
-            micrograph = record.read(path)
-            plane = record.plane_u8(micrograph)
+            head = readers.header(path)
+            large = head.height * head.width > LARGE_PIXELS
+            # Large pictures are decoded one after the other: threads would hold one each.
+            with one_large if large else nullcontext():
+                micrograph = record.read(path)
+                plane = record.plane_u8(micrograph)
         except UserError as error:
             return str(error)
         return plane, readers.digest(plane), micrograph.bits

@@ -11,7 +11,16 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from matssl.core.arrays import Array
+from matssl.core.arrays import (
+    BLOCK,
+    STRIP,
+    Array,
+    pairwise,
+    percentiles,
+    roomy,
+    strips,
+    variance,
+)
 from matssl.core.errors import UserError
 from matssl.core.wording import cut
 from matssl.data import readers, stored
@@ -109,13 +118,25 @@ class Preprocess:
         Grey levels beyond the window go beyond 0 and 1, up to half its width; no level is lost.
         """
         pixels = micrograph.pixels[: self.kept_rows(micrograph)]
-        low, high = self._levels(pixels, micrograph.bits)
-        plane = (pixels.astype(np.float32) - np.float32(low)) * np.float32(1 / (high - low))
-        return _rescale(np.clip(plane, -0.5, 1.5), self._shape(plane.shape, micrograph))
+        window = self._levels(pixels, micrograph.bits)
+        shape = self._shape(pixels.shape, micrograph)
+        if len(pixels) <= STRIP:
+            return _rescale(_windowed(pixels, window), shape)
+        plane = roomy(pixels.shape, np.float32)
+        for rows in strips(len(pixels)):
+            plane[rows] = _windowed(pixels[rows], window)
+        return _rescale(plane, shape)
 
     def plane_u8(self, micrograph: Micrograph) -> NDArray[np.uint8]:
         """Return the plane in 256 levels, for the pool of pretraining."""
-        return quantise(self.plane(micrograph))
+        pixels = micrograph.pixels[: self.kept_rows(micrograph)]
+        if self._shape(pixels.shape, micrograph) != pixels.shape[:2]:
+            return quantise(self.plane(micrograph))
+        window = self._levels(pixels, micrograph.bits)
+        result = roomy(pixels.shape, np.uint8)
+        for rows in strips(len(pixels)):
+            result[rows] = quantise(_windowed(pixels[rows], window))
+        return result
 
     def mask(self, mask: Array, micrograph: Micrograph) -> Array:
         """Return a mask of the micrograph with the same cut and the nearest-neighbour resize.
@@ -144,6 +165,11 @@ class Preprocess:
         Args:
             plane: (H, W) or (H, W, 3), float from :meth:`plane` or uint8 from :meth:`plane_u8`.
         """
+        if len(plane) > STRIP:
+            whole = roomy((self.channels, *plane.shape[:2]), np.float32)
+            for rows in strips(len(plane)):
+                whole[:, rows] = self.tensor(plane[rows])
+            return whole
         if plane.dtype == np.uint8:
             plane = plane.astype(np.float32) * np.float32(1 / 255)
         stack = plane[None] if plane.ndim == 2 else np.moveaxis(plane, 2, 0)
@@ -246,10 +272,10 @@ class Preprocess:
             floating = pixels.dtype == np.float32 and bits == FLOAT_BITS
             return (0.0, 1.0) if floating else (0.0, float((1 << bits) - 1))
         if self.window == "standard":
-            mean, std = float(pixels.mean(dtype=np.float64)), float(pixels.std(dtype=np.float64))
+            mean, std = float(pixels.mean(dtype=np.float64)), float(np.sqrt(variance(pixels)))
             low, high = mean - STANDARD_HALF_WIDTH * std, mean + STANDARD_HALF_WIDTH * std
         else:
-            low, high = (float(v) for v in np.percentile(pixels, [self.low, self.high]))
+            low, high = percentiles(pixels, (self.low, self.high))
         # A constant image has no contrast to show; any width keeps it finite.
         return (low, high) if high > low else (low - 0.5, low + 0.5)
 
@@ -269,7 +295,30 @@ class Preprocess:
 
 def quantise(plane: Array) -> NDArray[np.uint8]:
     """Return a float plane, clipped to 0 and 1, in 256 levels."""
-    return np.rint(np.clip(plane, 0, 1) * 255).astype(np.uint8)
+    if len(plane) <= STRIP:
+        return np.rint(np.clip(plane, 0, 1) * 255).astype(np.uint8)
+    result = roomy(plane.shape, np.uint8)
+    for rows in strips(len(plane)):
+        result[rows] = quantise(plane[rows])
+    return result
+
+
+def shrunk(plane: Array, longest: int) -> Array:
+    """Return a picture of at most ``longest`` pixels a side, float32, for what only looks at it.
+
+    Smaller ones come back as they are. Larger ones are averaged, strip by strip, over squares of
+    whole pixels; rows and columns beyond the last whole square are left out.
+    """
+    factor = -(-max(plane.shape[:2]) // longest)
+    if factor == 1 or min(plane.shape[:2]) < factor:
+        return plane
+    height, width = (side // factor for side in plane.shape[:2])
+    result = np.empty((height, width, *plane.shape[2:]), np.float32)
+    for rows in strips(height, max(1, STRIP // factor)):
+        part = plane[rows.start * factor : rows.stop * factor, : width * factor]
+        size = (width, rows.stop - rows.start)
+        result[rows] = cv2.resize(part.astype(np.float32), size, interpolation=cv2.INTER_AREA)
+    return result
 
 
 def measure(record: Preprocess, planes: Iterable[Array]) -> Preprocess:
@@ -281,18 +330,40 @@ def measure(record: Preprocess, planes: Iterable[Array]) -> Preprocess:
     """
     count, total, squares = 0, np.zeros(1), np.zeros(1)
     for plane in planes:
-        flat = plane.reshape(-1, 1 if plane.ndim == 2 else 3).astype(np.float64)
-        if plane.dtype == np.uint8:
-            flat /= 255
+        flat = np.ascontiguousarray(plane).reshape(-1, 1 if plane.ndim == 2 else 3)
         count += len(flat)
-        total = total + flat.sum(0)
-        squares = squares + (flat**2).sum(0)
+        total = total + _sum(flat, 1)
+        squares = squares + _sum(flat, 2)
     if count == 0:
         raise ValueError("no planes to measure")
     mean = total / count
     # A set of constant images has no spread; 1e-3 keeps the division finite.
     std = np.maximum(np.sqrt(np.maximum(squares / count - mean**2, 0)), 1e-3)
     return replace(record, mean=tuple(mean.tolist()), std=tuple(std.tolist()))
+
+
+def _sum(values: Array, power: int) -> NDArray[np.float64]:
+    """Return the sum of the powers of a plane's levels, 0 to 1, of each channel; float64 (C,)."""
+
+    def levels(part: Array) -> NDArray[np.float64]:
+        wide = part.astype(np.float64)
+        wide = wide / 255 if values.dtype == np.uint8 else wide
+        return wide if power == 1 else wide**power
+
+    if values.shape[1] == 1:
+        return np.array([pairwise(values.reshape(-1), levels)])
+    total: NDArray[np.float64] = np.zeros(values.shape[1])
+    for rows in strips(len(values), BLOCK):
+        # Row upon row, as one sum over all of them goes.
+        total = np.concatenate([total[None], levels(values[rows])]).sum(0)
+    return total
+
+
+def _windowed(pixels: Array, window: tuple[float, float]) -> Array:
+    """Return grey levels as float32, 0 and 1 at the window's ends, up to half its width beyond."""
+    low, high = window
+    plane = (pixels.astype(np.float32) - np.float32(low)) * np.float32(1 / (high - low))
+    return np.clip(plane, -0.5, 1.5)
 
 
 def _turned(mask: Array, micrograph: Micrograph) -> str:
@@ -312,4 +383,5 @@ def _rescale(plane: Array, shape: tuple[int, int]) -> Array:
     shrinks = shape[0] < plane.shape[0] or shape[1] < plane.shape[1]
     # Area averaging when shrinking (no aliasing), linear when enlarging.
     kind = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    return cv2.resize(plane, shape[::-1], interpolation=kind)
+    result = roomy((*shape, *plane.shape[2:]), plane.dtype)
+    return cv2.resize(plane, shape[::-1], dst=result, interpolation=kind)

@@ -11,8 +11,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from matssl.core.arrays import roomy, strips
 from matssl.data.preprocess import Preprocess
 from matssl.data.readers import Micrograph
+from matssl.pictures import segmentation as pictures
 
 
 def output_names(paths: Sequence[Path], root: Path) -> list[str]:
@@ -29,6 +31,14 @@ def output_names(paths: Sequence[Path], root: Path) -> list[str]:
         else f"{name}_{place.suffix.lstrip('.')}"
         for place, name in zip(places, joined, strict=True)
     ]
+
+
+def colour_bgr(classes: NDArray[np.uint8], count: int) -> NDArray[np.uint8]:
+    """Return class indices in colour, uint8 (H, W, 3) in OpenCV's order, to be written."""
+    result = roomy((*classes.shape, 3), np.uint8)
+    for rows in strips(len(classes)):
+        result[rows] = pictures.colour_mask(classes[rows], count)[..., ::-1]
+    return result
 
 
 def shown(micrograph: Micrograph, record: Preprocess) -> NDArray[np.uint8]:

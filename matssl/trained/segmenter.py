@@ -15,7 +15,7 @@ from torch import nn
 
 from matssl import hub, weights
 from matssl.core import checkpoint
-from matssl.core.arrays import Array
+from matssl.core.arrays import Array, roomy
 from matssl.core.errors import UserError
 from matssl.core.labels import IGNORE
 from matssl.core.lineage import Lineage
@@ -207,7 +207,8 @@ class Segmenter:
         )
         shape = (self.record.kept_rows(picture), picture.pixels.shape[1])
         probabilities = _native(probabilities, shape)
-        classes = np.full(picture.pixels.shape[:2], IGNORE, np.uint8)
+        classes = roomy(picture.pixels.shape[:2], np.uint8)
+        classes[shape[0] :] = IGNORE
         _most_likely(probabilities, classes)
         return Prediction(
             classes,
@@ -338,9 +339,10 @@ def _native(probabilities: NDArray[np.float32], shape: tuple[int, int]) -> NDArr
     """Return probabilities at the micrograph's own size; scores are never of a resized image."""
     if probabilities.shape[1:] == shape:
         return probabilities
-    return np.stack(
-        [cv2.resize(p, shape[::-1], interpolation=cv2.INTER_LINEAR) for p in probabilities]
-    )
+    native = roomy((len(probabilities), *shape), np.float32)
+    for plane, own in zip(probabilities, native, strict=True):
+        cv2.resize(plane, shape[::-1], dst=own, interpolation=cv2.INTER_LINEAR)
+    return native
 
 
 def _most_likely(probabilities: NDArray[np.float32], classes: NDArray[np.uint8]) -> None:

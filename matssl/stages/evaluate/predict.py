@@ -26,7 +26,6 @@ from matssl.data.preprocess import Preprocess
 from matssl.data.readers import Micrograph
 from matssl.measure.field import Field, areas
 from matssl.metrics.counts import confusion
-from matssl.pictures import segmentation as pictures
 from matssl.stages import console, drawing
 from matssl.stages.evaluate import leaks
 from matssl.stages.evaluate.published import name_panels
@@ -350,10 +349,10 @@ def _write_masks(
     folder: RunFolder, name: str, classes: NDArray[np.uint8], num_classes: int
 ) -> None:
     """Write the prediction as index PNG, colour PNG and label TIFF, all of the image's size."""
-    colour = pictures.colour_mask(classes, num_classes)[..., ::-1]
+    colour = drawing.colour_bgr(classes, num_classes)
     for kind, content in (("index", classes), ("colour", colour)):
         with atomic_path(folder.path(f"masks/{kind}/{name}.png")) as temporary:
-            data = cv2.imencode(".png", np.ascontiguousarray(content), MASK_PNG)[1]
+            data = cv2.imencode(".png", content, MASK_PNG)[1]
             temporary.write_bytes(data.tobytes())
     with atomic_path(folder.path(f"masks/label/{name}.tif")) as temporary:
         tifffile.imwrite(temporary, classes, compression="zlib")

@@ -58,7 +58,7 @@ def draw_panels(
         pictures.panel(
             image,
             mask,
-            drawn[: len(image)].astype(np.uint8),
+            drawn[: len(image)].astype(np.uint8, copy=False),
             truth.names,
             place / f"{result.name}.png",
             title,
