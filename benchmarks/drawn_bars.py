@@ -196,7 +196,9 @@ def _written_on(height: int, width: int, g: Draw) -> NDArray[np.uint8]:
 
 PLAIN: dict[str, Callable[[int, int, Draw], NDArray[np.uint8]]] = {
     **{
-        kind: lambda h, w, g, kind=kind: synthetic.micrograph(kind, h, w, int(g.integers(1 << 30)))[0]
+        kind: lambda h, w, g, kind=kind: synthetic.micrograph(kind, h, w, int(g.integers(1 << 30)))[
+            0
+        ]
         for kind in synthetic.KINDS
     },
     "powder": _powder,
@@ -210,7 +212,9 @@ PLAIN: dict[str, Callable[[int, int, Draw], NDArray[np.uint8]]] = {
 
 
 # --- bars ---
-def _write(target: NDArray[np.uint8], text: str, place: tuple[int, int], size: int, level: int) -> int:
+def _write(
+    target: NDArray[np.uint8], text: str, place: tuple[int, int], size: int, level: int
+) -> int:
     """Write text in a smooth face and return its width; ``place`` is its upper left corner."""
     image = Image.fromarray(target)
     font = ImageFont.load_default(size)
@@ -256,7 +260,13 @@ def _fei(rows: int, width: int, g: Draw) -> tuple[NDArray[np.uint8], int]:
     """Black cells with thin rules, a grey heading above a white value, a block for the name."""
     bar = np.zeros((rows, width), np.uint8)
     size = max(7, int(rows * 0.32))
-    cells = ("HV", "20.00 kV"), ("mag", "5 000 x"), ("WD", "10.1 mm"), ("det", "ETD"), ("HFW", "59 um")
+    cells = (
+        ("HV", "20.00 kV"),
+        ("mag", "5 000 x"),
+        ("WD", "10.1 mm"),
+        ("det", "ETD"),
+        ("HFW", "59 um"),
+    )
     place = 4
     for heading, value in cells:
         wide = _write(bar, value, (place + 4, rows // 2 - 1), size, 255) + 12
@@ -311,7 +321,12 @@ def _tescan(rows: int, width: int, g: Draw) -> tuple[NDArray[np.uint8], int]:
     bar = np.full((rows, width), paper, np.uint8)
     size = max(7, int(rows * 0.26))
     edges = [0, int(0.22 * width), int(0.45 * width), int(0.78 * width), width]
-    texts = (("SEM HV: 15.0 kV", "View: 208 um"), ("WD: 9.8 mm", "Det: BSE"), ("", "50 um"), ("", ""))
+    texts = (
+        ("SEM HV: 15.0 kV", "View: 208 um"),
+        ("WD: 9.8 mm", "Det: BSE"),
+        ("", "50 um"),
+        ("", ""),
+    )
     for left, right, (upper, lower) in zip(edges, edges[1:], texts, strict=False):
         _frame(bar[:, left:right], 1, 60)
         _write(bar[:, left:right], upper, (6, 3), size, 0)
@@ -323,7 +338,13 @@ def _tescan(rows: int, width: int, g: Draw) -> tuple[NDArray[np.uint8], int]:
     bar[rows // 3 - 3 : rows // 3 + 5, left + length - 2 : left + length] = 0
     if g.random() < 0.6:
         bar[1:-1, edges[3] + 1 : -1] = int(g.integers(20, 90))
-    _write(bar, "TESCAN", (edges[3] + 10, rows // 3), int(rows * 0.35), 255 if bar[rows // 2, -5] < 100 else 0)
+    _write(
+        bar,
+        "TESCAN",
+        (edges[3] + 10, rows // 3),
+        int(rows * 0.35),
+        255 if bar[rows // 2, -5] < 100 else 0,
+    )
     return bar, length
 
 

@@ -9,7 +9,6 @@ carries no writing, debris in it is in no line, an interface is not sharp.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,6 +30,8 @@ PAPER, LEAST_PAPER, RULE, FIRST = 0.5, 0.3, 0.85, 0.6
 INK = 40
 # Most rows of a rule; fewest letters that are a line.
 THICKEST, FEWEST_LETTERS = 4, 4
+# Largest share of neighbours on the paper that differ.
+NOISE = 0.3
 # How much the share of drawn pixels rises over the edge of a bar.
 EDGE = 0.3
 # Most rows of a bar that may be neither paper nor rule.
@@ -198,6 +199,13 @@ def _sharpness(strip: NDArray[np.uint8], paper: int, top: int) -> float:
     return 1.0 - min(1.0, abs(float((above * here).sum())) / max(float((above**2).sum()), 1e-9))
 
 
+def _grain(away: NDArray[np.int16], bar: NDArray[np.uint8]) -> float:
+    """Return the share of neighbours on the paper that differ: what is drawn has no noise."""
+    step = np.abs(np.diff(bar.astype(np.int16), axis=1))
+    near = (away[:, 1:] <= SMEARED) & (away[:, :-1] <= SMEARED)
+    return float((step[near] > 1).mean()) if near.any() else 1.0
+
+
 def _written(bar: NDArray[np.uint8], paper: int) -> bool:
     """Return whether a bar carries what is drawn: lines, blocks, letters on a base line."""
     import cv2
@@ -205,6 +213,8 @@ def _written(bar: NDArray[np.uint8], paper: int) -> bool:
     away = np.abs(bar.astype(np.int16) - paper)
     # Rules from side to side are the frame; writing is within them.
     inner = away[:, 3:-3].copy()
+    if _grain(inner, bar[:, 3:-3]) > NOISE:
+        return False
     median = np.median(bar, axis=1)[:, None]
     rules = (np.abs(bar - median) <= SMEARED).mean(axis=1) >= RULE
     inner[rules & (np.abs(median[:, 0] - paper) > SMEARED)] = 0
