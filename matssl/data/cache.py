@@ -25,7 +25,7 @@ from matssl.data import readers
 from matssl.data.prefetch import prefetched
 from matssl.data.preprocess import Preprocess
 
-VERSION = 3
+VERSION = 4
 MAX_BAD_SHARE = 0.1
 HEAD_BYTES = 1 << 16
 # Left free on the disk of the cache.
@@ -117,7 +117,7 @@ def build(
         k: v for k, v in record.to_dict().items() if k not in ("mean", "std", "channels")
     }
     # Absent files are told here, before anything is written.
-    keys = [_file_key(path) for path in paths]
+    keys = [f"{_file_key(path)}|{record.bars.get(path)}" for path in paths]
     groups = [str(path) for path in paths] if groups is None else groups
     told = {str(path): size for path in paths if (size := record.sizes.get(path)) is not None}
     whole = hashlib.sha256(

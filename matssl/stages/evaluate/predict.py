@@ -26,6 +26,7 @@ from matssl.data.preprocess import Preprocess
 from matssl.data.readers import Micrograph
 from matssl.measure.field import Field, areas
 from matssl.metrics.counts import confusion
+from matssl.preflight import Preflight
 from matssl.stages import console, drawing
 from matssl.stages.evaluate import leaks
 from matssl.stages.evaluate.published import name_panels
@@ -60,6 +61,8 @@ class Inputs:
         pairs: images of it that are evaluated, with their masks.
         truth: the model's classes with the values that mean them in these masks.
         excluded: classes that one further mean IoU leaves out.
+        found: what the images hold.
+        beaten: what ``--crop_bottom`` beats, in words.
     """
 
     segmenter: Segmenter
@@ -67,6 +70,8 @@ class Inputs:
     pairs: list[Pair]
     truth: ClassTable
     excluded: tuple[int, ...]
+    found: Preflight
+    beaten: str
 
 
 def evaluate(settings: EvaluateSettings, argv: Sequence[str] = ()) -> Path:
@@ -170,6 +175,8 @@ def _inputs(settings: EvaluateSettings, rt: Runtime) -> Inputs:
     pixel_size = readers.parse_pixel_size(settings.pixel_size)
     if pixel_size is not None:
         segmenter = replace(segmenter, record=replace(segmenter.record, pixel_size=pixel_size))
+    record, beaten = segmenter.record.cutting(settings.crop_bottom)
+    segmenter = replace(segmenter, record=record)
     if settings.page is not None:
         segmenter = replace(segmenter, record=replace(segmenter.record, page=settings.page))
     excluded = excluded_classes(settings.exclude_classes, table.names)
@@ -177,10 +184,14 @@ def _inputs(settings: EvaluateSettings, rt: Runtime) -> Inputs:
     record = segmenter.record.told(dataset.grouping.pixel_sizes)
     segmenter = replace(segmenter, record=record)
     pairs = _chosen(settings, dataset, segmenter)
+    shown = replace(dataset, pairs=tuple(pairs), table=None)
+    found = preflight.examine_dataset(shown, segmenter.record)
+    found.judged.refuse_misfits()
+    segmenter = replace(segmenter, record=found.record)
     truth, notes = truth_table(dataset, table, settings.classes, segmenter.raw)
     truth, said = check_masks(pairs, truth, table, segmenter.record)
     dataset = replace(dataset, notes=(*dataset.notes, *dict.fromkeys((*notes, *said))))
-    return Inputs(segmenter, dataset, pairs, truth, excluded)
+    return Inputs(segmenter, dataset, pairs, truth, excluded, found, beaten)
 
 
 def _dataset(settings: EvaluateSettings, segmenter: Segmenter) -> Dataset:
@@ -243,9 +254,9 @@ def _facts(inputs: Inputs) -> str:
     """Return in words what was found, and what had to be assumed of the model."""
     table = inputs.truth if mask_paths(inputs.pairs) else None
     shown = replace(inputs.dataset, pairs=tuple(inputs.pairs), table=table)
-    facts = preflight.examine_dataset(shown, inputs.segmenter.record).text()
-    note = inputs.segmenter.note
-    return f"{note}\n{facts}" if note else facts
+    beaten = f"note    {inputs.beaten}" if inputs.beaten else ""
+    parts = (inputs.segmenter.note, beaten, replace(inputs.found, dataset=shown).text())
+    return "\n".join(part for part in parts if part)
 
 
 def _read(inputs: Inputs, ahead: int) -> Iterator[tuple[Pair, str, Micrograph]]:
@@ -313,7 +324,8 @@ def _one_image(
     predicted, truth_areas, gathered = areas(found.classes, count), None, None
     rival_counts: dict[str, NDArray[np.int64]] = {}
     if pair.mask is not None:
-        mask = inputs.truth.decode(readers.read_mask(pair.mask), str(pair.mask))[: found.rows]
+        raw = inputs.truth.decode(readers.read_mask(pair.mask), str(pair.mask))
+        mask = segmenter.record.fitted(raw, micrograph)
         gathered = metrics.gather(mask, found.classes[: found.rows], count)
         counts = gathered[confusion]
         if counts.sum() == 0:

@@ -53,7 +53,7 @@ def draw_panels(
         if result.counts is not None and result.pair.mask is not None:
             title += f": mIoU {percent(overlap.miou(result.counts))} %"
             raw = readers.read_mask(result.pair.mask)
-            mask = truth.decode(raw, str(result.pair.mask))[: len(image)]
+            mask = record.fitted(truth.decode(raw, str(result.pair.mask)), micrograph)
         drawn = readers.read_mask(folder.path(f"masks/index/{result.name}.png"))
         pictures.panel(
             image,

@@ -144,6 +144,7 @@ def _inputs(settings: PhaseMapSettings, source: Source) -> Inputs:
     pixel_size = readers.parse_pixel_size(settings.pixel_size)
     if pixel_size is not None:
         record = replace(record, pixel_size=pixel_size)
+    record, beaten = record.cutting(settings.crop_bottom)
     if settings.page is not None:
         record = replace(record, page=settings.page)
     paths, left_out = layouts.unlabelled(settings.data)
@@ -173,7 +174,8 @@ def _inputs(settings: PhaseMapSettings, source: Source) -> Inputs:
         )
     known = dict(zip(paths, grouping.names, strict=True))
     grouping = replace(grouping, names=tuple(known[path] for path in good))
-    return Inputs(source, record, good, broken, grouping, found.text())
+    facts = f"note    {beaten}\n{found.text()}" if beaten else found.text()
+    return Inputs(source, found.record, good, broken, grouping, facts)
 
 
 def _start(
