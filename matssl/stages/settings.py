@@ -212,13 +212,9 @@ class LabelSettings:
         None,
         "data",
         "class names in order (a,b,c), a YAML file that names and merges classes, or binary: all "
-<<<<<<< HEAD
         "that is not 0 is one class, or binary:128: all from that grey value on",
         check=classes_problem,
-=======
-        "that is not 0 is one class",
         leads=paths.class_file,
->>>>>>> main
     )
 
 

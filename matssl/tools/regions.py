@@ -70,7 +70,7 @@ SETTINGS = RegionsSettings
 def main(argv: Sequence[str]) -> int:
     """Measure all masks, write the tables and the picture; returns 0."""
     args = parse_one(SETTINGS, argv, __doc__ or "", prog="python -m matssl.tools.regions")
-    from matssl.core.run_folder import atomic_write_bytes
+    from matssl.core.run_folder import atomic_write_text
     from matssl.data.readers import parse_pixel_size
     from matssl.measure import tables
     from matssl.measure.regions import FieldRegions, find_regions, summarise
@@ -102,12 +102,12 @@ def main(argv: Sequence[str]) -> int:
         raise UserError(f"cannot write to {out}: {error.strerror}; give --output_dir") from error
     lines = tables.region_rows(found, names)
     text = csv_text(lines, None if lines else ["image"])
-    atomic_write_bytes(out / "regions.csv", text.encode("utf-8"))
+    atomic_write_text(out / "regions.csv", text)
     specimens = list(dict.fromkeys(one.field.specimen for one in found))
     each = [row for name in specimens for row in summarise(found, names, name)]
     whole = summarise(found, names)
     text = csv_text(tables.summary_rows(each + whole))
-    atomic_write_bytes(out / "summary.csv", text.encode("utf-8"))
+    atomic_write_text(out / "summary.csv", text)
     _draw(out / "sizes.png", found, names)
     _print(whole if len(specimens) > MOST_SHOWN else each + whole)
     number = counted(len(specimens), "specimen")

@@ -13,11 +13,13 @@ from matssl.core.errors import UserError
 from matssl.core.flags import Command, Parsed, Problem, flag, peek
 from matssl.methods import METHODS
 from matssl.methods.settings import GuidedSettings, MethodSettings
-<<<<<<< HEAD
-from matssl.stages.settings import ImageSettings, RunSettings, TrainingSettings, classes_problem
-=======
-from matssl.stages.settings import ImageSettings, RunSettings, TrainingSettings, weights_file
->>>>>>> main
+from matssl.stages.settings import (
+    ImageSettings,
+    RunSettings,
+    TrainingSettings,
+    classes_problem,
+    weights_file,
+)
 
 DESCRIPTION = (
     "Pretrain an encoder on a folder of unlabelled micrographs. Weights, pictures and a report go "
@@ -138,11 +140,8 @@ class PretrainSettings(RunSettings, TrainingSettings, ImageSettings):
         None,
         "data",
         "classes of the masks of --labeled_path and --probe_path, as of train_finetune.py",
-<<<<<<< HEAD
         check=classes_problem,
-=======
         leads=paths.class_file,
->>>>>>> main
     )
     probe_path: str | None = flag(
         None,
