@@ -12,8 +12,9 @@ import shutil
 import stat
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -26,13 +27,14 @@ from matssl.data import readers
 from matssl.data.prefetch import prefetched
 from matssl.data.preprocess import Preprocess
 
-VERSION = 3
+VERSION = 4
 MAX_BAD_SHARE = 0.1
 HEAD_BYTES = 1 << 16
 # Left free on the disk of the cache.
 SPARE_BYTES = 1 << 26
 # Images kept decoded when there is no cache file.
 DECODED_IN_MEMORY = 64
+LARGE_PIXELS = 1 << 26
 
 
 class Pool:
@@ -150,7 +152,7 @@ def build(
         k: v for k, v in record.to_dict().items() if k not in ("mean", "std", "channels")
     }
     # Absent files are told here, before anything is written.
-    keys = [_file_key(path) for path in paths]
+    keys = [f"{_file_key(path)}|{record.bars.get(path)}" for path in paths]
     groups = [str(path) for path in paths] if groups is None else groups
     told = {str(path): size for path in paths if (size := record.sizes.get(path)) is not None}
     whole = hashlib.sha256(
@@ -228,10 +230,16 @@ def _scan(
     """Decode every file once and hand the planes on; return what was found and their shapes."""
     from tqdm import tqdm
 
+    one_large = threading.Lock()
+
     def decode(path: Path) -> tuple[NDArray[np.uint8], str, int] | str:
         try:
-            micrograph = record.read(path)
-            plane = record.plane_u8(micrograph)
+            head = readers.header(path)
+            large = head.height * head.width > LARGE_PIXELS
+            # Large pictures are decoded one after the other: threads would hold one each.
+            with one_large if large else nullcontext():
+                micrograph = record.read(path)
+                plane = record.plane_u8(micrograph)
         except UserError as error:
             return str(error)
         return plane, readers.digest(plane), micrograph.bits

@@ -12,8 +12,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from matssl.core.arrays import roomy, strips
 from matssl.data.preprocess import Preprocess
 from matssl.data.readers import Micrograph
+from matssl.pictures import segmentation as pictures
 
 # Bytes of a name of output files; file systems allow 255, with ending and temporary marks.
 LONGEST = 160
@@ -46,6 +48,14 @@ def _fitting(name: str) -> str:
         return name
     start = data[: LONGEST - 9].decode("utf-8", "ignore")
     return f"{start}_{hashlib.sha256(data).hexdigest()[:8]}"
+
+
+def colour_bgr(classes: NDArray[np.uint8], count: int) -> NDArray[np.uint8]:
+    """Return class indices in colour, uint8 (H, W, 3) in OpenCV's order, to be written."""
+    result = roomy((*classes.shape, 3), np.uint8)
+    for rows in strips(len(classes)):
+        result[rows] = pictures.colour_mask(classes[rows], count)[..., ::-1]
+    return result
 
 
 def shown(micrograph: Micrograph, record: Preprocess) -> NDArray[np.uint8]:

@@ -62,12 +62,12 @@ def _draw_panel(
     if result.counts is not None and result.pair.mask is not None:
         title += f": mIoU {percent(overlap.miou(result.counts))} %"
         raw = readers.read_mask(result.pair.mask)
-        mask = truth.decode(raw, str(result.pair.mask))[: len(image)]
+        mask = record.fitted(truth.decode(raw, str(result.pair.mask)), micrograph)
     drawn = readers.read_mask(folder.path(f"masks/index/{result.name}.png"))
     pictures.panel(
         image,
         mask,
-        drawn[: len(image)].astype(np.uint8),
+        drawn[: len(image)].astype(np.uint8, copy=False),
         truth.names,
         place / f"{result.name}.png",
         title,
