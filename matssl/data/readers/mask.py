@@ -33,6 +33,8 @@ SHOWN_OF_TIFFFILE = (
     "black and background; photometric='minisblack' writes it white"
 )
 STORED_NUMBERS = "WhiteIsZero with class numbers: the stored numbers count"
+# Above it a float has no ones of its own, and no class such a number.
+LARGEST = 1 << 24
 
 
 class RawMask(np.ndarray):
@@ -90,8 +92,12 @@ def read_mask(path: Path | str) -> Array:
         if head.kind == "png":
             palette = _png_palette(path)
     if mask.dtype.kind == "f":
-        if not np.array_equal(mask, np.rint(mask)):
-            raise UserError(f"{path} holds fractions; a mask holds one class number per pixel")
+        whole = np.array_equal(mask, np.rint(mask))
+        if not whole or (mask.size and not np.abs(mask).max() < LARGEST):
+            raise UserError(
+                f"{path} holds fractions or endless numbers; a mask holds one class number per "
+                "pixel"
+            )
         mask = mask.astype(np.int64)
     if mask.dtype == np.bool_:
         mask = mask.astype(np.uint8)
