@@ -22,8 +22,10 @@ from matssl.core.arrays import (
     variance,
 )
 from matssl.core.errors import UserError
+from matssl.core.labels import IGNORE
 from matssl.core.wording import cut
 from matssl.data import readers, stored
+from matssl.data.bars import upper_part
 from matssl.data.readers import Micrograph
 from matssl.data.readers.orientation import UPRIGHT
 from matssl.data.readers.planes import FLOAT_BITS
@@ -58,6 +60,9 @@ class Preprocess:
             the deepest, of those the first.
         sizes: nm, of single images, as a table says; beats ``pixel_size``. Of the files at hand and
             not of how they are read: it is neither compared nor stored.
+        bars: rows of the information bars of single images, judged together with the others of
+            their size (:func:`matssl.data.bars.judge`); acts with "auto". As ``sizes``, it is
+            neither compared nor stored.
     """
 
     color: str = "gray"
@@ -73,6 +78,7 @@ class Preprocess:
     channels: int = 1
     page: int | None = None
     sizes: Mapping[Path, float] = field(default_factory=dict, compare=False, repr=False)
+    bars: Mapping[Path, int] = field(default_factory=dict, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.window not in WINDOWS:
@@ -100,11 +106,30 @@ class Preprocess:
         """Return the record that knows the pixel sizes of these images, nm, as well."""
         return replace(self, sizes={**self.sizes, **sizes}) if sizes else self
 
+    def knowing(self, bars: Mapping[Path, int]) -> Preprocess:
+        """Return the record that knows the bars of these images, judged together, as well."""
+        return replace(self, bars={**self.bars, **bars}) if bars else self
+
+    def cutting(self, crop_bottom: str | None) -> tuple[Preprocess, str]:
+        """Return the record with a command's own ``--crop_bottom``, and what that beats, in words.
+
+        Args:
+            crop_bottom: rows, "auto", "none", or None to leave the record as it is.
+        """
+        if crop_bottom is None:
+            return self, ""
+        rows = bar_rows(crop_bottom)
+        if rows == self.crop_bottom:
+            return self, ""
+        before = "none" if self.crop_bottom == 0 else self.crop_bottom
+        told = f"--crop_bottom {crop_bottom} beats the {before} that the weights were trained with"
+        return replace(self, crop_bottom=rows), told
+
     def kept_rows(self, micrograph: Micrograph) -> int:
         """Return how many rows from the top remain when the information bar is cut off."""
         rows = micrograph.pixels.shape[0]
         if self.crop_bottom == "auto":
-            known = micrograph.bar_height
+            known = self.bars.get(Path(micrograph.source), micrograph.bar_height)
             bar = readers.bar_height(micrograph.pixels) if known is None else known
         else:
             bar = int(self.crop_bottom)
@@ -141,23 +166,37 @@ class Preprocess:
     def mask(self, mask: Array, micrograph: Micrograph) -> Array:
         """Return a mask of the micrograph with the same cut and the nearest-neighbour resize.
 
-        A mask may be as high as the image or as the image without its bar.
-
         Raises:
-            UserError: mask and image differ in size by more than the bar.
+            UserError: see :meth:`fitted`.
         """
-        rows, columns = micrograph.pixels.shape[:2]
-        kept = self.kept_rows(micrograph)
-        if mask.shape[:2] not in ((rows, columns), (kept, columns)):
-            raise UserError(
-                f"{micrograph.source} is {columns} x {rows} pixels and its mask "
-                f"{mask.shape[1]} x {mask.shape[0]}; they must be equal{_turned(mask, micrograph)}"
-            )
-        cut = mask[:kept]
+        cut = self.fitted(mask, micrograph)
         shape = self._shape(cut.shape, micrograph)
         if cut.shape[:2] == shape:
             return cut
         return cv2.resize(cut, shape[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+
+    def fitted(self, mask: Array, micrograph: Micrograph) -> Array:
+        """Return the rows of a mask that belong to the micrograph above its bar, at native size.
+
+        A mask may be as high as the image, as the image without its bar, or the upper part of it:
+        of its width, with up to a fifth fewer rows. Rows that it lacks are ignored pixels.
+
+        Raises:
+            UserError: mask and image differ otherwise.
+        """
+        rows, columns = micrograph.pixels.shape[:2]
+        kept = self.kept_rows(micrograph)
+        fits = mask.shape[:2] in ((rows, columns), (kept, columns))
+        if not fits and not upper_part(mask.shape, (rows, columns)):
+            raise UserError(
+                f"{micrograph.source} is {columns} x {rows} pixels and its mask "
+                f"{mask.shape[1]} x {mask.shape[0]}; they must be equal{_turned(mask, micrograph)}"
+            )
+        if len(mask) >= kept:
+            return mask[:kept]
+        whole = np.full((kept, *mask.shape[1:]), IGNORE, mask.dtype)
+        whole[: len(mask)] = mask
+        return whole
 
     def tensor(self, plane: Array) -> NDArray[np.float32]:
         """Return the normalised input of the network, float32 (channels, H, W), contiguous.
@@ -182,8 +221,8 @@ class Preprocess:
 
     def to_dict(self) -> dict[str, object]:
         """Return plain values for a checkpoint."""
-        values = asdict(replace(self, sizes={}))
-        del values["sizes"]
+        values = asdict(replace(self, sizes={}, bars={}))
+        del values["sizes"], values["bars"]
         if self.page is None:
             # Records that name no page stay what they were before pages could be named.
             del values["page"]
@@ -199,7 +238,7 @@ class Preprocess:
         """
         if not isinstance(values, Mapping):
             raise TypeError("its record of the preprocessing is no table")
-        known = {f.name for f in fields(Preprocess)} - {"sizes"}
+        known = {f.name for f in fields(Preprocess)} - {"sizes", "bars"}
         unknown = set(values) - known
         if unknown:
             told = cut(", ".join(sorted(map(str, unknown))), 80)
@@ -234,7 +273,7 @@ class Preprocess:
             window: see the record.
             low: acts with the windows "percentile" and "fixed" only.
             high: as ``low``.
-            crop_bottom: a number of rows, or "auto".
+            crop_bottom: a number of rows, "auto" or "none".
             target_pixel_size: with its unit, such as "50nm".
             pixel_size: of all images, with its unit.
             resize: see the record.
@@ -243,11 +282,6 @@ class Preprocess:
         Raises:
             UserError: a value that is none, or that has no effect.
         """
-        rows: int | str = "auto"
-        if crop_bottom != "auto":
-            if not crop_bottom.isdigit():
-                raise UserError(f"--crop_bottom is a number or auto, not {crop_bottom!r}")
-            rows = int(crop_bottom)
         if window in ("standard", "dtype") and (low, high) != LEVELS:
             raise UserError("--low and --high act with --window percentile or fixed")
         return Preprocess(
@@ -255,7 +289,7 @@ class Preprocess:
             window=window,
             low=low,
             high=high,
-            crop_bottom=rows,
+            crop_bottom=bar_rows(crop_bottom),
             resize=resize,
             target_pixel_size=readers.parse_pixel_size(target_pixel_size),
             pixel_size=readers.parse_pixel_size(pixel_size),
@@ -291,6 +325,23 @@ class Preprocess:
             )
         scale = micrograph.pixel_size / self.target_pixel_size
         return max(1, round(shape[0] * scale)), max(1, round(shape[1] * scale))
+
+
+def bar_rows(crop_bottom: str) -> int | str:
+    """Return what a ``--crop_bottom`` means: a number of rows, or "auto".
+
+    Raises:
+        UserError: it is neither, nor "none".
+    """
+    if crop_bottom == "auto":
+        return crop_bottom
+    if crop_bottom == "none":
+        return 0
+    if not (crop_bottom.isascii() and crop_bottom.isdigit()):
+        raise UserError(
+            f"--crop_bottom must be a number of rows, auto or none, not {crop_bottom!r}"
+        )
+    return int(crop_bottom)
 
 
 def quantise(plane: Array) -> NDArray[np.uint8]:
