@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from matssl.core import paths
 from matssl.core.errors import guard
@@ -30,6 +31,11 @@ class DoctorSettings(LabelSettings, SpecimenSettings, ToolSettings):
         "data",
         "folder of a pretraining pool, to find copies of test images",
         leads=paths.folder,
+    )
+    pictures: str | None = flag(
+        None,
+        "results",
+        "write a contact sheet (PNG): each picture with its cut, its mask and its specimen",
     )
 
 
@@ -66,6 +72,11 @@ def main(argv: Sequence[str]) -> int:
     pool, left_out = layouts.unlabelled(args.pool) if args.pool else ([], [])
     found = preflight.examine_dataset(dataset, record, pool, left_out=left_out)
     print(found.text())
+    if args.pictures:
+        from matssl import contact_sheet
+
+        shown = contact_sheet.write(found, Path(args.pictures))
+        print(f"  pictures     {args.pictures}: {shown}")
     # Training refuses them in the same words.
     found.judged.refuse_misfits()
     return 1 if found.broken or found.duplicates or found.judged.warnings else 0

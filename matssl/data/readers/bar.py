@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from matssl.core.arrays import Array
 
 # A bar takes at most this share of a picture's rows, and at least so many rows.
-LARGEST_SHARE = 0.2
+LARGEST_SHARE = 1 / 3
 SMALLEST = 8
 NARROWEST = 64
 # Columns that are looked at; of wider pictures every second, third, ... one.
