@@ -62,6 +62,23 @@ def save(cells: Sequence[Cell], path: Path, title: str, text: str, marks: str = 
         raise UserError(f"cannot write {path}: {error.strerror or error}; --pictures") from error
 
 
+def check_path(path: Path, folder: Path) -> None:
+    """Refuse a place for a contact sheet where it cannot be, or would be read as a micrograph.
+
+    Raises:
+        UserError: no PNG file, no such folder, or inside the folder of the images.
+    """
+    if path.suffix.lower() != ".png":
+        raise UserError(f"--pictures {path} must be a PNG file: its name ends with .png")
+    if not path.parent.is_dir():
+        raise UserError(f"there is no folder {path.parent} for --pictures {path.name}")
+    if folder.resolve() in path.resolve().parents:
+        raise UserError(
+            f"--pictures {path} lies in the folder of the images and would be read as one of "
+            "them; give another place"
+        )
+
+
 def gray(plane: Array, kept: int) -> NDArray[np.uint8]:
     """Return a picture for the eye, at most ``LONGEST`` pixels a side.
 

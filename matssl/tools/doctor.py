@@ -51,6 +51,11 @@ def main(argv: Sequence[str]) -> int:
     args = parse_one(SETTINGS, argv, __doc__ or "", prog="python -m matssl.tools.doctor")
     from matssl import preflight
     from matssl.data import layouts
+
+    if args.pictures:
+        from matssl import contact_sheet
+
+        contact_sheet.check_path(Path(args.pictures), Path(args.folder))
     from matssl.data.preprocess import Preprocess
 
     record = Preprocess.chosen(
@@ -73,8 +78,6 @@ def main(argv: Sequence[str]) -> int:
     found = preflight.examine_dataset(dataset, record, pool, left_out=left_out)
     print(found.text())
     if args.pictures:
-        from matssl import contact_sheet
-
         shown = contact_sheet.write(found, Path(args.pictures))
         print(f"  pictures     {args.pictures}: {shown}")
     # Training refuses them in the same words.
