@@ -28,8 +28,15 @@ TOTAL_INCHES, HEAD_INCHES, LINE_INCHES, GAP_INCHES = 12.4, 0.27, 0.24, 0.12
 WIDE = 2.5
 # Longest side of a micrograph in a panel, in pixels; what is larger is drawn smaller.
 MOST_DRAWN = 4096
+# Characters of a class name in a picture.
+LABEL = 48
 # Fewer regions have no distribution.
 FEW = 3
+
+
+def legible(names: Sequence[str], most: int = LABEL) -> list[str]:
+    """Return names as a legend can show them."""
+    return [pictures.legible(name, most) for name in names]
 
 
 def class_colours(count: int) -> list[tuple[int, int, int]]:
@@ -107,6 +114,7 @@ def panel(
     if factor > 1:
         image, truth, prediction = _smaller(factor, image, truth, prediction)
         pixel_size = None if pixel_size is None else pixel_size * factor
+    names, title = legible(names), pictures.legible(title)
     parts: list[tuple[str, Array]] = [("micrograph", image)]
     if truth is not None:
         parts.append(("truth", colour_mask(truth, count)))
@@ -190,6 +198,7 @@ def _smaller(
 
 def confusion_plot(counts: NDArray[np.int64], names: Sequence[str], path: Path) -> None:
     """Write the confusion matrix, each row in percent of the true class."""
+    names = legible(names)
     share = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     size = 1.1 * len(names) + 1.8
     figure, axis = plt.subplots(figsize=(size, size * 0.85))
@@ -210,6 +219,7 @@ def confusion_plot(counts: NDArray[np.int64], names: Sequence[str], path: Path) 
 
 def fraction_plot(truth: Array, predicted: Array, names: Sequence[str], path: Path) -> None:
     """Write predicted against true area fraction, one point per image and class."""
+    names = legible(names)
     figure, axis = plt.subplots(figsize=(4.2, 4.0))
     top = 1.04 * max(float(np.nanmax(truth)), float(np.nanmax(predicted)), 0.05)
     axis.plot([0, top], [0, top], color=pictures.FAINT, lw=1, ls="--", zorder=1)
@@ -253,7 +263,7 @@ def fraction_bars(
         width = 100 * shares[places, number]
         axis.barh(np.arange(len(places)), width, left=left, color=_hex(colour), height=0.82)
         left += width
-    labels = _short_names([images[i] for i in places], 24)
+    labels = _short_names(legible([images[i] for i in places], 200), 24)
     axis.set_yticks(np.arange(len(places)), labels, fontsize=7)
     axis.set_ylim(len(places) - 0.4, -0.6)
     axis.set_xlim(0, 100)
@@ -264,7 +274,7 @@ def fraction_bars(
     patches = [Patch(color=colour) for colour in colour_names(names).values()]
     axis.legend(
         patches,
-        list(names),
+        legible(names),
         loc="lower left",
         bbox_to_anchor=(-0.02, 1.0),
         ncols=3,
@@ -331,7 +341,7 @@ def size_plot(
             box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1.5}
             axis.annotate(text, fontsize=8, bbox=box, **corner)
             axis.yaxis.set_major_locator(MaxNLocator(integer=True))
-        axis.set_title(names[kind])
+        axis.set_title(pictures.legible(names[kind], LABEL))
         axis.set_xlabel(f"equivalent diameter ({unit})")
     for axis in axes[:, 0]:
         axis.set_ylabel("regions")

@@ -110,6 +110,19 @@ def target_pixel_size_problem(text: str) -> str:
     return length_problem("target_pixel_size", text)
 
 
+def classes_problem(text: str) -> str:
+    """Return what is wrong with ``--classes``, "" where nothing is to be seen of it yet."""
+    from matssl.core.errors import UserError
+    from matssl.data import masks
+
+    try:
+        if masks.is_binary(text):
+            masks.binary_threshold(text)
+    except UserError as error:
+        return str(error)
+    return ""
+
+
 @dataclass(frozen=True, init=False, repr=False, eq=False)
 class ToolSettings:
     """Flags that every tool has."""
@@ -209,7 +222,8 @@ class LabelSettings:
         None,
         "data",
         "class names in order (a,b,c), a YAML file that names and merges classes, or binary: all "
-        "that is not 0 is one class",
+        "that is not 0 is one class, or binary:128: all from that grey value on",
+        check=classes_problem,
         leads=paths.class_file,
     )
 

@@ -20,7 +20,7 @@ from matssl.core.flags import flag
 from matssl.core.parsing import parse_one
 from matssl.core.tables import csv_text
 from matssl.core.wording import counted
-from matssl.stages.settings import SpecimenSettings, ToolSettings
+from matssl.stages.settings import SpecimenSettings, ToolSettings, classes_problem
 
 if TYPE_CHECKING:
     import numpy as np
@@ -50,7 +50,11 @@ class RegionsSettings(SpecimenSettings, ToolSettings):
     )
     min_area: int = flag(10, "data", "smallest region in pixels", low=1)
     classes: str | None = flag(
-        None, "data", "class names or a YAML file, for a labelled folder", leads=paths.class_file
+        None,
+        "data",
+        "class names, a YAML file, binary or binary:128, for a labelled folder",
+        check=classes_problem,
+        leads=paths.class_file,
     )
     output_dir: str | None = flag(
         None,
@@ -66,7 +70,7 @@ SETTINGS = RegionsSettings
 def main(argv: Sequence[str]) -> int:
     """Measure all masks, write the tables and the picture; returns 0."""
     args = parse_one(SETTINGS, argv, __doc__ or "", prog="python -m matssl.tools.regions")
-    from matssl.core.run_folder import atomic_write_bytes
+    from matssl.core.run_folder import atomic_write_text
     from matssl.data.readers import parse_pixel_size
     from matssl.measure import tables
     from matssl.measure.regions import FieldRegions, find_regions, summarise
@@ -98,12 +102,12 @@ def main(argv: Sequence[str]) -> int:
         raise UserError(f"cannot write to {out}: {error.strerror}; give --output_dir") from error
     lines = tables.region_rows(found, names)
     text = csv_text(lines, None if lines else ["image"])
-    atomic_write_bytes(out / "regions.csv", text.encode("utf-8"))
+    atomic_write_text(out / "regions.csv", text)
     specimens = list(dict.fromkeys(one.field.specimen for one in found))
     each = [row for name in specimens for row in summarise(found, names, name)]
     whole = summarise(found, names)
     text = csv_text(tables.summary_rows(each + whole))
-    atomic_write_bytes(out / "summary.csv", text.encode("utf-8"))
+    atomic_write_text(out / "summary.csv", text)
     _draw(out / "sizes.png", found, names)
     _print(whole if len(specimens) > MOST_SHOWN else each + whole)
     number = counted(len(specimens), "specimen")

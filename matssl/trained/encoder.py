@@ -22,7 +22,8 @@ from matssl.data.preprocess import STANDARD_HALF_WIDTH, Preprocess
 from matssl.models.encoders import build_encoder, encoder_facts, pyramid
 from matssl.trained.network import Network
 from matssl.trained.segmenter import Picture, opened
-from matssl.weights.layouts import Content
+from matssl.weights.containers import Content
+from matssl.weights.folding import seen
 
 # Mirrored pixels about an image: a network knows its border by the zeros it pads with.
 MARGIN = 64
@@ -94,7 +95,10 @@ class Encoder:
             model = build_encoder(name, record.channels)
         lineage = Lineage()
         if path != RANDOM:
-            lineage = weights.start(model, source, name, in_channels=record.channels).lineage
+            centre, spread = seen(record)
+            lineage = weights.start(
+                model, source, name, in_channels=record.channels, mean=centre, std=spread
+            ).lineage
         return cls(Network.on(model, device, precision, threads), name, record, str(path), lineage)
 
     @property

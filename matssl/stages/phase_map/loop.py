@@ -27,6 +27,7 @@ from matssl.data.specimens import Grouping
 from matssl.measure import field, tables
 from matssl.measure.field import Field
 from matssl.stages import console, drawing, resume
+from matssl.stages.failures import Failures, attempt
 from matssl.stages.phase_map import clustering
 from matssl.stages.phase_map.clustering import Source
 from matssl.stages.phase_map.report import draw_panel, write_report, write_tables
@@ -91,30 +92,38 @@ def phase_map(settings: PhaseMapSettings, argv: Sequence[str] = ()) -> Path:
     console.say(settings, rt, f"device  {rt.describe()}\nfolder  {root}")
 
     folder = _start(settings, root, inputs, argv)
-    fields = []
+    fields: list[Field] = []
+    failed = Failures(folder)
     groups = inputs.grouping.names
     files = drawing.output_names(paths, Path(settings.data))
     with runtime.memory_errors("--tile_size"), resume.disk_errors(folder):
         bar = tqdm(total=len(paths), desc="mapping", disable=settings.quiet or None)
         # One thread reads ahead: more would only hold more images.
-        read = prefetched(lambda i: record.read(paths[i]), range(len(paths)), min(1, rt.workers))
+        read = prefetched(attempt(record.read, paths), range(len(paths)), min(1, rt.workers))
         for path, name, group, micrograph in zip(paths, files, groups, read, strict=True):
-            shown = drawing.shown(micrograph, record)
-            labels = _labels(settings, folder.root, network, record, micrograph, shown, len(names))
-            _write_map(folder, name, labels, names, micrograph)
-            draw_panel(folder.path(f"panels/{name}.png"), shown, labels, names, micrograph)
-            areas = field.areas(labels, len(names))
-            fields.append(Field(path, name, group, areas, micrograph.pixel_size))
+            with failed.of(path):
+                if isinstance(micrograph, Exception):
+                    raise micrograph
+                shown = drawing.shown(micrograph, record)
+                place = folder.root
+                labels = _labels(settings, place, network, record, micrograph, shown, len(names))
+                _write_map(folder, name, labels, names, micrograph)
+                areas = field.areas(labels, len(names))
+                fields.append(Field(path, name, group, areas, micrograph.pixel_size))
+                draw_panel(folder.path(f"panels/{name}.png"), shown, labels, names, micrograph)
             bar.update()
         bar.close()
+        if not fields:
+            failed.end(len(paths), 0)
         summary = write_tables(folder, fields, names, origin)
         against = source.lineage.doubt()
         write_report(folder, fields, origin, summary, source, inputs.facts, against)
-    folder.status("done", images=len(fields))
+    folder.status("done", images=len(fields), failed=len(failed.images))
 
     for name, entry in summary.items():
         print(f"  area fraction {name}: {tables.fraction_text(entry)} %")
-    print(console.specimens_text(len(set(groups)), len(fields), inputs.grouping.source), end="")
+    found = len({one.specimen for one in fields})
+    print(console.specimens_text(found, len(fields), inputs.grouping.source), end="")
     empty = [n for i, n in enumerate(names) if max(f.fractions[i] for f in fields) < NO_PHASE]
     if empty:
         print(f"warning {', '.join(empty)}: in no image as much as {NO_PHASE:.1%}; train longer")
@@ -122,6 +131,7 @@ def phase_map(settings: PhaseMapSettings, argv: Sequence[str] = ()) -> Path:
         print(f"warning {against}")
     print(f"report: {root / 'report.html'}", flush=True)
     runtime.close()
+    failed.end(len(paths), len(fields))
     return root
 
 

@@ -102,7 +102,8 @@ def gather(
     # Masks that cannot be meant are told before the pool is read.
     guiding, guided_by = guides.guides(settings, method, rt, record)
     tile_size = settings.tile_size or 2 * settings.view_size
-    pool = _pool(settings, rt, paths, record, tile_size, grouping)
+    drawn = settings.batch_size - (guiding is not None and guiding.beside)
+    pool = _pool(settings, rt, paths, record, tile_size, grouping, drawn)
     record = preprocess.measure(record, (pool.plane(i) for i in range(len(pool))))
     probe = guides.dense_probe(settings, record, multiple)
     labelled = {} if guided_by is None else {"guide": guided_by}
@@ -188,6 +189,7 @@ def _pool(
     record: Preprocess,
     tile_size: int,
     grouping: Grouping,
+    drawn: int,
 ) -> Pool:
     folder = None
     if settings.cache_dir != "none":
@@ -200,7 +202,7 @@ def _pool(
         workers=rt.threads,
         on_bad=settings.on_bad_image,
         quiet=settings.quiet or not rt.is_main,
-        approve=lambda shapes: check_batch(shapes, tile_size, settings.batch_size),
+        approve=lambda shapes: check_batch(shapes, tile_size, drawn),
     )
 
 
