@@ -11,7 +11,7 @@ from matssl.stages.evaluate import settings
 
 def main(argv: Sequence[str]) -> int:
     """Resolve the flags and run the stage; returns 0."""
-    resolved = settings.resolve(argv)
+    resolved = settings.resolve(argv, here=True)
     # torch is imported here, so that --help and wrong flags answer at once.
     from matssl.stages.evaluate.predict import evaluate
 

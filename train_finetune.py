@@ -11,7 +11,7 @@ from matssl.stages.finetune import settings
 
 def main(argv: Sequence[str]) -> int:
     """Resolve the flags and run the stage; returns 0."""
-    resolved = settings.resolve(argv)
+    resolved = settings.resolve(argv, here=True)
     from matssl.stages import published
 
     for note in published.notes(resolved.config, finetune=True) if not resolved.quiet else ():

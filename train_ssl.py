@@ -11,7 +11,7 @@ from matssl.stages.pretrain import settings
 
 def main(argv: Sequence[str]) -> int:
     """Resolve the flags and run the stage; returns 0."""
-    resolved = settings.resolve(argv)
+    resolved = settings.resolve(argv, here=True)
     from matssl.stages import published
 
     notes = published.notes(resolved.run.config, finetune=False)
@@ -20,7 +20,7 @@ def main(argv: Sequence[str]) -> int:
         told = ", ".join(f"{k} {v}" for k, v in environment.items())
         # A published learning rate is one of SGD and means nothing in our recipes.
         if resolved.run.recipe == "paper":
-            resolved = settings.resolve(argv, environment)
+            resolved = settings.resolve(argv, environment, here=True)
             notes.append(f"from SSL_* of the environment or .env: {told}")
         else:
             notes.append(f"SSL_* of the environment or .env act with --recipe paper only: {told}")

@@ -19,6 +19,7 @@ from matssl.core.runtime import free_memory
 from matssl.core.wording import counted
 from matssl.data.layouts import Dataset
 from matssl.data.preprocess import Preprocess
+from matssl.data.specimens import Grouping
 
 THUMBNAIL = 32
 # Thumbnails of two fields of one specimen reach 0.7, copies (also turned or re-encoded) 0.97.
@@ -64,6 +65,7 @@ class Preflight:
     groups_across: tuple[str, ...]
     unopened: Mapping[str, int] = field(default_factory=dict)
     left_out: tuple[Path, ...] = ()
+    grouping: Grouping | None = None
 
     @property
     def broken(self) -> tuple[Facts, ...]:
@@ -95,6 +97,10 @@ class Preflight:
             )
             lines.append(f"  pixel size   {_tally(sizes)}")
         lines += [f"  note         {note}" for note in _summarised(good)]
+        if self.grouping is not None:
+            lines.append(f"  specimens    {self.grouping.text}")
+            notes = self.grouping.notes if self.dataset is None else ()
+            lines += [f"  note         {note}" for note in notes]
         if self.dataset is not None:
             lines += self._labels(self.dataset)
         if self.broken:
@@ -111,9 +117,7 @@ class Preflight:
         return "\n".join(lines)
 
     def _labels(self, dataset: Dataset) -> list[str]:
-        groups = {pair.group for pair in dataset.pairs}
-        number = counted(len(groups), "group")
-        lines = [f"  layout       {dataset.layout}; {number} (specimens or frames)"]
+        lines = [f"  layout       {dataset.layout}"]
         lines += [f"  note         {note}" for note in dataset.notes]
         if dataset.table is not None:
             lines += ["  classes"] + ["  " + line for line in dataset.table.describe().splitlines()]
@@ -141,6 +145,7 @@ def examine(
     record: Preprocess,
     dataset: Dataset | None = None,
     left_out: Sequence[Path] = (),
+    grouping: Grouping | None = None,
 ) -> Preflight:
     """Return what these files hold.
 
@@ -150,6 +155,7 @@ def examine(
         record: how bars are cut and pixel sizes given.
         dataset: for labels and groups, where there are masks.
         left_out: files and folders beside them that hold masks.
+        grouping: which specimen each image is of, where there is no ``dataset`` to say it.
     """
     jobs = [(split, path) for split, files in paths.items() for path in files]
     with ThreadPoolExecutor(2) as threads:
@@ -162,7 +168,10 @@ def examine(
                 sides.setdefault(pair.group, set()).add(pair.split)
         across = tuple(sorted(name for name, splits in sides.items() if len(splits) > 1))
     duplicates = tuple(_duplicates(facts))
-    return Preflight(title, facts, duplicates, dataset, across, left_out=tuple(left_out))
+    told = grouping if dataset is None else dataset.grouping
+    return Preflight(
+        title, facts, duplicates, dataset, across, left_out=tuple(left_out), grouping=told
+    )
 
 
 def examine_dataset(

@@ -591,6 +591,26 @@ def test_models_and_data_that_differ_are_refused(
         _refused("eval_model", argv, tmp_path / "out", sentence, capsys)
 
 
+def test_paths_of_each_command_that_lead_nowhere_are_told_together(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Issue point 2: several missing folders and files cost one run, not one each."""
+    gone = [tmp_path / name for name in ("a", "b", "c", "d.yaml")]
+    labels = ["--splits", gone[2], "--classes", gone[3]]
+    tune = ["--finetune_dataset", gone[0], "--ssl_weights_path", gone[1], *labels]
+    for command, argv in (
+        ("train_finetune", tune),
+        ("eval_model", ["--model_path", gone[0], "--dataset", gone[1], *labels]),
+        ("matssl.tools.doctor", [gone[0], "--pool", gone[1], *labels]),
+        ("matssl.tools.probe", [gone[0], "--probe_path", gone[1], *labels]),
+        ("matssl.tools.phase_map", ["--model_path", gone[0], "--data", gone[1]]),
+    ):
+        assert _here(command, *argv) == 2
+        message = capsys.readouterr().err
+        named = gone if labels[0] in argv else gone[:2]
+        assert message.count("\n") == 1 and all(f"{path} (" in message for path in named), message
+
+
 def test_a_full_disk_during_a_checkpoint_is_said(
     pool_folder: Path,
     tmp_path: Path,

@@ -183,6 +183,7 @@ def _call(calls: list[str]) -> Any:
     return call
 
 
+@pytest.mark.usefixtures("no_drawing")
 def test_a_study_runs_goes_on_where_it_stopped_and_writes_its_table(
     tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -211,6 +212,7 @@ def test_a_study_runs_goes_on_where_it_stopped_and_writes_its_table(
     assert calls == ["eval_model.py"]
 
 
+@pytest.mark.usefixtures("no_drawing")
 def test_the_best_on_test_is_that_of_all_snapshots_on_every_split_also_after_a_break(
     tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -245,6 +247,7 @@ def test_the_best_on_test_is_that_of_all_snapshots_on_every_split_also_after_a_b
     assert not list((out / "runs").rglob("snapshots"))
 
 
+@pytest.mark.usefixtures("no_drawing")
 def test_a_study_that_changed_is_not_mixed_with_its_old_results(
     tiny: list[str],
     tmp_path: Path,

@@ -205,6 +205,36 @@ def test_a_wrong_setting_is_one_line_and_writes_nothing(
     assert not out.exists()
 
 
+def test_all_paths_that_lead_nowhere_are_told_at_once(
+    pool_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Issue point 2: one run used to tell one missing folder."""
+    (tmp_path / "list.txt").touch()
+    places = {
+        "--data_path": "pool",
+        "--test_folder": "tests",
+        "--probe_path": "probe",
+        "--weights": "w.pth",
+        "--splits": "s.json",
+        "--classes": "c.yaml",
+        "--file_list": "absent.txt",
+        "--list_root": "list.txt",
+        "--config": "c.yaml",
+    }
+    words = [word for flag, name in places.items() for word in (flag, tmp_path / name)]
+    assert _main(*words, "--output_dir", tmp_path / "out", "--lr", "-1") == 2
+    message = capsys.readouterr().err
+    for flag, name in places.items():
+        assert flag == "--config" or f"{tmp_path / name} ({flag})" in message or name == "list.txt"
+    assert f"{tmp_path / 'list.txt'} is a file; give the folder" in message
+    assert "cannot read the configuration" in message and "--lr must be above 0" in message
+    assert message.count("\n") == 1 and not (tmp_path / "out").exists()
+    # Flags of another method, which have no effect, lead nowhere either and are not asked.
+    argv = ["--data_path", pool_folder, "--labeled_path", tmp_path / "absent", "--steps", "0"]
+    assert _main(*argv) == 2
+    assert "absent" not in capsys.readouterr().err
+
+
 def test_all_wrong_settings_are_told_at_once(
     pool_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -71,6 +71,7 @@ class Flag(NamedTuple):
     excludes: str = ""
     check: Callable[[str], str] | None = None
     auto: str = ""
+    leads: Callable[[str], str] | None = None
 
 
 def flag(
@@ -89,6 +90,7 @@ def flag(
     excludes: str = "",
     check: Callable[[str], str] | None = None,
     auto: str = "",
+    leads: Callable[[str], str] | None = None,
 ) -> Any:
     """Return a dataclass field that is a flag of the command line.
 
@@ -107,10 +109,22 @@ def flag(
         excludes: a flag that says the same thing otherwise, such as steps and epochs.
         check: returns what is wrong with a text, "" where nothing is.
         auto: in words, what stands for a default of None.
+        leads: of a path: returns what is wrong with what it leads to (:mod:`matssl.core.paths`);
+            asked where the command is to run, not where its words are only understood.
     """
     span = Range(low, high, above, below) if (low, high, above, below) != (None,) * 4 else None
     told = Flag(
-        group, help, tuple(choices), span, required, first, positional, excludes, check, auto
+        group,
+        help,
+        tuple(choices),
+        span,
+        required,
+        first,
+        positional,
+        excludes,
+        check,
+        auto,
+        leads,
     )
     return field(default=default, metadata={"flag": told})
 

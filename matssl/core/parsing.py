@@ -37,6 +37,7 @@ def parse_one(
     owner: str = "",
     problems: Callable[[Section], list[Problem]] | None = None,
     prog: str | None = None,
+    here: bool = True,
 ) -> Section:
     """Return the settings of a command of one dataclass; see :func:`parse`."""
 
@@ -44,7 +45,7 @@ def parse_one(
         return problems(parsed.section(kind)) if problems else []
 
     command = Command(description, (kind,), (), recipes, owner, choices or {}, prog)
-    return parse(command, argv, problems=crossed).section(kind)
+    return parse(command, argv, problems=crossed, here=here).section(kind)
 
 
 def parse(
@@ -54,6 +55,7 @@ def parse(
     environment: Mapping[str, object] | None = None,
     read: Callable[[str], Mapping[str, object]] | None = None,
     problems: Callable[[Parsed], list[Problem]] | None = None,
+    here: bool = False,
 ) -> Parsed:
     """Return what a command line says: recipe, environment, ``--config``, then flags.
 
@@ -63,6 +65,7 @@ def parse(
         environment: settings that the recipe does not beat and everything else does.
         read: of the ``--config`` file; :func:`read_settings` where None.
         problems: what is wrong between settings that are right one by one; told together.
+        here: whether it is to run here and now, so that what its paths lead to must be there.
 
     Raises:
         UserError: all that is wrong, in one sentence.
@@ -81,7 +84,7 @@ def parse(
     said: dict[str, object] = {}
     if flags.get("config") and "config" in known:
         source = str(flags["config"])
-        said = _named((read or _read_file)(source), known, source, wrong)
+        said = _settings_of(source, read or _read_file, known, wrong)
     recipe = _recipe(command, flags.get("recipe") or said.get("recipe"), known, wrong)
     layers = [recipe, dict(environment or {}), said, flags]
     values: dict[str, object] = {}
@@ -108,10 +111,47 @@ def parse(
     parsed = Parsed(made, tuple(unused))
     crossed = problems(parsed) if problems else []
     wrong += [problem for problem in crossed if not bad & set(problem.about)]
+    if here:
+        wrong += _astray({name: known[name] for name in own}, typed, bad)
     if wrong:
         sentences = list(dict.fromkeys(problem.text for problem in wrong))
         raise UserError("; ".join([*sentences, "see --help"] if bad else sentences))
     return parsed
+
+
+def _settings_of(
+    source: str,
+    read: Callable[[str], Mapping[str, object]],
+    known: Mapping[str, Known],
+    wrong: list[Problem],
+) -> dict[str, object]:
+    """Return the settings of a ``--config`` file; what is wrong with it is one mistake of many."""
+    try:
+        return _named(read(source), known, source, wrong)
+    except UserError as error:
+        wrong.append(Problem(str(error), ("config",)))
+        return {}
+
+
+def _astray(
+    known: Mapping[str, Known], typed: Mapping[str, object], bad: set[str]
+) -> list[Problem]:
+    """Return what is wrong with what the paths of a command line lead to.
+
+    A run that goes on has its weights in its checkpoint; those it began with may be gone.
+    """
+    wrong = []
+    for name, flag in known.items():
+        value, leads = typed.get(name, flag.default), flag.flag.leads
+        if leads is None or name in bad or value == flag.default:
+            continue
+        if typed.get("resume") and flag.flag.group != "data":
+            continue
+        for part in value if isinstance(value, tuple) else (value,):
+            told = "" if part is None else leads(str(part))
+            if told:
+                wrong.append(Problem(f"{told} ({flag.word})", (name,)))
+    return wrong
 
 
 def _scan(

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple, TypeVar
 
+from matssl.core import paths
 from matssl.core.flags import Problem, flag, regex_problem
 from matssl.decoders import DECODERS
 
@@ -76,7 +77,11 @@ class GuidedSettings(MethodSettings):
     """Settings of a method that needs a labelled image in each batch."""
 
     labeled_path: str | None = flag(
-        None, "data", "folder of a few images with masks that guide the sampling", first=True
+        None,
+        "data",
+        "folder of a few images with masks that guide the sampling",
+        first=True,
+        leads=paths.folder,
     )
     labeled_count: int | None = flag(
         None,
@@ -111,7 +116,10 @@ class LotSettings(MethodSettings):
         check=batch_regex_problem,
     )
     batch_csv: str | None = flag(
-        None, "data", "table of file names and production batches, with a header"
+        None,
+        "data",
+        "table of file names and production batches, with a header",
+        leads=paths.file,
     )
 
     def problems(self, batch_size: int) -> list[Problem]:

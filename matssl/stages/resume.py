@@ -41,6 +41,7 @@ FREE_ON_RESUME = {
     "list_root",
     "finetune_dataset",
     "splits",
+    "specimens",
 }
 
 

@@ -6,18 +6,32 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from matssl.core import paths
+from matssl.core.errors import UserError
 from matssl.core.flags import Problem, flag, regex_problem
 
 if TYPE_CHECKING:
     from matssl.core.runtime import Runtime
     from matssl.data.preprocess import Preprocess
 
+PRECISIONS = ("auto", "fp32", "bf16")
 LARGEST_SEED = 2**32 - 1
 # Percentiles that become black and white where nothing else is said.
 LEVELS = (0.5, 99.5)
 PAGE_HELP = "page of TIFF files that have several, counted from 1"
 PAGE_AUTO = "the largest, of equal ones the deepest, then the first"
 MOST_PAGES = 1_000_000
+
+
+GROUP_REGEX_HELP = (
+    "regular expression whose first group names the specimen in the path of an image from the "
+    "folder, without the folders of splits and without the ending; one that begins with ^ is also "
+    "sought in the file name alone"
+)
+SPECIMENS_HELP = (
+    "table of the images (columns image, specimen; optional field, magnification, pixel_size) that "
+    "says which are of one specimen; beats --group_regex"
+)
 
 
 def device_problem(name: str) -> str:
@@ -57,6 +71,18 @@ def _length_problem(name: str, text: str) -> str:
     if 0 < value < 1e12:
         return ""
     return f"--{name} {text!r} is no pixel size; write a number and its unit, such as 12.5nm"
+
+
+def weights_file(source: str) -> str:
+    """Return what is wrong with the path of weights, or their name in the model hub."""
+    from matssl import hub
+
+    if source in ("none", "imagenet"):
+        return ""
+    try:
+        return "" if hub.locate(source).exists() else f"there is no weights file {source}"
+    except UserError as error:
+        return str(error)
 
 
 def pixel_size_problem(text: str) -> str:
@@ -125,7 +151,7 @@ class RunSettings:
         "auto",
         "run",
         "auto is bf16 where the hardware has it",
-        choices=("auto", "fp32", "bf16"),
+        choices=PRECISIONS,
     )
     config: str | None = flag(None, "run", "YAML or JSON file of flags; stronger than the recipe")
     overwrite: bool = flag(False, "run", "replace an existing run folder of this name")
@@ -172,7 +198,10 @@ class LabelSettings:
     """Flags of both stages that read masks."""
 
     splits: str | None = flag(
-        None, "data", "json, csv or txt file (or folder of them) that names the images of a split"
+        None,
+        "data",
+        "json, csv or txt file (or folder of them) that names the images of a split",
+        leads=paths.splits,
     )
     classes: str | None = flag(
         None,
@@ -180,6 +209,7 @@ class LabelSettings:
         "class names in order (a,b,c), a YAML file that names and merges classes, or binary: all "
         "that is not 0 is one class, or binary:128: all from that grey value on",
         check=classes_problem,
+        leads=paths.class_file,
     )
 
 
@@ -187,11 +217,9 @@ class LabelSettings:
 class SpecimenSettings:
     """Flags of stages that read a folder as it is: whose specimens, which pixel size."""
 
-    group_regex: str | None = flag(
-        None,
-        "data",
-        "regular expression whose first group names the specimen in a file name",
-        check=group_regex_problem,
+    group_regex: str | None = flag(None, "data", GROUP_REGEX_HELP, check=group_regex_problem)
+    specimens: str | None = flag(
+        None, "data", SPECIMENS_HELP, auto="specimens.csv beside the images, where it lies there"
     )
     pixel_size: str | None = flag(
         None,
@@ -271,11 +299,9 @@ class ImageSettings:
         "pixel size of all images, for example 12.5nm; beats metadata",
         check=pixel_size_problem,
     )
-    group_regex: str | None = flag(
-        None,
-        "images",
-        "regular expression whose first group names the specimen in a file name",
-        check=group_regex_problem,
+    group_regex: str | None = flag(None, "images", GROUP_REGEX_HELP, check=group_regex_problem)
+    specimens: str | None = flag(
+        None, "images", SPECIMENS_HELP, auto="specimens.csv beside the images, where it lies there"
     )
 
     def image_problems(self, in_channels: int) -> list[Problem]:

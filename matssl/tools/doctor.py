@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from matssl.core import paths
 from matssl.core.errors import guard
 from matssl.core.flags import flag
 from matssl.core.parsing import parse_one
@@ -16,9 +17,19 @@ from matssl.stages.settings import LabelSettings, SpecimenSettings, ToolSettings
 class DoctorSettings(LabelSettings, SpecimenSettings, ToolSettings):
     """Flags of the command."""
 
-    folder: str = flag("", "data", "images, with or without masks", required=True, positional=True)
+    folder: str = flag(
+        "",
+        "data",
+        "images, with or without masks",
+        required=True,
+        positional=True,
+        leads=paths.images,
+    )
     pool: str | None = flag(
-        None, "data", "folder of a pretraining pool, to find copies of test images"
+        None,
+        "data",
+        "folder of a pretraining pool, to find copies of test images",
+        leads=paths.folder,
     )
     crop_bottom: str = flag(
         "auto", "data", "rows of an information bar, or auto", check=bar_problem
@@ -43,8 +54,11 @@ def main(argv: Sequence[str]) -> int:
         splits=args.splits,
         classes=args.classes,
         group_regex=args.group_regex,
+        specimens=args.specimens,
+        pixel_size=args.pixel_size,
         need_masks=False,
     )
+    record = record.told(dataset.grouping.pixel_sizes)
     pool, left_out = layouts.unlabelled(args.pool) if args.pool else ([], [])
     found = preflight.examine_dataset(dataset, record, pool, left_out=left_out)
     print(found.text())

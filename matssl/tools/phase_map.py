@@ -18,7 +18,7 @@ SETTINGS = settings.PhaseMapSettings
 
 def main(argv: Sequence[str]) -> int:
     """Resolve the flags and draw the maps; returns 0."""
-    resolved = settings.resolve(argv)
+    resolved = settings.resolve(argv, here=True)
     # torch is imported here, so that --help and wrong flags answer at once.
     from matssl.stages.phase_map.loop import phase_map
 

@@ -12,18 +12,23 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from matssl.core import paths
 from matssl.core.errors import guard
 from matssl.core.flags import flag
 from matssl.core.parsing import parse_one
 from matssl.stages.settings import (
+    GROUP_REGEX_HELP,
     LARGEST_SEED,
     MOST_PAGES,
     PAGE_AUTO,
     PAGE_HELP,
+    PRECISIONS,
+    SPECIMENS_HELP,
     LabelSettings,
     ToolSettings,
     device_problem,
     group_regex_problem,
+    weights_file,
 )
 
 if TYPE_CHECKING:
@@ -41,10 +46,14 @@ class ProbeSettings(LabelSettings, ToolSettings):
         "runs of train_ssl.py, weights files, imagenet, or none for random weights",
         required=True,
         positional=True,
+        leads=weights_file,
     )
-    probe_path: str = flag("", "data", "folder of a few images with masks", required=True)
-    group_regex: str | None = flag(
-        None, "data", "names the specimen in a file name", check=group_regex_problem
+    probe_path: str = flag(
+        "", "data", "folder of a few images with masks", required=True, leads=paths.folder
+    )
+    group_regex: str | None = flag(None, "data", GROUP_REGEX_HELP, check=group_regex_problem)
+    specimens: str | None = flag(
+        None, "data", SPECIMENS_HELP, auto="specimens.csv beside the images, where it lies there"
     )
     page: int | None = flag(
         None, "data", PAGE_HELP, auto=f"as in training; else {PAGE_AUTO}", low=1, high=MOST_PAGES
@@ -54,6 +63,9 @@ class ProbeSettings(LabelSettings, ToolSettings):
     device: str = flag("auto", "run", "auto, cpu, cuda or cuda:N", check=device_problem)
     threads: int | None = flag(
         None, "run", "CPU threads of torch", auto="all cores", low=1, high=1024
+    )
+    precision: str = flag(
+        "auto", "run", "auto is bf16 where the hardware has it", choices=PRECISIONS
     )
 
 
@@ -72,9 +84,11 @@ def main(argv: Sequence[str]) -> int:
         classes=args.classes,
         group_regex=args.group_regex,
         page=args.page,
+        specimens=args.specimens,
         seed=args.seed,
         device=args.device,
         threads=args.threads,
+        precision=args.precision,
     )
     for name, miou in scores(args.weights, config, args.encoder):
         print(f"{100 * miou:5.1f} %  {name}", flush=True)

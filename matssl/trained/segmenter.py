@@ -43,6 +43,7 @@ class TrainedOn:
         dataset: folder of the labelled images.
         splits: file of the splits, None where they were found or cut.
         group_regex: how specimens were named.
+        specimens: the table that named them, where one was given.
         seed: of the cut.
         images: paths of the training images.
         digests: of their pixels, see :func:`matssl.data.readers.digest`.
@@ -51,6 +52,7 @@ class TrainedOn:
     dataset: str | None = None
     splits: str | None = None
     group_regex: str | None = None
+    specimens: str | None = None
     seed: int = 0
     images: frozenset[str] = frozenset()
     digests: frozenset[str] = frozenset()
@@ -275,6 +277,7 @@ def _trained_on(payload: Mapping[str, Any]) -> TrainedOn:
         dataset=settings.get("finetune_dataset"),
         splits=settings.get("splits"),
         group_regex=settings.get("group_regex"),
+        specimens=settings.get("specimens"),
         seed=int(settings.get("seed", 0)),
         images=frozenset(progress.get("train_images", [])),
         digests=frozenset(progress.get("train_digests", [])),

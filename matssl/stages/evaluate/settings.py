@@ -5,9 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from matssl.core import paths
 from matssl.core.flags import flag
 from matssl.core.parsing import parse_one
-from matssl.stages.settings import LabelSettings, RunSettings, SpecimenSettings, TileSettings
+from matssl.stages.settings import (
+    LabelSettings,
+    RunSettings,
+    SpecimenSettings,
+    TileSettings,
+    weights_file,
+)
 
 DESCRIPTION = (
     "Segment the images of a folder with a checkpoint of train_finetune.py. With masks: scores, "
@@ -28,9 +35,19 @@ class EvaluateSettings(RunSettings, LabelSettings, SpecimenSettings, TileSetting
     """Flags of eval_model.py."""
 
     model_path: str = flag(
-        "", "model", "best.ckpt of train_finetune.py, or a raw state dict of smp", required=True
+        "",
+        "model",
+        "best.ckpt of train_finetune.py, or a raw state dict of smp",
+        required=True,
+        leads=weights_file,
     )
-    dataset: str = flag("", "data", "folder of images, with or without masks", required=True)
+    dataset: str = flag(
+        "",
+        "data",
+        "folder of images, with or without masks",
+        required=True,
+        leads=paths.images,
+    )
     output_dir: str | None = flag(
         None, "run", "folder the results go to", auto="experiments/eval/NAME", first=True
     )
@@ -84,11 +101,15 @@ class EvaluateSettings(RunSettings, LabelSettings, SpecimenSettings, TileSetting
     )
 
 
-def resolve(argv: Sequence[str]) -> EvaluateSettings:
+def resolve(argv: Sequence[str], here: bool = False) -> EvaluateSettings:
     """Return what a command line says.
+
+    Args:
+        argv: without the program's name.
+        here: whether it is to run here, so that what its paths lead to must be there.
 
     Raises:
         UserError: all that is wrong with it.
         SystemExit: after ``--help``.
     """
-    return parse_one(EvaluateSettings, argv, DESCRIPTION)
+    return parse_one(EvaluateSettings, argv, DESCRIPTION, here=here)

@@ -60,11 +60,12 @@ def find(settings: FinetuneSettings) -> tuple[Dataset, tuple[Pair, ...], tuple[P
         settings.finetune_dataset,
         splits=settings.splits,
         group_regex=settings.group_regex,
+        specimens=settings.specimens,
+        pixel_size=settings.pixel_size,
         classes=settings.classes,
         seed=settings.seed,
         opened=OPENED,
     )
-    specimens.check_regex([pair.image for pair in dataset.pairs], settings.group_regex)
     train, val = split(
         dataset,
         seed=settings.seed,

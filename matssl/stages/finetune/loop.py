@@ -59,6 +59,7 @@ def finetune(settings: FinetuneSettings, argv: Sequence[str] = ()) -> Path:
 
     unmeasured = settings.record(settings.in_channels, settings.input_size)
     dataset, train, val = reading.find(settings)
+    unmeasured = unmeasured.told(dataset.grouping.pixel_sizes)
     assert dataset.table is not None
     model = build_model(encoder, decoder, dataset.table.num_classes, settings.in_channels)
     settings = replace(settings, crop_size=reading.crop_size(settings, model))

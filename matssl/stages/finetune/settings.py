@@ -8,10 +8,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from matssl.core import parsing
+from matssl.core import parsing, paths
 from matssl.core.flags import Command, Problem, flag
 from matssl.decoders import described, segmenting
-from matssl.stages.settings import ImageSettings, LabelSettings, RunSettings, TrainingSettings
+from matssl.stages.settings import (
+    ImageSettings,
+    LabelSettings,
+    RunSettings,
+    TrainingSettings,
+    weights_file,
+)
 
 DESCRIPTION = (
     "Train a segmentation model on a folder of images with masks, from pretrained weights or from "
@@ -53,11 +59,20 @@ def class_weights_problem(class_weights: str) -> str:
     )
 
 
+def study_weights(name: str) -> str:
+    """Return what is wrong with the weights of the SimCLR study of a name."""
+    from matssl.stages import published
+
+    return "" if name == "baseline" else weights_file(published.STUDY_WEIGHTS.format(name))
+
+
 @dataclass(frozen=True, repr=False, eq=False)
 class FinetuneSettings(RunSettings, TrainingSettings, LabelSettings, ImageSettings):
     """Flags of train_finetune.py."""
 
-    finetune_dataset: str = flag("", "data", "folder of images with masks", required=True)
+    finetune_dataset: str = flag(
+        "", "data", "folder of images with masks", required=True, leads=paths.folder
+    )
     recipe: str = flag(
         "matssl",
         "run",
@@ -110,21 +125,29 @@ class FinetuneSettings(RunSettings, TrainingSettings, LabelSettings, ImageSettin
         "model",
         "weights of a pretraining run: a file, or a name of the model hub",
         first=True,
+        leads=weights_file,
     )
     pretrained_decoder: bool = flag(
         True, "model", "also start from the decoder where the weights have one (spark, pscl)"
     )
     pretrained: str | None = flag(
-        None, "model", "published spelling of --ssl_weights_path; none: random weights"
+        None,
+        "model",
+        "published spelling of --ssl_weights_path; none: random weights",
+        leads=weights_file,
     )
     pretrained_model: str | None = flag(
         None,
         "model",
         "the same by the SimCLR study's names, below experiments/pretrained_models",
         choices=("pets", "cifar", "baseline"),
+        leads=study_weights,
     )
     weights: str = flag(
-        "none", "model", "start without --ssl_weights_path: none, imagenet or a file"
+        "none",
+        "model",
+        "start without --ssl_weights_path: none, imagenet or a file",
+        leads=weights_file,
     )
 
     steps: int = flag(500, "training", "optimiser steps", low=1, excludes="epochs", first=True)
@@ -260,11 +283,12 @@ class FinetuneSettings(RunSettings, TrainingSettings, LabelSettings, ImageSettin
         return new
 
 
-def resolve(argv: Sequence[str]) -> FinetuneSettings:
+def resolve(argv: Sequence[str], here: bool = False) -> FinetuneSettings:
     """Return what a command line says, with the published spellings in our own fields.
 
     Args:
         argv: without the program's name.
+        here: whether it is to run here, so that what its paths lead to must be there.
 
     Raises:
         UserError: all that is wrong with it.
@@ -288,5 +312,6 @@ def resolve(argv: Sequence[str]) -> FinetuneSettings:
         argv,
         read=read,
         problems=lambda found: found.section(FinetuneSettings).problems(),
+        here=here,
     )
     return parsed.section(FinetuneSettings).resolved()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from matssl.core import paths
 from matssl.core.flags import Problem, flag
 from matssl.core.parsing import parse_one
 from matssl.stages.settings import RunSettings, SpecimenSettings, TileSettings
@@ -21,9 +22,15 @@ class PhaseMapSettings(RunSettings, SpecimenSettings, TileSettings):
     """Flags of the phase map."""
 
     model_path: str = flag(
-        "", "model", "run folder of train_ssl.py, or its last.ckpt", required=True
+        "", "model", "run folder of train_ssl.py, or its last.ckpt", required=True, leads=paths.run
     )
-    data: str = flag("", "data", "folder of micrographs; masks are not opened", required=True)
+    data: str = flag(
+        "",
+        "data",
+        "folder of micrographs; masks are not opened",
+        required=True,
+        leads=paths.images,
+    )
     output_dir: str | None = flag(
         None, "run", "folder the results go to", auto="experiments/phases/NAME", first=True
     )
@@ -69,8 +76,12 @@ class PhaseMapSettings(RunSettings, SpecimenSettings, TileSettings):
         return wrong
 
 
-def resolve(argv: Sequence[str]) -> PhaseMapSettings:
+def resolve(argv: Sequence[str], here: bool = False) -> PhaseMapSettings:
     """Return what a command line says.
+
+    Args:
+        argv: without the program's name.
+        here: whether it is to run here, so that what its paths lead to must be there.
 
     Raises:
         UserError: all that is wrong with it.
@@ -82,4 +93,5 @@ def resolve(argv: Sequence[str]) -> PhaseMapSettings:
         DESCRIPTION,
         problems=PhaseMapSettings.problems,
         prog="python -m matssl.tools.phase_map",
+        here=here,
     )

@@ -69,7 +69,7 @@ def pretrain(resolved: Resolved, argv: Sequence[str] = ()) -> Path:
         started_from = lineage.start_weights(encoder, source, settings.encoder, record)
     probed = found.probe.pixels if found.probe else 0
     plan = make_plan(settings, found.loader.steps_per_epoch, probed)
-    own, notes = own.resolved(found.facts(settings.batch_size, settings.group_regex is not None))
+    own, notes = own.resolved(found.facts(settings.batch_size))
     for note in notes:
         console.say(settings, rt, f"note    {note}")
     method = kind.build(encoder, settings.in_channels, record.mean, record.std, own)

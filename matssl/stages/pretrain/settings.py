@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from matssl import methods
-from matssl.core import parsing
+from matssl.core import parsing, paths
+from matssl.core.errors import UserError
 from matssl.core.flags import Command, Parsed, Problem, flag, peek
 from matssl.methods import METHODS
 from matssl.methods.settings import GuidedSettings, MethodSettings
-from matssl.stages.settings import ImageSettings, RunSettings, TrainingSettings, classes_problem
+from matssl.stages.settings import (
+    ImageSettings,
+    RunSettings,
+    TrainingSettings,
+    classes_problem,
+    weights_file,
+)
 
 DESCRIPTION = (
     "Pretrain an encoder on a folder of unlabelled micrographs. Weights, pictures and a report go "
@@ -25,7 +33,9 @@ class PretrainSettings(RunSettings, TrainingSettings, ImageSettings):
     """Flags of train_ssl.py."""
 
     model: str = flag("matssl", "method", "self-supervised method", first=True)
-    data_path: str = flag("", "data", "folder of unlabelled micrographs", required=True)
+    data_path: str = flag(
+        "", "data", "folder of unlabelled micrographs", required=True, leads=paths.folder
+    )
     recipe: str = flag(
         "matssl",
         "run",
@@ -34,7 +44,10 @@ class PretrainSettings(RunSettings, TrainingSettings, ImageSettings):
         first=True,
     )
     test_folder: str | None = flag(
-        None, "data", "labelled folder whose images must not be in the pool; copies are reported"
+        None,
+        "data",
+        "labelled folder whose images must not be in the pool; copies are reported",
+        leads=paths.folder,
     )
     on_bad_image: str = flag(
         "skip", "data", "what to do with unreadable files", choices=("skip", "stop")
@@ -43,9 +56,14 @@ class PretrainSettings(RunSettings, TrainingSettings, ImageSettings):
         None, "data", "folder of the decoded pool", auto="OUTPUT_DIR/cache; none: no cache"
     )
     file_list: str | None = flag(
-        None, "data", "text file of further image paths, one a line, relative to --list_root"
+        None,
+        "data",
+        "text file of further image paths, one a line, relative to --list_root",
+        leads=paths.file_list,
     )
-    list_root: str | None = flag(None, "data", "folder the paths of --file_list start from")
+    list_root: str | None = flag(
+        None, "data", "folder the paths of --file_list start from", leads=paths.folder
+    )
 
     view_size: int = flag(128, "views", "side of a view in pixels", low=32, high=8192)
     tile_size: int | None = flag(
@@ -103,25 +121,34 @@ class PretrainSettings(RunSettings, TrainingSettings, ImageSettings):
     encoder: str = flag(
         "resnet18", "method", "any encoder of segmentation-models-pytorch", first=True
     )
-    weights: str = flag("none", "method", "start: none, imagenet or a weights file", first=True)
+    weights: str = flag(
+        "none",
+        "method",
+        "start: none, imagenet or a weights file",
+        first=True,
+        leads=weights_file,
+    )
     in_channels: int = flag(1, "method", "input channels of the stem", choices=(1, 3))
     splits: str | None = flag(
         None,
         "data",
         "names the training and validation images of --labeled_path and --probe_path; others are "
         "never opened",
+        leads=paths.splits,
     )
     classes: str | None = flag(
         None,
         "data",
         "classes of the masks of --labeled_path and --probe_path, as of train_finetune.py",
         check=classes_problem,
+        leads=paths.class_file,
     )
     probe_path: str | None = flag(
         None,
         "data",
         "folder of a few images with masks on which a linear read-out scores the encoder from time "
         "to time; the best one is kept as encoder_best.safetensors",
+        leads=paths.folder,
     )
     probe_every: int | None = flag(
         None,
@@ -239,12 +266,17 @@ def command(model: str, others: bool = True) -> Command:
     )
 
 
-def resolve(argv: Sequence[str], environment: Mapping[str, object] | None = None) -> Resolved:
+def resolve(
+    argv: Sequence[str],
+    environment: Mapping[str, object] | None = None,
+    here: bool = False,
+) -> Resolved:
     """Return what a command line says.
 
     Args:
         argv: without the program's name.
         environment: settings that beat the recipe alone.
+        here: whether it is to run here, so that what its paths lead to must be there.
 
     Raises:
         UserError: all that is wrong with it.
@@ -260,12 +292,19 @@ def resolve(argv: Sequence[str], environment: Mapping[str, object] | None = None
     file = peek(argv, "config")
     asked = bool({"-h", "--help"} & set(argv))
     if model is None and file and not asked:
-        model = str(read(file).get("model", PretrainSettings.model))
+        # What is wrong with the file is told with all else.
+        with suppress(UserError):
+            model = str(read(file).get("model", PretrainSettings.model))
     if model not in METHODS:
         # Which ones there are is said with all else that is wrong.
         model = str(PretrainSettings.model)
     parsed = parsing.parse(
-        command(model, not asked), argv, environment=environment, read=read, problems=_problems
+        command(model, not asked),
+        argv,
+        environment=environment,
+        read=read,
+        problems=_problems,
+        here=here,
     )
     run, method = _parts(parsed)
     return Resolved(run, method, (*parsed.unused, *_without_effect(run, method)))

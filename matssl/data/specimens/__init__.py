@@ -1,0 +1,32 @@
+"""Which images are of one specimen, and what is drawn by whole specimens.
+
+``grouping`` says it for every command: from ``table`` (``specimens.csv``), an expression, folders,
+or ``guess``, which weighs the ``names`` of all files. ``splitting`` cuts images into parts by it.
+"""
+
+from matssl.data.specimens.grouping import Grouping, group
+from matssl.data.specimens.splitting import (
+    MIN_IMAGES_TO_SPLIT,
+    Pair,
+    cut_all,
+    cut_validation,
+    folds,
+    take,
+)
+from matssl.data.specimens.table import FILE_NAME, Row, SpecimenTable, read_table, write_table
+
+__all__ = [
+    "FILE_NAME",
+    "MIN_IMAGES_TO_SPLIT",
+    "Grouping",
+    "Pair",
+    "Row",
+    "SpecimenTable",
+    "cut_all",
+    "cut_validation",
+    "folds",
+    "group",
+    "read_table",
+    "take",
+    "write_table",
+]
