@@ -21,6 +21,11 @@ LEVELS = (0.5, 99.5)
 PAGE_HELP = "page of TIFF files that have several, counted from 1"
 PAGE_AUTO = "the largest, of equal ones the deepest, then the first"
 MOST_PAGES = 1_000_000
+BAR_HELP = (
+    "rows of an information bar to cut off: a number, none, or auto (found in metadata, pixels and "
+    "masks; pictures of one size are judged together)"
+)
+BAR_AUTO = "as the weights were trained; else auto"
 
 
 GROUP_REGEX_HELP = (
@@ -50,9 +55,9 @@ def name_problem(name: str) -> str:
 
 def bar_problem(rows: str) -> str:
     """Return what is wrong with ``--crop_bottom``, "" where nothing is."""
-    if rows == "auto" or (rows.isdecimal() and len(rows) < 7):
+    if rows in ("auto", "none") or (rows.isascii() and rows.isdigit() and len(rows) < 7):
         return ""
-    return f"--crop_bottom must be auto or a number of rows, 0 or more, not {rows}"
+    return f"--crop_bottom must be auto, none or a number of rows, 0 or more, not {rows}"
 
 
 def group_regex_problem(expression: str) -> str:
@@ -235,6 +240,7 @@ class SpecimenSettings:
         low=1,
         high=MOST_PAGES,
     )
+    crop_bottom: str | None = flag(None, "data", BAR_HELP, auto=BAR_AUTO, check=bar_problem)
 
 
 @dataclass(frozen=True, init=False, repr=False, eq=False)
@@ -283,7 +289,7 @@ class ImageSettings:
     crop_bottom: str = flag(
         "auto",
         "images",
-        "rows of an information bar to cut off: a number or auto",
+        BAR_HELP,
         check=bar_problem,
     )
     page: int | None = flag(None, "images", PAGE_HELP, auto=PAGE_AUTO, low=1, high=MOST_PAGES)
