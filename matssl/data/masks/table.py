@@ -36,6 +36,8 @@ SNAP_DISTANCE = 32
 HALF_WAY = 65_535
 # The white of binary masks: 1, or the end of the scale of 8 and of 16 bits.
 FULL = (1, 255, 65_535)
+# What a 1-bit mask is shown as.
+BLACK_AND_WHITE = np.array([[0, 0, 0], [255, 255, 255]], np.uint8)
 # Numbers below are class numbers and no shades of grey.
 MOST_CLASSES = 64
 # A 16-bit mask that reaches this uses its whole scale.
@@ -133,6 +135,8 @@ class ClassTable:
             UserError: a value or colour that no class lists.
         """
         palette = getattr(raw, "palette", None)
+        if getattr(raw, "one_bit", False) and any(color == "#ffffff" for _, color in self.palette):
+            palette = BLACK_AND_WHITE
         raw = plain(raw, self.alpha)
         threshold = self.threshold
         if threshold is not None:
