@@ -17,11 +17,15 @@ from matssl.core.errors import UserError
 from matssl.core.geometry import apply_d4
 from matssl.core.runtime import free_memory
 from matssl.core.wording import counted
+from matssl.data import bars
+from matssl.data.bars import Judged, Look
 from matssl.data.layouts import Dataset
-from matssl.data.preprocess import Preprocess
+from matssl.data.preprocess import Preprocess, shrunk
 from matssl.data.specimens import Grouping
 
 THUMBNAIL = 32
+# Larger pictures are looked at smaller, so that a look needs no copy of them.
+LARGEST_LOOKED_AT = 8192
 # Thumbnails of two fields of one specimen reach 0.7, copies (also turned or re-encoded) 0.97.
 DUPLICATE = 0.95
 LISTED = 4
@@ -41,6 +45,7 @@ class Facts:
         notes: of the reader.
         thumbnail: float (32, 32), shading removed, zero mean and unit norm.
         error: why it could not be read; then nothing else holds.
+        look: what it shows of its bar.
     """
 
     path: Path
@@ -52,11 +57,15 @@ class Facts:
     notes: tuple[str, ...] = ()
     thumbnail: NDArray[np.float64] | None = None
     error: str | None = None
+    look: Look | None = None
 
 
 @dataclass(frozen=True)
 class Preflight:
-    """Facts of all files and what follows from them."""
+    """Facts of all files and what follows from them.
+
+    ``record`` reads them as they were judged together.
+    """
 
     title: str
     facts: tuple[Facts, ...]
@@ -66,6 +75,8 @@ class Preflight:
     unopened: Mapping[str, int] = field(default_factory=dict)
     left_out: tuple[Path, ...] = ()
     grouping: Grouping | None = None
+    judged: Judged = Judged({})
+    record: Preprocess = Preprocess()
 
     @property
     def broken(self) -> tuple[Facts, ...]:
@@ -92,6 +103,7 @@ class Preflight:
             bars = Counter(f.bar for f in good if f.bar)
             bar = _tally({f"{rows} rows": n for rows, n in bars.items()}) if bars else "none found"
             lines.append(f"  bar cut off  {bar}")
+            lines += [f"  warning      {told}" for told in self.judged.warnings]
             sizes = Counter(
                 "unknown" if f.pixel_size is None else f"{f.pixel_size:.4g} nm" for f in good
             )
@@ -103,6 +115,11 @@ class Preflight:
             lines += [f"  note         {note}" for note in notes]
         if self.dataset is not None:
             lines += self._labels(self.dataset)
+        lines += [f"  note         {told}" for told in self.judged.notes]
+        if self.judged.misfits:
+            number = counted(len(self.judged.misfits), "mask does", "masks do")
+            lines.append(f"  misfit       {number} not fit the picture; training refuses this")
+            lines += [f"               {told}" for told in self.judged.misfits]
         if self.broken:
             lines.append(f"  unreadable   {len(self.broken)}")
             lines += [f"               {f.error}" for f in self.broken[:LISTED]]
@@ -158,8 +175,17 @@ def examine(
         grouping: which specimen each image is of, where there is no ``dataset`` to say it.
     """
     jobs = [(split, path) for split, files in paths.items() for path in files]
+    masks = {} if dataset is None else {pair.image: pair.mask for pair in dataset.pairs}
     with ThreadPoolExecutor(2) as threads:
-        facts = tuple(threads.map(lambda job: _facts(job[1], job[0], record), jobs))
+        facts = list(
+            threads.map(lambda job: _facts(job[1], job[0], record, masks.get(job[1])), jobs)
+        )
+    judged = bars.judge((f.look for f in facts if f.look), record.crop_bottom)
+    record = record.knowing(judged.rows)
+    for number, fact in enumerate(facts):
+        if fact.look and judged.rows.get(fact.path, fact.bar) != fact.bar:
+            # What was not known when it was read alone.
+            facts[number] = _facts(fact.path, fact.split, record, masks.get(fact.path))
     across: tuple[str, ...] = ()
     if dataset is not None:
         sides: dict[str, set[str]] = {}
@@ -170,7 +196,15 @@ def examine(
     duplicates = tuple(_duplicates(facts))
     told = grouping if dataset is None else dataset.grouping
     return Preflight(
-        title, facts, duplicates, dataset, across, left_out=tuple(left_out), grouping=told
+        title,
+        tuple(facts),
+        duplicates,
+        dataset,
+        across,
+        left_out=tuple(left_out),
+        grouping=told,
+        judged=judged,
+        record=record,
     )
 
 
@@ -204,7 +238,7 @@ def examine_dataset(
 
 def thumbnail(plane: Array) -> NDArray[np.float64]:
     """Return (32, 32) of a plane: shading removed, zero mean, unit norm."""
-    gray = plane.astype(np.float32)
+    gray = shrunk(plane, LARGEST_LOOKED_AT).astype(np.float32)
     if gray.ndim == 3:
         gray = gray.mean(axis=2)
     small = cv2.resize(gray, (2 * THUMBNAIL, 2 * THUMBNAIL), interpolation=cv2.INTER_AREA)
@@ -227,9 +261,12 @@ def _light(plane: Array) -> NDArray[np.float32]:
     return (terms @ factors).reshape(height, width).astype(np.float32)
 
 
-def _facts(path: Path, split: str, record: Preprocess) -> Facts:
+def _facts(path: Path, split: str, record: Preprocess, mask: Path | None) -> Facts:
     try:
         micrograph = record.read(path)
+        seen = bars.look(micrograph, path, mask, record.crop_bottom)
+        if record.crop_bottom == bars.AUTO:
+            record = record.knowing({path: record.bars.get(path, seen.alone)})
         kept = record.kept_rows(micrograph)
     except UserError as error:
         return Facts(path, split, error=str(error))
@@ -243,6 +280,7 @@ def _facts(path: Path, split: str, record: Preprocess) -> Facts:
         bar=rows - kept,
         notes=micrograph.notes,
         thumbnail=thumbnail(micrograph.pixels[:kept]),
+        look=seen,
     )
 
 

@@ -16,7 +16,7 @@ from matssl.core.arrays import Array
 from matssl.core.errors import UserError
 from matssl.core.geometry import apply_d4
 from matssl.core.labels import IGNORE
-from matssl.data import readers
+from matssl.data import bars, readers
 from matssl.data.layouts import Pair
 from matssl.data.masks import ClassTable
 from matssl.data.prefetch import prefetched
@@ -94,6 +94,11 @@ def load(pairs: Sequence[Pair], record: Preprocess, table: ClassTable) -> Labell
     Raises:
         UserError: a file that cannot be read, sizes that differ, a value no class lists.
     """
+    if not all(pair.image in record.bars for pair in pairs):
+        told = ((pair.image, pair.mask) for pair in pairs)
+        judged = bars.of_pairs(told, record.read, record.crop_bottom)
+        judged.refuse_misfits()
+        record = record.knowing(judged.rows)
     planes, masks, facts, digests = [], [], [], []
     for pair in pairs:
         assert pair.mask is not None

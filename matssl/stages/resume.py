@@ -15,8 +15,8 @@ import torch
 
 from matssl.core import checkpoint
 from matssl.core.digest import Damaged
-from matssl.core.errors import UserError
-from matssl.core.run_folder import RunFolder, atomic_write_bytes, read_text
+from matssl.core.errors import DiskFull, UserError
+from matssl.core.run_folder import RunFolder, atomic_write_text, read_text
 from matssl.core.runtime import Runtime
 
 # What may differ between a run and its continuation without changing the result.
@@ -208,7 +208,7 @@ def rewind(folder: RunFolder, step: int) -> list[float]:
             kept.append(line)
             losses.append(row[1])
     if folder.writer and log.is_file():
-        atomic_write_bytes(log, "".join(kept).encode("utf-8"))
+        atomic_write_text(log, "".join(kept))
         for rest in folder.root.glob(".*"):
             if rest.is_file():
                 rest.unlink()
@@ -237,7 +237,7 @@ def disk_errors(folder: RunFolder) -> Iterator[None]:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        raise UserError(
+        raise DiskFull(
             f"the disk is full: {folder.root} cannot be written; free some space and run again "
             "with --resume (the previous checkpoint is intact)"
         ) from error

@@ -10,7 +10,7 @@ from matssl.core import paths
 from matssl.core.errors import guard
 from matssl.core.flags import flag
 from matssl.core.parsing import parse_one
-from matssl.stages.settings import LabelSettings, SpecimenSettings, ToolSettings, bar_problem
+from matssl.stages.settings import LabelSettings, SpecimenSettings, ToolSettings
 
 
 @dataclass(frozen=True)
@@ -31,23 +31,27 @@ class DoctorSettings(LabelSettings, SpecimenSettings, ToolSettings):
         "folder of a pretraining pool, to find copies of test images",
         leads=paths.folder,
     )
-    crop_bottom: str = flag(
-        "auto", "data", "rows of an information bar, or auto", check=bar_problem
-    )
 
 
 SETTINGS = DoctorSettings
 
 
 def main(argv: Sequence[str]) -> int:
-    """Print the preflight screen; returns 0, or 1 where something needs a look."""
+    """Print the preflight screen; returns 0, or 1 where something needs a look.
+
+    Raises:
+        UserError: what training would refuse; after the screen.
+    """
     args = parse_one(SETTINGS, argv, __doc__ or "", prog="python -m matssl.tools.doctor")
     from matssl import preflight
     from matssl.data import layouts
     from matssl.data.preprocess import Preprocess
 
     record = Preprocess.chosen(
-        channels=1, pixel_size=args.pixel_size, crop_bottom=args.crop_bottom, page=args.page
+        channels=1,
+        pixel_size=args.pixel_size,
+        crop_bottom=args.crop_bottom or "auto",
+        page=args.page,
     )
     dataset = layouts.find(
         args.folder,
@@ -62,7 +66,9 @@ def main(argv: Sequence[str]) -> int:
     pool, left_out = layouts.unlabelled(args.pool) if args.pool else ([], [])
     found = preflight.examine_dataset(dataset, record, pool, left_out=left_out)
     print(found.text())
-    return 1 if found.broken or found.duplicates else 0
+    # Training refuses them in the same words.
+    found.judged.refuse_misfits()
+    return 1 if found.broken or found.duplicates or found.judged.warnings else 0
 
 
 if __name__ == "__main__":

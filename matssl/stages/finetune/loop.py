@@ -63,12 +63,14 @@ def finetune(settings: FinetuneSettings, argv: Sequence[str] = ()) -> Path:
     assert dataset.table is not None
     model = build_model(encoder, decoder, dataset.table.num_classes, settings.in_channels)
     settings = replace(settings, crop_size=reading.crop_size(settings, model))
-    facts = preflight.examine_dataset(dataset, unmeasured, opened=reading.OPENED).text()
+    found = preflight.examine_dataset(dataset, unmeasured, opened=reading.OPENED)
+    found.judged.refuse_misfits()
+    facts = found.text()
     console.say(settings, rt, facts)
     for note in notes:
         console.say(settings, rt, f"note    {note}")
 
-    inputs = reading.load(dataset, train, val, unmeasured)
+    inputs = reading.load(dataset, train, val, found.record)
     most = reading.largest_batch(settings, len(train), rt.world_size)
     if most < settings.batch_size:
         console.say(settings, rt, f"note    a batch holds the {most} training images at most")

@@ -164,7 +164,10 @@ def lots(
     named = counted(len(known), "production batch", "production batches")
     without = counted(names.count(""), "image")
     console.say(settings, rt, f"batches {named} of {what}, {without} of none")
-    return np.array([zlib.crc32(name.encode()) if name else -1 for name in names], np.int64)
+    return np.array(
+        [zlib.crc32(name.encode(errors="surrogateescape")) if name else -1 for name in names],
+        np.int64,
+    )
 
 
 def _table(path: str) -> list[list[str]]:

@@ -96,7 +96,8 @@ def gather(
     paths, left_out = _image_paths(settings)
     grouping = _grouping(settings, paths)
     record = record.told(grouping.pixel_sizes)
-    found = _preflight(settings, paths, left_out, record, grouping) if rt.is_main else ""
+    # Every process looks: how pictures are cut is judged from all of them.
+    found, record = _preflight(settings, paths, left_out, record, grouping)
     console.say(settings, rt, found)
     # Masks that cannot be meant are told before the pool is read.
     guiding, guided_by = guides.guides(settings, method, rt, record)
@@ -165,18 +166,20 @@ def _preflight(
     left_out: Sequence[Path],
     record: Preprocess,
     grouping: Grouping,
-) -> str:
+) -> tuple[str, Preprocess]:
+    """Return what was found in words, and the record that knows the bars."""
     found = {"pool": list(paths)}
     if settings.test_folder is not None:
         found["test"] = layouts.tests(settings.test_folder)
-    text = preflight.examine(
+    seen = preflight.examine(
         settings.data_path, found, record, left_out=left_out, grouping=grouping
-    ).text()
+    )
+    text = seen.text()
     tests = [p for p in paths if any(part.endswith("test") for part in p.parent.parts[-2:])]
     if tests:
         number = counted(len(tests), "test image")
         text += f"\n  warning      {number} learned from, by their folders' names"
-    return text
+    return text, seen.record
 
 
 def _pool(

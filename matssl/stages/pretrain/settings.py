@@ -13,7 +13,13 @@ from matssl.core.errors import UserError
 from matssl.core.flags import Command, Parsed, Problem, flag, peek
 from matssl.methods import METHODS
 from matssl.methods.settings import GuidedSettings, MethodSettings
-from matssl.stages.settings import ImageSettings, RunSettings, TrainingSettings, weights_file
+from matssl.stages.settings import (
+    ImageSettings,
+    RunSettings,
+    TrainingSettings,
+    classes_problem,
+    weights_file,
+)
 
 DESCRIPTION = (
     "Pretrain an encoder on a folder of unlabelled micrographs. Weights, pictures and a report go "
@@ -134,6 +140,7 @@ class PretrainSettings(RunSettings, TrainingSettings, ImageSettings):
         None,
         "data",
         "classes of the masks of --labeled_path and --probe_path, as of train_finetune.py",
+        check=classes_problem,
         leads=paths.class_file,
     )
     probe_path: str | None = flag(
