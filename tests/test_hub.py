@@ -432,7 +432,15 @@ def test_a_damaged_archive_and_one_without_the_data_are_said(
 
 def test_every_data_set_of_the_registry_can_be_laid_out() -> None:
     registry = hub.data_registry()
-    for name in ("nasa-EBC1", "nasa-Super3", "uhcs", "metaldam", "oxford-pets", "cifar10"):
+    for name in (
+        "nasa-EBC1",
+        "nasa-Super3",
+        "uhcs",
+        "metaldam",
+        "oxford-pets",
+        "cifar10",
+        "cats_vs_dogs",
+    ):
         assert name in registry
     for entry in registry.values():
         assert entry.url.startswith("https://") or entry.torchvision, entry.name
