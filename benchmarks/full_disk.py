@@ -7,7 +7,8 @@ a file and nothing stays beside it; and when there is room again, a training tha
 to the bits of the unbroken run (every third is tried).
 
 Of calls that follow each other for one file (the writes of one checkpoint) the first and the last
-are tried, of files that are written again and again the first time. The table grows by a row a case; what it holds is not run again.
+are tried, of files that are written again and again the first time. The table grows by a row a
+case; what it holds is not run again.
 """
 
 from __future__ import annotations
