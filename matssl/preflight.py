@@ -17,7 +17,8 @@ from matssl.core.errors import UserError
 from matssl.core.geometry import apply_d4
 from matssl.core.runtime import free_memory
 from matssl.core.wording import counted
-from matssl.data.layouts import Dataset
+from matssl.data.layouts import Dataset, LeftOut
+from matssl.data.layouts.survey import MASK
 from matssl.data.preprocess import Preprocess
 
 THUMBNAIL = 32
@@ -63,7 +64,7 @@ class Preflight:
     dataset: Dataset | None
     groups_across: tuple[str, ...]
     unopened: Mapping[str, int] = field(default_factory=dict)
-    left_out: tuple[Path, ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
 
     @property
     def broken(self) -> tuple[Facts, ...]:
@@ -140,7 +141,7 @@ def examine(
     paths: Mapping[str, Sequence[Path]],
     record: Preprocess,
     dataset: Dataset | None = None,
-    left_out: Sequence[Path] = (),
+    left_out: Sequence[LeftOut] = (),
 ) -> Preflight:
     """Return what these files hold.
 
@@ -149,7 +150,7 @@ def examine(
         paths: image files by split; "pool" for unlabelled ones.
         record: how bars are cut and pixel sizes given.
         dataset: for labels and groups, where there are masks.
-        left_out: files and folders beside them that hold masks.
+        left_out: what lies beside them and is no micrograph.
     """
     jobs = [(split, path) for split, files in paths.items() for path in files]
     with ThreadPoolExecutor(2) as threads:
@@ -170,7 +171,7 @@ def examine_dataset(
     record: Preprocess,
     pool: Sequence[Path] = (),
     opened: Sequence[str] | None = None,
-    left_out: Sequence[Path] = (),
+    left_out: Sequence[LeftOut] = (),
 ) -> Preflight:
     """Return the preflight of a labelled folder, and of a pretraining pool beside it.
 
@@ -179,7 +180,7 @@ def examine_dataset(
         record: see :func:`examine`.
         pool: unlabelled images.
         opened: images of other splits are counted and not opened; all are when None.
-        left_out: masks beside the images of the pool.
+        left_out: what lies beside the images of the pool and is no micrograph.
     """
     paths: dict[str, list[Path]] = {}
     for pair in dataset.pairs:
@@ -260,13 +261,21 @@ def _duplicates(facts: Sequence[Facts]) -> list[tuple[Facts, Facts, float]]:
     return sorted(found, key=lambda item: -item[2])
 
 
-def _left_out(paths: Sequence[Path]) -> list[str]:
-    """Return in words which masks are not taken for micrographs."""
-    folders = [path.name for path in paths if path.is_dir()]
-    files = [path.name for path in paths if not path.is_dir()]
+def _left_out(parts: Sequence[LeftOut]) -> list[str]:
+    """Return in words which pictures are not taken for micrographs, and why."""
+    masks = [part for part in parts if part.why == MASK]
+    folders = [part.path.name for part in masks if part.path.is_dir()]
+    files = [part.path.name for part in masks if not part.path.is_dir()]
     lines = [f"folders of masks: {', '.join(folders)}"] if folders else []
     if files:
         lines.append(f"{counted(len(files), 'mask')} beside micrographs (first: {files[0]})")
+    for why in dict.fromkeys(part.why for part in parts if part.why != MASK):
+        these = [part for part in parts if part.why == why]
+        number = sum(part.files for part in these)
+        names = ", ".join(part.path.name for part in these[:LISTED])
+        more = " ..." if len(these) > LISTED else ""
+        told = f"{counted(number, 'picture')}, " if number else ""
+        lines.append(f"{told}{why}: {names}{more}")
     return lines
 
 

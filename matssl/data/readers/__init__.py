@@ -7,7 +7,17 @@ makers' metadata, ``bar`` finds a drawn information bar. Nothing here changes a 
 """
 
 from matssl.data.readers.bar import bar_height
-from matssl.data.readers.files import EXTENSIONS, find_images, is_image_name, natural, size_of
+from matssl.data.readers.files import (
+    EXTENSIONS,
+    Listing,
+    find_images,
+    is_image_name,
+    is_junk,
+    is_run,
+    listing,
+    natural,
+    size_of,
+)
 from matssl.data.readers.formats import (
     Micrograph,
     digest,
@@ -22,6 +32,7 @@ from matssl.data.readers.units import parse_pixel_size
 __all__ = [
     "EXTENSIONS",
     "Header",
+    "Listing",
     "Micrograph",
     "bar_height",
     "digest",
@@ -29,6 +40,9 @@ __all__ = [
     "from_array",
     "header",
     "is_image_name",
+    "is_junk",
+    "is_run",
+    "listing",
     "natural",
     "parse_pixel_size",
     "read",

@@ -18,6 +18,7 @@ from matssl.data import cache, layouts, preprocess, specimens
 from matssl.data.cache import Pool
 from matssl.data.crops import Labelled
 from matssl.data.datasets import ViewLoader, check_batch
+from matssl.data.layouts import LeftOut
 from matssl.data.preprocess import Preprocess
 from matssl.data.views import ViewAugmentation
 from matssl.methods.settings import MethodSettings, PoolFacts
@@ -123,8 +124,8 @@ def gather(
     return Inputs(found, record, pool, loader, watched, probe, labelled)
 
 
-def _image_paths(settings: PretrainSettings) -> tuple[list[Path], list[Path]]:
-    """Return the images of the pool, and the files and folders of masks left out of it."""
+def _image_paths(settings: PretrainSettings) -> tuple[list[Path], list[LeftOut]]:
+    """Return the images of the pool, and what is left out of it."""
     paths, left_out = layouts.unlabelled(settings.data_path)
     if settings.file_list is not None:
         lists = Path(settings.file_list)
@@ -141,7 +142,10 @@ def _image_paths(settings: PretrainSettings) -> tuple[list[Path], list[Path]]:
 
 
 def _preflight(
-    settings: PretrainSettings, paths: Sequence[Path], left_out: Sequence[Path], record: Preprocess
+    settings: PretrainSettings,
+    paths: Sequence[Path],
+    left_out: Sequence[LeftOut],
+    record: Preprocess,
 ) -> str:
     found = {"pool": list(paths)}
     if settings.test_folder is not None:
