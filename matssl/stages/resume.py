@@ -34,6 +34,7 @@ FREE_ON_RESUME = {
     "list_root",
     "finetune_dataset",
     "splits",
+    "mask_folder",
 }
 
 

@@ -23,6 +23,12 @@ PAGE_AUTO = "the largest, of equal ones the deepest, then the first"
 MOST_PAGES = 1_000_000
 
 
+MASK_FOLDER_HELP = (
+    "folder of the masks, where neither names nor what pictures hold say which; its end may be a "
+    "pattern, * for the name of the image: labels/*_seg.png"
+)
+
+
 def device_problem(name: str) -> str:
     """Return what is wrong with a ``--device``, "" where nothing is."""
     if re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", name):
@@ -173,6 +179,11 @@ class TrainingSettings:
 class LabelSettings:
     """Flags of both stages that read masks."""
 
+    mask_folder: str | None = flag(
+        None,
+        "data",
+        MASK_FOLDER_HELP,
+    )
     splits: str | None = flag(
         None,
         "data",

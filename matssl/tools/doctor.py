@@ -53,6 +53,7 @@ def main(argv: Sequence[str]) -> int:
         args.folder,
         splits=args.splits,
         classes=args.classes,
+        mask_folder=args.mask_folder,
         group_regex=args.group_regex,
         need_masks=False,
     )

@@ -20,7 +20,7 @@ from matssl.core.flags import flag
 from matssl.core.parsing import parse_one
 from matssl.core.tables import csv_text
 from matssl.core.wording import counted
-from matssl.stages.settings import SpecimenSettings, ToolSettings
+from matssl.stages.settings import MASK_FOLDER_HELP, SpecimenSettings, ToolSettings
 
 if TYPE_CHECKING:
     import numpy as np
@@ -53,6 +53,7 @@ class RegionsSettings(SpecimenSettings, ToolSettings):
     classes: str | None = flag(
         None, "data", "class names or a YAML file, for a labelled folder", leads=paths.class_file
     )
+    mask_folder: str | None = flag(None, "data", MASK_FOLDER_HELP)
     output_dir: str | None = flag(
         None,
         "run",
@@ -84,7 +85,9 @@ def main(argv: Sequence[str]) -> int:
         # Nothing is written to a folder of data: a picture there would be read as a micrograph.
         out = Path("experiments/regions") / folder.resolve().name
         record = Preprocess.chosen(channels=1, page=args.page)
-        names, fields = _of_labels(folder, args.group_regex, given, args.classes, record)
+        names, fields = _of_labels(
+            folder, args.group_regex, given, args.classes, args.mask_folder, record
+        )
     found = [
         FieldRegions(field, mask.size, find_regions(mask, len(names), args.min_area))
         for field, mask in fields
@@ -160,6 +163,7 @@ def _of_labels(
     regex: str | None,
     given: float | None,
     classes: str | None,
+    mask_folder: str | None,
     record: Preprocess,
 ) -> tuple[tuple[str, ...], Iterator[Masked]]:
     """Return class names and masks of a labelled folder."""
@@ -171,7 +175,7 @@ def _of_labels(
             f"{folder} is a run without predicted masks; give the results of eval_model.py or of "
             "matssl.tools.phase_map, or a labelled folder"
         )
-    dataset = layouts.find(folder, group_regex=regex, classes=classes)
+    dataset = layouts.find(folder, group_regex=regex, classes=classes, mask_folder=mask_folder)
     table = dataset.table
     assert table is not None
 

@@ -43,6 +43,7 @@ class TrainedOn:
         dataset: folder of the labelled images.
         splits: file of the splits, None where they were found or cut.
         group_regex: how specimens were named.
+        mask_folder: where the masks lay, as the user said it.
         seed: of the cut.
         images: paths of the training images.
         digests: of their pixels, see :func:`matssl.data.readers.digest`.
@@ -51,6 +52,7 @@ class TrainedOn:
     dataset: str | None = None
     splits: str | None = None
     group_regex: str | None = None
+    mask_folder: str | None = None
     seed: int = 0
     images: frozenset[str] = frozenset()
     digests: frozenset[str] = frozenset()
@@ -268,6 +270,7 @@ def _trained_on(payload: Mapping[str, Any]) -> TrainedOn:
         dataset=settings.get("finetune_dataset"),
         splits=settings.get("splits"),
         group_regex=settings.get("group_regex"),
+        mask_folder=settings.get("mask_folder"),
         seed=int(settings.get("seed", 0)),
         images=frozenset(progress.get("train_images", [])),
         digests=frozenset(progress.get("train_digests", [])),

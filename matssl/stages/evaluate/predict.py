@@ -195,6 +195,7 @@ def _dataset(settings: EvaluateSettings, segmenter: Segmenter) -> Dataset:
         settings.dataset,
         splits=settings.splits or (trained_on.splits if at_home else None),
         group_regex=settings.group_regex or (trained_on.group_regex if at_home else None),
+        mask_folder=settings.mask_folder or (trained_on.mask_folder if at_home else None),
         seed=trained_on.seed,
         need_masks=False,
         table=table,

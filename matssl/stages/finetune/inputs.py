@@ -60,6 +60,7 @@ def find(settings: FinetuneSettings) -> tuple[Dataset, tuple[Pair, ...], tuple[P
         splits=settings.splits,
         group_regex=settings.group_regex,
         classes=settings.classes,
+        mask_folder=settings.mask_folder,
         seed=settings.seed,
         opened=OPENED,
     )

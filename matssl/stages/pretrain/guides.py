@@ -107,6 +107,7 @@ def _labelled(
         folder,
         splits=settings.splits,
         classes=settings.classes,
+        mask_folder=settings.mask_folder,
         group_regex=settings.group_regex,
         seed=settings.seed,
         opened=opened,
