@@ -17,7 +17,8 @@ from matssl.data.readers import Micrograph
 
 def output_names(paths: Sequence[Path], root: Path) -> list[str]:
     """Return a name for each image's files: its stem; folders and ending too where two clash."""
-    places = [Path(os.path.relpath(path, root)) for path in paths]
+    home = root.parent if root.is_file() else root
+    places = [Path(os.path.relpath(path, home)) for path in paths]
     stems = Counter(place.stem for place in places)
     joined = ["_".join(place.with_suffix("").parts) for place in places]
     twice = Counter(joined)
@@ -29,6 +30,12 @@ def output_names(paths: Sequence[Path], root: Path) -> list[str]:
         else f"{name}_{place.suffix.lstrip('.')}"
         for place, name in zip(places, joined, strict=True)
     ]
+
+
+def data_name(path: str) -> str:
+    """Return what a folder of images, or one image, is called in the name of a run."""
+    place = Path(path).resolve()
+    return (place.stem if place.is_file() else place.name).replace(" ", "_")
 
 
 def shown(micrograph: Micrograph, record: Preprocess) -> NDArray[np.uint8]:

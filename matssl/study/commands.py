@@ -96,7 +96,8 @@ class Commands:
         told = {"model_path": self.finetuned(job) / model, "dataset": dataset["finetune_dataset"]}
         told |= {key: dataset[key] for key in TEST_FLAGS if key in dataset}
         told |= {"split": test, "baselines": False, **self.plan.evaluate}
-        output = {"output_dir": self.evaluated(job, test)}
+        folder = self.evaluated(job, test)
+        output = {"output_dir": folder.parent.parent, "name": folder.name}
         return ["eval_model.py", *flags({**self.placed(told, "dataset"), **output})]
 
     def placed(self, values: Mapping[str, object], *more: str) -> dict[str, object]:

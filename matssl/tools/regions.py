@@ -57,7 +57,7 @@ class RegionsSettings(SpecimenSettings, ToolSettings):
     output_dir: str | None = flag(
         None,
         "run",
-        "where the results go",
+        "folder in which regions/FOLDER is made",
         auto="RUN/regions, or experiments/regions/FOLDER",
     )
 
@@ -92,7 +92,8 @@ def main(argv: Sequence[str]) -> int:
         FieldRegions(field, mask.size, find_regions(mask, len(names), args.min_area))
         for field, mask in fields
     ]
-    out = Path(args.output_dir or out)
+    if args.output_dir is not None:
+        out = Path(args.output_dir) / "regions" / folder.resolve().name
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
