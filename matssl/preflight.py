@@ -20,6 +20,7 @@ from matssl.core.wording import counted
 from matssl.data.layouts import Dataset, LeftOut
 from matssl.data.layouts.survey import MASK
 from matssl.data.preprocess import Preprocess
+from matssl.data.specimens import Grouping
 
 THUMBNAIL = 32
 # Thumbnails of two fields of one specimen reach 0.7, copies (also turned or re-encoded) 0.97.
@@ -65,6 +66,7 @@ class Preflight:
     groups_across: tuple[str, ...]
     unopened: Mapping[str, int] = field(default_factory=dict)
     left_out: tuple[LeftOut, ...] = ()
+    grouping: Grouping | None = None
 
     @property
     def broken(self) -> tuple[Facts, ...]:
@@ -96,6 +98,10 @@ class Preflight:
             )
             lines.append(f"  pixel size   {_tally(sizes)}")
         lines += [f"  note         {note}" for note in _summarised(good)]
+        if self.grouping is not None:
+            lines.append(f"  specimens    {self.grouping.text}")
+            notes = self.grouping.notes if self.dataset is None else ()
+            lines += [f"  note         {note}" for note in notes]
         if self.dataset is not None:
             lines += self._labels(self.dataset)
         if self.broken:
@@ -112,9 +118,7 @@ class Preflight:
         return "\n".join(lines)
 
     def _labels(self, dataset: Dataset) -> list[str]:
-        groups = {pair.group for pair in dataset.pairs}
-        number = counted(len(groups), "group")
-        lines = [f"  layout       {dataset.layout}; {number} (specimens or frames)"]
+        lines = [f"  layout       {dataset.layout}"]
         lines += [f"  note         {note}" for note in dataset.notes]
         if dataset.table is not None:
             lines += ["  classes"] + ["  " + line for line in dataset.table.describe().splitlines()]
@@ -142,6 +146,7 @@ def examine(
     record: Preprocess,
     dataset: Dataset | None = None,
     left_out: Sequence[LeftOut] = (),
+    grouping: Grouping | None = None,
 ) -> Preflight:
     """Return what these files hold.
 
@@ -151,6 +156,7 @@ def examine(
         record: how bars are cut and pixel sizes given.
         dataset: for labels and groups, where there are masks.
         left_out: what lies beside them and is no micrograph.
+        grouping: which specimen each image is of, where there is no ``dataset`` to say it.
     """
     jobs = [(split, path) for split, files in paths.items() for path in files]
     with ThreadPoolExecutor(2) as threads:
@@ -163,7 +169,10 @@ def examine(
                 sides.setdefault(pair.group, set()).add(pair.split)
         across = tuple(sorted(name for name, splits in sides.items() if len(splits) > 1))
     duplicates = tuple(_duplicates(facts))
-    return Preflight(title, facts, duplicates, dataset, across, left_out=tuple(left_out))
+    told = grouping if dataset is None else dataset.grouping
+    return Preflight(
+        title, facts, duplicates, dataset, across, left_out=tuple(left_out), grouping=told
+    )
 
 
 def examine_dataset(

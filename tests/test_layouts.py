@@ -17,7 +17,7 @@ from matssl import preflight
 from matssl.core.errors import UserError
 from matssl.data import layouts, readers
 from matssl.data.preprocess import Preprocess
-from matssl.data.specimens import Pair, cut_validation, folds, group_of, groups_of
+from matssl.data.specimens import Pair, cut_validation, folds
 
 MASK = np.array([[0, 1], [1, 0]], np.uint8)
 PICTURE = np.full((2, 2), 9, np.uint8)
@@ -166,7 +166,7 @@ def test_images_beside_masks_are_cut_by_group(tmp_path: Path, folder: str) -> No
     sides = {}
     for pair in dataset.pairs:
         assert sides.setdefault(pair.group, pair.split) == pair.split
-    assert dataset.cut == layouts.Cut("drawn", images=40, groups=10, seed=0)
+    assert dataset.cut == layouts.Cut("drawn", images=40, groups=10, seed=0, parts=(24, 8, 8))
     again = layouts.find(tmp_path)
     assert again.pairs == dataset.pairs
     assert layouts.find(tmp_path, seed=1).pairs != dataset.pairs
@@ -268,31 +268,6 @@ def test_masks_beside_images_belong_to_one_image_each(tmp_path: Path) -> None:
     os.rename(tmp_path / "a_seg.png", tmp_path / "a.png")
     with pytest.raises(UserError, match=r"holds a\.png and a\.tif, but only a_mask\.png"):
         layouts.find(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("name", "group"),
-    [
-        ("8_1.jpg", "8"),
-        ("spot3_0d_7.tif", "spot3_0d"),
-        ("040617#3_S0410018.tif", "040617#3_S"),
-        ("Frame-2_crop_y128_x64_384.png", "Frame-2"),
-        ("sample.tif", "sample"),
-        ("123.tif", "123"),
-    ],
-)
-def test_groups_are_the_stem_before_the_last_counter(name: str, group: str) -> None:
-    assert group_of(Path(name)) == group
-
-
-def test_a_regular_expression_names_the_specimen() -> None:
-    assert group_of(Path("050317#3_S04.tif"), r"^([^_]+)_") == "050317#3"
-    with pytest.raises(UserError, match="not valid"):
-        group_of(Path("a.tif"), "(")
-
-
-def test_images_that_differ_by_a_counter_alone_stand_for_themselves() -> None:
-    assert groups_of([Path("u1.tif"), Path("u2.tif")]) == ["u1", "u2"]
 
 
 def _pairs(groups: str) -> list[Pair]:

@@ -15,6 +15,20 @@ from matssl.metrics import SCORES, counts, overlap
 HAND = np.array([[880, 20], [40, 60]])
 
 
+@pytest.mark.parametrize(
+    "shape", [(1, 1), (1, 2), (1, 3), (2, 2), (5, 1), (740, 1417), (1025, 1024)]
+)
+def test_confusion_counts_any_number_of_pixels(shape: tuple[int, int]) -> None:
+    """B14: 740 x 1417 and others whose pixels modulo 2^20 are one to four raised."""
+    generator = np.random.default_rng(0)
+    truth = generator.integers(0, 3, shape).astype(np.uint8)
+    prediction = generator.integers(0, 3, shape).astype(np.uint8)
+    truth.flat[-1] = 255
+    result = counts.confusion(truth, prediction, 3)
+    expected = [[int(((truth == t) & (prediction == p)).sum()) for p in range(3)] for t in range(3)]
+    assert result.tolist() == expected
+
+
 @pytest.mark.parametrize("num_classes", [2, 3, 15, 16, 30])
 def test_confusion_counts_pairs_and_leaves_out_ignored_pixels(num_classes: int) -> None:
     generator = np.random.default_rng(num_classes)

@@ -287,6 +287,7 @@ def test_a_folder_becomes_maps_tables_and_a_report(
     assert command.startswith("python -m matssl.tools.phase_map --model_path ")
 
 
+@pytest.mark.usefixtures("no_drawing")
 def test_two_calls_give_the_same_maps_and_orientation_averaging_others(
     run: Path, micrographs: Path, tmp_path: Path
 ) -> None:
@@ -314,6 +315,7 @@ def test_an_image_too_large_for_memory_gives_the_same_map(
     assert not list((tmp_path / "b").glob(".*"))
 
 
+@pytest.mark.usefixtures("no_drawing")
 def test_without_a_number_every_prototype_in_use_is_a_phase(
     run: Path, micrographs: Path, tmp_path: Path
 ) -> None:
@@ -347,6 +349,7 @@ def test_a_run_of_another_method_has_its_features_clustered(
     assert len(json.loads((tmp_path / "four/phases.json").read_text())["phases"]) == 4
 
 
+@pytest.mark.usefixtures("no_drawing")
 def test_masks_are_not_taken_for_micrographs(
     other_run: Path, synthetic_folder: Path, tmp_path: Path
 ) -> None:
@@ -364,6 +367,7 @@ def test_large_images_are_looked_at_in_windows_and_small_ones_whole() -> None:
             assert 0 <= top <= height - side and 0 <= left <= width - side
 
 
+@pytest.mark.usefixtures("no_drawing")
 def test_a_few_broken_files_are_left_out_and_listed(
     other_run: Path, tmp_path: Path, pool_folder: Path
 ) -> None:
@@ -381,6 +385,7 @@ def test_a_few_broken_files_are_left_out_and_listed(
     assert _table(tmp_path / "out/phase_summary.csv")[0]["half_width"] != ""
 
 
+@pytest.mark.usefixtures("no_drawing")
 def test_what_a_user_can_get_wrong_ends_in_one_line_and_writes_nothing(
     run: Path,
     other_run: Path,
@@ -434,6 +439,7 @@ def test_what_a_user_can_get_wrong_ends_in_one_line_and_writes_nothing(
     assert (taken / "mine.txt").read_text() == "kept"
 
 
+@pytest.mark.usefixtures("no_drawing")
 def test_a_result_is_replaced_only_when_asked(run: Path, micrographs: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert _map(run, micrographs, out, "--phases", "3") == 0

@@ -23,9 +23,15 @@ def _screen(folder: Path, **options: object) -> str:
     return preflight.examine_dataset(dataset, RECORD, **options).text()  # type: ignore[arg-type]
 
 
-def test_the_screen_names_sizes_depth_classes_and_groups(synthetic_folder: Path) -> None:
+def test_the_screen_names_sizes_depth_classes_and_specimens(synthetic_folder: Path) -> None:
     text = _screen(synthetic_folder)
-    for part in ("8 (train 4, val 2, test 2)", "96 x 96 (8)", "8 bit (8)", "lamellar", "8 groups"):
+    for part in (
+        "8 (train 4, val 2, test 2)",
+        "96 x 96 (8)",
+        "8 bit (8)",
+        "lamellar",
+        "each image is its own",
+    ):
         assert part in text
     assert "duplicates   none" in text
 

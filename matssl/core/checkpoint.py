@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
+import os
 import pickle
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeGuard
 
 import numpy as np
 import torch
 
+from matssl.core import digest
+from matssl.core.digest import Damaged
 from matssl.core.errors import UserError
 from matssl.core.run_folder import atomic_path
+from matssl.core.wording import cut
 
 FORMAT = "matssl/1"
 KEYS = (
     "format",
+    digest.ENTRY,
     "stage",
     "method",
     "model",
@@ -31,22 +37,40 @@ KEYS = (
     "lineage",
     "progress",
 )
+# What a run goes on from, and the one before it, for the case that the last is torn.
+LAST, PREVIOUS = "last.ckpt", "last.prev.ckpt"
 
 
-def save(path: Path, payload: Mapping[str, object]) -> None:
-    """Write a checkpoint; ``format`` is added. The file at ``path`` is replaced only when whole.
+def save(path: Path, payload: Mapping[str, object], keep: str | None = None) -> None:
+    """Write a checkpoint; ``format`` is added, and the digest of its tensors.
+
+    The file at ``path`` is replaced only when the new one is whole.
+
+    Args:
+        path: of the file.
+        payload: its content.
+        keep: name that the file which was at ``path`` has from then on; None drops it.
 
     Raises:
-        UserError: the disk is full.
+        UserError: the disk is full, or weights or statistics are not finite.
         ValueError: the payload has keys that the format does not know.
     """
     # One checkpoint may carry more for its own stage; it travels in "state".
     unknown = set(payload) - set(KEYS)
     if unknown:
         raise ValueError(f"checkpoint keys not in the format: {sorted(unknown)}")
+    broken = digest.not_finite(payload)
+    if broken:
+        raise UserError(
+            f"{path} was not written: numbers are not finite in {len(broken)} tensors (first: "
+            f"{broken[0]}): the training diverged; lower --lr. The file before it is intact"
+        )
     try:
         with atomic_path(path) as temporary:
-            torch.save({"format": FORMAT, **payload}, temporary)
+            own = {"format": FORMAT, digest.ENTRY: digest.of_tensors(payload)}
+            torch.save({**payload, **own}, temporary)
+            if keep is not None and path.is_file():
+                _keep(path, path.with_name(keep))
     except RuntimeError as error:
         # torch's zip writer reports a failed write as a RuntimeError without errno.
         if "write failed" in str(error) or "No space" in str(error) or _is_full(path):
@@ -93,7 +117,26 @@ def checked(payload: object, path: Path | str, *, stage: str | None = None) -> d
         raise UserError(
             f"{path} comes from the stage {payload.get('stage')!r}, needed is one of {stage!r}"
         )
-    return dict(payload)
+    return {name: value for name, value in payload.items() if name != digest.ENTRY}
+
+
+@contextlib.contextmanager
+def damage_told(path: Path | str) -> Iterator[None]:
+    """Turn what a garbled record raises inside the block into a sentence.
+
+    Raises:
+        Damaged: a part is absent, or is not what it should be.
+    """
+    try:
+        yield
+    except KeyError as error:
+        raise Damaged(f"{path} is incomplete or damaged: it has no {error}") from error
+    except (
+        *(TypeError, ValueError, AttributeError, LookupError, ArithmeticError),
+        RuntimeError,
+    ) as error:
+        told = cut(str(error).strip().split("\n")[0])
+        raise Damaged(f"{path} is incomplete or damaged: {told}") from error
 
 
 def is_own(payload: object) -> TypeGuard[Mapping[str, Any]]:
@@ -111,6 +154,30 @@ def read_tensors(path: Path | str) -> object:
     path = Path(path)
     if not path.is_file():
         raise UserError(f"there is no file {path}")
+    return verified(_read(path), path)
+
+
+def verified(payload: object, path: Path) -> object:
+    """Return what a torch file held; a checkpoint of ours only where it is what was written.
+
+    Raises:
+        Damaged: its records or tensors are not.
+    """
+    if is_own(payload):
+        try:
+            with zipfile.ZipFile(path) as archive:
+                # zipfile compares the check sum of what it reads, torch does not.
+                for name in archive.namelist():
+                    if name.endswith("/data.pkl"):
+                        archive.read(name)
+        except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+            raise Damaged(f"{path} is damaged: its records are not those written") from error
+        parts = {name: value for name, value in payload.items() if name != digest.ENTRY}
+        digest.check(parts, payload.get(digest.ENTRY), path)
+    return payload
+
+
+def _read(path: Path) -> object:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -119,9 +186,10 @@ def read_tensors(path: Path | str) -> object:
                 f"{path} is a pickle that wants to run code ({_wanted(str(error))}) and is not "
                 "opened; ask its author for a file of tensors (a state dict or safetensors)"
             ) from error
-        raise UserError(f"{path} is no weights file or is damaged; fetch it again") from error
-    except (RuntimeError, EOFError, zipfile.BadZipFile, ValueError, KeyError, OSError) as error:
-        raise UserError(
+        raise Damaged(f"{path} is no weights file or is damaged; fetch it again") from error
+    except Exception as error:
+        # Bytes that only look like a file of torch fail with nearly any exception.
+        raise Damaged(
             f"{path} is truncated or no weights file ({path.stat().st_size} bytes); fetch it again"
         ) from error
 
@@ -177,6 +245,20 @@ def file_hash(path: Path | str) -> str:
     """Return the SHA-256 of a file, as 64 hexadecimal digits."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _keep(path: Path, other: Path) -> None:
+    """Give a file a second name, which replaces another file's at once."""
+    new = path.with_name(f".{other.name}.{os.getpid()}")
+    try:
+        new.unlink(missing_ok=True)
+        os.link(path, new)
+        new.replace(other)
+    except OSError:
+        # No second names on this file system: the first is given up a moment before it is taken.
+        path.replace(other)
+    finally:
+        new.unlink(missing_ok=True)
 
 
 def _wanted(message: str) -> str:

@@ -147,7 +147,7 @@ class RunFolder:
             UserError: it exists and must not be touched, or is to be resumed and does not exist.
         """
         exists = root.exists() and (not root.is_dir() or any(root.iterdir()))
-        if resume and not (root / "last.ckpt").is_file():
+        if resume and not any((root / name).is_file() for name in ("last.ckpt", "last.prev.ckpt")):
             raise UserError(f"nothing to resume: {root / 'last.ckpt'} does not exist")
         if exists and not resume and not overwrite:
             other = "--name, or --resume to continue it" if resumable else "--output_dir or --name"
@@ -215,18 +215,21 @@ class RunFolder:
         path = self.path(name)
         if not self.writer or not path.exists():
             return
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        if not lines:
+        lines = read_text(path).split("\n")
+        head = _cells(lines[0])
+        if column not in head or len(lines) < 2:
+            # Not even its header is whole; it comes again with the next row.
+            path.unlink()
             return
-        place = next(csv.reader([lines[0]])).index(column)
+        place = head.index(column)
         kept = [lines[0]]
-        for line in lines[1:]:
-            cells = next(csv.reader([line]))
-            # A power cut can leave half a line at the end; it is dropped with the rest.
-            whole = line.endswith("\n") and len(cells) > place
-            if whole and cells[place].isdigit() and int(cells[place]) <= last:
+        # A power cut can leave half a line, or zeros in its place; it is dropped with the rest.
+        for line in lines[1:-1]:
+            cells = _cells(line)
+            whole = len(cells) == len(head) and cells[place].isascii() and cells[place].isdigit()
+            if whole and len(cells[place]) < 16 and int(cells[place]) <= last:
                 kept.append(line)
-        atomic_write_bytes(path, "".join(kept).encode("utf-8"))
+        atomic_write_bytes(path, ("\n".join(kept) + "\n").encode("utf-8", "replace"))
 
     def append_jsonl(self, name: str, value: Mapping[str, object]) -> None:
         """Add one JSON object as a line."""
@@ -257,8 +260,16 @@ def today() -> str:
 
 
 def read_text(path: Path) -> str:
-    """Return the content of a text file, nothing where it is absent."""
-    return path.read_text(encoding="utf-8") if path.is_file() else ""
+    """Return the content of a text file of a run, nothing where it is absent."""
+    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+
+
+def _cells(line: str) -> list[str]:
+    """Return the cells of a line of a table, none where it is no such line."""
+    try:
+        return next(csv.reader([line]), [])
+    except csv.Error:
+        return []
 
 
 def environment() -> dict[str, object]:

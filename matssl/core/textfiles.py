@@ -65,7 +65,7 @@ def read_text(path: Path, most: int = TEXT_BYTES, legacy: bool = False, what: st
     except UnicodeDecodeError as error:
         if not legacy or encoding != "utf-8":
             raise UserError(
-                f"cannot read {shown}: it is no text in UTF-8 (byte {error.start}); save it so"
+                f"cannot read {shown}: it is no UTF-8 (byte {error.start}); save it as UTF-8"
             ) from error
         text = data.decode("cp1252", "replace")
     if "\0" in text:

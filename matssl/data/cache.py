@@ -8,6 +8,7 @@ import hashlib
 import json
 import math
 import shutil
+import stat
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -22,9 +23,8 @@ from matssl.core.run_folder import atomic_path, atomic_write_bytes
 from matssl.data import readers
 from matssl.data.prefetch import prefetched
 from matssl.data.preprocess import Preprocess
-from matssl.data.specimens import groups_of
 
-VERSION = 2
+VERSION = 3
 MAX_BAD_SHARE = 0.1
 HEAD_BYTES = 1 << 16
 # Left free on the disk of the cache.
@@ -46,16 +46,23 @@ class Pool:
         hash: of all planes and the record: the same wherever and whenever the files were copied.
     """
 
-    def __init__(self, index: dict[str, Any], data: Path | None, record: Preprocess) -> None:
+    def __init__(
+        self,
+        index: dict[str, Any],
+        data: Path | None,
+        record: Preprocess,
+        specimens: Sequence[str],
+    ) -> None:
         self.sources: list[str] = index["sources"]
         self.shapes: list[tuple[int, ...]] = [tuple(shape) for shape in index["shapes"]]
         self.rejected: list[tuple[str, str]] = [(p, why) for p, why in index["rejected"]]
         self.hash: str = index["hash"]
         self.digests: list[str] = index["digests"]
         self.bits: list[int] = index["bits"]
-        self.group_names = list(dict.fromkeys(index["groups"]))
+        groups = [specimens[place] for place in index["kept"]]
+        self.group_names = list(dict.fromkeys(groups))
         numbers = {name: number for number, name in enumerate(self.group_names)}
-        self.groups: NDArray[np.int64] = np.array([numbers[g] for g in index["groups"]], np.int64)
+        self.groups: NDArray[np.int64] = np.array([numbers[name] for name in groups], np.int64)
         self._record = record
         self._offsets: list[int] = index["offsets"]
         self._data = None if data is None else np.memmap(data, np.uint8, "r")
@@ -82,7 +89,7 @@ def build(
     paths: Sequence[Path],
     record: Preprocess,
     *,
-    group_regex: str | None = None,
+    groups: Sequence[str] | None = None,
     cache_dir: Path | None,
     workers: int = 0,
     on_bad: str = "skip",
@@ -94,7 +101,7 @@ def build(
     Args:
         paths: image files.
         record: how files become planes; its mean and std do not matter here.
-        group_regex: names the specimen in a file name.
+        groups: specimen of each image; None makes each its own.
         cache_dir: folder of cache files; None decodes on the fly and gives the same planes.
         workers: decoding threads; 0 takes two.
         on_bad: "skip" leaves unreadable files out (up to 10 %), "stop" ends at the first.
@@ -109,20 +116,22 @@ def build(
     }
     # Absent files are told here, before anything is written.
     keys = [_file_key(path) for path in paths]
+    groups = [str(path) for path in paths] if groups is None else groups
+    told = {str(path): size for path in paths if (size := record.sizes.get(path)) is not None}
     whole = hashlib.sha256(
-        json.dumps([VERSION, preprocessing, keys, group_regex]).encode()
+        json.dumps([VERSION, preprocessing, keys, *([told] if told else [])]).encode()
     ).hexdigest()
     if cache_dir is None:
         index, shapes = _scan(paths, record, workers, on_bad, quiet)
-        return Pool(_complete(index, shapes, preprocessing, group_regex), None, record)
+        return Pool(_complete(index, shapes, preprocessing), None, record, groups)
     data, table = cache_dir / f"pool-{whole[:20]}.u8", cache_dir / f"pool-{whole[:20]}.json"
-    cached = _open(data, table, record)
+    cached = _open(data, table, record, groups)
     if cached is not None:
         return _checked(cached, on_bad)
     # The lock lies beside the system's temporary files, so that a refusal leaves no trace here.
     with _locked(Path(tempfile.gettempdir()) / f"matssl-{whole[:20]}.lock"):
         # Another process may have built it while this one waited.
-        cached = _open(data, table, record)
+        cached = _open(data, table, record, groups)
         if cached is not None:
             return _checked(cached, on_bad)
         try:
@@ -137,13 +146,13 @@ def build(
                 if approve is not None:
                     approve(shapes)
                 cache_dir.mkdir(parents=True, exist_ok=True)
-            complete = _complete(index, shapes, preprocessing, group_regex)
+            complete = _complete(index, shapes, preprocessing)
             atomic_write_bytes(table, json.dumps(complete).encode())
         except OSError as error:
             raise UserError(
                 f"cannot write to {cache_dir}: {error.strerror or error}; give another --cache_dir"
             ) from error
-    return Pool(complete, data, record)
+    return Pool(complete, data, record, groups)
 
 
 class _Writer:
@@ -190,18 +199,14 @@ def _scan(
             return str(error)
         return plane, readers.digest(plane), micrograph.bits
 
-    index: dict[str, Any] = {
-        "sources": [],
-        "digests": [],
-        "bits": [],
-        "rejected": [],
-    }
+    names = ("sources", "kept", "digests", "bits", "rejected")
+    index: dict[str, Any] = {name: [] for name in names}
     shapes: list[tuple[int, ...]] = []
     results = prefetched(lambda i: decode(paths[i]), range(len(paths)), workers or 2)
     # A refusal in the middle ends the threads, too.
     with closing(results):
         progress = tqdm(results, total=len(paths), desc="reading", disable=quiet or None)
-        for path, result in zip(paths, progress, strict=True):
+        for place, (path, result) in enumerate(zip(paths, progress, strict=True)):
             if isinstance(result, str):
                 if on_bad == "stop":
                     raise UserError(result)
@@ -212,6 +217,7 @@ def _scan(
             if write is not None:
                 write(plane)
             index["sources"].append(str(path))
+            index["kept"].append(place)
             index["digests"].append(digest)
             index["bits"].append(bits)
     _refuse_bad(index["rejected"], len(paths))
@@ -238,7 +244,6 @@ def _complete(
     index: dict[str, Any],
     shapes: Sequence[tuple[int, ...]],
     preprocessing: dict[str, Any],
-    group_regex: str | None,
 ) -> dict[str, Any]:
     sizes = [math.prod(shape) for shape in shapes]
     content = json.dumps([preprocessing, shapes, index["digests"]])
@@ -247,19 +252,18 @@ def _complete(
         "version": VERSION,
         "shapes": shapes,
         "offsets": [0, *np.cumsum(sizes).tolist()][: len(sizes)],
-        "groups": groups_of([Path(source) for source in index["sources"]], group_regex),
         "hash": hashlib.sha256(content.encode()).hexdigest(),
         "bytes": sum(sizes),
     }
 
 
-def _open(data: Path, table: Path, record: Preprocess) -> Pool | None:
+def _open(data: Path, table: Path, record: Preprocess, specimens: Sequence[str]) -> Pool | None:
     """Return the pool of a whole cache, None where there is none or it is damaged."""
     try:
         index = json.loads(table.read_text(encoding="utf-8"))
         if index["version"] != VERSION or data.stat().st_size != index["bytes"]:
             return None
-        return Pool(index, data, record)
+        return Pool(index, data, record, specimens)
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -268,6 +272,9 @@ def _file_key(path: Path) -> str:
     """Return what tells this file from any other state of it: name, size, time, first bytes."""
     try:
         status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            # A pipe would wait for ever; reading refuses it by name.
+            return f"{path.resolve()}|no file"
         with open(path, "rb") as file:
             head = hashlib.sha256(file.read(HEAD_BYTES)).hexdigest()
     except OSError as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from matssl.core.arrays import Array
 from matssl.core.errors import UserError
-from matssl.data import readers
+from matssl.core.wording import cut
+from matssl.data import readers, stored
 from matssl.data.readers import Micrograph
 from matssl.data.readers.orientation import UPRIGHT
 from matssl.data.readers.planes import FLOAT_BITS
@@ -22,6 +23,7 @@ from matssl.data.readers.planes import FLOAT_BITS
 STANDARD_HALF_WIDTH = 3.0
 # Defaults of --low and --high.
 LEVELS = (0.5, 99.5)
+FROM_TABLE = "pixel size as the table of specimens says"
 WINDOWS = ("percentile", "dtype", "standard", "fixed")
 
 
@@ -45,6 +47,8 @@ class Preprocess:
         channels: input channels of the network, 1 or 3.
         page: of TIFF files that have several, counted from 1; None for the largest, of equal ones
             the deepest, of those the first.
+        sizes: nm, of single images, as a table says; beats ``pixel_size``. Of the files at hand and
+            not of how they are read: it is neither compared nor stored.
     """
 
     color: str = "gray"
@@ -59,10 +63,11 @@ class Preprocess:
     std: tuple[float, ...] = (0.25,)
     channels: int = 1
     page: int | None = None
+    sizes: Mapping[Path, float] = field(default_factory=dict, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.window not in WINDOWS:
-            raise ValueError(f"window {self.window!r}")
+            raise ValueError(f"its window is none of {', '.join(WINDOWS)}: {self.window!r:.40}")
         if self.crop_bottom != "auto" and int(self.crop_bottom) < 0:
             raise UserError(f"--crop_bottom must be 0 or more, not {self.crop_bottom}")
         if self.window in ("percentile", "fixed") and not self.low < self.high:
@@ -76,7 +81,15 @@ class Preprocess:
         """Return the micrograph in a file with the record's page, colour rule and pixel size."""
         page = None if self.page is None else self.page - 1
         micrograph = readers.read(path, page=page, color=self.color)
-        return readers.with_pixel_size(micrograph, self.pixel_size)
+        size = self.sizes.get(Path(path))
+        if size is None:
+            return readers.with_pixel_size(micrograph, self.pixel_size)
+        micrograph = readers.with_pixel_size(micrograph, size)
+        return replace(micrograph, notes=(*micrograph.notes, FROM_TABLE))
+
+    def told(self, sizes: Mapping[Path, float]) -> Preprocess:
+        """Return the record that knows the pixel sizes of these images, nm, as well."""
+        return replace(self, sizes={**self.sizes, **sizes}) if sizes else self
 
     def kept_rows(self, micrograph: Micrograph) -> int:
         """Return how many rows from the top remain when the information bar is cut off."""
@@ -143,7 +156,8 @@ class Preprocess:
 
     def to_dict(self) -> dict[str, object]:
         """Return plain values for a checkpoint."""
-        values = asdict(self)
+        values = asdict(replace(self, sizes={}))
+        del values["sizes"]
         if self.page is None:
             # Records that name no page stay what they were before pages could be named.
             del values["page"]
@@ -151,14 +165,25 @@ class Preprocess:
 
     @staticmethod
     def from_dict(values: Mapping[str, Any]) -> Preprocess:
-        """Return the record that :meth:`to_dict` wrote."""
-        known = {f.name for f in fields(Preprocess)}
+        """Return the record that :meth:`to_dict` wrote.
+
+        Raises:
+            UserError: a newer version wrote it.
+            KeyError, TypeError, ValueError: nobody wrote it.
+        """
+        if not isinstance(values, Mapping):
+            raise TypeError("its record of the preprocessing is no table")
+        known = {f.name for f in fields(Preprocess)} - {"sizes"}
         unknown = set(values) - known
         if unknown:
+            told = cut(", ".join(sorted(map(str, unknown))), 80)
             raise UserError(
-                f"the preprocessing record has unknown entries {sorted(unknown)}; it comes from a "
-                "newer version, update matssl"
+                f"the preprocessing record has unknown entries {told}; it comes from a newer "
+                "version, update matssl"
             )
+        defaults = {f.name: f.default for f in fields(Preprocess) if f.name in known}
+        whole = defaults | dict(values)
+        stored.check_preprocessing(whole)
         return Preprocess(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
 
     @staticmethod

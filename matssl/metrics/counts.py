@@ -53,7 +53,9 @@ def _packed(
     counts = np.zeros(256, np.int64)
     ignored = 0
     for start in range(0, len(truth), BLOCK):
-        t, p = truth[start : start + BLOCK], prediction[start : start + BLOCK]
+        # As columns: OpenCV takes one to four numbers in a row for a colour.
+        t = truth[start : start + BLOCK, None]
+        p = prediction[start : start + BLOCK, None]
         # Both steps saturate: an ignored pixel ends at 255, which is no pair of 15 classes.
         packed: Any = cv2.add(cv2.convertScaleAbs(t, alpha=num_classes), p)
         histogram = cv2.calcHist([packed], [0], None, [256], [0, 256])

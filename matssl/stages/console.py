@@ -185,9 +185,9 @@ def progress_bar(settings: Quiet, rt: Runtime, total: int, done: int) -> Bar:
     return tqdm(total=total, initial=done, disable=hidden, unit="step", dynamic_ncols=True)
 
 
-def specimens_text(fields: int, images: int, regex: str | None) -> str:
+def specimens_text(fields: int, images: int, source: str) -> str:
     """Return over what fractions are means, where several images are of one specimen; else ""."""
     if fields == images:
         return ""
-    source = "" if regex else ", as the file names have it (--group_regex)"
+    source = f", {source}" if source else ""
     return f"  mean over {counted(fields, 'specimen')} of {counted(images, 'image')}{source}\n"

@@ -5,9 +5,16 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import math
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
 
+import torch
+
+from matssl.core import checkpoint
+from matssl.core.digest import Damaged
 from matssl.core.errors import UserError
 from matssl.core.run_folder import RunFolder, atomic_write_bytes, read_text
 from matssl.core.runtime import Runtime
@@ -35,7 +42,107 @@ FREE_ON_RESUME = {
     "finetune_dataset",
     "splits",
     "mask_folder",
+    "specimens",
 }
+
+
+def load(
+    root: Path, stage: str, use: Callable[[dict[str, Any]], None] | None = None
+) -> tuple[dict[str, Any], str]:
+    """Return the checkpoint that a run goes on from, and a note where it is not the last one.
+
+    Where last.ckpt is torn or garbled, the one before it is taken.
+
+    Args:
+        root: folder of the run.
+        stage: ssl or finetune.
+        use: puts the checkpoint to use; where it cannot, the checkpoint is damaged. A UserError of
+            another kind is no damage and goes through.
+
+    Raises:
+        Damaged: none of the two can be used.
+        UserError: see :func:`matssl.core.checkpoint.load`.
+    """
+
+    def used(path: Path) -> dict[str, Any]:
+        payload = checkpoint.load(path, stage=stage)
+        with checkpoint.damage_told(path):
+            _check(payload)
+            if use is not None:
+                use(payload)
+        return payload
+
+    last, previous = root / checkpoint.LAST, root / checkpoint.PREVIOUS
+    try:
+        if not last.is_file():
+            raise Damaged(f"{last} is gone")
+        return used(last), ""
+    except Damaged as error:
+        if not previous.is_file():
+            raise
+        try:
+            payload = used(previous)
+        except Damaged as second:
+            raise Damaged(f"{error}; nor can the one before it be used: {second}") from second
+        return payload, f"{error}; the run goes on from {previous}, step {payload['step']}"
+
+
+def _check(payload: Mapping[str, Any]) -> None:
+    """Refuse the records of a checkpoint that no run has written.
+
+    Raises:
+        KeyError, TypeError, ValueError: what a part is not.
+    """
+    whole_number("step", payload["step"])
+    for name in ("state", "optimizer", "recipe", "preprocess"):
+        if not isinstance(payload[name], Mapping):
+            raise TypeError(f"its {name} is no table")
+    absent = {"seed", "encoder", "lr"} - set(payload["recipe"])
+    if absent:
+        raise ValueError(f"its recipe lacks {', '.join(sorted(absent))}")
+    if not isinstance(payload["lineage"], list):
+        raise TypeError("its lineage is no list")
+    if not isinstance(payload.get("progress", {}), Mapping):
+        raise TypeError("its progress is no table")
+
+
+def whole_number(name: str, value: object, most: float = math.inf) -> int:
+    """Return a count of a checkpoint.
+
+    Args:
+        name: for messages.
+        value: in the checkpoint.
+        most: what it can be at most.
+
+    Raises:
+        ValueError: it is none, or out of range.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= most:
+        raise ValueError(f"{name} {str(value)[:40]} is none of this run")
+    return value
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any], step: int) -> None:
+    """Give an optimiser the state of a checkpoint.
+
+    Args:
+        optimizer: of the run.
+        state: of the checkpoint.
+        step: of the checkpoint.
+
+    Raises:
+        KeyError, TypeError, ValueError: the state is another optimiser's, or there is none.
+    """
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    plain = optimizer.defaults.get("momentum") == 0
+    if step and not state["state"] and not plain:
+        raise ValueError("its optimizer has no state")
+    for place, values in state["state"].items():
+        for value in values.values():
+            other = parameters[place].shape
+            if isinstance(value, torch.Tensor) and value.dim() and value.shape != other:
+                raise ValueError("its optimizer has the state of other weights")
+    optimizer.load_state_dict(state)
 
 
 def refuse_other_plan(
@@ -82,17 +189,26 @@ def rewind(folder: RunFolder, step: int) -> list[float]:
     log = folder.path("metrics.jsonl")
     kept = []
     for line in read_text(log).splitlines(keepends=True):
-        # A power cut can leave half a line at the end.
-        row = json.loads(line) if line.endswith("}\n") else {"step": step + 1}
-        if row["step"] <= step:
+        row = _row(line)
+        if row is not None and row[0] <= step:
             kept.append(line)
-            losses.append(float(row["loss"]))
+            losses.append(row[1])
     if folder.writer and log.is_file():
         atomic_write_bytes(log, "".join(kept).encode("utf-8"))
         for rest in folder.root.glob(".*"):
             if rest.is_file():
                 rest.unlink()
     return losses
+
+
+def _row(line: str) -> tuple[int, float] | None:
+    """Return step and loss of a line of metrics.jsonl; None where a power cut left half of it."""
+    try:
+        row = json.loads(line)
+        step, loss = row["step"], row["loss"]
+        return (int(step), math.nan if loss is None else float(loss)) if line[-1] == "\n" else None
+    except (ValueError, KeyError, TypeError, RecursionError, OverflowError):
+        return None
 
 
 @contextlib.contextmanager

@@ -29,6 +29,15 @@ MASK_FOLDER_HELP = (
     "folder of the masks, where neither names nor what pictures hold say which; its end may be a "
     "pattern, * for the name of the image: labels/*_seg.png"
 )
+GROUP_REGEX_HELP = (
+    "regular expression whose first group names the specimen in the path of an image from the "
+    "folder, without the folders of splits and without the ending; one that begins with ^ is also "
+    "sought in the file name alone"
+)
+SPECIMENS_HELP = (
+    "table of the images (columns image, specimen; optional field, magnification, pixel_size) that "
+    "says which are of one specimen; beats --group_regex"
+)
 
 
 def device_problem(name: str) -> str:
@@ -205,11 +214,9 @@ class LabelSettings:
 class SpecimenSettings:
     """Flags of stages that read a folder as it is: whose specimens, which pixel size."""
 
-    group_regex: str | None = flag(
-        None,
-        "data",
-        "regular expression whose first group names the specimen in a file name",
-        check=group_regex_problem,
+    group_regex: str | None = flag(None, "data", GROUP_REGEX_HELP, check=group_regex_problem)
+    specimens: str | None = flag(
+        None, "data", SPECIMENS_HELP, auto="specimens.csv beside the images, where it lies there"
     )
     pixel_size: str | None = flag(
         None,
@@ -289,11 +296,9 @@ class ImageSettings:
         "pixel size of all images, for example 12.5nm; beats metadata",
         check=pixel_size_problem,
     )
-    group_regex: str | None = flag(
-        None,
-        "images",
-        "regular expression whose first group names the specimen in a file name",
-        check=group_regex_problem,
+    group_regex: str | None = flag(None, "images", GROUP_REGEX_HELP, check=group_regex_problem)
+    specimens: str | None = flag(
+        None, "images", SPECIMENS_HELP, auto="specimens.csv beside the images, where it lies there"
     )
 
     def image_problems(self, in_channels: int) -> list[Problem]:

@@ -142,7 +142,8 @@ class Runner:
         self._note(self.result(job), {**facts, "seconds": seconds, "command": command})
         # Nothing goes on from a finished job, and its state of training is most of its disk space.
         # Not before its scores are noted: an interrupted look at the snapshots starts again.
-        (folder / "last.ckpt").unlink(missing_ok=True)
+        for name in ("last.ckpt", "last.prev.ckpt"):
+            (folder / name).unlink(missing_ok=True)
         if self.plan.snapshots:
             shutil.rmtree(folder / "snapshots", ignore_errors=True)
 

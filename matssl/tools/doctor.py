@@ -55,8 +55,11 @@ def main(argv: Sequence[str]) -> int:
         classes=args.classes,
         mask_folder=args.mask_folder,
         group_regex=args.group_regex,
+        specimens=args.specimens,
+        pixel_size=args.pixel_size,
         need_masks=False,
     )
+    record = record.told(dataset.grouping.pixel_sizes)
     pool, left_out = layouts.unlabelled(args.pool) if args.pool else ([], [])
     found = preflight.examine_dataset(dataset, record, pool, left_out=left_out)
     print(found.text())

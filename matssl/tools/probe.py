@@ -17,11 +17,13 @@ from matssl.core.errors import guard
 from matssl.core.flags import flag
 from matssl.core.parsing import parse_one
 from matssl.stages.settings import (
+    GROUP_REGEX_HELP,
     LARGEST_SEED,
     MOST_PAGES,
     PAGE_AUTO,
     PAGE_HELP,
     PRECISIONS,
+    SPECIMENS_HELP,
     LabelSettings,
     ToolSettings,
     device_problem,
@@ -49,8 +51,9 @@ class ProbeSettings(LabelSettings, ToolSettings):
     probe_path: str = flag(
         "", "data", "folder of a few images with masks", required=True, leads=paths.folder
     )
-    group_regex: str | None = flag(
-        None, "data", "names the specimen in a file name", check=group_regex_problem
+    group_regex: str | None = flag(None, "data", GROUP_REGEX_HELP, check=group_regex_problem)
+    specimens: str | None = flag(
+        None, "data", SPECIMENS_HELP, auto="specimens.csv beside the images, where it lies there"
     )
     page: int | None = flag(
         None, "data", PAGE_HELP, auto=f"as in training; else {PAGE_AUTO}", low=1, high=MOST_PAGES
@@ -82,6 +85,7 @@ def main(argv: Sequence[str]) -> int:
         mask_folder=args.mask_folder,
         group_regex=args.group_regex,
         page=args.page,
+        specimens=args.specimens,
         seed=args.seed,
         device=args.device,
         threads=args.threads,

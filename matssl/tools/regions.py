@@ -69,7 +69,6 @@ def main(argv: Sequence[str]) -> int:
     """Measure all masks, write the tables and the picture; returns 0."""
     args = parse_one(SETTINGS, argv, __doc__ or "", prog="python -m matssl.tools.regions")
     from matssl.core.run_folder import atomic_write_bytes
-    from matssl.data.preprocess import Preprocess
     from matssl.data.readers import parse_pixel_size
     from matssl.measure import tables
     from matssl.measure.regions import FieldRegions, find_regions, summarise
@@ -80,14 +79,11 @@ def main(argv: Sequence[str]) -> int:
     predicted = next((place for place in drawn if place.is_dir()), None)
     if predicted is not None:
         out = folder / "regions"
-        names, fields = _of_run(folder, predicted, args.group_regex, given)
+        names, fields = _of_run(folder, predicted, args.group_regex, args.specimens, given)
     else:
         # Nothing is written to a folder of data: a picture there would be read as a micrograph.
         out = Path("experiments/regions") / folder.resolve().name
-        record = Preprocess.chosen(channels=1, page=args.page)
-        names, fields = _of_labels(
-            folder, args.group_regex, given, args.classes, args.mask_folder, record
-        )
+        names, fields = _of_labels(folder, args)
     found = [
         FieldRegions(field, mask.size, find_regions(mask, len(names), args.min_area))
         for field, mask in fields
@@ -115,25 +111,29 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _of_run(
-    folder: Path, predicted: Path, regex: str | None, given: float | None
+    folder: Path,
+    predicted: Path,
+    regex: str | None,
+    specimens: str | None,
+    given: float | None,
 ) -> tuple[tuple[str, ...], Iterator[Masked]]:
     """Return class names and masks of a run's predictions."""
     import numpy as np
 
     from matssl.data import readers
-    from matssl.data.specimens import groups_of
+    from matssl.data.specimens import group
     from matssl.measure.field import Field, areas
 
     paths = readers.find_images(predicted)
     names, table = _facts(folder)
     sizes = {Path(row["image"]).stem: row["pixel_size_nm"] for row in table}
     own = {Path(row["image"]).stem: row["group"] for row in table}
-    groups = groups_of(paths, regex)
+    grouping = group(paths, predicted, regex=regex, specimens=specimens)
 
     def fields() -> Iterator[Masked]:
-        for path, group in zip(paths, groups, strict=True):
+        for path, name in zip(paths, grouping.names, strict=True):
             size = given or (float(sizes[path.stem]) if sizes.get(path.stem) else None)
-            known = group if regex else own.get(path.stem, group)
+            known = name if grouping.told else own.get(path.stem, name)
             mask = readers.read_mask(path)
             # Rows of a cut-off information bar are no field.
             kept = np.flatnonzero((mask < len(names)).any(axis=1))
@@ -159,14 +159,7 @@ def _facts(folder: Path) -> tuple[tuple[str, ...], list[dict[str, str]]]:
         ) from error
 
 
-def _of_labels(
-    folder: Path,
-    regex: str | None,
-    given: float | None,
-    classes: str | None,
-    mask_folder: str | None,
-    record: Preprocess,
-) -> tuple[tuple[str, ...], Iterator[Masked]]:
+def _of_labels(folder: Path, args: RegionsSettings) -> tuple[tuple[str, ...], Iterator[Masked]]:
     """Return class names and masks of a labelled folder."""
     from matssl.data import layouts, readers
     from matssl.measure.field import Field, areas
@@ -176,9 +169,18 @@ def _of_labels(
             f"{folder} is a run without predicted masks; give the results of eval_model.py or of "
             "matssl.tools.phase_map, or a labelled folder"
         )
-    dataset = layouts.find(folder, group_regex=regex, classes=classes, mask_folder=mask_folder)
+    dataset = layouts.find(
+        folder,
+        group_regex=args.group_regex,
+        specimens=args.specimens,
+        pixel_size=args.pixel_size,
+        classes=args.classes,
+        mask_folder=args.mask_folder,
+    )
     table = dataset.table
     assert table is not None
+    record = Preprocess.chosen(channels=1, page=args.page, pixel_size=args.pixel_size)
+    record = record.told(dataset.grouping.pixel_sizes)
 
     def fields() -> Iterator[Masked]:
         for pair in dataset.pairs:
@@ -187,7 +189,7 @@ def _of_labels(
             micrograph = record.read(pair.image)
             raw = table.decode(readers.read_mask(pair.mask), str(pair.mask))
             mask = record.mask(raw, micrograph)
-            size = given or micrograph.pixel_size
+            size = micrograph.pixel_size
             own = areas(mask, table.num_classes)
             yield Field(pair.image, pair.image.name, pair.group, own, size), mask
 

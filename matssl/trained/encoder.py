@@ -188,7 +188,8 @@ def _record(content: Content) -> Preprocess:
     """Return how the images of a file's training were read, as far as it is known."""
     own = content.payload if content.facts.get("format") else None
     if isinstance(own, Mapping) and "preprocess" in own:
-        return Preprocess.from_dict(own["preprocess"])
+        with checkpoint.damage_told(content.path):
+            return Preprocess.from_dict(own["preprocess"])
     return of_run(Path(content.path)) or UNTOLD
 
 
@@ -197,11 +198,13 @@ def of_run(path: Path) -> Preprocess | None:
     for folder in list(path.parents)[:2]:
         if (folder / "last.ckpt").is_file():
             payload = checkpoint.load(folder / "last.ckpt")
-            return Preprocess.from_dict(payload["preprocess"])
+            with checkpoint.damage_told(folder / "last.ckpt"):
+                return Preprocess.from_dict(payload["preprocess"])
         if (folder / "config.yaml").is_file():
             run = read_settings(folder / "config.yaml")
             known: dict[str, object] = {
                 key: run[key] for key in ("window", "low", "high") if key in run
             }
-            return Preprocess.from_dict(UNTOLD.to_dict() | known)
+            with checkpoint.damage_told(folder / "config.yaml"):
+                return Preprocess.from_dict(UNTOLD.to_dict() | known)
     return None

@@ -44,6 +44,7 @@ class TrainedOn:
         splits: file of the splits, None where they were found or cut.
         group_regex: how specimens were named.
         mask_folder: where the masks lay, as the user said it.
+        specimens: the table that named them, where one was given.
         seed: of the cut.
         images: paths of the training images.
         digests: of their pixels, see :func:`matssl.data.readers.digest`.
@@ -53,6 +54,7 @@ class TrainedOn:
     splits: str | None = None
     group_regex: str | None = None
     mask_folder: str | None = None
+    specimens: str | None = None
     seed: int = 0
     images: frozenset[str] = frozenset()
     digests: frozenset[str] = frozenset()
@@ -165,7 +167,9 @@ class Segmenter:
             record = replace(record, resize=input_size)
         network = Network.on(model, device, precision, threads)
         lineage = Lineage.read(payload.get("lineage"))
-        return cls(network, record, table, str(path), _trained_on(payload), lineage)
+        with checkpoint.damage_told(path):
+            trained_on = _trained_on(payload)
+        return cls(network, record, table, str(path), trained_on, lineage)
 
     def predict(
         self,
@@ -250,27 +254,33 @@ def _own(
     payload: Mapping[str, Any], path: Path, input_size: int | None
 ) -> tuple[nn.Module, Preprocess, ClassTable]:
     """Return model, record and class table of a checkpoint of fine-tuning."""
-    try:
-        model = _built(payload["model"])
+    with checkpoint.damage_told(path):
+        record = Preprocess.from_dict(payload["preprocess"])
+        table = ClassTable.from_dict(payload["classes"])
+        description = payload["model"]
+        if description["num_classes"] != table.num_classes:
+            raise ValueError(f"its model has not the {table.num_classes} classes of its table")
+        if description["in_channels"] != record.channels:
+            raise ValueError(f"its model has not the {record.channels} channels of its record")
+        model = _built(description)
         state = payload["state"]
         if any(key.startswith("ema.") for key in state):
             # last.ckpt holds both; the averaged weights are the ones that were validated.
             state = {k.removeprefix("ema."): v for k, v in state.items() if k.startswith("ema.")}
         check_input_size(model, input_size)
         model.load_state_dict(state)
-        record = Preprocess.from_dict(payload["preprocess"])
-        return model, record, ClassTable.from_dict(payload["classes"])
-    except (KeyError, TypeError, RuntimeError) as error:
-        raise UserError(f"{path} is incomplete or damaged: {str(error).splitlines()[0]}") from error
+        return model, record, table
 
 
 def _trained_on(payload: Mapping[str, Any]) -> TrainedOn:
-    settings, progress = payload.get("recipe", {}), payload.get("progress", {})
+    parts = (payload.get(name) for name in ("recipe", "progress"))
+    settings, progress = (part if isinstance(part, Mapping) else {} for part in parts)
     return TrainedOn(
         dataset=settings.get("finetune_dataset"),
         splits=settings.get("splits"),
         group_regex=settings.get("group_regex"),
         mask_folder=settings.get("mask_folder"),
+        specimens=settings.get("specimens"),
         seed=int(settings.get("seed", 0)),
         images=frozenset(progress.get("train_images", [])),
         digests=frozenset(progress.get("train_digests", [])),

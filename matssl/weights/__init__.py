@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from matssl import hub
-from matssl.core import checkpoint
+from matssl.core import checkpoint, digest
 from matssl.core.errors import UserError
 from matssl.core.lineage import Lineage
 from matssl.decoders import DECODERS, named, with_encoder
@@ -396,6 +396,8 @@ def _read_safetensors(path: Path) -> Content:
         ) from error
     # Only own files have a lineage; the word may mean anything in the metadata of others.
     own = layouts.own_format(facts, str(path))
+    if own:
+        digest.check(tensors, facts.get(digest.ENTRY), path)
     lineage = Lineage.read(json.loads(facts.get("lineage", "[]")) if own else None)
     return Content(str(path), tensors, facts, lineage)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from matssl.core import checkpoint
+from matssl.core import checkpoint, digest
 from matssl.core.lineage import Lineage
 from matssl.core.run_folder import atomic_write_bytes
 
@@ -20,6 +20,7 @@ def write(
 ) -> None:
     """Write what fine-tuning may use, with format and lineage.
 
+    The digest of the tensors goes with them, and is compared when they are read.
     Equal weights give equal bytes: the library writes the metadata in an order that changes from
     call to call, so the header is written again in order.
 
@@ -36,6 +37,7 @@ def write(
         for name, tensor in state.items()
     }
     facts = {"format": checkpoint.FORMAT, "stage": "ssl", "lineage": json.dumps(lineage.stored())}
+    facts[digest.ENTRY] = digest.of_tensors(tensors)
     data = save(tensors, metadata=facts)
     start = 8 + int.from_bytes(data[:8], "little")
     header = json.loads(data[8:start]) | {"__metadata__": facts}

@@ -7,8 +7,9 @@ are no micrographs and stay out of pools and predictions.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -36,7 +37,7 @@ from matssl.data.layouts.survey import (
     summed,
 )
 from matssl.data.layouts.survey import survey as _survey
-from matssl.data.specimens import MIN_IMAGES_TO_SPLIT, Pair, cut_all, groups_of
+from matssl.data.specimens import MIN_IMAGES_TO_SPLIT, Grouping, Pair, cut_all, group
 
 __all__ = ["DATA_LAYOUTS", "Cut", "Dataset", "LeftOut", "Pair", "find", "tests", "unlabelled"]
 
@@ -64,12 +65,14 @@ class Cut:
         images: labelled images that were cut.
         groups: groups that were cut.
         seed: of the draw.
+        parts: labelled images in train, val and test, where they were drawn.
     """
 
     kind: Literal["named", "drawn", "few", "none"]
     images: int = 0
     groups: int = 0
     seed: int = 0
+    parts: tuple[int, int, int] | None = None
 
     @property
     def automatic(self) -> bool:
@@ -83,9 +86,13 @@ class Cut:
             images = counted(self.images, "image")
             return f"no split given and only {images}: all are for training, none tests it"
         if self.kind == "drawn":
+            parts = self.parts or (0, 0, 0)
+            shares = "/".join(f"{100 * part / self.images:.0f}" for part in parts)
+            train, val, test = parts
             return (
-                f"no split given: cut 60/20/20 by group ({self.groups} groups) with seed "
-                f"{self.seed}; --splits or --group_regex says otherwise"
+                f"no split given: cut by specimen ({self.groups}) with seed {self.seed} into train "
+                f"{train}, val {val}, test {test} images ({shares} %, the largest specimens in "
+                "training); --splits says otherwise"
             )
         return ""
 
@@ -102,6 +109,7 @@ class Dataset:
         notes: what was noticed, in words.
         cut: how the splits came about.
         left_out: pictures that are no micrographs of this data set, and why.
+        grouping: which specimen each image is of, and who says so; of all images that were found.
     """
 
     root: Path
@@ -111,6 +119,7 @@ class Dataset:
     notes: tuple[str, ...] = ()
     cut: Cut = Cut("named")
     left_out: tuple[LeftOut, ...] = ()
+    grouping: Grouping = field(default_factory=Grouping.empty)
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -127,6 +136,8 @@ def find(
     *,
     splits: Path | str | None = None,
     group_regex: str | None = None,
+    specimens: Path | str | None = None,
+    pixel_size: str | None = None,
     classes: str | None = None,
     seed: int = 0,
     need_masks: bool = True,
@@ -139,7 +150,9 @@ def find(
     Args:
         root: the folder; its layout is recognised. One image stands for itself.
         splits: json, csv or txt file, or a folder of txt files, naming the images of each split.
-        group_regex: names the specimen in a file name.
+        group_regex: names the specimen in a path, see :func:`matssl.data.specimens.group`.
+        specimens: table of the images' specimens; None takes specimens.csv of the folder.
+        pixel_size: ``--pixel_size``, which beats those of the table.
         classes: ``--classes``.
         seed: of the automatic split, used where nothing else says the split.
         need_masks: whether a folder without masks is an error.
@@ -157,16 +170,22 @@ def find(
             raise UserError(_no_masks(root, found, told))
         name = IMAGES_ONLY
     notes = [*told]
+    named = {item.split for item in found} - {""}
+    grouping = group(
+        [item.image for item in found],
+        root,
+        regex=group_regex,
+        specimens=specimens,
+        pixel_size=pixel_size,
+        splits=sorted(named),
+    )
+    notes += grouping.notes
+    specimen = dict(zip((item.image for item in found), grouping.names, strict=True))
     if splits is not None:
         found, remarks = apply_splits(found, Path(splits), root)
         notes += remarks
-    names = groups_of([item.image for item in found], group_regex)
     pairs, cut = _cut(
-        [
-            Pair(item.image, item.mask, group, item.split)
-            for item, group in zip(found, names, strict=True)
-        ],
-        seed,
+        [Pair(item.image, item.mask, specimen[item.image], item.split) for item in found], seed
     )
     notes += [cut.text] if cut.text else []
     alone = sum(pair.mask is None for pair in pairs)
@@ -185,6 +204,7 @@ def find(
         tuple(notes),
         cut,
         tuple(left_out),
+        grouping,
     )
 
 
@@ -278,4 +298,8 @@ def _cut(pairs: list[Pair], seed: int) -> tuple[list[Pair], Cut]:
     if len(labelled) < MIN_IMAGES_TO_SPLIT:
         train = [replace(pair, split="train") for pair in labelled]
         return [*train, *rest], Cut("few", len(labelled), groups)
-    return [*cut_all(labelled, seed), *rest], Cut("drawn", len(labelled), groups, seed)
+    drawn = cut_all(labelled, seed)
+    counts = Counter(pair.split for pair in drawn)
+    parts = counts["train"], counts["val"], counts["test"]
+    cut = Cut("drawn", len(labelled), groups, seed, parts)
+    return [*drawn, *rest], cut

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from matssl.core.arrays import Array
 from matssl.core.errors import UserError
 from matssl.core.labels import IGNORE
+from matssl.data import stored
 
 # JPEG and resampling shift colours by less than this.
 SNAP_DISTANCE = 32
@@ -109,8 +110,17 @@ class ClassTable:
 
     @staticmethod
     def from_dict(values: Mapping[str, Any]) -> ClassTable:
-        """Return the table that :meth:`to_dict` wrote."""
+        """Return the table that :meth:`to_dict` wrote.
+
+        Raises:
+            KeyError, TypeError, ValueError: nobody wrote it.
+        """
+        stored.check_classes(values)
         classes = tuple(MaskClass(**{**c, "values": tuple(c["values"])}) for c in values["classes"])
+        listed = [code_of(value) for c in classes for value in c.values]
+        listed += [code_of(value) for value in values["ignore_values"]]
+        if len(set(listed)) < len(listed):
+            raise ValueError("its class table lists a value twice")
         return ClassTable(
             kind=values["kind"],
             classes=classes,

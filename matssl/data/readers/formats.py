@@ -137,9 +137,13 @@ def read_mask(path: Path | str) -> Array:
     else:
         mask = raster.decoded(path, head.kind, indices=True).pixels
     if mask.dtype.kind == "f":
-        if not np.array_equal(mask, np.rint(mask)):
+        wide = mask.astype(np.float64)
+        with np.errstate(invalid="ignore"):
+            # NaN differs from itself; beyond 2^53 a double no longer counts by one.
+            whole = np.array_equal(wide, np.rint(wide)) and np.abs(wide).max() <= 2**53
+        if not whole:
             raise UserError(f"{path} holds fractions; a mask holds one class number per pixel")
-        mask = mask.astype(np.int64)
+        mask = wide.astype(np.int64)
     if mask.dtype == np.bool_:
         mask = mask.astype(np.uint8)
     if mask.ndim == 3 and mask.shape[2] in (1, 2):

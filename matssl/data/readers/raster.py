@@ -169,6 +169,8 @@ def _png(path: Path, data: Bytes) -> tuple[Bytes, bytes]:
     exif, wanted, kept = b"", [data[:8]], 8
     for name, start, stop in _chunks(path, data):
         whole = data[start:stop]
+        if start == 8 and name != b"IHDR":
+            raise UserError(f"{path} is broken: it has no header")
         if name in PIXEL_CHUNKS:
             wanted.append(whole)
             kept = stop

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import struct
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 # Pages beyond are no choice of a preview or a picture, but a film.
 MAX_PAGES = 4096
+MAX_TAGS = 4096
 # Plain pages that take more are mapped instead of read: their bytes then need no memory.
 MAPPED_BYTES = 1 << 26
 TRANSPARENCY = "MASK"
@@ -104,13 +106,13 @@ def stored(path: Path, page: int | None = None) -> Stored:
 
 def _chosen(file: TiffFile, path: Path, page: int | None) -> tuple[TiffPage, tuple[str, ...]]:
     """Return a page and, where there are several, which one in words."""
+    count = _count(file)
     if page is not None:
-        count = len(file.pages)
         if page >= count:
             noun = "page" if count == 1 else "pages"
             raise UserError(f"{path} has {count} {noun}; page {page + 1} was asked for (--page)")
         return file.pages[page], (f"page {page + 1} of {count} is read",) if count > 1 else ()
-    pages = list(_pages(file))
+    pages = list(_pages(file, count))
     pictures = [p for p in pages if len(p.shape) > 1]
     if not pictures:
         raise UserError(f"{path} holds no image")
@@ -119,7 +121,6 @@ def _chosen(file: TiffFile, path: Path, page: int | None) -> tuple[TiffPage, tup
     inside = max(_inner(pages[0]), key=_worth, default=best)
     if _worth(inside)[0] > _worth(best)[0]:
         return inside, ("the picture inside page 1 is read, the largest of the file",)
-    count = len(file.pages)
     if count == 1:
         return best, ()
     number = next(i for i, p in enumerate(pages) if p is best)
@@ -130,12 +131,35 @@ def _chosen(file: TiffFile, path: Path, page: int | None) -> tuple[TiffPage, tup
     return best, (told,)
 
 
-def _pages(file: TiffFile) -> Iterator[TiffPage]:
+def _count(file: TiffFile) -> int:
+    """Return how many pages are chained in a file, each at a place of its own (section 2).
+
+    tifffile would follow a damaged chain through the pixels for minutes.
+    """
+    form, handle = file.tiff, file.filehandle
+    handle.seek(form.offsetsize if form.offsetsize == 8 else 4)
+    places: set[int] = set()
+    while True:
+        (place,) = struct.unpack(form.offsetformat, handle.read(form.offsetsize))
+        if not 0 < place < handle.size or place in places:
+            break
+        handle.seek(place)
+        (tags,) = struct.unpack(form.tagnoformat, handle.read(form.tagnosize))
+        end = place + form.tagnosize + tags * form.tagsize + form.offsetsize
+        if not 1 <= tags <= MAX_TAGS or end > handle.size:
+            break
+        places.add(place)
+        handle.seek(end - form.offsetsize)
+    # A first page that is damaged is refused for what is damaged.
+    return max(1, len(places))
+
+
+def _pages(file: TiffFile, count: int) -> Iterator[TiffPage]:
     """Yield the pages up to the first that cannot be understood."""
-    pages = iter(file.pages)
-    yield next(pages)
+    yield file.pages[0]
     try:
-        yield from itertools.islice(pages, MAX_PAGES - 1)
+        for number in range(1, min(count, MAX_PAGES)):
+            yield file.pages[number]
     except Exception:  # what lies behind a damaged page is not to be had
         return
 

@@ -1,17 +1,16 @@
 """Which images are of one specimen, and what is drawn by whole specimens.
 
-``table`` reads and writes ``specimens.csv``, ``splitting`` cuts images into parts by specimen.
+``grouping`` says it for every command: from ``table`` (``specimens.csv``), an expression, folders,
+or ``guess``, which weighs the ``names`` of all files. ``splitting`` cuts images into parts by it.
 """
 
+from matssl.data.specimens.grouping import Grouping, group
 from matssl.data.specimens.splitting import (
     MIN_IMAGES_TO_SPLIT,
     Pair,
-    check_regex,
     cut_all,
     cut_validation,
     folds,
-    group_of,
-    groups_of,
     take,
 )
 from matssl.data.specimens.table import FILE_NAME, Row, SpecimenTable, read_table, write_table
@@ -19,15 +18,14 @@ from matssl.data.specimens.table import FILE_NAME, Row, SpecimenTable, read_tabl
 __all__ = [
     "FILE_NAME",
     "MIN_IMAGES_TO_SPLIT",
+    "Grouping",
     "Pair",
     "Row",
     "SpecimenTable",
-    "check_regex",
     "cut_all",
     "cut_validation",
     "folds",
-    "group_of",
-    "groups_of",
+    "group",
     "read_table",
     "take",
     "write_table",

@@ -16,7 +16,7 @@ import math
 import os
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,21 +79,20 @@ class SpecimenTable:
         """Whether it says which images are of one specimen, or pixel sizes alone."""
         return any(row.specimen for row in self.rows)
 
-    def of(self, paths: Sequence[Path], folder: Path) -> dict[Path, Row]:
+    def of(
+        self, paths: Sequence[Path], folder: Path, others: Callable[[], Sequence[Path]] = tuple
+    ) -> dict[Path, Row]:
         """Return the row of each image that has one.
 
         Args:
             paths: images.
             folder: from which the table's paths start.
+            others: further images of the folder, whose rows may be there and are not returned.
 
         Raises:
             UserError: a row fits no image, or several; two rows fit one.
         """
-        files: dict[str, list[tuple[Path, str]]] = {}
-        for path in paths:
-            name = _plain(_relative(path, folder))
-            for key in _keys(name):
-                files.setdefault(key, []).append((path, name))
+        files = _by_name(paths, folder)
         found: dict[Path, Row] = {}
         absent, doubtful, twice = [], [], []
         for row in self.rows:
@@ -106,6 +105,9 @@ class SpecimenTable:
                 twice.append(row.image)
             else:
                 found[fitting[0]] = row
+        if absent:
+            files = _by_name(others(), folder)
+            absent = [image for image in absent if not _fitting(image, files)]
         told = (
             (absent, f"names images that are not in {folder}", "correct or remove the lines"),
             (doubtful, "names images that several files fit", "write their paths from the folder"),
@@ -291,6 +293,16 @@ def _check(rows: Sequence[Row], path: Path) -> None:
             f"{path} names no specimen for {len(without)} of {len(rows)} images "
             f"({_listed(without)}); fill the column, or leave it empty throughout"
         )
+
+
+def _by_name(paths: Sequence[Path], folder: Path) -> dict[str, list[tuple[Path, str]]]:
+    """Return the files of each last name, with their paths from the folder."""
+    files: dict[str, list[tuple[Path, str]]] = {}
+    for path in paths:
+        name = _plain(_relative(path, folder))
+        for key in _keys(name):
+            files.setdefault(key, []).append((path, name))
+    return files
 
 
 def _fitting(image: str, files: dict[str, list[tuple[Path, str]]]) -> list[Path]:

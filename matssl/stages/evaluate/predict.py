@@ -18,7 +18,7 @@ from matssl.core import flags, runtime
 from matssl.core.errors import UserError
 from matssl.core.run_folder import RunFolder, atomic_path
 from matssl.core.runtime import Runtime
-from matssl.data import crops, layouts, masks, readers, specimens
+from matssl.data import crops, layouts, masks, readers
 from matssl.data.layouts import Dataset, Pair
 from matssl.data.masks import ClassTable
 from matssl.data.prefetch import prefetched
@@ -100,7 +100,8 @@ def evaluate(settings: EvaluateSettings, argv: Sequence[str] = ()) -> Path:
     facts = _facts(inputs)
     console.say(settings, rt, facts)
     console.say(settings, rt, f"device  {rt.describe()}\nfolder  {root}")
-    warnings = leaks.by_name(inputs.pairs, segmenter.trained_on)
+    regex, table = _said_of_specimens(settings, segmenter)
+    warnings = leaks.by_name(inputs.pairs, inputs.dataset, segmenter.trained_on, regex, table)
     for warning in warnings:
         console.say(settings, rt, f"warning {warning}")
 
@@ -141,7 +142,7 @@ def evaluate(settings: EvaluateSettings, argv: Sequence[str] = ()) -> Path:
             name_panels(place, results)
         write_report(folder, results, summary, names, facts, place)
     folder.status("done", images=len(results))
-    print_summary(folder, summary, settings.group_regex)
+    print_summary(folder, summary, inputs.dataset.grouping.source)
     runtime.close()
     return root
 
@@ -195,6 +196,8 @@ def _inputs(settings: EvaluateSettings, segmenter: Segmenter) -> Inputs:
         segmenter = replace(segmenter, record=replace(segmenter.record, page=settings.page))
     excluded = excluded_classes(settings.exclude_classes, table.names)
     dataset = _dataset(settings, segmenter)
+    record = segmenter.record.told(dataset.grouping.pixel_sizes)
+    segmenter = replace(segmenter, record=record)
     pairs = _chosen(settings, dataset, segmenter)
     truth = truth_table(dataset, table, settings.classes, segmenter.raw)
     truth = check_masks(pairs, truth, table, segmenter.record)
@@ -210,19 +213,35 @@ def _dataset(settings: EvaluateSettings, segmenter: Segmenter) -> Dataset:
             raise UserError(
                 f"--classes names {', '.join(names)}; the model knows {', '.join(table.names)}"
             )
-    home = trained_on.dataset
-    at_home = home and Path(home).resolve() == Path(settings.dataset).resolve()
-    dataset = layouts.find(
+    regex, specimens = _said_of_specimens(settings, segmenter)
+    return layouts.find(
         settings.dataset,
-        splits=settings.splits or (trained_on.splits if at_home else None),
-        group_regex=settings.group_regex or (trained_on.group_regex if at_home else None),
-        mask_folder=settings.mask_folder or (trained_on.mask_folder if at_home else None),
+        splits=settings.splits or (trained_on.splits if _at_home(settings, segmenter) else None),
+        group_regex=regex,
+        specimens=specimens,
+        pixel_size=settings.pixel_size,
+        mask_folder=settings.mask_folder
+        or (trained_on.mask_folder if _at_home(settings, segmenter) else None),
         seed=trained_on.seed,
         need_masks=False,
         table=table,
     )
-    specimens.check_regex([pair.image for pair in dataset.pairs], settings.group_regex)
-    return dataset
+
+
+def _at_home(settings: EvaluateSettings, segmenter: Segmenter) -> bool:
+    """Return whether the folder is the one that was trained on."""
+    home = segmenter.trained_on.dataset
+    return home is not None and Path(home).resolve() == Path(settings.dataset).resolve()
+
+
+def _said_of_specimens(
+    settings: EvaluateSettings, segmenter: Segmenter
+) -> tuple[str | None, str | None]:
+    """Return ``--group_regex`` and ``--specimens`` in force: at home, those of the training."""
+    given = settings.group_regex, settings.specimens
+    if any(given) or not _at_home(settings, segmenter):
+        return given
+    return segmenter.trained_on.group_regex, segmenter.trained_on.specimens
 
 
 def _chosen(settings: EvaluateSettings, dataset: Dataset, segmenter: Segmenter) -> list[Pair]:

@@ -248,15 +248,13 @@ def _image_row(result: Result, names: Sequence[str]) -> dict[str, object]:
     return row | tables.percent_cells(result.field, names)
 
 
-def print_summary(
-    folder: RunFolder, summary: Mapping[str, Any], group_regex: str | None = None
-) -> None:
+def print_summary(folder: RunFolder, summary: Mapping[str, Any], source: str = "") -> None:
     """Print the scores and area fractions, and where the report lies.
 
     Args:
         folder: of the run.
         summary: all scores.
-        group_regex: how specimens were told apart, where the user said it.
+        source: what says which images are of one specimen, in words.
     """
     if "pooled" in summary:
         pooled = summary["pooled"]
@@ -277,5 +275,5 @@ def print_summary(
     for name, entry in summary["phase_fractions"].items():
         print(f"  area fraction {name}: {_fraction(entry['predicted'])} %")
         fields = entry["predicted"]["fields"]
-    print(console.specimens_text(fields, summary["images"], group_regex), end="")
+    print(console.specimens_text(fields, summary["images"], source), end="")
     print(f"report: {folder.root / 'report.html'}", flush=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from matssl import weights
-from matssl.core import checkpoint, run_folder
+from matssl.core import run_folder
 from matssl.core.errors import UserError
 from matssl.core.run_folder import RunFolder
 from matssl.data import crops, layouts, preprocess, specimens
@@ -17,6 +17,7 @@ from matssl.data.masks import ClassTable
 from matssl.data.preprocess import Preprocess
 from matssl.decoders import with_encoder
 from matssl.models.segmentation import SegmentationModel, check_input_size
+from matssl.stages import resume
 from matssl.stages.finetune.settings import CROP_SIZE, FinetuneSettings, given_weights
 
 # Whatever else a folder calls a split is a test of some kind and stays closed.
@@ -59,12 +60,13 @@ def find(settings: FinetuneSettings) -> tuple[Dataset, tuple[Pair, ...], tuple[P
         settings.finetune_dataset,
         splits=settings.splits,
         group_regex=settings.group_regex,
+        specimens=settings.specimens,
+        pixel_size=settings.pixel_size,
         classes=settings.classes,
         mask_folder=settings.mask_folder,
         seed=settings.seed,
         opened=OPENED,
     )
-    specimens.check_regex([pair.image for pair in dataset.pairs], settings.group_regex)
     train, val = split(
         dataset,
         seed=settings.seed,
@@ -168,7 +170,7 @@ def architecture(settings: FinetuneSettings, root: Path) -> tuple[str, str]:
     source = settings.ssl_weights_path or settings.weights
     found: tuple[str | None, str | None] = (None, None)
     if settings.resume:
-        before = checkpoint.load(root / "last.ckpt", stage="finetune")["recipe"]
+        before = resume.load(root, "finetune")[0]["recipe"]
         found = str(before["encoder"]), str(before["decoder"])
     elif source not in ("none", "imagenet"):
         found = weights.architecture(source)

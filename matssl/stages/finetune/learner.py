@@ -22,6 +22,7 @@ from matssl.models import losses
 from matssl.models.encoders import channels_last, set_batchnorm_training
 from matssl.models.heads import synchronise_batchnorm
 from matssl.models.segmentation import SegmentationModel
+from matssl.stages import resume
 from matssl.stages.finetune.objective import Objective, Schedule
 
 
@@ -165,7 +166,10 @@ class Learner:
             for name, value in state.items()
             if name.startswith("ema.")
         }
-        self.optimizer.load_state_dict(payload["optimizer"])
+        shapes = {name: value.shape for name, value in self.model.state_dict().items()}
+        if {name: value.shape for name, value in self.averaged.items()} != shapes:
+            raise ValueError("its averaged weights are those of another model")
+        resume.restore_optimizer(self.optimizer, payload["optimizer"], payload["step"])
 
     def _average(self, step: int) -> None:
         """Move the averaged weights and BatchNorm statistics towards those of the model."""

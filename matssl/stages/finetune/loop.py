@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from matssl import preflight
-from matssl.core import checkpoint, flags, runtime
+from matssl.core import checkpoint, flags, runtime, textfiles
 from matssl.core.errors import UserError
 from matssl.core.lineage import Lineage
 from matssl.core.run_folder import RunFolder
@@ -59,6 +59,7 @@ def finetune(settings: FinetuneSettings, argv: Sequence[str] = ()) -> Path:
 
     unmeasured = settings.record(settings.in_channels, settings.input_size)
     dataset, train, val = reading.find(settings)
+    unmeasured = unmeasured.told(dataset.grouping.pixel_sizes)
     assert dataset.table is not None
     model = build_model(encoder, decoder, dataset.table.num_classes, settings.in_channels)
     settings = replace(settings, crop_size=reading.crop_size(settings, model))
@@ -154,6 +155,8 @@ class Run:
         self.start_state = {k: v.clone() for k, v in model.state_dict().items()}
         self.learner = self.make_learner(model, inputs.train)
         self.stop_at = self.schedule.total_steps
+        # Where the last.ckpt that is overwritten stays; a torn one does not.
+        self.keep: str | None = checkpoint.PREVIOUS
         # Steps taken; mIoU of the best model and its step; validations since then.
         self.step, self.best, self.best_step, self.stale = 0, -1.0, 0, 0
 
@@ -252,9 +255,13 @@ class Run:
     def _steps_by_folds(self) -> int:
         """Return the number of steps that the folds choose, or chose before this run went on."""
         done = self.folder.root / "folds.json"
+        choice = None
         if done.is_file():
-            choice = folds.Choice.from_dict(json.loads(done.read_text(encoding="utf-8")))
-        else:
+            # A torn one is made again.
+            with contextlib.suppress(UserError, KeyError, TypeError, ValueError):
+                choice = folds.Choice.from_dict(textfiles.read_json(done))
+                resume.whole_number("steps", choice.steps, self.schedule.total_steps)
+        if choice is None:
             choice = folds.choose_steps(
                 self.inputs.train,
                 self.start_state,
@@ -297,18 +304,28 @@ class Run:
                 payload["state"] = self.learner.averaged
             path = self.folder.path(name)
             path.parent.mkdir(exist_ok=True)
-            checkpoint.save(path, payload)
+            if name == checkpoint.LAST:
+                checkpoint.save(path, payload, keep=self.keep)
+                self.keep = checkpoint.PREVIOUS
+            else:
+                checkpoint.save(path, payload)
             facts = {"best_miou": self.best, "best_step": self.best_step}
             self.folder.status("running", step=self.step, total=self.stop_at, **facts)
         self.rt.barrier()
 
     def restore(self) -> None:
-        """Continue from last.ckpt.
+        """Continue from last.ckpt, from the checkpoint before it where that one is torn.
 
         Raises:
             UserError: the plan or the data are not those of the run.
         """
-        payload = checkpoint.load(self.folder.path("last.ckpt"), stage="finetune")
+        _, note = resume.load(self.folder.root, "finetune", self._restore)
+        if note:
+            self.keep = None
+            self.say(f"note    {note}")
+        resume.rewind(self.folder, self.step)
+
+    def _restore(self, payload: dict[str, Any]) -> None:
         best = self.folder.root / "best.ckpt"
         instead = f"start a new run, from this one's encoder with --weights {best}"
         now, defaults = flags.to_dict(self.settings), flags.defaults(type(self.settings))
@@ -316,12 +333,13 @@ class Run:
         facts = payload["progress"]
         if facts.get("data") != self.inputs.identity:
             raise UserError(f"the labelled images changed since this run began; {instead}")
+        self.step = resume.whole_number("step", payload["step"], self.schedule.total_steps)
         self.learner.restore(payload)
-        self.step = int(payload["step"])
-        self.best, self.best_step, self.stale = facts["best"], facts["best_step"], facts["stale"]
+        self.best = float(facts["best"])
+        self.best_step = resume.whole_number("best_step", facts["best_step"], self.step)
+        self.stale = resume.whole_number("stale", facts["stale"])
         self.ancestors = Lineage.read(payload["lineage"]).ancestors
-        self.start_text = facts["start"]
-        resume.rewind(self.folder, self.step)
+        self.start_text = str(facts["start"])
 
     def lineage(self) -> Lineage:
         """Return the chain of what this model was trained from."""

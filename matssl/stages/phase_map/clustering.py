@@ -99,7 +99,7 @@ def load(path: Path | str, device: str, precision: str) -> Source:
         )
     payload = checkpoint.checked(payload, path, stage="ssl")
     lineage = Lineage.read(payload.get("lineage"))
-    try:
+    with checkpoint.damage_told(path):
         record, method = Preprocess.from_dict(payload["preprocess"]), payload["method"]
         if method == "slotcon":
             slots = _prototypes(payload, record)
@@ -110,8 +110,6 @@ def load(path: Path | str, device: str, precision: str) -> Source:
             return Source(scores, temperature, network, multiple, record, method, lineage)
         name = payload["recipe"]["encoder"]
         encoder = Encoder.load(path, encoder=name, device=device, precision=precision)
-    except (KeyError, TypeError, RuntimeError) as error:
-        raise UserError(f"{path} is incomplete or damaged: {str(error).splitlines()[0]}") from error
     scores, network, multiple = encoder.unit_features, encoder.network, encoder.multiple
     return Source(scores, None, network, multiple, record, method, lineage)
 

@@ -22,6 +22,7 @@ from matssl.data import layouts, readers, specimens
 from matssl.data.prefetch import prefetched
 from matssl.data.preprocess import Preprocess
 from matssl.data.readers import Micrograph
+from matssl.data.specimens import Grouping
 from matssl.measure import field, tables
 from matssl.measure.field import Field
 from matssl.pictures import segmentation as pictures
@@ -48,6 +49,7 @@ class Inputs:
         record: how the images are read.
         paths: of the images that can be read.
         broken: what is known of the others.
+        grouping: which specimen each of ``paths`` is of.
         facts: of all of them, in words.
     """
 
@@ -55,6 +57,7 @@ class Inputs:
     record: Preprocess
     paths: list[Path]
     broken: tuple[preflight.Facts, ...]
+    grouping: Grouping
     facts: str
 
 
@@ -89,7 +92,7 @@ def phase_map(settings: PhaseMapSettings, argv: Sequence[str] = ()) -> Path:
 
     folder = _start(settings, root, inputs, argv)
     fields = []
-    groups = specimens.groups_of(paths, settings.group_regex)
+    groups = inputs.grouping.names
     files = drawing.output_names(paths, Path(settings.data))
     with runtime.memory_errors("--tile_size"), resume.disk_errors(folder):
         bar = tqdm(total=len(paths), desc="mapping", disable=settings.quiet or None)
@@ -111,7 +114,7 @@ def phase_map(settings: PhaseMapSettings, argv: Sequence[str] = ()) -> Path:
 
     for name, entry in summary.items():
         print(f"  area fraction {name}: {tables.fraction_text(entry)} %")
-    print(console.specimens_text(len(set(groups)), len(fields), settings.group_regex), end="")
+    print(console.specimens_text(len(set(groups)), len(fields), inputs.grouping.source), end="")
     empty = [n for i, n in enumerate(names) if max(f.fractions[i] for f in fields) < NO_PHASE]
     if empty:
         print(f"warning {', '.join(empty)}: in no image as much as {NO_PHASE:.1%}; train longer")
@@ -142,7 +145,17 @@ def _inputs(settings: PhaseMapSettings, source: Source) -> Inputs:
     if settings.page is not None:
         record = replace(record, page=settings.page)
     paths, left_out = layouts.unlabelled(settings.data)
-    found = preflight.examine(str(settings.data), {"images": paths}, record, left_out=left_out)
+    grouping = specimens.group(
+        paths,
+        settings.data,
+        regex=settings.group_regex,
+        specimens=settings.specimens,
+        pixel_size=settings.pixel_size,
+    )
+    record = record.told(grouping.pixel_sizes)
+    found = preflight.examine(
+        str(settings.data), {"images": paths}, record, left_out=left_out, grouping=grouping
+    )
     good = [fact.path for fact in found.facts if not fact.error]
     broken = found.broken
     if len(broken) > MAX_BROKEN * len(found.facts):
@@ -150,14 +163,15 @@ def _inputs(settings: PhaseMapSettings, source: Source) -> Inputs:
             f"{len(broken)} of {len(found.facts)} images in {settings.data} cannot be read "
             f"(first: {broken[0].error})"
         )
-    specimens.check_regex(good, settings.group_regex)
     unknown = [f.path for f in found.facts if not f.error and f.pixel_size is None]
     if record.target_pixel_size is not None and unknown:
         raise UserError(
             f"the run rescales images to {record.target_pixel_size:g} nm a pixel, and the pixel "
             f"size of {len(unknown)} images is not known (first: {unknown[0]}); give --pixel_size"
         )
-    return Inputs(source, record, good, broken, found.text())
+    known = dict(zip(paths, grouping.names, strict=True))
+    grouping = replace(grouping, names=tuple(known[path] for path in good))
+    return Inputs(source, record, good, broken, grouping, found.text())
 
 
 def _start(

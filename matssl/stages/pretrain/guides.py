@@ -109,9 +109,13 @@ def _labelled(
         classes=settings.classes,
         mask_folder=settings.mask_folder,
         group_regex=settings.group_regex,
+        # In a pretraining the flag speaks of the pool; tools/probe.py has none.
+        specimens=None if settings.data_path else settings.specimens,
+        pixel_size=settings.pixel_size,
         seed=settings.seed,
         opened=opened,
     )
+    record = record.told(dataset.grouping.pixel_sizes)
     table = dataset.table
     train = tuple(pair for pair in dataset.split("train") if pair.mask is not None)
     val = tuple(pair for pair in dataset.split("val") if pair.mask is not None)

@@ -20,6 +20,7 @@ from matssl.data.crops import Labelled
 from matssl.data.datasets import ViewLoader, check_batch
 from matssl.data.layouts import LeftOut
 from matssl.data.preprocess import Preprocess
+from matssl.data.specimens import Grouping
 from matssl.data.views import ViewAugmentation
 from matssl.methods.settings import MethodSettings, PoolFacts
 from matssl.probe import DenseProbe
@@ -38,6 +39,7 @@ class Inputs:
         pool: the unlabelled images.
         loader: of the method's batches.
         watched: of pairs of views for the monitor, also where the method learns from one.
+        grouping: which specimen each image of the pool's folder is of, and who says so.
         probe: scores the encoder on labelled images, None without any.
         labelled: images with masks that the run opened, by what they are for.
     """
@@ -47,15 +49,15 @@ class Inputs:
     pool: Pool
     loader: ViewLoader
     watched: ViewLoader
+    grouping: Grouping
     probe: DenseProbe | None
     labelled: Mapping[str, Labelled]
 
-    def facts(self, batch_size: int, named: bool) -> PoolFacts:
+    def facts(self, batch_size: int) -> PoolFacts:
         """Return what a method may want to know before it is built.
 
         Args:
             batch_size: samples a step.
-            named: whether an expression says which specimens there are.
         """
         area = np.zeros(len(self.pool.group_names))
         sizes = [float(np.prod(shape[:2])) for shape in self.pool.shapes]
@@ -66,7 +68,7 @@ class Inputs:
             batch_size,
             len(self.loader.tiles),
             dict(zip(self.pool.group_names, shares, strict=True)),
-            named,
+            self.grouping.told,
             len(guiding.names) if guiding else None,
         )
 
@@ -93,13 +95,14 @@ def gather(
         UserError: images or masks that cannot be meant.
     """
     paths, left_out = _image_paths(settings)
-    specimens.check_regex(paths, settings.group_regex)
-    found = _preflight(settings, paths, left_out, record) if rt.is_main else ""
+    grouping = _grouping(settings, paths)
+    record = record.told(grouping.pixel_sizes)
+    found = _preflight(settings, paths, left_out, record, grouping) if rt.is_main else ""
     console.say(settings, rt, found)
     # Masks that cannot be meant are told before the pool is read.
     guiding, guided_by = guides.guides(settings, method, rt, record)
     tile_size = settings.tile_size or 2 * settings.view_size
-    pool = _pool(settings, rt, paths, record, tile_size)
+    pool = _pool(settings, rt, paths, record, tile_size, grouping)
     record = preprocess.measure(record, (pool.plane(i) for i in range(len(pool))))
     probe = guides.dense_probe(settings, record, multiple)
     labelled = {} if guided_by is None else {"guide": guided_by}
@@ -121,7 +124,7 @@ def gather(
     guides.compare_lots(settings, method, rt, loader)
     watched = copy.copy(loader)
     watched.augmentations = augmentations
-    return Inputs(found, record, pool, loader, watched, probe, labelled)
+    return Inputs(found, record, pool, loader, watched, grouping, probe, labelled)
 
 
 def _image_paths(settings: PretrainSettings) -> tuple[list[Path], list[LeftOut]]:
@@ -141,16 +144,34 @@ def _image_paths(settings: PretrainSettings) -> tuple[list[Path], list[LeftOut]]
     return paths, left_out
 
 
+def _grouping(settings: PretrainSettings, paths: Sequence[Path]) -> Grouping:
+    """Return which specimen each image of the pool is of.
+
+    Raises:
+        UserError: what says it does not fit.
+    """
+    return specimens.group(
+        paths,
+        settings.data_path,
+        regex=settings.group_regex,
+        specimens=settings.specimens,
+        pixel_size=settings.pixel_size,
+    )
+
+
 def _preflight(
     settings: PretrainSettings,
     paths: Sequence[Path],
     left_out: Sequence[LeftOut],
     record: Preprocess,
+    grouping: Grouping,
 ) -> str:
     found = {"pool": list(paths)}
     if settings.test_folder is not None:
         found["test"] = layouts.tests(settings.test_folder)
-    text = preflight.examine(settings.data_path, found, record, left_out=left_out).text()
+    text = preflight.examine(
+        settings.data_path, found, record, left_out=left_out, grouping=grouping
+    ).text()
     tests = [p for p in paths if any(part.endswith("test") for part in p.parent.parts[-2:])]
     if tests:
         number = counted(len(tests), "test image")
@@ -164,6 +185,7 @@ def _pool(
     paths: Sequence[Path],
     record: Preprocess,
     tile_size: int,
+    grouping: Grouping,
 ) -> Pool:
     folder = None
     if settings.cache_dir != "none":
@@ -171,7 +193,7 @@ def _pool(
     return cache.build(
         paths,
         record,
-        group_regex=settings.group_regex,
+        groups=grouping.names,
         cache_dir=folder,
         workers=rt.threads,
         on_bad=settings.on_bad_image,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -68,7 +69,7 @@ def pretrain(resolved: Resolved, argv: Sequence[str] = ()) -> Path:
         started_from = lineage.start_weights(encoder, source, settings.encoder, record)
     probed = found.probe.pixels if found.probe else 0
     plan = make_plan(settings, found.loader.steps_per_epoch, probed)
-    own, notes = own.resolved(found.facts(settings.batch_size, settings.group_regex is not None))
+    own, notes = own.resolved(found.facts(settings.batch_size))
     for note in notes:
         console.say(settings, rt, f"note    {note}")
     method = kind.build(encoder, settings.in_channels, record.mean, record.std, own)
@@ -128,6 +129,8 @@ class Run:
         # Tells the labelled images and masks from all others, wherever they lie.
         self.identity = [part.identity() for part in inputs.labelled.values()]
         self.step = 0
+        # Where the checkpoint that is overwritten stays; a torn one does not.
+        self.keep: str | None = checkpoint.PREVIOUS
         self.ancestors = lineage.ancestors(started_from)
         self.losses: list[float] = []
         self.watch = Watch(inputs, method, rt, f"{self._calmer()}; {self._before()}")
@@ -371,19 +374,26 @@ class Run:
             "lineage": self.lineage().stored(),
             "progress": self.watch.to_dict(),
         }
-        checkpoint.save(self.folder.path("last.ckpt"), payload)
+        checkpoint.save(self.folder.path(checkpoint.LAST), payload, keep=self.keep)
+        self.keep = checkpoint.PREVIOUS
 
     def flags(self) -> dict[str, object]:
         """Return all settings as plain values, those that the pool decided included."""
         return flags.to_dict(self.settings, self.own)
 
     def restore(self) -> None:
-        """Continue from last.ckpt.
+        """Continue from last.ckpt, from the checkpoint before it where that one is torn.
 
         Raises:
             UserError: the plan or the data are not those of the run.
         """
-        payload = checkpoint.load(self.folder.path("last.ckpt"), stage="ssl")
+        _, note = resume.load(self.folder.root, "ssl", self._restore)
+        if note:
+            self.keep = None
+            self.say(f"note    {note}")
+        self.losses = resume.rewind(self.folder, self.step)
+
+    def _restore(self, payload: dict[str, Any]) -> None:
         before = payload["recipe"]
         instead = f"start a new run with --weights {self.folder.root / 'encoder.safetensors'}"
         defaults = flags.defaults(type(self.settings), type(self.own))
@@ -395,11 +405,10 @@ class Run:
                 f"the images in {self.settings.data_path} changed since this run began; {instead}"
             )
         self.method.load_state_dict(payload["state"])
-        self.optimizer.load_state_dict(payload["optimizer"])
-        self.step = int(payload["step"])
+        self.step = resume.whole_number("step", payload["step"], self.plan.total_steps)
+        resume.restore_optimizer(self.optimizer, payload["optimizer"], self.step)
         self.ancestors = Lineage.read(payload["lineage"]).ancestors
         self.watch.restore(payload.get("progress", {}), self.step)
-        self.losses = resume.rewind(self.folder, self.step)
 
     def lineage(self) -> Lineage:
         """Return the chain of what these weights were trained from."""

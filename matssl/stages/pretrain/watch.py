@@ -179,12 +179,15 @@ class Watch:
         Args:
             kept: of the checkpoint.
             step: of the checkpoint.
+
+        Raises:
+            TypeError, ValueError: something in it is not what was kept.
         """
-        self.state = kept.get("state", "")
-        self.fingerprint = kept.get("fingerprint", [])
-        self.looked = kept.get("looked", step)
-        for name in vars(self.scores).keys() & kept.keys():
-            setattr(self.scores, name, kept[name])
+        self.state = str(kept.get("state", ""))
+        self.fingerprint = [float(number) for number in kept.get("fingerprint", [])]
+        self.looked = int(kept.get("looked", step))
+        for name, default in vars(self.scores).items():
+            setattr(self.scores, name, type(default)(kept.get(name, default)))
 
 
 def fingerprint(module: nn.Module) -> list[float]:

@@ -1,0 +1,160 @@
+"""Which images are of one specimen, as far as their names tell, all of them weighed together.
+
+The part that names a specimen stands for several images, and changes more slowly from name to name
+than places and counters do. Magnification, detector, voltage, date and time name none. Where two
+parts could be meant, or only a counter changes, nothing is guessed.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from itertools import combinations
+
+from matssl.data.specimens.names import Kind, Name, Part, parse
+
+_NO_IDENTITY = (Kind.PLACE, Kind.SETTING, Kind.DATE, Kind.STATE)
+# Digits behind which a code that no two images share is a camera's number.
+_CAMERA_DIGITS = 3
+
+
+def guess(stems: Sequence[str]) -> list[str | None]:
+    """Return the specimen each name tells, None where it tells none.
+
+    Args:
+        stems: file names without folder and ending.
+
+    Returns:
+        The part of the name, as the first image of the specimen writes it. Names that tell no
+        specimen are None; so are all, where the names tell only one.
+    """
+    names = [parse(stem) for stem in stems]
+    keys: list[tuple[Part, ...] | None] = [None] * len(names)
+    for members in _alike(names).values():
+        for i, key in zip(members, _keys([names[i] for i in members]), strict=True):
+            keys[i] = key
+    said = [None if key is None else tuple(part.key for part in key) for key in keys]
+    images = Counter(key for key in said if key is not None)
+    if len(images) < 2 or max(images.values()) < 2:
+        return [None] * len(names)
+    shown: dict[tuple[str, ...], str] = {}
+    for name, parts in zip(names, keys, strict=True):
+        if parts is not None:
+            shown.setdefault(tuple(part.key for part in parts), name.text(parts))
+    return [None if key is None else shown[key] for key in said]
+
+
+def places(stems: Sequence[str]) -> list[str]:
+    """Return for each name what it shares with other pictures of the same place.
+
+    Those are tiles of one picture, and pictures that differ in the detector or another setting.
+    """
+    return [parse(stem).place for stem in stems]
+
+
+def _alike(names: Sequence[Name]) -> dict[object, list[int]]:
+    """Return the places of names of one build; those that name a specimen by what is before it."""
+    builds: dict[object, list[int]] = {}
+    for i, name in enumerate(names):
+        rank = max((part.rank for part in name.parts), default=0)
+        core = _identity(name) if rank else _without_counter(_identity(name))
+        kinds = [part.kind for part in core]
+        if rank:
+            kinds = kinds[: _last(core, rank) + 1]
+        builds.setdefault((rank, *kinds), []).append(i)
+    return builds
+
+
+def _keys(names: Sequence[Name]) -> Sequence[tuple[Part, ...] | None]:
+    """Return what tells the specimens of names of one build, None each where nothing does."""
+    rank = max((part.rank for part in names[0].parts), default=0)
+    rows = [_identity(name) for name in names]
+    found: Sequence[tuple[Part, ...]] | None
+    if rank:
+        found = _by_specimen(rows, rank)
+    else:
+        found = _by_codes(names, [_without_counter(row) for row in rows])
+    return [None] * len(names) if found is None else found
+
+
+def _by_specimen(rows: Sequence[Sequence[Part]], rank: int) -> list[tuple[Part, ...]] | None:
+    """Return the parts up to the one that says specimen; None where more may belong to it."""
+    keys = [tuple(row[: _last(row, rank) + 1]) for row in rows]
+    columns = [column for column in zip(*keys, strict=True) if column[0].kind is not Kind.LOT]
+    own = [column for column in columns if column[0].rank == rank]
+    before = [column for column in columns if column[0].rank != rank]
+    # steel_s1 and copper_s1 are two specimens; etched_s1 and polished_s1 are one.
+    if any(_crossed(column, own[-1]) for column in before):
+        return None
+    later: dict[tuple[str, ...], set[tuple[str, ...]]] = {}
+    for key, row in zip(keys, rows, strict=True):
+        treated = tuple(p.key for p in row[len(key) :] if p.kind is Kind.TREATMENT)
+        later.setdefault(tuple(p.key for p in key), set()).add(treated)
+    # A specimen before and after its treatment, or two of one number: the names do not say.
+    return None if any(len(treated) > 1 for treated in later.values()) else keys
+
+
+def _by_codes(
+    names: Sequence[Name], rows: Sequence[tuple[Part, ...]]
+) -> Sequence[tuple[Part, ...]] | None:
+    """Return the codes, treatments and numbers that change together; None where it is unsure."""
+    rows = _without_camera_number(rows)
+    columns = list(zip(*rows, strict=True))
+    varying = [column for column in columns if len({part.key for part in column}) > 1]
+    telling = [column for column in varying if column[0].kind not in (Kind.WORD, Kind.LOT)]
+    if not telling:
+        return None
+    for one, other in combinations(varying, 2):
+        kinds = {one[0].kind, other[0].kind}
+        if Kind.LOT not in kinds and kinds != {Kind.TREATMENT} and _crossed(one, other):
+            return None
+    if any(column[0].kind is Kind.NUMBER for column in telling):
+        # Two numbers are a specimen and its fields where the fields are counted anew.
+        if len(telling) > 1 or not _counted_anew(names, telling[0]):
+            return None
+    return rows
+
+
+def _counted_anew(names: Sequence[Name], column: Sequence[Part]) -> bool:
+    """Return whether what follows a number has the same values for several of them."""
+    rest: dict[str, set[tuple[str, ...]]] = {}
+    for name, part in zip(names, column, strict=True):
+        behind = tuple(p.key for p in name.parts if p.start > part.start)
+        rest.setdefault(part.key, set()).add((*behind, name.stem[len(name.parent) :]))
+    values = Counter(value for values in rest.values() for value in values)
+    several = [values for values in rest.values() if len(values) > 1]
+    return len(several) > 1 and max(values.values()) > 1
+
+
+def _crossed(one: Sequence[Part], other: Sequence[Part]) -> bool:
+    """Return whether neither of two columns follows from the other."""
+    pairs = {(a.key, b.key) for a, b in zip(one, other, strict=True)}
+    firsts, seconds = {a for a, _ in pairs}, {b for _, b in pairs}
+    return len(pairs) > len(firsts) and len(pairs) > len(seconds)
+
+
+def _identity(name: Name) -> tuple[Part, ...]:
+    return tuple(part for part in name.parts if part.kind not in _NO_IDENTITY)
+
+
+def _without_counter(row: tuple[Part, ...]) -> tuple[Part, ...]:
+    """Return the parts without a number, or a small letter behind others, that counts images."""
+    if not row:
+        return row
+    last = row[-1]
+    letter = last.kind is Kind.CODE and len(last.text) == 1 and last.text.islower()
+    return row[:-1] if last.kind is Kind.NUMBER or (letter and len(row) > 1) else row
+
+
+def _without_camera_number(rows: Sequence[tuple[Part, ...]]) -> Sequence[tuple[Part, ...]]:
+    """Return the rows without a last code that no two names share, such as S0440017."""
+    last = [row[-1] for row in rows if len(row) > 1 and row[-1].kind is Kind.CODE]
+    codes = {part.key for part in last}
+    digits = all(sum(c.isdigit() for c in part.text) >= _CAMERA_DIGITS for part in last)
+    alike = len({"".join(c for c in part.key if c.isalpha()) for part in last}) == 1
+    alone = len(last) == len(rows) == len(codes) and len(rows) > 1
+    return [row[:-1] for row in rows] if alone and digits and alike else rows
+
+
+def _last(row: Sequence[Part], rank: int) -> int:
+    return max(i for i, part in enumerate(row) if part.rank == rank)
