@@ -114,7 +114,10 @@ def images_in(folder: Path) -> list[Path]:
 
 def split_name(name: str) -> str:
     """Return the split a folder or list of this name means."""
-    return SPLIT_ALIASES.get(name.lower(), name)
+    # Capitals say nothing where the word is one of the three.
+    known = {*SPLIT_ALIASES.values(), "test"}
+    lower = name.lower()
+    return SPLIT_ALIASES.get(lower, lower if lower in known else name)
 
 
 def by_split(found: list[Found]) -> list[Found] | None:
