@@ -17,15 +17,20 @@ from matssl.core.errors import UserError
 from matssl.core.geometry import apply_d4
 from matssl.core.runtime import free_memory
 from matssl.core.wording import counted
+from matssl.data import readers
 from matssl.data.layouts import Dataset, LeftOut
-from matssl.data.layouts.survey import MASK
+from matssl.data.layouts.survey import CLOSED, MASK, MASKS_ELSEWHERE
+from matssl.data.masks import ClassTable
 from matssl.data.preprocess import Preprocess
+from matssl.data.readers import Micrograph
 from matssl.data.specimens import Grouping
 
 THUMBNAIL = 32
 # Thumbnails of two fields of one specimen reach 0.7, copies (also turned or re-encoded) 0.97.
 DUPLICATE = 0.95
 LISTED = 4
+# Names of folders of masks that are told.
+FOLDERS = 8
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,10 @@ class Facts:
         pixel_size: nm, None where unknown.
         bar: rows of an information bar that are cut off.
         notes: of the reader.
+        calibration: who says the pixel size.
+        specimen: it is of.
+        mask: of the image, None where there is none.
+        misfit: why training would refuse its mask, "" where it would not.
         thumbnail: float (32, 32), shading removed, zero mean and unit norm.
         error: why it could not be read; then nothing else holds.
     """
@@ -51,6 +60,10 @@ class Facts:
     pixel_size: float | None = None
     bar: int = 0
     notes: tuple[str, ...] = ()
+    calibration: str = ""
+    specimen: str = ""
+    mask: Path | None = None
+    misfit: str = ""
     thumbnail: NDArray[np.float64] | None = None
     error: str | None = None
 
@@ -73,6 +86,45 @@ class Preflight:
         """Files that cannot be read."""
         return tuple(f for f in self.facts if f.error)
 
+    @property
+    def refusals(self) -> tuple[str, ...]:
+        """Why training would refuse the labelled images that were opened; empty without any."""
+        if self.dataset is None or self.dataset.table is None:
+            return ()
+        labelled = [f for f in self.facts if f.mask is not None]
+        told = [f.error or f.misfit for f in labelled if f.error or f.misfit]
+        if not any(pair.split == "train" and pair.mask for pair in self.dataset.pairs):
+            splits = ", ".join(self.dataset.splits)
+            told.append(f"no image is for training (splits: {splits}); name them with --splits")
+        return tuple(told)
+
+    @property
+    def exit_code(self) -> int:
+        """What the doctor answers: 2 where training would refuse, 1 where a look is needed."""
+        if self.refusals:
+            return 2
+        closed = any(part.why in (CLOSED, MASKS_ELSEWHERE) for part in self.left_out)
+        return int(bool(self.broken or self.duplicates or self.groups_across or closed))
+
+    def files(self, root: Path, most: int | None = None) -> str:
+        """Return a table with a line for each file.
+
+        Args:
+            root: paths are shown from there.
+            most: files; of more the first ones are shown, and the number of the others. None: all.
+        """
+        shown = self.facts if most is None or len(self.facts) <= most else self.facts[: most // 2]
+        head = ("image", "mask", "split", "specimen", "size", "bits", "pixel", "from", "bar")
+        rows = [head, *(_row(fact, root) for fact in shown)]
+        widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
+        lines = [
+            "  " + "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip()
+            for row in rows
+        ]
+        if len(shown) < len(self.facts):
+            lines.append(f"  ... and {len(self.facts) - len(shown)} more; --list shows all")
+        return "\n".join(lines)
+
     def text(self) -> str:
         """Return the screen."""
         good = [f for f in self.facts if not f.error]
@@ -93,9 +145,7 @@ class Preflight:
             bars = Counter(f.bar for f in good if f.bar)
             bar = _tally({f"{rows} rows": n for rows, n in bars.items()}) if bars else "none found"
             lines.append(f"  bar cut off  {bar}")
-            sizes = Counter(
-                "unknown" if f.pixel_size is None else f"{f.pixel_size:.4g} nm" for f in good
-            )
+            sizes = Counter(_calibrated(f) for f in good)
             lines.append(f"  pixel size   {_tally(sizes)}")
         lines += [f"  note         {note}" for note in _summarised(good)]
         if self.grouping is not None:
@@ -115,6 +165,10 @@ class Preflight:
                 f"  memory       {pixels / 1e6:,.1f} Mpx of images; {free / 1e9:.1f} GB free"
             )
         lines += [f"  left out     {what}" for what in _left_out(self.left_out)]
+        refused = self.refusals
+        lines += [f"  refused      {told}" for told in refused[:LISTED]]
+        if len(refused) > LISTED:
+            lines.append(f"               and {len(refused) - LISTED} more")
         return "\n".join(lines)
 
     def _labels(self, dataset: Dataset) -> list[str]:
@@ -147,6 +201,7 @@ def examine(
     dataset: Dataset | None = None,
     left_out: Sequence[LeftOut] = (),
     grouping: Grouping | None = None,
+    masks: bool = False,
 ) -> Preflight:
     """Return what these files hold.
 
@@ -157,10 +212,14 @@ def examine(
         dataset: for labels and groups, where there are masks.
         left_out: what lies beside them and is no micrograph.
         grouping: which specimen each image is of, where there is no ``dataset`` to say it.
+        masks: whether every mask is read, too.
     """
+    told = grouping if dataset is None else dataset.grouping
+    of = _Others.of(paths, dataset, grouping)
+    of = of if masks else replace(of, table=None)
     jobs = [(split, path) for split, files in paths.items() for path in files]
     with ThreadPoolExecutor(2) as threads:
-        facts = tuple(threads.map(lambda job: _facts(job[1], job[0], record), jobs))
+        facts = tuple(threads.map(lambda job: _facts(job[1], job[0], record, of), jobs))
     across: tuple[str, ...] = ()
     if dataset is not None:
         sides: dict[str, set[str]] = {}
@@ -169,7 +228,6 @@ def examine(
                 sides.setdefault(pair.group, set()).add(pair.split)
         across = tuple(sorted(name for name, splits in sides.items() if len(splits) > 1))
     duplicates = tuple(_duplicates(facts))
-    told = grouping if dataset is None else dataset.grouping
     return Preflight(
         title, facts, duplicates, dataset, across, left_out=tuple(left_out), grouping=told
     )
@@ -181,6 +239,7 @@ def examine_dataset(
     pool: Sequence[Path] = (),
     opened: Sequence[str] | None = None,
     left_out: Sequence[LeftOut] = (),
+    masks: bool = False,
 ) -> Preflight:
     """Return the preflight of a labelled folder, and of a pretraining pool beside it.
 
@@ -190,6 +249,8 @@ def examine_dataset(
         pool: unlabelled images.
         opened: images of other splits are counted and not opened; all are when None.
         left_out: what lies beside the images of the pool and is no micrograph.
+        masks: whether every mask is read too, as training will; stages that read them anyway say
+            what is wrong with them themselves.
     """
     paths: dict[str, list[Path]] = {}
     for pair in dataset.pairs:
@@ -199,7 +260,9 @@ def examine_dataset(
     }
     if pool:
         paths["pool"] = list(pool)
-    found = examine(str(dataset.root), paths, record, dataset, (*dataset.left_out, *left_out))
+    found = examine(
+        str(dataset.root), paths, record, dataset, (*dataset.left_out, *left_out), masks=masks
+    )
     return replace(found, unopened=unopened)
 
 
@@ -228,12 +291,72 @@ def _light(plane: Array) -> NDArray[np.float32]:
     return (terms @ factors).reshape(height, width).astype(np.float32)
 
 
-def _facts(path: Path, split: str, record: Preprocess) -> Facts:
+@dataclass(frozen=True)
+class _Others:
+    """What is known of images before they are opened: masks, specimens, classes."""
+
+    masks: Mapping[Path, Path]
+    specimens: Mapping[Path, str]
+    table: ClassTable | None
+
+    @staticmethod
+    def of(
+        paths: Mapping[str, Sequence[Path]], dataset: Dataset | None, grouping: Grouping | None
+    ) -> _Others:
+        """Return what the pairs of a data set say, or the grouping of a pool."""
+        if dataset is not None:
+            masks = {pair.image: pair.mask for pair in dataset.pairs if pair.mask is not None}
+            groups = {pair.image: pair.group for pair in dataset.pairs}
+            return _Others(masks, groups, dataset.table)
+        images = [path for files in paths.values() for path in files]
+        names = grouping.names if grouping is not None else ()
+        return _Others({}, dict(zip(images, names, strict=False)), None)
+
+
+def _row(fact: Facts, root: Path) -> tuple[str, ...]:
+    """Return the cells of a file's line."""
+
+    def below(path: Path) -> str:
+        return str(path.relative_to(root)) if root in path.parents else str(path)
+
+    mask = "-" if fact.mask is None else below(fact.mask)
+    if fact.error:
+        return (below(fact.path), mask, fact.split, fact.specimen or "-", fact.error, *[""] * 4)
+    size = "unknown" if fact.pixel_size is None else f"{fact.pixel_size:.4g} nm"
+    height, width = fact.shape
+    return (
+        *(below(fact.path), mask, fact.split, fact.specimen or "-", f"{width} x {height}"),
+        *(str(fact.bits), size, fact.calibration or "-", str(fact.bar or "-")),
+    )
+
+
+def _calibrated(fact: Facts) -> str:
+    """Return a pixel size and who says it, in words."""
+    if fact.pixel_size is None:
+        return "unknown"
+    return f"{fact.pixel_size:.4g} nm" + (f" {fact.calibration}" if fact.calibration else "")
+
+
+def _misfit(
+    mask: Path | None, table: ClassTable | None, record: Preprocess, read: Micrograph
+) -> str:
+    """Return why the mask of an image cannot be used, "" where it can."""
+    if mask is None or table is None:
+        return ""
+    try:
+        record.mask(table.decode(readers.read_mask(mask), str(mask)), read)
+    except UserError as error:
+        return str(error)
+    return ""
+
+
+def _facts(path: Path, split: str, record: Preprocess, of: _Others) -> Facts:
+    mask, specimen = of.masks.get(path), of.specimens.get(path, "")
     try:
         micrograph = record.read(path)
         kept = record.kept_rows(micrograph)
     except UserError as error:
-        return Facts(path, split, error=str(error))
+        return Facts(path, split, specimen=specimen, mask=mask, error=str(error))
     rows, columns = micrograph.pixels.shape[:2]
     return Facts(
         path=path,
@@ -243,6 +366,10 @@ def _facts(path: Path, split: str, record: Preprocess) -> Facts:
         pixel_size=micrograph.pixel_size,
         bar=rows - kept,
         notes=micrograph.notes,
+        calibration=micrograph.calibration,
+        specimen=specimen,
+        mask=mask,
+        misfit=_misfit(mask, of.table, record, micrograph),
         thumbnail=thumbnail(micrograph.pixels[:kept]),
     )
 
@@ -273,9 +400,10 @@ def _duplicates(facts: Sequence[Facts]) -> list[tuple[Facts, Facts, float]]:
 def _left_out(parts: Sequence[LeftOut]) -> list[str]:
     """Return in words which pictures are not taken for micrographs, and why."""
     masks = [part for part in parts if part.why == MASK]
-    folders = [part.path.name for part in masks if part.path.is_dir()]
     files = [part.path.name for part in masks if not part.path.is_dir()]
-    lines = [f"folders of masks: {', '.join(folders)}"] if folders else []
+    folders = list(dict.fromkeys(part.path.name for part in masks if part.path.is_dir()))
+    more = f" and {len(folders) - FOLDERS} more" if len(folders) > FOLDERS else ""
+    lines = [f"folders of masks: {', '.join(folders[:FOLDERS])}{more}"] if folders else []
     if files:
         lines.append(f"{counted(len(files), 'mask')} beside micrographs (first: {files[0]})")
     for why in dict.fromkeys(part.why for part in parts if part.why != MASK):

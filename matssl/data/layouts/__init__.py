@@ -24,6 +24,7 @@ from matssl.data.layouts import (
     labelme,
     outlines,
     split_annot,
+    written,
 )
 from matssl.data.layouts.pairing import Found, Layout
 from matssl.data.layouts.splits import apply_splits
@@ -181,6 +182,9 @@ def find(
     )
     notes += grouping.notes
     specimen = dict(zip((item.image for item in found), grouping.names, strict=True))
+    unused = root / written.SPLITS
+    if splits is None and unused.is_file():
+        notes.append(f"{unused.name} in the folder is not used; --splits {unused} does")
     if splits is not None:
         found, remarks = apply_splits(found, Path(splits), root)
         notes += remarks
