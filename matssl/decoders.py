@@ -72,7 +72,7 @@ DECODERS: dict[str, Decoder] = {
         least_batch=2,
         dilated=True,
         marks=("decoder.aspp.0.convs.1.0.0.", "decoder.block2."),
-        unsaid="output stride 16 and rates 6, 12, 18",
+        unsaid="output stride 16",
     ),
     "light": Decoder(
         "light decoder",

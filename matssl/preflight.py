@@ -17,15 +17,18 @@ from matssl.core.errors import UserError
 from matssl.core.geometry import apply_d4
 from matssl.core.runtime import free_memory
 from matssl.core.wording import counted
-from matssl.data import readers
+from matssl.data import bars, readers
+from matssl.data.bars import Judged
+from matssl.data.facts import Facts, table
 from matssl.data.layouts import Dataset, LeftOut
 from matssl.data.layouts.survey import CLOSED, MASK, MASKS_ELSEWHERE
 from matssl.data.masks import ClassTable
-from matssl.data.preprocess import Preprocess
-from matssl.data.readers import Micrograph
+from matssl.data.preprocess import Preprocess, shrunk
 from matssl.data.specimens import Grouping
 
 THUMBNAIL = 32
+# Larger pictures are looked at smaller, so that a look needs no copy of them.
+LARGEST_LOOKED_AT = 8192
 # Thumbnails of two fields of one specimen reach 0.7, copies (also turned or re-encoded) 0.97.
 DUPLICATE = 0.95
 LISTED = 4
@@ -34,43 +37,11 @@ FOLDERS = 8
 
 
 @dataclass(frozen=True)
-class Facts:
-    """What one file is.
-
-    Attributes:
-        path: of the file.
-        split: which part of the data it belongs to.
-        shape: (height, width).
-        bits: significant bits.
-        pixel_size: nm, None where unknown.
-        bar: rows of an information bar that are cut off.
-        notes: of the reader.
-        calibration: who says the pixel size.
-        specimen: it is of.
-        mask: of the image, None where there is none.
-        misfit: why training would refuse its mask, "" where it would not.
-        thumbnail: float (32, 32), shading removed, zero mean and unit norm.
-        error: why it could not be read; then nothing else holds.
-    """
-
-    path: Path
-    split: str
-    shape: tuple[int, int] = (0, 0)
-    bits: int = 0
-    pixel_size: float | None = None
-    bar: int = 0
-    notes: tuple[str, ...] = ()
-    calibration: str = ""
-    specimen: str = ""
-    mask: Path | None = None
-    misfit: str = ""
-    thumbnail: NDArray[np.float64] | None = None
-    error: str | None = None
-
-
-@dataclass(frozen=True)
 class Preflight:
-    """Facts of all files and what follows from them."""
+    """Facts of all files and what follows from them.
+
+    ``record`` reads them as they were judged together.
+    """
 
     title: str
     facts: tuple[Facts, ...]
@@ -80,6 +51,8 @@ class Preflight:
     unopened: Mapping[str, int] = field(default_factory=dict)
     left_out: tuple[LeftOut, ...] = ()
     grouping: Grouping | None = None
+    judged: Judged = Judged({})
+    record: Preprocess = Preprocess()
 
     @property
     def broken(self) -> tuple[Facts, ...]:
@@ -92,7 +65,7 @@ class Preflight:
         if self.dataset is None or self.dataset.table is None:
             return ()
         labelled = [f for f in self.facts if f.mask is not None]
-        told = [f.error or f.misfit for f in labelled if f.error or f.misfit]
+        told = [f.error or f.misread for f in labelled if f.error or f.misread]
         if not any(pair.split == "train" and pair.mask for pair in self.dataset.pairs):
             splits = ", ".join(self.dataset.splits)
             told.append(f"no image is for training (splits: {splits}); name them with --splits")
@@ -104,26 +77,12 @@ class Preflight:
         if self.refusals:
             return 2
         closed = any(part.why in (CLOSED, MASKS_ELSEWHERE) for part in self.left_out)
-        return int(bool(self.broken or self.duplicates or self.groups_across or closed))
+        look = self.broken or self.duplicates or self.groups_across or self.judged.warnings
+        return int(bool(look or closed))
 
     def files(self, root: Path, most: int | None = None) -> str:
-        """Return a table with a line for each file.
-
-        Args:
-            root: paths are shown from there.
-            most: files; of more the first ones are shown, and the number of the others. None: all.
-        """
-        shown = self.facts if most is None or len(self.facts) <= most else self.facts[: most // 2]
-        head = ("image", "mask", "split", "specimen", "size", "bits", "pixel", "from", "bar")
-        rows = [head, *(_row(fact, root) for fact in shown)]
-        widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
-        lines = [
-            "  " + "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip()
-            for row in rows
-        ]
-        if len(shown) < len(self.facts):
-            lines.append(f"  ... and {len(self.facts) - len(shown)} more; --list shows all")
-        return "\n".join(lines)
+        """Return a table with a line for each file; see :func:`matssl.data.facts.table`."""
+        return table(self.facts, root, most)
 
     def text(self) -> str:
         """Return the screen."""
@@ -145,7 +104,8 @@ class Preflight:
             bars = Counter(f.bar for f in good if f.bar)
             bar = _tally({f"{rows} rows": n for rows, n in bars.items()}) if bars else "none found"
             lines.append(f"  bar cut off  {bar}")
-            sizes = Counter(_calibrated(f) for f in good)
+            lines += [f"  warning      {told}" for told in self.judged.warnings]
+            sizes = Counter(f.calibrated for f in good)
             lines.append(f"  pixel size   {_tally(sizes)}")
         lines += [f"  note         {note}" for note in _summarised(good)]
         if self.grouping is not None:
@@ -154,6 +114,11 @@ class Preflight:
             lines += [f"  note         {note}" for note in notes]
         if self.dataset is not None:
             lines += self._labels(self.dataset)
+        lines += [f"  note         {told}" for told in self.judged.notes]
+        if self.judged.misfits:
+            number = counted(len(self.judged.misfits), "mask does", "masks do")
+            lines.append(f"  misfit       {number} not fit the picture; training refuses this")
+            lines += [f"               {told}" for told in self.judged.misfits]
         if self.broken:
             lines.append(f"  unreadable   {len(self.broken)}")
             lines += [f"               {f.error}" for f in self.broken[:LISTED]]
@@ -219,7 +184,13 @@ def examine(
     of = of if masks else replace(of, table=None)
     jobs = [(split, path) for split, files in paths.items() for path in files]
     with ThreadPoolExecutor(2) as threads:
-        facts = tuple(threads.map(lambda job: _facts(job[1], job[0], record, of), jobs))
+        facts = list(threads.map(lambda job: _facts(job[1], job[0], record, of), jobs))
+    judged = bars.judge((f.look for f in facts if f.look), record.crop_bottom)
+    record = record.knowing(judged.rows)
+    for number, fact in enumerate(facts):
+        if fact.look and judged.rows.get(fact.path, fact.bar) != fact.bar:
+            # What was not known when it was read alone.
+            facts[number] = _facts(fact.path, fact.split, record, of)
     across: tuple[str, ...] = ()
     if dataset is not None:
         sides: dict[str, set[str]] = {}
@@ -229,7 +200,15 @@ def examine(
         across = tuple(sorted(name for name, splits in sides.items() if len(splits) > 1))
     duplicates = tuple(_duplicates(facts))
     return Preflight(
-        title, facts, duplicates, dataset, across, left_out=tuple(left_out), grouping=told
+        title,
+        tuple(facts),
+        duplicates,
+        dataset,
+        across,
+        left_out=tuple(left_out),
+        grouping=told,
+        judged=judged,
+        record=record,
     )
 
 
@@ -268,7 +247,7 @@ def examine_dataset(
 
 def thumbnail(plane: Array) -> NDArray[np.float64]:
     """Return (32, 32) of a plane: shading removed, zero mean, unit norm."""
-    gray = plane.astype(np.float32)
+    gray = shrunk(plane, LARGEST_LOOKED_AT).astype(np.float32)
     if gray.ndim == 3:
         gray = gray.mean(axis=2)
     small = cv2.resize(gray, (2 * THUMBNAIL, 2 * THUMBNAIL), interpolation=cv2.INTER_AREA)
@@ -313,38 +292,12 @@ class _Others:
         return _Others({}, dict(zip(images, names, strict=False)), None)
 
 
-def _row(fact: Facts, root: Path) -> tuple[str, ...]:
-    """Return the cells of a file's line."""
-
-    def below(path: Path) -> str:
-        return str(path.relative_to(root)) if root in path.parents else str(path)
-
-    mask = "-" if fact.mask is None else below(fact.mask)
-    if fact.error:
-        return (below(fact.path), mask, fact.split, fact.specimen or "-", fact.error, *[""] * 4)
-    size = "unknown" if fact.pixel_size is None else f"{fact.pixel_size:.4g} nm"
-    height, width = fact.shape
-    return (
-        *(below(fact.path), mask, fact.split, fact.specimen or "-", f"{width} x {height}"),
-        *(str(fact.bits), size, fact.calibration or "-", str(fact.bar or "-")),
-    )
-
-
-def _calibrated(fact: Facts) -> str:
-    """Return a pixel size and who says it, in words."""
-    if fact.pixel_size is None:
-        return "unknown"
-    return f"{fact.pixel_size:.4g} nm" + (f" {fact.calibration}" if fact.calibration else "")
-
-
-def _misfit(
-    mask: Path | None, table: ClassTable | None, record: Preprocess, read: Micrograph
-) -> str:
-    """Return why the mask of an image cannot be used, "" where it can."""
+def _misread(mask: Path | None, table: ClassTable | None) -> str:
+    """Return why the values of a mask cannot be used, "" where they can."""
     if mask is None or table is None:
         return ""
     try:
-        record.mask(table.decode(readers.read_mask(mask), str(mask)), read)
+        table.decode(readers.read_mask(mask), str(mask))
     except UserError as error:
         return str(error)
     return ""
@@ -354,6 +307,9 @@ def _facts(path: Path, split: str, record: Preprocess, of: _Others) -> Facts:
     mask, specimen = of.masks.get(path), of.specimens.get(path, "")
     try:
         micrograph = record.read(path)
+        seen = bars.look(micrograph, path, mask, record.crop_bottom)
+        if record.crop_bottom == bars.AUTO:
+            record = record.knowing({path: record.bars.get(path, seen.alone)})
         kept = record.kept_rows(micrograph)
     except UserError as error:
         return Facts(path, split, specimen=specimen, mask=mask, error=str(error))
@@ -369,8 +325,9 @@ def _facts(path: Path, split: str, record: Preprocess, of: _Others) -> Facts:
         calibration=micrograph.calibration,
         specimen=specimen,
         mask=mask,
-        misfit=_misfit(mask, of.table, record, micrograph),
+        misread=_misread(mask, of.table),
         thumbnail=thumbnail(micrograph.pixels[:kept]),
+        look=seen,
     )
 
 

@@ -177,8 +177,8 @@ def test_a_named_folder_of_masks_needs_no_few_values_and_takes_a_pattern(tmp_pat
     with pytest.raises(UserError, match="--mask_folder"):
         layouts.find(tmp_path)
     with pytest.raises(UserError, match=r"no mask in .*out has the name of an image"):
-        layouts.find(tmp_path, mask_folder="out", classes="binary")
-    found = layouts.find(tmp_path, mask_folder="out/0*7.png", classes="binary")
+        layouts.find(tmp_path, mask_folder="out", classes="binary:1")
+    found = layouts.find(tmp_path, mask_folder="out/0*7.png", classes="binary:1")
     assert _found(tmp_path, found) == _flat("in/{}.png", "out/0{}7.png", "abc")
     with pytest.raises(UserError, match=r"there is no folder absent in .*--mask_folder"):
         layouts.find(tmp_path, mask_folder="absent")

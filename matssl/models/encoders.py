@@ -200,6 +200,37 @@ def _own_sides(encoder: nn.Module) -> list[tuple[int, int]]:
     return sorted(size for size in named if isinstance(size, tuple) and len(size) == 2)
 
 
+def usual_input(encoder: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """Return mean and std by which the library's own weights of an encoder had images normalised.
+
+    Of grey levels in 0..1, three numbers each; None where the library does not say.
+
+    Args:
+        encoder: from :func:`build_encoder`.
+    """
+    if isinstance(encoder, small_unet.SmallUnetEncoder):
+        return None
+    config = getattr(getattr(encoder, "model", None), "default_cfg", None)
+    if config is not None:
+        mean, std = config.get("mean"), config.get("std")
+        return (tuple(mean), tuple(std)) if mean and std and len(mean) == len(std) == 3 else None
+    if type(encoder).__name__.startswith(("Inception", "Xception")):
+        return (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
+    return (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def pads_like_tensorflow(encoder: nn.Module) -> bool:
+    """Return whether an encoder computes what TensorFlow's networks do with the same weights.
+
+    They pad below and on the right alone where a stride leaves no other way, and have a BatchNorm
+    eps of 0.001.
+    """
+    layers = list(encoder.modules())
+    eps = {m.eps for m in layers if isinstance(m, nn.modules.batchnorm._BatchNorm)}
+    strided = [m for m in layers if isinstance(m, nn.Conv2d) and max(m.stride) > 1]
+    return eps == {1e-3} and all("Same" in type(m).__name__ for m in strided)
+
+
 def pyramid(encoder: nn.Module, x: Tensor) -> list[Tensor]:
     """Return the feature maps F1 to F4, of most encoders at strides 4, 8, 16 and 32.
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from typing import TypedDict
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from matssl.core.errors import UserError
 from matssl.decoders import DECODERS, check_pair
 from matssl.models import trial
-from matssl.models.decoders import kind
+from matssl.models.decoders import Variant, kind
 from matssl.models.encoders import DEPTH, REFUSALS, USUAL, check_encoder, encoder_facts, unusable
 
 # Pairs that a model was built of and tried, with their input channels.
@@ -36,6 +37,7 @@ class SegmentationModel(nn.Module):
         segmentation_head: from decoder channels to class logits.
         description: what :func:`build_model` needs to make it again.
         multiple: images are filled up to sides that are multiples of it.
+        trained_multiple: the same in training.
     """
 
     def __init__(self, model: nn.Module, description: Description) -> None:
@@ -48,11 +50,13 @@ class SegmentationModel(nn.Module):
         self.multiple = math.lcm(
             encoder_facts(self.encoder).multiple, DECODERS[description["decoder"]].multiple
         )
+        self.trained_multiple: int = getattr(self.encoder, "trained_multiple", self.multiple)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits (B, num_classes, H, W) of images (B, C, H, W)."""
         height, width = x.shape[-2:]
-        bottom, right = -height % self.multiple, -width % self.multiple
+        multiple = self.trained_multiple if self.training else self.multiple
+        bottom, right = -height % multiple, -width % multiple
         if bottom or right:
             # Mirrored borders look like specimen; zeros would look like a dark phase.
             small = bottom >= height or right >= width
@@ -62,8 +66,24 @@ class SegmentationModel(nn.Module):
         return result
 
 
+class BackgroundLogit(nn.Module):
+    """Puts a class of logit 0 before that of a binary model with one output.
+
+    The softmax of 0 and x is the sigmoid of x, so that the second class wins where that is above
+    one half.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (B, 2, H, W) of logits (B, 1, H, W)."""
+        return torch.cat([torch.zeros_like(x), x], dim=1)
+
+
 def build_model(
-    encoder: str, decoder: str, num_classes: int, in_channels: int = 1
+    encoder: str,
+    decoder: str,
+    num_classes: int,
+    in_channels: int = 1,
+    variant: Variant | None = None,
 ) -> SegmentationModel:
     """Return a segmentation model with random weights.
 
@@ -72,6 +92,7 @@ def build_model(
         decoder: a key of DECODERS.
         num_classes: channels of the logits.
         in_channels: channels of the input.
+        variant: what another's model has chosen of its decoder; None: as ours are.
 
     Raises:
         UserError: no such encoder or decoder, or two that do not go together.
@@ -80,7 +101,7 @@ def build_model(
     check_pair(encoder, decoder)
     use = f"--decoder {decoder}, {DEPTH} halvings"
     try:
-        parts = built.model(encoder, in_channels, num_classes)
+        parts = built.model(encoder, in_channels, num_classes, variant or Variant())
     except REFUSALS as error:
         raise unusable(encoder, in_channels, use, error) from error
     check_encoder(parts.get_submodule("encoder"), encoder, in_channels, DECODERS[decoder].dilated)
@@ -91,7 +112,7 @@ def build_model(
         "in_channels": in_channels,
     }
     model = SegmentationModel(parts, description)
-    if (encoder, decoder, in_channels) not in _TRIED:
+    if variant is not None or (encoder, decoder, in_channels) not in _TRIED:
         side = 2 * model.multiple
         try:
             (logits,) = trial.attempt(model, (1, in_channels, side, 2 * side))

@@ -8,6 +8,7 @@ from matssl import weights
 from matssl.core.lineage import Lineage
 from matssl.data.preprocess import Preprocess
 from matssl.weights import WeightsReport
+from matssl.weights.folding import seen
 
 
 def start_weights(
@@ -27,16 +28,14 @@ def start_weights(
     """
     if source is None or source == "none":
         return None
-    # Grey levels stretched image by image have unit variance, which is what ImageNet's networks
-    # were given; grey levels left as they are differ from ImageNet's by a known mean and std.
-    as_recorded = record.window == "dtype"
+    mean, std = seen(record)
     return weights.start(
         model,
         source,
         encoder,
         in_channels=record.channels,
-        mean=record.mean if as_recorded else None,
-        std=record.std if as_recorded else None,
+        mean=mean,
+        std=std,
         decoder=decoder,
     )
 

@@ -23,6 +23,11 @@ LEVELS = (0.5, 99.5)
 PAGE_HELP = "page of TIFF files that have several, counted from 1"
 PAGE_AUTO = "the largest, of equal ones the deepest, then the first"
 MOST_PAGES = 1_000_000
+BAR_HELP = (
+    "rows of an information bar to cut off: a number, none, or auto (found in metadata, pixels and "
+    "masks; pictures of one size are judged together)"
+)
+BAR_AUTO = "as the weights were trained; else auto"
 
 
 MASK_FOLDER_HELP = (
@@ -56,9 +61,9 @@ def name_problem(name: str) -> str:
 
 def bar_problem(rows: str) -> str:
     """Return what is wrong with ``--crop_bottom``, "" where nothing is."""
-    if rows == "auto" or (rows.isdecimal() and len(rows) < 7):
+    if rows in ("auto", "none") or (rows.isascii() and rows.isdigit() and len(rows) < 7):
         return ""
-    return f"--crop_bottom must be auto or a number of rows, 0 or more, not {rows}"
+    return f"--crop_bottom must be auto, none or a number of rows, 0 or more, not {rows}"
 
 
 def group_regex_problem(expression: str) -> str:
@@ -99,6 +104,19 @@ def pixel_size_problem(text: str) -> str:
 def target_pixel_size_problem(text: str) -> str:
     """Return what is wrong with ``--target_pixel_size``, "" where nothing is."""
     return _length_problem("target_pixel_size", text)
+
+
+def classes_problem(text: str) -> str:
+    """Return what is wrong with ``--classes``, "" where nothing is to be seen of it yet."""
+    from matssl.core.errors import UserError
+    from matssl.data import masks
+
+    try:
+        if masks.is_binary(text):
+            masks.binary_threshold(text)
+    except UserError as error:
+        return str(error)
+    return ""
 
 
 @dataclass(frozen=True, init=False, repr=False, eq=False)
@@ -205,7 +223,8 @@ class LabelSettings:
         None,
         "data",
         "class names in order (a,b,c), a YAML file that names and merges classes, or binary: all "
-        "that is not 0 is one class",
+        "that is not 0 is one class, or binary:128: all from that grey value on",
+        check=classes_problem,
         leads=paths.class_file,
     )
 
@@ -232,6 +251,7 @@ class SpecimenSettings:
         low=1,
         high=MOST_PAGES,
     )
+    crop_bottom: str | None = flag(None, "data", BAR_HELP, auto=BAR_AUTO, check=bar_problem)
 
 
 @dataclass(frozen=True, init=False, repr=False, eq=False)
@@ -280,7 +300,7 @@ class ImageSettings:
     crop_bottom: str = flag(
         "auto",
         "images",
-        "rows of an information bar to cut off: a number or auto",
+        BAR_HELP,
         check=bar_problem,
     )
     page: int | None = flag(None, "images", PAGE_HELP, auto=PAGE_AUTO, low=1, high=MOST_PAGES)

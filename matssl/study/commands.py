@@ -18,7 +18,7 @@ PATHS = (
 # Entries of a data set that say how its masks and specimens are read, for a guided start too.
 LABEL_FLAGS = ("splits", "classes", "group_regex", "mask_folder")
 # Entries of a data set that its evaluation needs too.
-TEST_FLAGS = ("splits", "group_regex", "mask_folder", "pixel_size", "page")
+TEST_FLAGS = ("splits", "group_regex", "mask_folder", "pixel_size", "page", "crop_bottom")
 
 
 @dataclass(frozen=True)

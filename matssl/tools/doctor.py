@@ -16,7 +16,7 @@ from matssl.core import paths
 from matssl.core.errors import UserError, guard
 from matssl.core.flags import flag
 from matssl.core.parsing import parse_one
-from matssl.stages.settings import LabelSettings, SpecimenSettings, ToolSettings, bar_problem
+from matssl.stages.settings import LabelSettings, SpecimenSettings, ToolSettings
 
 
 @dataclass(frozen=True)
@@ -44,9 +44,6 @@ class DoctorSettings(LabelSettings, SpecimenSettings, ToolSettings):
         "write specimens.csv, classes.yaml and splits.csv to the folder; nothing is overwritten",
         first=True,
     )
-    crop_bottom: str = flag(
-        "auto", "data", "rows of an information bar, or auto", check=bar_problem
-    )
 
 
 SETTINGS = DoctorSettings
@@ -57,7 +54,11 @@ SHOWN = 24
 
 
 def main(argv: Sequence[str]) -> int:
-    """Print the preflight screen; returns 0, 1 where a look is needed, 2 for a refusal."""
+    """Print the preflight screen; returns 0, 1 where a look is needed, 2 for a refusal.
+
+    Raises:
+        UserError: masks that do not fit their images; after the screen.
+    """
     args = parse_one(SETTINGS, argv, __doc__ or "", prog="python -m matssl.tools.doctor")
     from pathlib import Path
 
@@ -67,7 +68,10 @@ def main(argv: Sequence[str]) -> int:
     from matssl.data.preprocess import Preprocess
 
     record = Preprocess.chosen(
-        channels=1, pixel_size=args.pixel_size, crop_bottom=args.crop_bottom, page=args.page
+        channels=1,
+        pixel_size=args.pixel_size,
+        crop_bottom=args.crop_bottom or "auto",
+        page=args.page,
     )
     root = Path(args.folder)
     try:
@@ -96,6 +100,8 @@ def main(argv: Sequence[str]) -> int:
         sizes = {fact.path: fact.pixel_size for fact in found.facts}
         for line in written.write(dataset, sizes):
             print(line)
+    # Training refuses them in the same words.
+    found.judged.refuse_misfits()
     return found.exit_code
 
 

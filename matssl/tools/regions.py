@@ -20,13 +20,17 @@ from matssl.core.flags import flag
 from matssl.core.parsing import parse_one
 from matssl.core.tables import csv_text
 from matssl.core.wording import counted
-from matssl.stages.settings import MASK_FOLDER_HELP, SpecimenSettings, ToolSettings
+from matssl.stages.settings import (
+    MASK_FOLDER_HELP,
+    SpecimenSettings,
+    ToolSettings,
+    classes_problem,
+)
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from matssl.data.preprocess import Preprocess
     from matssl.measure.field import Field
     from matssl.measure.regions import FieldRegions, RegionSummary
 
@@ -51,7 +55,11 @@ class RegionsSettings(SpecimenSettings, ToolSettings):
     )
     min_area: int = flag(10, "data", "smallest region in pixels", low=1)
     classes: str | None = flag(
-        None, "data", "class names or a YAML file, for a labelled folder", leads=paths.class_file
+        None,
+        "data",
+        "class names, a YAML file, binary or binary:128, for a labelled folder",
+        check=classes_problem,
+        leads=paths.class_file,
     )
     mask_folder: str | None = flag(None, "data", MASK_FOLDER_HELP)
     output_dir: str | None = flag(
@@ -68,13 +76,18 @@ SETTINGS = RegionsSettings
 def main(argv: Sequence[str]) -> int:
     """Measure all masks, write the tables and the picture; returns 0."""
     args = parse_one(SETTINGS, argv, __doc__ or "", prog="python -m matssl.tools.regions")
-    from matssl.core.run_folder import atomic_write_bytes
+    from matssl.core.run_folder import atomic_write_text
     from matssl.data.readers import parse_pixel_size
     from matssl.measure import tables
     from matssl.measure.regions import FieldRegions, find_regions, summarise
 
     folder = Path(args.folder)
     given = parse_pixel_size(args.pixel_size)
+    if args.crop_bottom and (folder / "status.json").is_file():
+        raise UserError(
+            f"--crop_bottom acts on a labelled folder; in {folder} the rows were cut off when it "
+            "was made: give --crop_bottom to eval_model.py or matssl.tools.phase_map"
+        )
     drawn = [folder / kind / "index" for kind in ("masks", "maps")]
     predicted = next((place for place in drawn if place.is_dir()), None)
     if predicted is not None:
@@ -96,12 +109,12 @@ def main(argv: Sequence[str]) -> int:
         raise UserError(f"cannot write to {out}: {error.strerror}; give --output_dir") from error
     lines = tables.region_rows(found, names)
     text = csv_text(lines, None if lines else ["image"])
-    atomic_write_bytes(out / "regions.csv", text.encode("utf-8"))
+    atomic_write_text(out / "regions.csv", text)
     specimens = list(dict.fromkeys(one.field.specimen for one in found))
     each = [row for name in specimens for row in summarise(found, names, name)]
     whole = summarise(found, names)
     text = csv_text(tables.summary_rows(each + whole))
-    atomic_write_bytes(out / "summary.csv", text.encode("utf-8"))
+    atomic_write_text(out / "summary.csv", text)
     _draw(out / "sizes.png", found, names)
     _print(whole if len(specimens) > MOST_SHOWN else each + whole)
     number = counted(len(specimens), "specimen")
@@ -161,7 +174,8 @@ def _facts(folder: Path) -> tuple[tuple[str, ...], list[dict[str, str]]]:
 
 def _of_labels(folder: Path, args: RegionsSettings) -> tuple[tuple[str, ...], Iterator[Masked]]:
     """Return class names and masks of a labelled folder."""
-    from matssl.data import layouts, readers
+    from matssl.data import bars, layouts, readers
+    from matssl.data.preprocess import Preprocess
     from matssl.measure.field import Field, areas
 
     if (folder / "status.json").is_file():
@@ -179,8 +193,19 @@ def _of_labels(folder: Path, args: RegionsSettings) -> tuple[tuple[str, ...], It
     )
     table = dataset.table
     assert table is not None
-    record = Preprocess.chosen(channels=1, page=args.page, pixel_size=args.pixel_size)
+    record = Preprocess.chosen(
+        channels=1,
+        page=args.page,
+        pixel_size=args.pixel_size,
+        crop_bottom=args.crop_bottom or "auto",
+    )
     record = record.told(dataset.grouping.pixel_sizes)
+    pairs = [(pair.image, pair.mask) for pair in dataset.pairs if pair.mask is not None]
+    judged = bars.of_pairs(pairs, record.read, record.crop_bottom)
+    judged.refuse_misfits()
+    record = record.knowing(judged.rows)
+    for told in (*judged.notes, *judged.warnings):
+        print(f"note    {told}")
 
     def fields() -> Iterator[Masked]:
         for pair in dataset.pairs:

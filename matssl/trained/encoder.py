@@ -15,13 +15,15 @@ from torch import Tensor
 
 from matssl import weights
 from matssl.core import checkpoint
+from matssl.core.arrays import IN_MEMORY_BYTES, STRIP, roomy, strips
 from matssl.core.lineage import Lineage
 from matssl.core.parsing import read_settings
 from matssl.data.preprocess import STANDARD_HALF_WIDTH, Preprocess
 from matssl.models.encoders import build_encoder, encoder_facts, pyramid
 from matssl.trained.network import Network
 from matssl.trained.segmenter import Picture, opened
-from matssl.weights.layouts import Content
+from matssl.weights.containers import Content
+from matssl.weights.folding import seen
 
 # Mirrored pixels about an image: a network knows its border by the zeros it pads with.
 MARGIN = 64
@@ -93,7 +95,10 @@ class Encoder:
             model = build_encoder(name, record.channels)
         lineage = Lineage()
         if path != RANDOM:
-            lineage = weights.start(model, source, name, in_channels=record.channels).lineage
+            centre, spread = seen(record)
+            lineage = weights.start(
+                model, source, name, in_channels=record.channels, mean=centre, std=spread
+            ).lineage
         return cls(Network.on(model, device, precision, threads), name, record, str(path), lineage)
 
     @property
@@ -170,7 +175,18 @@ def mirrored(
 ) -> NDArray[np.float32]:
     """Return (C, H, W) with a mirrored margin on all sides, wider below and on the right."""
     down, right = (MARGIN, MARGIN + more_down), (MARGIN, MARGIN + more_right)
-    return np.pad(image, ((0, 0), down, right), mode="symmetric")
+    channels, height, width = image.shape
+    if image.nbytes <= IN_MEMORY_BYTES or height < 2 * STRIP:
+        return np.pad(image, ((0, 0), down, right), mode="symmetric")
+    whole = roomy((channels, height + sum(down), width + sum(right)), image.dtype)
+    for rows in strips(height):
+        # All but the outermost strips have rows of their own above and below.
+        above, below = rows.start == 0, rows.stop == height
+        margins = (down[0] if above else 0, down[1] if below else 0)
+        first = 0 if above else rows.start + down[0]
+        part = np.pad(image[:, rows], ((0, 0), margins, right), mode="symmetric")
+        whole[:, first : first + part.shape[1]] = part
+    return whole
 
 
 def _told(content: Content) -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,7 @@ from torch import nn
 
 from matssl import hub, weights
 from matssl.core import checkpoint
-from matssl.core.arrays import Array
-from matssl.core.errors import UserError
+from matssl.core.arrays import Array, roomy
 from matssl.core.labels import IGNORE
 from matssl.core.lineage import Lineage
 from matssl.data import masks, readers
@@ -25,10 +24,17 @@ from matssl.data.preprocess import Preprocess
 from matssl.data.readers import Micrograph
 from matssl.decoders import DECODERS
 from matssl.measure.field import areas
-from matssl.models.segmentation import Description, SegmentationModel, build_model, check_input_size
+from matssl.models.segmentation import (
+    BackgroundLogit,
+    Description,
+    SegmentationModel,
+    build_model,
+    check_input_size,
+)
 from matssl.trained.network import Network
-from matssl.weights.folding import IMAGENET_MEAN, IMAGENET_STD
-from matssl.weights.layouts import Content
+from matssl.weights.containers import Content
+from matssl.weights.folding import IMAGENET
+from matssl.weights.whole import check_complete, segmentation_model
 
 # Side of the square that the published code resizes images to.
 PUBLISHED_SIZE = 256
@@ -138,6 +144,7 @@ class Segmenter:
         precision: str = "auto",
         threads: int | None = None,
         input_size: int | None = None,
+        encoder: str | None = None,
     ) -> Segmenter:
         """Return the model in a file.
 
@@ -149,6 +156,7 @@ class Segmenter:
             threads: CPU threads of torch, for the whole process; None leaves them as they are.
             input_size: side of a square that images are resized to for the network; None keeps
                 what the model was trained with.
+            encoder: name of the encoder of a raw state dict that does not tell it; ours do.
 
         Raises:
             UserError: no such file, one that is incomplete or no segmentation model, or no such
@@ -157,8 +165,9 @@ class Segmenter:
         path = hub.locate(path)
         content = weights.read(path)
         # safetensors hold tensors alone, ours too: none of them is a checkpoint.
-        if content.payload is None or not content.facts.get("format"):
-            model, record, table, note = _published(content, input_size or PUBLISHED_SIZE)
+        if not checkpoint.is_own(content.payload):
+            size = input_size or PUBLISHED_SIZE
+            model, record, table, note = _published(content, size, encoder)
             network = Network.on(model, device, precision, threads)
             return cls(network, record, table, str(path), raw=True, note=note)
         payload = checkpoint.checked(content.payload, path, stage="finetune")
@@ -209,7 +218,8 @@ class Segmenter:
         )
         shape = (self.record.kept_rows(picture), picture.pixels.shape[1])
         probabilities = _native(probabilities, shape)
-        classes = np.full(picture.pixels.shape[:2], IGNORE, np.uint8)
+        classes = roomy(picture.pixels.shape[:2], np.uint8)
+        classes[shape[0] :] = IGNORE
         _most_likely(probabilities, classes)
         return Prediction(
             classes,
@@ -287,30 +297,27 @@ def _trained_on(payload: Mapping[str, Any]) -> TrainedOn:
     )
 
 
-def _published(content: Content, input_size: int) -> tuple[nn.Module, Preprocess, ClassTable, str]:
+def _published(
+    content: Content, input_size: int, encoder: str | None
+) -> tuple[nn.Module, Preprocess, ClassTable, str]:
     """Return the model of a raw state dict, as the MatSSL code publishes its fine-tuned ones.
 
     Such a file holds tensors alone. What they do not say is taken as published: images resized to
     a square and normalised like ImageNet's; of two classes, the second is every mask value above 0.
     """
-    description = weights.segmentation_description(content)
-    model = _built(description)
+    whole = segmentation_model(content, encoder)
+    description = whole.description
+    with torch.random.fork_rng(devices=[]):
+        model = build_model(**description, variant=whole.variant)
     check_input_size(model, input_size)
-    wanted = model.state_dict()
-    fitting = {k: v for k, v in content.tensors.items() if k in wanted}
-    absent = [k for k in wanted if k not in fitting and not k.endswith(weights.HARMLESS)]
-    misfits = [k for k, v in fitting.items() if v.shape != wanted[k].shape]
-    if absent or misfits:
-        raise UserError(
-            f"{content.path} is no complete {description['decoder']} on {description['encoder']}: "
-            f"{len(absent)} tensors are missing, {len(misfits)} have another shape (first: "
-            f"{(absent + misfits)[0]})"
-        )
-    model.load_state_dict(fitting, strict=False)
-    count = description["num_classes"]
-    channels = description["in_channels"]
-    mean: Sequence[float] = IMAGENET_MEAN
-    std: Sequence[float] = IMAGENET_STD
+    check_complete(content.path, whole, model.state_dict())
+    model.load_state_dict(whole.state, strict=False)
+    count, channels = description["num_classes"], description["in_channels"]
+    if whole.sigmoid:
+        count = 2
+        model.segmentation_head.add_module("background", BackgroundLogit())
+    given = whole.input or IMAGENET
+    mean, std = given.mean, given.std
     if channels == 1:
         mean, std = (sum(mean) / 3,), (sum(std) / 3,)
     record = Preprocess(
@@ -325,15 +332,16 @@ def _published(content: Content, input_size: int) -> tuple[nn.Module, Preprocess
     numbered = ClassTable("index", tuple(MaskClass(i, f"class {i}", (i,)) for i in range(count)))
     table = masks.binary_table() if two else numbered
     meaning = "0 is background, every other value foreground" if two else f"0 to {count - 1}"
+    normalised = "ImageNet normalisation" if whole.input in (None, IMAGENET) else given.name
     note = (
         f"model   raw state dict: {description['decoder']} on {description['encoder']}, {count} "
         f"classes, {channels} channels, read off its tensors\n"
         f"note    it does not say how to use it; assumed as published: images resized to "
-        f"{input_size} x {input_size} (--input_size), ImageNet normalisation, mask values: "
-        f"{meaning}"
+        f"{input_size} x {input_size} (--input_size), {normalised}, mask values: {meaning}"
     )
     unsaid = DECODERS[description["decoder"]].unsaid
     note += f", {unsaid}" if unsaid else ""
+    note = "\n".join([note, *(f"note    {line}" for line in whole.notes)])
     return model, record, table, note
 
 
@@ -341,9 +349,10 @@ def _native(probabilities: NDArray[np.float32], shape: tuple[int, int]) -> NDArr
     """Return probabilities at the micrograph's own size; scores are never of a resized image."""
     if probabilities.shape[1:] == shape:
         return probabilities
-    return np.stack(
-        [cv2.resize(p, shape[::-1], interpolation=cv2.INTER_LINEAR) for p in probabilities]
-    )
+    native = roomy((len(probabilities), *shape), np.float32)
+    for plane, own in zip(probabilities, native, strict=True):
+        cv2.resize(plane, shape[::-1], dst=own, interpolation=cv2.INTER_LINEAR)
+    return native
 
 
 def _most_likely(probabilities: NDArray[np.float32], classes: NDArray[np.uint8]) -> None:

@@ -8,117 +8,28 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from matssl.core import checkpoint
-from matssl.core.errors import UserError
-from matssl.core.lineage import Lineage
 from matssl.models import small_unet
+from matssl.weights.containers import Content, own_format
 
-CONTAINERS = (
-    *("state_dict", "model", "moco", "finetune", "super", "teacher", "student", "network"),
-    *("encoder", "state"),
-)
-WRAPPERS = ("module.", "_orig_mod.")
 # Places of a ResNet's parts in a Sequential: 2 is the ReLU, 3 the pooling.
 SEQUENTIAL = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}
 DEPTHS = {(False, 2): "resnet18", (False, 6): "resnet34"}
 DEEP = {6: "resnet50", 23: "resnet101", 36: "resnet152"}
 
 
-@dataclass
-class Content:
-    """Tensors of a file.
-
-    Attributes:
-        path: of the file.
-        tensors: by name, wrappers stripped.
-        facts: other entries of the file, such as format and stage.
-        lineage: what an own file was trained from.
-        origin: name in the file of a tensor that a reader renamed.
-        payload: the whole of a torch file, as it was read.
-        decoder: tensors of a decoder that was pretrained along, as its module names them.
-    """
-
-    path: str
-    tensors: dict[str, Tensor]
-    facts: Mapping[str, object]
-    lineage: Lineage = Lineage()
-    origin: dict[str, str] = field(default_factory=dict)
-    payload: object = None
-    decoder: dict[str, Tensor] = field(default_factory=dict)
-
-    def below(self, prefix: str) -> dict[str, Tensor]:
-        """Return the tensors that start with ``prefix``, without it."""
-        chosen = {}
-        for name, tensor in self.tensors.items():
-            if name.startswith(prefix):
-                chosen[name[len(prefix) :]] = tensor
-                self.origin[name[len(prefix) :]] = name
-        return chosen
-
-    def has(self, *prefixes: str) -> bool:
-        """Return whether each prefix starts some tensor's name."""
-        return all(any(name.startswith(p) for name in self.tensors) for p in prefixes)
-
-
-def unwrap(content: object, path: str) -> Content:
-    """Return the tensors of what torch.load gave, containers and wrappers stripped.
-
-    Raises:
-        UserError: there is no tensor in it.
-    """
-    payload = content
-    facts: dict[str, object] = {}
-    lineage = Lineage()
-    if isinstance(content, Mapping):
-        facts = {k: v for k, v in content.items() if isinstance(v, (str, int, float))}
-    if isinstance(content, Mapping) and own_format(facts, path):
-        lineage = Lineage.read(content.get("lineage"))
-        # Other entries of an own checkpoint have names of containers too: "model" describes one.
-        content = content.get("state")
-    depth = 0
-    while isinstance(content, Mapping) and not _tensors(content) and depth < 4:
-        inner = next((content[k] for k in CONTAINERS if isinstance(content.get(k), Mapping)), None)
-        if inner is None:
-            break
-        content, depth = inner, depth + 1
-    tensors = _tensors(content) if isinstance(content, Mapping) else {}
-    if not tensors:
-        raise UserError(f"{path} holds no tensors; it is no weights file")
-    while wrapper := next((w for w in WRAPPERS if all(n.startswith(w) for n in tensors)), ""):
-        tensors = {name[len(wrapper) :]: tensor for name, tensor in tensors.items()}
-    return Content(path, tensors, facts, lineage, payload=payload)
-
-
-def own_format(facts: Mapping[str, object], path: str) -> bool:
-    """Return whether a file is of this program.
-
-    Raises:
-        UserError: it is, in a format this version does not know.
-    """
-    found = str(facts.get("format", ""))
-    if not found.startswith("matssl/"):
-        return False
-    if found != checkpoint.FORMAT:
-        raise UserError(
-            f"{path} has format {found}, this version reads {checkpoint.FORMAT}; update matssl"
-        )
-    return True
-
-
 def own_segmentation(content: Content) -> dict[str, Tensor] | None:
     """Read ``best.ckpt`` or ``last.ckpt`` of a fine-tuning run; of both weights the averaged."""
-    if content.facts.get("stage") != "finetune":
+    if not own_format(content.facts, content.path) or content.facts.get("stage") != "finetune":
         return None
     return content.below("ema.encoder.") or content.below("encoder.")
 
 
 def own_pretraining(content: Content) -> dict[str, Tensor] | None:
     """Read ``last.ckpt`` of a pretraining run."""
-    if content.facts.get("stage") != "ssl":
+    if not own_format(content.facts, content.path) or content.facts.get("stage") != "ssl":
         return None
     if "decoder" in content.lineage.last:
         content.decoder = content.below("decoder.")
@@ -189,9 +100,23 @@ def byol_port(content: Content) -> dict[str, Tensor] | None:
 
 def smp_model(content: Content) -> dict[str, Tensor] | None:
     """Read a whole model of segmentation-models-pytorch."""
-    if not content.has("encoder.", "decoder."):
-        return None
-    return content.below("encoder.")
+    prefix = smp_prefix(content)
+    if prefix is None:
+        prefix = "" if content.has("encoder.", "decoder.") else None
+    return None if prefix is None else content.below(f"{prefix}encoder.")
+
+
+def smp_prefix(content: Content) -> str | None:
+    """Return what stands before the names of a whole model, None where there is none, or several.
+
+    Of an averaged or a teaching model and another one, the former is meant.
+    """
+    mark = "segmentation_head.0.weight"
+    ends = [name.removesuffix(mark) for name in content.tensors if name.endswith(mark)]
+    found = [p for p in ends if content.has(f"{p}encoder.", f"{p}decoder.")]
+    better = [p for p in found if re.search(r"ema|teacher|averaged|swa", p)]
+    chosen = [""] if "" in found else found if len(found) == 1 else better
+    return chosen[0] if len(chosen) == 1 else None
 
 
 def lightly_sequential(content: Content) -> dict[str, Tensor] | None:
@@ -239,6 +164,14 @@ def detectron2(content: Content) -> dict[str, Tensor] | None:
     return found
 
 
+def efficientnet_lite(content: Content) -> dict[str, Tensor] | None:
+    """Read EfficientNet-Lite of its PyTorch port: ``_conv_stem.*``, ``_blocks.*``, no SE layers."""
+    names = content.tensors
+    if "_conv_stem.weight" not in names or any("._se_" in name for name in names):
+        return None
+    return {k: v for k, v in names.items() if not k.startswith("_fc.")}
+
+
 def foreign(content: Content) -> str | None:
     """Return why tensors that are known are no encoder here, None where they are unknown."""
     names = content.tensors
@@ -251,7 +184,7 @@ def foreign(content: Content) -> str | None:
             "otherwise; convert the model with its own exporter first"
         )
     if any(n.endswith(("patch_embed.proj.weight", "cls_token")) for n in names):
-        return "a vision transformer; the encoders here are convolutional"
+        return "a vision transformer other than the encoder; timm's are --encoder tu-NAME"
     return None
 
 
@@ -288,10 +221,6 @@ def architecture(tensors: Mapping[str, Tensor]) -> str | None:
     wide = "wide " if kind == "resnet" and middle.shape[0] > 64 else ""
     deep = DEEP.get(count)
     return deep and wide + deep.replace("resnet", kind)
-
-
-def _tensors(content: Mapping[object, object]) -> dict[str, Tensor]:
-    return {str(k): v for k, v in content.items() if isinstance(v, Tensor)}
 
 
 def _numbered(content: Content, prefix: str) -> dict[str, Tensor]:

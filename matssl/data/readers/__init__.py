@@ -4,6 +4,7 @@
 ``photometric`` and ``planes`` make grey levels of what is stored, ``orientation`` turns them
 upright, ``formats`` puts a :class:`Micrograph` together. ``calibration`` and ``units`` read the
 makers' metadata, ``bar`` finds a drawn information bar. Nothing here changes a grey level.
+``mask`` reads the values of a mask file.
 """
 
 from matssl.data.readers.bar import bar_height
@@ -23,10 +24,10 @@ from matssl.data.readers.formats import (
     digest,
     from_array,
     read,
-    read_mask,
     with_pixel_size,
 )
 from matssl.data.readers.headers import Header, header
+from matssl.data.readers.mask import RawMask, read_mask
 from matssl.data.readers.units import parse_pixel_size
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "Header",
     "Listing",
     "Micrograph",
+    "RawMask",
     "bar_height",
     "digest",
     "find_images",

@@ -131,39 +131,6 @@ def with_pixel_size(
     return replace(micrograph, pixel_size=nm, unit="nm", calibration=calibration)
 
 
-def read_mask(path: Path | str) -> Array:
-    """Return the raw values of a mask file, upright.
-
-    Palette images give their indices, 1-bit images 0 and 1, signed integers keep their sign; colour
-    and alpha come as (H, W, 3) or (H, W, 4) in R, G, B, A order.
-
-    Raises:
-        UserError: the file cannot be read as a mask; it is named.
-    """
-    path = Path(path)
-    head = header(path)
-    if head.kind == "tiff":
-        found = tiff.stored(path)
-        mask = found.pixels
-        if found.facts.kind == "MINISWHITE" and mask.dtype.kind == "u":
-            mask = np.iinfo(mask.dtype).max - mask
-    else:
-        mask = raster.decoded(path, head.kind, indices=True).pixels
-    if mask.dtype.kind == "f":
-        wide = mask.astype(np.float64)
-        with np.errstate(invalid="ignore"):
-            # NaN differs from itself; beyond 2^53 a double no longer counts by one.
-            whole = np.array_equal(wide, np.rint(wide)) and np.abs(wide).max() <= 2**53
-        if not whole:
-            raise UserError(f"{path} holds fractions; a mask holds one class number per pixel")
-        mask = wide.astype(np.int64)
-    if mask.dtype == np.bool_:
-        mask = mask.astype(np.uint8)
-    if mask.ndim == 3 and mask.shape[2] in (1, 2):
-        mask = mask[..., 0]
-    return mask
-
-
 def digest(*arrays: Array) -> str:
     """Return the SHA-256 of arrays: tells pixels from others, whatever their file is called."""
     found = hashlib.sha256()

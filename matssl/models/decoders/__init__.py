@@ -14,13 +14,28 @@ from matssl.models.small_unet import NAME, SmallUnetEncoder
 
 
 @dataclass(frozen=True)
+class Variant:
+    """What the library lets one choose of a decoder; our own models have none of it.
+
+    Attributes:
+        attention: "scse" behind each block of a U-Net or U-Net++.
+        channels: of the blocks from stride 16 to 1, where they are not the usual ones.
+        rates: of the dilated convolutions of DeepLabV3+, where they are not ours.
+    """
+
+    attention: str | None = None
+    channels: tuple[int, ...] | None = None
+    rates: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
 class Kind:
     """How a decoder is built, with its model and alone.
 
     Attributes:
         made: class of the decoder.
-        model: (encoder's name, input channels, classes) to a model with the parts ``encoder``,
-            ``decoder`` and ``segmentation_head``.
+        model: (encoder's name, input channels, classes, variant) to a model with the parts
+            ``encoder``, ``decoder`` and ``segmentation_head``.
         alone: channels of the encoder's maps, the image first, to the decoder of such a model.
         channels: of the map it gives.
         stride: of that map.
@@ -29,7 +44,7 @@ class Kind:
     """
 
     made: type[nn.Module]
-    model: Callable[[str, int, int], nn.Module]
+    model: Callable[[str, int, int, Variant], nn.Module]
     alone: Callable[[Sequence[int]], nn.Module]
     channels: int
     stride: int = 1

@@ -13,7 +13,7 @@ import segmentation_models_pytorch as smp
 from segmentation_models_pytorch.decoders.deeplabv3.decoder import DeepLabV3PlusDecoder
 from torch import nn
 
-from matssl.models.decoders import Kind
+from matssl.models.decoders import Kind, Variant
 from matssl.models.encoders import DEPTH, DILATED_STRIDE
 
 CHANNELS, RATES, DROPOUT = 256, (6, 12, 18), 0.5
@@ -21,14 +21,14 @@ CHANNELS, RATES, DROPOUT = 256, (6, 12, 18), 0.5
 STRIDE = 4
 
 
-def _model(encoder: str, in_channels: int, classes: int) -> nn.Module:
+def _model(encoder: str, in_channels: int, classes: int, variant: Variant) -> nn.Module:
     model: nn.Module = smp.DeepLabV3Plus(
         encoder,
         encoder_depth=DEPTH,
         encoder_weights=None,
         encoder_output_stride=DILATED_STRIDE,
         decoder_channels=CHANNELS,
-        decoder_atrous_rates=RATES,
+        decoder_atrous_rates=variant.rates or RATES,
         decoder_aspp_separable=True,
         decoder_aspp_dropout=DROPOUT,
         in_channels=in_channels,

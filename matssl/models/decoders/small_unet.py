@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from matssl.models.decoders import Kind
+from matssl.models.decoders import Kind, Variant
 from matssl.models.small_unet import WIDTHS, SmallUnet, SmallUnetDecoder
 
 
-def _model(encoder: str, in_channels: int, classes: int) -> nn.Module:
+def _model(encoder: str, in_channels: int, classes: int, variant: Variant) -> nn.Module:
     return SmallUnet(in_channels, classes)
 
 

@@ -8,15 +8,20 @@ import segmentation_models_pytorch as smp
 from segmentation_models_pytorch.decoders.unetplusplus.decoder import UnetPlusPlusDecoder
 from torch import nn
 
-from matssl.models.decoders import Kind
+from matssl.models.decoders import Kind, Variant
 
 # Channels of the library's decoder blocks, from stride 16 to 1.
 CHANNELS = (256, 128, 64, 32, 16)
 
 
-def _model(encoder: str, in_channels: int, classes: int) -> nn.Module:
+def _model(encoder: str, in_channels: int, classes: int, variant: Variant) -> nn.Module:
     model: nn.Module = smp.UnetPlusPlus(
-        encoder, encoder_weights=None, in_channels=in_channels, classes=classes
+        encoder,
+        encoder_weights=None,
+        in_channels=in_channels,
+        classes=classes,
+        decoder_channels=variant.channels or CHANNELS,
+        decoder_attention_type=variant.attention,
     )
     return model
 

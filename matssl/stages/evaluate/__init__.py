@@ -1,1 +1,21 @@
 """A checkpoint and a folder to scores, masks, pictures and a report; see ``predict.evaluate``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matssl.trained.network import Network
+
+
+def load_model(path: str | Path) -> Network:
+    """Return the network of a trained model, for scripts that have called it here since the start.
+
+    Raises:
+        UserError: see :meth:`matssl.trained.segmenter.Segmenter.load`, which says more of a model.
+    """
+    # Late: --help imports this package and knows no torch.
+    from matssl.trained.segmenter import Segmenter
+
+    return Segmenter.load(path, device="cpu", precision="fp32").network

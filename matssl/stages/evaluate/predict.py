@@ -26,8 +26,8 @@ from matssl.data.preprocess import Preprocess
 from matssl.data.readers import Micrograph
 from matssl.measure.field import Field, areas
 from matssl.metrics.counts import confusion
-from matssl.pictures import segmentation as pictures
-from matssl.stages import console, drawing
+from matssl.preflight import Preflight
+from matssl.stages import console, drawing, failures, resume
 from matssl.stages.evaluate import leaks
 from matssl.stages.evaluate.published import name_panels
 from matssl.stages.evaluate.report import (
@@ -40,6 +40,7 @@ from matssl.stages.evaluate.report import (
 from matssl.stages.evaluate.settings import EvaluateSettings
 from matssl.stages.evaluate.summary import Result, excluded_classes, summarise
 from matssl.stages.evaluate.truth import check_masks, is_file_name, mask_paths, truth_table
+from matssl.stages.failures import Failures
 from matssl.stages.settings import EXPERIMENTS
 from matssl.trained.segmenter import Segmenter
 
@@ -68,6 +69,8 @@ class Inputs:
         pairs: images of it that are evaluated, with their masks.
         truth: the model's classes with the values that mean them in these masks.
         excluded: classes that one further mean IoU leaves out.
+        found: what the images hold.
+        beaten: what ``--crop_bottom`` beats, in words.
     """
 
     segmenter: Segmenter
@@ -75,6 +78,8 @@ class Inputs:
     pairs: list[Pair]
     truth: ClassTable
     excluded: tuple[int, ...]
+    found: Preflight
+    beaten: str
 
 
 def evaluate(settings: EvaluateSettings, argv: Sequence[str] = ()) -> Path:
@@ -108,14 +113,11 @@ def evaluate(settings: EvaluateSettings, argv: Sequence[str] = ()) -> Path:
     folder = RunFolder.at(root, False, settings.overwrite, rt.is_main)
     folder.start(flags.to_dict(settings), argv)
     folder.write_text("preflight.txt", facts + "\n")
-    rivals = _baselines(settings, rt, inputs)
-    results = []
-    with runtime.memory_errors("--tile_size or --batch_size"):
-        bar = tqdm(total=len(inputs.pairs), desc="predicting", disable=settings.quiet or None)
-        for pair, name, micrograph in _read(inputs, min(1, rt.workers)):
-            results.append(_one_image(settings, folder, inputs, pair, name, micrograph, rivals))
-            bar.update()
-        bar.close()
+    failed = Failures(folder)
+    with resume.disk_errors(folder), runtime.memory_errors("--tile_size or --batch_size"):
+        results = _predicted(settings, rt, folder, inputs, failed)
+        if not results:
+            failed.end(len(inputs.pairs), 0)
 
     copies = leaks.by_pixels(results, segmenter)
     for warning in copies:
@@ -129,6 +131,7 @@ def evaluate(settings: EvaluateSettings, argv: Sequence[str] = ()) -> Path:
         "lineage": segmenter.lineage.stored(),
         "warnings": [*warnings, *copies],
         "baselines_wanted": settings.baselines,
+        "failed": {str(image): reason for image, reason in failed.images.items()},
     }
     write_tables(folder, results, summary, names, inputs.excluded)
     with tempfile.TemporaryDirectory(prefix=".panels", dir=root) as scratch:
@@ -137,14 +140,36 @@ def evaluate(settings: EvaluateSettings, argv: Sequence[str] = ()) -> Path:
             place = root / "visualizations"
             place.mkdir()
         drawn = results if settings.save_visualizations else worst_and_best(results)
-        draw_panels(folder, place, drawn, inputs.truth, segmenter.record)
+        draw_panels(folder, place, drawn, inputs.truth, segmenter.record, failed)
         if settings.save_visualizations:
             name_panels(place, results)
         write_report(folder, results, summary, names, facts, place)
-    folder.status("done", images=len(results))
+    folder.status("done", images=len(results), failed=len(failed.images))
     print_summary(folder, summary, inputs.dataset.grouping.source)
     runtime.close()
+    failed.end(len(inputs.pairs), len(results))
     return root
+
+
+def _predicted(
+    settings: EvaluateSettings,
+    rt: Runtime,
+    folder: RunFolder,
+    inputs: Inputs,
+    failed: Failures,
+) -> list[Result]:
+    """Predict and count image by image; what fails on one is noted and costs no other."""
+    rivals = _baselines(settings, rt, inputs)
+    results = []
+    bar = tqdm(total=len(inputs.pairs), desc="predicting", disable=settings.quiet or None)
+    for pair, name, micrograph in _read(inputs, min(1, rt.workers)):
+        with failed.of(pair.image):
+            if isinstance(micrograph, Exception):
+                raise micrograph
+            results.append(_one_image(settings, folder, inputs, pair, name, micrograph, rivals))
+        bar.update()
+    bar.close()
+    return results
 
 
 def _root(settings: EvaluateSettings, raw: bool) -> Path:
@@ -192,6 +217,8 @@ def _inputs(settings: EvaluateSettings, segmenter: Segmenter) -> Inputs:
     pixel_size = readers.parse_pixel_size(settings.pixel_size)
     if pixel_size is not None:
         segmenter = replace(segmenter, record=replace(segmenter.record, pixel_size=pixel_size))
+    record, beaten = segmenter.record.cutting(settings.crop_bottom)
+    segmenter = replace(segmenter, record=record)
     if settings.page is not None:
         segmenter = replace(segmenter, record=replace(segmenter.record, page=settings.page))
     excluded = excluded_classes(settings.exclude_classes, table.names)
@@ -199,15 +226,21 @@ def _inputs(settings: EvaluateSettings, segmenter: Segmenter) -> Inputs:
     record = segmenter.record.told(dataset.grouping.pixel_sizes)
     segmenter = replace(segmenter, record=record)
     pairs = _chosen(settings, dataset, segmenter)
-    truth = truth_table(dataset, table, settings.classes, segmenter.raw)
-    truth = check_masks(pairs, truth, table, segmenter.record)
-    return Inputs(segmenter, dataset, pairs, truth, excluded)
+    shown = replace(dataset, pairs=tuple(pairs), table=None)
+    found = preflight.examine_dataset(shown, segmenter.record)
+    found.judged.refuse_misfits()
+    segmenter = replace(segmenter, record=found.record)
+    truth, notes = truth_table(dataset, table, settings.classes, segmenter.raw)
+    truth, said = check_masks(pairs, truth, table, segmenter.record)
+    dataset = replace(dataset, notes=(*dataset.notes, *dict.fromkeys((*notes, *said))))
+    return Inputs(segmenter, dataset, pairs, truth, excluded, found, beaten)
 
 
 def _dataset(settings: EvaluateSettings, segmenter: Segmenter) -> Dataset:
     """Return the data set in the folder; splits are cut as they were for training."""
     table, trained_on = segmenter.table, segmenter.trained_on
-    if settings.classes and settings.classes != masks.BINARY and not is_file_name(settings.classes):
+    binary = masks.is_binary(settings.classes)
+    if settings.classes and not binary and not is_file_name(settings.classes):
         names = tuple(word.strip() for word in settings.classes.split(","))
         if names != table.names:
             raise UserError(
@@ -267,19 +300,20 @@ def _facts(inputs: Inputs) -> str:
     """Return in words what was found, and what had to be assumed of the model."""
     table = inputs.truth if mask_paths(inputs.pairs) else None
     shown = replace(inputs.dataset, pairs=tuple(inputs.pairs), table=table)
-    facts = preflight.examine_dataset(shown, inputs.segmenter.record).text()
-    note = inputs.segmenter.note
-    return f"{note}\n{facts}" if note else facts
+    beaten = f"note    {inputs.beaten}" if inputs.beaten else ""
+    parts = (inputs.segmenter.note, beaten, replace(inputs.found, dataset=shown).text())
+    return "\n".join(part for part in parts if part)
 
 
-def _read(inputs: Inputs, ahead: int) -> Iterator[tuple[Pair, str, Micrograph]]:
-    """Yield each pair with the name of its files and its micrograph.
+def _read(inputs: Inputs, ahead: int) -> Iterator[tuple[Pair, str, Micrograph | Exception]]:
+    """Yield each pair with the name of its files and its micrograph, or why there is none.
 
     One thread reads ahead at most: more would only hold more images.
     """
     pairs, record = inputs.pairs, inputs.segmenter.record
     names = drawing.output_names([pair.image for pair in pairs], inputs.dataset.root)
-    pixels = prefetched(lambda i: record.read(pairs[i].image), range(len(pairs)), ahead)
+    read = failures.attempt(record.read, [pair.image for pair in pairs])
+    pixels = prefetched(read, range(len(pairs)), ahead)
     yield from zip(pairs, names, pixels, strict=True)
 
 
@@ -337,7 +371,8 @@ def _one_image(
     predicted, truth_areas, gathered = areas(found.classes, count), None, None
     rival_counts: dict[str, NDArray[np.int64]] = {}
     if pair.mask is not None:
-        mask = inputs.truth.decode(readers.read_mask(pair.mask), str(pair.mask))[: found.rows]
+        raw = inputs.truth.decode(readers.read_mask(pair.mask), str(pair.mask))
+        mask = segmenter.record.fitted(raw, micrograph)
         gathered = metrics.gather(mask, found.classes[: found.rows], count)
         counts = gathered[confusion]
         if counts.sum() == 0:
@@ -375,10 +410,10 @@ def _write_masks(
     folder: RunFolder, name: str, classes: NDArray[np.uint8], num_classes: int
 ) -> None:
     """Write the prediction as index PNG, colour PNG and label TIFF, all of the image's size."""
-    colour = pictures.colour_mask(classes, num_classes)[..., ::-1]
+    colour = drawing.colour_bgr(classes, num_classes)
     for kind, content in (("index", classes), ("colour", colour)):
         with atomic_path(folder.path(f"masks/{kind}/{name}.png")) as temporary:
-            data = cv2.imencode(".png", np.ascontiguousarray(content), MASK_PNG)[1]
+            data = cv2.imencode(".png", content, MASK_PNG)[1]
             temporary.write_bytes(data.tobytes())
     with atomic_path(folder.path(f"masks/label/{name}.tif")) as temporary:
         tifffile.imwrite(temporary, classes, compression="zlib")

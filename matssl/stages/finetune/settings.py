@@ -84,7 +84,8 @@ class FinetuneSettings(RunSettings, TrainingSettings, LabelSettings, ImageSettin
     val_fraction: float = flag(
         0.2,
         "data",
-        "share of the training groups that validates where there is no val split",
+        "share of the training groups that validates where there is no val split; 0: none, nor do "
+        "folds inside a few images choose the number of steps",
         low=0,
         below=1,
     )

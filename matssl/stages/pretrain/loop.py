@@ -397,7 +397,9 @@ class Run:
         before = payload["recipe"]
         instead = f"start a new run with --weights {self.folder.root / 'encoder.safetensors'}"
         defaults = flags.defaults(type(self.settings), type(self.own))
-        resume.refuse_other_plan(before, self.flags(), defaults, instead)
+        told = resume.refuse_other_plan(before, self.flags(), defaults, instead)
+        if told:
+            self.say(f"note    {told}")
         if before.get("labelled", []) != self.identity:
             raise UserError(f"the labelled images changed since this run began; {instead}")
         if before["data_hash"] != self.inputs.pool.hash:

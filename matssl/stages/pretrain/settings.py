@@ -18,6 +18,7 @@ from matssl.stages.settings import (
     ImageSettings,
     RunSettings,
     TrainingSettings,
+    classes_problem,
     weights_file,
 )
 
@@ -140,6 +141,7 @@ class PretrainSettings(RunSettings, TrainingSettings, ImageSettings):
         None,
         "data",
         "classes of the masks of --labeled_path and --probe_path, as of train_finetune.py",
+        check=classes_problem,
         leads=paths.class_file,
     )
     mask_folder: str | None = flag(

@@ -1,0 +1,81 @@
+"""Names and shapes of encoders' tensors, by which a file is known that does not name its own."""
+
+from __future__ import annotations
+
+import functools
+import re
+import warnings
+from collections.abc import Mapping
+
+import segmentation_models_pytorch as smp
+import torch
+from torch import Tensor, nn
+
+from matssl.models import small_unet
+from matssl.models.encoders import DEPTH, DILATED_STRIDE, REFUSALS
+
+# The library's own encoders by the tensor that each begins with. Those of timm (tu-NAME) are too
+# many to try, and many of them have equal tensors: a file has to name them.
+FAMILIES = {
+    "conv1.weight": r"resnet|resnext|xception|timm-skresne",
+    "layer0.conv1.weight": r"se",
+    "features.0.0.weight": r"mobilenet_v2",
+    "features.0.weight": r"vgg",
+    "features.conv0.weight": r"densenet",
+    "features.conv1_1.conv.weight": r"dpn",
+    "features.0.conv.weight": r"inceptionv4",
+    "conv2d_1a.conv.weight": r"inceptionresnetv2",
+    "_conv_stem.weight": r"efficientnet",
+    "conv_stem.weight": r"timm-(efficientnet|tf_)",
+    "patch_embed1.proj.weight": r"mit",
+    "stage0.rbr_conv.0.conv.weight": r"mobileone",
+    "stem.conv1.weight": small_unet.NAME,
+}
+
+
+@functools.lru_cache(maxsize=128)
+def blueprint(name: str, in_channels: int = 3, dilated: bool = False) -> Mapping[str, Tensor]:
+    """Return an encoder's tensors by name, on the meta device: their shapes are all there is.
+
+    Args:
+        name: of the encoder, see :func:`matssl.models.encoders.build_encoder`.
+        in_channels: of its input.
+        dilated: see the same.
+
+    Returns:
+        Nothing where there is no such encoder.
+    """
+    if name == small_unet.NAME:
+        with torch.device("meta"):
+            return small_unet.SmallUnetEncoder(in_channels).state_dict()
+    stride = {"output_stride": DILATED_STRIDE} if dilated else {}
+
+    def made() -> nn.Module:
+        encoder: nn.Module = smp.encoders.get_encoder(
+            name, in_channels=in_channels, depth=DEPTH, weights=None, **stride
+        )
+        return encoder
+
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            with torch.device("meta"):
+                return made().state_dict()
+        except REFUSALS:
+            # A few compute with numbers while they are built.
+            try:
+                state = made().state_dict()
+            except REFUSALS:
+                return {}
+    return {key: torch.empty_like(value, device="meta") for key, value in state.items()}
+
+
+def candidates(names: Mapping[str, object]) -> tuple[str, ...]:
+    """Return the library's encoders that may have tensors of some names; the shallow ones first.
+
+    Args:
+        names: of the tensors of a file.
+    """
+    known = (*smp.encoders.encoders, small_unet.NAME)
+    kinds = [kind for first, kind in FAMILIES.items() if first in names]
+    return tuple(name for name in known if any(re.match(kind, name) for kind in kinds))
