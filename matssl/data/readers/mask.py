@@ -43,11 +43,13 @@ class RawMask(np.ndarray):
             one that only turns the grey scale around.
         remark: what was taken for what, in words; empty where there was no choice.
         lossy: whether the file is a JPEG, which changes values.
+        one_bit: whether the format has one bit a pixel, so that 1 is white.
     """
 
     palette: NDArray[np.uint8] | None
     remark: str
     lossy: bool
+    one_bit: bool
 
     def __new__(
         cls,
@@ -55,10 +57,12 @@ class RawMask(np.ndarray):
         palette: NDArray[np.uint8] | None = None,
         remark: str = "",
         lossy: bool = False,
+        one_bit: bool = False,
     ) -> RawMask:
         """Return the values with what belongs to them."""
         mask = np.asarray(values).view(cls)
-        mask.palette, mask.remark, mask.lossy = palette, remark, lossy
+        mask.palette, mask.remark = palette, remark
+        mask.lossy, mask.one_bit = lossy, one_bit
         return mask
 
     def __array_finalize__(self, other: Any) -> None:
@@ -66,6 +70,7 @@ class RawMask(np.ndarray):
         self.palette = getattr(other, "palette", None)
         self.remark = getattr(other, "remark", "")
         self.lossy = getattr(other, "lossy", False)
+        self.one_bit = getattr(other, "one_bit", False)
 
 
 def read_mask(path: Path | str) -> Array:
@@ -107,7 +112,8 @@ def read_mask(path: Path | str) -> Array:
         raise UserError(f"{path} has {mask.shape[2]} channels; a mask has up to four")
     if palette is not None and (mask.ndim != 2 or _is_ramp(palette)):
         palette = None
-    return RawMask(mask, palette, "; ".join(notes), head.kind == "jpeg")
+    one_bit = head.bits == 1 and palette is None
+    return RawMask(mask, palette, "; ".join(notes), head.kind == "jpeg", one_bit)
 
 
 def _tiff(path: Path) -> tuple[Array, NDArray[np.uint8] | None, list[str]]:
