@@ -18,6 +18,7 @@ from matssl.core.arrays import Array
 from matssl.core.errors import UserError
 from matssl.data import readers
 from matssl.data.readers import Header
+from matssl.data.readers.raster import reported
 
 # Classes a person can tell apart, and the colours or grey levels that stand for them.
 FEW = 32
@@ -198,7 +199,7 @@ def _jpeg_many(path: Path) -> bool:
     import cv2
 
     data = np.fromfile(path, np.uint8)
-    small = cv2.imdecode(data, cv2.IMREAD_REDUCED_GRAYSCALE_8)
+    small, _ = reported(lambda: cv2.imdecode(data, cv2.IMREAD_REDUCED_GRAYSCALE_8))
     if small is None or small.size < 256:
         return False
     counts = np.sort(np.bincount(small.ravel(), minlength=256))[::-1]
