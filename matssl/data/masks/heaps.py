@@ -48,7 +48,7 @@ class Heaps:
     Attributes:
         levels: the most frequent value of each heap, ascending.
         strays: other values.
-        share: of the pixels that have such, 0 to 1.
+        share: of the pixels whose value is more than ``NOISE`` from all levels, 0 to 1.
         unclear: values far from every heap that are drawn nevertheless.
         clear: whether this is a mask at all.
     """
@@ -140,7 +140,7 @@ def heaps(total: Total) -> Heaps:
     return Heaps(
         found,
         tuple(values[strays].tolist()),
-        float(total.sizes[strays].sum() / max(1, total.pixels)),
+        float(total.sizes[distances > NOISE].sum() / max(1, total.pixels)),
         tuple(unclear.tolist()),
         bool(
             len(kept) >= 2
