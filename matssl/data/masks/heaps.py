@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from matssl.core.arrays import Array
 from matssl.data import readers
 from matssl.data.masks import edges
-from matssl.data.masks.survey import Survey, Total, short
+from matssl.data.masks.survey import Survey, Total
 from matssl.data.masks.table import MOST_CLASSES, SNAP_DISTANCE, plain
 from matssl.data.masks.values import COLOR, channels
 
@@ -170,7 +170,7 @@ def edges_are_few(
         if len(one.values) > 2:
             raw = readers.read_mask(one.path)
             classes = decode(raw)
-            firm = edges.flat(short(plain(raw)))
+            firm = edges.drawn_as(plain(raw))[1]
             thin += edges.sandwiched(classes, firm, num_classes, kind == "index")
             sizes += np.bincount(classes.ravel(), minlength=256)[:num_classes]
     if thin.sum() > MOST_EDGES * sizes.sum():
