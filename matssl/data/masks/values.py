@@ -13,7 +13,7 @@ from matssl.core.arrays import Array
 # A grey value 3, a colour "#rrggbb", or a range of grey values "128-255".
 Value = int | str
 # Codes of colours start here, so that no grey value is one of them.
-COLOR = 1 << 24
+COLOR = 1 << 40
 BLACK = COLOR
 # Pixels that are looked at together: bounds what is held beside a large mask.
 CHUNK = 1 << 22
@@ -30,7 +30,7 @@ def to_8_bit(raw: Array) -> NDArray[np.uint8]:
 
 
 def pack(raw: Array) -> NDArray[np.int64]:
-    """Return one number per pixel: the value itself, or 0x1rrggbb for a colour."""
+    """Return one number per pixel: the value itself, or ``COLOR`` + 0xrrggbb for a colour."""
     if raw.ndim == 2:
         return raw.astype(np.int64)
     r, g, b = (raw[..., i].astype(np.int64) for i in range(3))
