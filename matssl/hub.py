@@ -8,11 +8,12 @@ import shutil
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, TypeVar
 
 from matssl.core import download, packages, textfiles
-from matssl.core.errors import UserError
+from matssl.core.archive import unpack
+from matssl.core.errors import DiskFull, UserError
 
 ROOT = Path(__file__).resolve().parent.parent
 MODEL_HUB, DATASETS = ROOT / "model_hub", ROOT / "datasets"
@@ -222,8 +223,15 @@ def fetch_data(entry: DataSet, folder: Path | None = None, quiet: bool = False) 
             download.fetch(entry.url, archive, entry.sha256, quiet=quiet)
         try:
             unpack(archive, half, entry.take or {"": ""})
+        except DiskFull:
+            shutil.rmtree(half, ignore_errors=True)
+            raise
+        except UserError as error:
+            # Kept, it would be refused again for ever.
+            _forget(archive, half)
+            raise UserError(f"{error}; the archive was removed") from error
         except zipfile.BadZipFile as error:
-            archive.unlink()
+            _forget(archive, half)
             raise UserError(
                 f"{archive} is no zip archive or is damaged and was removed; run the command again"
             ) from error
@@ -234,42 +242,9 @@ def fetch_data(entry: DataSet, folder: Path | None = None, quiet: bool = False) 
     return folder
 
 
-def unpack(archive: Path, folder: Path, take: Mapping[str, str]) -> int:
-    """Unpack parts of a zip archive and return how many files came out.
-
-    Args:
-        archive: of GitHub's kind: everything lies in one first folder, which is left out.
-        folder: nothing is written outside of it.
-        take: path in the archive to path in the folder.
-
-    Raises:
-        UserError: an entry points out of the folder or is a link, or nothing is found.
-        zipfile.BadZipFile: no zip archive.
-    """
-    count = 0
-    with zipfile.ZipFile(archive) as file:
-        for info in file.infolist():
-            if info.is_dir():
-                continue
-            name = PurePosixPath(info.filename.replace("\\", "/"))
-            # The upper half of external_attr is the Unix mode; 0o12 marks a link.
-            if name.is_absolute() or ".." in name.parts or info.external_attr >> 28 == 0o12:
-                raise UserError(
-                    f"{archive} holds an entry that points out of the folder ({info.filename}); "
-                    "it is not unpacked"
-                )
-            inner = PurePosixPath(*name.parts[1:])
-            for source, destination in take.items():
-                if not inner.is_relative_to(source) or inner == PurePosixPath(source):
-                    continue
-                target = folder / destination / inner.relative_to(source)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                with file.open(info) as content, open(target, "wb") as out:
-                    shutil.copyfileobj(content, out)
-                count += 1
-    if count == 0:
-        raise UserError(f"{archive} holds none of {', '.join(take)}; its author has moved them")
-    return count
+def _forget(archive: Path, half: Path) -> None:
+    archive.unlink(missing_ok=True)
+    shutil.rmtree(half, ignore_errors=True)
 
 
 def _from_torchvision(name: str, folder: Path, scratch: Path) -> None:

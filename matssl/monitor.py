@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from matssl.core.wording import SOUND, YOUNG
+from matssl.core.wording import SOUND, YOUNG, counted
 
 # The state of a run that learns nothing but may yet.
 SLOW = "not learning"
@@ -25,6 +25,9 @@ THIN_EMBEDDINGS = 4.0
 # Steps after which the running averages of BatchNorm, with which the samples are looked at, have
 # forgotten their start: 0.9^60 of it is left.
 SETTLED = 60
+# Steps before which neither weights that stay nor losses of 0 mean anything: the first step meets
+# an empty queue and learns nothing, and a warm-up begins with next to no rate.
+STARTED = 10
 # From this share of the steps on, a run has had time to learn.
 LATE = 0.5
 # Intraclass correlation below which views of one image count as unrelated, and share of the loss
@@ -155,8 +158,11 @@ class Health:
             progress: share of the training that is done; early runs get time.
         """
         found = self._of_the_input() or self._of_the_settings()
+        if not found and self.signs.steps >= STARTED:
+            found = self._of_the_steps()
         if not found and self.signs.steps < SETTLED:
-            return Verdict(YOUNG, f"after {self.signs.steps} steps ({self._measures()})")
+            told = counted(self.signs.steps, "step")
+            return Verdict(YOUNG, f"after {told} ({self._measures()})")
         return found or self._of_the_state(progress)
 
     def _of_the_input(self) -> Verdict | None:
@@ -180,12 +186,6 @@ class Health:
 
     def _of_the_settings(self) -> Verdict | None:
         signs = self.signs
-        if not signs.moved:
-            return Verdict(
-                "frozen",
-                "no weight of the encoder has changed since the last look",
-                "raise --lr, and check that the encoder is trained at all",
-            )
         if signs.temperature is not None and signs.temperature > 2:
             # Cosines differ by 2 at most, so logits differ by less than 1: the softmax is flat.
             return Verdict(
@@ -194,19 +194,29 @@ class Health:
                 "their loss",
                 "set --temperature to 0.1 to 0.5",
             )
-        if signs.idle > MOST:
-            return Verdict(
-                "idle",
-                f"the loss was 0 in {100 * signs.idle:.0f} % of the steps, whose batches held "
-                "nothing to tell apart",
-                "raise --batch_size, or take --group_negatives keep",
-            )
         if signs.queue > LONG_QUEUE:
             return Verdict(
                 "stale",
                 f"the queue holds {100 * signs.queue:.0f} % as many keys as there are tiles, among "
                 "them old keys of the very samples they are compared with",
                 "lower --queue_size, and --batch_size where it is more, to half of the tiles",
+            )
+        return None
+
+    def _of_the_steps(self) -> Verdict | None:
+        signs = self.signs
+        if not signs.moved:
+            return Verdict(
+                "frozen",
+                "no weight of the encoder has changed since the last look",
+                "raise --lr, and check that the encoder is trained at all",
+            )
+        if signs.idle > MOST:
+            return Verdict(
+                "idle",
+                f"the loss was 0 in {100 * signs.idle:.0f} % of the steps, whose batches held "
+                "nothing to tell apart",
+                "raise --batch_size, or take --group_negatives keep",
             )
         return None
 

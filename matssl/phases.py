@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from matssl.core.arrays import variance
+
 Floats = NDArray[np.float32]
 # Rows of an image that are smoothed at once; more would only hold more memory.
 STRIP = 1024
@@ -178,7 +180,7 @@ def label(probabilities_NHW: Floats, guide: Floats, radius: int) -> NDArray[np.u
     """
     height = probabilities_NHW.shape[1]
     result = np.empty(probabilities_NHW.shape[1:], np.uint8)
-    spread = float(np.var(guide, dtype=np.float64))
+    spread = variance(guide)
     # Twice the filter, once the vote.
     margin = 3 * radius + 8
     for top in range(0, height, STRIP):

@@ -7,7 +7,7 @@ import html
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from matssl.core.run_folder import atomic_write_bytes
+from matssl.core.run_folder import atomic_write_text
 from matssl.core.tables import Row
 
 _STYLE = """
@@ -57,7 +57,7 @@ def write(path: Path, title: str, subtitle: str, sections: Sequence[tuple[str, s
     for heading, body in sections:
         parts.append((f"<h2>{html.escape(heading)}</h2>" if heading else "") + body)
     parts.append("</body></html>")
-    atomic_write_bytes(path, "\n".join(parts).encode("utf-8"))
+    atomic_write_text(path, "\n".join(parts))
 
 
 def table(

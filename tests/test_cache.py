@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import shutil
 import weakref
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -151,3 +153,65 @@ def test_two_processes_may_start_together(pool: Path, tmp_path: Path) -> None:
         assert job.exitcode == 0
     assert len(list((tmp_path / "c").iterdir())) == 2
     assert np.array_equal(_build(pool, tmp_path / "c").plane(3), _build(pool, None).plane(3))
+
+
+def test_damaged_bytes_of_a_cache_are_found_and_read_from_their_image_again(
+    pool: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """D12: digests were stored and never compared."""
+    built = _build(pool, tmp_path / "c")
+    planes = [built.plane(i).copy() for i in range(12)]
+    (file,) = (tmp_path / "c").glob("*.u8")
+    data = bytearray(file.read_bytes())
+    for i in (2, 7):
+        data[built._offsets[i] + 50] ^= 1
+    file.write_bytes(data)
+    again = _build(pool, tmp_path / "c")
+    for _ in range(2):
+        assert all(np.array_equal(again.plane(i), planes[i]) for i in range(12))
+    assert capsys.readouterr().err.count("is damaged: what differs is read") == 1
+    # Each plane is compared once a run, not in every step.
+    data[again._offsets[4]] ^= 1
+    file.write_bytes(data)
+    assert not np.array_equal(again.plane(4), planes[4])
+    third = _build(pool, tmp_path / "c")
+    shutil.copy(third.sources[1], third.sources[4])
+    with pytest.raises(UserError, match="not the image it was made of"):
+        third.plane(4)
+
+
+@pytest.mark.parametrize("part", ["shapes", "offsets", "digests", "hash", "sources", "bytes"])
+def test_a_garbled_index_of_a_cache_is_made_anew(part: str, pool: Path, tmp_path: Path) -> None:
+    """D12: what the index says follows from its parts."""
+    planes = [_build(pool, tmp_path / "c").plane(i).copy() for i in range(12)]
+    (table,) = (tmp_path / "c").glob("*.json")
+    index = json.loads(table.read_text())
+    index[part] = index[part][::-1] if part != "bytes" else index[part] + 1
+    table.write_text(json.dumps(index))
+    again = _build(pool, tmp_path / "c")
+    assert all(np.array_equal(again.plane(i), planes[i]) for i in range(12))
+    assert again.sources == sorted(again.sources)
+    table.write_text("[" * 100000)
+    assert np.array_equal(_build(pool, tmp_path / "c").plane(3), planes[3])
+
+
+@pytest.mark.parametrize("kind", ["a folder", "a link"])
+def test_what_another_user_left_in_the_temporary_folder_stops_nobody(
+    kind: str, pool: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """D4: the lock had no user in its name, and a file of another one ended in a traceback."""
+    place = tmp_path / "tmp"
+    place.mkdir()
+    victim = tmp_path / "victim"
+    real = os.open
+
+    def open_once(path: Any, *args: Any, **kwargs: Any) -> int:
+        if str(path).endswith(".lock"):
+            assert f"-{os.getuid()}-" in str(path)
+            Path(path).mkdir() if kind == "a folder" else Path(path).symlink_to(victim)
+        return real(path, *args, **kwargs)
+
+    monkeypatch.setattr(cache.tempfile, "gettempdir", lambda: str(place))
+    monkeypatch.setattr(cache.os, "open", open_once)
+    assert len(_build(pool, tmp_path / "c")) == 12
+    assert not victim.exists() and len(list(place.iterdir())) == 1

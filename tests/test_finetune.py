@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
 
 import train_finetune
 from matssl.core.errors import UserError, guard
-from matssl.data.crops import Labelled
+from matssl.core.labels import IGNORE
+from matssl.data import synthetic
+from matssl.data.crops import CropAugmentation, CropLoader, Labelled
 from matssl.data.layouts import Pair
+from matssl.data.preprocess import Preprocess, measure
 from matssl.models import losses
 from matssl.models.segmentation import build_model
 from matssl.stages.finetune import folds, inputs, settings
@@ -207,3 +212,84 @@ def test_what_the_folds_chose_survives_its_file() -> None:
     choice = folds.Choice(200, (0.25, 0.5, 0.375), 100)
     assert folds.Choice.from_dict(choice.to_dict()) == choice
     assert choice.to_dict() == {"steps": 200, "miou": [0.25, 0.5, 0.375], "every": 100}
+
+
+def test_halves_of_a_single_image_are_those_of_its_labelled_pixels() -> None:
+    """B7: of a half-labelled image each half has labels."""
+    data = _labelled(8)
+    data.masks[0][:, 4:] = IGNORE
+    (left, right), swapped = folds.parts(data)
+    assert left.planes[0].shape == (8, 2) and right.planes[0].shape == (8, 6)
+    assert np.array_equal(swapped[0].masks[0], right.masks[0])
+    # Two pixels of a scribble are parted, too; a single one cannot be.
+    data.masks[0][:] = IGNORE
+    data.masks[0][3, [2, 5]] = 0
+    assert [len(part.planes) for pair in folds.parts(data) for part in pair] == [1, 1, 1, 1]
+    data.masks[0][3, 5] = IGNORE
+    assert folds.parts(data) == []
+
+
+def test_a_fold_without_labels_is_left_out() -> None:
+    """B7: an image whose labels are all to be ignored can neither teach nor judge alone."""
+    data = _labelled(4, 6, 8)
+    data.masks[1][:] = IGNORE
+    held = sorted(len(held.planes[0]) for _, held in folds.parts(data))
+    assert held == [4, 8]
+
+
+def test_crops_without_labels_are_moved_to_a_labelled_pixel() -> None:
+    """B7: a scribble of a few pixels is in every crop of its image."""
+    data = _labelled(96)
+    data.masks[0][:] = IGNORE
+    data.masks[0][90, 3:6], data.masks[0][91, 5] = 0, 1
+    record = measure(Preprocess.chosen(channels=1), data.planes)
+    for rare_p in (0.0, 0.5):
+        loader = CropLoader(data, record, 2, CropAugmentation(size=32, rare_p=rare_p), 4, 0)
+        _, masks = next(loader.batches(0, 1))
+        assert bool((masks != IGNORE).flatten(1).any(1).all())
+
+
+def _sparse(folder: Path) -> Path:
+    """Training images half labelled, scribbled and not at all; one to validate on without."""
+    synthetic.write_dataset(folder, "two_phase", n_train=3, n_val=2, n_test=2, size=64, seed=0)
+    labelled = {"train": (slice(0, 32), slice(30, 32), slice(0)), "val": (slice(0), slice(64))}
+    for split, columns in labelled.items():
+        paths = sorted((folder / f"{split}_annot").iterdir())
+        for path, known in zip(paths, columns, strict=True):
+            mask = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+            sparse = np.full_like(mask, 255)
+            sparse[:, known] = mask[:, known] > 0
+            cv2.imwrite(str(path), sparse)
+    (folder / "classes.yaml").write_text("classes: {a: 0, b: 1}\nignore: [255]\n")
+    return folder
+
+
+@pytest.mark.parametrize("val", [True, False])
+def test_sparse_labels_train(
+    val: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str], no_drawing: None
+) -> None:
+    """B7: half-labelled and scribbled images teach, images without labels are left out and said."""
+    folder = _sparse(tmp_path / "data")
+    if not val:
+        shutil.rmtree(folder / "val"), shutil.rmtree(folder / "val_annot")
+    argv = ["--finetune_dataset", folder, "--output_dir", tmp_path, "--name", "x", "--steps", 3]
+    argv += ["--encoder", "tu-test_resnet", "--decoder", "unet", "--crop_size", 32]
+    argv += ["--batch_size", 2, "--val_every", 2, "--threads", 1, "--precision", "fp32"]
+    assert guard(train_finetune.main, [str(word) for word in argv]) == 0
+    out = capsys.readouterr().out
+    without = "note    2 images of 5" if val else "note    1 image of 3"
+    assert f"{without} without a labelled pixel, left out: " in out
+    assert f"images  2 to train, {int(val)} to validate" in out
+    assert "mIoU" in out and "nan" not in out
+
+
+def test_images_without_any_label_are_refused_by_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = _sparse(tmp_path / "data")
+    for path in (folder / "train_annot").iterdir():
+        cv2.imwrite(str(path), np.full((64, 64), 255, np.uint8))
+    argv = ["--finetune_dataset", str(folder), "--output_dir", str(tmp_path / "out")]
+    assert guard(train_finetune.main, argv) == 2
+    assert "every pixel of the training masks" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

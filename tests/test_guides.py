@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -75,6 +76,28 @@ def test_labelled_tiles_show_several_classes_and_every_class_as_often() -> None:
     boxes, chances = guide_boxes([np.zeros((30, 40), np.uint8)], 48)
     assert boxes.tolist() == [[0, 0, 0, 30, 40]] and chances.tolist() == [1]
     assert np.allclose(guide_boxes([np.full((60, 96), 2, np.uint8)], 48)[1], 1 / (2 * 3))
+
+
+def test_a_labelled_tile_beside_the_samples_lengthens_the_epoch(tmp_path: Path) -> None:
+    """B16: 24 tiles in batches of 4 are 6 steps, or 8 of 3 tiles beside a labelled one."""
+    loader = _loader(tmp_path, ViewAugmentation(size=32, **PLAIN))  # type: ignore[arg-type]
+    assert loader.guides is not None and (len(loader.tiles), loader.steps_per_epoch) == (24, 6)
+    beside = replace(loader.guides, beside=True)
+    loader = ViewLoader(loader.pool, loader.augmentations, 4, 48, 0, guides=beside)
+    assert loader.steps_per_epoch == 8
+    batches = list(loader.epoch(0))
+    assert all(len(b.index) == 4 and b.index[0] == -1 and b.group[0] == -1 for b in batches)
+    assert sorted(torch.cat([b.index[1:] for b in batches]).tolist()) == list(range(24))
+    assert all((b.labels[0] != IGNORE).any() for b in batches if b.labels is not None)
+    halves = [
+        list(
+            ViewLoader(loader.pool, loader.augmentations, 4, 48, 0, 0, r, 2, guides=beside).epoch(0)
+        )
+        for r in range(2)
+    ]
+    for whole, first, second in zip(batches, *halves, strict=True):
+        assert torch.equal(whole.views[1][::2], first.views[1])
+        assert torch.equal(whole.views[1][1::2], second.views[1])
 
 
 def test_one_process_in_two_has_the_labelled_sample(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import importlib
 from pathlib import Path
@@ -19,6 +20,7 @@ from matssl.core.batch import Batch, Losses
 from matssl.core.errors import guard
 from matssl.data import synthetic
 from matssl.data.datasets import ViewLoader
+from matssl.methods import distinct
 from matssl.methods.byol.method import BYOL
 from matssl.methods.contrastive import negative_cosine
 from matssl.methods.mocov2.settings import MoCoV2Settings
@@ -218,6 +220,17 @@ def test_the_queue_of_the_stage_is_at_most_half_of_the_tiles(
     assert max(ages) == 16 // 8
 
 
+@pytest.mark.parametrize("model", [name for name in distinct() if not name.startswith("pscl")])
+def test_a_single_step_is_too_early_to_say(
+    model: str, small_pool: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """B18, B19: the first step against an empty queue has a loss of 0 and moves no weight."""
+    assert _run(small_pool, tmp_path, capsys, model, "--steps", 1) == ""
+    with open(tmp_path / "ssl" / "x" / "log.csv", encoding="utf-8", newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert row["verdict"].startswith("too early to say after 1 step (")
+
+
 @pytest.mark.parametrize(
     ("signs", "verdict"),
     [
@@ -228,6 +241,9 @@ def test_the_queue_of_the_stage_is_at_most_half_of_the_tiles(
         ({"queue": 0.6}, "stale"),
         ({"idle": 0.6}, "idle"),
         ({"steps": 59}, "too early to say after 59 steps"),
+        ({"steps": 1, "moved": False, "idle": 1.0}, "too early to say after 1 step ("),
+        ({"steps": 10, "moved": False}, "frozen"),
+        ({"steps": 10, "idle": 1.0}, "idle"),
         ({"prototypes": 1.2}, "collapsed: 1.2 prototypes"),
         ({"prototypes": 1.0, "undecided": 1.0}, "collapsed: every cell belongs to all"),
         ({"loss": 1.0, "chance": 1.0}, "not learning"),

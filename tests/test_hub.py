@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import importlib
@@ -10,6 +11,7 @@ import shutil
 import socket
 import subprocess
 import threading
+import warnings
 import zipfile
 from collections import Counter
 from collections.abc import Iterator
@@ -45,6 +47,7 @@ class Server:
         # Stop after so many bytes; the checksum that a redirect states.
         self.cut: int | None = None
         self.linked = ""
+        self.length: str | None = None
         server = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -82,7 +85,7 @@ class Server:
             return
         ask.send_response(206 if start else 200)
         ask.send_header("ETag", tag)
-        ask.send_header("Content-Length", str(len(content) - start))
+        ask.send_header("Content-Length", self.length or str(len(content) - start))
         ask.end_headers()
         ask.wfile.write(content[start : self.cut])
 
@@ -330,6 +333,89 @@ def test_a_link_in_an_archive_is_refused(tmp_path: Path) -> None:
         hub.unpack(tmp_path / "a.zip", tmp_path / "b", {"": ""})
 
 
+def _zip(path: Path, *entries: tuple[str, bytes], flag: int = 0) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as out, warnings.catch_warnings():
+        # zipfile warns of the same name twice.
+        warnings.simplefilter("ignore")
+        for name, content in entries:
+            out.writestr(f"repo-abc/{name}", content)
+    if flag:
+        data = bytearray(path.read_bytes())
+        data[data.index(b"PK\x01\x02") + 8] |= flag
+        data[6] |= flag
+        path.write_bytes(data)
+    return path
+
+
+def test_entries_that_cannot_be_files_are_refused_in_a_line(tmp_path: Path) -> None:
+    """D13: encrypted, over-long and deep names, a file that is a folder, damaged bytes."""
+    cases: dict[str, tuple[list[tuple[str, bytes]], str]] = {
+        "long": ([("x" * 300, b"x")], "too long or too deep"),
+        "deep": ([("/".join("x" * 40), b"x")], "too long or too deep"),
+        "folder": ([("a", b"x"), ("a/b", b"x")], "a file and a folder"),
+        "twice": ([("a", b"x"), ("a", b"y")], "is there twice"),
+        "encrypted": ([("a", b"x")], "is encrypted"),
+    }
+    for name, (entries, told) in cases.items():
+        archive = _zip(tmp_path / f"{name}.zip", *entries, flag=name == "encrypted")
+        with pytest.raises(UserError, match=told) as caught:
+            hub.unpack(archive, tmp_path / name, {"": ""})
+        assert len(str(caught.value)) < 400
+    archive = _zip(tmp_path / "d.zip", ("a", CONTENT[:5000]))
+    data = bytearray(archive.read_bytes())
+    data[2000] ^= 255
+    archive.write_bytes(data)
+    with pytest.raises(UserError, match="is damaged|cannot be unpacked"):
+        hub.unpack(archive, tmp_path / "d", {"": ""})
+
+
+def test_an_archive_that_unpacks_to_far_more_than_it_holds_is_refused(tmp_path: Path) -> None:
+    """D13: no limit on the unpacked size."""
+    archive = _zip(tmp_path / "a.zip", *((f"{i}.png", bytes(30_000_000)) for i in range(5)))
+    assert archive.stat().st_size < 200_000
+    with pytest.raises(UserError, match=r"would unpack to 0\.1 GB"):
+        hub.unpack(archive, tmp_path / "b", {"": ""})
+    assert not (tmp_path / "b").exists()
+
+
+def test_a_refused_archive_is_not_kept_and_nothing_of_it_stays(
+    server: Server, folders: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """D13: a refused zip was refused again for ever."""
+    entries = [("data/set/a.png", b"x"), ("../out.png", b"x")]
+    server.files["/set.zip"] = _zip(folders / "in.zip", *entries).read_bytes()
+    _register(
+        hub.DATASETS,
+        source="here",
+        licence="MIT",
+        images="some",
+        url=f"{server.root}/set.zip",
+        take='{data/set: ""}',
+    )
+    assert _tool("fetch_data", "thing", "--quiet") == 2
+    assert "the archive was removed" in capsys.readouterr().err
+    assert [p.name for p in hub.DATASETS.iterdir()] == ["registry.yaml"]
+
+
+@pytest.mark.parametrize("length", ["abc", "-5", "²", "9" * 30])
+def test_a_length_that_is_none_does_not_matter(length: str, server: Server, tmp_path: Path) -> None:
+    """D13: Content-Length: abc was a ValueError."""
+    server.length = length
+    with contextlib.suppress(UserError):
+        # The standard library may wait for the bytes that were promised; it never comes to grief.
+        download.fetch(f"{server.root}/w.pth", tmp_path / "w.pth", SHA256, quiet=True)
+    assert [p.name for p in tmp_path.iterdir()] in (["w.pth"], ["w.pth.part", "w.pth.part.json"])
+
+
+@pytest.mark.parametrize("page", [b"<!DOCTYPE html><html>", b"\n <html lang=de>", b"<HTML>"])
+def test_a_page_is_no_weights_file(page: bytes, server: Server, tmp_path: Path) -> None:
+    """D13: HTML was stored as weights."""
+    server.files["/w.pth"] = page + b"<body>please log in</body>"
+    with pytest.raises(UserError, match=r"sent a web page instead of w\.pth"):
+        download.fetch(f"{server.root}/w.pth", tmp_path / "w.pth", quiet=True)
+    assert not (tmp_path / "w.pth").exists() and not (tmp_path / "w.pth.part").exists()
+
+
 def test_a_damaged_archive_and_one_without_the_data_are_said(
     server: Server, folders: Path, synthetic_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -346,7 +432,15 @@ def test_a_damaged_archive_and_one_without_the_data_are_said(
 
 def test_every_data_set_of_the_registry_can_be_laid_out() -> None:
     registry = hub.data_registry()
-    for name in ("nasa-EBC1", "nasa-Super3", "uhcs", "metaldam", "oxford-pets", "cifar10"):
+    for name in (
+        "nasa-EBC1",
+        "nasa-Super3",
+        "uhcs",
+        "metaldam",
+        "oxford-pets",
+        "cifar10",
+        "cats_vs_dogs",
+    ):
         assert name in registry
     for entry in registry.values():
         assert entry.url.startswith("https://") or entry.torchvision, entry.name

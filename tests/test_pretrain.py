@@ -640,6 +640,29 @@ def test_a_setting_that_an_older_checkpoint_lacks_counts_as_its_default() -> Non
         resume.refuse_other_plan(before, {**now, "stripes": 0.1}, defaults, "begin anew")
     with pytest.raises(UserError, match="--schedule was cosine, is constant"):
         resume.refuse_other_plan(before, {**now, "schedule": "constant"}, defaults, "begin anew")
+    threads: dict[str, object] = {"threads": None, "snapshot_every": 0, **defaults}
+    told = resume.refuse_other_plan(
+        before, {**now, "threads": 2, "snapshot_every": 5}, threads, "begin anew"
+    )
+    assert told.startswith("resumed elsewhere (--threads was None, is 2): the same plan")
+
+
+def test_a_run_goes_on_elsewhere_and_says_so(
+    pool_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """B10: another device, other snapshots."""
+    argv = _argv(pool_folder, tmp_path, "x", "--steps", 5, "--checkpoint_every", 3)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        _at_step(patch, 3, _kill)
+        _main(*argv, "--device", "cpu")
+    capsys.readouterr()
+    argv = [word for word in argv if word != "--quiet"]
+    assert _main(*argv, "--resume", "--snapshot_every", 5) == 0
+    assert "note    resumed elsewhere (--device was cpu, is auto)" in capsys.readouterr().out
+    assert (tmp_path / "ssl" / "x" / "snapshots" / "encoder_000005.safetensors").is_file()
 
 
 def test_every_setting_of_a_run_has_a_default() -> None:

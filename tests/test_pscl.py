@@ -23,6 +23,8 @@ from matssl.methods.contrastive import nt_xent
 from matssl.methods.pscl import cells, patches
 from matssl.methods.pscl.cells import STRIDES
 from matssl.methods.pscl.moco.method import PSCLMoCo, StampedQueue, weighted_mean
+from matssl.methods.pscl.moco.settings import PSCLMoCoSettings
+from matssl.methods.settings import PoolFacts
 from matssl.models.decoders import build_decoder, fine_channels, fine_maps
 from matssl.models.encoders import build_encoder
 from matssl.models.heads import GroupedLinear, grouped_head
@@ -135,20 +137,23 @@ def test_soft_positives_fade_with_their_age() -> None:
     assert patches.image_targets(unknown, unknown.expand(3), age).tolist() == [[0, 0, 0]]
 
 
-def _soft(x: dict[str, Any], target: list[float]) -> torch.Tensor:
+def _soft(x: dict[str, Any], target: list[float], shares: bool = True) -> torch.Tensor:
     """The loss where the cosines are those given: rows in the plane of the query and one axis."""
     cosines = torch.tensor(x["similarity"])
     rows = torch.stack([cosines, (1 - cosines.square()).sqrt()], dim=1)
     query = torch.tensor([[1.0, 0.0]])
     pull, mass = patches.pulls(torch.tensor([target[1:]]), rows[1:])
-    return patches.soft_info_nce_rows(query, rows[:1], rows[1:], x["tau"], pull, mass)[0]
+    return patches.soft_info_nce_rows(
+        query, rows[:1], rows[1:], x["tau"], pull, mass, shares=shares
+    )[0]
 
 
 def test_soft_targets_are_divided_by_their_sum() -> None:
     x, e = case("pscl.moco_soft_loss")
     close(F.log_softmax(torch.tensor(x["similarity"]) / x["tau"], 0), e["log_p"])
     close(_soft(x, x["target"])[0], e["repaired"])
-    close(_soft(x, x["target"])[0] * sum(x["target"]), e["upstream"])
+    # B16: as they are, as published.
+    close(_soft(x, x["target"], shares=False)[0], e["upstream"])
     close(_soft(x, [1.0, 0.0, 0.0, 0.0])[0], e["hard_target"])
 
 
@@ -182,7 +187,37 @@ def test_scales_count_alike_whatever_their_number_of_cells() -> None:
     x, e = case("pscl.total")
     scales = [torch.tensor(loss) for loss in x["L_scale"]]
     close(cells.combined(torch.tensor(x["L_global"]), scales, x["rho"]), e["total"])
-    assert e["total"] != e["row_pooled"]
+    # B16: by their numbers of cells, as published.
+    weights = cells.cell_counts(30, 2.0)
+    assert weights == [30, 60, 120]
+    close(cells.combined(torch.tensor(x["L_global"]), scales, x["rho"], weights), e["row_pooled"])
+
+
+def test_published_targets_and_scales_are_settings_of_the_method() -> None:
+    """B16: soft targets as they are, scales by their cells, a queue of any length."""
+    settings = PSCLMoCoSettings(queue_size=504, queue_limit="none")
+    pool = PoolFacts(9, 132, {"a": 0.5, "b": 0.5})
+    found, notes = settings.resolved(pool)
+    assert found.queue_size == 504 and not any("queue" in note for note in notes)
+    assert dataclasses.replace(settings, queue_limit="half").resolved(pool)[0].queue_size == 63
+    numbers = {}
+    for name, values in {
+        "ours": {},
+        "raw": {"soft_targets": "raw"},
+        "cells": {"scale_mix": "cells"},
+    }.items():
+        method, batch = _method("pscl-moco", top_k=3, **values), _batch()
+        batch = dataclasses.replace(batch, lot=torch.tensor([5, 5, 5, 5]))
+        method(batch)
+        method.after_step(0.5)
+        numbers[name] = {k: float(v.detach()) for k, v in method(batch).parts.items()}
+    ours, raw, by_cells = numbers.values()
+    # Keys one step old of the same production batch: 0.2 each of four beside the own key.
+    assert raw["global"] == pytest.approx(ours["global"] * 1.8, rel=1e-5)
+    assert all(raw[f"patch_{s}"] > 1.2 * ours[f"patch_{s}"] for s in STRIDES)
+    mean = sum(ours[f"patch_{s}"] * n for s, n in zip(STRIDES, (3, 6, 12), strict=True)) / 21
+    assert by_cells["patch"] == pytest.approx(mean, rel=1e-5)
+    assert by_cells["global"] == ours["global"]
 
 
 def test_every_case_of_the_file_is_tested_here() -> None:

@@ -17,7 +17,7 @@ import torch
 
 from matssl.core import digest, torch_file
 from matssl.core.digest import Damaged
-from matssl.core.errors import UserError
+from matssl.core.errors import DiskFull, UserError
 from matssl.core.run_folder import atomic_path
 from matssl.core.wording import cut
 
@@ -74,7 +74,7 @@ def save(path: Path, payload: Mapping[str, object], keep: str | None = None) -> 
     except RuntimeError as error:
         # torch's zip writer reports a failed write as a RuntimeError without errno.
         if "write failed" in str(error) or "No space" in str(error) or _is_full(path):
-            raise UserError(
+            raise DiskFull(
                 f"the disk is full: {path} could not be written; free some space and run again "
                 "with --resume (the previous checkpoint is intact)"
             ) from error
@@ -107,7 +107,7 @@ def checked(payload: object, path: Path | str, *, stage: str | None = None) -> d
         UserError: see :func:`load`.
     """
     if not is_own(payload):
-        raise UserError(
+        raise Damaged(
             f"{path} is no checkpoint of matssl; give the last.ckpt or best.ckpt of a run folder"
         )
     found = payload["format"]

@@ -7,6 +7,7 @@ import hashlib
 import http.client
 import json
 import re
+import shutil
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from matssl.core.errors import UserError
+from matssl.core.errors import DiskFull, UserError
 
 CHUNK = 1 << 20
 TIMEOUT = 30.0
@@ -52,10 +53,11 @@ def fetch(
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        raise UserError(
+        raise DiskFull(
             f"the disk is full: {part} could not be written; free some space and run the same "
             "command again, it goes on where it stopped"
         ) from error
+    _refuse_page(part, target, url)
     if sha256 or stated:
         _check(part, sha256 or stated, url)
     part.replace(target)
@@ -97,11 +99,22 @@ def _stream(url: str, part: Path, note: Path, quiet: bool) -> str:
         part.unlink()
         return _stream(url, part, note, quiet)
     with answer:
-        if answer.status != 206:
+        start = str(answer.headers.get("Content-Range", "")).removeprefix("bytes ").split("-")[0]
+        if answer.status != 206 or start.strip() not in ("", str(done)):
+            # The whole file, or another piece of it than the one that is missing.
+            if answer.status == 206:
+                if not done:
+                    raise ConnectionError("the server sends another part than the whole file")
+                part.unlink(missing_ok=True)
+                return _stream(url, part, note, quiet)
             done = 0
         note.write_text(json.dumps({"tag": answer.headers.get("ETag") or ""}), encoding="utf-8")
         length = answer.headers.get("Content-Length")
-        total = done + int(length) if length else None
+        # A server may state nonsense; then the end of the stream is the end of the file.
+        known = length is not None and length.isascii() and length.isdigit() and len(length) < 16
+        total = done + int(length) if known else None
+        if total is not None and total - done > shutil.disk_usage(part.parent).free:
+            raise OSError(errno.ENOSPC, f"{total / 1e9:.1f} GB are to come")
         with (
             open(part, "ab" if done else "wb") as file,
             tqdm(
@@ -139,6 +152,24 @@ def _check(part: Path, sha256: str, url: str) -> None:
             f"{url} is not the file it should be (sha256 {found[:16]}..., expected "
             f"{sha256[:16].lower()}...); it was removed. Try again; if it stays so, the file was "
             "replaced at its source"
+        )
+
+
+def _refuse_page(part: Path, target: Path, url: str) -> None:
+    """Refuse the page that a server sends in place of a file that wants a login or has moved.
+
+    Raises:
+        UserError: what came is a page.
+    """
+    with open(part, "rb") as file:
+        head = file.read(1024).lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if head.startswith((b"<!doctype html", b"<html", b"<?xml", b"<head")) and target.suffix not in (
+        *(".html", ".htm", ".xml"),
+    ):
+        part.unlink()
+        raise UserError(
+            f"{url} sent a web page instead of {target.name}: it wants a login, or the file has "
+            f"moved. Open the address in a browser, and put the file at {target}"
         )
 
 

@@ -20,7 +20,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from matssl.core.errors import UserError
+from matssl.core.errors import DiskFull, UserError
 from matssl.core.tables import Row, csv_text
 
 PACKAGES = (
@@ -53,12 +53,14 @@ def atomic_path(path: Path, folder: Path | None = None) -> Iterator[Path]:
     Raises:
         UserError: the disk is full or the folder cannot be written.
     """
-    handle, name = tempfile.mkstemp(
-        prefix=f".{path.name}.", suffix=path.suffix, dir=folder or path.parent
-    )
-    os.close(handle)
-    temporary = Path(name)
+    temporary = path
     try:
+        # A name may be as long as the file system allows; that of the temporary file is no longer.
+        handle, name = tempfile.mkstemp(
+            prefix=f".{path.name[:32]}.", suffix=path.suffix[:16], dir=folder or path.parent
+        )
+        os.close(handle)
+        temporary = Path(name)
         yield temporary
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
@@ -67,19 +69,25 @@ def atomic_path(path: Path, folder: Path | None = None) -> Iterator[Path]:
         temporary.replace(path)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise UserError(
+            raise DiskFull(
                 f"the disk is full: {path} could not be written; free some space and run again "
                 "with --resume (the previous checkpoint is intact)"
             ) from error
         raise
     finally:
-        temporary.unlink(missing_ok=True)
+        if temporary != path:
+            temporary.unlink(missing_ok=True)
 
 
 def atomic_write_bytes(path: Path, data: bytes) -> None:
     """Write ``data`` to ``path`` through a temporary file, fsync and rename."""
     with atomic_path(path) as temporary:
         temporary.write_bytes(data)
+
+
+def atomic_write_text(path: Path, text: str) -> None:
+    """Write text as UTF-8; of names that are none of an encoding, each stray byte as an escape."""
+    atomic_write_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 
 @dataclass(frozen=True)
@@ -146,7 +154,10 @@ class RunFolder:
         Raises:
             UserError: it exists and must not be touched, or is to be resumed and does not exist.
         """
-        exists = root.exists() and (not root.is_dir() or any(root.iterdir()))
+        try:
+            exists = root.exists() and (not root.is_dir() or any(root.iterdir()))
+        except OSError as error:
+            raise UserError(f"cannot write to {root}: {error.strerror or error}") from error
         if resume and not any((root / name).is_file() for name in ("last.ckpt", "last.prev.ckpt")):
             raise UserError(f"nothing to resume: {root / 'last.ckpt'} does not exist")
         if exists and not resume and not overwrite:
@@ -188,7 +199,7 @@ class RunFolder:
     def write_text(self, name: str, text: str) -> None:
         """Write a text file, atomically."""
         if self.writer:
-            atomic_write_bytes(self.path(name), text.encode("utf-8"))
+            atomic_write_text(self.path(name), text)
 
     def write_json(self, name: str, value: object) -> None:
         """Write a value as indented JSON; NaN becomes null, which every reader understands."""
@@ -207,7 +218,7 @@ class RunFolder:
             return
         path = self.path(name)
         is_new = not path.exists() or path.stat().st_size == 0
-        with open(path, "a", encoding="utf-8", newline="") as file:
+        with open(path, "a", encoding="utf-8", errors="backslashreplace", newline="") as file:
             file.write(csv_text([row], head=is_new))
 
     def truncate_csv(self, name: str, column: str, last: int) -> None:
@@ -229,14 +240,14 @@ class RunFolder:
             whole = len(cells) == len(head) and cells[place].isascii() and cells[place].isdigit()
             if whole and len(cells[place]) < 16 and int(cells[place]) <= last:
                 kept.append(line)
-        atomic_write_bytes(path, ("\n".join(kept) + "\n").encode("utf-8", "replace"))
+        atomic_write_text(path, "\n".join(kept) + "\n")
 
     def append_jsonl(self, name: str, value: Mapping[str, object]) -> None:
         """Add one JSON object as a line."""
         if self.writer:
             line = json.dumps(_plain(value), ensure_ascii=False, allow_nan=False)
-            with open(self.path(name), "a", encoding="utf-8") as file:
-                file.write(line + "\n")
+            with open(self.path(name), "ab") as file:
+                file.write((line + "\n").encode("utf-8", "backslashreplace"))
 
     def status(self, state: str, **facts: object) -> None:
         """Write status.json: running, done or failed, with the step and the last error."""
@@ -257,17 +268,6 @@ class RunFolder:
 def today() -> str:
     """Return date and time for the name of a run."""
     return time.strftime("%Y%m%d-%H%M%S")
-
-
-def given_folder(output_dir: str, name: str | None) -> Path:
-    """Return the folder of the results of a stage that a flag names as a whole.
-
-    Raises:
-        UserError: a name is given as well.
-    """
-    if name:
-        raise UserError("--output_dir is the folder of the results itself; leave out --name")
-    return Path(output_dir)
 
 
 def read_text(path: Path) -> str:

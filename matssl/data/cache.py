@@ -7,11 +7,14 @@ import functools
 import hashlib
 import json
 import math
+import os
 import shutil
 import stat
+import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -24,13 +27,14 @@ from matssl.data import readers
 from matssl.data.prefetch import prefetched
 from matssl.data.preprocess import Preprocess
 
-VERSION = 3
+VERSION = 4
 MAX_BAD_SHARE = 0.1
 HEAD_BYTES = 1 << 16
 # Left free on the disk of the cache.
 SPARE_BYTES = 1 << 26
 # Images kept decoded when there is no cache file.
 DECODED_IN_MEMORY = 64
+LARGE_PIXELS = 1 << 26
 
 
 class Pool:
@@ -40,7 +44,8 @@ class Pool:
         groups: int64 (n,), number of the group of each image.
         group_names: name of each group.
         sources: path of each image.
-        shapes: (height, width[, 3]) of each plane.
+        shapes: (height, width[, 3]) of each plane as it was read.
+        coloured: whether any has colours; every plane has three channels then.
         rejected: (path, reason) of files that could not be read.
         digests: SHA-256 of the pixels of each plane.
         hash: of all planes and the record: the same wherever and whenever the files were copied.
@@ -55,6 +60,7 @@ class Pool:
     ) -> None:
         self.sources: list[str] = index["sources"]
         self.shapes: list[tuple[int, ...]] = [tuple(shape) for shape in index["shapes"]]
+        self.coloured = any(len(shape) == 3 for shape in self.shapes)
         self.rejected: list[tuple[str, str]] = [(p, why) for p, why in index["rejected"]]
         self.hash: str = index["hash"]
         self.digests: list[str] = index["digests"]
@@ -63,21 +69,60 @@ class Pool:
         self.group_names = list(dict.fromkeys(groups))
         numbers = {name: number for number, name in enumerate(self.group_names)}
         self.groups: NDArray[np.int64] = np.array([numbers[name] for name in groups], np.int64)
-        self._record = record
+        self._record, self._file = record, data
         self._offsets: list[int] = index["offsets"]
         self._data = None if data is None else np.memmap(data, np.uint8, "r")
+        # Planes of the file that were compared with their digests, and those that differed.
+        self._checked: set[int] = set()
+        self._mended: dict[int, NDArray[np.uint8]] = {}
         self._decode = functools.lru_cache(DECODED_IN_MEMORY)(self._decoded)
 
     def __len__(self) -> int:
         return len(self.sources)
 
     def plane(self, i: int) -> NDArray[np.uint8]:
-        """Return plane ``i``, uint8 (H, W) or (H, W, 3), read-only."""
+        """Return plane ``i``, uint8 (H, W) or, where the pool has colours, (H, W, 3); read-only."""
+        plane = self._read(i)
+        return (
+            np.repeat(plane[..., None], 3, axis=2) if self.coloured and plane.ndim == 2 else plane
+        )
+
+    def _read(self, i: int) -> NDArray[np.uint8]:
         if self._data is None:
             return self._decode(i)
+        if i in self._mended:
+            return self._mended[i]
         shape = self.shapes[i]
         start = self._offsets[i]
-        return self._data[start : start + int(np.prod(shape))].reshape(shape)
+        plane = self._data[start : start + int(np.prod(shape))].reshape(shape)
+        if i not in self._checked:
+            # Once a run: bytes of a file can change on the disk.
+            if readers.digest(plane) != self.digests[i]:
+                return self._mend(i)
+            self._checked.add(i)
+        return plane
+
+    def _mend(self, i: int) -> NDArray[np.uint8]:
+        """Return a plane whose bytes in the cache are damaged, read from its image again.
+
+        Raises:
+            UserError: the image is another one by now.
+        """
+        plane = self._decoded(i)
+        if readers.digest(plane) != self.digests[i]:
+            raise UserError(
+                f"the cache {self._file} is damaged, and {self.sources[i]} is not the image it was "
+                "made of; remove the cache and start again"
+            )
+        if not self._mended:
+            print(
+                f"warning the cache {self._file} is damaged: what differs is read from its images "
+                "again; remove the file, and the next run makes a new one",
+                file=sys.stderr,
+                flush=True,
+            )
+        self._mended[i] = plane
+        return plane
 
     def _decoded(self, i: int) -> NDArray[np.uint8]:
         plane = self._record.plane_u8(self._record.read(self.sources[i]))
@@ -115,7 +160,7 @@ def build(
         k: v for k, v in record.to_dict().items() if k not in ("mean", "std", "channels")
     }
     # Absent files are told here, before anything is written.
-    keys = [_file_key(path) for path in paths]
+    keys = [f"{_file_key(path)}|{record.bars.get(path)}" for path in paths]
     groups = [str(path) for path in paths] if groups is None else groups
     told = {str(path): size for path in paths if (size := record.sizes.get(path)) is not None}
     whole = hashlib.sha256(
@@ -125,13 +170,15 @@ def build(
         index, shapes = _scan(paths, record, workers, on_bad, quiet)
         return Pool(_complete(index, shapes, preprocessing), None, record, groups)
     data, table = cache_dir / f"pool-{whole[:20]}.u8", cache_dir / f"pool-{whole[:20]}.json"
-    cached = _open(data, table, record, groups)
+    cached = _open(data, table, paths, record, groups, preprocessing)
     if cached is not None:
         return _checked(cached, on_bad)
     # The lock lies beside the system's temporary files, so that a refusal leaves no trace here.
-    with _locked(Path(tempfile.gettempdir()) / f"matssl-{whole[:20]}.lock"):
+    # It is the user's own: a file of another one in the shared folder would stop everybody.
+    name = f"matssl-{os.getuid()}-{whole[:20]}.lock"
+    with _locked(Path(tempfile.gettempdir()) / name):
         # Another process may have built it while this one waited.
-        cached = _open(data, table, record, groups)
+        cached = _open(data, table, paths, record, groups, preprocessing)
         if cached is not None:
             return _checked(cached, on_bad)
         try:
@@ -191,10 +238,16 @@ def _scan(
     """Decode every file once and hand the planes on; return what was found and their shapes."""
     from tqdm import tqdm
 
+    one_large = threading.Lock()
+
     def decode(path: Path) -> tuple[NDArray[np.uint8], str, int] | str:
         try:
-            micrograph = record.read(path)
-            plane = record.plane_u8(micrograph)
+            head = readers.header(path)
+            large = head.height * head.width > LARGE_PIXELS
+            # Large pictures are decoded one after the other: threads would hold one each.
+            with one_large if large else nullcontext():
+                micrograph = record.read(path)
+                plane = record.plane_u8(micrograph)
         except UserError as error:
             return str(error)
         return plane, readers.digest(plane), micrograph.bits
@@ -257,14 +310,28 @@ def _complete(
     }
 
 
-def _open(data: Path, table: Path, record: Preprocess, specimens: Sequence[str]) -> Pool | None:
+def _open(
+    data: Path,
+    table: Path,
+    paths: Sequence[Path],
+    record: Preprocess,
+    specimens: Sequence[str],
+    preprocessing: dict[str, Any],
+) -> Pool | None:
     """Return the pool of a whole cache, None where there is none or it is damaged."""
     try:
         index = json.loads(table.read_text(encoding="utf-8"))
         if index["version"] != VERSION or data.stat().st_size != index["bytes"]:
             return None
+        parts = {name: index[name] for name in ("sources", "kept", "digests", "bits", "rejected")}
+        shapes = [tuple(shape) for shape in index["shapes"]]
+        if parts["sources"] != [str(paths[i]) for i in parts["kept"]]:
+            return None
+        # All that follows from the parts is made anew, so that no damage in it goes unseen.
+        if json.loads(json.dumps(_complete(parts, shapes, preprocessing))) != index:
+            return None
         return Pool(index, data, record, specimens)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, IndexError, RecursionError):
         return None
 
 
@@ -284,13 +351,23 @@ def _file_key(path: Path) -> str:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Let one process at a time build a cache; the kernel frees the lock of a killed one."""
-    with open(path, "a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        try:
-            yield
-        finally:
-            # Who waits for the removed file finds the cache; should there be none, it is built
-            # twice, and each file is written whole.
+    """Let one process at a time build a cache; the kernel frees the lock of a killed one.
+
+    Where there can be no lock, the cache may be built twice, and each file is written whole.
+    """
+    try:
+        # A link that somebody laid there is not followed.
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        handle = os.open(path, flags, 0o600)
+    except OSError:
+        yield
+        return
+    try:
+        with suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        # Who waits for the removed file finds the cache.
+        with suppress(OSError):
             path.unlink(missing_ok=True)
-            fcntl.flock(file, fcntl.LOCK_UN)
+        os.close(handle)

@@ -16,7 +16,7 @@ from matssl.core.arrays import Array
 from matssl.core.errors import UserError
 from matssl.core.geometry import apply_d4
 from matssl.core.labels import IGNORE
-from matssl.data import readers
+from matssl.data import bars, readers
 from matssl.data.layouts import Pair
 from matssl.data.masks import ClassTable
 from matssl.data.prefetch import prefetched
@@ -94,6 +94,11 @@ def load(pairs: Sequence[Pair], record: Preprocess, table: ClassTable) -> Labell
     Raises:
         UserError: a file that cannot be read, sizes that differ, a value no class lists.
     """
+    if not all(pair.image in record.bars for pair in pairs):
+        told = ((pair.image, pair.mask) for pair in pairs)
+        judged = bars.of_pairs(told, record.read, record.crop_bottom)
+        judged.refuse_misfits()
+        record = record.knowing(judged.rows)
     planes, masks, facts, digests = [], [], [], []
     for pair in pairs:
         assert pair.mask is not None
@@ -104,6 +109,22 @@ def load(pairs: Sequence[Pair], record: Preprocess, table: ClassTable) -> Labell
         facts.append((micrograph.bits, micrograph.pixel_size))
         digests.append(readers.digest(micrograph.pixels))
     return Labelled(tuple(planes), tuple(masks), tuple(pairs), tuple(facts), tuple(digests))
+
+
+def labelled(pairs: Sequence[Pair], table: ClassTable) -> tuple[Pair, ...]:
+    """Return the pairs whose mask has a pixel that counts; the others are not labelled yet.
+
+    Raises:
+        UserError: a mask that cannot be read, or holds a value no class lists.
+    """
+    if not table.ignore_values:
+        return tuple(pair for pair in pairs if pair.mask is not None)
+    return tuple(
+        pair
+        for pair in pairs
+        if pair.mask is not None
+        and bool((table.decode(readers.read_mask(pair.mask), str(pair.mask)) != IGNORE).any())
+    )
 
 
 class CropLoader:
@@ -136,6 +157,8 @@ class CropLoader:
         if not share.any():
             raise UserError("every pixel of the training masks is to be ignored")
         self.present = np.flatnonzero(share)
+        # Of each image, what a crop that would show no labelled pixel is moved to.
+        self.known = [np.concatenate(places) for places in self.places]
 
     def batches(self, start: int, stop: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield images float32 (b, C, S, S) and masks int64 (b, S, S) of steps start to stop."""
@@ -170,6 +193,11 @@ class CropLoader:
             height, width = self.data.masks[image].shape
             top = int(generator.integers(max(1, height - side + 1)))
             left = int(generator.integers(max(1, width - side + 1)))
+            seen = self.data.masks[image][top : top + side, left : left + side]
+            if len(self.known[image]) and (seen == IGNORE).all():
+                place = self.known[image][int(generator.integers(len(self.known[image])))]
+                y, x = divmod(int(place), width)
+                top, left = y - int(generator.integers(side)), x - int(generator.integers(side))
         plane, mask = _cut(self.data.planes[image], self.data.masks[image], top, left, side)
         if side != augmentation.size:
             shape = (augmentation.size, augmentation.size)

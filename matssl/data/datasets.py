@@ -33,12 +33,15 @@ class Guides:
         masks: uint8 (H, W) each, class index or 255.
         lots: production batch of each image, -1 where it is not known.
         names: of the classes.
+        beside: whether the tile stands beside the samples of the pool that a batch has, one less
+            than its size, instead of in the place of the first of as many as its size.
     """
 
     planes: tuple[NDArray[np.uint8], ...]
     masks: tuple[NDArray[np.uint8], ...]
     lots: tuple[int, ...]
     names: tuple[str, ...] = ()
+    beside: bool = False
 
 
 def tile_boxes(shapes: Sequence[tuple[int, ...]], tile_size: int) -> NDArray[np.int64]:
@@ -145,14 +148,14 @@ class ViewLoader:
             lots: production batch of each image of the pool, -1 where it is not known.
 
         Raises:
-            UserError: fewer tiles than a batch, a batch that the processes cannot share, or images
-                in gray and in colour.
+            UserError: fewer tiles than a batch, a batch that the processes cannot share, or
+                labelled images in colour beside a gray pool.
         """
         self.tiles = tile_boxes(pool.shapes, tile_size)
-        self.channels = 3 if len(pool.shapes[0]) == 3 else 1
-        if any((len(shape) == 3) != (self.channels == 3) for shape in pool.shapes):
-            raise UserError("the pool mixes gray and colour images; use --color gray")
-        check_batch(pool.shapes, tile_size, batch_size)
+        self.channels = 3 if pool.coloured else 1
+        # Samples of the pool in a batch.
+        self.drawn = batch_size - (guides is not None and guides.beside)
+        check_batch(pool.shapes, tile_size, self.drawn)
         if batch_size % world_size:
             raise UserError(f"--batch_size {batch_size} cannot be shared by {world_size} processes")
         self.pool, self.augmentations, self.seed = pool, tuple(augmentations), seed
@@ -178,7 +181,7 @@ class ViewLoader:
     @property
     def steps_per_epoch(self) -> int:
         """Batches of an epoch; the last, partial one is left out."""
-        return len(self.tiles) // self.batch_size
+        return len(self.tiles) // self.drawn
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
         """Yield the batches of an epoch from ``start_step`` on."""
@@ -197,10 +200,13 @@ class ViewLoader:
         return self._views(np.unique(places), 1 << 40, None if self.guides is None else 0)
 
     def _batch(self, order: NDArray[np.int64], epoch: int, step: int) -> Batch:
-        start = step * self.batch_size
+        start = step * self.drawn
         # Dealt out like cards: sample n of the batch goes to process n mod world size.
         world_size = self.batch_size // self.local
-        batch = order[start : start + self.batch_size]
+        batch = order[start : start + self.drawn]
+        if self.drawn < self.batch_size:
+            # Its place is taken by the labelled tile.
+            batch = np.concatenate([batch[:1], batch])
         own = batch[self.rank :: world_size]
         guide = epoch * self.steps_per_epoch + step if self.guides and self.rank == 0 else None
         made = self._views(own, epoch, guide)

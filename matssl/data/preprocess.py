@@ -11,10 +11,21 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from matssl.core.arrays import Array
+from matssl.core.arrays import (
+    BLOCK,
+    STRIP,
+    Array,
+    pairwise,
+    percentiles,
+    roomy,
+    strips,
+    variance,
+)
 from matssl.core.errors import UserError
+from matssl.core.labels import IGNORE
 from matssl.core.wording import cut
 from matssl.data import readers, stored
+from matssl.data.bars import upper_part
 from matssl.data.readers import Micrograph
 from matssl.data.readers.orientation import UPRIGHT
 from matssl.data.readers.planes import FLOAT_BITS
@@ -49,6 +60,9 @@ class Preprocess:
             the deepest, of those the first.
         sizes: nm, of single images, as a table says; beats ``pixel_size``. Of the files at hand and
             not of how they are read: it is neither compared nor stored.
+        bars: rows of the information bars of single images, judged together with the others of
+            their size (:func:`matssl.data.bars.judge`); acts with "auto". As ``sizes``, it is
+            neither compared nor stored.
     """
 
     color: str = "gray"
@@ -64,6 +78,7 @@ class Preprocess:
     channels: int = 1
     page: int | None = None
     sizes: Mapping[Path, float] = field(default_factory=dict, compare=False, repr=False)
+    bars: Mapping[Path, int] = field(default_factory=dict, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.window not in WINDOWS:
@@ -84,18 +99,37 @@ class Preprocess:
         size = self.sizes.get(Path(path))
         if size is None:
             return readers.with_pixel_size(micrograph, self.pixel_size)
-        micrograph = readers.with_pixel_size(micrograph, size)
+        micrograph = readers.with_pixel_size(micrograph, size, "specimens.csv")
         return replace(micrograph, notes=(*micrograph.notes, FROM_TABLE))
 
     def told(self, sizes: Mapping[Path, float]) -> Preprocess:
         """Return the record that knows the pixel sizes of these images, nm, as well."""
         return replace(self, sizes={**self.sizes, **sizes}) if sizes else self
 
+    def knowing(self, bars: Mapping[Path, int]) -> Preprocess:
+        """Return the record that knows the bars of these images, judged together, as well."""
+        return replace(self, bars={**self.bars, **bars}) if bars else self
+
+    def cutting(self, crop_bottom: str | None) -> tuple[Preprocess, str]:
+        """Return the record with a command's own ``--crop_bottom``, and what that beats, in words.
+
+        Args:
+            crop_bottom: rows, "auto", "none", or None to leave the record as it is.
+        """
+        if crop_bottom is None:
+            return self, ""
+        rows = bar_rows(crop_bottom)
+        if rows == self.crop_bottom:
+            return self, ""
+        before = "none" if self.crop_bottom == 0 else self.crop_bottom
+        told = f"--crop_bottom {crop_bottom} beats the {before} that the weights were trained with"
+        return replace(self, crop_bottom=rows), told
+
     def kept_rows(self, micrograph: Micrograph) -> int:
         """Return how many rows from the top remain when the information bar is cut off."""
         rows = micrograph.pixels.shape[0]
         if self.crop_bottom == "auto":
-            known = micrograph.bar_height
+            known = self.bars.get(Path(micrograph.source), micrograph.bar_height)
             bar = readers.bar_height(micrograph.pixels) if known is None else known
         else:
             bar = int(self.crop_bottom)
@@ -109,34 +143,60 @@ class Preprocess:
         Grey levels beyond the window go beyond 0 and 1, up to half its width; no level is lost.
         """
         pixels = micrograph.pixels[: self.kept_rows(micrograph)]
-        low, high = self._levels(pixels, micrograph.bits)
-        plane = (pixels.astype(np.float32) - np.float32(low)) * np.float32(1 / (high - low))
-        return _rescale(np.clip(plane, -0.5, 1.5), self._shape(plane.shape, micrograph))
+        window = self._levels(pixels, micrograph.bits)
+        shape = self._shape(pixels.shape, micrograph)
+        if len(pixels) <= STRIP:
+            return _rescale(_windowed(pixels, window), shape)
+        plane = roomy(pixels.shape, np.float32)
+        for rows in strips(len(pixels)):
+            plane[rows] = _windowed(pixels[rows], window)
+        return _rescale(plane, shape)
 
     def plane_u8(self, micrograph: Micrograph) -> NDArray[np.uint8]:
         """Return the plane in 256 levels, for the pool of pretraining."""
-        return quantise(self.plane(micrograph))
+        pixels = micrograph.pixels[: self.kept_rows(micrograph)]
+        if self._shape(pixels.shape, micrograph) != pixels.shape[:2]:
+            return quantise(self.plane(micrograph))
+        window = self._levels(pixels, micrograph.bits)
+        result = roomy(pixels.shape, np.uint8)
+        for rows in strips(len(pixels)):
+            result[rows] = quantise(_windowed(pixels[rows], window))
+        return result
 
     def mask(self, mask: Array, micrograph: Micrograph) -> Array:
         """Return a mask of the micrograph with the same cut and the nearest-neighbour resize.
 
-        A mask may be as high as the image or as the image without its bar.
-
         Raises:
-            UserError: mask and image differ in size by more than the bar.
+            UserError: see :meth:`fitted`.
         """
-        rows, columns = micrograph.pixels.shape[:2]
-        kept = self.kept_rows(micrograph)
-        if mask.shape[:2] not in ((rows, columns), (kept, columns)):
-            raise UserError(
-                f"{micrograph.source} is {columns} x {rows} pixels and its mask "
-                f"{mask.shape[1]} x {mask.shape[0]}; they must be equal{_turned(mask, micrograph)}"
-            )
-        cut = mask[:kept]
+        cut = self.fitted(mask, micrograph)
         shape = self._shape(cut.shape, micrograph)
         if cut.shape[:2] == shape:
             return cut
         return cv2.resize(cut, shape[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+
+    def fitted(self, mask: Array, micrograph: Micrograph) -> Array:
+        """Return the rows of a mask that belong to the micrograph above its bar, at native size.
+
+        A mask may be as high as the image, as the image without its bar, or the upper part of it:
+        of its width, with up to a fifth fewer rows. Rows that it lacks are ignored pixels.
+
+        Raises:
+            UserError: mask and image differ otherwise.
+        """
+        rows, columns = micrograph.pixels.shape[:2]
+        kept = self.kept_rows(micrograph)
+        fits = mask.shape[:2] in ((rows, columns), (kept, columns))
+        if not fits and not upper_part(mask.shape, (rows, columns)):
+            raise UserError(
+                f"{micrograph.source} is {columns} x {rows} pixels and its mask "
+                f"{mask.shape[1]} x {mask.shape[0]}; they must be equal{_turned(mask, micrograph)}"
+            )
+        if len(mask) >= kept:
+            return mask[:kept]
+        whole = np.full((kept, *mask.shape[1:]), IGNORE, mask.dtype)
+        whole[: len(mask)] = mask
+        return whole
 
     def tensor(self, plane: Array) -> NDArray[np.float32]:
         """Return the normalised input of the network, float32 (channels, H, W), contiguous.
@@ -144,6 +204,11 @@ class Preprocess:
         Args:
             plane: (H, W) or (H, W, 3), float from :meth:`plane` or uint8 from :meth:`plane_u8`.
         """
+        if len(plane) > STRIP:
+            whole = roomy((self.channels, *plane.shape[:2]), np.float32)
+            for rows in strips(len(plane)):
+                whole[:, rows] = self.tensor(plane[rows])
+            return whole
         if plane.dtype == np.uint8:
             plane = plane.astype(np.float32) * np.float32(1 / 255)
         stack = plane[None] if plane.ndim == 2 else np.moveaxis(plane, 2, 0)
@@ -156,8 +221,8 @@ class Preprocess:
 
     def to_dict(self) -> dict[str, object]:
         """Return plain values for a checkpoint."""
-        values = asdict(replace(self, sizes={}))
-        del values["sizes"]
+        values = asdict(replace(self, sizes={}, bars={}))
+        del values["sizes"], values["bars"]
         if self.page is None:
             # Records that name no page stay what they were before pages could be named.
             del values["page"]
@@ -173,7 +238,7 @@ class Preprocess:
         """
         if not isinstance(values, Mapping):
             raise TypeError("its record of the preprocessing is no table")
-        known = {f.name for f in fields(Preprocess)} - {"sizes"}
+        known = {f.name for f in fields(Preprocess)} - {"sizes", "bars"}
         unknown = set(values) - known
         if unknown:
             told = cut(", ".join(sorted(map(str, unknown))), 80)
@@ -208,7 +273,7 @@ class Preprocess:
             window: see the record.
             low: acts with the windows "percentile" and "fixed" only.
             high: as ``low``.
-            crop_bottom: a number of rows, or "auto".
+            crop_bottom: a number of rows, "auto" or "none".
             target_pixel_size: with its unit, such as "50nm".
             pixel_size: of all images, with its unit.
             resize: see the record.
@@ -217,11 +282,6 @@ class Preprocess:
         Raises:
             UserError: a value that is none, or that has no effect.
         """
-        rows: int | str = "auto"
-        if crop_bottom != "auto":
-            if not crop_bottom.isdigit():
-                raise UserError(f"--crop_bottom is a number or auto, not {crop_bottom!r}")
-            rows = int(crop_bottom)
         if window in ("standard", "dtype") and (low, high) != LEVELS:
             raise UserError("--low and --high act with --window percentile or fixed")
         return Preprocess(
@@ -229,7 +289,7 @@ class Preprocess:
             window=window,
             low=low,
             high=high,
-            crop_bottom=rows,
+            crop_bottom=bar_rows(crop_bottom),
             resize=resize,
             target_pixel_size=readers.parse_pixel_size(target_pixel_size),
             pixel_size=readers.parse_pixel_size(pixel_size),
@@ -246,12 +306,14 @@ class Preprocess:
             floating = pixels.dtype == np.float32 and bits == FLOAT_BITS
             return (0.0, 1.0) if floating else (0.0, float((1 << bits) - 1))
         if self.window == "standard":
-            mean, std = float(pixels.mean(dtype=np.float64)), float(pixels.std(dtype=np.float64))
+            mean, std = float(pixels.mean(dtype=np.float64)), float(np.sqrt(variance(pixels)))
             low, high = mean - STANDARD_HALF_WIDTH * std, mean + STANDARD_HALF_WIDTH * std
         else:
-            low, high = (float(v) for v in np.percentile(pixels, [self.low, self.high]))
-        # A constant image has no contrast to show; any width keeps it finite.
-        return (low, high) if high > low else (low - 0.5, low + 0.5)
+            low, high = percentiles(pixels, (self.low, self.high))
+        # A constant image has no contrast to show; any width keeps it finite. Levels of floats may
+        # be so large that half a level is none.
+        half = max(0.5, 1e-6 * abs(low))
+        return (low, high) if high > low else (low - half, low + half)
 
     def _shape(self, shape: tuple[int, ...], micrograph: Micrograph) -> tuple[int, int]:
         if self.resize is not None:
@@ -267,9 +329,49 @@ class Preprocess:
         return max(1, round(shape[0] * scale)), max(1, round(shape[1] * scale))
 
 
+def bar_rows(crop_bottom: str) -> int | str:
+    """Return what a ``--crop_bottom`` means: a number of rows, or "auto".
+
+    Raises:
+        UserError: it is neither, nor "none".
+    """
+    if crop_bottom == "auto":
+        return crop_bottom
+    if crop_bottom == "none":
+        return 0
+    if not (crop_bottom.isascii() and crop_bottom.isdigit()):
+        raise UserError(
+            f"--crop_bottom must be a number of rows, auto or none, not {crop_bottom!r}"
+        )
+    return int(crop_bottom)
+
+
 def quantise(plane: Array) -> NDArray[np.uint8]:
     """Return a float plane, clipped to 0 and 1, in 256 levels."""
-    return np.rint(np.clip(plane, 0, 1) * 255).astype(np.uint8)
+    if len(plane) <= STRIP:
+        return np.rint(np.clip(plane, 0, 1) * 255).astype(np.uint8)
+    result = roomy(plane.shape, np.uint8)
+    for rows in strips(len(plane)):
+        result[rows] = quantise(plane[rows])
+    return result
+
+
+def shrunk(plane: Array, longest: int) -> Array:
+    """Return a picture of at most ``longest`` pixels a side, float32, for what only looks at it.
+
+    Smaller ones come back as they are. Larger ones are averaged, strip by strip, over squares of
+    whole pixels; rows and columns beyond the last whole square are left out.
+    """
+    factor = -(-max(plane.shape[:2]) // longest)
+    if factor == 1 or min(plane.shape[:2]) < factor:
+        return plane
+    height, width = (side // factor for side in plane.shape[:2])
+    result = np.empty((height, width, *plane.shape[2:]), np.float32)
+    for rows in strips(height, max(1, STRIP // factor)):
+        part = plane[rows.start * factor : rows.stop * factor, : width * factor]
+        size = (width, rows.stop - rows.start)
+        result[rows] = cv2.resize(part.astype(np.float32), size, interpolation=cv2.INTER_AREA)
+    return result
 
 
 def measure(record: Preprocess, planes: Iterable[Array]) -> Preprocess:
@@ -281,18 +383,40 @@ def measure(record: Preprocess, planes: Iterable[Array]) -> Preprocess:
     """
     count, total, squares = 0, np.zeros(1), np.zeros(1)
     for plane in planes:
-        flat = plane.reshape(-1, 1 if plane.ndim == 2 else 3).astype(np.float64)
-        if plane.dtype == np.uint8:
-            flat /= 255
+        flat = np.ascontiguousarray(plane).reshape(-1, 1 if plane.ndim == 2 else 3)
         count += len(flat)
-        total = total + flat.sum(0)
-        squares = squares + (flat**2).sum(0)
+        total = total + _sum(flat, 1)
+        squares = squares + _sum(flat, 2)
     if count == 0:
         raise ValueError("no planes to measure")
     mean = total / count
     # A set of constant images has no spread; 1e-3 keeps the division finite.
     std = np.maximum(np.sqrt(np.maximum(squares / count - mean**2, 0)), 1e-3)
     return replace(record, mean=tuple(mean.tolist()), std=tuple(std.tolist()))
+
+
+def _sum(values: Array, power: int) -> NDArray[np.float64]:
+    """Return the sum of the powers of a plane's levels, 0 to 1, of each channel; float64 (C,)."""
+
+    def levels(part: Array) -> NDArray[np.float64]:
+        wide = part.astype(np.float64)
+        wide = wide / 255 if values.dtype == np.uint8 else wide
+        return wide if power == 1 else wide**power
+
+    if values.shape[1] == 1:
+        return np.array([pairwise(values.reshape(-1), levels)])
+    total: NDArray[np.float64] = np.zeros(values.shape[1])
+    for rows in strips(len(values), BLOCK):
+        # Row upon row, as one sum over all of them goes.
+        total = np.concatenate([total[None], levels(values[rows])]).sum(0)
+    return total
+
+
+def _windowed(pixels: Array, window: tuple[float, float]) -> Array:
+    """Return grey levels as float32, 0 and 1 at the window's ends, up to half its width beyond."""
+    low, high = window
+    plane = (pixels.astype(np.float32) - np.float32(low)) * np.float32(1 / (high - low))
+    return np.clip(plane, -0.5, 1.5)
 
 
 def _turned(mask: Array, micrograph: Micrograph) -> str:
@@ -312,4 +436,5 @@ def _rescale(plane: Array, shape: tuple[int, int]) -> Array:
     shrinks = shape[0] < plane.shape[0] or shape[1] < plane.shape[1]
     # Area averaging when shrinking (no aliasing), linear when enlarging.
     kind = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    return cv2.resize(plane, shape[::-1], interpolation=kind)
+    result = roomy((*shape, *plane.shape[2:]), plane.dtype)
+    return cv2.resize(plane, shape[::-1], dst=result, interpolation=kind)

@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from matssl.core.arrays import histogram
+
 
 @dataclass(frozen=True)
 class Field:
@@ -36,4 +38,4 @@ class Field:
 
 def areas(mask: NDArray[np.uint8], num_classes: int) -> NDArray[np.int64]:
     """Return the pixels of each class, int64 (C,); indices from ``num_classes`` on are no class."""
-    return np.bincount(mask.ravel(), minlength=num_classes)[:num_classes].astype(np.int64)
+    return histogram(mask, num_classes)[:num_classes]

@@ -89,6 +89,13 @@ class GuidedSettings(MethodSettings):
         "so many of them, those that train_finetune.py --max_train_images takes with this --seed",
         low=1,
     )
+    labeled_sample: str = flag(
+        "replaces",
+        "data",
+        "whether the labelled sample of a batch replaces one of the pool's, or stands beside them: "
+        "an epoch then has more steps, as published for pscl",
+        choices=("replaces", "beside"),
+    )
 
     def problems(self, batch_size: int) -> list[Problem]:
         """Return what does not go together."""
@@ -181,11 +188,15 @@ def queue(settings: Settings, pool: PoolFacts) -> tuple[Settings, tuple[str, ...
     keys a query meets its own with probability (K/N)^2 / 2, 12.5 % at half the pool.
 
     Args:
-        settings: have a ``queue_size``, None for what suits the pool.
+        settings: have a ``queue_size``, None for what suits the pool, and a ``queue_limit``:
+            "half" or "none".
         pool: whose tiles are the keys.
     """
     asked: int | None = getattr(settings, "queue_size")  # noqa: B009
     wanted = asked or DEFAULT_QUEUE
+    if getattr(settings, "queue_limit") == "none":  # noqa: B009
+        free: dict[str, Any] = {"queue_size": wanted}
+        return replace(settings, **free), ()
     half = max(1, pool.tiles // 2)
     size = min(wanted, half // pool.batch_size * pool.batch_size or half)
     note = f"a queue of {size} keys instead of {wanted}: half of the {pool.tiles} tiles"
@@ -254,10 +265,21 @@ def queue_size() -> int | None:
     return flag(
         None,
         GROUP,
-        "keys that are kept, at most half the tiles",
+        "keys that are kept; see --queue_limit",
         auto=str(DEFAULT_QUEUE),
         low=1,
         high=1 << 24,
+    )
+
+
+def queue_limit() -> str:
+    """Return the flag of what shortens a queue."""
+    return flag(
+        "half",
+        GROUP,
+        "whether the queue is cut to half of the pool's tiles, so that few samples meet old keys "
+        "of their own, or never",
+        choices=("half", "none"),
     )
 
 

@@ -37,6 +37,7 @@ class SegmentationModel(nn.Module):
         segmentation_head: from decoder channels to class logits.
         description: what :func:`build_model` needs to make it again.
         multiple: images are filled up to sides that are multiples of it.
+        trained_multiple: the same in training.
     """
 
     def __init__(self, model: nn.Module, description: Description) -> None:
@@ -49,11 +50,13 @@ class SegmentationModel(nn.Module):
         self.multiple = math.lcm(
             encoder_facts(self.encoder).multiple, DECODERS[description["decoder"]].multiple
         )
+        self.trained_multiple: int = getattr(self.encoder, "trained_multiple", self.multiple)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits (B, num_classes, H, W) of images (B, C, H, W)."""
         height, width = x.shape[-2:]
-        bottom, right = -height % self.multiple, -width % self.multiple
+        multiple = self.trained_multiple if self.training else self.multiple
+        bottom, right = -height % multiple, -width % multiple
         if bottom or right:
             # Mirrored borders look like specimen; zeros would look like a dark phase.
             small = bottom >= height or right >= width

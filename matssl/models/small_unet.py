@@ -72,9 +72,11 @@ class SmallUnetEncoder(nn.Module):
         in_channels: of the image.
         multiple: images are brought to it as for five halvings. Any side from 8 would do, but the
             borders of a prediction would then be others than those of earlier versions.
+        trained_multiple: what is learned from is not: PSCL's images have 376 pixels.
     """
 
     multiple = 32
+    trained_multiple = 8
 
     def __init__(self, in_channels: int = 3) -> None:
         super().__init__()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import matplotlib
@@ -9,6 +10,7 @@ from cycler import cycler
 from matplotlib.figure import Figure
 
 from matssl.core.run_folder import atomic_path
+from matssl.core.wording import cut
 
 # Pictures are files; a window would need a screen.
 matplotlib.use("Agg")
@@ -35,15 +37,27 @@ matplotlib.rcParams.update(
         "grid.linewidth": 0.6,
         "legend.frameon": False,
         "figure.facecolor": "white",
+        # A dollar sign in the name of a file or a class is no formula.
+        "text.parse_math": False,
         "axes.prop_cycle": cycler(color=SERIES),
     }
 )
+
+
+def legible(name: str, most: int = 100) -> str:
+    """Return the name of a file or class as a picture can show it: one line, no stray bytes."""
+    text = name.encode("utf-8", "backslashreplace").decode()
+    text = "".join(letter if letter.isprintable() else " " for letter in text)
+    # Legends leave out what begins with an underscore.
+    return cut(f" {text}" if text.startswith("_") else text, most)
 
 
 def save(figure: Figure, path: Path) -> None:
     """Write a figure as PNG, atomically, and close it."""
     import matplotlib.pyplot as plt
 
-    with atomic_path(path) as temporary:
+    with atomic_path(path) as temporary, warnings.catch_warnings():
+        # A letter that the font lacks is drawn as a box, which says as much.
+        warnings.filterwarnings("ignore", "Glyph .* missing from")
         figure.savefig(temporary, dpi=DPI, bbox_inches="tight", format="png")
     plt.close(figure)

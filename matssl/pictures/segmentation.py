@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+import cv2
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 
 from matssl import pictures
 from matssl.core import palette
-from matssl.core.arrays import Array
+from matssl.core.arrays import Array, strips
 from matssl.core.labels import IGNORE
 
 IGNORED_COLOUR = (200, 200, 200)
@@ -25,8 +26,17 @@ RIGHT, WRONG = (225, 230, 235), (200, 30, 40)
 # Layout of a panel; images this much wider than high stand one below the other.
 TOTAL_INCHES, HEAD_INCHES, LINE_INCHES, GAP_INCHES = 12.4, 0.27, 0.24, 0.12
 WIDE = 2.5
+# Longest side of a micrograph in a panel, in pixels; what is larger is drawn smaller.
+MOST_DRAWN = 4096
+# Characters of a class name in a picture.
+LABEL = 48
 # Fewer regions have no distribution.
 FEW = 3
+
+
+def legible(names: Sequence[str], most: int = LABEL) -> list[str]:
+    """Return names as a legend can show them."""
+    return [pictures.legible(name, most) for name in names]
 
 
 def class_colours(count: int) -> list[tuple[int, int, int]]:
@@ -99,13 +109,17 @@ def panel(
         predicted: what stands above the prediction.
     """
     count = len(names)
+    wrong = float("nan") if truth is None else _wrong_share(truth, prediction)
+    factor = max(image.shape[:2]) / MOST_DRAWN
+    if factor > 1:
+        image, truth, prediction = _smaller(factor, image, truth, prediction)
+        pixel_size = None if pixel_size is None else pixel_size * factor
+    names, title = legible(names), pictures.legible(title)
     parts: list[tuple[str, Array]] = [("micrograph", image)]
     if truth is not None:
         parts.append(("truth", colour_mask(truth, count)))
     parts.append((predicted, colour_mask(prediction, count)))
     if truth is not None:
-        known = truth != IGNORE
-        wrong = float((truth != prediction)[known].mean()) if known.any() else float("nan")
         parts.append((f"errors: {100 * wrong:.1f} % of the pixels", error_map(truth, prediction)))
     else:
         parts.append(("overlay", outlined(overlay(image, prediction, count), prediction)))
@@ -156,8 +170,35 @@ def panel(
     pictures.save(figure, path)
 
 
+def _wrong_share(truth: NDArray[np.uint8], prediction: NDArray[np.uint8]) -> float:
+    """Return the share of wrong pixels among those that are not ignored; NaN where all are."""
+    wrong = known = 0
+    for rows in strips(len(truth)):
+        seen = truth[rows] != IGNORE
+        known += int(np.count_nonzero(seen))
+        wrong += int(np.count_nonzero((truth[rows] != prediction[rows]) & seen))
+    return wrong / known if known else float("nan")
+
+
+def _smaller(
+    factor: float,
+    image: NDArray[np.uint8],
+    truth: NDArray[np.uint8] | None,
+    prediction: NDArray[np.uint8],
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None, NDArray[np.uint8]]:
+    """Return the parts of a panel as many times smaller; a page shows no more of them."""
+    size = (max(1, round(image.shape[1] / factor)), max(1, round(image.shape[0] / factor)))
+    nearest = [
+        None if mask is None else cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST_EXACT)
+        for mask in (truth, prediction)
+    ]
+    assert nearest[1] is not None
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA), nearest[0], nearest[1]
+
+
 def confusion_plot(counts: NDArray[np.int64], names: Sequence[str], path: Path) -> None:
     """Write the confusion matrix, each row in percent of the true class."""
+    names = legible(names)
     share = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     size = 1.1 * len(names) + 1.8
     figure, axis = plt.subplots(figsize=(size, size * 0.85))
@@ -178,6 +219,7 @@ def confusion_plot(counts: NDArray[np.int64], names: Sequence[str], path: Path) 
 
 def fraction_plot(truth: Array, predicted: Array, names: Sequence[str], path: Path) -> None:
     """Write predicted against true area fraction, one point per image and class."""
+    names = legible(names)
     figure, axis = plt.subplots(figsize=(4.2, 4.0))
     top = 1.04 * max(float(np.nanmax(truth)), float(np.nanmax(predicted)), 0.05)
     axis.plot([0, top], [0, top], color=pictures.FAINT, lw=1, ls="--", zorder=1)
@@ -221,7 +263,7 @@ def fraction_bars(
         width = 100 * shares[places, number]
         axis.barh(np.arange(len(places)), width, left=left, color=_hex(colour), height=0.82)
         left += width
-    labels = _short_names([images[i] for i in places], 24)
+    labels = _short_names(legible([images[i] for i in places], 200), 24)
     axis.set_yticks(np.arange(len(places)), labels, fontsize=7)
     axis.set_ylim(len(places) - 0.4, -0.6)
     axis.set_xlim(0, 100)
@@ -232,7 +274,7 @@ def fraction_bars(
     patches = [Patch(color=colour) for colour in colour_names(names).values()]
     axis.legend(
         patches,
-        list(names),
+        legible(names),
         loc="lower left",
         bbox_to_anchor=(-0.02, 1.0),
         ncols=3,
@@ -299,7 +341,7 @@ def size_plot(
             box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1.5}
             axis.annotate(text, fontsize=8, bbox=box, **corner)
             axis.yaxis.set_major_locator(MaxNLocator(integer=True))
-        axis.set_title(names[kind])
+        axis.set_title(pictures.legible(names[kind], LABEL))
         axis.set_xlabel(f"equivalent diameter ({unit})")
     for axis in axes[:, 0]:
         axis.set_ylabel("regions")

@@ -15,8 +15,8 @@ import torch
 
 from matssl.core import checkpoint
 from matssl.core.digest import Damaged
-from matssl.core.errors import UserError
-from matssl.core.run_folder import RunFolder, atomic_write_bytes, read_text
+from matssl.core.errors import DiskFull, UserError
+from matssl.core.run_folder import RunFolder, atomic_write_text, read_text
 from matssl.core.runtime import Runtime
 
 # What may differ between a run and its continuation without changing the result.
@@ -41,8 +41,15 @@ FREE_ON_RESUME = {
     "list_root",
     "finetune_dataset",
     "splits",
+    "mask_folder",
     "specimens",
+    # Who looks after a run, and which of its states are kept.
+    "on_collapse",
+    "on_bad_image",
+    "snapshot_every",
 }
+# What may differ where a run goes on elsewhere: the same plan, but sums are added in another order.
+ROUNDING = {"device", "gpu_id", "threads", "compile", "deterministic"}
 
 
 def load(
@@ -149,8 +156,12 @@ def refuse_other_plan(
     now: Mapping[str, object],
     defaults: Mapping[str, object],
     instead: str,
-) -> None:
+) -> str:
     """Refuse to resume a run with other settings than it was started with.
+
+    Returns:
+        What is to be said where it goes on with another device or another number of threads, ""
+        where it does not.
 
     Args:
         before: settings in the checkpoint. One that is younger than the checkpoint had no effect
@@ -164,12 +175,17 @@ def refuse_other_plan(
     """
     was = {k: before.get(k, defaults[k]) for k in now}
     changed = [k for k in now if k not in FREE_ON_RESUME and was[k] != now[k]]
+    told = ", ".join(f"--{k} was {was[k]}, is {now[k]}" for k in changed if k in ROUNDING)
+    changed = [k for k in changed if k not in ROUNDING]
     if changed:
         told = ", ".join(f"--{k} was {was[k]}, is {now[k]}" for k in changed[:4])
         raise UserError(
             f"--resume continues the same plan, but {told}; repeat the flags of command.txt in the "
             f"run folder, or {instead}"
         )
+    if not told:
+        return ""
+    return f"resumed elsewhere ({told}): the same plan, whose numbers may differ by rounding"
 
 
 def rewind(folder: RunFolder, step: int) -> list[float]:
@@ -193,7 +209,7 @@ def rewind(folder: RunFolder, step: int) -> list[float]:
             kept.append(line)
             losses.append(row[1])
     if folder.writer and log.is_file():
-        atomic_write_bytes(log, "".join(kept).encode("utf-8"))
+        atomic_write_text(log, "".join(kept))
         for rest in folder.root.glob(".*"):
             if rest.is_file():
                 rest.unlink()
@@ -222,7 +238,7 @@ def disk_errors(folder: RunFolder) -> Iterator[None]:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        raise UserError(
+        raise DiskFull(
             f"the disk is full: {folder.root} cannot be written; free some space and run again "
             "with --resume (the previous checkpoint is intact)"
         ) from error

@@ -16,13 +16,24 @@ if TYPE_CHECKING:
 
 PRECISIONS = ("auto", "fp32", "bf16")
 LARGEST_SEED = 2**32 - 1
+# Folder in which run folders are made where --output_dir says no other.
+EXPERIMENTS = "experiments"
 # Percentiles that become black and white where nothing else is said.
 LEVELS = (0.5, 99.5)
 PAGE_HELP = "page of TIFF files that have several, counted from 1"
 PAGE_AUTO = "the largest, of equal ones the deepest, then the first"
 MOST_PAGES = 1_000_000
+BAR_HELP = (
+    "rows of an information bar to cut off: a number, none, or auto (found in metadata, pixels and "
+    "masks; pictures of one size are judged together)"
+)
+BAR_AUTO = "as the weights were trained; else auto"
 
 
+MASK_FOLDER_HELP = (
+    "folder of the masks, where neither names nor what pictures hold say which; its end may be a "
+    "pattern, * for the name of the image: labels/*_seg.png"
+)
 GROUP_REGEX_HELP = (
     "regular expression whose first group names the specimen in the path of an image from the "
     "folder, without the folders of splits and without the ending; one that begins with ^ is also "
@@ -50,9 +61,9 @@ def name_problem(name: str) -> str:
 
 def bar_problem(rows: str) -> str:
     """Return what is wrong with ``--crop_bottom``, "" where nothing is."""
-    if rows == "auto" or (rows.isdecimal() and len(rows) < 7):
+    if rows in ("auto", "none") or (rows.isascii() and rows.isdigit() and len(rows) < 7):
         return ""
-    return f"--crop_bottom must be auto or a number of rows, 0 or more, not {rows}"
+    return f"--crop_bottom must be auto, none or a number of rows, 0 or more, not {rows}"
 
 
 def group_regex_problem(expression: str) -> str:
@@ -61,7 +72,17 @@ def group_regex_problem(expression: str) -> str:
     return regex_problem("group_regex", expression)
 
 
-def _length_problem(name: str, text: str) -> str:
+def length_problem(
+    name: str, text: str, what: str = "no pixel size", example: str = "12.5nm"
+) -> str:
+    """Return what is wrong with a flag that is a length with its unit, "" where nothing is.
+
+    Args:
+        name: of the flag.
+        text: its value.
+        what: it is not.
+        example: of one.
+    """
     match = re.fullmatch(r"\s*([0-9.eE+-]+)\s*([a-zA-ZµμåÅ]+)\s*", text)
     try:
         value = float(match[1]) if match else 0.0
@@ -70,7 +91,7 @@ def _length_problem(name: str, text: str) -> str:
     # Which units there are is known where they are read.
     if 0 < value < 1e12:
         return ""
-    return f"--{name} {text!r} is no pixel size; write a number and its unit, such as 12.5nm"
+    return f"--{name} {text!r} is {what}; write a number and its unit, such as {example}"
 
 
 def weights_file(source: str) -> str:
@@ -87,12 +108,25 @@ def weights_file(source: str) -> str:
 
 def pixel_size_problem(text: str) -> str:
     """Return what is wrong with ``--pixel_size``, "" where nothing is."""
-    return _length_problem("pixel_size", text)
+    return length_problem("pixel_size", text)
 
 
 def target_pixel_size_problem(text: str) -> str:
     """Return what is wrong with ``--target_pixel_size``, "" where nothing is."""
-    return _length_problem("target_pixel_size", text)
+    return length_problem("target_pixel_size", text)
+
+
+def classes_problem(text: str) -> str:
+    """Return what is wrong with ``--classes``, "" where nothing is to be seen of it yet."""
+    from matssl.core.errors import UserError
+    from matssl.data import masks
+
+    try:
+        if masks.is_binary(text):
+            masks.binary_threshold(text)
+    except UserError as error:
+        return str(error)
+    return ""
 
 
 @dataclass(frozen=True, init=False, repr=False, eq=False)
@@ -114,6 +148,7 @@ class RunSettings:
         first=True,
         check=name_problem,
     )
+    output_dir: str = flag(EXPERIMENTS, "run", "folder in which run folders are made")
     seed: int = flag(0, "run", "seed of every random draw", low=0, high=LARGEST_SEED)
     device: str = flag("auto", "run", "auto, cpu, cuda or cuda:N", check=device_problem)
     gpu_id: int | None = flag(
@@ -168,7 +203,6 @@ class RunSettings:
 class TrainingSettings:
     """Flags of both trainings."""
 
-    output_dir: str = flag("experiments", "run", "folder in which run folders are made")
     resume: bool = flag(False, "run", "continue the run of this name where it stopped", first=True)
     tensorboard: bool = flag(False, "run", "also write TensorBoard events (needs tensorboard)")
     checkpoint_every: int = flag(200, "training", "steps between two checkpoints", low=1)
@@ -184,6 +218,11 @@ class TrainingSettings:
 class LabelSettings:
     """Flags of both stages that read masks."""
 
+    mask_folder: str | None = flag(
+        None,
+        "data",
+        MASK_FOLDER_HELP,
+    )
     splits: str | None = flag(
         None,
         "data",
@@ -194,7 +233,8 @@ class LabelSettings:
         None,
         "data",
         "class names in order (a,b,c), a YAML file that names and merges classes, or binary: all "
-        "that is not 0 is one class",
+        "that is not 0 is one class, or binary:128: all from that grey value on",
+        check=classes_problem,
         leads=paths.class_file,
     )
 
@@ -221,6 +261,7 @@ class SpecimenSettings:
         low=1,
         high=MOST_PAGES,
     )
+    crop_bottom: str | None = flag(None, "data", BAR_HELP, auto=BAR_AUTO, check=bar_problem)
 
 
 @dataclass(frozen=True, init=False, repr=False, eq=False)
@@ -269,7 +310,7 @@ class ImageSettings:
     crop_bottom: str = flag(
         "auto",
         "images",
-        "rows of an information bar to cut off: a number or auto",
+        BAR_HELP,
         check=bar_problem,
     )
     page: int | None = flag(None, "images", PAGE_HELP, auto=PAGE_AUTO, low=1, high=MOST_PAGES)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from matssl.core.errors import UserError
-from matssl.core.run_folder import atomic_write_bytes
+from matssl.core.run_folder import atomic_write_text
 from matssl.core.tables import csv_text, percent
 from matssl.measure import intervals
 from matssl.study.plan import COLUMNS, Job, Plan
@@ -139,9 +139,9 @@ def write(plan: Plan, results: Mapping[str, Mapping[str, Any]], out: Path) -> No
         raise UserError(f"no job of the study is done yet in {out}")
     text = markdown(plan, rows)
     done = f"{len(results)} of {len(plan.jobs())} runs done."
-    atomic_write_bytes(out / "table.md", f"{text}\n\n{done}\n".encode())
+    atomic_write_text(out / "table.md", f"{text}\n\n{done}\n")
     lines = csv_text(_lines(plan, results), digits=None)
-    atomic_write_bytes(out / "table.csv", lines.encode())
+    atomic_write_text(out / "table.csv", lines)
     _draw(plan, rows, out / "curves.png")
     print(f"\n{text}\n\n{done}", flush=True)
     print(f"table   {out / 'table.md'}\nplot    {out / 'curves.png'}", flush=True)

@@ -17,6 +17,8 @@ from matssl.core.errors import guard
 from matssl.core.flags import flag
 from matssl.core.parsing import parse_one
 from matssl.stages.settings import (
+    BAR_AUTO,
+    BAR_HELP,
     GROUP_REGEX_HELP,
     LARGEST_SEED,
     MOST_PAGES,
@@ -26,6 +28,7 @@ from matssl.stages.settings import (
     SPECIMENS_HELP,
     LabelSettings,
     ToolSettings,
+    bar_problem,
     device_problem,
     group_regex_problem,
     weights_file,
@@ -58,6 +61,7 @@ class ProbeSettings(LabelSettings, ToolSettings):
     page: int | None = flag(
         None, "data", PAGE_HELP, auto=f"as in training; else {PAGE_AUTO}", low=1, high=MOST_PAGES
     )
+    crop_bottom: str | None = flag(None, "data", BAR_HELP, auto=BAR_AUTO, check=bar_problem)
     encoder: str = flag("resnet18", "weights", "of imagenet and none")
     seed: int = flag(0, "run", "of random weights and cuts", low=0, high=LARGEST_SEED)
     device: str = flag("auto", "run", "auto, cpu, cuda or cuda:N", check=device_problem)
@@ -82,6 +86,7 @@ def main(argv: Sequence[str]) -> int:
         probe_path=args.probe_path,
         splits=args.splits,
         classes=args.classes,
+        mask_folder=args.mask_folder,
         group_regex=args.group_regex,
         page=args.page,
         specimens=args.specimens,
@@ -89,14 +94,18 @@ def main(argv: Sequence[str]) -> int:
         device=args.device,
         threads=args.threads,
         precision=args.precision,
+        crop_bottom=args.crop_bottom or "auto",
     )
-    for name, miou in scores(args.weights, config, args.encoder):
+    for name, miou in scores(args.weights, config, args.encoder, args.crop_bottom):
         print(f"{100 * miou:5.1f} %  {name}", flush=True)
     return 0
 
 
 def scores(
-    sources: Sequence[str], config: PretrainSettings, name: str = "resnet18"
+    sources: Sequence[str],
+    config: PretrainSettings,
+    name: str = "resnet18",
+    crop_bottom: str | None = None,
 ) -> Iterator[tuple[str, float]]:
     """Yield each source with its mean IoU, 0 to 1.
 
@@ -105,6 +114,7 @@ def scores(
             of a source saw them.
         config: says where the labelled images lie, and the device.
         name: of the encoder where a source does not say it.
+        crop_bottom: beats what the run of a source cut off, which is said.
 
     Raises:
         UserError: weights or labelled images cannot be used.
@@ -125,6 +135,9 @@ def scores(
             precision=rt.precision,
         )
         record = replace(encoder.record, page=config.page or encoder.record.page)
+        record, beaten = record.cutting(crop_bottom)
+        if beaten:
+            print(f"note    {source}: {beaten}")
         seen = (record, encoder.multiple)
         if seen not in probes:
             levels = replace(config, window=record.window, low=record.low, high=record.high)

@@ -8,25 +8,30 @@ Writes regions.csv (a line a region), summary.csv (a line a specimen and class) 
 
 from __future__ import annotations
 
+import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from matssl.core import paths, textfiles
 from matssl.core.errors import UserError, guard
 from matssl.core.flags import flag
 from matssl.core.parsing import parse_one
 from matssl.core.tables import csv_text
-from matssl.core.wording import counted
-from matssl.stages.settings import SpecimenSettings, ToolSettings
+from matssl.core.wording import counted, cut
+from matssl.stages.settings import (
+    MASK_FOLDER_HELP,
+    SpecimenSettings,
+    ToolSettings,
+    classes_problem,
+)
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from matssl.data.preprocess import Preprocess
     from matssl.measure.field import Field
     from matssl.measure.regions import FieldRegions, RegionSummary
 
@@ -51,12 +56,17 @@ class RegionsSettings(SpecimenSettings, ToolSettings):
     )
     min_area: int = flag(10, "data", "smallest region in pixels", low=1)
     classes: str | None = flag(
-        None, "data", "class names or a YAML file, for a labelled folder", leads=paths.class_file
+        None,
+        "data",
+        "class names, a YAML file, binary or binary:128, for a labelled folder",
+        check=classes_problem,
+        leads=paths.class_file,
     )
+    mask_folder: str | None = flag(None, "data", MASK_FOLDER_HELP)
     output_dir: str | None = flag(
         None,
         "run",
-        "where the results go",
+        "folder in which regions/FOLDER is made",
         auto="RUN/regions, or experiments/regions/FOLDER",
     )
 
@@ -67,13 +77,18 @@ SETTINGS = RegionsSettings
 def main(argv: Sequence[str]) -> int:
     """Measure all masks, write the tables and the picture; returns 0."""
     args = parse_one(SETTINGS, argv, __doc__ or "", prog="python -m matssl.tools.regions")
-    from matssl.core.run_folder import atomic_write_bytes
+    from matssl.core.run_folder import atomic_write_text
     from matssl.data.readers import parse_pixel_size
     from matssl.measure import tables
     from matssl.measure.regions import FieldRegions, find_regions, summarise
 
     folder = Path(args.folder)
     given = parse_pixel_size(args.pixel_size)
+    if args.crop_bottom and (folder / "status.json").is_file():
+        raise UserError(
+            f"--crop_bottom acts on a labelled folder; in {folder} the rows were cut off when it "
+            "was made: give --crop_bottom to eval_model.py or matssl.tools.phase_map"
+        )
     drawn = [folder / kind / "index" for kind in ("masks", "maps")]
     predicted = next((place for place in drawn if place.is_dir()), None)
     if predicted is not None:
@@ -87,19 +102,20 @@ def main(argv: Sequence[str]) -> int:
         FieldRegions(field, mask.size, find_regions(mask, len(names), args.min_area))
         for field, mask in fields
     ]
-    out = Path(args.output_dir or out)
+    if args.output_dir is not None:
+        out = Path(args.output_dir) / "regions" / folder.resolve().name
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot write to {out}: {error.strerror}; give --output_dir") from error
     lines = tables.region_rows(found, names)
     text = csv_text(lines, None if lines else ["image"])
-    atomic_write_bytes(out / "regions.csv", text.encode("utf-8"))
+    atomic_write_text(out / "regions.csv", text)
     specimens = list(dict.fromkeys(one.field.specimen for one in found))
     each = [row for name in specimens for row in summarise(found, names, name)]
     whole = summarise(found, names)
     text = csv_text(tables.summary_rows(each + whole))
-    atomic_write_bytes(out / "summary.csv", text.encode("utf-8"))
+    atomic_write_text(out / "summary.csv", text)
     _draw(out / "sizes.png", found, names)
     _print(whole if len(specimens) > MOST_SHOWN else each + whole)
     number = counted(len(specimens), "specimen")
@@ -124,13 +140,13 @@ def _of_run(
 
     paths = readers.find_images(predicted)
     names, table = _facts(folder)
-    sizes = {Path(row["image"]).stem: row["pixel_size_nm"] for row in table}
-    own = {Path(row["image"]).stem: row["group"] for row in table}
+    sizes = {row.image: row.pixel_size for row in table}
+    own = {row.image: row.group for row in table}
     grouping = group(paths, predicted, regex=regex, specimens=specimens)
 
     def fields() -> Iterator[Masked]:
         for path, name in zip(paths, grouping.names, strict=True):
-            size = given or (float(sizes[path.stem]) if sizes.get(path.stem) else None)
+            size = given or sizes.get(path.stem)
             known = name if grouping.told else own.get(path.stem, name)
             mask = readers.read_mask(path)
             # Rows of a cut-off information bar are no field.
@@ -141,25 +157,50 @@ def _of_run(
     return names, fields()
 
 
-def _facts(folder: Path) -> tuple[tuple[str, ...], list[dict[str, str]]]:
+class Listed(NamedTuple):
+    """What a run's table says of an image: its name, specimen and pixel size in nm."""
+
+    image: str
+    group: str
+    pixel_size: float | None
+
+
+def _facts(folder: Path) -> tuple[tuple[str, ...], list[Listed]]:
     """Return class names and the table of images of a run of eval_model.py or phase_map."""
     try:
         if (folder / "phases.json").is_file():
-            names = tuple(textfiles.read_json(folder / "phases.json")["phases"])
+            names = textfiles.read_json(folder / "phases.json")["phases"]
             table = folder / "phase_fractions.csv"
         else:
-            names = tuple(textfiles.read_json(folder / "metrics.json")["classes"])
+            names = textfiles.read_json(folder / "metrics.json")["classes"]
             table = folder / "per_image.csv"
-        return names, textfiles.read_rows(table)
+        if not names or not isinstance(names, (list, dict)) or not all(map(_is_name, names)):
+            raise TypeError("no names")
+        return tuple(names), [_listed(row) for row in textfiles.read_rows(table)]
     except (UserError, KeyError, TypeError) as error:
         raise UserError(
             f"{folder} has masks but no results beside them; was the run broken off?"
         ) from error
+    except ValueError as error:
+        raise UserError(f"{table} is damaged: {error}; run the command that wrote it") from error
+
+
+def _is_name(name: object) -> bool:
+    return isinstance(name, str) and bool(name.strip())
+
+
+def _listed(row: Mapping[str, str]) -> Listed:
+    size = row["pixel_size_nm"]
+    number = float(size) if size else None
+    if number is not None and not 0 < number < math.inf:
+        raise ValueError(f"{cut(size, 40)} is no pixel size")
+    return Listed(Path(row["image"]).stem, row["group"], number)
 
 
 def _of_labels(folder: Path, args: RegionsSettings) -> tuple[tuple[str, ...], Iterator[Masked]]:
     """Return class names and masks of a labelled folder."""
-    from matssl.data import layouts, readers
+    from matssl.data import bars, layouts, readers
+    from matssl.data.preprocess import Preprocess
     from matssl.measure.field import Field, areas
 
     if (folder / "status.json").is_file():
@@ -173,11 +214,23 @@ def _of_labels(folder: Path, args: RegionsSettings) -> tuple[tuple[str, ...], It
         specimens=args.specimens,
         pixel_size=args.pixel_size,
         classes=args.classes,
+        mask_folder=args.mask_folder,
     )
     table = dataset.table
     assert table is not None
-    record = Preprocess.chosen(channels=1, page=args.page, pixel_size=args.pixel_size)
+    record = Preprocess.chosen(
+        channels=1,
+        page=args.page,
+        pixel_size=args.pixel_size,
+        crop_bottom=args.crop_bottom or "auto",
+    )
     record = record.told(dataset.grouping.pixel_sizes)
+    pairs = [(pair.image, pair.mask) for pair in dataset.pairs if pair.mask is not None]
+    judged = bars.of_pairs(pairs, record.read, record.crop_bottom)
+    judged.refuse_misfits()
+    record = record.knowing(judged.rows)
+    for told in (*judged.notes, *judged.warnings):
+        print(f"note    {told}")
 
     def fields() -> Iterator[Masked]:
         for pair in dataset.pairs:

@@ -11,12 +11,13 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from matssl.core.errors import guard
 from matssl.core.flags import flag
 from matssl.core.parsing import parse_one, read_settings
 from matssl.core.wording import counted
-from matssl.stages.settings import LARGEST_SEED, ToolSettings
+from matssl.stages.settings import BAR_HELP, LARGEST_SEED, ToolSettings, bar_problem
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,9 @@ class StudySettings(ToolSettings):
     )
     variants: tuple[str, ...] = flag((), "run", "only these of the file's")
     starts: tuple[str, ...] = flag((), "run", "only these, so that processes can share a study")
+    crop_bottom: str | None = flag(
+        None, "data", BAR_HELP, auto="as the file says of each folder", check=bar_problem
+    )
     dry_run: bool = flag(False, "run", "check, print the commands, stop")
     table: bool = flag(False, "run", "only write the table of what is done")
 
@@ -54,6 +58,8 @@ def main(argv: Sequence[str]) -> int:
     content = read_settings(file)
     if args.seeds:
         content["seeds"] = list(args.seeds)
+    if args.crop_bottom is not None:
+        _cut(content, args.crop_bottom)
     plan = plans.read(content, file.stem)
     out = Path(args.output_dir) / plan.name
     part = plan.only(args.variants, args.starts)
@@ -74,6 +80,22 @@ def main(argv: Sequence[str]) -> int:
         runner.run()
     Runner(plan, Path(args.root), out, file.parent).write_table()
     return 0
+
+
+def _cut(content: dict[str, Any], rows: str) -> None:
+    """Put ``--crop_bottom`` into the content of a study's file, above all that the file says."""
+    starts = content.get("starts")
+    known = starts.values() if isinstance(starts, dict) else ()
+    places = [content.setdefault("pretrain", {})]
+    places += [start.get("pretrain") for start in known if isinstance(start, dict)]
+    if isinstance(content.get("datasets"), dict):
+        places += content["datasets"].values()
+    for place in places:
+        # What is no table is refused where the plan is read.
+        if isinstance(place, dict):
+            place["crop_bottom"] = rows
+    if isinstance(content.get("evaluate"), dict):
+        content["evaluate"].pop("crop_bottom", None)
 
 
 if __name__ == "__main__":

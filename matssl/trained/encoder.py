@@ -15,6 +15,7 @@ from torch import Tensor
 
 from matssl import weights
 from matssl.core import checkpoint
+from matssl.core.arrays import IN_MEMORY_BYTES, STRIP, roomy, strips
 from matssl.core.lineage import Lineage
 from matssl.core.parsing import read_settings
 from matssl.data.preprocess import STANDARD_HALF_WIDTH, Preprocess
@@ -174,7 +175,18 @@ def mirrored(
 ) -> NDArray[np.float32]:
     """Return (C, H, W) with a mirrored margin on all sides, wider below and on the right."""
     down, right = (MARGIN, MARGIN + more_down), (MARGIN, MARGIN + more_right)
-    return np.pad(image, ((0, 0), down, right), mode="symmetric")
+    channels, height, width = image.shape
+    if image.nbytes <= IN_MEMORY_BYTES or height < 2 * STRIP:
+        return np.pad(image, ((0, 0), down, right), mode="symmetric")
+    whole = roomy((channels, height + sum(down), width + sum(right)), image.dtype)
+    for rows in strips(height):
+        # All but the outermost strips have rows of their own above and below.
+        above, below = rows.start == 0, rows.stop == height
+        margins = (down[0] if above else 0, down[1] if below else 0)
+        first = 0 if above else rows.start + down[0]
+        part = np.pad(image[:, rows], ((0, 0), margins, right), mode="symmetric")
+        whole[:, first : first + part.shape[1]] = part
+    return whole
 
 
 def _told(content: Content) -> str | None:

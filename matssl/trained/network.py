@@ -12,11 +12,9 @@ from torch import nn
 
 from matssl import tiling
 from matssl.core import runtime
+from matssl.core.arrays import IN_MEMORY_BYTES
 from matssl.core.errors import UserError
 from matssl.models.encoders import channels_last
-
-# Probabilities of an image that take more lie in a file instead of in memory.
-IN_MEMORY_BYTES = 1 << 30
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from torch import nn
 
 from matssl import hub, weights
 from matssl.core import checkpoint
-from matssl.core.arrays import Array
+from matssl.core.arrays import Array, roomy
 from matssl.core.errors import UserError
 from matssl.core.labels import IGNORE
 from matssl.core.lineage import Lineage
@@ -50,6 +50,7 @@ class TrainedOn:
         dataset: folder of the labelled images.
         splits: file of the splits, None where they were found or cut.
         group_regex: how specimens were named.
+        mask_folder: where the masks lay, as the user said it.
         specimens: the table that named them, where one was given.
         seed: of the cut.
         images: paths of the training images.
@@ -59,6 +60,7 @@ class TrainedOn:
     dataset: str | None = None
     splits: str | None = None
     group_regex: str | None = None
+    mask_folder: str | None = None
     specimens: str | None = None
     seed: int = 0
     images: frozenset[str] = frozenset()
@@ -219,7 +221,8 @@ class Segmenter:
         )
         shape = (self.record.kept_rows(picture), picture.pixels.shape[1])
         probabilities = _native(probabilities, shape)
-        classes = np.full(picture.pixels.shape[:2], IGNORE, np.uint8)
+        classes = roomy(picture.pixels.shape[:2], np.uint8)
+        classes[shape[0] :] = IGNORE
         _most_likely(probabilities, classes)
         return Prediction(
             classes,
@@ -289,6 +292,7 @@ def _trained_on(payload: Mapping[str, Any]) -> TrainedOn:
         dataset=settings.get("finetune_dataset"),
         splits=settings.get("splits"),
         group_regex=settings.get("group_regex"),
+        mask_folder=settings.get("mask_folder"),
         specimens=settings.get("specimens"),
         seed=int(settings.get("seed", 0)),
         images=frozenset(progress.get("train_images", [])),
@@ -348,9 +352,10 @@ def _native(probabilities: NDArray[np.float32], shape: tuple[int, int]) -> NDArr
     """Return probabilities at the micrograph's own size; scores are never of a resized image."""
     if probabilities.shape[1:] == shape:
         return probabilities
-    return np.stack(
-        [cv2.resize(p, shape[::-1], interpolation=cv2.INTER_LINEAR) for p in probabilities]
-    )
+    native = roomy((len(probabilities), *shape), np.float32)
+    for plane, own in zip(probabilities, native, strict=True):
+        cv2.resize(plane, shape[::-1], dst=own, interpolation=cv2.INTER_LINEAR)
+    return native
 
 
 def _most_likely(probabilities: NDArray[np.float32], classes: NDArray[np.uint8]) -> None:

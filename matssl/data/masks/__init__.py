@@ -1,11 +1,21 @@
 """Mask files become class indices by one table, found from all masks of a data set.
 
-``table`` is the record and its use, ``discover`` finds it, ``class_file`` reads what a user wrote.
+``table`` is the record and its use, ``values`` what it lists. ``discover`` finds it: ``survey``
+says what one file holds (``edges``, ``instances``), ``conventions`` brings files that differ
+together, ``heaps`` reads soft masks. ``class_file`` reads what a user wrote.
 """
 
 from matssl.data.masks.class_file import CLASS_FILES
-from matssl.data.masks.discover import BINARY, find_table
-from matssl.data.masks.table import ClassTable, MaskClass, Value, binary_table
+from matssl.data.masks.conventions import files
+from matssl.data.masks.discover import (
+    BINARY,
+    binary_threshold,
+    find_binary,
+    find_table,
+    is_binary,
+)
+from matssl.data.masks.table import ClassTable, MaskClass, binary_table
+from matssl.data.masks.values import Value
 
 __all__ = [
     "BINARY",
@@ -14,5 +24,9 @@ __all__ = [
     "MaskClass",
     "Value",
     "binary_table",
+    "binary_threshold",
+    "files",
+    "find_binary",
     "find_table",
+    "is_binary",
 ]

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+
+import numpy as np
 
 from matssl.core import textfiles
 from matssl.core.errors import UserError
 from matssl.core.wording import cut
-from matssl.data.masks.table import (
-    SNAP_DISTANCE,
-    SNAP_SHARE,
-    ClassTable,
-    MaskClass,
-    Value,
-    code_of,
-    distance,
-    show,
-)
+from matssl.data.masks.conventions import Agreed, files
+from matssl.data.masks.heaps import HARDLY, NOISE, edges_are_few
+from matssl.data.masks.survey import Survey, Total, counted, total
+from matssl.data.masks.table import HALF_WAY, SNAP_DISTANCE, ClassTable, MaskClass
+from matssl.data.masks.values import RANGE, Value, code_of, shown, span
 
+# A value that is more frequent is no stray.
+SNAP_SHARE = 0.01
+# Highest grey value of a range.
+HIGHEST = 65_535
 # Where no --classes names another one.
 CLASS_FILES = ("classes.yaml", "classes.yml", "classes.csv")
 Entries = list[tuple[str, tuple[Value, ...]]]
@@ -44,59 +46,106 @@ def class_file(classes: str | None, folder: Path | None) -> Path | None:
     return None
 
 
-def from_file(file: Path, counts: Counter[int], kind: str) -> tuple[ClassTable, tuple[str, ...]]:
+def from_file(file: Path, agreed: Agreed) -> tuple[ClassTable, tuple[str, ...]]:
     """Return the table a class file describes.
 
     YAML: ``classes: {name: value | [values] | rest}``, ``ignore: [values]``. A value is a grey
-    value or a colour ("#rrggbb" or [r, g, b]); several values merge into one class.
+    value, a range of them ("128-255") or a colour ("#rrggbb" or [r, g, b]); several values merge
+    into one class. Values of soft edges are taken for the nearest listed one.
+
+    Args:
+        file: YAML or CSV.
+        agreed: the masks.
+
+    Raises:
+        UserError: the file is none, or does not fit the masks.
     """
+    kind = "color" if agreed.color else "index"
+    surveys = list(agreed.surveys)
     if file.suffix == ".csv":
-        entries, ignored, rest = _csv_classes(file, counts)
+        entries, ignored, rest = _csv_classes(file, _counts(total(surveys)))
     else:
         entries, ignored, rest = _yaml_classes(file, kind)
-    codes = {value: code_of(value) for _, values in entries for value in values}
-    if file.suffix == ".csv" and not set(codes.values()) & set(counts):
-        raise UserError(f"{file} lists no value that the masks hold")
-    listed = [code_of(v) for _, values in entries for v in values] + [code_of(v) for v in ignored]
-    twice = sorted({show(c, kind) for c in listed if listed.count(c) > 1})
-    if twice:
-        raise UserError(f"{file} lists {', '.join(twice)} more than once")
-    strays = [c for c in counts if c not in listed]
-    negative = tuple(sorted(c for c in strays if c < 0))
-    strays = [c for c in strays if c >= 0]
-    total = sum(counts.values())
-    notes: list[str] = []
-    snap = False
-    if strays and rest is None:
-        far = [
-            c
-            for c in strays
-            if counts[c] >= SNAP_SHARE * total
-            or min(distance(c, k) for k in listed) > SNAP_DISTANCE
-        ]
-        if far:
-            raise UserError(
-                f"the masks hold values that {file} does not list: "
-                f"{', '.join(show(c, kind) for c in sorted(far)[:8])}; add them, or list them "
-                "under ignore"
-            )
-        snap = True
-        notes.append(f"{len(strays)} stray values are taken for the nearest listed one")
-    sizes = [sum(counts[codes[v]] for v in values) for _, values in entries]
-    if rest is not None:
-        sizes[rest] += sum(counts[c] for c in strays)
-    elif snap:
-        for c in strays:
-            near = min(codes.values(), key=lambda k: distance(c, k))
-            place = next(i for i, (_, vs) in enumerate(entries) if near in map(code_of, vs))
-            sizes[place] += counts[c]
-    labelled = max(1, sum(sizes))
-    classes = tuple(
-        MaskClass(i, name, values, sizes[i], sizes[i] / labelled)
-        for i, (name, values) in enumerate(entries)
+    listed = [value for _, values in entries for value in values] + list(ignored)
+    _refuse_overlaps(file, listed)
+    below = {code_of(v) for v in listed}
+    negative = tuple(v for v in agreed.ignored if v < 0 and v not in below)
+    table = ClassTable(
+        kind,
+        tuple(MaskClass(i, name, values) for i, (name, values) in enumerate(entries)),
+        (*ignored, *negative),
+        rest,
+        alpha=agreed.alpha,
+        palette=agreed.palette,
+        any_white=True,
     )
-    notes.insert(0, f"class names from {file.name}")
-    return ClassTable(kind, classes, (*ignored, *negative), rest, snap), tuple(notes)
+    notes = [f"class names from {file.name}", *agreed.notes]
+    scaled = [s.renumbered(table.codes(s.values, str(s.path))) for s in surveys]
+    other = [
+        s.path
+        for s, own in zip(surveys, scaled, strict=True)
+        if kind == "index" and not np.array_equal(s.values, own.values)
+    ]
+    table = replace(table, any_white=bool(other))
+    if other:
+        notes.append(f"{files(other)}: values are read on the scale of {file.name}")
+    if rest is None:
+        table, found = _with_strays(table, scaled, file)
+        notes += found
+    return counted(table, surveys), tuple(notes)
+
+
+def _with_strays(
+    table: ClassTable, surveys: list[Survey], file: Path
+) -> tuple[ClassTable, list[str]]:
+    """Return the table, made for soft edges where the masks have such, and a note.
+
+    Raises:
+        UserError: values that are drawn and not listed, or edges of which the class is not clear.
+    """
+    summed = total(surveys)
+    strays = ~table.lists(summed.values)
+    if not strays.any():
+        return table, []
+    values, sizes = summed.values[strays], summed.sizes[strays]
+    distances = table.distances(values)
+    frequent = sizes >= SNAP_SHARE * summed.pixels
+    near = distances <= SNAP_DISTANCE
+    # Noise of JPEG may be frequent where no other class is near.
+    noise = (distances <= NOISE) & (table.gap() > 2 * SNAP_DISTANCE)
+    drawn = summed.drawn[strays] >= HARDLY * sizes
+    odd = (frequent & ~noise) | (~near & drawn)
+    if odd.any():
+        raise UserError(
+            f"the masks hold values that {file} does not list: "
+            f"{shown(values[odd].tolist(), table.kind)}; add them, alone or as a range "
+            "(particle: 128-255), or list them under ignore"
+        )
+    soft = replace(table, snap=SNAP_DISTANCE if near.all() else HALF_WAY)
+    unclear = not near.all() and table.num_classes + bool(table.ignore_values) > 2
+    if unclear and not edges_are_few(surveys, soft.decode, table.num_classes, table.kind):
+        raise UserError(
+            f"the masks are soft: the edge of two classes has the values of a third; give ranges "
+            f"in {file.name} (particle: 128-255), or save them without soft edges"
+        )
+    share = 100 * sizes.sum() / max(1, summed.pixels)
+    found = [s.path for s in surveys if set(values.tolist()) & set(s.values.tolist())]
+    return soft, [
+        f"{files(found)}: {len(values)} stray values ({share:.2f} % of the pixels) are taken for "
+        "the nearest listed one"
+    ]
+
+
+def _counts(summed: Total) -> dict[int, int]:
+    return dict(zip(summed.values.tolist(), summed.sizes.tolist(), strict=True))
+
+
+def _refuse_overlaps(file: Path, listed: list[Value]) -> None:
+    spans = sorted((span(value), value) for value in listed)
+    for (first, one), (second, other) in itertools.pairwise(spans):
+        if first[1] >= second[0]:
+            both = f"{one} and {other} overlap" if one != other else f"{one} is listed twice"
+            raise UserError(f"{file} lists a value more than once: {both}")
 
 
 def _yaml_classes(file: Path, kind: str) -> tuple[Entries, tuple[Value, ...], int | None]:
@@ -152,7 +201,8 @@ def _values(value: object, file: Path, kind: str) -> tuple[Value, ...]:
             return (f"#{value[0]:02x}{value[1]:02x}{value[2]:02x}",)
         return tuple(v for item in value for v in _values(item, file, kind))
     if isinstance(value, str):
-        return tuple(_value(word, file) for word in value.replace(",", " ").split())
+        words = re.sub(r"\s*-\s*(?=\d)", "-", value) if RANGE.search(value) else value
+        return tuple(_value(word, file) for word in words.replace(",", " ").split())
     return (_value(value, file),)
 
 
@@ -162,6 +212,10 @@ def _value(value: object, file: Path) -> Value:
         return text
     if re.fullmatch("-?[0-9]{1,9}", text):
         return int(text)
+    found = RANGE.fullmatch(text)
+    if found and int(found[1]) <= int(found[2]) <= HIGHEST:
+        return f"{int(found[1])}-{int(found[2])}"
     raise UserError(
-        f"{file}: {cut(repr(value), 40)} is neither a grey value nor a colour such as '#ff0000'"
+        f"{file}: {cut(repr(value), 40)} is neither a grey value nor a colour such as "
+        "'#ff0000', nor a range such as 128-255"
     )

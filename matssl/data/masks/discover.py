@@ -2,33 +2,38 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
+from matssl.core.arrays import Array
 from matssl.core.errors import UserError
-from matssl.data import readers
+from matssl.data.masks import conventions
 from matssl.data.masks.class_file import class_file, from_file
-from matssl.data.masks.table import (
-    SNAP_DISTANCE,
-    SNAP_SHARE,
-    ClassTable,
-    MaskClass,
-    Value,
-    binary_table,
-    code_of,
-    distance,
-    flatten,
-    pack,
-    show,
+from matssl.data.masks.conventions import Agreed, files
+from matssl.data.masks.heaps import (
+    FEW_VALUES,
+    MOST_BETWEEN,
+    NOISE,
+    Heaps,
+    between_levels,
+    edges_are_few,
+    heaps,
+    is_soft,
+    line_between,
 )
+from matssl.data.masks.instances import VOID, may_number, number_objects
+from matssl.data.masks.survey import Survey, Total, counted, survey, total
+from matssl.data.masks.table import HALF_WAY, ClassTable, MaskClass, binary_table
+from matssl.data.masks.values import BLACK, COLOR, Value, channels, show, shown
 
 MAX_CLASSES = 64
-# --classes binary: every value but 0 is one class.
+# --classes binary: every value but 0 is one class; binary:128 says from which value on.
 BINARY = "binary"
+HIGHEST = 65_535
+NAME_THEM = "name the classes in classes.yaml (ranges as particle: 128-255)"
 
 
 def find_table(
@@ -38,44 +43,14 @@ def find_table(
 
     Args:
         mask_paths: every mask of the data set.
-        classes: ``--classes``: a YAML file, names in order separated by commas, or "binary".
+        classes: ``--classes``: a YAML file, names in order separated by commas, "binary" or
+            "binary:THRESHOLD".
         folder: the data set's folder, where a classes.yaml or classes.csv may lie.
 
     Raises:
         UserError: no two classes, strange values, or a class file that does not fit.
     """
-    counts: Counter[int] = Counter()
-    kinds: Counter[str] = Counter()
-    gray_in_color = 0
-    total = 0
-    for path in mask_paths:
-        raw = flatten(readers.read_mask(path))
-        codes = pack(raw)
-        kinds["color" if raw.ndim == 3 else "index"] += 1
-        if raw.ndim == 3:
-            gray_in_color += int(((raw == raw[..., :1]).all(axis=2)).sum())
-        values, sizes = np.unique(codes, return_counts=True)
-        counts.update(dict(zip(values.tolist(), sizes.tolist(), strict=True)))
-        total += codes.size
-    if kinds["color"] and kinds["index"]:
-        # Black-and-white masks beside coloured ones: all become colours.
-        merged: Counter[int] = Counter()
-        for code, size in counts.items():
-            gray = min(max(code, 0), 255)
-            merged[code if code >= 1 << 24 else (1 << 24) | gray * 0x010101] += size
-        counts = merged
-    kind = "color" if kinds["color"] else "index"
-    file = class_file(classes, folder)
-    if file is not None:
-        table, notes = from_file(file, counts, kind)
-    elif classes == BINARY:
-        table, notes = _binary_table(counts), ()
-    elif kind == "color":
-        table, notes = _color_table(counts, total, gray_in_color)
-    else:
-        table, notes = _index_table(counts, total)
-    if classes is not None and classes != BINARY and file is None:
-        table = _renamed(table, classes)
+    table, notes = _table(mask_paths, classes, folder)
     if not any(c.pixels for c in table.classes):
         raise UserError("every pixel of every mask is to be ignored; there is nothing to learn")
     present = [c for c in table.classes if c.pixels]
@@ -86,139 +61,324 @@ def find_table(
     return table, notes
 
 
-def _binary_table(counts: Counter[int]) -> ClassTable:
-    table = binary_table()
-    dark = counts[0] + counts[code_of("#000000")]
-    total = max(1, sum(counts.values()))
-    sizes = (dark, sum(counts.values()) - dark)
-    classes = tuple(
-        replace(c, pixels=n, share=n / total) for c, n in zip(table.classes, sizes, strict=True)
+def is_binary(classes: str | None) -> bool:
+    """Return whether ``--classes`` is "binary" or "binary:THRESHOLD"."""
+    return classes is not None and classes.split(":")[0].strip() == BINARY
+
+
+def find_binary(
+    mask_paths: Sequence[Path], classes: str = BINARY
+) -> tuple[ClassTable, tuple[str, ...]]:
+    """Return the table of background and foreground for these masks, and notes in words.
+
+    Masks of one class alone are no mistake here: a model may be tried on images without particles.
+
+    Raises:
+        UserError: the threshold is none, or the masks do not show where to cut.
+    """
+    threshold = binary_threshold(classes)
+    surveys = [survey(path) for path in mask_paths]
+    agreed = conventions.alpha_applied(surveys)
+    notes: tuple[str, ...] = (*conventions.remarks(surveys), *agreed.notes)
+    kind = "index"
+    if not conventions.palettes_agree(agreed.surveys):
+        # Numbers mean nothing then; black is background.
+        kind = "color"
+        notes = (*notes, "the palettes of the masks differ in order: their colours count")
+    masks = [_bright(s, agreed.alpha, kind == "color") for s in agreed.surveys]
+    numbered = number_objects([s.objects for s in agreed.surveys])
+    if threshold is None and not numbered:
+        scaled = [s.renumbered(_to_8_bit_scale(s)) for s in masks]
+        # Masks of 0 and 1 tell nothing of the scale of the others.
+        summed = total([s for s in scaled if s.top > 1])
+        if len(summed.values) and is_soft(summed):
+            threshold, note = _cut(scaled, summed)
+            notes = (*notes, note) if note else notes
+    threshold = threshold or 1
+    dim = [s.path for s in masks if s.top == 1] if threshold > 1 else []
+    if dim:
+        notes = (*notes, f"{files(dim)} of 0 and 1: 1 is foreground, whatever the threshold")
+    table = replace(binary_table(threshold), kind=kind, alpha=agreed.alpha, instances=numbered)
+    return counted(table, masks), notes
+
+
+def _table(
+    paths: Sequence[Path], classes: str | None, folder: Path | None
+) -> tuple[ClassTable, tuple[str, ...]]:
+    file = class_file(classes, folder)
+    if file is None and classes is not None and is_binary(classes):
+        return find_binary(paths, classes)
+    surveys = [survey(path) for path in paths]
+    said = conventions.remarks(surveys)
+    agreed = conventions.alpha_applied(surveys)
+    if file is not None:
+        table, notes = from_file(file, conventions.by_color(agreed, strict=False))
+    elif not _named(agreed, classes) and number_objects([s.objects for s in agreed.surveys]):
+        table, notes = _of_objects(agreed)
+    else:
+        agreed = conventions.by_color(agreed)
+        table, notes = _of_colors(agreed) if agreed.color else _of_numbers(agreed, classes)
+    if classes is not None and file is None:
+        table = _renamed(table, classes)
+    return table, (*said, *notes)
+
+
+def _bright(one: Survey, alpha: str, shown: bool) -> Survey:
+    """Return a mask by its grey values, or by the brightest channel of its colours.
+
+    Args:
+        one: the mask.
+        alpha: as in ``ClassTable``.
+        shown: whether palette numbers are looked at by their colours.
+    """
+    if one.color:
+        return survey(one.path, alpha, bright=True)
+    if shown and one.palette is not None:
+        own = one.by_palette()
+        return own.renumbered(channels(own.values).max(axis=1))
+    return one
+
+
+def binary_threshold(classes: str) -> int | None:
+    """Return the first grey value of the foreground in "binary:128"; None in "binary".
+
+    Raises:
+        UserError: it is no grey value above 0.
+    """
+    word = classes.partition(":")[2].strip()
+    if not word and ":" not in classes:
+        return None
+    if not word.isdecimal() or not 1 <= int(word) <= HIGHEST:
+        raise UserError(
+            f"--classes {classes}: the threshold is the first grey value of the foreground, "
+            f"1 to {HIGHEST}, as in binary:128"
+        )
+    return int(word)
+
+
+def _to_8_bit_scale(one: Survey) -> Array:
+    deep = one.top > 255 and len(one.values) > 2
+    return np.where(one.values > 0, one.values >> 8, one.values) if deep else one.values
+
+
+def _cut(surveys: list[Survey], summed: Total) -> tuple[int, str]:
+    """Return the first value of the foreground of soft masks, and a note.
+
+    Raises:
+        UserError: the masks do not show it.
+    """
+    found = heaps(summed)
+    if len(summed.values) <= FEW_VALUES and not found.clear:
+        # Too small to tell anything by the way it is drawn.
+        return 1, ""
+    if not found.clear or found.unclear or found.levels[0] > NOISE:
+        raise UserError(
+            f"--classes binary: the masks hold {len(summed.values)} grey values that do not show "
+            "where black ends and the foreground begins; say so with --classes binary:THRESHOLD, "
+            "as in binary:128"
+        )
+    first = (found.levels[0] + found.levels[1] + 1) // 2
+    return first, _soft_note(surveys, found) + f"; foreground from {first} on"
+
+
+def _of_objects(agreed: Agreed) -> tuple[ClassTable, tuple[str, ...]]:
+    """Return background and foreground of masks that number objects.
+
+    Raises:
+        UserError: there is no background.
+    """
+    found = [s.objects for s in agreed.surveys if s.objects.values]
+    number = sum(one.values for one in found)
+    grounds = {one.background for one in found}
+    if None in grounds or len(grounds) > 1:
+        raise UserError(
+            f"each of the {number} values of the masks is one region, so they number "
+            "objects, but there is no background around them that is the same in all masks; draw "
+            "one (0), or name classes in classes.yaml"
+        )
+    ground = grounds.pop()
+    table = replace(binary_table(), instances=True)
+    if ground is not None and ground not in (0, BLACK):
+        dark = MaskClass(0, "background", (show(ground, "color"),))
+        table = replace(table, kind="color", classes=(dark, table.classes[1]))
+    ignored: tuple[int, ...] = agreed.ignored
+    border = [s for s in agreed.surveys if s.objects.void]
+    notes = [
+        f"the masks number {number} objects, each value one region: all are one class, "
+        "foreground; names for the values in classes.yaml would make classes of them"
+    ]
+    if border:
+        ignored = (*ignored, VOID)
+        notes.append(f"{files([s.path for s in border])}: 255 beside object numbers is ignored")
+    if ignored:
+        table = replace(table, ignore_values=ignored)
+    return counted(table, agreed.surveys), (*agreed.notes, *notes)
+
+
+def _named(agreed: Agreed, classes: str | None) -> bool:
+    """Whether ``--classes`` gives a name to each of three or more values: they are classes."""
+    values = total(list(agreed.surveys)).values
+    return classes is not None and len(_words(classes)) == len(values) > 2
+
+
+def _of_numbers(agreed: Agreed, names: str | None) -> tuple[ClassTable, tuple[str, ...]]:
+    agreed = conventions.one_scale(agreed)
+    masks = [
+        s.renumbered(np.where(np.isin(s.values, agreed.ignored), -1, s.values))
+        for s in agreed.surveys
+    ]
+    summed = total(masks)
+    values = summed.values.tolist()
+    notes = list(agreed.notes)
+    base = ClassTable(
+        "index",
+        (),
+        agreed.ignored,
+        alpha=agreed.alpha,
+        palette=agreed.palette,
+        any_white=agreed.any_white,
     )
-    return replace(table, classes=classes)
-
-
-def _index_table(counts: Counter[int], total: int) -> tuple[ClassTable, tuple[str, ...]]:
-    notes: list[str] = []
-    ignored = tuple(sorted(v for v in counts if v < 0))
-    values = sorted(v for v in counts if v >= 0)
-    snap = False
-    if 255 in values and set(values) - {255} and _is_counting([v for v in values if v != 255]):
-        if len(values) > 2 and max(v for v in values if v != 255) < 64:
-            # 0, 1, 2, ... and 255: the common mark for "do not count".
-            ignored = (*ignored, 255)
-            values = [v for v in values if v != 255]
-            notes.append("grey value 255 beside class numbers is ignored")
-    if len(values) > 2 and {0, 255} & set(values):
-        kept, strays = _snap(values, counts, total)
-        if strays:
-            size = sum(counts[v] for v in strays)
-            notes.append(
-                f"{len(strays)} stray grey values ({100 * size / total:.2f} % of the pixels) are "
-                "taken for the nearest listed one, as JPEG or resampling shifts them"
-            )
-            for stray in strays:
-                counts[min(kept, key=lambda v: abs(v - stray))] += counts[stray]
-            values, snap = kept, True
+    if is_soft(summed):
+        table, note = _soft(base, masks, summed)
+        if table is not None:
+            return counted(table, agreed.surveys), (*notes, note)
     if len(values) > MAX_CLASSES:
         raise UserError(
-            f"the masks hold {len(values)} grey values ({', '.join(map(str, values[:8]))} ...); "
-            "these are no class numbers, name the classes in classes.yaml"
+            f"the masks hold {len(values)} grey values ({shown(values)}); these are no class "
+            f"numbers, {NAME_THEM}; where they number objects, --classes binary"
         )
-    sizes = {v: counts[v] for v in values}
-    labelled = max(1, sum(sizes.values()))
-    names = {0: "background", 1: "foreground"} if len(values) == 2 else {}
-    table = tuple(
-        MaskClass(i, names.get(i, f"class {i}"), (v,), sizes[v], sizes[v] / labelled)
-        for i, v in enumerate(values)
-    )
-    return ClassTable("index", table, ignored, snap=snap), tuple(notes)
-
-
-def _color_table(counts: Counter[int], total: int, gray: int) -> tuple[ClassTable, tuple[str, ...]]:
-    saturated = [c for c in counts if _is_pure(c)]
-    others = [c for c in counts if c not in saturated]
-    grays = [c for c in others if _is_gray(c)]
-    notes: list[str] = []
-    if saturated and len(grays) > 16 and len(grays) == len(others):
-        # Colours drawn over the micrograph: the picture that shows through is a class.
-        ordered = sorted(saturated)
-        sizes = [sum(counts[c] for c in grays), *(counts[c] for c in ordered)]
-        labels: list[tuple[Value, ...]] = [(), *((show(c, "color"),) for c in ordered)]
-        names = ["matrix", *(f"class {i}" for i in range(1, len(ordered) + 1))]
-        labelled = sum(sizes)
-        classes = tuple(
-            MaskClass(i, names[i], labels[i], sizes[i], sizes[i] / labelled)
-            for i in range(len(sizes))
-        )
-        note = "the masks are drawn over the micrograph; what shows through is class 0"
-        return ClassTable("color", classes, rest_index=0), (note,)
-    kept, strays = _snap(sorted(counts), counts, total)
-    if len(kept) > MAX_CLASSES:
-        raise UserError(
-            f"the masks hold {len(kept)} colours; these are no class colours, name the classes in "
-            "classes.yaml"
-        )
-    if strays:
-        size = sum(counts[c] for c in strays)
+    line = line_between(summed)
+    if line is not None:
         notes.append(
-            f"{len(strays)} stray colours ({100 * size / total:.2f} % of the pixels) are taken for "
-            "the nearest listed one, as JPEG or resampling shifts them"
+            f"grey value {line} lies in thin lines between others and is a class; where it is "
+            "their soft edge, --classes binary"
         )
-        for stray in strays:
-            counts[min(kept, key=lambda c: distance(c, stray))] += counts[stray]
-    labelled = sum(counts[c] for c in kept)
-    classes = tuple(
-        MaskClass(i, f"class {i}", (show(c, "color"),), counts[c], counts[c] / labelled)
-        for i, c in enumerate(kept)
-    )
-    return ClassTable("color", classes, snap=bool(strays)), tuple(notes)
-
-
-def _snap(values: list[int], counts: Counter[int], total: int) -> tuple[list[int], list[int]]:
-    """Split values into those that stand and those near a standing one and rare."""
-    kept: list[int] = []
-    strays: list[int] = []
-    for value in sorted(values, key=lambda v: -counts[v]):
-        near = any(distance(value, other) <= SNAP_DISTANCE for other in kept)
-        rare = counts[value] < SNAP_SHARE * total
-        # A count that is a class of its own on a small scale (0, 1, 2) is never a stray.
-        if near and rare and len(values) > 8:
-            strays.append(value)
-        else:
-            kept.append(value)
-    far = [v for v in kept if counts[v] < SNAP_SHARE * total] if strays else []
-    if far:
-        listed = ", ".join(show(v, "color") for v in sorted(far)[:8])
+    notes += conventions.never_together(masks, "index")
+    numbering = "" if names else may_number([s.objects for s in agreed.surveys])
+    if numbering == "likely":
         raise UserError(
-            f"the masks hold rare values far from every class: {listed}"
-            f"{' ...' if len(far) > 8 else ''}; name the classes in classes.yaml"
+            f"each of the values {shown(values[1:] if values[0] == 0 else values)} is one region "
+            "in every mask: where they number objects, --classes binary; where they are classes, "
+            f"give a name to each of the {len(values)}, 0 first: --classes a,b,c"
         )
-    return sorted(kept), strays
+    if numbering:
+        notes.append(
+            "each class is one region in every mask; where the values number objects, "
+            "--classes binary"
+        )
+    known = {0: "background", 1: "foreground"} if len(values) == 2 else {}
+    table = replace(base, classes=_classes([(v,) for v in values], known))
+    return counted(table, agreed.surveys), tuple(notes)
+
+
+def _of_colors(agreed: Agreed) -> tuple[ClassTable, tuple[str, ...]]:
+    summed = total(list(agreed.surveys))
+    values = summed.values.tolist()
+    base = ClassTable("color", (), agreed.ignored, alpha=agreed.alpha, any_white=agreed.any_white)
+    over = _drawn_over(values)
+    if over is not None:
+        labels: list[tuple[Value, ...]] = [(), *((show(c, "color"),) for c in over)]
+        table = replace(base, classes=_classes(labels, {0: "matrix"}), rest_index=0)
+        note = "the masks are drawn over the micrograph; what shows through is class 0"
+        return counted(table, agreed.surveys), (*agreed.notes, note)
+    if len(values) > FEW_VALUES and is_soft(summed):
+        soft, note = _soft(base, list(agreed.surveys), summed)
+        if soft is not None:
+            return counted(soft, agreed.surveys), (*agreed.notes, note)
+    if len(values) > MAX_CLASSES:
+        raise UserError(
+            f"the masks hold {len(values)} colours; these are no class colours, name the classes "
+            "in classes.yaml; where they number objects, --classes binary"
+        )
+    notes = conventions.never_together(agreed.surveys, "color")
+    table = replace(base, classes=_classes([(show(v, "color"),) for v in values], {}))
+    return counted(table, agreed.surveys), (*agreed.notes, *notes)
+
+
+def _drawn_over(values: list[int]) -> list[int] | None:
+    """Return the pure colours that lie over a micrograph; None where the masks are no such."""
+    saturated = [c for c in values if _is_pure(c)]
+    others = [c for c in values if not _is_pure(c)]
+    grays = [c for c in others if _is_gray(c)]
+    return saturated if saturated and len(grays) > 16 and len(grays) == len(others) else None
+
+
+def _soft(
+    base: ClassTable, masks: Sequence[Survey], summed: Total
+) -> tuple[ClassTable | None, str]:
+    """Return the table of soft masks, and a note; None where nothing is drawn in them.
+
+    Raises:
+        UserError: their heaps are not clear.
+    """
+    found = heaps(summed)
+    few = len(summed.values) <= FEW_VALUES
+    if few and not found.clear:
+        return None, ""
+    names = {0: "background", 1: "foreground"} if len(found.levels) == 2 else {}
+    values: list[tuple[Value, ...]]
+    values = [(v if base.kind == "index" else show(v, "color"),) for v in found.levels]
+    table = replace(base, classes=_classes(values, names), snap=HALF_WAY)
+    if not found.clear or found.unclear or len(found.levels) > MAX_CLASSES:
+        raise _not_clear(base.kind, summed, found)
+    if len(found.levels) > 2 and (
+        between_levels(summed, found.levels) > MOST_BETWEEN
+        or not edges_are_few(masks, table.decode, len(found.levels), base.kind)
+    ):
+        raise UserError(
+            f"the masks are soft: between {shown(list(found.levels), base.kind)} lie values whose "
+            f"class is not clear, since the edge of two classes has the colour of a third; "
+            f"{NAME_THEM}, or save them without soft edges"
+        )
+    return table, _soft_note(masks, found, base.kind)
+
+
+def _not_clear(kind: str, summed: Total, found: Heaps) -> UserError:
+    values = list(found.unclear) or summed.values.tolist()
+    what = "colours" if kind == "color" else "grey values"
+    if found.unclear and found.clear:
+        return UserError(
+            f"the masks hold {what} far from every class: {shown(values, kind)}; {NAME_THEM}"
+        )
+    return UserError(
+        f"the masks hold {len(summed.values)} {what} ({shown(values, kind)}), not in clear heaps; "
+        f"{NAME_THEM}, or --classes binary:THRESHOLD"
+    )
+
+
+def _soft_note(masks: Sequence[Survey], found: Heaps, kind: str = "index") -> str:
+    lit = set(found.strays)
+    soft = [s.path for s in masks if lit & set(s.values.tolist())]
+    what = "colour" if kind == "color" else "grey value"
+    return (
+        f"{files(soft)}: {len(found.strays)} stray {what}s "
+        f"({100 * found.share:.2f} % of the pixels), as JPEG, resizing or soft edges leave them, "
+        f"are cut half-way between {shown(list(found.levels), kind)}"
+    )
+
+
+def _classes(values: Sequence[tuple[Value, ...]], names: dict[int, str]) -> tuple[MaskClass, ...]:
+    return tuple(MaskClass(i, names.get(i, f"class {i}"), v) for i, v in enumerate(values))
 
 
 def _renamed(table: ClassTable, names: str) -> ClassTable:
-    words = [word.strip() for word in names.split(",") if word.strip()]
+    words = _words(names)
     if len(words) != table.num_classes or len(set(words)) != len(words):
         raise UserError(
             f"--classes names {len(words)} classes ({', '.join(words)}), the masks hold "
             f"{table.num_classes} ({', '.join(table.names)}); give one distinct name each"
         )
-    classes = tuple(
-        MaskClass(c.index, word, c.values, c.pixels, c.share)
-        for c, word in zip(table.classes, words, strict=True)
-    )
-    return ClassTable(table.kind, classes, table.ignore_values, table.rest_index, table.snap)
+    classes = tuple(replace(c, name=w) for c, w in zip(table.classes, words, strict=True))
+    return replace(table, classes=classes)
 
 
-def _is_counting(values: Iterable[int]) -> bool:
-    ordered = sorted(values)
-    return ordered == list(range(len(ordered))) or ordered == list(range(1, len(ordered) + 1))
+def _words(names: str) -> list[str]:
+    return [word.strip() for word in names.split(",") if word.strip()]
 
 
 def _is_pure(code: int) -> bool:
     """Whether a colour is fully saturated: only 0 and 255, not black or white."""
-    channels = [(code >> shift) & 255 for shift in (16, 8, 0)]
-    return set(channels) == {0, 255}
+    return code >= COLOR and {(code >> shift) & 255 for shift in (16, 8, 0)} == {0, 255}
 
 
 def _is_gray(code: int) -> bool:

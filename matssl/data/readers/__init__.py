@@ -4,31 +4,47 @@
 ``photometric`` and ``planes`` make grey levels of what is stored, ``orientation`` turns them
 upright, ``formats`` puts a :class:`Micrograph` together. ``calibration`` and ``units`` read the
 makers' metadata, ``bar`` finds a drawn information bar. Nothing here changes a grey level.
+``mask`` reads the values of a mask file.
 """
 
 from matssl.data.readers.bar import bar_height
-from matssl.data.readers.files import EXTENSIONS, find_images, is_image_name, natural, size_of
+from matssl.data.readers.files import (
+    EXTENSIONS,
+    Listing,
+    find_images,
+    is_image_name,
+    is_junk,
+    is_run,
+    listing,
+    natural,
+    size_of,
+)
 from matssl.data.readers.formats import (
     Micrograph,
     digest,
     from_array,
     read,
-    read_mask,
     with_pixel_size,
 )
 from matssl.data.readers.headers import Header, header
+from matssl.data.readers.mask import RawMask, read_mask
 from matssl.data.readers.units import parse_pixel_size
 
 __all__ = [
     "EXTENSIONS",
     "Header",
+    "Listing",
     "Micrograph",
+    "RawMask",
     "bar_height",
     "digest",
     "find_images",
     "from_array",
     "header",
     "is_image_name",
+    "is_junk",
+    "is_run",
+    "listing",
     "natural",
     "parse_pixel_size",
     "read",

@@ -9,7 +9,7 @@ import math
 import re
 import stat
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
@@ -34,11 +34,13 @@ class Calibration:
         pixel_size: nm; of pixels that are not square, the side of the square of the same area.
         bar_height: rows of the information bar, 0 where there is none; None where it says nothing.
         notes: what is to be known of them, in words.
+        source: who says it, in a word or two.
     """
 
     pixel_size: float | None = None
     bar_height: int | None = None
     notes: tuple[str, ...] = ()
+    source: str = ""
 
     @property
     def known(self) -> bool:
@@ -51,12 +53,16 @@ def of_tiff(file: TiffFile, page: TiffPage) -> Calibration:
     height, width = int(page.imagelength), int(page.imagewidth)
     first = file.pages[0]
     for tags in (page.tags, first.tags):
-        for reader in (_fei, _zeiss, _tescan):
+        for reader, maker in ((_fei, "FEI"), (_zeiss, "Zeiss"), (_tescan, "Tescan")):
             found = reader(tags, height, width)
             if found is not None:
-                return found
+                return replace(found, source=maker)
     text = _description(first.tags)
-    return _ome(text, height, width) or _imagej(text, page) or Calibration()
+    ome = _ome(text, height, width)
+    if ome is not None:
+        return replace(ome, source="OME")
+    imagej = _imagej(text, page)
+    return Calibration() if imagej is None else replace(imagej, source="ImageJ")
 
 
 def calibrated(
@@ -113,18 +119,21 @@ def _fei(tags: TiffTags, height: int, width: int) -> Calibration | None:
 
 
 def _fei_xml(text: str) -> Calibration | None:
-    both = re.search(
-        r"<PixelSize>.*?<X[^>]*>\s*([^<]+?)\s*</X>(?:.*?<Y[^>]*>\s*([^<]+?)\s*</Y>)?",
-        text,
-        re.DOTALL,
-    )
-    if both:
-        return calibrated(_nm(number(both[1])), _nm(number(both[2])))
-    match = re.search(r"<PixelWidth[^>]*>\s*([^<\s]+)", text)
-    tall = re.search(r"<PixelHeight[^>]*>\s*([^<\s]+)", text)
-    return (
-        calibrated(_nm(number(match[1])), _nm(number(tall[1])) if tall else None) if match else None
-    )
+    """Read the XML of newer FEI files: metres, times a power of ten where an attribute says so."""
+    sides = re.search(r"<PixelSize\b[^>]*>(.{0,2000}?)</PixelSize>", text, re.DOTALL)
+    pairs = ((sides[1], ("X", "Y")) if sides else None, (text, ("PixelWidth", "PixelHeight")))
+    for place in pairs:
+        if place is None:
+            continue
+        found = []
+        for name in place[1]:
+            match = re.search(rf"<{name}\b([^>]*)>\s*([^<\s]+)", place[0])
+            power = re.search(r"unitPrefixPower=[\"'](-?\d{1,2})[\"']", match[1]) if match else None
+            size = number(match[2]) if match else None
+            found.append(size * 10 ** int(power[1]) if size and power else size)
+        if found[0] is not None:
+            return calibrated(_nm(found[0]), _nm(found[1]))
+    return None
 
 
 def _zeiss(tags: TiffTags, height: int, width: int) -> Calibration | None:
@@ -149,16 +158,18 @@ def _zeiss(tags: TiffTags, height: int, width: int) -> Calibration | None:
 def _tescan(tags: TiffTags, height: int, width: int) -> Calibration | None:
     if 50431 not in tags:
         return None
-    return _tescan_text(_text(tags[50431].value))
+    return _tescan_text(_text(tags[50431].value), height)
 
 
-def _tescan_text(text: str) -> Calibration:
+def _tescan_text(text: str, height: int) -> Calibration:
     across, down = (re.search(rf"PixelSize{side}\s*=\s*{WORD}", text) for side in "XY")
-    strip = re.search(r"ImageStripSize\s*=\s*(\d{1,6})\b", text)
+    strip = re.search(rf"ImageStripSize\s*=\s*{WORD}", text)
+    rows = _rows(strip[1]) if strip else None
     return calibrated(
         _nm(number(across[1])) if across else None,
         _nm(number(down[1])) if down else None,
-        int(strip[1]) if strip else None,
+        # More than half of a picture is no bar below it.
+        rows if rows is not None and rows < height / 2 else None,
     )
 
 
@@ -173,14 +184,19 @@ def _ome(text: str, height: int, width: int) -> Calibration | None:
     # A file may hold several pictures, a preview among them.
     pictures = [e for e in root.iter() if e.tag.rpartition("}")[2] == "Pixels"]
     fitting = [p for p in pictures if (p.get("SizeX"), p.get("SizeY")) == (str(width), str(height))]
+    if not pictures:
+        return None
+    pixels = (fitting or pictures)[0]
     sizes = []
-    for pixels in fitting or pictures[:1]:
-        for side in "XY":
-            value = number(pixels.get(f"PhysicalSize{side}"))
-            scale = nm_per(pixels.get(f"PhysicalSize{side}Unit") or "µm")
-            sizes.append(value * scale if value and scale else None)
-        break
-    return calibrated(sizes[0], sizes[1]) if sizes and sizes[0] else None
+    for side in "XY":
+        value = number(pixels.get(f"PhysicalSize{side}"))
+        scale = nm_per(pixels.get(f"PhysicalSize{side}Unit") or "µm")
+        sizes.append(value * scale if value and scale else None)
+    notes = []
+    columns = pixels.get("SizeX")
+    if not fitting and columns:
+        notes = [f"the OME metadata speak of {columns[:20]} columns, the picture has {width}"]
+    return calibrated(sizes[0], sizes[1], notes=notes) if sizes[0] else None
 
 
 def _imagej(text: str, page: TiffPage) -> Calibration | None:
@@ -221,12 +237,12 @@ def of_sidecar(path: Path, height: int, width: int) -> Calibration:
     kind = path.suffix[1:]
     tescan = _beside(path, [f"-{k}.{e}" for k in (kind, kind.lower()) for e in ("hdr", "HDR")])
     if tescan is not None:
-        return _tescan_text(tescan)
+        return replace(_tescan_text(tescan, height), source="Tescan .hdr")
     text = _beside(path, [".txt", ".TXT", ".Txt"]) or ""
     if "$$SM_MICRON_BAR" in text or "$CM_FULL_SIZE" in text:
-        return _jeol(text, height)
+        return replace(_jeol(text, height), source="JEOL .txt")
     if "[SemImageFile]" in text:
-        return _hitachi(text, height, width)
+        return replace(_hitachi(text, height, width), source="Hitachi .txt")
     return Calibration()
 
 
@@ -245,20 +261,21 @@ def _beside(path: Path, endings: Iterable[str]) -> str | None:
 
 
 def _jeol(text: str, height: int) -> Calibration:
-    bar = re.search(r"\$\$SM_MICRON_BAR\s+(\d+)", text)
+    bar = re.search(rf"\$\$SM_MICRON_BAR\s+{WORD}", text)
     marker = re.search(r"\$\$SM_MICRON_MARKER\s+([^\r\n]+)", text)
-    full = re.search(r"\$CM_FULL_SIZE\s+(\d+)\s+(\d+)", text)
+    full = re.search(rf"\$CM_FULL_SIZE\s+{WORD}\s+{WORD}", text)
     size = length(marker[1]) if marker else None
     pixels = number(bar[1]) if bar else None
     size = size / pixels if size and pixels else None
-    rows = height - (number(full[2]) or 0) if full else 0
+    kept = _rows(full[2]) if full else None
+    rows = 0 if kept is None else height - kept
     notes = ("pixel size from the drawn micron bar, good to about 1 %",) if size else ()
-    return calibrated(size, None, int(rows) if 0 < rows < height / 2 else None, notes)
+    return calibrated(size, None, rows if 0 < rows < height / 2 else None, notes)
 
 
 def _hitachi(text: str, height: int, width: int) -> Calibration:
     size = re.search(rf"^PixelSize\s*=\s*{WORD}", text, re.MULTILINE)
-    data = re.search(r"^DataSize\s*=\s*(\d{1,6})x(\d{1,6})", text, re.MULTILINE)
+    data = re.search(r"^DataSize\s*=\s*(\d{1,6})x(\d{1,6})\s*$", text, re.MULTILINE)
     value = number(size[1]) if size else None
     if value is None:
         return Calibration()
@@ -281,6 +298,11 @@ def parse_ini(text: str) -> dict[str, dict[str, str]]:
             key, value = line.split("=", 1)
             current[key.strip().lower()] = value.strip()
     return sections
+
+
+def _rows(text: str) -> int | None:
+    """Return a number of rows, None where the text is none."""
+    return int(text) if re.fullmatch(r"\d{1,6}", text) else None
 
 
 def _nm(metres: float | None) -> float | None:

@@ -33,6 +33,7 @@ class Micrograph:
         source: path of the file.
         bar_height: rows of the information bar that the metadata names; None where unknown.
         notes: what was noticed while reading, in words.
+        calibration: who says the pixel size, in a word or two; "" where it is unknown.
         turned: the EXIF orientation in which the file stores it, 1 where it is stored upright.
     """
 
@@ -44,6 +45,7 @@ class Micrograph:
     bar_height: int | None = None
     notes: tuple[str, ...] = ()
     turned: int = orientation.UPRIGHT
+    calibration: str = ""
 
 
 def read(path: Path | str, *, page: int | None = None, color: str = "gray") -> Micrograph:
@@ -89,6 +91,7 @@ def read(path: Path | str, *, page: int | None = None, color: str = "gray") -> M
         bar_height=calibration.bar_height if turned == orientation.UPRIGHT else None,
         notes=(*notes, *remarks, *calibration.notes),
         turned=turned,
+        calibration="" if size is None else calibration.source,
     )
 
 
@@ -113,42 +116,19 @@ def from_array(
     return Micrograph(flat, pixel_size, unit, bits, source, notes=tuple(notes))
 
 
-def with_pixel_size(micrograph: Micrograph, nm: float | None) -> Micrograph:
-    """Return the micrograph with the pixel size the user gave, where one was given."""
-    return micrograph if nm is None else replace(micrograph, pixel_size=nm, unit="nm")
+def with_pixel_size(
+    micrograph: Micrograph, nm: float | None, calibration: str = "--pixel_size"
+) -> Micrograph:
+    """Return the micrograph with the pixel size the user gave, where one was given.
 
-
-def read_mask(path: Path | str) -> Array:
-    """Return the raw values of a mask file, upright.
-
-    Palette images give their indices, 1-bit images 0 and 1, signed integers keep their sign; colour
-    and alpha come as (H, W, 3) or (H, W, 4) in R, G, B, A order.
-
-    Raises:
-        UserError: the file cannot be read as a mask; it is named.
+    Args:
+        micrograph: as it was read.
+        nm: side of a pixel.
+        calibration: where the user said it.
     """
-    path = Path(path)
-    head = header(path)
-    if head.kind == "tiff":
-        found = tiff.stored(path)
-        mask = found.pixels
-        if found.facts.kind == "MINISWHITE" and mask.dtype.kind == "u":
-            mask = np.iinfo(mask.dtype).max - mask
-    else:
-        mask = raster.decoded(path, head.kind, indices=True).pixels
-    if mask.dtype.kind == "f":
-        wide = mask.astype(np.float64)
-        with np.errstate(invalid="ignore"):
-            # NaN differs from itself; beyond 2^53 a double no longer counts by one.
-            whole = np.array_equal(wide, np.rint(wide)) and np.abs(wide).max() <= 2**53
-        if not whole:
-            raise UserError(f"{path} holds fractions; a mask holds one class number per pixel")
-        mask = wide.astype(np.int64)
-    if mask.dtype == np.bool_:
-        mask = mask.astype(np.uint8)
-    if mask.ndim == 3 and mask.shape[2] in (1, 2):
-        mask = mask[..., 0]
-    return mask
+    if nm is None:
+        return micrograph
+    return replace(micrograph, pixel_size=nm, unit="nm", calibration=calibration)
 
 
 def digest(*arrays: Array) -> str:

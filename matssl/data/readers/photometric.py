@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from matssl.core.arrays import Array
+from matssl.core.arrays import Array, roomy, strips
 from matssl.core.errors import UserError
-from matssl.data.readers.planes import STRIP, significant
+from matssl.data.readers.planes import significant
 
 if TYPE_CHECKING:
     from tifffile import TiffPage
@@ -169,9 +169,9 @@ def _from_luminance(pixels: Array, meant: Facts) -> Array:
 
 def _by_rows(pixels: Array, convert: Callable[[Array], Array]) -> Array:
     """Return (H, W, 3) of a conversion that is done a strip at a time."""
-    result = np.empty((*pixels.shape[:2], 3), pixels.dtype)
-    for row in range(0, len(pixels), STRIP):
-        result[row : row + STRIP] = convert(pixels[row : row + STRIP])
+    result = roomy((*pixels.shape[:2], 3), pixels.dtype)
+    for rows in strips(len(pixels)):
+        result[rows] = convert(pixels[rows])
     return result
 
 

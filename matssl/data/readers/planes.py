@@ -6,13 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from matssl.core.arrays import Array
+from matssl.core.arrays import Array, roomy, strips
 from matssl.core.errors import UserError
 
 # Luminance weights of ITU-R BT.601, those of every grey conversion in use.
 LUMINANCE = np.array([0.299, 0.587, 0.114])
-# Rows that are converted at once, so that a large picture needs no second one beside it.
-STRIP = 1024
 # ``bits`` of floating-point pixels; whole numbers that need as many say one more.
 FLOAT_BITS = 32
 
@@ -98,16 +96,15 @@ def _finite(pixels: Array, path: Path | str, notes: list[str]) -> Array:
 
 def _fewer_channels(pixels: Array, color: str, notes: list[str]) -> Array:
     """Return one channel where three are equal, or luminance is asked for."""
-    rows = range(0, len(pixels), STRIP)
-    if all((pixels[r : r + STRIP] == pixels[r : r + STRIP, :, :1]).all() for r in rows):
+    if all((pixels[rows] == pixels[rows, :, :1]).all() for rows in strips(len(pixels))):
         return pixels[..., 0]
     if color != "gray":
         return pixels
     notes.append("colour becomes luminance")
-    result = np.empty(pixels.shape[:2], pixels.dtype)
-    for row in rows:
-        gray = pixels[row : row + STRIP].astype(np.float32) @ LUMINANCE.astype(np.float32)
-        result[row : row + STRIP] = np.rint(gray) if pixels.dtype.kind == "u" else gray
+    result = roomy(pixels.shape[:2], pixels.dtype)
+    for rows in strips(len(pixels)):
+        gray = pixels[rows].astype(np.float32) @ LUMINANCE.astype(np.float32)
+        result[rows] = np.rint(gray) if pixels.dtype.kind == "u" else gray
     return result
 
 

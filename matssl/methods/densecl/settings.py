@@ -31,6 +31,7 @@ class DenseCLSettings(MethodSettings):
     dense_warmup_steps: int = flag(0, shared.GROUP, "first steps without dense loss", low=0)
     hidden_dim: int | None = shared.hidden_dim()
     queue_size: int | None = shared.queue_size()
+    queue_limit: str = shared.queue_limit()
     ema_momentum: float = shared.ema_momentum(0.999)
     ema_schedule: str = shared.ema_schedule("constant")
     bn_splits: int = shared.bn_splits()

@@ -17,6 +17,7 @@ class MoCoV2Settings(MethodSettings):
     global_output_dim: int = shared.global_output_dim(128)
     hidden_dim: int | None = shared.hidden_dim()
     queue_size: int | None = shared.queue_size()
+    queue_limit: str = shared.queue_limit()
     ema_momentum: float = shared.ema_momentum(0.999)
     ema_schedule: str = shared.ema_schedule("constant")
     bn_splits: int = shared.bn_splits()

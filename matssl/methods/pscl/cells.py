@@ -168,7 +168,7 @@ def sample_scales(
     result = []
     for scale, (stage, head) in enumerate(zip(keys, heads.children(), strict=False)):
         jitter = JITTER * torch.rand(stage.shape[-1] ** 2, generator=generator)
-        number = max(1, round(count * ratio**scale))
+        number = cell_counts(count, ratio)[scale]
         result.append(
             sample(batch, stage, head, num_classes, number, jitter.to(stage.device), shared)
         )
@@ -232,18 +232,41 @@ def paint(
     return result
 
 
-def combined(whole: Tensor, cells: Sequence[Tensor], share: float) -> Tensor:
+def cell_counts(count: int, ratio: float) -> list[int]:
+    """Return how many cells a class has at each scale, the coarsest first."""
+    return [max(1, round(count * ratio**scale)) for scale in range(len(STRIDES))]
+
+
+def combined(
+    whole: Tensor, cells: Sequence[Tensor], share: float, weights: Sequence[float] | None = None
+) -> Tensor:
     """Return (1 - share) x loss of the images + share x mean over the scales of that of cells.
 
-    Published for the variant with a queue is the mean over the rows of all scales, of which the
-    finest then has four times as many as the coarsest.
+    Args:
+        whole: loss of the images.
+        cells: loss of each scale.
+        share: of the loss of cells.
+        weights: of the scales; None: all alike. Published for the variant with a queue is the mean
+            over the rows of all scales: those of :func:`cell_counts`.
     """
-    return (1 - share) * whole + share * torch.stack(list(cells)).mean()
+    return (1 - share) * whole + share * _mixed(torch.stack(list(cells)), weights)
 
 
-def parts(whole: Tensor, cells: Sequence[Tensor], sampled: Sampled) -> dict[str, Tensor]:
+def _mixed(losses_S: Tensor, weights: Sequence[float] | None) -> Tensor:
+    if weights is None:
+        return losses_S.mean()
+    weight_S = losses_S.new_tensor(weights)
+    return (losses_S * weight_S).sum() / weight_S.sum()
+
+
+def parts(
+    whole: Tensor,
+    cells: Sequence[Tensor],
+    sampled: Sampled,
+    weights: Sequence[float] | None = None,
+) -> dict[str, Tensor]:
     """Return the numbers for the log: both losses, that of each scale, classes at the coarsest."""
     named = {f"patch_{s}": loss.detach() for s, loss in zip(STRIDES, cells, strict=True)}
-    patch = torch.stack(list(named.values())).mean()
+    patch = _mixed(torch.stack(list(named.values())), weights)
     classes = sampled.classes.to(patch.device)
     return {"global": whole.detach(), "patch": patch, **named, "classes": classes}

@@ -224,10 +224,12 @@ def soft_info_nce_rows(
     mass_R: Tensor,
     query_group_R: Tensor | None = None,
     negative_group_K: Tensor | None = None,
+    shares: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """Cross-entropy of each query against soft targets: y_0 = 1 for its key, y_j for the negatives.
 
-    Targets are divided by their sum (the published ones sum to more than 1). Since
+    Targets are divided by their sum unless ``shares`` is false: the published ones are left as they
+    are and sum to more than 1. Since
     ``-sum_j y_j log p_j = logsumexp(s) - sum_j y_j s_j``, the targets are needed only as the sum of
     the rows they pull towards, which is the same for all cells of one class in one image.
 
@@ -240,6 +242,7 @@ def soft_info_nce_rows(
         mass_R: sum_j y_j.
         query_group_R: see :func:`info_nce_rows`; what is left out needs a target of 0.
         negative_group_K: the same.
+        shares: whether the targets are divided by their sum.
 
     Returns:
         Loss (R,), at least float32; whether the own key is the nearest, bool (R,).
@@ -251,7 +254,8 @@ def soft_info_nce_rows(
         query = F.normalize(query_RD.to(loss_R.dtype), dim=1, eps=1e-12)
         key = F.normalize(key_RD.detach().to(loss_R.dtype), dim=1, eps=1e-12)
         wanted = (key + pull_RD.detach()) / (1 + mass_R.detach())[:, None]
-        return loss_R + (query * (key - wanted)).sum(1) / temperature, hit_R
+        loss_R = loss_R + (query * (key - wanted)).sum(1) / temperature
+        return (loss_R if shares else loss_R * (1 + mass_R.detach())), hit_R
 
 
 class _ClassNTXent(torch.autograd.Function):

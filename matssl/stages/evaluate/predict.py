@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from matssl import baselines, hub, metrics, preflight
-from matssl.core import flags, run_folder, runtime
+from matssl.core import flags, runtime
 from matssl.core.errors import UserError
 from matssl.core.run_folder import RunFolder, atomic_path
 from matssl.core.runtime import Runtime
@@ -26,8 +26,8 @@ from matssl.data.preprocess import Preprocess
 from matssl.data.readers import Micrograph
 from matssl.measure.field import Field, areas
 from matssl.metrics.counts import confusion
-from matssl.pictures import segmentation as pictures
-from matssl.stages import console, drawing
+from matssl.preflight import Preflight
+from matssl.stages import console, drawing, failures, resume
 from matssl.stages.evaluate import leaks
 from matssl.stages.evaluate.published import name_panels
 from matssl.stages.evaluate.report import (
@@ -40,6 +40,8 @@ from matssl.stages.evaluate.report import (
 from matssl.stages.evaluate.settings import EvaluateSettings
 from matssl.stages.evaluate.summary import Result, excluded_classes, summarise
 from matssl.stages.evaluate.truth import check_masks, is_file_name, mask_paths, truth_table
+from matssl.stages.failures import Failures
+from matssl.stages.settings import EXPERIMENTS
 from matssl.trained.segmenter import Segmenter
 
 # Masks repeat from row to row: the difference to the row above in runs is smaller and several times
@@ -49,6 +51,12 @@ MASK_PNG = (
     *(cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE),
     *(cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_UP),
 )
+
+
+# Endings of the weights files that the published code evaluates.
+PUBLISHED = (".pth", ".pt")
+# Value of --split for every image of the folder.
+ALL = "all"
 
 
 @dataclass(frozen=True)
@@ -61,6 +69,8 @@ class Inputs:
         pairs: images of it that are evaluated, with their masks.
         truth: the model's classes with the values that mean them in these masks.
         excluded: classes that one further mean IoU leaves out.
+        found: what the images hold.
+        beaten: what ``--crop_bottom`` beats, in words.
     """
 
     segmenter: Segmenter
@@ -68,6 +78,8 @@ class Inputs:
     pairs: list[Pair]
     truth: ClassTable
     excluded: tuple[int, ...]
+    found: Preflight
+    beaten: str
 
 
 def evaluate(settings: EvaluateSettings, argv: Sequence[str] = ()) -> Path:
@@ -81,13 +93,14 @@ def evaluate(settings: EvaluateSettings, argv: Sequence[str] = ()) -> Path:
         UserError: anything the user can mend; nothing is written where it is found at the start.
     """
     rt = settings.runtime()
-    root = _root(settings)
     if not rt.is_main:
         # Under torchrun one process evaluates; the result would be the same.
         runtime.close()
-        return root
+        return Path(settings.output_dir)
+    segmenter = _segmenter(settings, rt)
+    root = _root(settings, segmenter.raw)
     RunFolder.check(root, False, settings.overwrite, resumable=False)
-    inputs = _inputs(settings, rt)
+    inputs = _inputs(settings, segmenter)
     segmenter = inputs.segmenter
     facts = _facts(inputs)
     console.say(settings, rt, facts)
@@ -100,14 +113,11 @@ def evaluate(settings: EvaluateSettings, argv: Sequence[str] = ()) -> Path:
     folder = RunFolder.at(root, False, settings.overwrite, rt.is_main)
     folder.start(flags.to_dict(settings), argv)
     folder.write_text("preflight.txt", facts + "\n")
-    rivals = _baselines(settings, rt, inputs)
-    results = []
-    with runtime.memory_errors("--tile_size or --batch_size"):
-        bar = tqdm(total=len(inputs.pairs), desc="predicting", disable=settings.quiet or None)
-        for pair, name, micrograph in _read(inputs, min(1, rt.workers)):
-            results.append(_one_image(settings, folder, inputs, pair, name, micrograph, rivals))
-            bar.update()
-        bar.close()
+    failed = Failures(folder)
+    with resume.disk_errors(folder), runtime.memory_errors("--tile_size or --batch_size"):
+        results = _predicted(settings, rt, folder, inputs, failed)
+        if not results:
+            failed.end(len(inputs.pairs), 0)
 
     copies = leaks.by_pixels(results, segmenter)
     for warning in copies:
@@ -121,6 +131,7 @@ def evaluate(settings: EvaluateSettings, argv: Sequence[str] = ()) -> Path:
         "lineage": segmenter.lineage.stored(),
         "warnings": [*warnings, *copies],
         "baselines_wanted": settings.baselines,
+        "failed": {str(image): reason for image, reason in failed.images.items()},
     }
     write_tables(folder, results, summary, names, inputs.excluded)
     with tempfile.TemporaryDirectory(prefix=".panels", dir=root) as scratch:
@@ -129,40 +140,75 @@ def evaluate(settings: EvaluateSettings, argv: Sequence[str] = ()) -> Path:
             place = root / "visualizations"
             place.mkdir()
         drawn = results if settings.save_visualizations else worst_and_best(results)
-        draw_panels(folder, place, drawn, inputs.truth, segmenter.record)
+        draw_panels(folder, place, drawn, inputs.truth, segmenter.record, failed)
         if settings.save_visualizations:
             name_panels(place, results)
         write_report(folder, results, summary, names, facts, place)
-    folder.status("done", images=len(results))
+    folder.status("done", images=len(results), failed=len(failed.images))
     print_summary(folder, summary, inputs.dataset.grouping.source)
     runtime.close()
+    failed.end(len(inputs.pairs), len(results))
     return root
 
 
-def _root(settings: EvaluateSettings) -> Path:
-    if settings.output_dir is not None:
-        return run_folder.given_folder(settings.output_dir, settings.name)
+def _predicted(
+    settings: EvaluateSettings,
+    rt: Runtime,
+    folder: RunFolder,
+    inputs: Inputs,
+    failed: Failures,
+) -> list[Result]:
+    """Predict and count image by image; what fails on one is noted and costs no other."""
+    rivals = _baselines(settings, rt, inputs)
+    results = []
+    bar = tqdm(total=len(inputs.pairs), desc="predicting", disable=settings.quiet or None)
+    for pair, name, micrograph in _read(inputs, min(1, rt.workers)):
+        with failed.of(pair.image):
+            if isinstance(micrograph, Exception):
+                raise micrograph
+            results.append(_one_image(settings, folder, inputs, pair, name, micrograph, rivals))
+        bar.update()
+    bar.close()
+    return results
+
+
+def _root(settings: EvaluateSettings, raw: bool) -> Path:
+    """Return the folder of the results: OUTPUT_DIR/eval/NAME.
+
+    The published command has no --name, evaluates a .pth file and writes to --output_dir itself.
+    """
     model = hub.locate(settings.model_path).resolve()
-    data = (settings.dataset_name or Path(settings.dataset).resolve().name).replace(" ", "_")
+    published = raw or model.suffix in PUBLISHED
+    if published and settings.name is None and settings.output_dir != EXPERIMENTS:
+        return Path(settings.output_dir)
+    data = (settings.dataset_name or drawing.data_name(settings.dataset)).replace(" ", "_")
     split = f"-{settings.split}" if settings.split else ""
     trained = model.parent.name if model.stem in ("best", "last") else model.stem
     name = settings.name or f"{trained}-on-{data}{split}"
-    return Path("experiments") / "eval" / name
+    return Path(settings.output_dir) / "eval" / name
 
 
-def _inputs(settings: EvaluateSettings, rt: Runtime) -> Inputs:
-    """Return model, images and truth; every mask is read once.
+def _segmenter(settings: EvaluateSettings, rt: Runtime) -> Segmenter:
+    """Return the model.
 
     Raises:
-        UserError: anything the user can mend.
+        UserError: there is none in the file.
     """
-    segmenter = Segmenter.load(
+    return Segmenter.load(
         settings.model_path,
         device=str(rt.device),
         precision=rt.precision,
         input_size=settings.input_size,
         encoder=settings.encoder,
     )
+
+
+def _inputs(settings: EvaluateSettings, segmenter: Segmenter) -> Inputs:
+    """Return model, images and truth; every mask is read once.
+
+    Raises:
+        UserError: anything the user can mend.
+    """
     table = segmenter.table
     if settings.n_classes is not None and settings.n_classes != table.num_classes:
         raise UserError(
@@ -172,6 +218,8 @@ def _inputs(settings: EvaluateSettings, rt: Runtime) -> Inputs:
     pixel_size = readers.parse_pixel_size(settings.pixel_size)
     if pixel_size is not None:
         segmenter = replace(segmenter, record=replace(segmenter.record, pixel_size=pixel_size))
+    record, beaten = segmenter.record.cutting(settings.crop_bottom)
+    segmenter = replace(segmenter, record=record)
     if settings.page is not None:
         segmenter = replace(segmenter, record=replace(segmenter.record, page=settings.page))
     excluded = excluded_classes(settings.exclude_classes, table.names)
@@ -179,15 +227,21 @@ def _inputs(settings: EvaluateSettings, rt: Runtime) -> Inputs:
     record = segmenter.record.told(dataset.grouping.pixel_sizes)
     segmenter = replace(segmenter, record=record)
     pairs = _chosen(settings, dataset, segmenter)
-    truth = truth_table(dataset, table, settings.classes, segmenter.raw)
-    truth = check_masks(pairs, truth, table, segmenter.record)
-    return Inputs(segmenter, dataset, pairs, truth, excluded)
+    shown = replace(dataset, pairs=tuple(pairs), table=None)
+    found = preflight.examine_dataset(shown, segmenter.record)
+    found.judged.refuse_misfits()
+    segmenter = replace(segmenter, record=found.record)
+    truth, notes = truth_table(dataset, table, settings.classes, segmenter.raw)
+    truth, said = check_masks(pairs, truth, table, segmenter.record)
+    dataset = replace(dataset, notes=(*dataset.notes, *dict.fromkeys((*notes, *said))))
+    return Inputs(segmenter, dataset, pairs, truth, excluded, found, beaten)
 
 
 def _dataset(settings: EvaluateSettings, segmenter: Segmenter) -> Dataset:
     """Return the data set in the folder; splits are cut as they were for training."""
     table, trained_on = segmenter.table, segmenter.trained_on
-    if settings.classes and settings.classes != masks.BINARY and not is_file_name(settings.classes):
+    binary = masks.is_binary(settings.classes)
+    if settings.classes and not binary and not is_file_name(settings.classes):
         names = tuple(word.strip() for word in settings.classes.split(","))
         if names != table.names:
             raise UserError(
@@ -200,6 +254,8 @@ def _dataset(settings: EvaluateSettings, segmenter: Segmenter) -> Dataset:
         group_regex=regex,
         specimens=specimens,
         pixel_size=settings.pixel_size,
+        mask_folder=settings.mask_folder
+        or (trained_on.mask_folder if _at_home(settings, segmenter) else None),
         seed=trained_on.seed,
         need_masks=False,
         table=table,
@@ -224,12 +280,14 @@ def _said_of_specimens(
 
 def _chosen(settings: EvaluateSettings, dataset: Dataset, segmenter: Segmenter) -> list[Pair]:
     """Return the images to evaluate: the split asked for, else test, else all."""
+    if settings.split == ALL and ALL not in dataset.splits:
+        return list(dataset.pairs)
     if settings.split is not None:
         pairs = list(dataset.split(settings.split))
         if not pairs:
             raise UserError(
                 f"{dataset.root} has no split {settings.split!r}; there are: "
-                f"{', '.join(dataset.splits)}"
+                f"{', '.join(dataset.splits)}, {ALL}"
             )
         return pairs
     trained = segmenter.trained_on.images
@@ -243,19 +301,20 @@ def _facts(inputs: Inputs) -> str:
     """Return in words what was found, and what had to be assumed of the model."""
     table = inputs.truth if mask_paths(inputs.pairs) else None
     shown = replace(inputs.dataset, pairs=tuple(inputs.pairs), table=table)
-    facts = preflight.examine_dataset(shown, inputs.segmenter.record).text()
-    note = inputs.segmenter.note
-    return f"{note}\n{facts}" if note else facts
+    beaten = f"note    {inputs.beaten}" if inputs.beaten else ""
+    parts = (inputs.segmenter.note, beaten, replace(inputs.found, dataset=shown).text())
+    return "\n".join(part for part in parts if part)
 
 
-def _read(inputs: Inputs, ahead: int) -> Iterator[tuple[Pair, str, Micrograph]]:
-    """Yield each pair with the name of its files and its micrograph.
+def _read(inputs: Inputs, ahead: int) -> Iterator[tuple[Pair, str, Micrograph | Exception]]:
+    """Yield each pair with the name of its files and its micrograph, or why there is none.
 
     One thread reads ahead at most: more would only hold more images.
     """
     pairs, record = inputs.pairs, inputs.segmenter.record
     names = drawing.output_names([pair.image for pair in pairs], inputs.dataset.root)
-    pixels = prefetched(lambda i: record.read(pairs[i].image), range(len(pairs)), ahead)
+    read = failures.attempt(record.read, [pair.image for pair in pairs])
+    pixels = prefetched(read, range(len(pairs)), ahead)
     yield from zip(pairs, names, pixels, strict=True)
 
 
@@ -313,7 +372,8 @@ def _one_image(
     predicted, truth_areas, gathered = areas(found.classes, count), None, None
     rival_counts: dict[str, NDArray[np.int64]] = {}
     if pair.mask is not None:
-        mask = inputs.truth.decode(readers.read_mask(pair.mask), str(pair.mask))[: found.rows]
+        raw = inputs.truth.decode(readers.read_mask(pair.mask), str(pair.mask))
+        mask = segmenter.record.fitted(raw, micrograph)
         gathered = metrics.gather(mask, found.classes[: found.rows], count)
         counts = gathered[confusion]
         if counts.sum() == 0:
@@ -351,10 +411,10 @@ def _write_masks(
     folder: RunFolder, name: str, classes: NDArray[np.uint8], num_classes: int
 ) -> None:
     """Write the prediction as index PNG, colour PNG and label TIFF, all of the image's size."""
-    colour = pictures.colour_mask(classes, num_classes)[..., ::-1]
+    colour = drawing.colour_bgr(classes, num_classes)
     for kind, content in (("index", classes), ("colour", colour)):
         with atomic_path(folder.path(f"masks/{kind}/{name}.png")) as temporary:
-            data = cv2.imencode(".png", np.ascontiguousarray(content), MASK_PNG)[1]
+            data = cv2.imencode(".png", content, MASK_PNG)[1]
             temporary.write_bytes(data.tobytes())
     with atomic_path(folder.path(f"masks/label/{name}.tif")) as temporary:
         tifffile.imwrite(temporary, classes, compression="zlib")

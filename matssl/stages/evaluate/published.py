@@ -64,4 +64,6 @@ def name_panels(place: Path, results: Sequence[Result]) -> None:
     """Give the panels the names of the MatSSL code too, which scripts may look for."""
     for number, result in enumerate(results):
         batch, index = divmod(number, PUBLISHED_BATCH)
-        shutil.copyfile(place / f"{result.name}.png", place / f"vis_batch{batch}_img{index}.png")
+        drawn = place / f"{result.name}.png"
+        if drawn.is_file():
+            shutil.copyfile(drawn, place / f"vis_batch{batch}_img{index}.png")

@@ -23,6 +23,7 @@ from matssl.pictures import segmentation as pictures
 from matssl.stages import console, drawing
 from matssl.stages.evaluate.published import published_results
 from matssl.stages.evaluate.summary import Result
+from matssl.stages.failures import Failures
 
 # Panels shown in the report: the worst and the best of many.
 SHOWN_PANELS = 6
@@ -43,27 +44,35 @@ def draw_panels(
     results: Sequence[Result],
     truth: ClassTable,
     record: Preprocess,
+    failed: Failures,
 ) -> None:
     """Write one panel per image to ``place``, of the masks as they lie in the run folder."""
     for result in results:
-        micrograph = record.read(result.pair.image)
-        image = drawing.shown(micrograph, record)
-        title = result.pair.image.name
-        mask = None
-        if result.counts is not None and result.pair.mask is not None:
-            title += f": mIoU {percent(overlap.miou(result.counts))} %"
-            raw = readers.read_mask(result.pair.mask)
-            mask = truth.decode(raw, str(result.pair.mask))[: len(image)]
-        drawn = readers.read_mask(folder.path(f"masks/index/{result.name}.png"))
-        pictures.panel(
-            image,
-            mask,
-            drawn[: len(image)].astype(np.uint8),
-            truth.names,
-            place / f"{result.name}.png",
-            title,
-            micrograph.pixel_size,
-        )
+        with failed.of(result.pair.image):
+            _draw_panel(folder, place, result, truth, record)
+
+
+def _draw_panel(
+    folder: RunFolder, place: Path, result: Result, truth: ClassTable, record: Preprocess
+) -> None:
+    micrograph = record.read(result.pair.image)
+    image = drawing.shown(micrograph, record)
+    title = result.pair.image.name
+    mask = None
+    if result.counts is not None and result.pair.mask is not None:
+        title += f": mIoU {percent(overlap.miou(result.counts))} %"
+        raw = readers.read_mask(result.pair.mask)
+        mask = record.fitted(truth.decode(raw, str(result.pair.mask)), micrograph)
+    drawn = readers.read_mask(folder.path(f"masks/index/{result.name}.png"))
+    pictures.panel(
+        image,
+        mask,
+        drawn[: len(image)].astype(np.uint8, copy=False),
+        truth.names,
+        place / f"{result.name}.png",
+        title,
+        micrograph.pixel_size,
+    )
 
 
 def write_tables(

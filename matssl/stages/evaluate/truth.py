@@ -22,8 +22,8 @@ UNNAMED = re.compile(r"class \d+|background|foreground|matrix")
 
 def truth_table(
     dataset: Dataset, table: ClassTable, classes: str | None, raw: bool = False
-) -> ClassTable:
-    """Return the table that makes the model's class numbers of the folder's masks.
+) -> tuple[ClassTable, tuple[str, ...]]:
+    """Return the table that makes the model's class numbers of the folder's masks, and notes.
 
     It is the model's own, unless a class file (``--classes`` or in the folder) says what the
     values mean here: then classes are matched by name, whatever their values.
@@ -31,7 +31,7 @@ def truth_table(
     Args:
         dataset: the folder.
         table: of the model.
-        classes: a class file, "binary", the model's names, or None.
+        classes: a class file, "binary", "binary:THRESHOLD", the model's names, or None.
         raw: whether the table of the model is only assumed, so that nothing is held against it.
 
     Raises:
@@ -39,17 +39,18 @@ def truth_table(
     """
     paths = mask_paths(dataset.pairs)
     given = classes if classes and is_file_name(classes) else None
-    if classes == masks.BINARY or (table.binary and not given):
-        return _binary(table)
-    if raw and not classes:
-        return table
-    if not paths:
-        return table
+    if classes is not None and masks.is_binary(classes):
+        return _binary(table, paths, classes)
+    if table.threshold is not None and not given:
+        own_cut = "" if table.threshold == 1 else f":{table.threshold}"
+        return _binary(table, paths, masks.BINARY + own_cut)
+    if not paths or (raw and not classes):
+        return table, ()
     if given or any((dataset.root / name).is_file() for name in masks.CLASS_FILES):
-        own, _ = masks.find_table(paths, given, dataset.root)
+        own, notes = masks.find_table(paths, given, dataset.root)
         present = {c.name for c in own.classes if c.pixels}
         if present <= set(table.names):
-            return _matched(own, table)
+            return _matched(own, table), notes
         values = [c.values for c in own.classes] == [c.values for c in table.classes]
         if not values or not all(UNNAMED.fullmatch(name) for name in table.names):
             raise _other_classes(dataset.root, own, table)
@@ -58,12 +59,12 @@ def truth_table(
         try:
             own, _ = masks.find_table(paths)
         except UserError:
-            return table
+            return table, ()
         if not {v for c in own.classes for v in c.values} <= {
             v for c in table.classes for v in c.values
         }:
             raise _other_classes(dataset.root, own, table)
-    return table
+    return table, ()
 
 
 def mask_paths(pairs: Sequence[Pair]) -> list[Path]:
@@ -76,17 +77,17 @@ def is_file_name(classes: str) -> bool:
     return classes.lower().endswith((".yaml", ".yml", ".csv"))
 
 
-def _binary(table: ClassTable) -> ClassTable:
-    """Return the table of a model of two classes for masks with any number of values above 0."""
+def _binary(
+    table: ClassTable, paths: Sequence[Path], classes: str
+) -> tuple[ClassTable, tuple[str, ...]]:
+    """Return the table of a model of two classes for masks with any values, and notes."""
     if table.num_classes != 2:
         raise UserError(
             f"--classes binary is for a model of two classes; it knows {', '.join(table.names)}"
         )
-    own = masks.binary_table()
-    return replace(
-        own,
-        classes=tuple(replace(c, name=n) for c, n in zip(own.classes, table.names, strict=True)),
-    )
+    own, notes = masks.find_binary(paths, classes)
+    named = tuple(replace(c, name=n) for c, n in zip(own.classes, table.names, strict=True))
+    return replace(own, classes=named), notes
 
 
 def _matched(own: ClassTable, table: ClassTable) -> ClassTable:
@@ -113,19 +114,24 @@ def _listed(table: ClassTable) -> str:
 
 def check_masks(
     pairs: Sequence[Pair], truth: ClassTable, table: ClassTable, record: Preprocess
-) -> ClassTable:
+) -> tuple[ClassTable, tuple[str, ...]]:
     """Read every mask once before anything is written; return the table with its pixels counted.
+
+    What the reader said of the masks comes with it, in words.
 
     Raises:
         UserError: another kind of mask or values that the model does not know; both are named.
     """
     pixels = np.zeros(truth.num_classes, np.int64)
     explained = 0
+    said: dict[str, list[Path]] = {}
     rest = IGNORE if truth.rest_index is None else truth.rest_index
     for pair in pairs:
         if pair.mask is None:
             continue
         raw = readers.read_mask(pair.mask)
+        if isinstance(raw, readers.RawMask) and raw.remark:
+            said.setdefault(raw.remark, []).append(pair.mask)
         try:
             decoded = truth.decode(raw, str(pair.mask))
         except UserError as error:
@@ -147,4 +153,5 @@ def check_masks(
         )
     share = pixels / max(1, pixels.sum())
     counted = zip(truth.classes, pixels.tolist(), share.tolist(), strict=True)
-    return replace(truth, classes=tuple(replace(c, pixels=n, share=f) for c, n, f in counted))
+    table = replace(truth, classes=tuple(replace(c, pixels=n, share=f) for c, n, f in counted))
+    return table, tuple(f"{masks.files(found)}: {remark}" for remark, found in said.items())

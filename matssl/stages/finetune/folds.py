@@ -7,8 +7,11 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
+from matssl.core.labels import IGNORE
+from matssl.core.wording import counted
 from matssl.data import specimens
 from matssl.data.crops import Labelled
 from matssl.metrics import overlap
@@ -47,11 +50,11 @@ def choose_steps(
     learner: Callable[[SegmentationModel, Labelled], Learner],
     val_every: int,
     say: Callable[[str], None],
-) -> Choice:
+) -> Choice | None:
     """Return the number of steps at which held-out training images do best.
 
     Each image is held out once (a single one by halves), the same plan is followed on the others,
-    and the step of the best mean mIoU is taken.
+    and the step of the best mean mIoU is taken. None where there are no two parts with labels.
 
     Args:
         data: all labelled images.
@@ -62,10 +65,11 @@ def choose_steps(
         say: prints a line.
     """
     pairs = parts(data)
-    say(
-        f"only {len(data.planes)} labelled images and no validation split: {len(pairs)} "
-        "folds inside them choose the number of steps"
-    )
+    few = f"only {counted(len(data.planes), 'labelled image')} and no validation split"
+    if not pairs:
+        say(f"{few}, whose labels cannot be parted: all steps are taken")
+        return None
+    say(f"{few}: {counted(len(pairs), 'fold')} inside choose the number of steps")
     curves = []
     total = 0
     for number, (train, held) in enumerate(pairs, start=1):
@@ -79,23 +83,44 @@ def choose_steps(
             if (step + 1) % val_every == 0 or step + 1 == total:
                 curve.append(overlap.miou(learning.validate(held)))
         curves.append(curve)
-        say(f"fold {number}: best held-out mIoU {100 * max(curve):.1f}")
-    mean = np.mean(curves, axis=0)
+        say(f"fold {number}: best held-out mIoU {100 * np.nanmax(curve):.1f}")
+    # Held-out parts have labels; a score that is undefined all the same counts for nothing.
+    known = np.array([curve for curve in curves if np.isfinite(curve).any()])
+    if not len(known):
+        return None
+    mean = np.nan_to_num(np.nanmean(known, axis=0))
     chosen = min((int(mean.argmax()) + 1) * val_every, total)
     say(f"the folds choose {chosen} steps")
     return Choice(chosen, tuple(mean.tolist()), val_every)
 
 
 def parts(data: Labelled) -> list[tuple[Labelled, Labelled]]:
-    """Return (train, held out) parts: one image each, or the halves of a single image."""
+    """Return (train, held out) parts: one image each, or the halves of a single image.
+
+    Halves are those of the labelled pixels, which are those of the image where all are labelled. A
+    fold without labels in both of its parts is left out.
+    """
     count = len(data.planes)
     if count > 1:
         held_out = specimens.folds(data.pairs, count, 0)
-        return [
+        pairs = [
             (data.take([i for i in range(count) if i not in held]), data.take(held))
             for held in held_out
         ]
-    middle = data.masks[0].shape[1] // 2
-    left = replace(data, planes=(data.planes[0][:, :middle],), masks=(data.masks[0][:, :middle],))
-    right = replace(data, planes=(data.planes[0][:, middle:],), masks=(data.masks[0][:, middle:],))
-    return [(left, right), (right, left)]
+    else:
+        middle = _middle(data.masks[0])
+        plane, mask = data.planes[0], data.masks[0]
+        left = replace(data, planes=(plane[:, :middle],), masks=(mask[:, :middle],))
+        right = replace(data, planes=(plane[:, middle:],), masks=(mask[:, middle:],))
+        pairs = [(left, right), (right, left)]
+    return [pair for pair in pairs if all(_has_labels(part) for part in pair)]
+
+
+def _middle(mask: NDArray[np.uint8]) -> int:
+    """Return the column before which half of the labelled pixels lie."""
+    before = np.cumsum((mask != IGNORE).sum(axis=0))
+    return int((2 * before <= before[-1]).sum())
+
+
+def _has_labels(data: Labelled) -> bool:
+    return any(bool((mask != IGNORE).any()) for mask in data.masks)

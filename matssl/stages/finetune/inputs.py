@@ -10,6 +10,7 @@ from matssl import weights
 from matssl.core import run_folder
 from matssl.core.errors import UserError
 from matssl.core.run_folder import RunFolder
+from matssl.core.wording import counted
 from matssl.data import crops, layouts, preprocess, specimens
 from matssl.data.crops import CropAugmentation, Labelled
 from matssl.data.layouts import Dataset, Pair
@@ -50,8 +51,12 @@ class Inputs:
         return [part.identity() for part in (self.train, self.val) if part is not None]
 
 
-def find(settings: FinetuneSettings) -> tuple[Dataset, tuple[Pair, ...], tuple[Pair, ...]]:
-    """Return the data set, the pairs to train on and those to validate on; no test is opened.
+def find(
+    settings: FinetuneSettings,
+) -> tuple[Dataset, tuple[Pair, ...], tuple[Pair, ...], tuple[str, ...]]:
+    """Return the data set, the pairs to train on, those to validate on, and what is to be said.
+
+    No test is opened. Images whose masks have no labelled pixel are left out.
 
     Raises:
         UserError: no labelled training image, or settings that do not fit the folder.
@@ -63,11 +68,13 @@ def find(settings: FinetuneSettings) -> tuple[Dataset, tuple[Pair, ...], tuple[P
         specimens=settings.specimens,
         pixel_size=settings.pixel_size,
         classes=settings.classes,
+        mask_folder=settings.mask_folder,
         seed=settings.seed,
         opened=OPENED,
     )
+    known, notes = _labelled(dataset)
     train, val = split(
-        dataset,
+        known,
         seed=settings.seed,
         val_fraction=settings.val_fraction,
         data_ratio=settings.data_ratio,
@@ -75,7 +82,35 @@ def find(settings: FinetuneSettings) -> tuple[Dataset, tuple[Pair, ...], tuple[P
     )
     assert dataset.table is not None
     check_class_weights(settings.class_weights, dataset.table.num_classes)
-    return dataset, train, val
+    return dataset, train, val, notes
+
+
+def _labelled(dataset: Dataset) -> tuple[Dataset, tuple[str, ...]]:
+    """Return the data set without images whose masks have no labelled pixel, and what to say.
+
+    Raises:
+        UserError: no training image has one.
+    """
+    if dataset.table is None:
+        return dataset, ()
+    opened = [p for p in dataset.pairs if p.split in OPENED and p.mask is not None]
+    known = {pair.image for pair in crops.labelled(opened, dataset.table)}
+    without = [pair for pair in opened if pair.image not in known]
+    if not without:
+        return dataset, ()
+    if all(pair in without for pair in opened if pair.split == "train"):
+        raise UserError(
+            f"every pixel of the training masks in {dataset.root} is to be ignored (first: "
+            f"{without[0].mask}); label some pixels, or name the classes with --classes"
+        )
+    shown = ", ".join(pair.image.name for pair in without[:4])
+    more = " ..." if len(without) > 4 else ""
+    told = (
+        f"{counted(len(without), 'image')} of {len(opened)} without a labelled pixel, left out: "
+        f"{shown}{more}"
+    )
+    rest = tuple(pair for pair in dataset.pairs if pair not in without)
+    return replace(dataset, pairs=rest), (told,)
 
 
 def load(
@@ -228,8 +263,8 @@ def crop_size(settings: FinetuneSettings, model: SegmentationModel) -> int:
         side = min(settings.crop_size or settings.input_size, settings.input_size)
         return max(model.multiple, side - side % model.multiple)
     side = CROP_SIZE if settings.crop_size is None else settings.crop_size
-    if side % model.multiple:
-        raise UserError(f"--crop_size must be a multiple of {model.multiple}, not {side}")
+    if side % model.trained_multiple:
+        raise UserError(f"--crop_size must be a multiple of {model.trained_multiple}, not {side}")
     return side
 
 

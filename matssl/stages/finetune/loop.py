@@ -58,15 +58,19 @@ def finetune(settings: FinetuneSettings, argv: Sequence[str] = ()) -> Path:
     settings = replace(settings, encoder=encoder, decoder=decoder)
 
     unmeasured = settings.record(settings.in_channels, settings.input_size)
-    dataset, train, val = reading.find(settings)
+    dataset, train, val, notes = reading.find(settings)
     unmeasured = unmeasured.told(dataset.grouping.pixel_sizes)
     assert dataset.table is not None
     model = build_model(encoder, decoder, dataset.table.num_classes, settings.in_channels)
     settings = replace(settings, crop_size=reading.crop_size(settings, model))
-    facts = preflight.examine_dataset(dataset, unmeasured, opened=reading.OPENED).text()
+    found = preflight.examine_dataset(dataset, unmeasured, opened=reading.OPENED)
+    found.judged.refuse_misfits()
+    facts = found.text()
     console.say(settings, rt, facts)
+    for note in notes:
+        console.say(settings, rt, f"note    {note}")
 
-    inputs = reading.load(dataset, train, val, unmeasured)
+    inputs = reading.load(dataset, train, val, found.record)
     most = reading.largest_batch(settings, len(train), rt.world_size)
     if most < settings.batch_size:
         console.say(settings, rt, f"note    a batch holds the {most} training images at most")
@@ -220,7 +224,7 @@ class Run:
 
     def _too_few_to_validate(self) -> bool:
         few = len(self.inputs.train.planes) < specimens.MIN_IMAGES_TO_SPLIT
-        return self.inputs.val is None and few
+        return self.inputs.val is None and few and self.settings.val_fraction > 0
 
     def _estimate(self, clock: Clock) -> None:
         left = self.stop_at - self.step
@@ -270,6 +274,8 @@ class Run:
                 self.settings.val_every,
                 self.say,
             )
+            if choice is None:
+                return self.schedule.total_steps
             self.folder.write_json("folds.json", choice.to_dict())
         self.best = max(choice.miou)
         return choice.steps
@@ -329,7 +335,9 @@ class Run:
         best = self.folder.root / "best.ckpt"
         instead = f"start a new run, from this one's encoder with --weights {best}"
         now, defaults = flags.to_dict(self.settings), flags.defaults(type(self.settings))
-        resume.refuse_other_plan(payload["recipe"], now, defaults, instead)
+        told = resume.refuse_other_plan(payload["recipe"], now, defaults, instead)
+        if told:
+            self.say(f"note    {told}")
         facts = payload["progress"]
         if facts.get("data") != self.inputs.identity:
             raise UserError(f"the labelled images changed since this run began; {instead}")

@@ -14,19 +14,21 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from matssl import phases, preflight
-from matssl.core import flags, run_folder, runtime
+from matssl.core import flags, runtime
+from matssl.core.arrays import roomy, strips
 from matssl.core.errors import UserError
 from matssl.core.labels import IGNORE
 from matssl.core.run_folder import RunFolder, atomic_path
 from matssl.data import layouts, readers, specimens
+from matssl.data.facts import Facts
 from matssl.data.prefetch import prefetched
 from matssl.data.preprocess import Preprocess
 from matssl.data.readers import Micrograph
 from matssl.data.specimens import Grouping
 from matssl.measure import field, tables
 from matssl.measure.field import Field
-from matssl.pictures import segmentation as pictures
 from matssl.stages import console, drawing, resume
+from matssl.stages.failures import Failures, attempt
 from matssl.stages.phase_map import clustering
 from matssl.stages.phase_map.clustering import Source
 from matssl.stages.phase_map.report import draw_panel, write_report, write_tables
@@ -56,7 +58,7 @@ class Inputs:
     source: Source
     record: Preprocess
     paths: list[Path]
-    broken: tuple[preflight.Facts, ...]
+    broken: tuple[Facts, ...]
     grouping: Grouping
     facts: str
 
@@ -91,30 +93,38 @@ def phase_map(settings: PhaseMapSettings, argv: Sequence[str] = ()) -> Path:
     console.say(settings, rt, f"device  {rt.describe()}\nfolder  {root}")
 
     folder = _start(settings, root, inputs, argv)
-    fields = []
+    fields: list[Field] = []
+    failed = Failures(folder)
     groups = inputs.grouping.names
     files = drawing.output_names(paths, Path(settings.data))
     with runtime.memory_errors("--tile_size"), resume.disk_errors(folder):
         bar = tqdm(total=len(paths), desc="mapping", disable=settings.quiet or None)
         # One thread reads ahead: more would only hold more images.
-        read = prefetched(lambda i: record.read(paths[i]), range(len(paths)), min(1, rt.workers))
+        read = prefetched(attempt(record.read, paths), range(len(paths)), min(1, rt.workers))
         for path, name, group, micrograph in zip(paths, files, groups, read, strict=True):
-            shown = drawing.shown(micrograph, record)
-            labels = _labels(settings, folder.root, network, record, micrograph, shown, len(names))
-            _write_map(folder, name, labels, names, micrograph)
-            draw_panel(folder.path(f"panels/{name}.png"), shown, labels, names, micrograph)
-            areas = field.areas(labels, len(names))
-            fields.append(Field(path, name, group, areas, micrograph.pixel_size))
+            with failed.of(path):
+                if isinstance(micrograph, Exception):
+                    raise micrograph
+                shown = drawing.shown(micrograph, record)
+                place = folder.root
+                labels = _labels(settings, place, network, record, micrograph, shown, len(names))
+                _write_map(folder, name, labels, names, micrograph)
+                areas = field.areas(labels, len(names))
+                fields.append(Field(path, name, group, areas, micrograph.pixel_size))
+                draw_panel(folder.path(f"panels/{name}.png"), shown, labels, names, micrograph)
             bar.update()
         bar.close()
+        if not fields:
+            failed.end(len(paths), 0)
         summary = write_tables(folder, fields, names, origin)
         against = source.lineage.doubt()
         write_report(folder, fields, origin, summary, source, inputs.facts, against)
-    folder.status("done", images=len(fields))
+    folder.status("done", images=len(fields), failed=len(failed.images))
 
     for name, entry in summary.items():
         print(f"  area fraction {name}: {tables.fraction_text(entry)} %")
-    print(console.specimens_text(len(set(groups)), len(fields), inputs.grouping.source), end="")
+    found = len({one.specimen for one in fields})
+    print(console.specimens_text(found, len(fields), inputs.grouping.source), end="")
     empty = [n for i, n in enumerate(names) if max(f.fractions[i] for f in fields) < NO_PHASE]
     if empty:
         print(f"warning {', '.join(empty)}: in no image as much as {NO_PHASE:.1%}; train longer")
@@ -122,16 +132,15 @@ def phase_map(settings: PhaseMapSettings, argv: Sequence[str] = ()) -> Path:
         print(f"warning {against}")
     print(f"report: {root / 'report.html'}", flush=True)
     runtime.close()
+    failed.end(len(paths), len(fields))
     return root
 
 
 def _root(settings: PhaseMapSettings) -> Path:
-    if settings.output_dir is not None:
-        return run_folder.given_folder(settings.output_dir, settings.name)
     model = Path(settings.model_path).resolve()
     trained = model.parent.name if model.suffix else model.name
-    data = Path(settings.data).resolve().name.replace(" ", "_")
-    return Path("experiments") / "phases" / (settings.name or f"{trained}-on-{data}")
+    data = drawing.data_name(settings.data)
+    return Path(settings.output_dir) / "phases" / (settings.name or f"{trained}-on-{data}")
 
 
 def _inputs(settings: PhaseMapSettings, source: Source) -> Inputs:
@@ -144,6 +153,7 @@ def _inputs(settings: PhaseMapSettings, source: Source) -> Inputs:
     pixel_size = readers.parse_pixel_size(settings.pixel_size)
     if pixel_size is not None:
         record = replace(record, pixel_size=pixel_size)
+    record, beaten = record.cutting(settings.crop_bottom)
     if settings.page is not None:
         record = replace(record, page=settings.page)
     paths, left_out = layouts.unlabelled(settings.data)
@@ -173,7 +183,8 @@ def _inputs(settings: PhaseMapSettings, source: Source) -> Inputs:
         )
     known = dict(zip(paths, grouping.names, strict=True))
     grouping = replace(grouping, names=tuple(known[path] for path in good))
-    return Inputs(source, record, good, broken, grouping, found.text())
+    facts = f"note    {beaten}\n{found.text()}" if beaten else found.text()
+    return Inputs(source, found.record, good, broken, grouping, facts)
 
 
 def _start(
@@ -210,9 +221,13 @@ def _labels(
             scratch=Path(scratch),
         )[:, MARGIN:-MARGIN, MARGIN:-MARGIN]
         if probabilities.shape[1:] != shown.shape[:2]:
-            size = shown.shape[1::-1]
-            probabilities = np.stack([cv2.resize(p, size) for p in probabilities])
-        guide = np.asarray(shown if shown.ndim == 2 else shown.mean(axis=2), np.float32)
+            native = roomy((count, *shown.shape[:2]), np.float32)
+            for plane, own in zip(probabilities, native, strict=True):
+                cv2.resize(plane, shown.shape[1::-1], dst=own)
+            probabilities = native
+        guide = roomy(shown.shape[:2], np.float32)
+        for rows in strips(len(shown)):
+            guide[rows] = shown[rows] if shown.ndim == 2 else shown[rows].mean(axis=2)
         return phases.label(probabilities, guide, settings.smooth)
 
 
@@ -224,9 +239,10 @@ def _write_map(
     micrograph: Micrograph,
 ) -> None:
     """Write the map as index and colour PNG of the image's size."""
-    full = np.full(micrograph.pixels.shape[:2], IGNORE, np.uint8)
+    full = roomy(micrograph.pixels.shape[:2], np.uint8)
     full[: len(labels)] = labels
-    colour = pictures.colour_mask(full, len(names))[..., ::-1]
+    full[len(labels) :] = IGNORE
+    colour = drawing.colour_bgr(full, len(names))
     for kind, content in (("index", full), ("colour", colour)):
         with atomic_path(folder.path(f"maps/{kind}/{name}.png")) as temporary:
-            temporary.write_bytes(cv2.imencode(".png", np.ascontiguousarray(content))[1].tobytes())
+            temporary.write_bytes(cv2.imencode(".png", content)[1].tobytes())

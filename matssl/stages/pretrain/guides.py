@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from matssl.core import textfiles
 from matssl.core.errors import UserError
-from matssl.core.labels import IGNORE
 from matssl.core.runtime import Runtime
 from matssl.core.wording import counted
 from matssl.data import crops, layouts, preprocess, specimens
@@ -58,7 +57,8 @@ def guides(
     if wanted is not None and wanted > len(planes):
         asked = f"--labeled_count asks for {wanted} images"
         console.say(settings, rt, f"note    {asked}, the training split has {len(planes)}")
-    return Guides(planes, data.masks, numbers, tuple(table.names)), data
+    beside = method.labeled_sample == "beside"
+    return Guides(planes, data.masks, numbers, tuple(table.names), beside), data
 
 
 def dense_probe(
@@ -107,6 +107,7 @@ def _labelled(
         folder,
         splits=settings.splits,
         classes=settings.classes,
+        mask_folder=settings.mask_folder,
         group_regex=settings.group_regex,
         # In a pretraining the flag speaks of the pool; tools/probe.py has none.
         specimens=None if settings.data_path else settings.specimens,
@@ -116,16 +117,19 @@ def _labelled(
     )
     record = record.told(dataset.grouping.pixel_sizes)
     table = dataset.table
-    train = tuple(pair for pair in dataset.split("train") if pair.mask is not None)
-    val = tuple(pair for pair in dataset.split("val") if pair.mask is not None)
+    if table is None:
+        raise UserError(f"{folder} has no labelled training images")
+    masked = tuple(pair for pair in dataset.split("train") if pair.mask is not None)
+    train = crops.labelled(masked, table)
+    val = crops.labelled(dataset.split("val"), table) if "val" in opened else ()
+    if masked and not train:
+        raise UserError(f"every pixel of the training masks in {folder} is to be ignored")
     if wanted is not None:
         train = specimens.take(train, wanted, settings.seed)
-    if not train or table is None:
+    if not train:
         raise UserError(f"{folder} has no labelled training images")
     data = crops.load(train, record, table)
-    if all((mask == IGNORE).all() for mask in data.masks):
-        raise UserError(f"every pixel of the training masks in {folder} is to be ignored")
-    held = crops.load(val, record, table) if val and "val" in opened else None
+    held = crops.load(val, record, table) if val else None
     return data, held, dataset
 
 
@@ -161,7 +165,10 @@ def lots(
     named = counted(len(known), "production batch", "production batches")
     without = counted(names.count(""), "image")
     console.say(settings, rt, f"batches {named} of {what}, {without} of none")
-    return np.array([zlib.crc32(name.encode()) if name else -1 for name in names], np.int64)
+    return np.array(
+        [zlib.crc32(name.encode(errors="surrogateescape")) if name else -1 for name in names],
+        np.int64,
+    )
 
 
 def _table(path: str) -> list[list[str]]:

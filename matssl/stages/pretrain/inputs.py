@@ -18,6 +18,7 @@ from matssl.data import cache, layouts, preprocess, specimens
 from matssl.data.cache import Pool
 from matssl.data.crops import Labelled
 from matssl.data.datasets import ViewLoader, check_batch
+from matssl.data.layouts import LeftOut
 from matssl.data.preprocess import Preprocess
 from matssl.data.specimens import Grouping
 from matssl.data.views import ViewAugmentation
@@ -96,12 +97,14 @@ def gather(
     paths, left_out = _image_paths(settings)
     grouping = _grouping(settings, paths)
     record = record.told(grouping.pixel_sizes)
-    found = _preflight(settings, paths, left_out, record, grouping) if rt.is_main else ""
+    # Every process looks: how pictures are cut is judged from all of them.
+    found, record = _preflight(settings, paths, left_out, record, grouping)
     console.say(settings, rt, found)
     # Masks that cannot be meant are told before the pool is read.
     guiding, guided_by = guides.guides(settings, method, rt, record)
     tile_size = settings.tile_size or 2 * settings.view_size
-    pool = _pool(settings, rt, paths, record, tile_size, grouping)
+    drawn = settings.batch_size - (guiding is not None and guiding.beside)
+    pool = _pool(settings, rt, paths, record, tile_size, grouping, drawn)
     record = preprocess.measure(record, (pool.plane(i) for i in range(len(pool))))
     probe = guides.dense_probe(settings, record, multiple)
     labelled = {} if guided_by is None else {"guide": guided_by}
@@ -126,8 +129,8 @@ def gather(
     return Inputs(found, record, pool, loader, watched, grouping, probe, labelled)
 
 
-def _image_paths(settings: PretrainSettings) -> tuple[list[Path], list[Path]]:
-    """Return the images of the pool, and the files and folders of masks left out of it."""
+def _image_paths(settings: PretrainSettings) -> tuple[list[Path], list[LeftOut]]:
+    """Return the images of the pool, and what is left out of it."""
     paths, left_out = layouts.unlabelled(settings.data_path)
     if settings.file_list is not None:
         lists = Path(settings.file_list)
@@ -161,21 +164,23 @@ def _grouping(settings: PretrainSettings, paths: Sequence[Path]) -> Grouping:
 def _preflight(
     settings: PretrainSettings,
     paths: Sequence[Path],
-    left_out: Sequence[Path],
+    left_out: Sequence[LeftOut],
     record: Preprocess,
     grouping: Grouping,
-) -> str:
+) -> tuple[str, Preprocess]:
+    """Return what was found in words, and the record that knows the bars."""
     found = {"pool": list(paths)}
     if settings.test_folder is not None:
         found["test"] = layouts.tests(settings.test_folder)
-    text = preflight.examine(
+    seen = preflight.examine(
         settings.data_path, found, record, left_out=left_out, grouping=grouping
-    ).text()
+    )
+    text = seen.text()
     tests = [p for p in paths if any(part.endswith("test") for part in p.parent.parts[-2:])]
     if tests:
         number = counted(len(tests), "test image")
         text += f"\n  warning      {number} learned from, by their folders' names"
-    return text
+    return text, seen.record
 
 
 def _pool(
@@ -185,6 +190,7 @@ def _pool(
     record: Preprocess,
     tile_size: int,
     grouping: Grouping,
+    drawn: int,
 ) -> Pool:
     folder = None
     if settings.cache_dir != "none":
@@ -197,7 +203,7 @@ def _pool(
         workers=rt.threads,
         on_bad=settings.on_bad_image,
         quiet=settings.quiet or not rt.is_main,
-        approve=lambda shapes: check_batch(shapes, tile_size, settings.batch_size),
+        approve=lambda shapes: check_batch(shapes, tile_size, drawn),
     )
 
 

@@ -297,8 +297,8 @@ class Run:
         console.say(self.settings, self.rt, text)
 
     def recent(self) -> list[float]:
-        """Return the losses since the last look."""
-        return self.losses[-self.plan.report_every :]
+        """Return the losses since the last look; NaN where a resumed run has lost its log."""
+        return self.losses[-self.plan.report_every :] or [math.nan]
 
     def _report_health(self, clock: console.Clock) -> None:
         """Log and print the run's health, and stop where that was asked for."""
@@ -397,7 +397,9 @@ class Run:
         before = payload["recipe"]
         instead = f"start a new run with --weights {self.folder.root / 'encoder.safetensors'}"
         defaults = flags.defaults(type(self.settings), type(self.own))
-        resume.refuse_other_plan(before, self.flags(), defaults, instead)
+        told = resume.refuse_other_plan(before, self.flags(), defaults, instead)
+        if told:
+            self.say(f"note    {told}")
         if before.get("labelled", []) != self.identity:
             raise UserError(f"the labelled images changed since this run began; {instead}")
         if before["data_hash"] != self.inputs.pool.hash:

@@ -13,7 +13,14 @@ from matssl.core.errors import UserError
 from matssl.core.flags import Command, Parsed, Problem, flag, peek
 from matssl.methods import METHODS
 from matssl.methods.settings import GuidedSettings, MethodSettings
-from matssl.stages.settings import ImageSettings, RunSettings, TrainingSettings, weights_file
+from matssl.stages.settings import (
+    MASK_FOLDER_HELP,
+    ImageSettings,
+    RunSettings,
+    TrainingSettings,
+    classes_problem,
+    weights_file,
+)
 
 DESCRIPTION = (
     "Pretrain an encoder on a folder of unlabelled micrographs. Weights, pictures and a report go "
@@ -134,7 +141,11 @@ class PretrainSettings(RunSettings, TrainingSettings, ImageSettings):
         None,
         "data",
         "classes of the masks of --labeled_path and --probe_path, as of train_finetune.py",
+        check=classes_problem,
         leads=paths.class_file,
+    )
+    mask_folder: str | None = flag(
+        None, "data", "of --labeled_path and --probe_path: " + MASK_FOLDER_HELP
     )
     probe_path: str | None = flag(
         None,
@@ -317,6 +328,6 @@ def _without_effect(run: PretrainSettings, method: MethodSettings) -> list[str]:
     names = []
     if run.probe_path is None:
         names = ["probe_every"] + (
-            [] if isinstance(method, GuidedSettings) else ["splits", "classes"]
+            [] if isinstance(method, GuidedSettings) else ["splits", "classes", "mask_folder"]
         )
     return [name for name in names if getattr(run, name) is not None]

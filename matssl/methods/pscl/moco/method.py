@@ -17,6 +17,7 @@ from matssl.methods.pscl.cells import (
     HIDDEN,
     STRIDES,
     Sampled,
+    cell_counts,
     cell_heads,
     combined,
     look,
@@ -107,6 +108,11 @@ class PSCLMoCo(MomentumMethod):
         self.key_encoder, self.key_decoder = slow_copy(self.encoder), slow_copy(self.decoder)
         self.key_head, self.key_cell_heads = slow_copy(self.head), slow_copy(self.cell_heads)
         keys = settings.queue_size or DEFAULT_QUEUE
+        # Soft positives are shares of a whole, or as they are.
+        self.shares = settings.soft_targets == "shares"
+        self.scale_weights: list[int] | None = None
+        if settings.scale_mix == "cells":
+            self.scale_weights = cell_counts(settings.top_k or self.TOP_K, settings.sample_ratio)
         self.queue = StampedQueue(keys, settings.global_output_dim)
         # A prototype of each class for as many images.
         length = keys * settings.num_classes
@@ -141,8 +147,9 @@ class PSCLMoCo(MomentumMethod):
             entering.append(prototypes)
         if self.training:
             self._enqueue(key, entering, lot, batch.group)
-        loss = combined(whole, losses, self.settings.global_local_ratio)
-        numbers = {**parts(whole, losses, scales[0]), "top1": hit.float().mean()}
+        mix = self.scale_weights
+        loss = combined(whole, losses, self.settings.global_local_ratio, mix)
+        numbers = {**parts(whole, losses, scales[0], mix), "top1": hit.float().mean()}
         return Losses(loss, numbers, torch.cat([query.detach(), key.to(query.dtype)]))
 
     def embed_views(self, batch: Batch) -> Tensor:
@@ -211,6 +218,7 @@ class PSCLMoCo(MomentumMethod):
             *patches.pulls(targets, rows),
             own,
             None if own is None else groups,
+            self.shares,
         )
         return shared_mean(loss_B), hit_B
 
@@ -236,6 +244,7 @@ class PSCLMoCo(MomentumMethod):
             self.settings.temperature,
             pull[:, cells.kind].flatten(0, 1),
             mass[:, cells.kind].flatten(),
+            shares=self.shares,
         )
         weight_R = (cells.weight * cells.valid).flatten()
         return weighted_mean(loss_R, weight_R), prototypes

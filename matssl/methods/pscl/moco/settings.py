@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from matssl.core.flags import Problem
+from matssl.core.flags import Problem, flag
 from matssl.methods import settings as shared
 from matssl.methods.pscl.settings import PSCLSettings
 from matssl.methods.settings import LotSettings, PoolFacts
@@ -18,7 +18,22 @@ class PSCLMoCoSettings(PSCLSettings, LotSettings):
     global_output_dim: int = shared.global_output_dim(64)
     dense_output_dim: int = shared.dense_output_dim(64)
     hidden_dim: int | None = shared.hidden_dim()
+    soft_targets: str = flag(
+        "shares",
+        shared.GROUP,
+        "soft positives of a queue: shares of 1 with the own key, or beside it as they are, which "
+        "makes rows with many of them weigh more, as published",
+        choices=("shares", "raw"),
+    )
+    scale_mix: str = flag(
+        "equal",
+        shared.GROUP,
+        "whether the three scales weigh alike in the patch loss, or by how many cells they have as "
+        "published",
+        choices=("equal", "cells"),
+    )
     queue_size: int | None = shared.queue_size()
+    queue_limit: str = shared.queue_limit()
     ema_momentum: float = shared.ema_momentum(0.99)
     ema_schedule: str = shared.ema_schedule("constant")
     bn_splits: int = shared.bn_splits()
