@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from matssl.core import paths
 from matssl.core.errors import guard
@@ -31,6 +32,11 @@ class DoctorSettings(LabelSettings, SpecimenSettings, ToolSettings):
         "folder of a pretraining pool, to find copies of test images",
         leads=paths.folder,
     )
+    pictures: str | None = flag(
+        None,
+        "results",
+        "write a contact sheet (PNG): each picture with its cut, its mask and its specimen",
+    )
 
 
 SETTINGS = DoctorSettings
@@ -45,6 +51,11 @@ def main(argv: Sequence[str]) -> int:
     args = parse_one(SETTINGS, argv, __doc__ or "", prog="python -m matssl.tools.doctor")
     from matssl import preflight
     from matssl.data import layouts
+
+    if args.pictures:
+        from matssl import contact_sheet
+
+        contact_sheet.check_path(Path(args.pictures), Path(args.folder))
     from matssl.data.preprocess import Preprocess
 
     record = Preprocess.chosen(
@@ -66,6 +77,9 @@ def main(argv: Sequence[str]) -> int:
     pool, left_out = layouts.unlabelled(args.pool) if args.pool else ([], [])
     found = preflight.examine_dataset(dataset, record, pool, left_out=left_out)
     print(found.text())
+    if args.pictures:
+        shown = contact_sheet.write(found, Path(args.pictures))
+        print(f"  pictures     {args.pictures}: {shown}")
     # Training refuses them in the same words.
     found.judged.refuse_misfits()
     return 1 if found.broken or found.duplicates or found.judged.warnings else 0

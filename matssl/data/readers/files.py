@@ -27,7 +27,8 @@ def find_images(folder: Path | str) -> list[Path]:
     circle are followed once.
 
     Raises:
-        UserError: the folder does not exist, is no folder, or holds no image.
+        UserError: the folder does not exist, is no folder, holds no image, or one in it cannot be
+            looked into.
     """
     root = Path(folder)
     if not root.exists():
@@ -36,7 +37,7 @@ def find_images(folder: Path | str) -> list[Path]:
         raise UserError(f"{root} is a file; give the folder that holds the images")
     found: list[Path] = []
     seen: set[tuple[int, int]] = set()
-    for place, folders, files in os.walk(root, followlinks=True):
+    for place, folders, files in os.walk(root, onerror=_unlisted, followlinks=True):
         status = os.stat(place)
         if (status.st_dev, status.st_ino) in seen:
             folders.clear()
@@ -50,6 +51,11 @@ def find_images(folder: Path | str) -> list[Path]:
     return sorted(found, key=lambda path: natural(str(path.relative_to(root))))
 
 
+def _unlisted(error: OSError) -> None:
+    """Refuse a folder that cannot be looked into: what lies in it would be missed in silence."""
+    raise UserError(f"cannot look into {error.filename}: {error.strerror}") from error
+
+
 def is_image_name(name: str) -> bool:
     """Return whether a file of this name is taken for an image."""
     return not name.startswith((".", "_.")) and Path(name).suffix.lower() in EXTENSIONS
@@ -58,7 +64,7 @@ def is_image_name(name: str) -> bool:
 def natural(text: str) -> list[tuple[int, int, str]]:
     """Return a sorting key in which image 2 comes before image 10."""
     parts = re.split(r"(\d+)", text)
-    return [(1, int(part), part) if part.isdigit() else (0, 0, part) for part in parts]
+    return [(1, int(part), part) if part.isdecimal() else (0, 0, part) for part in parts]
 
 
 def size_of(path: Path) -> int:

@@ -186,6 +186,7 @@ def _inputs(settings: EvaluateSettings, rt: Runtime) -> Inputs:
         device=str(rt.device),
         precision=rt.precision,
         input_size=settings.input_size,
+        encoder=settings.encoder,
     )
     table = segmenter.table
     if settings.n_classes is not None and settings.n_classes != table.num_classes:

@@ -104,7 +104,7 @@ def finish(run: Shown) -> None:
     root, verdict = run.folder.root, health.verdict()
     # The name that the MatSSL code gives its last file, for scripts that look for it.
     epochs = -(-run.step // run.plan.steps_per_epoch)
-    loss = float(np.mean(run.losses[-run.plan.steps_per_epoch :]))
+    loss = float(np.mean(run.losses[-run.plan.steps_per_epoch :] or [np.nan]))
     name = f"{run.settings.model}_loss_{loss:.4f}_epoch{epochs - 1}.pth"
     run.folder.alias("last.ckpt", name, f"{run.settings.model}_loss_*.pth")
     trunks = published.study_backbones(run.settings.config)
