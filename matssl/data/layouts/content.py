@@ -109,7 +109,7 @@ def of_pixels(pixels: Array) -> Holds:
 def _numbered(values: Array, alike: Array, common: Array, kinds: int) -> bool:
     """Return whether areas off the commonest values are flat too: one number a particle."""
     rare = ~np.isin(values[:, 1:], common)
-    if kinds > max(FEW, values.size // 200) or rare.sum() < 50:
+    if kinds > max(FEW, values.size // 50) or rare.sum() < 50:
         return False
     return bool(alike[rare].mean() > 0.75)
 
