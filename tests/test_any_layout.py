@@ -16,7 +16,7 @@ import pytest
 
 from matssl.core.errors import UserError
 from matssl.data import layouts, readers
-from matssl.data.layouts import content
+from matssl.data.layouts import content, matching
 from matssl.data.layouts.content import Holds
 
 SIDE = 64
@@ -367,6 +367,7 @@ def test_of_many_files_few_are_opened_unless_they_disagree(
         _write(tmp_path / "in" / f"{number}.png", gray)
         _write(tmp_path / "out" / f"{number}.png", drawn)
         _write(tmp_path / "alone" / f"n{number}.png", gray)
+    monkeypatch.setattr(matching, "LOOKED_AT", 40)
     opened: list[Path] = []
     whole = content.holds
     monkeypatch.setattr(content, "holds", lambda path: opened.append(path) or whole(path))

@@ -29,6 +29,8 @@ SOFT = 4
 START = 1 << 15
 # Bytes a pixel: no coder needs as many for the pixels of FEW values in areas.
 DENSE = 0.75
+# The same of JPEG, whose bytes are those of edges and noise.
+DENSE_JPEG = 0.3
 
 
 class Holds(Enum):
@@ -156,7 +158,7 @@ def _surely_many(path: Path, head: Header) -> bool:
             return False
         return stored > max(DENSE * pixels, START) or _png_noise(path, head)
     if head.kind == "jpeg":
-        return _jpeg_many(path)
+        return stored > max(DENSE_JPEG * pixels, START) or _jpeg_many(path)
     if head.kind == "tiff":
         return _tiff_many(path, head)
     return False
