@@ -146,6 +146,15 @@ def test_the_same_stems_in_several_folders_go_with_the_mask_of_their_folder(tmp_
     assert len(layouts.unlabelled(tmp_path)[0]) == 9
 
 
+def test_folders_of_specimens_are_no_splits(tmp_path: Path) -> None:
+    """A13: S1/images beside S1/masks named a split S1, so that nothing was for training."""
+    for specimen in ("S1", "S2", "S3", "S4"):
+        _pairs(tmp_path / specimen, _flat("images/{}.tif", "masks/{}.png", "ab"))
+    found = layouts.find(tmp_path)
+    assert found.cut.kind == "drawn" and len(found.split("train")) >= 4
+    assert {pair.group for pair in found.pairs} == {"S1", "S2", "S3", "S4"}
+
+
 def test_a_mask_that_fits_two_images_is_a_question(tmp_path: Path) -> None:
     """A13: nobody guesses which of two it is."""
     _pairs(tmp_path, {"S1/a.tif": "done/a.png", "S1/b.tif": "done/b.png"})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from matssl.core.errors import UserError
@@ -121,6 +121,11 @@ def split_name(name: str) -> str:
 
 
 def by_split(found: list[Found]) -> list[Found] | None:
-    """Return train, val, test and then the others; None where nothing was found."""
+    """Return train, val, test and then the others; None where nothing was found.
+
+    Where no name is that of a part of a data set, folders are those of specimens and split nothing.
+    """
     rank = {"train": 0, "val": 1, "test": 2}
+    if not any(item.split in rank or item.split.endswith("test") for item in found):
+        return [replace(item, split="") for item in found] or None
     return sorted(found, key=lambda item: rank.get(item.split, 3)) or None
