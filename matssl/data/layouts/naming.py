@@ -27,7 +27,9 @@ PREFIXES = tuple(sorted(_PREFIXES, key=len, reverse=True))
 # What the names of images have that those of their masks lack: nnU-Net's number of the channel,
 # the word itself.
 _IMAGE_ENDS = re.compile(r"(_0000|_image|_img|-image|_im|_raw|_orig|_leftimg8bit|\.ome)$")
-_IMAGE_STARTS = re.compile(r"^(image_|img_|image-|raw_)")
+_IMAGE_STARTS = re.compile(r"^((image|img|im|raw|pic|picture)s?[-_ ]|(image|img|im|pic)(?=\d))")
+# The same of masks, where only a number is left of the name.
+_MASK_STARTS = re.compile(r"^(mask|label|seg|gt|maske)s?[-_ ]?(?=\d)")
 _WORD_ENDS = re.compile(r"[-_. ]+")
 # Words of folders, in lower case, in the languages of those who sent us folders.
 MASK_WORDS = frozenset(
@@ -85,6 +87,9 @@ def known(own: str) -> Iterable[str]:
         for end in SUFFIXES:
             if own.endswith(end) and len(own) > len(end):
                 yield own.removesuffix(end)
+    numbered = _MASK_STARTS.sub("", own)
+    if numbered != own:
+        yield numbered
     if own.startswith(PREFIXES):
         for start in PREFIXES:
             if own.startswith(start) and len(own) > len(start):
