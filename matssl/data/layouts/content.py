@@ -93,9 +93,10 @@ def of_pixels(pixels: Array) -> Holds:
     values = _numbers(pixels[step // 2 :: step])
     found, counts = np.unique(values, return_counts=True)
     if len(found) == 1:
-        # Rows between those that were looked at may hold more.
-        found = np.unique(_numbers(pixels))
-        return Holds.ONE if len(found) == 1 else Holds.FEW
+        # Rows between those that were looked at may hold more; a large picture goes by strips.
+        strips = range(0, len(pixels), ROWS)
+        one = all(bool((_numbers(pixels[i : i + ROWS]) == found[0]).all()) for i in strips)
+        return Holds.ONE if one else Holds.FEW
     alike = values[:, 1:] == values[:, :-1]
     flat = float(alike.mean()) if alike.size else 0.0
     if len(found) <= 3 or (len(found) <= FEW and flat >= 0.4):
