@@ -312,7 +312,7 @@ def _hitachi(rows: int, width: int, g: Draw) -> tuple[NDArray[np.uint8], int]:
         x = left + round(tick * (length - 1) / 10)
         bar[rows // 4 : rows // 4 + (rows // 3 if tick % 5 == 0 else rows // 5), x : x + 1] = ink
     _write(bar, "1.00um", (left, int(rows * 0.6)), max(7, rows // 3), ink)
-    return bar, 0
+    return bar, length - 1
 
 
 def _tescan(rows: int, width: int, g: Draw) -> tuple[NDArray[np.uint8], int]:

@@ -118,7 +118,7 @@ class Preflight:
         if self.judged.misfits:
             number = counted(len(self.judged.misfits), "mask does", "masks do")
             lines.append(f"  misfit       {number} not fit the picture; training refuses this")
-            lines += [f"               {told}" for told in self.judged.misfits]
+            lines += [f"               {told}" for told in self.judged.misfits.values()]
         if self.broken:
             lines.append(f"  unreadable   {len(self.broken)}")
             lines += [f"               {f.error}" for f in self.broken[:LISTED]]

@@ -139,6 +139,23 @@ def test_a_class_file_matches_other_values_to_the_model_by_name(
     assert given["confusion"] == same["confusion"]
 
 
+def test_masks_after_jpeg_are_cut_half_way_in_an_evaluation_too(
+    make_model: Make, make_data: Make, tmp_path: Path
+) -> None:
+    """A15: with --classes binary a 1 in a 0/255 mask is no particle; what was done is shown."""
+    # Edges inside the blocks of JPEG.
+    clean = [np.roll(255 * mask, (3, 5), (0, 1)) for mask in _masks()]
+    soft = [cv2.imdecode(cv2.imencode(".jpg", mask, [1, 85])[1], 0) for mask in clean]
+    assert any(((mask > 0) & (mask < 64)).any() for mask in soft)
+    model = make_model()
+    wanted = _run(model, make_data("clean", clean), tmp_path / "a", classes="binary")
+    data = make_data("soft", soft)
+    for number, classes in enumerate(("binary", "binary:128")):
+        out = tmp_path / f"b{number}"
+        assert _run(model, data, out, classes=classes)["confusion"] == wanted["confusion"]
+    assert "half-way" in (tmp_path / "b0" / "report.html").read_text()
+
+
 def _refused(model: Path, data: Path, out: Path, *parts: str, **flags: Any) -> None:
     with pytest.raises(UserError) as caught:
         _run(model, data, out, **flags)

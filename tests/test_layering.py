@@ -21,7 +21,7 @@ STOREYS = [
     {"data", "models", "metrics", "measure", "pictures", "hub"},
     {"methods", "monitor", "probe", "weights", "tiling", "phases"}
     | {"report", "preflight", "baselines"},
-    {"trained"},
+    {"trained", "contact_sheet"},
     {"stages"},
     {"study"},
     {"tools"},

@@ -154,7 +154,10 @@ class RunFolder:
         Raises:
             UserError: it exists and must not be touched, or is to be resumed and does not exist.
         """
-        exists = root.exists() and (not root.is_dir() or any(root.iterdir()))
+        try:
+            exists = root.exists() and (not root.is_dir() or any(root.iterdir()))
+        except OSError as error:
+            raise UserError(f"cannot write to {root}: {error.strerror or error}") from error
         if resume and not any((root / name).is_file() for name in ("last.ckpt", "last.prev.ckpt")):
             raise UserError(f"nothing to resume: {root / 'last.ckpt'} does not exist")
         if exists and not resume and not overwrite:

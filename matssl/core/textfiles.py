@@ -158,8 +158,9 @@ def read_yaml(path: Path, what: str = "") -> Any:
     import yaml
 
     text = read_text(path, YAML_BYTES, what=what)
-    loader = _loader()(text)
+    loader = None
     try:
+        loader = _loader()(text)
         node = loader.get_single_node()
         if node is None:
             return None
@@ -171,7 +172,8 @@ def read_yaml(path: Path, what: str = "") -> Any:
         told = cut(" ".join(str(error).split()))
         raise UserError(f"{path} cannot be read: it is not valid YAML: {told}") from error
     finally:
-        loader.dispose()
+        if loader is not None:
+            loader.dispose()
 
 
 def _once(path: Path, pairs: list[tuple[str, object]]) -> dict[str, object]:

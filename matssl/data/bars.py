@@ -9,17 +9,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from matssl.core.errors import UserError
 from matssl.core.wording import counted
 from matssl.data import readers
 from matssl.data.readers import Micrograph
-from matssl.data.readers.bar import LARGEST_SHARE, Candidate, candidates
+from matssl.data.readers.bar import Candidate, candidates
 
 # Heights of one bar that differ by so many rows are the same one.
 NEAR = 1
+# A mask lacks at most this share of its picture's rows.
+UPPER_PART = 0.2
 # Names that a sentence lists.
 LISTED = 12
 AUTO = "auto"
@@ -69,13 +71,15 @@ class Judged:
         rows: of the bar of each picture.
         notes: what was taken for what, in words.
         warnings: what needs a look, in words.
-        misfits: pictures whose masks do not fit, each in words.
+        doubtful: the fewer of those of one size that have a bar and those that have none.
+        misfits: how the mask does not fit, in words, of pictures where it does not.
     """
 
     rows: Mapping[Path, int]
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
-    misfits: tuple[str, ...] = ()
+    doubtful: frozenset[Path] = frozenset()
+    misfits: Mapping[Path, str] = field(default_factory=dict)
 
     def refuse_misfits(self) -> None:
         """Refuse masks that do not fit their pictures.
@@ -84,10 +88,10 @@ class Judged:
             UserError: there are some; it names all of them, the first twelve with their sizes.
         """
         if self.misfits:
-            raise UserError(misfits_text(self.misfits))
+            raise UserError(_misfits_text(list(self.misfits.values())))
 
 
-def misfits_text(misfits: Sequence[str]) -> str:
+def _misfits_text(misfits: Sequence[str]) -> str:
     """Return one sentence on masks that do not fit their pictures."""
     more = f" and {len(misfits) - LISTED} more" if len(misfits) > LISTED else ""
     number = counted(len(misfits), "mask does", "masks do")
@@ -100,7 +104,7 @@ def misfits_text(misfits: Sequence[str]) -> str:
 def upper_part(mask: tuple[int, ...], picture: tuple[int, ...]) -> int:
     """Return by how many rows a mask is the upper part of a picture; 0 where it is not."""
     missing = picture[0] - mask[0]
-    fits = mask[1] == picture[1] and 0 < missing <= LARGEST_SHARE * picture[0]
+    fits = mask[1] == picture[1] and 0 < missing <= UPPER_PART * picture[0]
     return missing if fits else 0
 
 
@@ -153,19 +157,21 @@ def judge(looks: Iterable[Look], crop_bottom: int | str = AUTO) -> Judged:
     rows: dict[Path, int] = {}
     notes: list[str] = []
     warnings: list[str] = []
+    doubtful: set[Path] = set()
     for shape, these in by_shape.items():
         if crop_bottom == AUTO:
             found = _of_one_size(these)
-            warnings += _doubts(shape, these, found)
+            few, told = _doubts(shape, these, found)
+            doubtful |= few
+            warnings += told
         else:
             found = {one.path: int(crop_bottom) for one in these}
         rows |= found
         notes += _short_masks(shape, these)
-    misfits = []
-    for one in (one for these in by_shape.values() for one in these):
-        told = _misfit(one, rows[one.path])
-        misfits += [told] if told else []
-    return Judged(rows, tuple(notes), tuple(warnings), tuple(misfits))
+    every = (one for these in by_shape.values() for one in these)
+    misfits = {one.path: _misfit(one, rows[one.path]) for one in every}
+    misfits = {path: told for path, told in misfits.items() if told}
+    return Judged(rows, tuple(notes), tuple(warnings), frozenset(doubtful), misfits)
 
 
 def _of_one_size(looks: Sequence[Look]) -> dict[Path, int]:
@@ -186,22 +192,29 @@ def _of_one_size(looks: Sequence[Look]) -> dict[Path, int]:
     return rows
 
 
-def _doubts(shape: tuple[int, int], looks: Sequence[Look], rows: Mapping[Path, int]) -> list[str]:
-    """Return a warning where only some of the pictures of one size have a bar."""
-    having = [one for one in looks if rows[one.path]]
-    without = [one.path.name for one in looks if not rows[one.path]]
+def _doubts(
+    shape: tuple[int, int], looks: Sequence[Look], rows: Mapping[Path, int]
+) -> tuple[set[Path], list[str]]:
+    """Return what is fewer and a warning, where only some of the pictures of one size have a bar.
+
+    Metadata that name no bar are no doubt.
+    """
+    having = [one.path for one in looks if rows[one.path]]
+    without = [one.path for one in looks if not rows[one.path] and one.told is None]
     if not having or not without:
-        return []
-    height = Counter(rows[one.path] for one in having).most_common(1)[0][0]
+        return set(), []
+    height = Counter(rows[path] for path in having).most_common(1)[0][0]
     few = len(having) < len(without)
-    named = [one.path.name for one in having] if few else without
+    named = having if few else without
     what = "found in" if few else "none was found in"
     size = f"{shape[1]} x {shape[0]}"
-    return [
-        f"{len(having)} of {counted(len(looks), 'picture')} of {size} have an information bar "
-        f"({height} rows); {what} {_listed(named)}: --crop_bottom says otherwise, "
+    text = (
+        f"{len(having)} of {counted(len(looks), 'picture')} of {size} "
+        f"{'has' if len(having) == 1 else 'have'} an information bar ({height} rows); {what} "
+        f"{_listed([path.name for path in named])}: --crop_bottom says otherwise, "
         "matssl.tools.doctor --pictures FILE.png shows the cuts"
-    ]
+    )
+    return set(named), [text]
 
 
 def _short_masks(shape: tuple[int, int], looks: Sequence[Look]) -> list[str]:

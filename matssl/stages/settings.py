@@ -72,7 +72,17 @@ def group_regex_problem(expression: str) -> str:
     return regex_problem("group_regex", expression)
 
 
-def _length_problem(name: str, text: str) -> str:
+def length_problem(
+    name: str, text: str, what: str = "no pixel size", example: str = "12.5nm"
+) -> str:
+    """Return what is wrong with a flag that is a length with its unit, "" where nothing is.
+
+    Args:
+        name: of the flag.
+        text: its value.
+        what: it is not.
+        example: of one.
+    """
     match = re.fullmatch(r"\s*([0-9.eE+-]+)\s*([a-zA-ZµμåÅ]+)\s*", text)
     try:
         value = float(match[1]) if match else 0.0
@@ -81,7 +91,7 @@ def _length_problem(name: str, text: str) -> str:
     # Which units there are is known where they are read.
     if 0 < value < 1e12:
         return ""
-    return f"--{name} {text!r} is no pixel size; write a number and its unit, such as 12.5nm"
+    return f"--{name} {text!r} is {what}; write a number and its unit, such as {example}"
 
 
 def weights_file(source: str) -> str:
@@ -98,12 +108,12 @@ def weights_file(source: str) -> str:
 
 def pixel_size_problem(text: str) -> str:
     """Return what is wrong with ``--pixel_size``, "" where nothing is."""
-    return _length_problem("pixel_size", text)
+    return length_problem("pixel_size", text)
 
 
 def target_pixel_size_problem(text: str) -> str:
     """Return what is wrong with ``--target_pixel_size``, "" where nothing is."""
-    return _length_problem("target_pixel_size", text)
+    return length_problem("target_pixel_size", text)
 
 
 def classes_problem(text: str) -> str:

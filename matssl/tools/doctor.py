@@ -11,6 +11,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from matssl.core import paths
 from matssl.core.errors import UserError, guard
@@ -37,6 +38,11 @@ class DoctorSettings(LabelSettings, SpecimenSettings, ToolSettings):
         "folder of a pretraining pool, to find copies of test images",
         leads=paths.folder,
     )
+    pictures: str | None = flag(
+        None,
+        "results",
+        "write a contact sheet (PNG): each picture with its cut, its mask and its specimen",
+    )
     list: bool = flag(False, "data", "show every file, not only the first ones", first=True)
     write_layout: bool = flag(
         False,
@@ -60,12 +66,15 @@ def main(argv: Sequence[str]) -> int:
         UserError: masks that do not fit their images; after the screen.
     """
     args = parse_one(SETTINGS, argv, __doc__ or "", prog="python -m matssl.tools.doctor")
-    from pathlib import Path
-
     from matssl import preflight
     from matssl.data import layouts
     from matssl.data.layouts import written
     from matssl.data.preprocess import Preprocess
+
+    if args.pictures:
+        from matssl import contact_sheet
+
+        contact_sheet.check_path(Path(args.pictures), Path(args.folder))
 
     record = Preprocess.chosen(
         channels=1,
@@ -96,6 +105,9 @@ def main(argv: Sequence[str]) -> int:
     found = preflight.examine_dataset(dataset, record, pool, left_out=left_out, masks=True)
     print(found.text())
     print(found.files(root, None if args.list else SHOWN), flush=True)
+    if args.pictures:
+        shown = contact_sheet.write(found, Path(args.pictures))
+        print(f"  pictures     {args.pictures}: {shown}")
     if args.write_layout:
         sizes = {fact.path: fact.pixel_size for fact in found.facts}
         for line in written.write(dataset, sizes):

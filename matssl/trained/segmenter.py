@@ -16,6 +16,7 @@ from torch import nn
 from matssl import hub, weights
 from matssl.core import checkpoint
 from matssl.core.arrays import Array, roomy
+from matssl.core.errors import UserError
 from matssl.core.labels import IGNORE
 from matssl.core.lineage import Lineage
 from matssl.data import masks, readers
@@ -171,6 +172,8 @@ class Segmenter:
             network = Network.on(model, device, precision, threads)
             return cls(network, record, table, str(path), raw=True, note=note)
         payload = checkpoint.checked(content.payload, path, stage="finetune")
+        if encoder is not None:
+            raise UserError(f"{path} says its encoder itself; leave --encoder out")
         model, record, table = _own(payload, path, input_size)
         if input_size is not None:
             record = replace(record, resize=input_size)

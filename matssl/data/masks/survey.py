@@ -13,7 +13,7 @@ from matssl.core.arrays import Array
 from matssl.data import readers
 from matssl.data.masks import edges
 from matssl.data.masks.instances import Objects, objects
-from matssl.data.masks.table import ClassTable, by_palette, plain
+from matssl.data.masks.table import MOST_CLASSES, ClassTable, by_palette, plain
 from matssl.data.masks.values import COLOR, tally, to_8_bit
 
 
@@ -32,6 +32,7 @@ class Survey:
         palette: colours of its values, (N, 3) uint8, or None.
         remark: of the reader, in words.
         lossy: whether it is a JPEG.
+        one_bit: whether it holds black and white alone by its format.
         has_alpha: whether it has an alpha channel.
         alpha: what that holds, as in ``ClassTable``.
     """
@@ -46,6 +47,7 @@ class Survey:
     palette: Array | None = None
     remark: str = ""
     lossy: bool = False
+    one_bit: bool = False
     has_alpha: bool = False
     alpha: str = ""
 
@@ -146,6 +148,7 @@ def survey(path: Path, alpha: str = "", bright: bool = False) -> Survey:
         raw.palette,
         raw.remark,
         raw.lossy,
+        raw.one_bit,
         has_alpha,
         found,
     )
@@ -200,7 +203,8 @@ def _alpha(raw: Array) -> str:
         return ""
     colors = plain(raw[..., :-1])
     seen = tally(colors)[0]
-    if len(seen) == 1:
+    if len(seen) == 1 or len(seen) > MOST_CLASSES:
+        # Nothing is drawn in the colours, or the micrograph itself lies there.
         return "label"
     covered = to_8_bit(cover) >= 128
     twice = set(tally(colors, covered)[0].tolist()) & set(tally(colors, ~covered)[0].tolist())

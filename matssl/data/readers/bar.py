@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from matssl.core.arrays import Array
 
 # A bar takes at most this share of a picture's rows, and at least so many rows.
-LARGEST_SHARE = 0.2
+LARGEST_SHARE = 1 / 3
 SMALLEST = 8
 NARROWEST = 64
 # Columns that are looked at; of wider pictures every second, third, ... one.
@@ -71,7 +71,7 @@ def candidates(pixels: Array) -> tuple[Candidate, ...]:
     if limit < SMALLEST or width < NARROWEST:
         return ()
     # Some rows above the highest bar there may be tell its edge.
-    strip = _levels(pixels, min(height, limit + 8))
+    strip = levels(pixels, min(height, limit + 8))
     found: dict[int, Candidate] = {}
     for paper in _papers(strip):
         for rows, edge in _edges(strip, paper, limit):
@@ -95,9 +95,15 @@ def _rank(one: Candidate) -> tuple[bool, bool, float]:
     return one.sure, one.written, one.edge + one.sharp
 
 
-def _levels(pixels: Array, rows: int) -> NDArray[np.uint8]:
-    """Return the lowest rows in 256 levels, uint8 (rows, W)."""
-    step = -(-pixels.shape[1] // COLUMNS)
+def levels(pixels: Array, rows: int, step: int | None = None) -> NDArray[np.uint8]:
+    """Return the lowest rows in 256 levels, uint8 (rows, columns).
+
+    Args:
+        pixels: (H, W) or (H, W, 3) of any type.
+        rows: how many.
+        step: of the columns; None looks at ``COLUMNS`` of them at most.
+    """
+    step = step or -(-pixels.shape[1] // COLUMNS)
     part = pixels[-rows:, ::step]
     if part.ndim == 3:
         part = part.astype(np.float32).mean(axis=2)

@@ -133,7 +133,7 @@ def is_image_name(name: str) -> bool:
 def natural(text: str) -> list[tuple[int, int, str]]:
     """Return a sorting key in which image 2 comes before image 10."""
     parts = re.split(r"(\d+)", text)
-    return [(1, int(part), part) if part.isdigit() else (0, 0, part) for part in parts]
+    return [(1, int(part), part) if part.isdecimal() else (0, 0, part) for part in parts]
 
 
 def size_of(path: Path) -> int:

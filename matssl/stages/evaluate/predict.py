@@ -199,6 +199,7 @@ def _segmenter(settings: EvaluateSettings, rt: Runtime) -> Segmenter:
         device=str(rt.device),
         precision=rt.precision,
         input_size=settings.input_size,
+        encoder=settings.encoder,
     )
 
 

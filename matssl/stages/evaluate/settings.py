@@ -41,6 +41,12 @@ class EvaluateSettings(RunSettings, LabelSettings, SpecimenSettings, TileSetting
         required=True,
         leads=weights_file,
     )
+    encoder: str | None = flag(
+        None,
+        "model",
+        "encoder of a raw state dict whose tensors do not tell it (timm's: tu-NAME)",
+        auto="read off the tensors",
+    )
     dataset: str = flag(
         "",
         "data",

@@ -1,0 +1,113 @@
+"""Pixel sizes put into ``specimens.csv``; whatever else stands in it stays as it is."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from matssl.core.errors import UserError
+from matssl.core.run_folder import atomic_write_bytes
+from matssl.core.wording import counted
+from matssl.data.specimens import table as tables
+from matssl.data.specimens.table import Row, read_table, write_table
+
+COLUMN = "pixel_size"
+
+
+@dataclass(frozen=True)
+class Written:
+    """What became of a table.
+
+    Attributes:
+        added: lines for images that it did not name.
+        changed: lines that said another pixel size.
+        others: lines that were left as they are.
+    """
+
+    added: int
+    changed: int
+    others: int
+
+
+def write_pixel_sizes(path: Path, sizes: Mapping[Path, float]) -> Written:
+    """Put pixel sizes into a table of specimens; it is made where there is none.
+
+    Other columns and lines keep their text, a table that names specimens gets no line without one.
+
+    Args:
+        path: the table; paths in it start from its folder.
+        sizes: nm, by image.
+
+    Raises:
+        UserError: the table cannot be read or written, or names specimens and lacks images.
+    """
+    folder = path.parent
+    if not path.exists():
+        rows = [Row(_relative(image, folder), pixel_size=size) for image, size in sizes.items()]
+        write_table(path, rows)
+        return Written(len(rows), 0, 0)
+    table = read_table(path)
+    known = table.of(list(sizes), folder, lambda: _all_of(folder))
+    missing = [image for image in sizes if image not in known]
+    if missing and table.names_specimens:
+        raise UserError(
+            f"{path} names no specimen for {counted(len(missing), 'image')} (first: "
+            f"{missing[0].name}); add their lines, or take the others alone with --images"
+        )
+    head, lines, separator, start = _raw(path)
+    column = next((i for i, cell in enumerate(head) if tables._head(cell)[0] == COLUMN), len(head))
+    if column == len(head):
+        head.append(COLUMN)
+    numbers = {row.image: number for number, row in enumerate(table.rows)}
+    changed = 0
+    for image, row in known.items():
+        line, size = lines[numbers[row.image]], sizes[image]
+        line += [""] * (column + 1 - len(line))
+        before = row.pixel_size
+        changed += before is not None and abs(before / size - 1) > 1e-6
+        line[column] = _text(size)
+    place = next(i for i, cell in enumerate(head) if tables._head(cell)[0] == "image")
+    for image in missing:
+        line = [""] * len(head)
+        line[place], line[column] = tables._safe(_relative(image, folder)), _text(sizes[image])
+        lines.append(line)
+    stream = io.StringIO()
+    writer = csv.writer(stream, delimiter=separator, lineterminator="\n")
+    writer.writerows([head, *lines])
+    try:
+        atomic_write_bytes(path, b"\xef\xbb\xbf" + (start + stream.getvalue()).encode("utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+    return Written(len(missing), changed, len(table.rows) - len(known))
+
+
+def _raw(path: Path) -> tuple[list[str], list[list[str]], str, str]:
+    """Return heading, lines, separator and a leading ``sep=`` line of a table, cells untouched."""
+    text = tables._text(path.read_bytes())
+    lines = text.splitlines()
+    start = ""
+    if lines and lines[0].strip().strip('"').lower().startswith("sep="):
+        start = lines.pop(0) + "\n"
+    first = next(line for line in lines if line.strip())
+    named = start.strip().strip('"')[4:5]
+    separator = named or next((mark for mark in tables._SEPARATORS if mark in first), ",")
+    rows = list(csv.reader(io.StringIO("\n".join(lines)), delimiter=separator))
+    rows = [row for row in rows if any(cell.strip() for cell in row)]
+    return rows[0], rows[1:], separator, start
+
+
+def _all_of(folder: Path) -> list[Path]:
+    from matssl.data import readers
+
+    return readers.find_images(folder)
+
+
+def _relative(image: Path, folder: Path) -> str:
+    return tables._relative(image, folder)
+
+
+def _text(size: float) -> str:
+    return f"{size:.9g}nm"
