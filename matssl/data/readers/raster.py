@@ -15,7 +15,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from matssl.core.arrays import Array
+from matssl.core.arrays import Array, strips
 from matssl.core.errors import UserError
 from matssl.data.readers import orientation
 from matssl.data.readers.headers import first_line
@@ -120,7 +120,9 @@ def _opencv(path: Path, data: Bytes, kind: str) -> tuple[Array, tuple[str, ...]]
     if pixels.ndim == 3 and pixels.shape[2] >= 3:
         # OpenCV's order is B, G, R(, A).
         code = cv2.COLOR_BGR2RGB if pixels.shape[2] == 3 else cv2.COLOR_BGRA2RGBA
-        pixels = cv2.cvtColor(pixels, code)
+        for rows in strips(len(pixels)):
+            # In its place: a large picture needs no second one beside it.
+            pixels[rows] = cv2.cvtColor(pixels[rows], code)
     return np.asarray(pixels), notes
 
 
