@@ -97,7 +97,7 @@ def _opencv(path: Path, data: Bytes, kind: str) -> tuple[Array, tuple[str, ...]]
     # What it would print beside our sentence is in our sentence.
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     try:
-        pixels, told = _reported(lambda: cv2.imdecode(data, cv2.IMREAD_UNCHANGED))
+        pixels, told = reported(lambda: cv2.imdecode(data, cv2.IMREAD_UNCHANGED))
     except cv2.error as error:
         if "CV_IO_MAX_IMAGE" in str(error):
             raise UserError(
@@ -118,7 +118,7 @@ def _opencv(path: Path, data: Bytes, kind: str) -> tuple[Array, tuple[str, ...]]
     return np.asarray(pixels), notes
 
 
-def _reported(decode: Callable[[], Result]) -> tuple[Result, list[str]]:
+def reported(decode: Callable[[], Result]) -> tuple[Result, list[str]]:
     """Return what a call gives and what a C library printed to the error stream meanwhile.
 
     libjpeg and libpng tell of damaged data there and nowhere else. What others print in that moment
