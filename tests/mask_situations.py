@@ -379,6 +379,25 @@ def palettes_of_black_and_white_in_another_order(f: Path) -> Truth:
 
 
 @situation(says="differ in order")
+def a_turned_palette_beside_one_bit(f: Path) -> Truth:
+    Image.fromarray(blobs(0) * 255).convert("1").save(f / "m0.png")
+    palette(f, 1, 1 - blobs(1), [WHITE, BLACK])
+    return [blobs(i) for i in range(2)]
+
+
+SITUATIONS["a_turned_palette_beside_one_bit_as_binary"] = Situation(
+    a_turned_palette_beside_one_bit, flags={"classes": "binary"}, says="differ in order"
+)
+
+
+@situation(says="shows 0 white and 1 black")
+def turned_palettes_alone(f: Path) -> Truth:
+    for i in range(2):
+        palette(f, i, blobs(i), [WHITE, BLACK])
+    return [blobs(i) for i in range(2)]
+
+
+@situation(says="differ in order")
 def binary_palettes_in_another_order(f: Path) -> Truth:
     palette(f, 0, blobs(0), [BLACK, RED])
     palette(f, 1, 1 - blobs(1), [RED, BLACK])
@@ -516,6 +535,22 @@ def full_alpha_means_nothing(f: Path) -> Truth:
         t = phases(i)
         png(f, i, np.dstack([paint(t, [BLACK, GREEN, RED]), np.full_like(t, 255)]))
     return [phases(i) for i in range(2)]
+
+
+@situation(says="alpha channel is the label")
+def label_in_alpha_over_the_micrograph(f: Path) -> Truth:
+    for i in range(2):
+        noise = np.random.default_rng(i).normal(90, 20, (HEIGHT, WIDTH, 3)).clip(0, 255)
+        png(f, i, np.dstack([noise.astype(np.uint8), blobs(i) * 255]))
+    return [blobs(i) for i in range(2)]
+
+
+@situation(says="alpha channel is the label")
+def label_in_the_alpha_of_grey_tiff(f: Path) -> Truth:
+    for i in range(2):
+        both = np.dstack([np.full_like(blobs(i), 200), blobs(i) * 255])
+        tif(f, i, both, photometric="minisblack", extrasamples=["unassalpha"])
+    return [blobs(i) for i in range(2)]
 
 
 SITUATIONS["label_in_alpha_as_binary"] = Situation(

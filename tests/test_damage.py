@@ -198,9 +198,9 @@ def test_a_part_of_a_checkpoint_that_is_none_is_refused(
 ) -> None:
     """D1, D5: AttributeError, ValueError."""
     checkpoint.save(tmp_path / "best.ckpt", {**_payload(), part: value})
-    _refused(tmp_path / "best.ckpt", "holds no tensors" if part == "state" else "damaged")
+    _refused(tmp_path / "best.ckpt", "holds no" if part == "state" else "damaged")
     checkpoint.save(tmp_path / "best.ckpt", {k: v for k, v in _payload().items() if k != part})
-    told = "holds no tensors" if part == "state" else f"it has no '{part}'"
+    told = "holds no" if part == "state" else f"it has no '{part}'"
     _refused(tmp_path / "best.ckpt", told)
 
 

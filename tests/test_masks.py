@@ -158,3 +158,165 @@ def test_a_class_file_that_does_not_fit_is_refused(tmp_path: Path) -> None:
 def test_the_table_survives_its_dictionary(tmp_path: Path) -> None:
     table = masks.find_table(_write(tmp_path, np.array([[0, 1, -1]], np.int64)))[0]
     assert masks.ClassTable.from_dict(table.to_dict()) == table
+
+
+def _blob(seed: int) -> np.ndarray:
+    """Return uint8 0/1: discs of other places in each mask."""
+    random = np.random.default_rng(seed)
+    mask = np.zeros((120, 160), np.uint8)
+    for _ in range(6):
+        centre = (int(random.integers(10, 150)), int(random.integers(10, 110)))
+        cv2.circle(mask, centre, int(random.integers(6, 14)), 1, -1)
+    return mask
+
+
+def _jpeg(mask: np.ndarray, quality: int = 75) -> np.ndarray:
+    """Return what JPEG leaves of a mask, with three pixels far from its two heaps."""
+    kept = cv2.imdecode(cv2.imencode(".jpg", mask, [cv2.IMWRITE_JPEG_QUALITY, quality])[1], 0)
+    kept[1, 50:53] = (46, 164, 209)
+    return np.asarray(kept)
+
+
+def test_255_is_ignored_only_where_a_mask_holds_class_numbers_beside_it(tmp_path: Path) -> None:
+    """A14: 0/1 masks beside 0/255 ones lose no particle; 0, 1 and 255 in one mask do."""
+    one, other = _blob(0), _blob(1)
+    table, notes = masks.find_table(_write(tmp_path, one, other * 255))
+    assert not table.ignore_values and table.any_white
+    for drawn, factor in ((one, 1), (other, 255)):
+        assert np.array_equal(table.decode(drawn * np.uint8(factor)), drawn)
+    assert "m0.tif of 0 and 1" in notes[0] and "m1.tif of 0 and 255" in notes[0]
+    assert table.classes[1].pixels == one.sum() + other.sum()
+    one[:5] = 255
+    table, _ = masks.find_table(_write(tmp_path, one, other))
+    assert table.ignore_values == (255,) and table.num_classes == 2
+
+
+@pytest.mark.parametrize("classes", [None, "binary", "binary:128"])
+def test_soft_masks_are_two_classes_cut_half_way(tmp_path: Path, classes: str | None) -> None:
+    """A15: 1 is no particle after JPEG, and 46, 164 and 209 are no classes."""
+    drawn = [_blob(i) for i in range(3)]
+    raw = [_jpeg(mask * 255) for mask in drawn]
+    table, notes = masks.find_table(_write(tmp_path, *raw), classes)
+    assert table.num_classes == 2
+    for soft, mask in zip(raw, drawn, strict=True):
+        decoded = table.decode(soft)
+        assert np.array_equal(decoded, soft >= 128)
+        assert abs(decoded.mean() - mask.mean()) < 0.003
+    if classes != "binary:128":
+        assert "3 masks (m0.tif ...)" in notes[0] and "% of the pixels" in notes[0]
+
+
+@pytest.mark.parametrize("word", ["binary:", "binary:0", "binary:x", "binary:70000", "binary:-1"])
+def test_a_threshold_that_is_no_grey_value_is_refused(tmp_path: Path, word: str) -> None:
+    """A15: --classes binary:THRESHOLD has a range."""
+    with pytest.raises(UserError, match="first grey value of the foreground, 1 to 65535"):
+        masks.find_table(_write(tmp_path, _blob(0)), word)
+
+
+def test_a_threshold_counts_from_its_value_on(tmp_path: Path) -> None:
+    """A15: 99 is background and 100 is foreground of binary:100, also in colours."""
+    raw = np.array([[0, 99, 100, 255]], np.uint8)
+    table, _ = masks.find_table(_write(tmp_path, raw), "binary:100")
+    assert table.decode(raw).tolist() == [[0, 0, 1, 1]]
+    assert table.decode(np.stack([raw, raw * 0, raw * 0], axis=2)).tolist() == [[0, 0, 1, 1]]
+    assert table.decode(raw.astype(np.uint16) << 8).tolist() == [[0, 0, 1, 1]]
+    assert masks.ClassTable.from_dict(table.to_dict()).threshold == 100
+
+
+def test_a_class_file_takes_ranges(tmp_path: Path) -> None:
+    """A15: particle: 128-255; ranges that overlap, or end before they begin, are refused."""
+    file = tmp_path / "classes.yaml"
+    file.write_text("classes:\n  matrix: 0-127\n  particle: 128 - 255\n")
+    raw = np.array([[0, 3, 127, 128, 251, 255]], np.uint8)
+    paths = _write(tmp_path, raw)
+    table, _ = masks.find_table(paths, folder=tmp_path)
+    assert table.decode(raw).tolist() == [[0, 0, 0, 1, 1, 1]]
+    assert [c.pixels for c in table.classes] == [3, 3]
+    for text, sentence in (
+        ("classes: {a: 0-127, b: 127-255}\n", "0-127 and 127-255 overlap"),
+        ("classes: {a: 0-127, b: 255-128}\n", "nor a range such as 128-255"),
+        ("classes: {a: 0-127, b: 128-250}\n", "does not list: 251, 255|does not list: 255"),
+    ):
+        file.write_text(text)
+        with pytest.raises(UserError, match=sentence):
+            masks.find_table(paths, folder=tmp_path)
+
+
+def test_a_mask_of_class_numbers_is_not_taken_for_a_dark_soft_one(tmp_path: Path) -> None:
+    """A15: masks that are opened later may follow another convention than those of training."""
+    table, _ = masks.find_table(_write(tmp_path, *(_jpeg(_blob(i) * 255) for i in range(2))))
+    assert np.array_equal(table.decode(_blob(5) * np.uint8(255)), _blob(5))
+    with pytest.raises(UserError, match="regions of values that no class lists: 1"):
+        table.decode(_blob(5), "later.png")
+    with pytest.raises(UserError, match="regions of values that no class lists: 170"):
+        table.decode(_blob(5) * np.uint8(170), "later.png")
+
+
+def test_numbered_objects_are_one_class_and_the_table_knows(tmp_path: Path) -> None:
+    """A16: labels 1 to 24 of large and small particles are objects and no classes."""
+    raw = np.zeros((120, 160), np.uint16)
+    for k in range(24):
+        y, x = 8 + 20 * (k // 6), 8 + 24 * (k % 6)
+        cv2.circle(raw, (x, y), 8 if k < 4 else 3, k + 1, -1)
+    paths = _write(tmp_path, raw, np.roll(raw, 3, axis=1))
+    table, notes = masks.find_table(paths)
+    assert table.instances and table.binary
+    assert np.array_equal(table.decode(raw), raw > 0)
+    assert "number 48 objects" in notes[0]
+    assert masks.ClassTable.from_dict(table.to_dict()).instances
+    named, _ = masks.find_table(paths, ",".join(f"phase {k}" for k in range(25)))
+    assert named.num_classes == 25 and not named.instances
+
+
+def test_alpha_depth_and_palettes_tell_the_classes_of_each_mask(tmp_path: Path) -> None:
+    """A17: the label in the alpha channel, full scale of 8 and 16 bits, palettes in any order."""
+    drawn = [_blob(i) for i in range(2)]
+    clear = [np.dstack([mask * 0 + 90] * 3 + [mask * 255]) for mask in drawn]
+    table, notes = masks.find_table(_write(tmp_path, *clear))
+    assert table.alpha == "label" and "alpha channel is the label" in notes[0]
+    assert all(np.array_equal(table.decode(c), d) for c, d in zip(clear, drawn, strict=True))
+    deep = drawn[1].astype(np.uint16) * 65535
+    table, _ = masks.find_table(_write(tmp_path, drawn[0] * 255, deep))
+    assert table.classes[1].pixels == sum(int(d.sum()) for d in drawn)
+    assert np.array_equal(table.decode(deep), drawn[1])
+    colours = np.zeros((2, 3, 256), np.uint16)
+    colours[0, :, 1], colours[1, :, 0] = (65535, 0, 0), (65535, 0, 0)
+    paths = [tmp_path / f"p{i}.tif" for i in range(2)]
+    for i, path in enumerate(paths):
+        numbers = drawn[i] if i == 0 else 1 - drawn[i]
+        tifffile.imwrite(path, numbers, photometric="palette", colormap=colours[i])
+    table, found = _decoded(paths)
+    assert table.kind == "color" and [c.values for c in table.classes] == [
+        ("#000000",),
+        ("#ff0000",),
+    ]
+    assert all(np.array_equal(f, d) for f, d in zip(found, drawn, strict=True))
+
+
+def test_imagej_stores_what_it_means_and_others_show_it(tmp_path: Path) -> None:
+    """A18: WhiteIsZero of ImageJ keeps the stored values, that of others the shown ones."""
+    drawn = _blob(0)
+    files: list[tuple[np.ndarray, bytes]] = [
+        (drawn * np.uint8(255), b"ImageJ=1.54f"),
+        (255 - drawn * np.uint8(255), b"scanner"),
+        (drawn == 0, b"scanner"),
+    ]
+    for i, (raw, program) in enumerate(files):
+        path = tmp_path / f"w{i}.tif"
+        tifffile.imwrite(path, raw, photometric="miniswhite", description=program, metadata=None)
+        found = readers.read_mask(path)
+        assert np.array_equal(found > 0, drawn > 0)
+        assert isinstance(found, readers.RawMask) and "WhiteIsZero" in found.remark
+    _, notes = masks.find_table([tmp_path / "w0.tif", tmp_path / "w1.tif"])
+    assert any("stored values count" in note for note in notes)
+    assert any("shown count" in note for note in notes)
+
+
+def test_numbers_that_no_class_can_have_are_refused(tmp_path: Path) -> None:
+    """Numbers of 32 bits are no colours; beyond, and of other kinds, they are refused."""
+    raw = _blob(0).astype(np.uint32) * np.uint32(4_294_967_295)
+    table, _ = masks.find_table(_write(tmp_path, raw))
+    assert table.kind == "index" and np.array_equal(table.decode(raw), _blob(0))
+    for other in (_blob(0).astype(np.int64) << 40, _blob(0).astype(np.complex64)):
+        with pytest.raises(UserError, match=r"m0\.tif holds"):
+            masks.find_table(_write(tmp_path, other))

@@ -15,15 +15,19 @@ import torch
 import eval_model
 import train_finetune
 import train_ssl
+from matssl import hub, weights
 from matssl.core import checkpoint, flags
 from matssl.core.errors import UserError, guard
 from matssl.core.labels import IGNORE
-from matssl.data import masks
+from matssl.data import masks, synthetic
+from matssl.data.preprocess import Preprocess
 from matssl.models.encoders import build_encoder
 from matssl.models.segmentation import build_model
 from matssl.stages import published
 from matssl.stages.finetune import settings as finetune
 from matssl.stages.pretrain import settings as pretrain
+from matssl.weights import encoder_file
+from matssl.weights.folding import IMAGENET_MEAN, IMAGENET_STD
 
 QUICK = ["--threads", "1", "--precision", "fp32"]
 
@@ -176,19 +180,23 @@ def test_binary_is_refused_for_a_model_of_more_classes(
         ("metaldam", 256, "matrix,austenite,martensite-austenite,precipitate,defect", 200, 1e-4),
         ("aachen", 256, "binary", 50, 1e-3),
         ("ebc", 512, "binary", 200, 1e-4),
+        # Of a data set that the table does not name.
+        ("paper", 256, None, 50, 1e-4),
     ],
 )
 def test_the_presets_are_the_published_table(
-    preset: str, size: int, classes: str, epochs: int, lr: float
+    preset: str, size: int, classes: str | None, epochs: int, lr: float
 ) -> None:
     argv = ["--finetune_dataset", "x", "--recipe", preset]
     found = finetune.resolve(argv)
     assert (found.input_size, found.classes, found.epochs, found.lr) == (size, classes, epochs, lr)
     assert (found.decoder, found.loss, found.in_channels) == ("unetplusplus", "dice", 3)
+    assert found.batch_size == 128 and found.schedule == "constant"
     assert found.d4 == "none" and found.weight_decay == found.contrast == found.noise_p == 0
 
 
 # --- the SimCLR study ---
+# Files of the study, and the two that its README prints.
 PRETRAIN = """
 model: {backbone: resnet50, projection_dim: 128, hidden_dim: 512, temperature: 0.1}
 training: {batch_size: 120, accumulation_steps: 8, learning_rate: 0.3, epochs: 20, optimizer: LARS,
@@ -197,14 +205,35 @@ data:
   dataset: cifar10
   image_size: 224
   augmentations: {color_distortion_strength: 1.0, gaussian_blur_sigma: [0.1, 2.0]}
-experiment: {name: simclr_cifar10_pretraining}
+experiment: {name: simclr_cifar10_pretraining, save_dir: experiments/pretrained_models}
 """
 FINETUNE = """
 model: {backbone: resnet50, decoder: unet, pretrained_path: weights.ckpt, freeze_backbone: false}
 training: {batch_size: 32, learning_rate: 1e-4, epochs: 60, optimizer: Adam, loss_function: BCE}
-data: {dataset: oxford_pets, data_ratio: 0.8, image_size: 224, test_ratio: 0.15}
+data: {dataset: oxford_pets, data_ratio: 0.8, train_ratio: 0.7, val_ratio: 0.15, test_ratio: 0.15,
+  image_size: 224}
 experiment: {name: pets_segmentation_finetune}
 """
+README_PRETRAIN = """
+model: {backbone: resnet50, projection_dim: 128, temperature: 0.1}
+training: {batch_size: 120, learning_rate: 0.3, epochs: 20, optimizer: lars, weight_decay: 1e-6}
+data: {dataset: cats_vs_dogs, image_size: 224, augmentations: simclr_strong}
+"""
+README_FINETUNE = """
+model:
+  encoder: resnet50
+  decoder: unet
+  pretrained_path: experiments/pretrained_models/pet_simclr_backbone.ckpt
+training: {batch_size: 32, learning_rate: 1e-4, epochs: 60, loss_function: bce}
+data: {dataset_ratio: 0.8, split_ratios: [0.9, 0.1], test_ratio: 0.2}
+"""
+# Adam at a constant rate on whole images in colour.
+TUNED = {"schedule": "constant", "warmup": 0.0, "clip": 0.0, "ema": 0.0, "weight_decay": 0.0}
+TUNED |= {"color": "rgb", "in_channels": 3, "window": "dtype", "rare_class_p": 0.0, "d4": "none"}
+TUNED |= {"brightness": 0.0, "contrast": 0.0, "gamma": 0.0, "blur_p": 0.0, "noise_p": 0.0}
+TUNED |= {"encoder": "resnet50", "decoder": "unet", "batch_size": 32, "lr": 1e-4, "epochs": 60}
+TUNED |= {"loss": "bce", "input_size": 224, "crop_size": 224, "data_ratio": 0.8}
+TUNED |= {"finetune_dataset": "datasets/oxford-pets"}
 
 
 def test_a_pretraining_file_of_the_study_is_read(tmp_path: Path) -> None:
@@ -217,6 +246,7 @@ def test_a_pretraining_file_of_the_study_is_read(tmp_path: Path) -> None:
     expected |= {"optimizer": "lars", "weight_decay": 1e-6, "data_path": "datasets/cifar10"}
     expected |= {"view_size": 224, "brightness": 0.8, "contrast": 0.8, "blur_sigma": 2.0}
     expected |= {"name": "simclr_cifar10_pretraining", "lr_scaling": "none"}
+    expected |= {"color": "rgb", "in_channels": 3}
     assert {k: found[k] for k in expected} == expected
     told = published.notes(str(file), finetune=False)
     assert any("without counterpart here: training.accumulation_steps" in note for note in told)
@@ -226,12 +256,96 @@ def test_a_fine_tuning_file_of_the_study_and_its_flags_are_read(tmp_path: Path) 
     file = tmp_path / "pets_segmentation.yaml"
     file.write_text(FINETUNE)
     argv = ["--config", str(file), "--data_ratio", "0.2", "--quiet"]
-    found = finetune.resolve(argv)
-    expected = {"encoder": "resnet50", "decoder": "unet", "ssl_weights_path": "weights.ckpt"}
-    expected |= {"batch_size": 32, "lr": 1e-4, "epochs": 60, "loss": "bce", "data_ratio": 0.2}
-    expected |= {"finetune_dataset": "datasets/oxford-pets", "input_size": 224, "crop_size": 224}
-    expected |= {"freeze_encoder_steps": 0, "weight_decay": 0.0, "in_channels": 3}
-    assert {k: getattr(found, k) for k in expected} == expected
+    found = flags.to_dict(finetune.resolve(argv))
+    expected = {**TUNED, "ssl_weights_path": "weights.ckpt", "data_ratio": 0.2}
+    expected |= {"freeze_encoder_steps": 0, "val_fraction": pytest.approx(0.15 / 0.85)}
+    assert {k: found[k] for k in expected} == expected
+    told = published.notes(str(file), finetune=True)
+    assert any(note.startswith("data.test_ratio cuts nothing") for note in told)
+    assert not any("without counterpart" in note for note in told)
+
+
+def test_what_the_readme_of_the_study_prints_is_read(tmp_path: Path) -> None:
+    """B15: model.encoder, dataset_ratio, split_ratios and augmentations by name."""
+    file = tmp_path / "config.yaml"
+    file.write_text(README_PRETRAIN)
+    resolved = pretrain.resolve(["--config", str(file)])
+    found = flags.to_dict(resolved.run, resolved.method)
+    expected = {"model": "simclr", "encoder": "resnet50", "data_path": "datasets/cats_vs_dogs"}
+    expected |= {"optimizer": "lars", "lr": 0.3, "weight_decay": 1e-6, "epochs": 20, "color": "rgb"}
+    expected |= {"brightness": 0.8, "contrast": 0.8, "view_size": 224, "batch_size": 120}
+    assert {k: found[k] for k in expected} == expected
+    assert len(published.notes(str(file), finetune=False)) == 1
+    file.write_text(README_FINETUNE)
+    found = flags.to_dict(finetune.resolve(["--config", str(file)]))
+    weights = "experiments/pretrained_models/pet_simclr_backbone.ckpt"
+    expected = {**TUNED, "ssl_weights_path": weights, "val_fraction": pytest.approx(0.1)}
+    assert {k: found[k] for k in expected} == expected
+    # Its command without a file.
+    argv = ["--pretrained_model", "pets", "--data_ratio", "0.2", "--loss_function", "BCE"]
+    found = flags.to_dict(finetune.resolve([*argv, "--epochs", "60"]))
+    expected = {**TUNED, "ssl_weights_path": weights.replace("pet_", "pets_"), "data_ratio": 0.2}
+    assert {k: found[k] for k in expected} == expected
+    assert {*published.STUDY_DATA.values()} <= hub.data_registry().keys()
+
+
+@pytest.mark.slow
+def test_the_study_runs_as_printed_in_colour_and_finds_its_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_drawing: None
+) -> None:
+    """B15, but for the size of its encoder, pictures and batches."""
+    monkeypatch.chdir(tmp_path)
+    generator = np.random.default_rng(0)
+    for name, folder in (("a", "cats_vs_dogs/cat"), ("b", "cats_vs_dogs/dog")):
+        (tmp_path / "datasets" / folder).mkdir(parents=True)
+        for number in range(3):
+            # The last one is gray, as some photographs are.
+            shape = (40, 40, 3) if number < 2 else (40, 40)
+            picture = generator.integers(0, 255, shape).astype(np.uint8)
+            cv2.imwrite(str(tmp_path / "datasets" / folder / f"{name}{number}.png"), picture)
+    pets = tmp_path / "datasets" / "oxford-pets"
+    synthetic.write_dataset(pets, "two_phase", n_train=4, n_val=0, n_test=1, size=48, seed=0)
+    for split in ("train", "test"):
+        for path in (pets / f"{split}_annot").iterdir():
+            mask = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+            cv2.imwrite(str(path), (mask > 0).astype(np.uint8))
+    (tmp_path / "pretrain.yaml").write_text(README_PRETRAIN)
+    (tmp_path / "finetune.yaml").write_text(README_FINETUNE)
+    small = ["--encoder", "resnet18", "--batch_size", 4, *QUICK]
+    argv = ["--config", "pretrain.yaml", "--view_size", 32, "--epochs", 1, "--name", "x", *small]
+    assert _run(train_ssl.main, argv) == 0
+    kept = checkpoint.load(tmp_path / "experiments/ssl/x/last.ckpt")
+    assert kept["preprocess"]["color"] == "rgb" and len(kept["preprocess"]["mean"]) == 3
+    trunks = [published.STUDY_WEIGHTS.format(name) for name in ("pets", "pet")]
+    states = [torch.load(path, weights_only=True) for path in trunks]
+    assert states[0]["conv1.weight"].shape == (64, 3, 7, 7)
+    assert all(torch.equal(states[1][key], value) for key, value in states[0].items())
+    argv = ["--config", "finetune.yaml", "--input_size", 32, "--crop_size", 32, "--epochs", 1]
+    assert _run(train_finetune.main, [*argv, "--name", "y", *small]) == 0
+    tuned = checkpoint.load(tmp_path / "experiments/finetune/y/last.ckpt")
+    assert tuned["recipe"]["ssl_weights_path"] == trunks[1]
+    assert tuned["preprocess"]["color"] == "rgb"
+
+
+def test_a_trunk_is_for_images_normalised_like_imagenets(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    encoder = build_encoder("resnet18", 3).eval()
+    record = Preprocess(window="dtype", mean=(0.4, 0.5, 0.3), std=(0.2, 0.1, 0.3), channels=3)
+    path = tmp_path / "pretrained_models" / "x_simclr_backbone.ckpt"
+    encoder_file.write_trunk(path, encoder.state_dict(), record)
+    other = build_encoder("resnet18", 3).eval()
+    other.load_state_dict(torch.load(path, weights_only=True))
+    levels = torch.rand(1, 3, 64, 64)
+    own, imagenet = (
+        (levels - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
+        for mean, std in ((record.mean, record.std), (IMAGENET_MEAN, IMAGENET_STD))
+    )
+    middle = (..., slice(4, -4), slice(4, -4))
+    with torch.no_grad():
+        assert torch.allclose(encoder(own)[1][middle], other(imagenet)[1][middle], atol=1e-4)
+        # Read back by us, it is what it was.
+        weights.load(other, path, in_channels=3, mean=record.mean, std=record.std)
+        assert torch.allclose(encoder(own)[-1], other(own)[-1], atol=1e-4)
 
 
 def test_the_flags_of_the_study_act(

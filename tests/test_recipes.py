@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from matssl.core import flags
-from matssl.methods import METHODS, recipes, settings_class
+from matssl.core.errors import guard
+from matssl.data import synthetic
+from matssl.decoders import check_side
+from matssl.methods import METHODS, distinct, recipes, settings_class
 from matssl.methods.settings import GuidedSettings
+from matssl.stages.finetune import report as finetune_report
 from matssl.stages.finetune import settings as finetune
-from matssl.stages.pretrain import settings
+from matssl.stages.pretrain import report as pretrain_report
+from matssl.stages.pretrain import settings, watch
 
 # Sources: MatSSL utils/models/matSSL.py and .env; SimCLR arXiv:2002.05709; MoCo v2 main_moco.py;
 # DenseCL configs/selfsup/densecl; BYOL configs/byol.py (1000 epochs).
@@ -257,3 +263,72 @@ def test_fine_tuning_of_pscl_has_its_published_settings() -> None:
     expected |= {"val_fraction": 0.0}
     expected |= {"d4": "full", "brightness": 0.08, "contrast": 0.08, "ema": 0.0, "clip": 0.0}
     assert {name: resolved[name] for name in expected} == expected
+
+
+# --- every recipe starts: a step on a tiny set, all but batch and encoder as the recipe has it
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tiny")
+    synthetic.write_pool(folder / "pool", n=16, size=48, seed=0)
+    synthetic.write_dataset(
+        folder / "set", "two_phase", n_train=2, n_val=1, n_test=1, size=48, seed=0
+    )
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", ["paper", "matssl"])
+@pytest.mark.parametrize("model", distinct())
+def test_every_recipe_of_pretraining_starts(
+    model: str,
+    recipe: str,
+    tiny: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    no_drawing: None,
+) -> None:
+    """B13."""
+    monkeypatch.setattr(watch, "WATCHED_SAMPLES", 2)
+    for name in ("draw_panel", "draw_curves"):
+        monkeypatch.setattr(pretrain_report, name, lambda run: None)
+    argv = ["--model", model, "--recipe", recipe, "--data_path", tiny / "pool"]
+    found = _parse("--model", model, "--recipe", recipe)
+    if "labeled_path" in found:
+        argv += ["--labeled_path", tiny / "set"]
+    if found["encoder"] == "small_unet":
+        # Three poolings of 376 pixels end at an odd side, as those of 120, in a tenth of the time.
+        check_side("small_unet", found["view_size"])
+        argv += ["--view_size", 120]
+    else:
+        # Of the same layers as a ResNet, a thirtieth of its size.
+        argv += ["--encoder", "tu-test_resnet", "--weights", "none"]
+    if (found.get("hidden_dim") or 0) > 2048:
+        argv += ["--hidden_dim", 64, "--global_output_dim", 64]
+    batch = max(2, 2 * found.get("bn_splits", 1))
+    argv += ["--batch_size", batch, "--steps", 1, "--output_dir", tmp_path, "--name", "x"]
+    argv += ["--threads", 1, "--precision", "fp32", "--device", "cpu", "--quiet"]
+    main = importlib.import_module("train_ssl").main
+    assert guard(main, [str(word) for word in argv]) == 0
+    assert (tmp_path / "ssl" / "x" / "encoder.safetensors").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", sorted(path.stem for path in Path(finetune.RECIPES).iterdir()))
+def test_every_recipe_of_fine_tuning_starts(
+    recipe: str, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_drawing: None
+) -> None:
+    """B13: --recipe pscl refused its own crops of 376 pixels."""
+    monkeypatch.setattr(finetune_report, "SHOWN_PANELS", 0)
+    argv = ["--finetune_dataset", tiny / "set", "--recipe", recipe]
+    found = finetune.resolve([str(word) for word in argv])
+    argv += ["--batch_size", min(2, found.batch_size)]
+    if found.encoder != "small_unet":
+        argv += ["--encoder", "tu-test_resnet", "--weights", "none"]
+    if found.classes not in (None, "binary"):
+        # The synthetic set has three classes, MetalDAM five.
+        argv += ["--classes", "a,b,c"]
+    argv += ["--steps", 1, "--output_dir", tmp_path, "--name", "x"]
+    argv += ["--threads", 1, "--precision", "fp32", "--device", "cpu", "--quiet"]
+    main = importlib.import_module("train_finetune").main
+    assert guard(main, [str(word) for word in argv]) == 0
+    assert (tmp_path / "finetune" / "x" / "best.ckpt").is_file()

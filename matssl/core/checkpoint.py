@@ -107,7 +107,7 @@ def checked(payload: object, path: Path | str, *, stage: str | None = None) -> d
         UserError: see :func:`load`.
     """
     if not is_own(payload):
-        raise UserError(
+        raise Damaged(
             f"{path} is no checkpoint of matssl; give the last.ckpt or best.ckpt of a run folder"
         )
     found = payload["format"]

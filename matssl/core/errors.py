@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import sys
 from collections.abc import Callable, Sequence
@@ -11,7 +12,14 @@ from matssl.core.wording import cut
 USER_ERROR_EXIT = 2
 INCOMPLETE_EXIT = 1
 # Characters of a refusal. What it quotes from a file is cut where it is quoted.
-MOST_SAID = 4000
+MOST_SAID = 2000
+
+
+# What the file system says of the user's files and folders, wherever it says it.
+OF_THE_SYSTEM = (
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENAMETOOLONG),
+    *(errno.ELOOP, errno.ESTALE, errno.EIO),
+)
 
 
 class UserError(Exception):
@@ -56,11 +64,21 @@ def guard(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | Non
         line = cut(" ".join(str(error).split()), MOST_SAID)
         print(f"error: {line}", file=sys.stderr)
         return USER_ERROR_EXIT
-    except KeyboardInterrupt:
-        # Before a stage's loop there is nothing to save; in it, Ctrl-C ends between two steps.
-        print("\nstopped", file=sys.stderr)
-        return 130
     except BrokenPipeError:
         # The reader of our output (head, less) went away; a traceback would help nobody.
         sys.stderr.close()
         return 141
+    except OSError as error:
+        if error.errno not in OF_THE_SYSTEM:
+            raise
+        if "--debug" in arguments:
+            import traceback
+
+            traceback.print_exc()
+        place = f"{error.filename}: " if error.filename else ""
+        print(f"error: {place}{error.strerror}", file=sys.stderr)
+        return USER_ERROR_EXIT
+    except KeyboardInterrupt:
+        # Before a stage's loop there is nothing to save; in it, Ctrl-C ends between two steps.
+        print("\nstopped", file=sys.stderr)
+        return 130

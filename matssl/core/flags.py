@@ -16,6 +16,7 @@ from dataclasses import field
 from typing import Any, NamedTuple, TypeVar
 
 from matssl.core.errors import UserError
+from matssl.core.wording import cut
 
 Section = TypeVar("Section")
 # Bounds where a field names none: what a 32-bit integer holds, and what float32 carries with room.
@@ -289,7 +290,9 @@ def _told(flag: Known, value: object, allowed: Sequence[str | int]) -> str:
     if allowed:
         if str(value) in map(str, allowed):
             return ""
-        return f"{flag.word} must be one of {', '.join(map(str, allowed))}, not {value}"
+        return (
+            f"{flag.word} must be one of {', '.join(map(str, allowed))}, not {cut(str(value), 60)}"
+        )
     if flag.kind in (int, float) and isinstance(value, (int, float)):
         told = (flag.flag.range or Range()).problem(value)
         return told and f"{flag.word} {told}"

@@ -19,10 +19,13 @@ from matssl.core.flags import (
     find_recipe,
     judge,
 )
+from matssl.core.wording import cut
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+# Letters of a sentence, and how many of them are told at once.
+SENTENCE, MOST_TOLD = 500, 12
 _KINDS: dict[type, str] = {int: "a whole number", float: "a number", bool: "true or false"}
 _KINDS[str] = "text"
 
@@ -114,7 +117,9 @@ def parse(
     if here:
         wrong += _astray({name: known[name] for name in own}, typed, bad)
     if wrong:
-        sentences = list(dict.fromkeys(problem.text for problem in wrong))
+        sentences = list(dict.fromkeys(cut(problem.text, SENTENCE) for problem in wrong))
+        if len(sentences) > MOST_TOLD:
+            sentences[MOST_TOLD:] = [f"and {len(sentences) - MOST_TOLD} more of the kind"]
         raise UserError("; ".join([*sentences, "see --help"] if bad else sentences))
     return parsed
 
@@ -203,7 +208,7 @@ def _place(
             given[name] = tuple(words) if flag.many else words[0]
             words = [] if flag.many else words[1:]
     if words:
-        wrong.append(Problem(f"unrecognized {' '.join(words)}", ("",)))
+        wrong.append(Problem(f"unrecognized {cut(' '.join(words))}", ("",)))
 
 
 def _near(word: str, known: Iterable[str]) -> str:
@@ -234,7 +239,7 @@ def _named(
     """Return the settings of a file; names that are none are wrong."""
     for key in values:
         if key not in known or known[key].flag.positional:
-            told = f"{source} has an unknown setting {key!r}{_near(str(key), known)}"
+            told = f"{source} has an unknown setting {cut(repr(key), 60)}{_near(str(key), known)}"
             wrong.append(Problem(told, (str(key),)))
     return {k: v for k, v in values.items() if k in known}
 
@@ -285,7 +290,7 @@ def _plain(flag: Known, value: object, wrong: list[Problem]) -> object:
             return int(value) if not isinstance(value, float) and _digits(value) else _whole(value)
         return float(value)
     except (TypeError, ValueError, OverflowError):
-        told = f"{flag.word} must be {_KINDS[flag.kind]}, not {value!r}"
+        told = f"{flag.word} must be {_KINDS[flag.kind]}, not {cut(repr(value), 60)}"
         wrong.append(Problem(told, (flag.name,)))
         return flag.default
 

@@ -154,7 +154,10 @@ class RunFolder:
         Raises:
             UserError: it exists and must not be touched, or is to be resumed and does not exist.
         """
-        exists = root.exists() and (not root.is_dir() or any(root.iterdir()))
+        try:
+            exists = root.exists() and (not root.is_dir() or any(root.iterdir()))
+        except OSError as error:
+            raise UserError(f"cannot write to {root}: {error.strerror or error}") from error
         if resume and not any((root / name).is_file() for name in ("last.ckpt", "last.prev.ckpt")):
             raise UserError(f"nothing to resume: {root / 'last.ckpt'} does not exist")
         if exists and not resume and not overwrite:
@@ -265,17 +268,6 @@ class RunFolder:
 def today() -> str:
     """Return date and time for the name of a run."""
     return time.strftime("%Y%m%d-%H%M%S")
-
-
-def given_folder(output_dir: str, name: str | None) -> Path:
-    """Return the folder of the results of a stage that a flag names as a whole.
-
-    Raises:
-        UserError: a name is given as well.
-    """
-    if name:
-        raise UserError("--output_dir is the folder of the results itself; leave out --name")
-    return Path(output_dir)
 
 
 def read_text(path: Path) -> str:

@@ -111,7 +111,7 @@ def read_rows(path: Path, what: str = "") -> list[dict[str, str]]:
             raise UserError(f"{path} has the column {cut(repr(twice[0]))} twice")
         rows: list[dict[str, str]] = []
         for row in reader:
-            cells = [_unquoted(cell).strip() for cell in row]
+            cells = [unquoted(cell).strip() for cell in row]
             if any(cells[len(header) :]):
                 raise UserError(
                     f"{path} has more cells in line {reader.line_num} than in its header; "
@@ -158,8 +158,9 @@ def read_yaml(path: Path, what: str = "") -> Any:
     import yaml
 
     text = read_text(path, YAML_BYTES, what=what)
-    loader = _loader()(text)
+    loader = None
     try:
+        loader = _loader()(text)
         node = loader.get_single_node()
         if node is None:
             return None
@@ -171,7 +172,8 @@ def read_yaml(path: Path, what: str = "") -> Any:
         told = cut(" ".join(str(error).split()))
         raise UserError(f"{path} cannot be read: it is not valid YAML: {told}") from error
     finally:
-        loader.dispose()
+        if loader is not None:
+            loader.dispose()
 
 
 def _once(path: Path, pairs: list[tuple[str, object]]) -> dict[str, object]:
@@ -264,5 +266,6 @@ def _check_cells(path: Path, cells: Iterable[str], rows: int) -> None:
             raise UserError(f"{path} has an entry of {len(cell):,} characters ({cut(cell, 40)})")
 
 
-def _unquoted(cell: str) -> str:
+def unquoted(cell: str) -> str:
+    """Return a cell without the apostrophe of :func:`matssl.core.tables.quoted`."""
     return cell[1:] if cell.startswith("'") and cell.lstrip("'").startswith(FORMULA) else cell

@@ -44,7 +44,8 @@ class Pool:
         groups: int64 (n,), number of the group of each image.
         group_names: name of each group.
         sources: path of each image.
-        shapes: (height, width[, 3]) of each plane.
+        shapes: (height, width[, 3]) of each plane as it was read.
+        coloured: whether any has colours; every plane has three channels then.
         rejected: (path, reason) of files that could not be read.
         digests: SHA-256 of the pixels of each plane.
         hash: of all planes and the record: the same wherever and whenever the files were copied.
@@ -59,6 +60,7 @@ class Pool:
     ) -> None:
         self.sources: list[str] = index["sources"]
         self.shapes: list[tuple[int, ...]] = [tuple(shape) for shape in index["shapes"]]
+        self.coloured = any(len(shape) == 3 for shape in self.shapes)
         self.rejected: list[tuple[str, str]] = [(p, why) for p, why in index["rejected"]]
         self.hash: str = index["hash"]
         self.digests: list[str] = index["digests"]
@@ -79,7 +81,13 @@ class Pool:
         return len(self.sources)
 
     def plane(self, i: int) -> NDArray[np.uint8]:
-        """Return plane ``i``, uint8 (H, W) or (H, W, 3), read-only."""
+        """Return plane ``i``, uint8 (H, W) or, where the pool has colours, (H, W, 3); read-only."""
+        plane = self._read(i)
+        return (
+            np.repeat(plane[..., None], 3, axis=2) if self.coloured and plane.ndim == 2 else plane
+        )
+
+    def _read(self, i: int) -> NDArray[np.uint8]:
         if self._data is None:
             return self._decode(i)
         if i in self._mended:

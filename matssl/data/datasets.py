@@ -148,13 +148,11 @@ class ViewLoader:
             lots: production batch of each image of the pool, -1 where it is not known.
 
         Raises:
-            UserError: fewer tiles than a batch, a batch that the processes cannot share, or images
-                in gray and in colour.
+            UserError: fewer tiles than a batch, a batch that the processes cannot share, or
+                labelled images in colour beside a gray pool.
         """
         self.tiles = tile_boxes(pool.shapes, tile_size)
-        self.channels = 3 if len(pool.shapes[0]) == 3 else 1
-        if any((len(shape) == 3) != (self.channels == 3) for shape in pool.shapes):
-            raise UserError("the pool mixes gray and colour images; use --color gray")
+        self.channels = 3 if pool.coloured else 1
         # Samples of the pool in a batch.
         self.drawn = batch_size - (guides is not None and guides.beside)
         check_batch(pool.shapes, tile_size, self.drawn)

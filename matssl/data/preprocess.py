@@ -99,7 +99,7 @@ class Preprocess:
         size = self.sizes.get(Path(path))
         if size is None:
             return readers.with_pixel_size(micrograph, self.pixel_size)
-        micrograph = readers.with_pixel_size(micrograph, size)
+        micrograph = readers.with_pixel_size(micrograph, size, "specimens.csv")
         return replace(micrograph, notes=(*micrograph.notes, FROM_TABLE))
 
     def told(self, sizes: Mapping[Path, float]) -> Preprocess:
@@ -310,8 +310,10 @@ class Preprocess:
             low, high = mean - STANDARD_HALF_WIDTH * std, mean + STANDARD_HALF_WIDTH * std
         else:
             low, high = percentiles(pixels, (self.low, self.high))
-        # A constant image has no contrast to show; any width keeps it finite.
-        return (low, high) if high > low else (low - 0.5, low + 0.5)
+        # A constant image has no contrast to show; any width keeps it finite. Levels of floats may
+        # be so large that half a level is none.
+        half = max(0.5, 1e-6 * abs(low))
+        return (low, high) if high > low else (low - half, low + half)
 
     def _shape(self, shape: tuple[int, ...], micrograph: Micrograph) -> tuple[int, int]:
         if self.resize is not None:

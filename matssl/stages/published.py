@@ -20,12 +20,15 @@ ENVIRONMENT = {
     "SSL_EPOCHS": "epochs",
     "SSL_EXP_PATH": "output_dir",
 }
-# The study's data sets are fetched by these names.
+# The study's data sets are fetched by these names; the weights it got from them go by others.
 STUDY_DATA = {"cifar10": "cifar10", "cats_vs_dogs": "cats_vs_dogs", "oxford_pets": "oxford-pets"}
 STUDY_WEIGHTS = "experiments/pretrained_models/{}_simclr_backbone.ckpt"
-# Keys of both kinds of the study's files, ours, and what becomes of the value.
+# Its README and its scripts call one file by two names.
+STUDY_NAMES = {"cifar10": ("cifar",), "cats_vs_dogs": ("pets", "pet")}
+# Keys of both kinds of the study's files and ours.
 STUDY = {
     "model.backbone": "encoder",
+    "model.encoder": "encoder",
     "training.batch_size": "batch_size",
     "training.learning_rate": "lr",
     "training.epochs": "epochs",
@@ -52,10 +55,45 @@ STUDY_FINETUNE = {
     "data.dataset": "finetune_dataset",
     "data.image_size": "input_size",
     "data.data_ratio": "data_ratio",
+    "data.dataset_ratio": "data_ratio",
     "experiment.name": "note",
 }
-# SimCLR's full colour distortion changes brightness and contrast by up to 0.8.
+# What the study fine-tunes with beside what its files say: Adam at a constant rate on whole images
+# in colour. Its transforms were not published.
+STUDY_TUNED: dict[str, object] = {
+    "window": "dtype",
+    "color": "rgb",
+    "in_channels": 3,
+    "encoder": "resnet50",
+    "decoder": "unet",
+    "finetune_dataset": "datasets/oxford-pets",
+    "input_size": 224,
+    "weight_decay": 0.0,
+    "schedule": "constant",
+    "warmup": 0.0,
+    "clip": 0.0,
+    "ema": 0.0,
+    "rare_class_p": 0.0,
+    "d4": "none",
+    "brightness": 0.0,
+    "contrast": 0.0,
+    "gamma": 0.0,
+    "blur_p": 0.0,
+    "noise_p": 0.0,
+}
+# Where it is run without a file, by --pretrained_model.
+STUDY_COMMAND: dict[str, object] = {
+    "batch_size": 32,
+    "lr": 1e-4,
+    "epochs": 60,
+    "loss": "bce",
+    "data_ratio": 0.8,
+    "crop_size": 224,
+}
+# SimCLR's full colour distortion changes brightness and contrast by up to 0.8; the study's README
+# calls it simclr_strong.
 FULL_DISTORTION = 0.8
+STRONG = "simclr_strong"
 FOR_EVER = 10**9
 
 
@@ -109,6 +147,12 @@ def notes(path: str | None, finetune: bool) -> list[str]:
         return []
     told = [f"{path} is read as a file of the SimCLR study"]
     unused = simclr_study(content, finetune, str(path))[1]
+    if "data.test_ratio" in unused:
+        unused.remove("data.test_ratio")
+        told.append(
+            "data.test_ratio cuts nothing: the test images are those of the folder, a fifth where "
+            "it names none"
+        )
     if unused:
         told.append(f"without counterpart here: {', '.join(unused)}")
     return told
@@ -133,33 +177,91 @@ def simclr_study(
         UserError: a value without counterpart.
     """
     table = STUDY_FINETUNE if finetune else STUDY_PRETRAIN
-    values: dict[str, Any] = {}
-    unused = []
-    for key, value in _flat(content):
-        if key in table:
-            values[table[key]] = value
-        else:
-            unused.append(key)
+    pairs = dict(_flat(content))
+    values: dict[str, Any] = {table[key]: value for key, value in pairs.items() if key in table}
+    unused = [key for key in pairs if key not in table]
     name = "finetune_dataset" if finetune else "data_path"
     if name in values:
         values[name] = f"datasets/{STUDY_DATA.get(values[name], values[name])}"
+    optimizer = str(pairs.get("training.optimizer", "Adam" if finetune else "LARS"))
+    known = ("Adam",) if finetune else ("LARS", "Adam")
+    if optimizer.lower() not in [word.lower() for word in known]:
+        raise UserError(
+            f"{source}: training.optimizer must be {' or '.join(known)}, not {optimizer}"
+        )
     if finetune:
-        values |= {"in_channels": 3, "weight_decay": 0.0}
+        values = STUDY_TUNED | values
         values["loss"] = str(values.get("loss", "BCE")).lower()
-        values["crop_size"] = values.get("input_size", 224)
+        values["crop_size"] = values["input_size"]
         values["freeze_encoder_steps"] = FOR_EVER if values.get("freeze_encoder_steps") else 0
-    else:
-        values |= {"recipe": "paper", "model": "simclr", "lr_scaling": "none"}
-        optimizer = str(values.get("optimizer", "LARS")).lower()
-        if optimizer not in ("lars", "adam"):
-            raise UserError(f"{source}: training.optimizer must be LARS or Adam, not {optimizer}")
-        values["optimizer"] = "lars" if optimizer == "lars" else "adamw"
-        if "contrast" in values:
-            strength = FULL_DISTORTION * float(values["contrast"])
-            values |= {"contrast": strength, "brightness": strength}
-        if "blur_sigma" in values:
-            values["blur_sigma"] = max(values["blur_sigma"])
+        fraction, used = _validation(pairs, source)
+        if fraction is not None:
+            values["val_fraction"] = fraction
+        unused = [key for key in unused if key not in (*used, "training.optimizer")]
+        return values, unused
+    values |= {"recipe": "paper", "model": "simclr", "lr_scaling": "none"}
+    # Colour stays colour; hue, saturation and the gray switch are left out.
+    values |= {"color": "rgb", "in_channels": 3}
+    values["optimizer"] = "lars" if optimizer.lower() == "lars" else "adamw"
+    if pairs.get("data.augmentations") == STRONG:
+        values["contrast"] = 1.0
+        unused.remove("data.augmentations")
+    if "contrast" in values:
+        strength = FULL_DISTORTION * _number(pairs, source, values["contrast"])
+        values |= {"contrast": strength, "brightness": strength}
+    if isinstance(values.get("blur_sigma"), list):
+        values["blur_sigma"] = max(_number(pairs, source, v) for v in values["blur_sigma"])
     return values, unused
+
+
+def study_backbones(path: str | None) -> tuple[Path, ...]:
+    """Return where the study's pretraining leaves its trunk; nothing for other ``--config`` files.
+
+    Args:
+        path: of the file, None without one.
+    """
+    content = read_settings(Path(path)) if path else {}
+    if not is_simclr_study(content):
+        return ()
+    pairs = dict(_flat(content))
+    data = str(pairs.get("data.dataset", "study"))
+    names = STUDY_NAMES.get(data, (Path(data).name,))
+    folder = Path(str(pairs.get("experiment.save_dir", Path(STUDY_WEIGHTS).parent)))
+    return tuple(folder / Path(STUDY_WEIGHTS.format(name)).name for name in names)
+
+
+def _validation(pairs: Mapping[str, object], source: str) -> tuple[float | None, tuple[str, ...]]:
+    """Return the share of the training images that validates, and the keys that say so.
+
+    Raises:
+        UserError: shares that are none.
+    """
+    both = pairs.get("data.split_ratios")
+    if both is not None:
+        keys: tuple[str, ...] = ("data.split_ratios",)
+        shares = both if isinstance(both, list) else [both]
+    else:
+        keys = ("data.train_ratio", "data.val_ratio")
+        if not all(key in pairs for key in keys):
+            return None, ()
+        shares = [pairs[key] for key in keys]
+    numbers = [_number(pairs, source, share) for share in shares]
+    if len(numbers) != 2 or min(numbers) < 0 or sum(numbers) <= 0:
+        raise UserError(f"{source}: {' and '.join(keys)} must hold the shares of train and val")
+    return numbers[1] / sum(numbers), keys
+
+
+def _number(pairs: Mapping[str, object], source: str, value: object) -> float:
+    """Return a number of a file, in which 1e-4 may be text.
+
+    Raises:
+        UserError: it is none.
+    """
+    try:
+        return float(str(value))
+    except ValueError as error:
+        key = next((key for key, other in pairs.items() if other is value), "a value")
+        raise UserError(f"{source}: {key} must be a number, not {str(value)[:40]}") from error
 
 
 def _flat(content: Mapping[str, object], prefix: str = "") -> list[tuple[str, object]]:

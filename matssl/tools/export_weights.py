@@ -103,6 +103,23 @@ def export(source: Path, layout: str, channels: int | None = None) -> dict[str, 
         averaged = content.below("ema.") or content.tensors
         parts = ("decoder.", "segmentation_head.")
         result |= {k: v for k, v in averaged.items() if k.startswith(parts)}
+        if any(name.startswith("decoder.aspp.") for name in result):
+            return _with_rates(result)
+    return result
+
+
+def _with_rates(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors of a DeepLabV3+ with its rates, which are not those of smp and in none.
+
+    They stand where torch keeps the version of a module, which smp passes over.
+    """
+    from collections import OrderedDict
+
+    from matssl.models.decoders.deeplabv3plus import RATES
+    from matssl.weights.whole import RATES_KEY
+
+    result = OrderedDict(tensors)
+    result._metadata = {"": {"version": 1, RATES_KEY: list(RATES)}}  # type: ignore[attr-defined]
     return result
 
 

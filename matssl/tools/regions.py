@@ -8,19 +8,25 @@ Writes regions.csv (a line a region), summary.csv (a line a specimen and class) 
 
 from __future__ import annotations
 
+import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from matssl.core import paths, textfiles
 from matssl.core.errors import UserError, guard
 from matssl.core.flags import flag
 from matssl.core.parsing import parse_one
 from matssl.core.tables import csv_text
-from matssl.core.wording import counted
-from matssl.stages.settings import SpecimenSettings, ToolSettings, classes_problem
+from matssl.core.wording import counted, cut
+from matssl.stages.settings import (
+    MASK_FOLDER_HELP,
+    SpecimenSettings,
+    ToolSettings,
+    classes_problem,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -56,10 +62,11 @@ class RegionsSettings(SpecimenSettings, ToolSettings):
         check=classes_problem,
         leads=paths.class_file,
     )
+    mask_folder: str | None = flag(None, "data", MASK_FOLDER_HELP)
     output_dir: str | None = flag(
         None,
         "run",
-        "where the results go",
+        "folder in which regions/FOLDER is made",
         auto="RUN/regions, or experiments/regions/FOLDER",
     )
 
@@ -95,7 +102,8 @@ def main(argv: Sequence[str]) -> int:
         FieldRegions(field, mask.size, find_regions(mask, len(names), args.min_area))
         for field, mask in fields
     ]
-    out = Path(args.output_dir or out)
+    if args.output_dir is not None:
+        out = Path(args.output_dir) / "regions" / folder.resolve().name
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -132,13 +140,13 @@ def _of_run(
 
     paths = readers.find_images(predicted)
     names, table = _facts(folder)
-    sizes = {Path(row["image"]).stem: row["pixel_size_nm"] for row in table}
-    own = {Path(row["image"]).stem: row["group"] for row in table}
+    sizes = {row.image: row.pixel_size for row in table}
+    own = {row.image: row.group for row in table}
     grouping = group(paths, predicted, regex=regex, specimens=specimens)
 
     def fields() -> Iterator[Masked]:
         for path, name in zip(paths, grouping.names, strict=True):
-            size = given or (float(sizes[path.stem]) if sizes.get(path.stem) else None)
+            size = given or sizes.get(path.stem)
             known = name if grouping.told else own.get(path.stem, name)
             mask = readers.read_mask(path)
             # Rows of a cut-off information bar are no field.
@@ -149,20 +157,44 @@ def _of_run(
     return names, fields()
 
 
-def _facts(folder: Path) -> tuple[tuple[str, ...], list[dict[str, str]]]:
+class Listed(NamedTuple):
+    """What a run's table says of an image: its name, specimen and pixel size in nm."""
+
+    image: str
+    group: str
+    pixel_size: float | None
+
+
+def _facts(folder: Path) -> tuple[tuple[str, ...], list[Listed]]:
     """Return class names and the table of images of a run of eval_model.py or phase_map."""
     try:
         if (folder / "phases.json").is_file():
-            names = tuple(textfiles.read_json(folder / "phases.json")["phases"])
+            names = textfiles.read_json(folder / "phases.json")["phases"]
             table = folder / "phase_fractions.csv"
         else:
-            names = tuple(textfiles.read_json(folder / "metrics.json")["classes"])
+            names = textfiles.read_json(folder / "metrics.json")["classes"]
             table = folder / "per_image.csv"
-        return names, textfiles.read_rows(table)
+        if not names or not isinstance(names, (list, dict)) or not all(map(_is_name, names)):
+            raise TypeError("no names")
+        return tuple(names), [_listed(row) for row in textfiles.read_rows(table)]
     except (UserError, KeyError, TypeError) as error:
         raise UserError(
             f"{folder} has masks but no results beside them; was the run broken off?"
         ) from error
+    except ValueError as error:
+        raise UserError(f"{table} is damaged: {error}; run the command that wrote it") from error
+
+
+def _is_name(name: object) -> bool:
+    return isinstance(name, str) and bool(name.strip())
+
+
+def _listed(row: Mapping[str, str]) -> Listed:
+    size = row["pixel_size_nm"]
+    number = float(size) if size else None
+    if number is not None and not 0 < number < math.inf:
+        raise ValueError(f"{cut(size, 40)} is no pixel size")
+    return Listed(Path(row["image"]).stem, row["group"], number)
 
 
 def _of_labels(folder: Path, args: RegionsSettings) -> tuple[tuple[str, ...], Iterator[Masked]]:
@@ -182,6 +214,7 @@ def _of_labels(folder: Path, args: RegionsSettings) -> tuple[tuple[str, ...], It
         specimens=args.specimens,
         pixel_size=args.pixel_size,
         classes=args.classes,
+        mask_folder=args.mask_folder,
     )
     table = dataset.table
     assert table is not None

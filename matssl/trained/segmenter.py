@@ -16,6 +16,7 @@ from torch import nn
 from matssl import hub, weights
 from matssl.core import checkpoint
 from matssl.core.arrays import Array, roomy
+from matssl.core.errors import UserError
 from matssl.core.labels import IGNORE
 from matssl.core.lineage import Lineage
 from matssl.data import masks, readers
@@ -49,6 +50,7 @@ class TrainedOn:
         dataset: folder of the labelled images.
         splits: file of the splits, None where they were found or cut.
         group_regex: how specimens were named.
+        mask_folder: where the masks lay, as the user said it.
         specimens: the table that named them, where one was given.
         seed: of the cut.
         images: paths of the training images.
@@ -58,6 +60,7 @@ class TrainedOn:
     dataset: str | None = None
     splits: str | None = None
     group_regex: str | None = None
+    mask_folder: str | None = None
     specimens: str | None = None
     seed: int = 0
     images: frozenset[str] = frozenset()
@@ -169,6 +172,8 @@ class Segmenter:
             network = Network.on(model, device, precision, threads)
             return cls(network, record, table, str(path), raw=True, note=note)
         payload = checkpoint.checked(content.payload, path, stage="finetune")
+        if encoder is not None:
+            raise UserError(f"{path} says its encoder itself; leave --encoder out")
         model, record, table = _own(payload, path, input_size)
         if input_size is not None:
             record = replace(record, resize=input_size)
@@ -287,6 +292,7 @@ def _trained_on(payload: Mapping[str, Any]) -> TrainedOn:
         dataset=settings.get("finetune_dataset"),
         splits=settings.get("splits"),
         group_regex=settings.get("group_regex"),
+        mask_folder=settings.get("mask_folder"),
         specimens=settings.get("specimens"),
         seed=int(settings.get("seed", 0)),
         images=frozenset(progress.get("train_images", [])),

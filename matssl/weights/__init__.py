@@ -10,9 +10,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from matssl import hub
 from matssl.core import checkpoint
 from matssl.core.errors import UserError
 from matssl.core.lineage import Lineage
+from matssl.decoders import named
 from matssl.weights import recognition
 from matssl.weights.containers import Content
 from matssl.weights.files import read
@@ -230,11 +232,13 @@ def imagenet(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
 ) -> WeightsReport:
-    """Fill an encoder with torchvision's ImageNet weights, from the local cache or the network.
+    """Fill an encoder with ImageNet weights: of the model hub, else torchvision's.
+
+    Those of torchvision come from its local cache or the network.
 
     Args:
         encoder: filled in place.
-        name: resnet18, 34, 50, 101 or 152.
+        name: resnet18, 34, 50, 101 or 152, or an encoder whose ImageNet weights the hub names.
         in_channels: see :func:`load`.
         mean: see :func:`load`.
         std: see :func:`load`.
@@ -244,8 +248,15 @@ def imagenet(
     """
     from torchvision import models
 
+    entry = hub.imagenet(name)
+    if entry is not None and (entry.package or entry.path.is_file()):
+        return load(encoder, entry.name, in_channels=in_channels, mean=mean, std=std)
     if not re.fullmatch(r"resnet(18|34|50|101|152)", name):
-        raise UserError(f"there are no ImageNet weights for {name}; use a ResNet or a weights file")
+        known = sorted(e.architecture for e in hub.weights_registry().values() if e.package)
+        raise UserError(
+            f"there are no ImageNet weights for {name}; use a ResNet, {named(known)}, or a weights "
+            "file"
+        )
     weights = models.get_model_weights(name)["IMAGENET1K_V1"]
     folder = Path(torch.hub.get_dir()) / "checkpoints"
     path = folder / str(weights.url).rsplit("/", 1)[1]

@@ -6,11 +6,14 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from matssl.core import checkpoint, digest
 from matssl.core.lineage import Lineage
-from matssl.core.run_folder import atomic_write_bytes
+from matssl.core.run_folder import atomic_path, atomic_write_bytes
+from matssl.data.preprocess import Preprocess
+from matssl.weights import folding
 
 
 def write(
@@ -44,3 +47,24 @@ def write(
     text = json.dumps(header, sort_keys=True, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     atomic_write_bytes(path, len(text).to_bytes(8, "little") + text + data[start:])
+
+
+def write_trunk(path: Path, encoder: Mapping[str, Tensor], record: Preprocess) -> None:
+    """Write an encoder as other codes do: its tensors alone, for images normalised like ImageNet's.
+
+    Args:
+        path: of the file; its folder is made, an earlier file replaced.
+        encoder: its state dict.
+        record: how its images were read.
+    """
+    tensors = {name: tensor.detach().cpu() for name, tensor in encoder.items()}
+    mean, std = (tuple(map(float, values)) for values in folding.seen(record))
+    own = folding.Input(mean, std, "its own mean and std", "")
+    wanted = dict(tensors)
+    folding.fold_normalisation(
+        tensors, wanted, own, folding.IMAGENET_MEAN, folding.IMAGENET_STD, []
+    )
+    tensors = {name: t.to(wanted[name].dtype).contiguous() for name, t in tensors.items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(path) as half:
+        torch.save(tensors, half)

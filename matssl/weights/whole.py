@@ -200,7 +200,7 @@ def _variant(
             raise UserError(f"{content.path} has output stride {stride}; 16 is built here")
         rates = _said(content, RATES_KEY)
         if isinstance(rates, Sequence) and len(rates) == 3 and all(type(r) is int for r in rates):
-            return Variant(rates=tuple(rates)), [f"rates {named(map(str, rates))}, as it says"]
+            return Variant(rates=tuple(rates)), [f"rates {', '.join(map(str, rates))}, as it says"]
         return Variant(rates=RATES), [f"rates {', '.join(map(str, RATES))} assumed, as in smp"]
     attention = any(".attention1.attention.cSE." in name for name in state)
     blocks = "blocks.{}" if decoder == "unet" else "blocks.x_0_{}"

@@ -17,7 +17,7 @@ from matssl.core.errors import UserError
 from matssl.core.wording import counted
 from matssl.data.masks.heaps import heaps, is_soft
 from matssl.data.masks.survey import Survey, survey, total
-from matssl.data.masks.table import FULL_SCALE, MOST_CLASSES, by_palette
+from matssl.data.masks.table import BLACK_AND_WHITE, FULL_SCALE, MOST_CLASSES, by_palette
 from matssl.data.masks.values import BLACK, COLOR, gray_color, show, shown
 
 WHITE = 255
@@ -76,12 +76,12 @@ def alpha_applied(surveys: Sequence[Survey]) -> Agreed:
     found = {s.alpha for s in surveys} - {""}
     if not found:
         return Agreed(tuple(surveys))
-    constant = {tuple(s.values.tolist()) for s in surveys if s.alpha == "label"}
-    alpha = "label" if found == {"label"} and len(constant) == 1 else "cover"
+    single = {int(s.values[0]) for s in surveys if s.alpha == "label" and len(s.values) == 1}
+    alpha = "label" if found == {"label"} and len(single) <= 1 else "cover"
     mine = tuple(survey(s.path, alpha) if s.has_alpha else s for s in surveys)
     lit = [s.path for s in surveys if s.alpha]
     what = (
-        "the alpha channel is the label; the colour is the same everywhere"
+        "the alpha channel is the label; in the colours nothing is drawn"
         if alpha == "label"
         else "colours count where the alpha channel covers them; the rest is black"
     )
@@ -98,6 +98,7 @@ def by_color(found: Agreed, strict: bool = True) -> Agreed:
     Raises:
         UserError: class numbers without a palette beside coloured masks.
     """
+    found = one_bit_by_palette(found)
     mapped = [s for s in found.surveys if s.palette is not None]
     if not mapped and not (found.color and any(not s.color for s in found.surveys)):
         return found
@@ -107,7 +108,8 @@ def by_color(found: Agreed, strict: bool = True) -> Agreed:
     others = [s for s in found.surveys if s.palette is None]
     if not found.color and agree and not _shown_alike(others, meanings):
         palette = tuple((n, show(c.copy().pop(), "color")) for n, c in sorted(meanings.items()))
-        return replace(found, palette=() if others else palette)
+        notes = (*found.notes, *turned_palettes(mapped))
+        return replace(found, palette=() if others else palette, notes=notes)
     notes = found.notes
     if mapped:
         why = "differ in order" if not agree else "stand beside masks of grey values or colours"
@@ -125,6 +127,32 @@ def by_color(found: Agreed, strict: bool = True) -> Agreed:
         notes = (*notes, f"{files(binary)}: 1 is {color} of the coloured masks")
     colored = tuple(_colored(s, lit, strict) for s in colored)
     return replace(found, surveys=colored, any_white=bool(binary) and strict, notes=notes)
+
+
+def one_bit_by_palette(found: Agreed) -> Agreed:
+    """Return 1-bit masks with black and white as their palette where palettes turn these around."""
+    palettes = [s.palette[:2].tolist() for s in found.surveys if s.palette is not None]
+    if BLACK_AND_WHITE[::-1].tolist() not in palettes:
+        return found
+    mine = tuple(
+        replace(s, palette=BLACK_AND_WHITE) if s.one_bit and s.palette is None else s
+        for s in found.surveys
+    )
+    return replace(found, surveys=mine)
+
+
+def turned_palettes(surveys: Sequence[Survey]) -> tuple[str, ...]:
+    """Return a note where palettes that agree show 0 white and 1 black."""
+    turned = [
+        one.path
+        for one in surveys
+        if one.palette is not None
+        and one.values.tolist() == [0, 1]
+        and by_palette(one.values, one.palette).tolist() == [gray_color(WHITE), BLACK]
+    ]
+    if not turned:
+        return ()
+    return (f"{files(turned)}: the palette shows 0 white and 1 black; 1 is foreground",)
 
 
 def palettes_agree(surveys: Sequence[Survey]) -> bool:

@@ -36,6 +36,8 @@ SNAP_DISTANCE = 32
 HALF_WAY = 65_535
 # The white of binary masks: 1, or the end of the scale of 8 and of 16 bits.
 FULL = (1, 255, 65_535)
+# What a 1-bit mask is shown as.
+BLACK_AND_WHITE = np.array([[0, 0, 0], [255, 255, 255]], np.uint8)
 # Numbers below are class numbers and no shades of grey.
 MOST_CLASSES = 64
 # A 16-bit mask that reaches this uses its whole scale.
@@ -133,6 +135,8 @@ class ClassTable:
             UserError: a value or colour that no class lists.
         """
         palette = getattr(raw, "palette", None)
+        if getattr(raw, "one_bit", False) and any(color == "#ffffff" for _, color in self.palette):
+            palette = BLACK_AND_WHITE
         raw = plain(raw, self.alpha)
         threshold = self.threshold
         if threshold is not None:
@@ -141,7 +145,7 @@ class ClassTable:
             return _halved(raw, threshold)
         values, _ = tally(raw)
         classes, far = self.lookup(values, source, palette)
-        if far.any():
+        if far.any() or self._are_numbers(values):
             self._check_soft(raw, values, far, source)
         return translate(raw, values, classes)
 
@@ -344,14 +348,24 @@ class ClassTable:
         classes = np.array([index for _, index in listed], np.uint8)[best]
         return classes, distances[np.arange(len(codes)), best]
 
+    def _are_numbers(self, values: Array) -> bool:
+        """Whether a file holds class numbers, where this table takes all for grey values."""
+        top = int(values[-1]) if len(values) else 0
+        if not self.snap or self.kind != "index" or not 0 < top < MOST_CLASSES:
+            return False
+        return self.gap() >= MOST_CLASSES and not self.any_white and not self.lists(values).all()
+
     def _check_soft(self, raw: Array, values: Array, far: NDArray[np.bool_], source: str) -> None:
         """Refuse values that are drawn as regions and are no soft edges of listed ones.
 
         Raises:
             UserError: naming them.
         """
-        drawn, _ = tally(raw, edges.uniform(raw))
-        found = sorted(set(drawn.tolist()) & set(values[far].tolist()))
+        drawn, _ = tally(raw, edges.drawn_as(raw)[0])
+        odd = values[far]
+        if self._are_numbers(values) and set(values.tolist()) <= set(drawn.tolist()):
+            odd = values[values > 0]
+        found = sorted(set(drawn.tolist()) & set(odd.tolist()))
         if found:
             raise UserError(
                 f"{source} holds regions of values that no class lists: "

@@ -20,6 +20,8 @@ from matssl.data.readers.headers import header
 
 # Colour type of PNG files with a palette.
 PALETTE = 3
+# Objects of 32 bits are numbered up to here.
+HIGHEST = (1 << 32) - 1
 # Numbers below are class numbers; nobody tells shades of them apart on a screen.
 MOST_CLASSES = 64
 STORED_OF_IMAGEJ = (
@@ -43,11 +45,13 @@ class RawMask(np.ndarray):
             one that only turns the grey scale around.
         remark: what was taken for what, in words; empty where there was no choice.
         lossy: whether the file is a JPEG, which changes values.
+        one_bit: whether the format has one bit a pixel, so that 1 is white.
     """
 
     palette: NDArray[np.uint8] | None
     remark: str
     lossy: bool
+    one_bit: bool
 
     def __new__(
         cls,
@@ -55,10 +59,12 @@ class RawMask(np.ndarray):
         palette: NDArray[np.uint8] | None = None,
         remark: str = "",
         lossy: bool = False,
+        one_bit: bool = False,
     ) -> RawMask:
         """Return the values with what belongs to them."""
         mask = np.asarray(values).view(cls)
-        mask.palette, mask.remark, mask.lossy = palette, remark, lossy
+        mask.palette, mask.remark = palette, remark
+        mask.lossy, mask.one_bit = lossy, one_bit
         return mask
 
     def __array_finalize__(self, other: Any) -> None:
@@ -66,6 +72,7 @@ class RawMask(np.ndarray):
         self.palette = getattr(other, "palette", None)
         self.remark = getattr(other, "remark", "")
         self.lossy = getattr(other, "lossy", False)
+        self.one_bit = getattr(other, "one_bit", False)
 
 
 def read_mask(path: Path | str) -> Array:
@@ -90,11 +97,19 @@ def read_mask(path: Path | str) -> Array:
         if head.kind == "png":
             palette = _png_palette(path)
     if mask.dtype.kind == "f":
-        if not np.array_equal(mask, np.rint(mask)):
+        wide = mask.astype(np.float64)
+        with np.errstate(invalid="ignore"):
+            # NaN differs from itself; beyond 2^53 a double no longer counts by one.
+            whole = np.array_equal(wide, np.rint(wide)) and np.abs(wide).max() <= 2**53
+        if not whole:
             raise UserError(f"{path} holds fractions; a mask holds one class number per pixel")
-        mask = mask.astype(np.int64)
+        mask = wide.astype(np.int64)
     if mask.dtype == np.bool_:
         mask = mask.astype(np.uint8)
+    if mask.dtype.kind not in "iu":
+        raise UserError(f"{path} holds {mask.dtype.name} numbers; a mask holds whole ones")
+    if mask.dtype.itemsize > 4 and max(int(mask.max()), -int(mask.min())) > HIGHEST:
+        raise UserError(f"{path} holds numbers up to {int(mask.max())}; these are no class numbers")
     # Big-endian numbers become the machine's own.
     mask = mask.astype(mask.dtype.newbyteorder("="), copy=False)
     if mask.ndim == 3 and mask.shape[2] == 1:
@@ -103,7 +118,8 @@ def read_mask(path: Path | str) -> Array:
         raise UserError(f"{path} has {mask.shape[2]} channels; a mask has up to four")
     if palette is not None and (mask.ndim != 2 or _is_ramp(palette)):
         palette = None
-    return RawMask(mask, palette, "; ".join(notes), head.kind == "jpeg")
+    one_bit = head.bits == 1 and palette is None
+    return RawMask(mask, palette, "; ".join(notes), head.kind == "jpeg", one_bit)
 
 
 def _tiff(path: Path) -> tuple[Array, NDArray[np.uint8] | None, list[str]]:

@@ -41,15 +41,18 @@ class EvaluateSettings(RunSettings, LabelSettings, SpecimenSettings, TileSetting
         required=True,
         leads=weights_file,
     )
+    encoder: str | None = flag(
+        None,
+        "model",
+        "encoder of a raw state dict whose tensors do not tell it (timm's: tu-NAME)",
+        auto="read off the tensors",
+    )
     dataset: str = flag(
         "",
         "data",
         "folder of images, with or without masks",
         required=True,
         leads=paths.images,
-    )
-    output_dir: str | None = flag(
-        None, "run", "folder the results go to", auto="experiments/eval/NAME", first=True
     )
     dataset_name: str | None = flag(
         None, "data", "name of the data set in the results", check=dataset_name_problem
@@ -62,7 +65,11 @@ class EvaluateSettings(RunSettings, LabelSettings, SpecimenSettings, TileSetting
         high=255,
     )
     split: str | None = flag(
-        None, "data", "split to evaluate", auto="test, else every image there is", first=True
+        None,
+        "data",
+        "split to evaluate; all: every image",
+        auto="test, else every image there is",
+        first=True,
     )
     input_size: int | None = flag(
         None,

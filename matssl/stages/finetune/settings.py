@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from matssl.core import parsing, paths
-from matssl.core.flags import Command, Problem, flag
+from matssl.core.flags import Command, Problem, flag, peek
 from matssl.decoders import described, segmenting
 from matssl.stages.settings import (
     ImageSettings,
@@ -308,9 +308,16 @@ def resolve(argv: Sequence[str], here: bool = False) -> FinetuneSettings:
         owner="fine-tuning",
         prog="train_finetune.py",
     )
+    environment = None
+    if peek(argv, "pretrained_model") and not peek(argv, "config"):
+        from matssl.stages import published
+
+        # The study's command without a file.
+        environment = published.STUDY_TUNED | published.STUDY_COMMAND
     parsed = parsing.parse(
         command,
         argv,
+        environment=environment,
         read=read,
         problems=lambda found: found.section(FinetuneSettings).problems(),
         here=here,

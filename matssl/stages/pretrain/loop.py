@@ -297,8 +297,8 @@ class Run:
         console.say(self.settings, self.rt, text)
 
     def recent(self) -> list[float]:
-        """Return the losses since the last look."""
-        return self.losses[-self.plan.report_every :]
+        """Return the losses since the last look; NaN where a resumed run has lost its log."""
+        return self.losses[-self.plan.report_every :] or [math.nan]
 
     def _report_health(self, clock: console.Clock) -> None:
         """Log and print the run's health, and stop where that was asked for."""

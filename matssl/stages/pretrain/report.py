@@ -20,10 +20,12 @@ from matssl.data.datasets import ViewLoader
 from matssl.methods.base import SSLMethod
 from matssl.models.encoders import encoder_facts, pyramid
 from matssl.pictures import training as pictures
+from matssl.stages import published
 from matssl.stages.pretrain.inputs import Inputs
 from matssl.stages.pretrain.plan import Plan
 from matssl.stages.pretrain.settings import PretrainSettings
 from matssl.stages.pretrain.watch import Watch
+from matssl.weights import encoder_file
 
 PANEL_SAMPLES = 5
 
@@ -102,13 +104,17 @@ def finish(run: Shown) -> None:
     root, verdict = run.folder.root, health.verdict()
     # The name that the MatSSL code gives its last file, for scripts that look for it.
     epochs = -(-run.step // run.plan.steps_per_epoch)
-    loss = float(np.mean(run.losses[-run.plan.steps_per_epoch :]))
-    published = f"{run.settings.model}_loss_{loss:.4f}_epoch{epochs - 1}.pth"
-    run.folder.alias("last.ckpt", published, f"{run.settings.model}_loss_*.pth")
+    loss = float(np.mean(run.losses[-run.plan.steps_per_epoch :] or [np.nan]))
+    name = f"{run.settings.model}_loss_{loss:.4f}_epoch{epochs - 1}.pth"
+    run.folder.alias("last.ckpt", name, f"{run.settings.model}_loss_*.pth")
+    trunks = published.study_backbones(run.settings.config)
+    for path in trunks:
+        encoder_file.write_trunk(path, run.method.weights()["encoder"], run.inputs.record)
     write_report(run, health, verdict)
     run.folder.status("done", step=run.step, total=run.plan.total_steps, verdict=verdict.text)
     lines = [f"done: {root / 'encoder.safetensors'}", f"verdict: {verdict.text}"]
     lines += [_best_by_probe(run)] if run.inputs.probe is not None else []
+    lines += [f"under the study's name: {path}" for path in trunks]
     lines.append(f"report: {root / 'report.html'}")
     print("\n      ".join(lines), flush=True)
 
