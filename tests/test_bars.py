@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 
 import cv2
@@ -15,7 +17,8 @@ from matssl.core.errors import UserError
 from matssl.core.labels import IGNORE
 from matssl.data import bars, crops, layouts, readers, synthetic
 from matssl.data.preprocess import Preprocess
-from matssl.tools import doctor
+from matssl.stages.settings import bar_problem
+from matssl.tools import doctor, regions, study
 
 AUTO = Preprocess(crop_bottom="auto")
 
@@ -223,3 +226,49 @@ def test_a_long_list_of_misfits_is_counted() -> None:
     ]
     with pytest.raises(UserError, match="20 masks do not fit.*11.tif is.* and 8 more; a mask"):
         bars.judge(looks).refuse_misfits()
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        *(f"matssl.stages.{stage}.settings" for stage in ("pretrain", "finetune")),
+        *(f"matssl.stages.{stage}.settings" for stage in ("evaluate", "phase_map")),
+        *(f"matssl.tools.{tool}" for tool in ("doctor", "regions", "probe", "study")),
+    ],
+)
+def test_every_command_that_reads_pictures_takes_crop_bottom(place: str) -> None:
+    """A2."""
+    module = importlib.import_module(place)
+    kinds = [k for k in vars(module).values() if isinstance(k, type) and is_dataclass(k)]
+    own = [kind for kind in kinds if kind.__module__ == place and kind.__name__ != "Problem"]
+    declared = {field.name: field for kind in own for field in fields(kind)}
+    assert "crop_bottom" in declared
+    assert bar_problem("none") == bar_problem("auto") == bar_problem("65") == ""
+    for wrong in ("-1", "some", "1.5", "9" * 9, "٣"):
+        assert "--crop_bottom must be auto, none or a number" in bar_problem(wrong)
+
+
+def test_a_study_cuts_all_that_it_runs() -> None:
+    """A2: above what its file says of a data set, a pretraining or an evaluation."""
+    content = {
+        "datasets": {"a": {"finetune_dataset": "A", "crop_bottom": 3}, "b": {}},
+        "starts": {"random": "none", "ssl": {"pretrain": {"crop_bottom": 4}}},
+        "evaluate": {"crop_bottom": 5, "tta": True},
+    }
+    study._cut(content, "65")
+    assert content == {
+        "datasets": {
+            "a": {"finetune_dataset": "A", "crop_bottom": "65"},
+            "b": {"crop_bottom": "65"},
+        },
+        "starts": {"random": "none", "ssl": {"pretrain": {"crop_bottom": "65"}}},
+        "evaluate": {"tta": True},
+        "pretrain": {"crop_bottom": "65"},
+    }
+
+
+def test_regions_of_a_run_refuse_a_crop_that_would_do_nothing(tmp_path: Path) -> None:
+    (tmp_path / "masks" / "index").mkdir(parents=True)
+    (tmp_path / "status.json").write_text("{}")
+    with pytest.raises(UserError, match="--crop_bottom acts on a labelled folder"):
+        regions.main([str(tmp_path), "--crop_bottom", "12"])
