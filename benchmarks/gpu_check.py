@@ -494,13 +494,14 @@ def commands(bench: Bench) -> None:
             words = {
                 "--model_path": bench.work / "finetune" / "model" / "best.ckpt",
                 "--dataset": bench.data / "labelled",
-                "--output_dir": bench.work / name,
+                "--output_dir": bench.work,
+                "--name": name,
                 "--device": bench.device,
                 "--precision": bench.half,
                 **bench.few_threads,
             }
             seconds, memory = bench.measured(lambda w=words: call("eval_model", joined(w, ())))
-            text = (bench.work / name / "metrics.json").read_text(encoding="utf-8")
+            text = (bench.work / "eval" / name / "metrics.json").read_text(encoding="utf-8")
             found.append(json.loads(text))
         sheet.row("eval_model.py, s", seconds)
         sheet.memory("eval_model.py", memory)

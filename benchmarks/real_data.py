@@ -113,7 +113,7 @@ def finetune(campaign: Campaign, dataset: str, start: str, weights: Path | None,
         words = ["eval_model.py", "--model_path", runs / "finetune" / name / "best.ckpt"]
         words += ["--dataset", campaign.data / dataset, "--splits", campaign.splits]
         words += ["--split", split, "--threads", campaign.threads, "--quiet", "--overwrite"]
-        words += ["--output_dir", runs / "eval" / f"{name}-{split}", "--save_visualizations"]
+        words += ["--output_dir", runs, "--name", f"{name}-{split}", "--save_visualizations"]
         if seed > 0:
             words.append("--no-baselines")
         campaign.python(*words)

@@ -13,11 +13,12 @@ from matssl.core.arrays import Array
 from matssl.core.errors import UserError
 from matssl.core.wording import counted
 from matssl.data import readers
+from matssl.data.facts import Facts
 from matssl.data.layouts import Dataset, Pair
 from matssl.data.preprocess import Preprocess, shrunk
 from matssl.pictures import contact
 from matssl.pictures.contact import Cell
-from matssl.preflight import Facts, Preflight
+from matssl.preflight import Preflight
 
 # Longest side of what a thumbnail is made of.
 LONGEST = 1536

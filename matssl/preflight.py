@@ -17,9 +17,12 @@ from matssl.core.errors import UserError
 from matssl.core.geometry import apply_d4
 from matssl.core.runtime import free_memory
 from matssl.core.wording import counted
-from matssl.data import bars
-from matssl.data.bars import Judged, Look
-from matssl.data.layouts import Dataset
+from matssl.data import bars, readers
+from matssl.data.bars import Judged
+from matssl.data.facts import Facts, table
+from matssl.data.layouts import Dataset, LeftOut
+from matssl.data.layouts.survey import CLOSED, MASK, MASKS_ELSEWHERE
+from matssl.data.masks import ClassTable
 from matssl.data.preprocess import Preprocess, shrunk
 from matssl.data.specimens import Grouping
 
@@ -29,35 +32,8 @@ LARGEST_LOOKED_AT = 8192
 # Thumbnails of two fields of one specimen reach 0.7, copies (also turned or re-encoded) 0.97.
 DUPLICATE = 0.95
 LISTED = 4
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What one file is.
-
-    Attributes:
-        path: of the file.
-        split: which part of the data it belongs to.
-        shape: (height, width).
-        bits: significant bits.
-        pixel_size: nm, None where unknown.
-        bar: rows of an information bar that are cut off.
-        notes: of the reader.
-        thumbnail: float (32, 32), shading removed, zero mean and unit norm.
-        error: why it could not be read; then nothing else holds.
-        look: what it shows of its bar.
-    """
-
-    path: Path
-    split: str
-    shape: tuple[int, int] = (0, 0)
-    bits: int = 0
-    pixel_size: float | None = None
-    bar: int = 0
-    notes: tuple[str, ...] = ()
-    thumbnail: NDArray[np.float64] | None = None
-    error: str | None = None
-    look: Look | None = None
+# Names of folders of masks that are told.
+FOLDERS = 8
 
 
 @dataclass(frozen=True)
@@ -73,7 +49,7 @@ class Preflight:
     dataset: Dataset | None
     groups_across: tuple[str, ...]
     unopened: Mapping[str, int] = field(default_factory=dict)
-    left_out: tuple[Path, ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
     grouping: Grouping | None = None
     judged: Judged = Judged({})
     record: Preprocess = Preprocess()
@@ -82,6 +58,31 @@ class Preflight:
     def broken(self) -> tuple[Facts, ...]:
         """Files that cannot be read."""
         return tuple(f for f in self.facts if f.error)
+
+    @property
+    def refusals(self) -> tuple[str, ...]:
+        """Why training would refuse the labelled images that were opened; empty without any."""
+        if self.dataset is None or self.dataset.table is None:
+            return ()
+        labelled = [f for f in self.facts if f.mask is not None]
+        told = [f.error or f.misread for f in labelled if f.error or f.misread]
+        if not any(pair.split == "train" and pair.mask for pair in self.dataset.pairs):
+            splits = ", ".join(self.dataset.splits)
+            told.append(f"no image is for training (splits: {splits}); name them with --splits")
+        return tuple(told)
+
+    @property
+    def exit_code(self) -> int:
+        """What the doctor answers: 2 where training would refuse, 1 where a look is needed."""
+        if self.refusals:
+            return 2
+        closed = any(part.why in (CLOSED, MASKS_ELSEWHERE) for part in self.left_out)
+        look = self.broken or self.duplicates or self.groups_across or self.judged.warnings
+        return int(bool(look or closed))
+
+    def files(self, root: Path, most: int | None = None) -> str:
+        """Return a table with a line for each file; see :func:`matssl.data.facts.table`."""
+        return table(self.facts, root, most)
 
     def text(self) -> str:
         """Return the screen."""
@@ -104,9 +105,7 @@ class Preflight:
             bar = _tally({f"{rows} rows": n for rows, n in bars.items()}) if bars else "none found"
             lines.append(f"  bar cut off  {bar}")
             lines += [f"  warning      {told}" for told in self.judged.warnings]
-            sizes = Counter(
-                "unknown" if f.pixel_size is None else f"{f.pixel_size:.4g} nm" for f in good
-            )
+            sizes = Counter(f.calibrated for f in good)
             lines.append(f"  pixel size   {_tally(sizes)}")
         lines += [f"  note         {note}" for note in _summarised(good)]
         if self.grouping is not None:
@@ -131,6 +130,10 @@ class Preflight:
                 f"  memory       {pixels / 1e6:,.1f} Mpx of images; {free / 1e9:.1f} GB free"
             )
         lines += [f"  left out     {what}" for what in _left_out(self.left_out)]
+        refused = self.refusals
+        lines += [f"  refused      {told}" for told in refused[:LISTED]]
+        if len(refused) > LISTED:
+            lines.append(f"               and {len(refused) - LISTED} more")
         return "\n".join(lines)
 
     def _labels(self, dataset: Dataset) -> list[str]:
@@ -161,8 +164,9 @@ def examine(
     paths: Mapping[str, Sequence[Path]],
     record: Preprocess,
     dataset: Dataset | None = None,
-    left_out: Sequence[Path] = (),
+    left_out: Sequence[LeftOut] = (),
     grouping: Grouping | None = None,
+    masks: bool = False,
 ) -> Preflight:
     """Return what these files hold.
 
@@ -171,21 +175,22 @@ def examine(
         paths: image files by split; "pool" for unlabelled ones.
         record: how bars are cut and pixel sizes given.
         dataset: for labels and groups, where there are masks.
-        left_out: files and folders beside them that hold masks.
+        left_out: what lies beside them and is no micrograph.
         grouping: which specimen each image is of, where there is no ``dataset`` to say it.
+        masks: whether every mask is read, too.
     """
+    told = grouping if dataset is None else dataset.grouping
+    of = _Others.of(paths, dataset, grouping)
+    of = of if masks else replace(of, table=None)
     jobs = [(split, path) for split, files in paths.items() for path in files]
-    masks = {} if dataset is None else {pair.image: pair.mask for pair in dataset.pairs}
     with ThreadPoolExecutor(2) as threads:
-        facts = list(
-            threads.map(lambda job: _facts(job[1], job[0], record, masks.get(job[1])), jobs)
-        )
+        facts = list(threads.map(lambda job: _facts(job[1], job[0], record, of), jobs))
     judged = bars.judge((f.look for f in facts if f.look), record.crop_bottom)
     record = record.knowing(judged.rows)
     for number, fact in enumerate(facts):
         if fact.look and judged.rows.get(fact.path, fact.bar) != fact.bar:
             # What was not known when it was read alone.
-            facts[number] = _facts(fact.path, fact.split, record, masks.get(fact.path))
+            facts[number] = _facts(fact.path, fact.split, record, of)
     across: tuple[str, ...] = ()
     if dataset is not None:
         sides: dict[str, set[str]] = {}
@@ -194,7 +199,6 @@ def examine(
                 sides.setdefault(pair.group, set()).add(pair.split)
         across = tuple(sorted(name for name, splits in sides.items() if len(splits) > 1))
     duplicates = tuple(_duplicates(facts))
-    told = grouping if dataset is None else dataset.grouping
     return Preflight(
         title,
         tuple(facts),
@@ -213,7 +217,8 @@ def examine_dataset(
     record: Preprocess,
     pool: Sequence[Path] = (),
     opened: Sequence[str] | None = None,
-    left_out: Sequence[Path] = (),
+    left_out: Sequence[LeftOut] = (),
+    masks: bool = False,
 ) -> Preflight:
     """Return the preflight of a labelled folder, and of a pretraining pool beside it.
 
@@ -222,7 +227,9 @@ def examine_dataset(
         record: see :func:`examine`.
         pool: unlabelled images.
         opened: images of other splits are counted and not opened; all are when None.
-        left_out: masks beside the images of the pool.
+        left_out: what lies beside the images of the pool and is no micrograph.
+        masks: whether every mask is read too, as training will; stages that read them anyway say
+            what is wrong with them themselves.
     """
     paths: dict[str, list[Path]] = {}
     for pair in dataset.pairs:
@@ -232,7 +239,9 @@ def examine_dataset(
     }
     if pool:
         paths["pool"] = list(pool)
-    found = examine(str(dataset.root), paths, record, dataset, (*dataset.left_out, *left_out))
+    found = examine(
+        str(dataset.root), paths, record, dataset, (*dataset.left_out, *left_out), masks=masks
+    )
     return replace(found, unopened=unopened)
 
 
@@ -261,7 +270,41 @@ def _light(plane: Array) -> NDArray[np.float32]:
     return (terms @ factors).reshape(height, width).astype(np.float32)
 
 
-def _facts(path: Path, split: str, record: Preprocess, mask: Path | None) -> Facts:
+@dataclass(frozen=True)
+class _Others:
+    """What is known of images before they are opened: masks, specimens, classes."""
+
+    masks: Mapping[Path, Path]
+    specimens: Mapping[Path, str]
+    table: ClassTable | None
+
+    @staticmethod
+    def of(
+        paths: Mapping[str, Sequence[Path]], dataset: Dataset | None, grouping: Grouping | None
+    ) -> _Others:
+        """Return what the pairs of a data set say, or the grouping of a pool."""
+        if dataset is not None:
+            masks = {pair.image: pair.mask for pair in dataset.pairs if pair.mask is not None}
+            groups = {pair.image: pair.group for pair in dataset.pairs}
+            return _Others(masks, groups, dataset.table)
+        images = [path for files in paths.values() for path in files]
+        names = grouping.names if grouping is not None else ()
+        return _Others({}, dict(zip(images, names, strict=False)), None)
+
+
+def _misread(mask: Path | None, table: ClassTable | None) -> str:
+    """Return why the values of a mask cannot be used, "" where they can."""
+    if mask is None or table is None:
+        return ""
+    try:
+        table.decode(readers.read_mask(mask), str(mask))
+    except UserError as error:
+        return str(error)
+    return ""
+
+
+def _facts(path: Path, split: str, record: Preprocess, of: _Others) -> Facts:
+    mask, specimen = of.masks.get(path), of.specimens.get(path, "")
     try:
         micrograph = record.read(path)
         seen = bars.look(micrograph, path, mask, record.crop_bottom)
@@ -269,7 +312,7 @@ def _facts(path: Path, split: str, record: Preprocess, mask: Path | None) -> Fac
             record = record.knowing({path: record.bars.get(path, seen.alone)})
         kept = record.kept_rows(micrograph)
     except UserError as error:
-        return Facts(path, split, error=str(error))
+        return Facts(path, split, specimen=specimen, mask=mask, error=str(error))
     rows, columns = micrograph.pixels.shape[:2]
     return Facts(
         path=path,
@@ -279,6 +322,10 @@ def _facts(path: Path, split: str, record: Preprocess, mask: Path | None) -> Fac
         pixel_size=micrograph.pixel_size,
         bar=rows - kept,
         notes=micrograph.notes,
+        calibration=micrograph.calibration,
+        specimen=specimen,
+        mask=mask,
+        misread=_misread(mask, of.table),
         thumbnail=thumbnail(micrograph.pixels[:kept]),
         look=seen,
     )
@@ -307,13 +354,22 @@ def _duplicates(facts: Sequence[Facts]) -> list[tuple[Facts, Facts, float]]:
     return sorted(found, key=lambda item: -item[2])
 
 
-def _left_out(paths: Sequence[Path]) -> list[str]:
-    """Return in words which masks are not taken for micrographs."""
-    folders = [path.name for path in paths if path.is_dir()]
-    files = [path.name for path in paths if not path.is_dir()]
-    lines = [f"folders of masks: {', '.join(folders)}"] if folders else []
+def _left_out(parts: Sequence[LeftOut]) -> list[str]:
+    """Return in words which pictures are not taken for micrographs, and why."""
+    masks = [part for part in parts if part.why == MASK]
+    files = [part.path.name for part in masks if not part.path.is_dir()]
+    folders = list(dict.fromkeys(part.path.name for part in masks if part.path.is_dir()))
+    more = f" and {len(folders) - FOLDERS} more" if len(folders) > FOLDERS else ""
+    lines = [f"folders of masks: {', '.join(folders[:FOLDERS])}{more}"] if folders else []
     if files:
         lines.append(f"{counted(len(files), 'mask')} beside micrographs (first: {files[0]})")
+    for why in dict.fromkeys(part.why for part in parts if part.why != MASK):
+        these = [part for part in parts if part.why == why]
+        number = sum(part.files for part in these)
+        names = ", ".join(part.path.name for part in these[:LISTED])
+        more = " ..." if len(these) > LISTED else ""
+        told = f"{counted(number, 'picture')}, " if number else ""
+        lines.append(f"{told}{why}: {names}{more}")
     return lines
 
 

@@ -99,12 +99,14 @@ def test_a_fine_tuning_goes_on_by_its_own_command(name: str, before: Path, place
 @pytest.mark.parametrize("file", ["best.ckpt", "last.ckpt"])
 def test_a_model_still_segments(file: str, before: Path, place: Path) -> None:
     model = before / "experiments/finetune/ssl" / file
-    flags = f"--dataset labelled --output_dir out --save_probabilities {STEADY}"
+    flags = f"--dataset labelled --output_dir . --name out --save_probabilities {STEADY}"
     _main("eval_model", "--model_path", model, flags)
     # The run was broken off right behind its best step: both files hold the same averaged weights.
-    for row, numbers in zip(_rows(Path("out/per_image.csv")), EXPECTED["eval/test"], strict=True):
+    for row, numbers in zip(
+        _rows(Path("eval/out/per_image.csv")), EXPECTED["eval/test"], strict=True
+    ):
         assert {name: float(row[name]) for name in numbers} == pytest.approx(numbers, abs=0.02)
-    maps = sorted(Path("out/probabilities").iterdir())
+    maps = sorted(Path("eval/out/probabilities").iterdir())
     for path, values in zip(maps, EXPECTED["probabilities"], strict=True):
         found = tifffile.imread(path).astype(float)[:, 8::16, 8::16].ravel()
         assert found.tolist() == pytest.approx(values, abs=2e-3)
@@ -146,7 +148,7 @@ def test_phase_maps_regions_and_the_probe_read_run_folders_of_then(
     phases = "matssl.tools.phase_map"
     _main(phases, "--data pool --output_dir a --phases 3 --model_path", runs / "ssl/matssl", STEADY)
     for run in ("eval/test", "phases/matssl"):
-        _main("matssl.tools.regions", runs / run, "--output_dir", f"regions/{run}")
-        assert _rows(Path("regions", run, "summary.csv"))
+        _main("matssl.tools.regions", runs / run, "--output_dir", f"measured/{run}")
+        assert _rows(Path("measured", run, "regions", run.split("/")[1], "summary.csv"))
     _main("matssl.tools.probe", runs / "ssl/slotcon", "--probe_path labelled --threads 1")
     assert "%" in capsys.readouterr().out

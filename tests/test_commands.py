@@ -93,9 +93,9 @@ def tuned(synthetic_folder: Path, shared: Path, ssl_run: Path) -> Path:
 @pytest.fixture(scope="module")
 def evaluated(synthetic_folder: Path, shared: Path, tuned: Path) -> Path:
     argv = ["--model_path", tuned / "best.ckpt", "--dataset", synthetic_folder]
-    argv += ["--output_dir", shared / "eval", "--save_visualizations", "--save_probabilities"]
+    argv += ["--output_dir", shared, "--name", "e", "--save_visualizations", "--save_probabilities"]
     assert _here("eval_model", *argv, "--threads", 1, "--precision", "fp32") == 0
-    return shared / "eval"
+    return shared / "eval" / "e"
 
 
 def _rows(path: Path) -> list[dict[str, str]]:
@@ -194,23 +194,39 @@ def test_the_published_result_keys_are_there(evaluated: Path) -> None:
 
 def test_a_folder_without_masks_is_predicted(pool_folder: Path, out: Path, tuned: Path) -> None:
     argv = ["--model_path", tuned / "best.ckpt", "--dataset", pool_folder, "--threads", 1]
-    assert _here("eval_model", *argv, "--output_dir", out / "predicted", "--tta", "--quiet") == 0
-    metrics = json.loads((out / "predicted" / "metrics.json").read_text())
+    argv += ["--output_dir", out, "--name", "p", "--tta", "--quiet"]
+    assert _here("eval_model", *argv) == 0
+    metrics = json.loads((out / "eval" / "p" / "metrics.json").read_text())
     assert metrics["images"] == 12 and "pooled" not in metrics
     bars = [
         cv2.imread(str(p), cv2.IMREAD_UNCHANGED)
-        for p in sorted((out / "predicted" / "masks/index").iterdir())
+        for p in sorted((out / "eval" / "p" / "masks/index").iterdir())
     ]
     # Masks are as large as their image; rows of an information bar hold 255.
     tall = [mask for mask in bars if mask.shape[0] > 96]
     assert tall and all((mask[96:] == 255).all() and mask[:96].max() < 3 for mask in tall)
 
 
+def test_every_image_and_one_image_can_be_evaluated(
+    synthetic_folder: Path, out: Path, tuned: Path
+) -> None:
+    """C12: --split all and the path of one image were refused. C11: --output_dir is the parent."""
+    argv = ["--model_path", tuned / "best.ckpt", "--threads", 1, "--output_dir", out, "--quiet"]
+    every = ["--dataset", synthetic_folder, "--split", "all", "--name", "all", "--no-baselines"]
+    assert _here("eval_model", *argv, *every) == 0
+    metrics = json.loads((out / "eval" / "all" / "metrics.json").read_text())
+    assert metrics["images"] == 8 and metrics["split"] == "all"
+    image = next((synthetic_folder / "test").iterdir())
+    assert _here("eval_model", *argv, "--dataset", image) == 0
+    one = out / "eval" / f"base-on-{image.stem}"
+    assert [path.stem for path in (one / "masks" / "index").iterdir()] == [image.stem]
+
+
 def test_trained_images_are_no_test(synthetic_folder: Path, out: Path, tuned: Path) -> None:
     argv = ["--model_path", tuned / "best.ckpt", "--dataset", synthetic_folder, "--threads", 1]
-    argv += ["--split", "train", "--output_dir", out / "leak", "--quiet"]
+    argv += ["--split", "train", "--output_dir", out, "--name", "leak", "--quiet"]
     assert _here("eval_model", *argv) == 0
-    metrics = json.loads((out / "leak" / "metrics.json").read_text())
+    metrics = json.loads((out / "eval" / "leak" / "metrics.json").read_text())
     assert "4 of 4 images are training images" in metrics["warnings"][0]
 
 
@@ -584,7 +600,7 @@ def test_models_and_data_that_differ_are_refused(
         (["--model_path", tmp_path / "absent.ckpt", *good], "there is no weights file"),
         (["--model_path", ssl_run / "last.ckpt", *good], "comes from the stage 'ssl'"),
         (["--model_path", newer, *good], "update matssl"),
-        ([*model, *good, "--output_dir", evaluated], "exists already"),
+        ([*model, *good, "--output_dir", evaluated.parent.parent, "--name", "e"], "exists already"),
     ]
     for flags, sentence in cases:
         argv = ["--output_dir", tmp_path / "out", "--threads", "1", *flags]

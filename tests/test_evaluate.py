@@ -112,9 +112,9 @@ def _masks(count: int = 2, classes: int = 2, size: int = 64) -> list[np.ndarray]
 def _run(model: Path, data: Path, out: Path, **flags: Any) -> dict[str, Any]:
     options = {"threads": 1, "precision": "fp32", "quiet": True, **flags}
     config = EvaluateSettings(
-        model_path=str(model), dataset=str(data), output_dir=str(out), **options
+        model_path=str(model), dataset=str(data), output_dir=str(out.parent), name="x", **options
     )
-    stage.evaluate(config)
+    stage.evaluate(config).rename(out)
     metrics: dict[str, Any] = json.loads((out / "metrics.json").read_text())
     return metrics
 

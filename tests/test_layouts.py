@@ -53,12 +53,19 @@ def _beside(root: Path) -> None:
         _image(root / mask)
 
 
+def _labelme(root: Path) -> None:
+    for name in "ab":
+        _image(root / f"{name}_json" / "img.png", PICTURE)
+        _image(root / f"{name}_json" / "label.png")
+
+
 # A tiny folder of every layout: pictures hold PICTURE, masks hold MASK.
 EXAMPLES: dict[str, Callable[[Path], None]] = {
     "split + split_annot": _split_annot,
     "split/inputs + split/targets": _inputs_targets,
     "images + masks": _images_masks,
     "mask beside its image": _beside,
+    "a folder an image": _labelme,
 }
 
 
@@ -92,7 +99,8 @@ def test_masks_of_a_layout_are_in_no_pool(tmp_path: Path, name: str, place: str)
     _example(name, tmp_path / place)
     paths, left_out = layouts.unlabelled(tmp_path)
     assert len(paths) == 3 and not any(map(_is_mask, paths))
-    assert left_out and all(set(left_out).isdisjoint((p, *p.parents)) for p in paths)
+    out = {part.path for part in left_out}
+    assert out and all(out.isdisjoint((p, *p.parents)) for p in paths)
 
 
 @pytest.mark.parametrize("name", layouts.DATA_LAYOUTS)
@@ -238,7 +246,8 @@ def test_a_mask_beside_its_image_is_known_by_its_name(tmp_path: Path, mask: str)
     assert pairs == [("a0.tif", mask, "train"), ("b.tif", None, "predict")]
     assert "1 image without a mask: neither learned from nor scored" in found.notes
     paths, left_out = layouts.unlabelled(tmp_path)
-    assert [p.name for p in paths] == ["a0.tif", "b.tif"] and left_out == [tmp_path / mask]
+    assert [p.name for p in paths] == ["a0.tif", "b.tif"]
+    assert left_out == [layouts.LeftOut(tmp_path / mask, "mask")]
     said = preflight.examine("x", {"pool": paths}, Preprocess(), left_out=left_out).text()
     assert f"left out     1 mask beside micrographs (first: {mask})" in said
 

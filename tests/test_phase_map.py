@@ -224,8 +224,17 @@ def other_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _map(model: Path, data: Path, out: Path, *more: str) -> int:
-    argv = ["--model_path", str(model), "--data", str(data), "--output_dir", str(out)]
-    return guard(tool.main, [*argv, "--threads", "1", "--precision", "fp32", "--quiet", *more])
+    """Map a folder; the results, which the command puts into phases/NAME, are moved to ``out``."""
+    argv = ["--model_path", str(model), "--data", str(data), "--output_dir", str(out.parent)]
+    argv += ["--name", out.name, "--threads", "1", "--precision", "fp32", "--quiet", *more]
+    made = out.parent / "phases" / out.name
+    made.parent.mkdir(exist_ok=True)
+    if out.exists():
+        out.rename(made)
+    code = guard(tool.main, argv)
+    if made.exists():
+        made.rename(out)
+    return code
 
 
 def _table(path: Path) -> list[dict[str, str]]:
@@ -341,6 +350,15 @@ def test_a_run_of_another_method_has_its_features_clustered(
 
 
 @pytest.mark.usefixtures("no_drawing")
+def test_one_image_is_mapped(run: Path, micrographs: Path, tmp_path: Path) -> None:
+    """C12: the path of a single image was refused."""
+    image = sorted(path for path in micrographs.rglob("*") if path.is_file())[0]
+    assert _map(run, image, tmp_path / "out", "--phases", "3", "--smooth", "0") == 0
+    assert [row["image"] for row in _table(tmp_path / "out" / "phase_fractions.csv")] == [
+        str(image)
+    ]
+
+
 def test_masks_are_not_taken_for_micrographs(
     other_run: Path, synthetic_folder: Path, tmp_path: Path
 ) -> None:
@@ -415,7 +433,6 @@ def test_what_a_user_can_get_wrong_ends_in_one_line_and_writes_nothing(
         (run, micrographs, ["--pixel_size", "5"], "is no pixel size"),
         (run, micrographs, ["--group_regex", "("], "is not valid"),
         (run, micrographs, ["--group_regex", "absent"], "fits none of the 4 file names"),
-        (run, micrographs, ["--name", "x"], "leave out --name"),
         (run, micrographs, ["--tile_size", "0"], "--tile_size must be at least 1"),
     ]
     for model, data, more, sentence in cases:

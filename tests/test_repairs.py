@@ -339,6 +339,7 @@ def test_only_the_first_process_evaluates(
         "setup",
         lambda **flags: runtime.Runtime(torch.device("cpu"), "fp32", 1, 0, 1, 2),
     )
+    (tmp_path / "x.ckpt").touch()
     argv = ["--model_path", tmp_path / "x.ckpt", "--dataset", synthetic_folder]
     assert _run(eval_model.main, *argv, "--output_dir", tmp_path / "out") == 0
     assert not (tmp_path / "out").exists()

@@ -270,17 +270,6 @@ def today() -> str:
     return time.strftime("%Y%m%d-%H%M%S")
 
 
-def given_folder(output_dir: str, name: str | None) -> Path:
-    """Return the folder of the results of a stage that a flag names as a whole.
-
-    Raises:
-        UserError: a name is given as well.
-    """
-    if name:
-        raise UserError("--output_dir is the folder of the results itself; leave out --name")
-    return Path(output_dir)
-
-
 def read_text(path: Path) -> str:
     """Return the content of a text file of a run, nothing where it is absent."""
     return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""

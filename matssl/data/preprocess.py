@@ -99,7 +99,7 @@ class Preprocess:
         size = self.sizes.get(Path(path))
         if size is None:
             return readers.with_pixel_size(micrograph, self.pixel_size)
-        micrograph = readers.with_pixel_size(micrograph, size)
+        micrograph = readers.with_pixel_size(micrograph, size, "specimens.csv")
         return replace(micrograph, notes=(*micrograph.notes, FROM_TABLE))
 
     def told(self, sizes: Mapping[Path, float]) -> Preprocess:

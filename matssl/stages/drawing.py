@@ -27,7 +27,8 @@ def output_names(paths: Sequence[Path], root: Path) -> list[str]:
     Names too long for a file system with what is added to them are cut, and end in a check sum of
     the whole name.
     """
-    places = [Path(os.path.relpath(path, root)) for path in paths]
+    home = root.parent if root.is_file() else root
+    places = [Path(os.path.relpath(path, home)) for path in paths]
     stems = Counter(place.stem for place in places)
     joined = ["_".join(place.with_suffix("").parts) for place in places]
     twice = Counter(joined)
@@ -56,6 +57,12 @@ def colour_bgr(classes: NDArray[np.uint8], count: int) -> NDArray[np.uint8]:
     for rows in strips(len(classes)):
         result[rows] = pictures.colour_mask(classes[rows], count)[..., ::-1]
     return result
+
+
+def data_name(path: str) -> str:
+    """Return what a folder of images, or one image, is called in the name of a run."""
+    place = Path(path).resolve()
+    return (place.stem if place.is_file() else place.name).replace(" ", "_")
 
 
 def shown(micrograph: Micrograph, record: Preprocess) -> NDArray[np.uint8]:

@@ -41,6 +41,7 @@ FREE_ON_RESUME = {
     "list_root",
     "finetune_dataset",
     "splits",
+    "mask_folder",
     "specimens",
     # Who looks after a run, and which of its states are kept.
     "on_collapse",

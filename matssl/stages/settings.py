@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 PRECISIONS = ("auto", "fp32", "bf16")
 LARGEST_SEED = 2**32 - 1
+# Folder in which run folders are made where --output_dir says no other.
+EXPERIMENTS = "experiments"
 # Percentiles that become black and white where nothing else is said.
 LEVELS = (0.5, 99.5)
 PAGE_HELP = "page of TIFF files that have several, counted from 1"
@@ -28,6 +30,10 @@ BAR_HELP = (
 BAR_AUTO = "as the weights were trained; else auto"
 
 
+MASK_FOLDER_HELP = (
+    "folder of the masks, where neither names nor what pictures hold say which; its end may be a "
+    "pattern, * for the name of the image: labels/*_seg.png"
+)
 GROUP_REGEX_HELP = (
     "regular expression whose first group names the specimen in the path of an image from the "
     "folder, without the folders of splits and without the ending; one that begins with ^ is also "
@@ -142,6 +148,7 @@ class RunSettings:
         first=True,
         check=name_problem,
     )
+    output_dir: str = flag(EXPERIMENTS, "run", "folder in which run folders are made")
     seed: int = flag(0, "run", "seed of every random draw", low=0, high=LARGEST_SEED)
     device: str = flag("auto", "run", "auto, cpu, cuda or cuda:N", check=device_problem)
     gpu_id: int | None = flag(
@@ -196,7 +203,6 @@ class RunSettings:
 class TrainingSettings:
     """Flags of both trainings."""
 
-    output_dir: str = flag("experiments", "run", "folder in which run folders are made")
     resume: bool = flag(False, "run", "continue the run of this name where it stopped", first=True)
     tensorboard: bool = flag(False, "run", "also write TensorBoard events (needs tensorboard)")
     checkpoint_every: int = flag(200, "training", "steps between two checkpoints", low=1)
@@ -212,6 +218,11 @@ class TrainingSettings:
 class LabelSettings:
     """Flags of both stages that read masks."""
 
+    mask_folder: str | None = flag(
+        None,
+        "data",
+        MASK_FOLDER_HELP,
+    )
     splits: str | None = flag(
         None,
         "data",

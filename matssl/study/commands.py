@@ -16,9 +16,9 @@ PATHS = (
     *("list_root", "test_folder"),
 )
 # Entries of a data set that say how its masks and specimens are read, for a guided start too.
-LABEL_FLAGS = ("splits", "classes", "group_regex")
+LABEL_FLAGS = ("splits", "classes", "group_regex", "mask_folder")
 # Entries of a data set that its evaluation needs too.
-TEST_FLAGS = ("splits", "group_regex", "pixel_size", "page", "crop_bottom")
+TEST_FLAGS = ("splits", "group_regex", "mask_folder", "pixel_size", "page", "crop_bottom")
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,8 @@ class Commands:
         told = {"model_path": self.finetuned(job) / model, "dataset": dataset["finetune_dataset"]}
         told |= {key: dataset[key] for key in TEST_FLAGS if key in dataset}
         told |= {"split": test, "baselines": False, **self.plan.evaluate}
-        output = {"output_dir": self.evaluated(job, test)}
+        folder = self.evaluated(job, test)
+        output = {"output_dir": folder.parent.parent, "name": folder.name}
         return ["eval_model.py", *flags({**self.placed(told, "dataset"), **output})]
 
     def placed(self, values: Mapping[str, object], *more: str) -> dict[str, object]:

@@ -72,7 +72,7 @@ def main(argv: Sequence[str]) -> int:
             first = seed == 0
             _run("train_finetune.py", [*tune] if first else [*tune, "--quiet"], show=first)
             test = ["--model_path", str(out / "finetune" / name / "best.ckpt")]
-            test += ["--dataset", str(labelled), "--output_dir", str(out / "eval" / name)]
+            test += ["--dataset", str(labelled), "--output_dir", str(out), "--name", name]
             test += ["--overwrite", "--quiet"]
             # One result with pictures and baselines is enough to look at.
             test += ["--save_visualizations"] if first else ["--no-baselines"]

@@ -86,6 +86,7 @@ def main(argv: Sequence[str]) -> int:
         probe_path=args.probe_path,
         splits=args.splits,
         classes=args.classes,
+        mask_folder=args.mask_folder,
         group_regex=args.group_regex,
         page=args.page,
         specimens=args.specimens,

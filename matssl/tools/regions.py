@@ -21,7 +21,12 @@ from matssl.core.flags import flag
 from matssl.core.parsing import parse_one
 from matssl.core.tables import csv_text
 from matssl.core.wording import counted, cut
-from matssl.stages.settings import SpecimenSettings, ToolSettings, classes_problem
+from matssl.stages.settings import (
+    MASK_FOLDER_HELP,
+    SpecimenSettings,
+    ToolSettings,
+    classes_problem,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -57,10 +62,11 @@ class RegionsSettings(SpecimenSettings, ToolSettings):
         check=classes_problem,
         leads=paths.class_file,
     )
+    mask_folder: str | None = flag(None, "data", MASK_FOLDER_HELP)
     output_dir: str | None = flag(
         None,
         "run",
-        "where the results go",
+        "folder in which regions/FOLDER is made",
         auto="RUN/regions, or experiments/regions/FOLDER",
     )
 
@@ -96,7 +102,8 @@ def main(argv: Sequence[str]) -> int:
         FieldRegions(field, mask.size, find_regions(mask, len(names), args.min_area))
         for field, mask in fields
     ]
-    out = Path(args.output_dir or out)
+    if args.output_dir is not None:
+        out = Path(args.output_dir) / "regions" / folder.resolve().name
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -207,6 +214,7 @@ def _of_labels(folder: Path, args: RegionsSettings) -> tuple[tuple[str, ...], It
         specimens=args.specimens,
         pixel_size=args.pixel_size,
         classes=args.classes,
+        mask_folder=args.mask_folder,
     )
     table = dataset.table
     assert table is not None

@@ -50,6 +50,7 @@ class TrainedOn:
         dataset: folder of the labelled images.
         splits: file of the splits, None where they were found or cut.
         group_regex: how specimens were named.
+        mask_folder: where the masks lay, as the user said it.
         specimens: the table that named them, where one was given.
         seed: of the cut.
         images: paths of the training images.
@@ -59,6 +60,7 @@ class TrainedOn:
     dataset: str | None = None
     splits: str | None = None
     group_regex: str | None = None
+    mask_folder: str | None = None
     specimens: str | None = None
     seed: int = 0
     images: frozenset[str] = frozenset()
@@ -290,6 +292,7 @@ def _trained_on(payload: Mapping[str, Any]) -> TrainedOn:
         dataset=settings.get("finetune_dataset"),
         splits=settings.get("splits"),
         group_regex=settings.get("group_regex"),
+        mask_folder=settings.get("mask_folder"),
         specimens=settings.get("specimens"),
         seed=int(settings.get("seed", 0)),
         images=frozenset(progress.get("train_images", [])),

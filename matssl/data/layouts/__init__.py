@@ -16,19 +16,43 @@ from typing import Literal
 from matssl.core.errors import UserError
 from matssl.core.wording import counted
 from matssl.data import masks, readers
-from matssl.data.layouts import beside, images_masks, inputs_targets, split_annot
+from matssl.data.layouts import (
+    anywhere,
+    beside,
+    images_masks,
+    inputs_targets,
+    labelme,
+    outlines,
+    split_annot,
+    written,
+)
 from matssl.data.layouts.pairing import Found, Layout
 from matssl.data.layouts.splits import apply_splits
+from matssl.data.layouts.survey import (
+    ELSEWHERE,
+    MASK,
+    MASKS_ELSEWHERE,
+    LeftOut,
+    Survey,
+    refuse_run,
+    summed,
+)
+from matssl.data.layouts.survey import listed as _listed
+from matssl.data.layouts.survey import survey as _survey
 from matssl.data.specimens import MIN_IMAGES_TO_SPLIT, Grouping, Pair, cut_all, group
 
-__all__ = ["DATA_LAYOUTS", "Cut", "Dataset", "Pair", "find", "tests", "unlabelled"]
+__all__ = ["DATA_LAYOUTS", "Cut", "Dataset", "LeftOut", "Pair", "find", "tests", "unlabelled"]
 
 DATA_LAYOUTS: dict[str, Layout] = {
     "split + split_annot": split_annot.LAYOUT,
     "split/inputs + split/targets": inputs_targets.LAYOUT,
     "images + masks": images_masks.LAYOUT,
     "mask beside its image": beside.LAYOUT,
+    "a folder an image": labelme.LAYOUT,
 }
+# Where the names of folders say nothing and what pictures hold says all.
+BY_CONTENT = "masks found by few values, stem and size"
+GIVEN = "masks in --mask_folder"
 # What a folder that no layout knows is called.
 IMAGES_ONLY = "images only"
 
@@ -86,7 +110,7 @@ class Dataset:
         table: classes of the masks; None where there are no masks.
         notes: what was noticed, in words.
         cut: how the splits came about.
-        left_out: files and folders of masks below a folder whose own layout is not known.
+        left_out: pictures that are no micrographs of this data set, and why.
         grouping: which specimen each image is of, and who says so; of all images that were found.
     """
 
@@ -96,7 +120,7 @@ class Dataset:
     table: masks.ClassTable | None
     notes: tuple[str, ...] = ()
     cut: Cut = Cut("named")
-    left_out: tuple[Path, ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
     grouping: Grouping = field(default_factory=Grouping.empty)
 
     @property
@@ -119,13 +143,14 @@ def find(
     classes: str | None = None,
     seed: int = 0,
     need_masks: bool = True,
+    mask_folder: str | None = None,
     table: masks.ClassTable | None = None,
     opened: Sequence[str] | None = None,
 ) -> Dataset:
     """Return the data set in a folder: pairs by split, class table, groups.
 
     Args:
-        root: the folder; its layout is recognised.
+        root: the folder; its layout is recognised. One image stands for itself.
         splits: json, csv or txt file, or a folder of txt files, naming the images of each split.
         group_regex: names the specimen in a path, see :func:`matssl.data.specimens.group`.
         specimens: table of the images' specimens; None takes specimens.csv of the folder.
@@ -133,6 +158,7 @@ def find(
         classes: ``--classes``.
         seed: of the automatic split, used where nothing else says the split.
         need_masks: whether a folder without masks is an error.
+        mask_folder: ``--mask_folder``, where names do not say which folder holds the masks.
         table: use this class table instead of looking for one (evaluation of a model).
         opened: only masks of these splits are opened to find the classes; all when None.
 
@@ -140,14 +166,12 @@ def find(
         UserError: nothing found, images without masks or the reverse, masks that cannot be read.
     """
     root = Path(root)
-    readers.find_images(root)
-    name, found, left_out = _recognise(root)
+    name, found, left_out, told = _recognise(root, mask_folder)
     if not any(item.mask for item in found):
         if need_masks:
-            known = ", ".join(layout.example for layout in DATA_LAYOUTS.values())
-            raise UserError(f"{root} has images but no masks; expected one of: {known}")
+            raise UserError(_no_masks(root, found, told))
         name = IMAGES_ONLY
-    notes: list[str] = []
+    notes = [*told]
     named = {item.split for item in found} - {""}
     grouping = group(
         [item.image for item in found],
@@ -159,6 +183,9 @@ def find(
     )
     notes += grouping.notes
     specimen = dict(zip((item.image for item in found), grouping.names, strict=True))
+    unused = root / written.SPLITS
+    if splits is None and unused.is_file():
+        notes.append(f"{unused.name} in the folder is not used; --splits {unused} does")
     if splits is not None:
         found, remarks = apply_splits(found, Path(splits), root)
         notes += remarks
@@ -186,27 +213,14 @@ def find(
     )
 
 
-def unlabelled(root: Path | str) -> tuple[list[Path], list[Path]]:
-    """Return the micrographs below a folder, and what is left out since it holds masks.
-
-    Whatever a layout of any folder on the way calls no micrograph is left out: files, and folders
-    with all that is below them. A folder that holds nothing else is taken as it is.
+def unlabelled(root: Path | str) -> tuple[list[Path], list[LeftOut]]:
+    """Return the micrographs below a folder, and what is left out and why.
 
     Raises:
         UserError: there is no image.
     """
-    root = Path(root)
-    paths = readers.find_images(root)
-    places = {path.parent for path in paths}
-    folders = {f for p in places for f in (p, *p.parents) if f == root or root in f.parents}
-    left_out = {
-        path
-        for folder in folders
-        for layout in DATA_LAYOUTS.values()
-        for path in layout.no_micrographs(folder)
-    }
-    kept = [path for path in paths if left_out.isdisjoint((path, *path.parents))]
-    return (kept, sorted(left_out)) if kept else (paths, [])
+    found = _survey(Path(root), tuple(DATA_LAYOUTS.values()))
+    return list(found.images), list(found.left_out)
 
 
 def tests(root: Path | str) -> list[Path]:
@@ -216,14 +230,62 @@ def tests(root: Path | str) -> list[Path]:
     return chosen or [pair.image for pair in found.pairs]
 
 
-def _recognise(root: Path) -> tuple[str, list[Found], list[Path]]:
-    """Return the layout's name, its images, and what is left out where no layout is known."""
+def _recognise(
+    root: Path, mask_folder: str | None
+) -> tuple[str, list[Found], list[LeftOut], list[str]]:
+    """Return the layout's name, its images, what is left out, and what was noticed.
+
+    Names of folders that are known go first, as they did before pictures were looked at.
+    """
+    if not root.is_dir():
+        return IMAGES_ONLY, [Found(path, None, "") for path in readers.find_images(root)], [], []
+    refuse_run(root)
+    listed = _listed(root)
+    paths, told = listed.images, outlines.notes(listed.others)
+    if mask_folder is not None:
+        found = anywhere.given(root, _survey(root, (), found=listed).images, mask_folder)
+        return GIVEN, found, _elsewhere(root, paths, found), told
     for name, layout in DATA_LAYOUTS.items():
-        found = layout.pairs(root)
-        if found:
-            return name, found, []
-    images, left_out = unlabelled(root)
-    return IMAGES_ONLY, [Found(image, None, "") for image in images], left_out
+        pairs = layout.pairs(root)
+        if pairs:
+            return name, pairs, _elsewhere(root, paths, pairs), told
+    seen = _survey(root, tuple(DATA_LAYOUTS.values()), pairing=True, found=listed)
+    if seen.matched.images:
+        pairs = anywhere.pairs(root, seen.images, seen.matched)
+        used = {item.mask for item in pairs}
+        left_out = [out for out in seen.left_out if out.why != MASK]
+        left_out += _unused_masks(root, paths, seen, used)
+        return BY_CONTENT, pairs, left_out, told
+    found = [Found(image, None, "") for image in seen.images]
+    return IMAGES_ONLY, found, list(seen.left_out), told
+
+
+def _unused_masks(
+    root: Path, paths: Sequence[Path], seen: Survey, used: set[Path | None]
+) -> list[LeftOut]:
+    """Return masks that belong to no pair: those of layouts deeper in the folder."""
+    known = set(seen.images) | {path for path in used if path is not None}
+    drawn = {out.path for out in seen.left_out if out.why != MASK}
+    rest = [p for p in paths if p not in known and drawn.isdisjoint((p, *p.parents))]
+    return summed(root, rest, MASKS_ELSEWHERE, paths)
+
+
+def _elsewhere(root: Path, paths: Sequence[Path], found: list[Found]) -> list[LeftOut]:
+    """Return pictures below a folder that its layout has no place for."""
+    known = {path for item in found for path in (item.image, item.mask)}
+    return summed(root, [path for path in paths if path not in known], ELSEWHERE, paths)
+
+
+def _no_masks(root: Path, found: list[Found], told: list[str]) -> str:
+    """Return what to do about a folder in which no mask was found."""
+    if not root.is_dir():
+        return f"{root} is one image; give the folder that holds the images and their masks"
+    known = ", ".join(layout.example for layout in DATA_LAYOUTS.values())
+    hint = (
+        "; a mask has the name and size of its image and few values. If there are masks, say where "
+        "with --mask_folder"
+    )
+    return "; ".join([f"{root} has images but no masks; expected one of: {known}{hint}", *told])
 
 
 def _cut(pairs: list[Pair], seed: int) -> tuple[list[Pair], Cut]:

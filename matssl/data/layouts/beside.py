@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from matssl.core.errors import UserError
-from matssl.data.layouts.pairing import Found, Layout, images_in
-
-SUFFIXES = (
-    *("_mask", "_masks", "-mask", "_label", "_labels", "-label"),
-    *("_seg", "_segmentation", "_gt", "_annotation"),
+from matssl.data.layouts import naming
+from matssl.data.layouts.pairing import (
+    Found,
+    Layout,
+    by_split,
+    folders_in,
+    images_in,
+    split_name,
 )
-PREFIX = "mask_"
+
+# Names that say it alone; others are believed where the picture holds few values.
+SUFFIXES = (
+    *("_mask", "_masks", "-mask", "-masks", "_label", "_labels", "-label", "_cp_masks"),
+    *("_seg", "_segmentation", "_gt", "_annotation", "_simple segmentation"),
+)
+PREFIXES = ("mask_", "mask of ")
 
 
 def _masks(folder: Path) -> dict[Path, str]:
@@ -19,12 +29,12 @@ def _masks(folder: Path) -> dict[Path, str]:
 
     A name alone makes no mask: the folder must hold an image of that stem.
     """
-    stems = {path: path.stem.lower() for path in images_in(folder)}
+    stems = {path: naming.stem(path) for path in images_in(folder)}
     known = set(stems.values())
     found: dict[Path, str] = {}
     for path, stem in stems.items():
         images = [stem.removesuffix(s) for s in SUFFIXES if stem.endswith(s)]
-        images += [stem.removeprefix(PREFIX)] if stem.startswith(PREFIX) else []
+        images += [stem.removeprefix(p) for p in PREFIXES if stem.startswith(p)]
         image = next((name for name in images if name in known), None)
         if image is not None:
             found[path] = image
@@ -32,12 +42,30 @@ def _masks(folder: Path) -> dict[Path, str]:
 
 
 def _pairs(root: Path) -> list[Found] | None:
+    """Return the pairs of a folder, or of its folders where several have some: train, S1, S2."""
+    own = _in_one(root)
+    if own or images_in(root):
+        return own
+    inside = {folder: _in_one(folder) for folder in folders_in(root)}
+    found = {folder: pairs for folder, pairs in inside.items() if pairs}
+    if len(found) < 2:
+        # A data set deep in a folder is one of its own.
+        return None
+    named = [
+        replace(item, split=split_name(folder.name) if item.mask else "predict")
+        for folder, pairs in found.items()
+        for item in pairs
+    ]
+    return by_split(named)
+
+
+def _in_one(root: Path) -> list[Found] | None:
     masks = _masks(root)
     images = [path for path in images_in(root) if path not in masks]
     by_stem: dict[str, list[Path]] = {}
     for mask, stem in masks.items():
         by_stem.setdefault(stem, []).append(mask)
-    found = [Found(image, _only(by_stem.get(image.stem.lower()), image), "") for image in images]
+    found = [Found(image, _only(by_stem.get(naming.stem(image)), image), "") for image in images]
     owner: dict[Path, Path] = {}
     for item in found:
         if item.mask in owner:

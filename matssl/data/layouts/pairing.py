@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from matssl.core.errors import UserError
+from matssl.core.wording import counted
 from matssl.data import readers
+from matssl.data.layouts import naming
 
 SPLIT_ALIASES = {"valid": "val", "validation": "val", "validate": "val", "training": "train"}
-MASK_SUFFIXES = ("_mask", "_label", "_labels", "_annot", "_gt", "-mask", "_seg")
+# Misfits of one folder that are told; of others the number.
+MOST_TOLD = 5
 
 
 @dataclass(frozen=True)
@@ -42,37 +45,61 @@ class Layout:
 
 
 def pair_by_name(images: Path, masks: Path, split: str) -> list[Found]:
-    """Match images and masks by stem; both sides must fit."""
-    mask_by_stem: dict[str, Path] = {}
-    for path in images_in(masks):
-        stems = {path.stem, *(_without_suffix(path.stem))}
-        for stem in stems:
-            mask_by_stem.setdefault(stem.lower(), path)
-    pairs, lonely = [], []
+    """Match images and masks by stem; both sides must fit.
+
+    Raises:
+        UserError: images and masks that do not go one by one; all of them are told.
+    """
+    names: dict[str, list[Path]] = {}
+    for mask in images_in(masks):
+        for name in (naming.stem(mask), *naming.known(naming.stem(mask))):
+            names.setdefault(name, []).append(mask)
+    pairs: list[Found] = []
+    lonely: list[Path] = []
+    wrong: list[str] = []
     used: dict[Path, Path] = {}
     for image in images_in(images):
-        mask = mask_by_stem.get(image.stem.lower())
-        if mask is None:
+        # Its own name goes first: a_seg.tif has its mask beside a.tif, which has another.
+        own = naming.stem(image)
+        fitting = [mask for mask in names.get(own, ()) if naming.stem(mask) == own]
+        fitting = fitting or [m for name in naming.of_image(image) for m in names.get(name, ())]
+        if not fitting:
             lonely.append(image)
-        elif mask in used:
-            raise UserError(
-                f"{images} holds {used[mask].name} and {image.name}, but {masks.name} only "
-                f"{mask.name}; remove one of the images"
+        elif fitting[0] in used:
+            wrong.append(
+                f"{images} holds {used[fitting[0]].name} and {image.name}, but {masks.name} only "
+                f"{fitting[0].name}; remove one of the images"
             )
         else:
-            used[mask] = image
-            pairs.append(Found(image, mask, split))
+            used[fitting[0]] = image
+            pairs.append(Found(image, fitting[0], split))
+    owned = {name: mask for mask, image in used.items() for name in naming.of_image(image)}
+    widowed = []
+    for mask in (path for path in images_in(masks) if path not in used):
+        first = next((owned[n] for n in naming.known(naming.stem(mask)) if n in owned), None)
+        first = owned.get(naming.stem(mask), first)
+        if first is None:
+            widowed.append(mask)
+        else:
+            wrong.append(
+                f"{used[first].name} has the masks {first.name} and {mask.name} in {masks}; "
+                "remove all but one"
+            )
     if lonely:
-        raise UserError(
-            f"{len(lonely)} image{'s' * (len(lonely) > 1)} in {images} without a mask in "
-            f"{masks.name} (first: {lonely[0].name}); add the mask or remove the image"
+        wrong.append(
+            f"{counted(len(lonely), 'image')} in {images} without a mask in {masks.name} (first: "
+            f"{lonely[0].name}); add the mask or remove the image"
         )
-    widowed = [path for path in images_in(masks) if path not in used]
     if widowed:
-        raise UserError(
-            f"{len(widowed)} mask{'s' * (len(widowed) > 1)} in {masks} without an image in "
-            f"{images.name} (first: {widowed[0].name}); add the image or remove the mask"
+        wrong.append(
+            f"{counted(len(widowed), 'mask')} in {masks} without an image in {images.name} (first: "
+            f"{widowed[0].name}); add the image or remove the mask"
         )
+    if lonely and widowed and not pairs:
+        wrong.append(f"or say how the names go: --mask_folder '{masks.name}/*_mask.png'")
+    if wrong:
+        more = f"; and {len(wrong) - MOST_TOLD} more of the kind" if len(wrong) > MOST_TOLD else ""
+        raise UserError("; ".join(wrong[:MOST_TOLD]) + more)
     return pairs
 
 
@@ -89,14 +116,18 @@ def images_in(folder: Path) -> list[Path]:
 
 def split_name(name: str) -> str:
     """Return the split a folder or list of this name means."""
-    return SPLIT_ALIASES.get(name.lower(), name)
+    # Capitals say nothing where the word is one of the three.
+    known = {*SPLIT_ALIASES.values(), "test"}
+    lower = name.lower()
+    return SPLIT_ALIASES.get(lower, lower if lower in known else name)
 
 
 def by_split(found: list[Found]) -> list[Found] | None:
-    """Return train, val, test and then the others; None where nothing was found."""
+    """Return train, val, test and then the others; None where nothing was found.
+
+    Where no name is that of a part of a data set, folders are those of specimens and split nothing.
+    """
     rank = {"train": 0, "val": 1, "test": 2}
+    if not any(item.split in rank or item.split.endswith("test") for item in found):
+        return [replace(item, split="") for item in found] or None
     return sorted(found, key=lambda item: rank.get(item.split, 3)) or None
-
-
-def _without_suffix(stem: str) -> Iterable[str]:
-    return (stem[: -len(s)] for s in MASK_SUFFIXES if stem.lower().endswith(s))

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import unicodedata
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
 from matssl.core import textfiles
 from matssl.core.errors import UserError
 from matssl.core.wording import cut
+from matssl.data.layouts import naming
 from matssl.data.layouts.pairing import Found, split_name
+
+# What people head the columns of a list with.
+IMAGE_HEADS = ("image", "file", "name", "filename", "path", "images", "bild", "datei")
+SPLIT_HEADS = ("split", "set", "subset", "part", "teil")
 
 
 def apply_splits(found: list[Found], source: Path, root: Path) -> tuple[list[Found], list[str]]:
     """Return the images that ``source`` names, each with its split, and notes in words.
+
+    Names are compared as Windows does, whatever program wrote them: without capitals, with slashes
+    of either kind, an umlaut stored either way. With folders a name means the image in them.
 
     Args:
         found: all images of the folder.
@@ -21,46 +31,80 @@ def apply_splits(found: list[Found], source: Path, root: Path) -> tuple[list[Fou
         root: folder of the data set.
 
     Raises:
-        UserError: unreadable, names that match no image, or a name in two splits.
+        UserError: unreadable, names that match no image or several, or a name in two splits.
     """
     table = read_splits(source, root)
-    has_own = any(item.split for item in found)
-    by_name: dict[str, list[Found]] = {}
+    named: dict[str, list[Found]] = {}
     for item in found:
-        for key in {item.image.name, item.image.stem}:
-            by_name.setdefault(key, []).append(item)
+        for key in {_plain(item.image.name), naming.stem(item.image)}:
+            named.setdefault(key, []).append(item)
     result: list[Found] = []
     seen: dict[Path, str] = {}
+    absent: list[str] = []
+    doubtful: list[str] = []
     for split, names in table.items():
         for name in names:
-            candidates = by_name.get(Path(name).name) or by_name.get(Path(name).stem) or []
-            if has_own:
-                # Where the folders name splits too, the image of the same split is meant.
-                same = [item for item in candidates if item.split == split]
-                candidates = same or candidates
-            if not candidates:
-                raise UserError(
-                    f"{source} names {cut(repr(name))} in {split}, which is not in {root}"
-                )
-            item = candidates[0]
-            if item.image in seen and seen[item.image] != split:
+            meant = _meant(name, split, named)
+            if len(meant) != 1:
+                (doubtful if meant else absent).append(f"{cut(repr(name), 80)} in {split}")
+                continue
+            item = meant[0]
+            if seen.get(item.image, split) != split:
                 raise UserError(
                     f"{source} puts {cut(repr(name))} into {seen[item.image]} and into {split}"
                 )
+            if item.image not in seen:
+                result.append(replace(item, split=split))
             seen[item.image] = split
-            result.append(replace(item, split=split))
+    if absent:
+        more = f" and {len(absent) - 3} more" if len(absent) > 3 else ""
+        verb = "is" if len(absent) == 1 else "are"
+        raise UserError(f"{source} names {', '.join(absent[:3])}{more}, which {verb} not in {root}")
+    if doubtful:
+        raise UserError(
+            f"{source} names {doubtful[0]}, which several images of {root} fit "
+            f"({len(doubtful)} such lines); write their folders before the names"
+        )
     unused = len(found) - len(seen)
     notes = [f"{unused} images are in no split of {source.name} and are left out"] * bool(unused)
     return result, notes
 
 
+def _meant(name: str, split: str, named: dict[str, list[Found]]) -> list[Found]:
+    """Return the images a line of a list may mean."""
+    wanted = _plain(name)
+    last = wanted.rsplit("/", 1)[-1]
+    fitting = named.get(last) or named.get(naming.stem(Path(last))) or []
+    folders = wanted.split("/")[-2::-1]
+    if folders and len(fitting) > 1:
+        # As far as the line's folders go; those above the data set do not matter.
+        def common(item: Found) -> int:
+            own = _plain(item.image.parent.as_posix()).split("/")[::-1]
+            pairs = zip(folders, own, strict=False)
+            return next((i for i, (a, b) in enumerate(pairs) if a != b), len(folders))
+
+        nearest = max(map(common, fitting))
+        fitting = [item for item in fitting if common(item) == nearest]
+    if len(fitting) > 1:
+        # Where the folders name splits too, the image of the same split is meant.
+        fitting = [item for item in fitting if item.split == split] or fitting
+    if len(fitting) > 1:
+        fitting = [item for item in fitting if _plain(item.image.name) == last] or fitting
+    return fitting
+
+
+def _plain(name: str) -> str:
+    """Return a path as names are compared: NFC, no capitals, slashes."""
+    return unicodedata.normalize("NFC", name.replace("\\", "/")).lower()
+
+
 def read_splits(source: Path, root: Path) -> dict[str, list[str]]:
     """Return ``{split: [image names]}`` from a file or folder of split lists."""
     if source.is_dir():
-        lists = sorted(source.glob("*.txt"))
+        lists = sorted(path for path in source.iterdir() if path.suffix.lower() == ".txt")
         if not lists:
             raise UserError(f"{source} holds no SPLIT.txt file")
-        return {split_name(path.stem): textfiles.read_lines(path) for path in lists}
+        return _joined((path.stem, textfiles.read_lines(path)) for path in lists)
     if not source.is_file():
         raise UserError(f"there is no split file {source}")
     if source.suffix.lower() == ".json":
@@ -70,9 +114,17 @@ def read_splits(source: Path, root: Path) -> dict[str, list[str]]:
     return {"train": textfiles.read_lines(source)}
 
 
+def _joined(lists: Iterable[tuple[str, list[str]]]) -> dict[str, list[str]]:
+    """Return names by split; what two lists call the same split is one."""
+    table: dict[str, list[str]] = {}
+    for name, names in lists:
+        table.setdefault(split_name(name), []).extend(names)
+    return table
+
+
 def _json_splits(content: object, source: Path, root: Path) -> dict[str, list[str]]:
     if isinstance(content, dict) and content and all(isinstance(v, list) for v in content.values()):
-        return {split_name(key): [str(n) for n in names] for key, names in content.items()}
+        return _joined((key, [str(n) for n in names]) for key, names in content.items())
     if isinstance(content, dict):
         place = root.resolve().as_posix()
         tables = {k: v for k, v in content.items() if isinstance(v, dict)}
@@ -86,10 +138,16 @@ def _json_splits(content: object, source: Path, root: Path) -> dict[str, list[st
 
 def _csv_splits(source: Path) -> dict[str, list[str]]:
     rows = textfiles.read_rows(source)
-    column = next((c for c in ("image", "file", "name") if rows and c in rows[0]), None)
-    if column is None or "split" not in rows[0]:
+    heads = {head.lower().strip(): head for head in (rows[0] if rows else {})}
+    image = next((heads[head] for head in IMAGE_HEADS if head in heads), None)
+    split = next((heads[head] for head in SPLIT_HEADS if head in heads), None)
+    if image is None or split is None:
         raise UserError(f"{source} needs the columns image and split")
     table: dict[str, list[str]] = {}
-    for row in rows:
-        table.setdefault(split_name(row["split"]), []).append(row[column])
+    for number, row in enumerate(rows, start=2):
+        if not row[image]:
+            raise UserError(f"{source}, line {number}: no image is named")
+        # An image without a split is left out, like one that has no line.
+        if row[split]:
+            table.setdefault(split_name(row[split].strip()), []).append(row[image])
     return table

@@ -8,7 +8,17 @@ makers' metadata, ``bar`` finds a drawn information bar. Nothing here changes a 
 """
 
 from matssl.data.readers.bar import bar_height
-from matssl.data.readers.files import EXTENSIONS, find_images, is_image_name, natural, size_of
+from matssl.data.readers.files import (
+    EXTENSIONS,
+    Listing,
+    find_images,
+    is_image_name,
+    is_junk,
+    is_run,
+    listing,
+    natural,
+    size_of,
+)
 from matssl.data.readers.formats import (
     Micrograph,
     digest,
@@ -23,6 +33,7 @@ from matssl.data.readers.units import parse_pixel_size
 __all__ = [
     "EXTENSIONS",
     "Header",
+    "Listing",
     "Micrograph",
     "RawMask",
     "bar_height",
@@ -31,6 +42,9 @@ __all__ = [
     "from_array",
     "header",
     "is_image_name",
+    "is_junk",
+    "is_run",
+    "listing",
     "natural",
     "parse_pixel_size",
     "read",

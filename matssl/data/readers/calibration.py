@@ -9,7 +9,7 @@ import math
 import re
 import stat
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
@@ -34,11 +34,13 @@ class Calibration:
         pixel_size: nm; of pixels that are not square, the side of the square of the same area.
         bar_height: rows of the information bar, 0 where there is none; None where it says nothing.
         notes: what is to be known of them, in words.
+        source: who says it, in a word or two.
     """
 
     pixel_size: float | None = None
     bar_height: int | None = None
     notes: tuple[str, ...] = ()
+    source: str = ""
 
     @property
     def known(self) -> bool:
@@ -51,12 +53,16 @@ def of_tiff(file: TiffFile, page: TiffPage) -> Calibration:
     height, width = int(page.imagelength), int(page.imagewidth)
     first = file.pages[0]
     for tags in (page.tags, first.tags):
-        for reader in (_fei, _zeiss, _tescan):
+        for reader, maker in ((_fei, "FEI"), (_zeiss, "Zeiss"), (_tescan, "Tescan")):
             found = reader(tags, height, width)
             if found is not None:
-                return found
+                return replace(found, source=maker)
     text = _description(first.tags)
-    return _ome(text, height, width) or _imagej(text, page) or Calibration()
+    ome = _ome(text, height, width)
+    if ome is not None:
+        return replace(ome, source="OME")
+    imagej = _imagej(text, page)
+    return Calibration() if imagej is None else replace(imagej, source="ImageJ")
 
 
 def calibrated(
@@ -231,12 +237,12 @@ def of_sidecar(path: Path, height: int, width: int) -> Calibration:
     kind = path.suffix[1:]
     tescan = _beside(path, [f"-{k}.{e}" for k in (kind, kind.lower()) for e in ("hdr", "HDR")])
     if tescan is not None:
-        return _tescan_text(tescan, height)
+        return replace(_tescan_text(tescan, height), source="Tescan .hdr")
     text = _beside(path, [".txt", ".TXT", ".Txt"]) or ""
     if "$$SM_MICRON_BAR" in text or "$CM_FULL_SIZE" in text:
-        return _jeol(text, height)
+        return replace(_jeol(text, height), source="JEOL .txt")
     if "[SemImageFile]" in text:
-        return _hitachi(text, height, width)
+        return replace(_hitachi(text, height, width), source="Hitachi .txt")
     return Calibration()
 
 

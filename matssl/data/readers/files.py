@@ -5,11 +5,24 @@ from __future__ import annotations
 import os
 import re
 import stat
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from matssl.core.errors import UserError
 
 EXTENSIONS = frozenset({".tif", ".tiff", ".png", ".jpg", ".jpeg", ".bmp", ".pgm", ".ppm", ".webp"})
+# Folders of servers (Synology, QNAP) and systems, in lower case; those that begin with a dot are
+# hidden anyway.
+JUNK = frozenset(
+    ("@eadir", "@tmp", "@recycle", "@recently-snapshot", "#recycle", "#snapshot")
+    + ("$recycle.bin", "recycler", "system volume information", "lost+found", "__macosx")
+)
+# Files that tell a folder of ours from a folder of pictures.
+RUNS = (
+    frozenset(("config.yaml", "command.txt", "environment.json")),
+    frozenset(("regions.csv", "summary.csv", "sizes.png")),
+)
 # What may carry the name of a picture and never ends, or never begins.
 SPECIAL = (
     (stat.S_ISDIR, "a folder"),
@@ -20,40 +33,96 @@ SPECIAL = (
 )
 
 
-def find_images(folder: Path | str) -> list[Path]:
-    """Return all image files below ``folder``, in natural order of their relative paths.
+@dataclass(frozen=True)
+class Listing:
+    """What lies in a folder and below it.
 
-    Hidden files, resource forks and files of other kinds are left out; links that lead in a
-    circle are followed once.
-
-    Raises:
-        UserError: the folder does not exist, is no folder, holds no image, or one in it cannot be
-            looked into.
+    Attributes:
+        images: files named like pictures, in natural order of their paths below the folder.
+        others: further files: tables, lists, annotations.
+        junk: folders in which a server or a system keeps previews and what was deleted.
+        runs: folders of results of ours; their pictures are no micrographs.
+        closed: folders that may not be read.
     """
-    root = Path(folder)
-    if not root.exists():
-        raise UserError(f"there is no folder {root}")
-    if not root.is_dir():
-        raise UserError(f"{root} is a file; give the folder that holds the images")
-    found: list[Path] = []
+
+    images: tuple[Path, ...]
+    others: tuple[Path, ...] = ()
+    junk: tuple[Path, ...] = ()
+    runs: tuple[Path, ...] = ()
+    closed: tuple[Path, ...] = ()
+
+
+def listing(root: Path) -> Listing:
+    """Return what lies in a folder and below it.
+
+    Hidden files and resource forks are left out; links that lead in a circle are followed once. The
+    folder itself is listed whatever it is: who gives the pictures of a run means them.
+    """
+    images: list[Path] = []
+    others: list[Path] = []
+    junk: list[Path] = []
+    runs: list[Path] = []
+    closed: list[Path] = []
     seen: set[tuple[int, int]] = set()
-    for place, folders, files in os.walk(root, onerror=_unlisted, followlinks=True):
+
+    def shut(error: OSError) -> None:
+        closed.append(Path(str(error.filename)))
+
+    for name, folders, files in os.walk(root, followlinks=True, onerror=shut):
+        place = Path(name)
         status = os.stat(place)
         if (status.st_dev, status.st_ino) in seen:
             folders.clear()
             continue
         seen.add((status.st_dev, status.st_ino))
-        folders[:] = [name for name in folders if not name.startswith((".", "__MACOSX"))]
-        found += [Path(place) / name for name in files if is_image_name(name)]
-    if not found:
+        if place != root and is_run(files):
+            runs.append(place)
+            folders.clear()
+            continue
+        junk += [place / folder for folder in folders if is_junk(folder)]
+        folders[:] = sorted(f for f in folders if not f.startswith(".") and not is_junk(f))
+        for file in files:
+            (images if is_image_name(file) else others).append(place / file)
+    order = sorted(images, key=lambda path: natural(str(path.relative_to(root))))
+    return Listing(tuple(order), *map(tuple, map(sorted, (others, junk, runs, closed))))
+
+
+def find_images(folder: Path | str) -> list[Path]:
+    """Return all image files below ``folder``, in natural order of their relative paths.
+
+    See :func:`listing`; folders of previews, of deleted files and of our own results are left out.
+    The path of one image stands for itself.
+
+    Raises:
+        UserError: the folder does not exist, or holds no image.
+    """
+    root = Path(folder)
+    if not root.exists():
+        raise UserError(f"there is no folder {root}")
+    if not root.is_dir():
+        if not is_image_name(root.name):
+            raise UserError(f"{root} is a file and no image; give a folder of images, or an image")
+        return [root]
+    found = listing(root)
+    if not found.images:
         kinds = ", ".join(sorted(EXTENSIONS))
-        raise UserError(f"there is no image in {root} (looked for {kinds}, also in sub-folders)")
-    return sorted(found, key=lambda path: natural(str(path.relative_to(root))))
+        where = f"looked for {kinds}, also in sub-folders"
+        if found.runs:
+            where += f"; {found.runs[0]} holds results of a run"
+        if found.closed:
+            where += f"; {found.closed[0]} may not be read"
+        raise UserError(f"there is no image in {root} ({where})")
+    return list(found.images)
 
 
-def _unlisted(error: OSError) -> None:
-    """Refuse a folder that cannot be looked into: what lies in it would be missed in silence."""
-    raise UserError(f"cannot look into {error.filename}: {error.strerror}") from error
+def is_junk(name: str) -> bool:
+    """Return whether a folder of this name holds previews or what was deleted."""
+    return name.lower() in JUNK
+
+
+def is_run(files: Sequence[str]) -> bool:
+    """Return whether a folder that holds these files is one of our results."""
+    return any(signs <= set(files) for signs in RUNS)
 
 
 def is_image_name(name: str) -> bool:

@@ -33,6 +33,7 @@ class Micrograph:
         source: path of the file.
         bar_height: rows of the information bar that the metadata names; None where unknown.
         notes: what was noticed while reading, in words.
+        calibration: who says the pixel size, in a word or two; "" where it is unknown.
         turned: the EXIF orientation in which the file stores it, 1 where it is stored upright.
     """
 
@@ -44,6 +45,7 @@ class Micrograph:
     bar_height: int | None = None
     notes: tuple[str, ...] = ()
     turned: int = orientation.UPRIGHT
+    calibration: str = ""
 
 
 def read(path: Path | str, *, page: int | None = None, color: str = "gray") -> Micrograph:
@@ -89,6 +91,7 @@ def read(path: Path | str, *, page: int | None = None, color: str = "gray") -> M
         bar_height=calibration.bar_height if turned == orientation.UPRIGHT else None,
         notes=(*notes, *remarks, *calibration.notes),
         turned=turned,
+        calibration="" if size is None else calibration.source,
     )
 
 
@@ -113,9 +116,19 @@ def from_array(
     return Micrograph(flat, pixel_size, unit, bits, source, notes=tuple(notes))
 
 
-def with_pixel_size(micrograph: Micrograph, nm: float | None) -> Micrograph:
-    """Return the micrograph with the pixel size the user gave, where one was given."""
-    return micrograph if nm is None else replace(micrograph, pixel_size=nm, unit="nm")
+def with_pixel_size(
+    micrograph: Micrograph, nm: float | None, calibration: str = "--pixel_size"
+) -> Micrograph:
+    """Return the micrograph with the pixel size the user gave, where one was given.
+
+    Args:
+        micrograph: as it was read.
+        nm: side of a pixel.
+        calibration: where the user said it.
+    """
+    if nm is None:
+        return micrograph
+    return replace(micrograph, pixel_size=nm, unit="nm", calibration=calibration)
 
 
 def digest(*arrays: Array) -> str:

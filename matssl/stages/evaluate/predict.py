@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from matssl import baselines, hub, metrics, preflight
-from matssl.core import flags, run_folder, runtime
+from matssl.core import flags, runtime
 from matssl.core.errors import UserError
 from matssl.core.run_folder import RunFolder, atomic_path
 from matssl.core.runtime import Runtime
@@ -41,6 +41,7 @@ from matssl.stages.evaluate.settings import EvaluateSettings
 from matssl.stages.evaluate.summary import Result, excluded_classes, summarise
 from matssl.stages.evaluate.truth import check_masks, is_file_name, mask_paths, truth_table
 from matssl.stages.failures import Failures
+from matssl.stages.settings import EXPERIMENTS
 from matssl.trained.segmenter import Segmenter
 
 # Masks repeat from row to row: the difference to the row above in runs is smaller and several times
@@ -50,6 +51,12 @@ MASK_PNG = (
     *(cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE),
     *(cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_UP),
 )
+
+
+# Endings of the weights files that the published code evaluates.
+PUBLISHED = (".pth", ".pt")
+# Value of --split for every image of the folder.
+ALL = "all"
 
 
 @dataclass(frozen=True)
@@ -86,13 +93,14 @@ def evaluate(settings: EvaluateSettings, argv: Sequence[str] = ()) -> Path:
         UserError: anything the user can mend; nothing is written where it is found at the start.
     """
     rt = settings.runtime()
-    root = _root(settings)
     if not rt.is_main:
         # Under torchrun one process evaluates; the result would be the same.
         runtime.close()
-        return root
+        return Path(settings.output_dir)
+    segmenter = _segmenter(settings, rt)
+    root = _root(settings, segmenter.raw)
     RunFolder.check(root, False, settings.overwrite, resumable=False)
-    inputs = _inputs(settings, rt)
+    inputs = _inputs(settings, segmenter)
     segmenter = inputs.segmenter
     facts = _facts(inputs)
     console.say(settings, rt, facts)
@@ -164,30 +172,43 @@ def _predicted(
     return results
 
 
-def _root(settings: EvaluateSettings) -> Path:
-    if settings.output_dir is not None:
-        return run_folder.given_folder(settings.output_dir, settings.name)
+def _root(settings: EvaluateSettings, raw: bool) -> Path:
+    """Return the folder of the results: OUTPUT_DIR/eval/NAME.
+
+    The published command has no --name, evaluates a .pth file and writes to --output_dir itself.
+    """
     model = hub.locate(settings.model_path).resolve()
-    data = (settings.dataset_name or Path(settings.dataset).resolve().name).replace(" ", "_")
+    published = raw or model.suffix in PUBLISHED
+    if published and settings.name is None and settings.output_dir != EXPERIMENTS:
+        return Path(settings.output_dir)
+    data = (settings.dataset_name or drawing.data_name(settings.dataset)).replace(" ", "_")
     split = f"-{settings.split}" if settings.split else ""
     trained = model.parent.name if model.stem in ("best", "last") else model.stem
     name = settings.name or f"{trained}-on-{data}{split}"
-    return Path("experiments") / "eval" / name
+    return Path(settings.output_dir) / "eval" / name
 
 
-def _inputs(settings: EvaluateSettings, rt: Runtime) -> Inputs:
-    """Return model, images and truth; every mask is read once.
+def _segmenter(settings: EvaluateSettings, rt: Runtime) -> Segmenter:
+    """Return the model.
 
     Raises:
-        UserError: anything the user can mend.
+        UserError: there is none in the file.
     """
-    segmenter = Segmenter.load(
+    return Segmenter.load(
         settings.model_path,
         device=str(rt.device),
         precision=rt.precision,
         input_size=settings.input_size,
         encoder=settings.encoder,
     )
+
+
+def _inputs(settings: EvaluateSettings, segmenter: Segmenter) -> Inputs:
+    """Return model, images and truth; every mask is read once.
+
+    Raises:
+        UserError: anything the user can mend.
+    """
     table = segmenter.table
     if settings.n_classes is not None and settings.n_classes != table.num_classes:
         raise UserError(
@@ -233,6 +254,8 @@ def _dataset(settings: EvaluateSettings, segmenter: Segmenter) -> Dataset:
         group_regex=regex,
         specimens=specimens,
         pixel_size=settings.pixel_size,
+        mask_folder=settings.mask_folder
+        or (trained_on.mask_folder if _at_home(settings, segmenter) else None),
         seed=trained_on.seed,
         need_masks=False,
         table=table,
@@ -257,12 +280,14 @@ def _said_of_specimens(
 
 def _chosen(settings: EvaluateSettings, dataset: Dataset, segmenter: Segmenter) -> list[Pair]:
     """Return the images to evaluate: the split asked for, else test, else all."""
+    if settings.split == ALL and ALL not in dataset.splits:
+        return list(dataset.pairs)
     if settings.split is not None:
         pairs = list(dataset.split(settings.split))
         if not pairs:
             raise UserError(
                 f"{dataset.root} has no split {settings.split!r}; there are: "
-                f"{', '.join(dataset.splits)}"
+                f"{', '.join(dataset.splits)}, {ALL}"
             )
         return pairs
     trained = segmenter.trained_on.images

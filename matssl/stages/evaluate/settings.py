@@ -54,9 +54,6 @@ class EvaluateSettings(RunSettings, LabelSettings, SpecimenSettings, TileSetting
         required=True,
         leads=paths.images,
     )
-    output_dir: str | None = flag(
-        None, "run", "folder the results go to", auto="experiments/eval/NAME", first=True
-    )
     dataset_name: str | None = flag(
         None, "data", "name of the data set in the results", check=dataset_name_problem
     )
@@ -68,7 +65,11 @@ class EvaluateSettings(RunSettings, LabelSettings, SpecimenSettings, TileSetting
         high=255,
     )
     split: str | None = flag(
-        None, "data", "split to evaluate", auto="test, else every image there is", first=True
+        None,
+        "data",
+        "split to evaluate; all: every image",
+        auto="test, else every image there is",
+        first=True,
     )
     input_size: int | None = flag(
         None,

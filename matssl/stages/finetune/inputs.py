@@ -68,6 +68,7 @@ def find(
         specimens=settings.specimens,
         pixel_size=settings.pixel_size,
         classes=settings.classes,
+        mask_folder=settings.mask_folder,
         seed=settings.seed,
         opened=OPENED,
     )

@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from matssl import phases, preflight
-from matssl.core import flags, run_folder, runtime
+from matssl.core import flags, runtime
 from matssl.core.arrays import roomy, strips
 from matssl.core.errors import UserError
 from matssl.core.labels import IGNORE
 from matssl.core.run_folder import RunFolder, atomic_path
 from matssl.data import layouts, readers, specimens
+from matssl.data.facts import Facts
 from matssl.data.prefetch import prefetched
 from matssl.data.preprocess import Preprocess
 from matssl.data.readers import Micrograph
@@ -57,7 +58,7 @@ class Inputs:
     source: Source
     record: Preprocess
     paths: list[Path]
-    broken: tuple[preflight.Facts, ...]
+    broken: tuple[Facts, ...]
     grouping: Grouping
     facts: str
 
@@ -136,12 +137,10 @@ def phase_map(settings: PhaseMapSettings, argv: Sequence[str] = ()) -> Path:
 
 
 def _root(settings: PhaseMapSettings) -> Path:
-    if settings.output_dir is not None:
-        return run_folder.given_folder(settings.output_dir, settings.name)
     model = Path(settings.model_path).resolve()
     trained = model.parent.name if model.suffix else model.name
-    data = Path(settings.data).resolve().name.replace(" ", "_")
-    return Path("experiments") / "phases" / (settings.name or f"{trained}-on-{data}")
+    data = drawing.data_name(settings.data)
+    return Path(settings.output_dir) / "phases" / (settings.name or f"{trained}-on-{data}")
 
 
 def _inputs(settings: PhaseMapSettings, source: Source) -> Inputs:

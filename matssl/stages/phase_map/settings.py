@@ -31,9 +31,6 @@ class PhaseMapSettings(RunSettings, SpecimenSettings, TileSettings):
         required=True,
         leads=paths.images,
     )
-    output_dir: str | None = flag(
-        None, "run", "folder the results go to", auto="experiments/phases/NAME", first=True
-    )
     phases: int | None = flag(
         None,
         "phases",

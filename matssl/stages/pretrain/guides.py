@@ -107,6 +107,7 @@ def _labelled(
         folder,
         splits=settings.splits,
         classes=settings.classes,
+        mask_folder=settings.mask_folder,
         group_regex=settings.group_regex,
         # In a pretraining the flag speaks of the pool; tools/probe.py has none.
         specimens=None if settings.data_path else settings.specimens,

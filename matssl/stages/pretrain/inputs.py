@@ -18,6 +18,7 @@ from matssl.data import cache, layouts, preprocess, specimens
 from matssl.data.cache import Pool
 from matssl.data.crops import Labelled
 from matssl.data.datasets import ViewLoader, check_batch
+from matssl.data.layouts import LeftOut
 from matssl.data.preprocess import Preprocess
 from matssl.data.specimens import Grouping
 from matssl.data.views import ViewAugmentation
@@ -128,8 +129,8 @@ def gather(
     return Inputs(found, record, pool, loader, watched, grouping, probe, labelled)
 
 
-def _image_paths(settings: PretrainSettings) -> tuple[list[Path], list[Path]]:
-    """Return the images of the pool, and the files and folders of masks left out of it."""
+def _image_paths(settings: PretrainSettings) -> tuple[list[Path], list[LeftOut]]:
+    """Return the images of the pool, and what is left out of it."""
     paths, left_out = layouts.unlabelled(settings.data_path)
     if settings.file_list is not None:
         lists = Path(settings.file_list)
@@ -163,7 +164,7 @@ def _grouping(settings: PretrainSettings, paths: Sequence[Path]) -> Grouping:
 def _preflight(
     settings: PretrainSettings,
     paths: Sequence[Path],
-    left_out: Sequence[Path],
+    left_out: Sequence[LeftOut],
     record: Preprocess,
     grouping: Grouping,
 ) -> tuple[str, Preprocess]:

@@ -14,6 +14,7 @@ from matssl.core.flags import Command, Parsed, Problem, flag, peek
 from matssl.methods import METHODS
 from matssl.methods.settings import GuidedSettings, MethodSettings
 from matssl.stages.settings import (
+    MASK_FOLDER_HELP,
     ImageSettings,
     RunSettings,
     TrainingSettings,
@@ -142,6 +143,9 @@ class PretrainSettings(RunSettings, TrainingSettings, ImageSettings):
         "classes of the masks of --labeled_path and --probe_path, as of train_finetune.py",
         check=classes_problem,
         leads=paths.class_file,
+    )
+    mask_folder: str | None = flag(
+        None, "data", "of --labeled_path and --probe_path: " + MASK_FOLDER_HELP
     )
     probe_path: str | None = flag(
         None,
@@ -324,6 +328,6 @@ def _without_effect(run: PretrainSettings, method: MethodSettings) -> list[str]:
     names = []
     if run.probe_path is None:
         names = ["probe_every"] + (
-            [] if isinstance(method, GuidedSettings) else ["splits", "classes"]
+            [] if isinstance(method, GuidedSettings) else ["splits", "classes", "mask_folder"]
         )
     return [name for name in names if getattr(run, name) is not None]

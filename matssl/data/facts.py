@@ -1,0 +1,95 @@
+"""What is known of one picture before a run starts, and the table of all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from matssl.data.bars import Look
+
+HEAD = ("image", "mask", "split", "specimen", "size", "bits", "pixel", "from", "bar")
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What one file is.
+
+    Attributes:
+        path: of the file.
+        split: which part of the data it belongs to.
+        shape: (height, width).
+        bits: significant bits.
+        pixel_size: nm, None where unknown.
+        bar: rows of an information bar that are cut off.
+        notes: of the reader.
+        calibration: who says the pixel size.
+        specimen: it is of.
+        mask: of the image, None where there is none.
+        misread: why the values of its mask cannot be used, "" where they can or were not read.
+        thumbnail: float (32, 32), shading removed, zero mean and unit norm.
+        error: why it could not be read; then nothing else holds.
+        look: what it shows of its bar.
+    """
+
+    path: Path
+    split: str
+    shape: tuple[int, int] = (0, 0)
+    bits: int = 0
+    pixel_size: float | None = None
+    bar: int = 0
+    notes: tuple[str, ...] = ()
+    calibration: str = ""
+    specimen: str = ""
+    mask: Path | None = None
+    misread: str = ""
+    thumbnail: NDArray[np.float64] | None = None
+    error: str | None = None
+    look: Look | None = None
+
+    @property
+    def calibrated(self) -> str:
+        """The pixel size and who says it, in words."""
+        if self.pixel_size is None:
+            return "unknown"
+        return f"{self.pixel_size:.4g} nm {self.calibration}".rstrip()
+
+
+def table(facts: Sequence[Facts], root: Path, most: int | None = None) -> str:
+    """Return a line for each file: what is taken for what, and who says so.
+
+    Args:
+        facts: of the files.
+        root: paths are shown from there.
+        most: files; of more the first ones are shown, and the number of the others. None: all.
+    """
+    shown = facts if most is None or len(facts) <= most else facts[: most // 2]
+    rows = [HEAD, *(_cells(fact, root) for fact in shown)]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(HEAD))]
+    lines = [
+        "  " + "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
+    if len(shown) < len(facts):
+        lines.append(f"  ... and {len(facts) - len(shown)} more; --list shows all")
+    return "\n".join(lines)
+
+
+def _cells(fact: Facts, root: Path) -> tuple[str, ...]:
+    mask = "-" if fact.mask is None else _below(fact.mask, root)
+    start = (_below(fact.path, root), mask, fact.split, fact.specimen or "-")
+    if fact.error:
+        return (*start, "unreadable", *[""] * 4)
+    size = "unknown" if fact.pixel_size is None else f"{fact.pixel_size:.4g} nm"
+    height, width = fact.shape
+    return (
+        *(*start, f"{width} x {height}", str(fact.bits), size),
+        *(fact.calibration or "-", str(fact.bar or "-")),
+    )
+
+
+def _below(path: Path, root: Path) -> str:
+    return str(path.relative_to(root)) if root in path.parents else str(path)

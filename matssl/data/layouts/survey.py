@@ -1,0 +1,182 @@
+"""Which pictures below a folder are micrographs, and why the others are none."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from matssl.core.errors import UserError
+from matssl.data import readers
+from matssl.data.layouts import matching, naming
+from matssl.data.layouts.matching import Matched
+from matssl.data.layouts.pairing import Layout
+from matssl.data.readers import Listing
+
+MASK = "mask"
+DRAWN = "drawn over other pictures"
+JUNK = "previews or deleted files"
+RESULTS = "results of matssl"
+CLOSED = "may not be read"
+ELSEWHERE = "not part of the layout"
+MASKS_ELSEWHERE = "masks that are not used"
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A file that is no micrograph, or a folder that holds none.
+
+    Attributes:
+        path: of the file or the folder.
+        why: one of the constants of this module.
+        files: pictures it stands for; 0 where they were not counted.
+    """
+
+    path: Path
+    why: str
+    files: int = 1
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What lies in a folder.
+
+    Attributes:
+        images: micrographs, in natural order.
+        left_out: everything else that is named like a picture, folders first told as a whole.
+        matched: masks that were found by what they hold.
+        others: files that are no pictures.
+    """
+
+    images: tuple[Path, ...]
+    left_out: tuple[LeftOut, ...]
+    matched: Matched
+    others: tuple[Path, ...] = ()
+
+
+def listed(root: Path) -> Listing:
+    """Return what lies in a folder.
+
+    Raises:
+        UserError: no image does, or there is no folder.
+    """
+    found = readers.listing(root) if root.is_dir() else None
+    if found is None or not found.images:
+        readers.find_images(root)
+    return found or Listing(())
+
+
+def survey(
+    root: Path,
+    layouts: Sequence[Layout],
+    pairing: bool = False,
+    found: Listing | None = None,
+) -> Survey:
+    """Return which pictures below a folder are micrographs.
+
+    Left out are what a layout of any folder on the way calls a mask by its name, what is a mask by
+    what it holds, and what we or others drew. A folder that holds nothing else is taken as it is.
+
+    Args:
+        root: a folder, or one image.
+        layouts: whose names of masks count.
+        pairing: whether what the folder itself calls masks is to be matched with its images, too.
+        found: what lies in the folder, where that is known.
+
+    Raises:
+        UserError: there is no image, or the folder is a run of ours.
+    """
+    if not root.is_dir():
+        return Survey(tuple(readers.find_images(root)), (), Matched())
+    found = listed(root) if found is None else found
+    refuse_run(root)
+    paths = found.images
+    named = _by_name(root, paths, layouts)
+    rest = [path for path in paths if named.isdisjoint((path, *path.parents))]
+    drawn = _drawn(root, rest)
+    pictures = set(rest) - drawn
+    own = {path for layout in layouts for path in layout.no_micrographs(root)} if pairing else set()
+    matched = matching.find(
+        [path for path in paths if path in pictures or not own.isdisjoint((path, *path.parents))]
+    )
+    kept = tuple(path for path in rest if path in pictures and path not in matched.images)
+    if not kept:
+        return Survey(paths, _unread(found), Matched(), found.others)
+    kept_set = set(kept)
+    masks = [path for path in paths if path not in kept_set and path not in drawn]
+    left_out = [
+        *summed(root, masks, MASK, paths),
+        *summed(root, sorted(drawn), DRAWN, paths),
+        *_unread(found),
+    ]
+    return Survey(kept, tuple(left_out), matched, found.others)
+
+
+def refuse_run(root: Path) -> None:
+    """Refuse a folder of our own results as one of micrographs.
+
+    Raises:
+        UserError: it is one.
+    """
+    if readers.is_run([path.name for path in root.iterdir()]):
+        raise UserError(
+            f"{root} holds results of a run, and its pictures are no micrographs; give the folder "
+            "of the micrographs"
+        )
+
+
+def summed(root: Path, files: Sequence[Path], why: str, paths: Sequence[Path]) -> list[LeftOut]:
+    """Return files that are left out; a folder that holds nothing else stands for them all.
+
+    Args:
+        root: no folder above or beside it is named.
+        files: left out.
+        why: reason of all.
+        paths: all pictures below the root.
+    """
+    whole: dict[Path, int] = {}
+    for path in paths:
+        for folder in path.parents:
+            if folder == root:
+                break
+            whole[folder] = whole.get(folder, 0) + 1
+    out: dict[Path, int] = {}
+    for path in files:
+        for folder in path.parents:
+            if folder == root:
+                break
+            out[folder] = out.get(folder, 0) + 1
+    told: dict[Path, int] = {}
+    for path in files:
+        folders = [f for f in path.parents if f in out and out[f] == whole[f]]
+        place = folders[-1] if folders else path
+        told[place] = out.get(place, 1)
+    return [LeftOut(path, why, count) for path, count in sorted(told.items())]
+
+
+def _by_name(root: Path, paths: Sequence[Path], layouts: Sequence[Layout]) -> set[Path]:
+    """Return files and folders that a layout of their folder calls masks."""
+    places = {path.parent for path in paths}
+    folders = {f for p in places for f in (p, *p.parents) if f == root or root in f.parents}
+    return {
+        path for folder in folders for layout in layouts for path in layout.no_micrographs(folder)
+    }
+
+
+def _drawn(root: Path, pictures: Sequence[Path]) -> set[Path]:
+    """Return pictures in folders of overlays whose names are those of other pictures."""
+    inside = {
+        path
+        for path in pictures
+        if any(map(naming.says_drawn, path.relative_to(root).parent.parts))
+    }
+    if not inside:
+        return set()
+    names = {name for p in pictures if p not in inside for name in naming.of_image(p)}
+    return {path for path in inside if not names.isdisjoint(naming.of_mask(path))}
+
+
+def _unread(found: Listing) -> tuple[LeftOut, ...]:
+    """Return the folders that were not looked into."""
+    kinds = ((found.junk, JUNK), (found.runs, RESULTS), (found.closed, CLOSED))
+    return tuple(LeftOut(path, why, 0) for paths, why in kinds for path in paths)
