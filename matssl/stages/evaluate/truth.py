@@ -150,19 +150,27 @@ def check_masks(
 ) -> tuple[ClassTable, tuple[str, ...]]:
     """Read every mask once before anything is written; return the table with its pixels counted.
 
-    What the reader said of the masks comes with it, in words.
+    What the reader said of the masks comes with it, in words. Files that cannot be read are left
+    to those who work on them one by one.
 
     Raises:
-        UserError: another kind of mask or values that the model does not know; both are named.
+        UserError: no file can be read, another kind of mask, or values that the model does not
+            know; both are named.
     """
     pixels = np.zeros(truth.num_classes, np.int64)
     explained = 0
+    unread: list[UserError] = []
     said: dict[str, list[Path]] = {}
     rest = IGNORE if truth.rest_index is None else truth.rest_index
     for pair in pairs:
         if pair.mask is None:
             continue
-        raw = readers.read_mask(pair.mask)
+        try:
+            raw, micrograph = readers.read_mask(pair.mask), record.read(pair.image)
+        except UserError as error:
+            # It is listed when its turn comes, and costs no other.
+            unread.append(error)
+            continue
         if isinstance(raw, readers.RawMask) and raw.remark:
             said.setdefault(raw.remark, []).append(pair.mask)
         try:
@@ -172,11 +180,13 @@ def check_masks(
                 f"the masks and the model differ: {error}. The model has "
                 f"{table.num_classes} classes ({_listed(table)})"
             ) from error
-        record.mask(decoded, record.read(pair.image))
+        record.mask(decoded, micrograph)
         sizes = np.bincount(decoded.ravel(), minlength=256)
         pixels += sizes[: truth.num_classes]
         explained += int(sizes[:IGNORE].sum() - (sizes[rest] if rest != IGNORE else 0))
     paths = mask_paths(pairs)
+    if paths and len(unread) == len(paths):
+        raise unread[0]
     if paths and pixels.sum() == 0:
         raise UserError(f"every pixel of every mask in {paths[0].parent} is to be ignored")
     if paths and explained == 0:
