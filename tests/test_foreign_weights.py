@@ -542,6 +542,12 @@ def test_lite_encoders_compute_what_their_equation_says() -> None:
 
 
 # --- B11, D5: files that are something else ---
+def _of_many_disks() -> bytes:
+    """The end of a zip archive that says it goes on elsewhere."""
+    locator = b"PK\x06\x07" + (9).to_bytes(4, "little") + bytes(8) + (9).to_bytes(4, "little")
+    return bytes(99) + locator + b"PK\x05\x06" + bytes(18)
+
+
 def _script(path: Path) -> None:
     torch.jit.trace(nn.Conv2d(1, 1, 1), torch.ones(1, 1, 2, 2)).save(str(path))
 
@@ -561,6 +567,7 @@ def _script(path: Path) -> None:
         ("a.pth", lambda p: p.write_text("<!DOCTYPE html><html>"), "a web page"),
         ("a.pth", lambda p: p.write_text("version https://git-lfs.github.com/spec/v1\n"), "LFS"),
         ("a.pth", lambda p: p.write_bytes(b"\x80\x02."), "damaged"),
+        ("a.pth", lambda p: p.write_bytes(_of_many_disks()), "damaged"),
         ("a.pth", lambda p: p.write_bytes(b"\x80\x02}q\x00"), "damaged"),
         ("a.pth", lambda p: p.write_bytes(b"(.\x00" + bytes(range(256))), "damaged"),
         ("a.safetensors", lambda p: p.write_bytes(b"hello"), "no safetensors file .it is a text"),

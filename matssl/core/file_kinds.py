@@ -42,8 +42,12 @@ def named(path: Path) -> str | None:
         head = file.read(HEAD)
     if not head:
         return "an empty file"
-    if zipfile.is_zipfile(path):
-        return _archive(path)
+    try:
+        if zipfile.is_zipfile(path):
+            return _archive(path)
+    except zipfile.BadZipFile:
+        # The end of an archive, and no archive that is read.
+        return None
     for place, mark, words in MAGIC:
         if head[place:].startswith(mark):
             return words

@@ -254,7 +254,8 @@ def _recognised(
     if fit.ordered and layout != EFFICIENTNET_LITE:
         notes.append(
             f"its names are not the encoder's: {len(fit.names)} tensors taken in their order, of "
-            "which each has the shape and the role of the encoder's"
+            "which each has the shape and the role of the encoder's; whether it also pads alike and "
+            "has the same BatchNorm eps cannot be seen"
         )
     if layout == SMP:
         rest = [n for n in content.tensors if not n.startswith("encoder.")]

@@ -37,6 +37,7 @@ from matssl.data.layouts.survey import (
     refuse_run,
     summed,
 )
+from matssl.data.layouts.survey import listed as _listed
 from matssl.data.layouts.survey import survey as _survey
 from matssl.data.specimens import MIN_IMAGES_TO_SPLIT, Grouping, Pair, cut_all, group
 
@@ -236,19 +237,19 @@ def _recognise(
 
     Names of folders that are known go first, as they did before pictures were looked at.
     """
-    paths = readers.find_images(root)
     if not root.is_dir():
-        return IMAGES_ONLY, [Found(root, None, "")], [], []
+        return IMAGES_ONLY, [Found(path, None, "") for path in readers.find_images(root)], [], []
     refuse_run(root)
+    listed = _listed(root)
+    paths, told = listed.images, outlines.notes(listed.others)
     if mask_folder is not None:
-        found = anywhere.given(root, _survey(root, ()).images, mask_folder)
-        return GIVEN, found, _elsewhere(root, paths, found), outlines.notes(root)
+        found = anywhere.given(root, _survey(root, (), found=listed).images, mask_folder)
+        return GIVEN, found, _elsewhere(root, paths, found), told
     for name, layout in DATA_LAYOUTS.items():
         pairs = layout.pairs(root)
         if pairs:
-            return name, pairs, _elsewhere(root, paths, pairs), outlines.notes(root)
-    seen = _survey(root, tuple(DATA_LAYOUTS.values()), pairing=True)
-    told = outlines.notes(root)
+            return name, pairs, _elsewhere(root, paths, pairs), told
+    seen = _survey(root, tuple(DATA_LAYOUTS.values()), pairing=True, found=listed)
     if seen.matched.images:
         pairs = anywhere.pairs(root, seen.images, seen.matched)
         used = {item.mask for item in pairs}
@@ -260,7 +261,7 @@ def _recognise(
 
 
 def _unused_masks(
-    root: Path, paths: list[Path], seen: Survey, used: set[Path | None]
+    root: Path, paths: Sequence[Path], seen: Survey, used: set[Path | None]
 ) -> list[LeftOut]:
     """Return masks that belong to no pair: those of layouts deeper in the folder."""
     known = set(seen.images) | {path for path in used if path is not None}
@@ -269,7 +270,7 @@ def _unused_masks(
     return summed(root, rest, MASKS_ELSEWHERE, paths)
 
 
-def _elsewhere(root: Path, paths: list[Path], found: list[Found]) -> list[LeftOut]:
+def _elsewhere(root: Path, paths: Sequence[Path], found: list[Found]) -> list[LeftOut]:
     """Return pictures below a folder that its layout has no place for."""
     known = {path for item in found for path in (item.image, item.mask)}
     return summed(root, [path for path in paths if path not in known], ELSEWHERE, paths)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from matssl.core.errors import UserError
@@ -62,7 +62,7 @@ def pair_by_name(images: Path, masks: Path, split: str) -> list[Found]:
         # Its own name goes first: a_seg.tif has its mask beside a.tif, which has another.
         own = naming.stem(image)
         fitting = [mask for mask in names.get(own, ()) if naming.stem(mask) == own]
-        fitting = fitting or names.get(own, [])
+        fitting = fitting or [m for name in naming.of_image(image) for m in names.get(name, ())]
         if not fitting:
             lonely.append(image)
         elif fitting[0] in used:
@@ -73,7 +73,7 @@ def pair_by_name(images: Path, masks: Path, split: str) -> list[Found]:
         else:
             used[fitting[0]] = image
             pairs.append(Found(image, fitting[0], split))
-    owned = {naming.stem(image): mask for mask, image in used.items()}
+    owned = {name: mask for mask, image in used.items() for name in naming.of_image(image)}
     widowed = []
     for mask in (path for path in images_in(masks) if path not in used):
         first = next((owned[n] for n in naming.known(naming.stem(mask)) if n in owned), None)
@@ -95,6 +95,8 @@ def pair_by_name(images: Path, masks: Path, split: str) -> list[Found]:
             f"{counted(len(widowed), 'mask')} in {masks} without an image in {images.name} (first: "
             f"{widowed[0].name}); add the image or remove the mask"
         )
+    if lonely and widowed and not pairs:
+        wrong.append(f"or say how the names go: --mask_folder '{masks.name}/*_mask.png'")
     if wrong:
         more = f"; and {len(wrong) - MOST_TOLD} more of the kind" if len(wrong) > MOST_TOLD else ""
         raise UserError("; ".join(wrong[:MOST_TOLD]) + more)
@@ -121,6 +123,11 @@ def split_name(name: str) -> str:
 
 
 def by_split(found: list[Found]) -> list[Found] | None:
-    """Return train, val, test and then the others; None where nothing was found."""
+    """Return train, val, test and then the others; None where nothing was found.
+
+    Where no name is that of a part of a data set, folders are those of specimens and split nothing.
+    """
     rank = {"train": 0, "val": 1, "test": 2}
+    if not any(item.split in rank or item.split.endswith("test") for item in found):
+        return [replace(item, split="") for item in found] or None
     return sorted(found, key=lambda item: rank.get(item.split, 3)) or None

@@ -361,7 +361,7 @@ class ClassTable:
         Raises:
             UserError: naming them.
         """
-        drawn, _ = tally(raw, edges.uniform(raw))
+        drawn, _ = tally(raw, edges.drawn_as(raw)[0])
         odd = values[far]
         if self._are_numbers(values) and set(values.tolist()) <= set(drawn.tolist()):
             odd = values[values > 0]

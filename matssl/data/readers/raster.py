@@ -15,7 +15,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from matssl.core.arrays import Array
+from matssl.core.arrays import Array, strips
 from matssl.core.errors import UserError
 from matssl.data.readers import orientation
 from matssl.data.readers.headers import first_line
@@ -27,11 +27,17 @@ Bytes = NDArray[np.uint8]
 MAPPED_BYTES = 1 << 26
 # The parts of a PNG that its pixels are made of; others only make the library print.
 PIXEL_CHUNKS = frozenset({b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"})
-# What libjpeg says of data that it had to guess; the pixels behind them are grey or shifted.
-GUESSED = ("Corrupt JPEG data", "Premature end of JPEG", "Inconsistent progression")
+# What libjpeg and libpng say of data that they had to guess; the pixels behind are grey or shifted.
+GUESSED = ("libpng error", "Corrupt JPEG data", "Premature end of JPEG", "Inconsistent progression")
 # Many cameras write a few bytes too many after the last pixel.
 HARMLESS = "extraneous bytes before marker 0xd9"
-REMARKS = ("Unknown Adobe", "Warning: unknown JFIF", "Invalid SOS", "Application transferred")
+REMARKS = (
+    "libpng warning",
+    "Unknown Adobe",
+    "Warning: unknown JFIF",
+    "Invalid SOS",
+    "Application transferred",
+)
 # OpenCV's own bound on the pixels of a picture.
 LARGEST = 1 << 30
 
@@ -97,8 +103,8 @@ def _opencv(path: Path, data: Bytes, kind: str) -> tuple[Array, tuple[str, ...]]
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     notes: tuple[str, ...] = ()
     try:
-        if kind == "jpeg":
-            pixels, told = _reported(lambda: cv2.imdecode(data, cv2.IMREAD_UNCHANGED))
+        if kind in ("jpeg", "png"):
+            pixels, told = reported(lambda: cv2.imdecode(data, cv2.IMREAD_UNCHANGED))
             notes = _judged(path, told)
         else:
             pixels = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
@@ -114,15 +120,17 @@ def _opencv(path: Path, data: Bytes, kind: str) -> tuple[Array, tuple[str, ...]]
     if pixels.ndim == 3 and pixels.shape[2] >= 3:
         # OpenCV's order is B, G, R(, A).
         code = cv2.COLOR_BGR2RGB if pixels.shape[2] == 3 else cv2.COLOR_BGRA2RGBA
-        pixels = cv2.cvtColor(pixels, code)
+        for rows in strips(len(pixels)):
+            # In its place: a large picture needs no second one beside it.
+            pixels[rows] = cv2.cvtColor(pixels[rows], code)
     return np.asarray(pixels), notes
 
 
-def _reported(decode: Callable[[], Result]) -> tuple[Result, list[str]]:
+def reported(decode: Callable[[], Result]) -> tuple[Result, list[str]]:
     """Return what a call gives and what a C library printed to the error stream meanwhile.
 
-    libjpeg tells of damaged data there and nowhere else. What others print in that moment is
-    printed afterwards.
+    libjpeg and libpng tell of damaged data there and nowhere else. What others print in that
+    moment is printed afterwards.
     """
     with _capturing:
         try:
@@ -149,7 +157,7 @@ def _reported(decode: Callable[[], Result]) -> tuple[Result, list[str]]:
 
 
 def _judged(path: Path, told: list[str]) -> tuple[str, ...]:
-    """Return what the JPEG library said where the pixels may still be right.
+    """Return what the library said where the pixels may still be right.
 
     Raises:
         UserError: it had to guess pixels.
@@ -157,7 +165,7 @@ def _judged(path: Path, told: list[str]) -> tuple[str, ...]:
     for line in told:
         if line.startswith(GUESSED) and HARMLESS not in line:
             raise UserError(f"{path} is damaged: {line}; get a whole copy of it")
-    return tuple(f"the JPEG library says: {line}" for line in dict.fromkeys(told))
+    return tuple(f"the library of the format says: {line}" for line in dict.fromkeys(told))
 
 
 def _png(path: Path, data: Bytes) -> tuple[Bytes, bytes]:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from matssl.core.errors import UserError
 from matssl.core.run_folder import atomic_write_bytes
+from matssl.core.tables import quoted
 from matssl.core.wording import counted
 from matssl.data.specimens import table as tables
 from matssl.data.specimens.table import Row, read_table, write_table
@@ -72,7 +73,7 @@ def write_pixel_sizes(path: Path, sizes: Mapping[Path, float]) -> Written:
     place = next(i for i, cell in enumerate(head) if tables._head(cell)[0] == "image")
     for image in missing:
         line = [""] * len(head)
-        line[place], line[column] = tables._safe(_relative(image, folder)), _text(sizes[image])
+        line[place], line[column] = quoted(_relative(image, folder)), _text(sizes[image])
         lines.append(line)
     stream = io.StringIO()
     writer = csv.writer(stream, delimiter=separator, lineterminator="\n")

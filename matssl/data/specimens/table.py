@@ -23,6 +23,7 @@ from pathlib import Path
 from matssl.core.errors import UserError
 from matssl.core.run_folder import atomic_write_bytes
 from matssl.core.tables import csv_text
+from matssl.core.textfiles import unquoted
 from matssl.data.readers.units import parse_pixel_size
 
 FILE_NAME = "specimens.csv"
@@ -38,8 +39,6 @@ _HEADS = {
     "pixel_size": ("pixel_size", "pixelsize", "pixel", "px_size", "pixelgroesse"),
 }
 _UNIT = re.compile(r"^(.*?)[\s_]*[\[(/]?\s*(nm|um|µm|μm|mm|pm|å|angstrom)\s*[\])]?$")
-# Excel shows a text that begins so as a formula, unless an apostrophe stands before it.
-_FORMULA = re.compile(r"^'(?=[=+\-@'])")
 _SEPARATORS = (";", "\t", ",")
 
 
@@ -183,7 +182,7 @@ def write_table(path: Path | str, rows: Iterable[Row]) -> None:
         }
         for row in rows
     ]
-    text = csv_text([{k: _safe(v) for k, v in line.items()} for line in lines], COLUMNS)
+    text = csv_text(lines, COLUMNS)
     try:
         atomic_write_bytes(path, b"\xef\xbb\xbf" + text.encode("utf-8"))
     except OSError as error:
@@ -232,12 +231,7 @@ def _text(data: bytes) -> str:
 
 
 def _cell(cell: str) -> str:
-    return _FORMULA.sub("", unicodedata.normalize("NFC", cell).strip())
-
-
-def _safe(text: str) -> str:
-    """Return a cell that no spreadsheet takes for a formula, and that is read back as it was."""
-    return f"'{text}" if text[:1] in ("=", "+", "-", "@", "'") else text
+    return unquoted(unicodedata.normalize("NFC", cell).strip())
 
 
 def _head(cell: str) -> tuple[str, str]:

@@ -46,7 +46,7 @@ def truth_table(
         return _binary(table, paths, masks.BINARY + own_cut)
     if not paths or (raw and not classes):
         return table, ()
-    if given or any((dataset.root / name).is_file() for name in masks.CLASS_FILES):
+    if given or masks.class_file(None, dataset.root) is not None:
         own, notes = masks.find_table(paths, given, dataset.root)
         present = {c.name for c in own.classes if c.pixels}
         if present <= set(table.names):
