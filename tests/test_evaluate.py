@@ -156,6 +156,23 @@ def test_masks_after_jpeg_are_cut_half_way_in_an_evaluation_too(
     assert "half-way" in (tmp_path / "b0" / "report.html").read_text()
 
 
+def test_masks_that_training_has_not_opened_may_be_saved_in_another_way(
+    make_model: Make, make_data: Make, tmp_path: Path
+) -> None:
+    """A14, A15: the test masks of a set went through JPEG, or are white at 1 beside 255."""
+    drawn = [np.roll(mask, (3, 5), (0, 1)) for mask in _masks(3)]
+    model = make_model(_table(NAMES, (0, 255)))
+    wanted = _run(model, make_data("clean", [255 * m for m in drawn]), tmp_path / "a")
+    soft = cv2.imdecode(cv2.imencode(".jpg", 255 * drawn[2], [1, 85])[1], 0)
+    for name, last in (("soft", soft), ("dark", drawn[2])):
+        data = make_data(name, [255 * drawn[0], 255 * drawn[1], last])
+        found = _run(model, data, tmp_path / f"out {name}")
+        assert found["confusion"] == wanted["confusion"], name
+    dark = make_model(_table(NAMES, (0, 1)), name="dark.ckpt")
+    found = _run(dark, tmp_path / "dark", tmp_path / "other way round")
+    assert found["confusion"] == wanted["confusion"]
+
+
 def _refused(model: Path, data: Path, out: Path, *parts: str, **flags: Any) -> None:
     with pytest.raises(UserError) as caught:
         _run(model, data, out, **flags)
