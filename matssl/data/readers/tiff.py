@@ -63,7 +63,7 @@ def promise(path: Path, page: int | None) -> tuple[int, int, int, int]:
     """
     import tifffile
 
-    with _listening(), tifffile.TiffFile(path) as file:
+    with listening(), tifffile.TiffFile(path) as file:
         chosen, _ = _chosen(file, path, page)
         return _size(chosen)
 
@@ -82,7 +82,7 @@ def stored(path: Path, page: int | None = None) -> Stored:
     import tifffile
 
     try:
-        with _listening() as told, tifffile.TiffFile(path) as file:
+        with listening() as told, tifffile.TiffFile(path) as file:
             chosen, notes = _chosen(file, path, page)
             facts = photometric.facts(chosen, file.is_imagej)
             pixels = _pixels(file, chosen, path)
@@ -262,7 +262,7 @@ _ear = _Ear()
 
 
 @contextmanager
-def _listening() -> Iterator[list[str]]:
+def listening() -> Iterator[list[str]]:
     """Collect what tifffile says in this thread instead of printing it."""
     logger = logging.getLogger("tifffile")
     if _ear not in logger.filters:
