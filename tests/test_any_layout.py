@@ -121,6 +121,7 @@ def test_a_mask_deep_in_a_pool_is_no_micrograph_whatever_it_is_called(tmp_path: 
     ("images", "masks"),
     [
         ("{}/{}.tif", "{}/{}_mask.png"),
+        ("{}/S1/images/{}.tif", "{}/S1/masks/{}.png"),
         ("images/{}/{}.tif", "labels/{}/{}.png"),
         ("pics/{}/{}.tif", "drawn by hand/{}/{}.png"),
         ("{}/pics/{}.tif", "{}/drawn/{}.png"),
@@ -151,21 +152,26 @@ def test_the_same_stems_in_several_folders_go_with_the_mask_of_their_folder(tmp_
     assert len(layouts.unlabelled(tmp_path)[0]) == 9
 
 
-def test_folders_of_specimens_are_no_splits(tmp_path: Path) -> None:
-    """A13: S1/images beside S1/masks named a split S1, so that nothing was for training."""
-    for specimen in ("S1", "S2", "S3", "S4"):
-        _pairs(tmp_path / specimen, _flat("images/{}.tif", "masks/{}.png", "ab"))
-    found = layouts.find(tmp_path)
-    assert found.cut.kind == "drawn" and len(found.split("train")) >= 4
-    assert {pair.group for pair in found.pairs} == {"S1", "S2", "S3", "S4"}
-
-
 def test_each_specimen_has_its_images_and_masks_in_one_folder(tmp_path: Path) -> None:
     """A13: a0_mask.png beside a0.tif was known in one folder alone."""
     wanted = {f"S{s}/a{n}.tif": f"S{s}/a{n}_mask.png" for s in "123" for n in "12"}
     _pairs(tmp_path, wanted)
     found = layouts.find(tmp_path)
     assert _found(tmp_path, found) == wanted and found.cut.kind == "drawn"
+
+
+def test_a_mask_without_its_image_is_no_micrograph(tmp_path: Path) -> None:
+    """A13: what lies among masks and holds few values is one, though its image is elsewhere."""
+    _pairs(tmp_path, _flat("raw/{}.tif", "done/{}.png"))
+    _write(tmp_path / "done" / "z.png", 255 * _picture(9)[1])
+    _write(tmp_path / "raw" / "y.tif", _picture(8)[0])
+    images, left_out = layouts.unlabelled(tmp_path)
+    assert [p.stem for p in images] == ["a", "b", "c", "d", "y"]
+    assert left_out == [layouts.LeftOut(tmp_path / "done", "mask", 5)]
+    found = layouts.find(tmp_path)
+    assert len(found.pairs) == 5
+    told = [layouts.LeftOut(tmp_path / "done" / "z.png", "masks that are not used")]
+    assert list(found.left_out) == told
 
 
 def test_a_mask_that_fits_two_images_is_a_question(tmp_path: Path) -> None:

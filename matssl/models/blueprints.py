@@ -77,5 +77,10 @@ def candidates(names: Mapping[str, object]) -> tuple[str, ...]:
         names: of the tensors of a file.
     """
     known = (*smp.encoders.encoders, small_unet.NAME)
-    kinds = [kind for first, kind in FAMILIES.items() if first in names]
+    # Behind a prefix, but not inside a block, whose number would stand before it.
+    kinds = [
+        kind
+        for first, kind in FAMILIES.items()
+        if any(re.fullmatch(rf"([^\d]*\.)?{re.escape(first)}", name) for name in names)
+    ]
     return tuple(name for name in known if any(re.match(kind, name) for kind in kinds))

@@ -187,9 +187,15 @@ def encoders_for(tensors: Mapping[str, Tensor], told: str | None = None) -> list
         tensors: of the file, in its order.
         told: what the file names as its encoder.
     """
-    names = [*([told] if told else []), *candidates(tensors)]
+    first = [told] if told else []
+    plain = layouts.architecture(tensors)
     if layouts.efficientnet_lite(Content("", dict(tensors), {})) is not None:
-        names = [*([told] if told else []), *LITE_ENCODERS]
+        names = [*first, *LITE_ENCODERS]
+    elif plain is not None and re.fullmatch(r"resnet\d+", plain):
+        # No need to lay out the whole family.
+        names = [*first, plain]
+    else:
+        names = [*first, *candidates(tensors)]
     fits = []
     for name in dict.fromkeys(names):
         wanted = blueprint(name)
@@ -198,7 +204,8 @@ def encoders_for(tensors: Mapping[str, Tensor], told: str | None = None) -> list
                 fits.append(name)
         except fitting.Ambiguous:
             fits.append(name)
-        if fits and (name == told or name in LITE_ENCODERS):
+        # No two of the library's encoders have the same tensors.
+        if fits:
             break
     return fits
 
@@ -254,8 +261,8 @@ def _recognised(
     if fit.ordered and layout != EFFICIENTNET_LITE:
         notes.append(
             f"its names are not the encoder's: {len(fit.names)} tensors taken in their order, of "
-            "which each has the shape and the role of the encoder's; whether it also pads alike and "
-            "has the same BatchNorm eps cannot be seen"
+            "which each has the shape and the role of the encoder's; whether it pads alike and has "
+            "the same BatchNorm eps cannot be seen"
         )
     if layout == SMP:
         rest = [n for n in content.tensors if not n.startswith("encoder.")]

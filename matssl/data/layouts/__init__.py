@@ -26,7 +26,14 @@ from matssl.data.layouts import (
     split_annot,
     written,
 )
-from matssl.data.layouts.pairing import Found, Layout
+from matssl.data.layouts.pairing import (
+    SPLITS,
+    Found,
+    Layout,
+    by_split,
+    folders_in,
+    split_name,
+)
 from matssl.data.layouts.splits import apply_splits
 from matssl.data.layouts.survey import (
     ELSEWHERE,
@@ -53,6 +60,7 @@ DATA_LAYOUTS: dict[str, Layout] = {
 # Where the names of folders say nothing and what pictures hold says all.
 BY_CONTENT = "masks found by few values, stem and size"
 GIVEN = "masks in --mask_folder"
+IN_SPLITS = "data sets in train, val and test"
 # What a folder that no layout knows is called.
 IMAGES_ONLY = "images only"
 
@@ -223,11 +231,25 @@ def unlabelled(root: Path | str) -> tuple[list[Path], list[LeftOut]]:
     return list(found.images), list(found.left_out)
 
 
-def tests(root: Path | str) -> list[Path]:
-    """Return the images of a folder's test splits, all of its images where it has none."""
-    found = find(root, need_masks=False, opened=())
-    chosen = [pair.image for pair in found.pairs if pair.split.endswith("test")]
-    return chosen or [pair.image for pair in found.pairs]
+def tests(
+    root: Path | str,
+    *,
+    splits: Path | str | None = None,
+    group_regex: str | None = None,
+    seed: int = 0,
+) -> list[Path]:
+    """Return the images of a folder's test splits; none where it has no such split.
+
+    Args:
+        root: the folder.
+        splits: see :func:`find`.
+        group_regex: see :func:`find`.
+        seed: see :func:`find`.
+    """
+    found = find(
+        root, splits=splits, group_regex=group_regex, seed=seed, need_masks=False, opened=()
+    )
+    return [pair.image for pair in found.pairs if pair.split.endswith("test")]
 
 
 def _recognise(
@@ -256,8 +278,28 @@ def _recognise(
         left_out = [out for out in seen.left_out if out.why != MASK]
         left_out += _unused_masks(root, paths, seen, used)
         return BY_CONTENT, pairs, left_out, told
+    inside = _in_splits(root)
+    if inside:
+        return IN_SPLITS, inside, _elsewhere(root, paths, inside), told
     found = [Found(image, None, "") for image in seen.images]
     return IMAGES_ONLY, found, list(seen.left_out), told
+
+
+def _in_splits(root: Path) -> list[Found]:
+    """Return the pairs of the data sets in folders called train, val and test; none without train.
+
+    Each of them may be laid out as it likes: train/S1/images beside train/S1/masks.
+    """
+    folders = [path for path in folders_in(root) if split_name(path.name) in SPLITS]
+    if "train" not in map(split_name, (path.name for path in folders)):
+        return []
+    found: list[Found] = []
+    for folder in folders:
+        if readers.listing(folder).images:
+            split = split_name(folder.name)
+            pairs = _recognise(folder, None)[1]
+            found += [replace(item, split=split if item.mask else "predict") for item in pairs]
+    return (by_split(found) or []) if any(item.mask for item in found) else []
 
 
 def _unused_masks(

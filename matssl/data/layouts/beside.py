@@ -8,6 +8,7 @@ from pathlib import Path
 from matssl.core.errors import UserError
 from matssl.data.layouts import naming
 from matssl.data.layouts.pairing import (
+    SPLITS,
     Found,
     Layout,
     by_split,
@@ -51,12 +52,16 @@ def _pairs(root: Path) -> list[Found] | None:
     if len(found) < 2:
         # A data set deep in a folder is one of its own.
         return None
-    named = [
-        replace(item, split=split_name(folder.name) if item.mask else "predict")
-        for folder, pairs in found.items()
-        for item in pairs
-    ]
-    return by_split(named)
+    if not {split_name(folder.name) for folder in found} & set(SPLITS):
+        # Folders of specimens.
+        return [item for pairs in found.values() for item in pairs]
+    return by_split(
+        [
+            replace(item, split=split_name(folder.name) if item.mask else "predict")
+            for folder, pairs in found.items()
+            for item in pairs
+        ]
+    )
 
 
 def _in_one(root: Path) -> list[Found] | None:

@@ -45,10 +45,12 @@ class Matched:
         images: of each mask the pictures it may belong to, nearest first; they agree in stem and
             size. Never empty.
         kinds: of each mask, which others it goes with.
+        widows: pictures of few values in folders of masks, whose own picture is not there.
     """
 
     images: dict[Path, list[Path]] = field(default_factory=dict)
     kinds: dict[Path, Kind] = field(default_factory=dict)
+    widows: set[Path] = field(default_factory=set)
 
     @cached_property
     def by_image(self) -> dict[Path, list[Path]]:
@@ -110,7 +112,23 @@ def find(paths: Sequence[Path]) -> Matched:
             if images:
                 matched.images[path], matched.kinds[path] = images, kind
                 break
+    matched.widows = _widows(paths, matched, looked)
     return matched
+
+
+def _widows(paths: Sequence[Path], matched: Matched, looked: _Looked) -> set[Path]:
+    """Return pictures of few values that lie where masks do and go with no picture."""
+    folders = {(kind.folder, kind.suffix) for kind in matched.kinds.values()}
+    pictures = {path for images in matched.images.values() for path in images}
+    rest = [
+        path
+        for path in paths
+        if (path.parent, path.suffix.lower()) in folders
+        and path not in matched.images
+        and path not in pictures
+    ]
+    held = looked.held(rest)
+    return {path for path, what in zip(rest, held, strict=True) if what == Holds.FEW}
 
 
 def _few(files: Sequence[Path], most: int, looked: _Looked) -> list[Path]:

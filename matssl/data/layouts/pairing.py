@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from matssl.core.errors import UserError
@@ -12,6 +12,7 @@ from matssl.data import readers
 from matssl.data.layouts import naming
 
 SPLIT_ALIASES = {"valid": "val", "validation": "val", "validate": "val", "training": "train"}
+SPLITS = ("train", "val", "test")
 # Misfits of one folder that are told; of others the number.
 MOST_TOLD = 5
 
@@ -117,17 +118,11 @@ def images_in(folder: Path) -> list[Path]:
 def split_name(name: str) -> str:
     """Return the split a folder or list of this name means."""
     # Capitals say nothing where the word is one of the three.
-    known = {*SPLIT_ALIASES.values(), "test"}
     lower = name.lower()
-    return SPLIT_ALIASES.get(lower, lower if lower in known else name)
+    return SPLIT_ALIASES.get(lower, lower if lower in SPLITS else name)
 
 
 def by_split(found: list[Found]) -> list[Found] | None:
-    """Return train, val, test and then the others; None where nothing was found.
-
-    Where no name is that of a part of a data set, folders are those of specimens and split nothing.
-    """
+    """Return train, val, test and then the others; None where nothing was found."""
     rank = {"train": 0, "val": 1, "test": 2}
-    if not any(item.split in rank or item.split.endswith("test") for item in found):
-        return [replace(item, split="") for item in found] or None
     return sorted(found, key=lambda item: rank.get(item.split, 3)) or None

@@ -99,7 +99,8 @@ def survey(
     matched = matching.find(
         [path for path in paths if path in pictures or not own.isdisjoint((path, *path.parents))]
     )
-    kept = tuple(path for path in rest if path in pictures and path not in matched.images)
+    masks_too = matched.widows.union(matched.images)
+    kept = tuple(path for path in rest if path in pictures and path not in masks_too)
     if not kept:
         return Survey(paths, _unread(found), Matched(), found.others)
     kept_set = set(kept)

@@ -117,6 +117,12 @@ class ClassTable:
         return self.threshold is not None
 
     @property
+    def is_black_and_white(self) -> bool:
+        """Whether the classes are 0 and the white of 1, 8 or 16 bits."""
+        values = [c.values for c in self.classes]
+        return self.kind == "index" and values in [[(0,), (white,)] for white in FULL]
+
+    @property
     def names(self) -> tuple[str, ...]:
         """Names in the order of the indices."""
         return tuple(c.name for c in self.classes)

@@ -27,17 +27,12 @@ Bytes = NDArray[np.uint8]
 MAPPED_BYTES = 1 << 26
 # The parts of a PNG that its pixels are made of; others only make the library print.
 PIXEL_CHUNKS = frozenset({b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"})
-# What libjpeg and libpng say of data that they had to guess; the pixels behind are grey or shifted.
-GUESSED = ("libpng error", "Corrupt JPEG data", "Premature end of JPEG", "Inconsistent progression")
+# What libjpeg says of data that it had to guess; the pixels behind them are grey or shifted.
+GUESSED = ("Corrupt JPEG data", "Premature end of JPEG", "Inconsistent progression")
 # Many cameras write a few bytes too many after the last pixel.
 HARMLESS = "extraneous bytes before marker 0xd9"
-REMARKS = (
-    "libpng warning",
-    "Unknown Adobe",
-    "Warning: unknown JFIF",
-    "Invalid SOS",
-    "Application transferred",
-)
+REMARKS = ("Unknown Adobe", "Warning: unknown JFIF", "Invalid SOS", "Application transferred")
+LIBPNG = ("libpng error: ", "libpng warning: ")
 # OpenCV's own bound on the pixels of a picture.
 LARGEST = 1 << 30
 
@@ -101,13 +96,8 @@ def _opencv(path: Path, data: Bytes, kind: str) -> tuple[Array, tuple[str, ...]]
 
     # What it would print beside our sentence is in our sentence.
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-    notes: tuple[str, ...] = ()
     try:
-        if kind in ("jpeg", "png"):
-            pixels, told = reported(lambda: cv2.imdecode(data, cv2.IMREAD_UNCHANGED))
-            notes = _judged(path, told)
-        else:
-            pixels = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
+        pixels, told = reported(lambda: cv2.imdecode(data, cv2.IMREAD_UNCHANGED))
     except cv2.error as error:
         if "CV_IO_MAX_IMAGE" in str(error):
             raise UserError(
@@ -116,7 +106,9 @@ def _opencv(path: Path, data: Bytes, kind: str) -> tuple[Array, tuple[str, ...]]
             ) from error
         raise UserError(f"{path} is broken: {first_line(error)}") from error
     if pixels is None:
-        raise UserError(f"{path} is broken: it could not be decoded")
+        why = told[0].removeprefix(LIBPNG[0]) if told else "it could not be decoded"
+        raise UserError(f"{path} is broken: {why}")
+    notes = _judged(path, told, kind)
     if pixels.ndim == 3 and pixels.shape[2] >= 3:
         # OpenCV's order is B, G, R(, A).
         code = cv2.COLOR_BGR2RGB if pixels.shape[2] == 3 else cv2.COLOR_BGRA2RGBA
@@ -129,8 +121,8 @@ def _opencv(path: Path, data: Bytes, kind: str) -> tuple[Array, tuple[str, ...]]
 def reported(decode: Callable[[], Result]) -> tuple[Result, list[str]]:
     """Return what a call gives and what a C library printed to the error stream meanwhile.
 
-    libjpeg and libpng tell of damaged data there and nowhere else. What others print in that
-    moment is printed afterwards.
+    libjpeg and libpng tell of damaged data there and nowhere else. What others print in that moment
+    is printed afterwards. One picture is decoded at a time; most of reading it is done elsewhere.
     """
     with _capturing:
         try:
@@ -149,14 +141,14 @@ def reported(decode: Callable[[], Result]) -> tuple[Result, list[str]]:
                 lines = catch.read().decode("utf-8", "replace").splitlines(keepends=True)
         finally:
             os.close(kept)
-        told = [line for line in lines if line.startswith((*GUESSED, *REMARKS))]
+        told = [line for line in lines if line.startswith((*GUESSED, *REMARKS, *LIBPNG))]
         rest = "".join(line for line in lines if line not in told)
         if rest:
             os.write(2, rest.encode())
         return result, [line.strip() for line in told]
 
 
-def _judged(path: Path, told: list[str]) -> tuple[str, ...]:
+def _judged(path: Path, told: list[str], kind: str) -> tuple[str, ...]:
     """Return what the library said where the pixels may still be right.
 
     Raises:
@@ -165,7 +157,8 @@ def _judged(path: Path, told: list[str]) -> tuple[str, ...]:
     for line in told:
         if line.startswith(GUESSED) and HARMLESS not in line:
             raise UserError(f"{path} is damaged: {line}; get a whole copy of it")
-    return tuple(f"the library of the format says: {line}" for line in dict.fromkeys(told))
+    lines = dict.fromkeys(line.removeprefix(LIBPNG[1])[:160] for line in told)
+    return tuple(f"the {kind.upper()} library says: {line}" for line in lines)
 
 
 def _png(path: Path, data: Bytes) -> tuple[Bytes, bytes]:

@@ -194,6 +194,8 @@ def _tag(page: TiffPage, code: int) -> Any:
 
 def _pixels(file: TiffFile, page: TiffPage, path: Path) -> Array:
     """Return (H, W) or (H, W, C) of a page, mapped where it is large and plain."""
+    if page.imagedepth > 1:
+        raise UserError(f"{path} has 3 dimensions in one page; a micrograph has two")
     _check_parts(file, page, path)
     size = int(np.prod(page.shape, dtype=np.int64)) * page.dtype.itemsize
     if size > MAPPED_BYTES and page.is_memmappable:
@@ -222,8 +224,9 @@ def _check_parts(file: TiffFile, page: TiffPage, path: Path) -> None:
     end = file.filehandle.size
     whole = sum(0 < start and 0 < count and start + count <= end for start, count in parts)
     wanted = int(np.prod(page.chunked, dtype=np.int64))
-    # Uncompressed strips that follow each other are one part to tifffile.
-    if whole < len(parts) or (page.compression != 1 and len(parts) < wanted) or not parts:
+    # Uncompressed strips that follow each other may be one part to tifffile.
+    each = page.compression != 1 or page.is_tiled
+    if whole < len(parts) or (each and len(parts) < wanted) or not parts:
         lost = max(len(parts), wanted) - whole
         raise UserError(
             f"{path} is broken: {lost} of {max(len(parts), wanted)} parts of its picture are not "

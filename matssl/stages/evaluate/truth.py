@@ -64,7 +64,41 @@ def truth_table(
             v for c in table.classes for v in c.values
         }:
             raise _other_classes(dataset.root, own, table)
-    return table, ()
+    return _as_saved_here(table, paths)
+
+
+def _as_saved_here(table: ClassTable, paths: Sequence[Path]) -> tuple[ClassTable, tuple[str, ...]]:
+    """Return the model's table for masks that mean its values and are saved in another way.
+
+    Training may have opened clean masks alone, and the others of the set went through JPEG or
+    are white at 1 instead of 255.
+    """
+    if all(_decodes(table, path) for path in paths):
+        return table, ()
+    try:
+        own, notes = masks.find_table(paths)
+    except UserError:
+        # That they differ from the model's is said when they are read.
+        return table, ()
+    same = [c.values for c in own.classes] == [c.values for c in table.classes]
+    if own.kind != table.kind or own.num_classes != table.num_classes:
+        return table, ()
+    if not same and not (own.any_white and table.is_black_and_white):
+        return table, ()
+    return _matched(_renamed(own, table.names), table), notes
+
+
+def _decodes(table: ClassTable, path: Path) -> bool:
+    try:
+        table.decode(readers.read_mask(path), str(path))
+    except UserError:
+        return False
+    return True
+
+
+def _renamed(own: ClassTable, names: Sequence[str]) -> ClassTable:
+    classes = tuple(replace(c, name=n) for c, n in zip(own.classes, names, strict=True))
+    return replace(own, classes=classes)
 
 
 def mask_paths(pairs: Sequence[Pair]) -> list[Path]:
@@ -86,8 +120,7 @@ def _binary(
             f"--classes binary is for a model of two classes; it knows {', '.join(table.names)}"
         )
     own, notes = masks.find_binary(paths, classes)
-    named = tuple(replace(c, name=n) for c, n in zip(own.classes, table.names, strict=True))
-    return replace(own, classes=named), notes
+    return _renamed(own, table.names), notes
 
 
 def _matched(own: ClassTable, table: ClassTable) -> ClassTable:
