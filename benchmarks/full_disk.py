@@ -250,7 +250,8 @@ class Stage:
             ],
             "evaluation": [
                 *("eval_model", "--model_path", str(tuned), "--dataset", labelled),
-                *("--output_dir", str(out), "--save_visualizations", "--save_probabilities"),
+                *("--output_dir", str(out), "--name", "x"),
+                *("--save_visualizations", "--save_probabilities"),
                 *common,
             ],
             "phase map": [
@@ -266,7 +267,8 @@ class Stage:
                 *("--output_dir", str(out), *common),
             ],
             "regions": [
-                *("matssl.tools.regions", str(self.sound / "evaluation"), "--output_dir", str(out)),
+                *("matssl.tools.regions", str(self.sound / "evaluation/eval/x")),
+                *("--output_dir", str(out)),
             ],
         }
         return commands[name]

@@ -77,7 +77,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _evaluate(model: Path, data: Path, out: Path, *more: object) -> int:
-    argv = ["--model_path", model, "--dataset", data, "--output_dir", out, "--threads", 1]
+    where = ["--output_dir", out.parent.parent, "--name", out.name]
+    argv = ["--model_path", model, "--dataset", data, *where, "--threads", 1]
     argv += ["--device", "cpu", "--quiet", *more]
     return guard(importlib.import_module("eval_model").main, [str(a) for a in argv])
 
@@ -95,14 +96,16 @@ def test_images_of_any_name_are_predicted_and_drawn(
     data.mkdir()
     for number, name in enumerate(NAMES):
         Path(os.fsdecode(os.fsencode(data) + b"/" + name)).write_bytes(_png(_image(number)))
-    assert _evaluate(model, data, tmp_path / "out", "--save_visualizations") == 0
+    assert _evaluate(model, data, tmp_path / "eval" / "out", "--save_visualizations") == 0
     for kind in ("masks/index", "masks/colour", "masks/label", "visualizations"):
-        files = [f for f in (tmp_path / "out" / kind).iterdir() if "vis_batch" not in f.name]
+        files = [
+            f for f in (tmp_path / "eval" / "out" / kind).iterdir() if "vis_batch" not in f.name
+        ]
         assert len(files) == len(NAMES), kind
-    assert len(_rows(tmp_path / "out" / "per_image.csv")) == len(NAMES)
-    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert len(_rows(tmp_path / "eval" / "out" / "per_image.csv")) == len(NAMES)
+    page = (tmp_path / "eval" / "out" / "report.html").read_text(encoding="utf-8")
     assert "<img src=a>" not in page and "&lt;b&gt;x&lt;img" in page
-    json.loads((tmp_path / "out" / "metrics.json").read_text(encoding="utf-8"))
+    json.loads((tmp_path / "eval" / "out" / "metrics.json").read_text(encoding="utf-8"))
     captured = capsys.readouterr()
     assert "Traceback" not in captured.err and "Warning" not in captured.err
     captured.out.encode("utf-8")
@@ -149,7 +152,7 @@ def test_one_image_that_fails_costs_no_other_and_the_run_ends_with_1(
 
     monkeypatch.setattr(predict, "_one_image", fails)
     monkeypatch.setattr(segmentation, "panel", fails_to_draw)
-    out = tmp_path / "out"
+    out = tmp_path / "eval" / "out"
     assert _evaluate(model, data, out) == 1
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "3 of 5 images failed" in error and "fieldB.png" in error
@@ -178,9 +181,9 @@ def test_a_broken_image_or_mask_costs_no_other_its_score(
             (tmp_path / "data" / part / f"f{chr(65 + number)}.png").write_bytes(_png(content))
     path = tmp_path / "data" / broken / "fB.png"
     path.write_bytes(path.read_bytes()[:-30])
-    assert _evaluate(model, tmp_path / "data", tmp_path / "out") == 1
+    assert _evaluate(model, tmp_path / "data", tmp_path / "eval" / "out") == 1
     assert f"{broken}/fB.png is broken" in capsys.readouterr().err
-    rows = _rows(tmp_path / "out" / "per_image.csv")
+    rows = _rows(tmp_path / "eval" / "out" / "per_image.csv")
     assert [Path(row["image"]).stem for row in rows] == ["fA", "fC", "fD"]
     assert all(row["miou"] for row in rows)
 
@@ -193,7 +196,7 @@ def test_where_all_images_fail_there_is_no_result_and_the_exit_code_is_2(
     data.mkdir()
     for name in "ab":
         (data / f"{name}.png").write_bytes(_png(_image(1))[:-40])
-    assert _evaluate(model, data, tmp_path / "out") == 2
+    assert _evaluate(model, data, tmp_path / "eval" / "out") == 2
     assert "all 2 images failed" in capsys.readouterr().err
 
 

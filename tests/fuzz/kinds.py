@@ -76,6 +76,11 @@ def _guarded(act: Callable[[], object]) -> Callable[[], int]:
     return lambda: guard(main, [])
 
 
+def _result(out: Path, name: str) -> Path:
+    """Return the file of this name below the folder of the results."""
+    return next(out.rglob(name))
+
+
 def _pick(rng: Rng, table: Mapping[str, Any], ends: tuple[str, ...] = ("",)) -> str:
     names = [name for name in table if name.endswith(ends)]
     return names[int(rng.integers(len(names)))]
@@ -232,7 +237,7 @@ def trained_model(rng: Rng, m: Material, place: Path) -> Case:
     run = _main("eval_model", *argv, "--threads", 1, "--quiet")
 
     def absurd() -> str:
-        entries = json.loads((out / "metrics.json").read_text())["phase_fractions"].values()
+        entries = json.loads(_result(out, "metrics.json").read_text())["phase_fractions"].values()
         shares = [entry["predicted"]["mean"] for entry in entries]
         if not shares or not all(map(math.isfinite, shares)) or abs(sum(shares) - 1) > 1e-6:
             return f"fractions {shares}"
@@ -358,7 +363,7 @@ def results(rng: Rng, m: Material, place: Path) -> Case:
     out = place / "out"
 
     def absurd() -> str:
-        with open(out / "regions.csv", encoding="utf-8", newline="") as file:
+        with open(_result(out, "regions.csv"), encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file))
         for row in rows:
             for key, value in row.items():
