@@ -508,6 +508,21 @@ def test_mutated_files_are_read_or_refused(tmp_path: Path) -> None:
     assert refused > 100
 
 
+def test_a_volume_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
+    """D10: a damaged depth of 4000 million slices was decoded slice by slice."""
+    volume = np.stack([GREY] * 4)
+    path = _tiff(tmp_path / "a.tif", volume, volumetric=True, photometric="minisblack")
+    with pytest.raises(UserError, match="3 dimensions"):
+        readers.read(path)
+    with tifffile.TiffFile(path) as file:
+        place = file.pages[0].tags["ImageDepth"].valueoffset
+    data = bytearray(path.read_bytes())
+    data[place : place + 4] = bytes([255, 255, 255, 127])
+    path.write_bytes(data)
+    with pytest.raises(UserError):
+        readers.read(path)
+
+
 def test_pipes_devices_and_sockets_are_refused_at_once(tmp_path: Path) -> None:
     """D11: nothing waits for a writer, nothing reads without end."""
     os.mkfifo(tmp_path / "pipe.png")

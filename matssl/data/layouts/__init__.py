@@ -231,11 +231,25 @@ def unlabelled(root: Path | str) -> tuple[list[Path], list[LeftOut]]:
     return list(found.images), list(found.left_out)
 
 
-def tests(root: Path | str) -> list[Path]:
-    """Return the images of a folder's test splits, all of its images where it has none."""
-    found = find(root, need_masks=False, opened=())
-    chosen = [pair.image for pair in found.pairs if pair.split.endswith("test")]
-    return chosen or [pair.image for pair in found.pairs]
+def tests(
+    root: Path | str,
+    *,
+    splits: Path | str | None = None,
+    group_regex: str | None = None,
+    seed: int = 0,
+) -> list[Path]:
+    """Return the images of a folder's test splits; none where it has no such split.
+
+    Args:
+        root: the folder.
+        splits: see :func:`find`.
+        group_regex: see :func:`find`.
+        seed: see :func:`find`.
+    """
+    found = find(
+        root, splits=splits, group_regex=group_regex, seed=seed, need_masks=False, opened=()
+    )
+    return [pair.image for pair in found.pairs if pair.split.endswith("test")]
 
 
 def _recognise(

@@ -19,6 +19,7 @@ from matssl.core.errors import UserError
 from matssl.data import readers
 from matssl.data.readers import Header
 from matssl.data.readers.raster import reported
+from matssl.data.readers.tiff import listening
 
 # Classes a person can tell apart, and the colours or grey levels that stand for them.
 FEW = 32
@@ -216,7 +217,7 @@ def _tiff_many(path: Path, head: Header) -> bool:
     if head.bits not in (8, 16):
         return False
     try:
-        with tifffile.TiffFile(path) as file:
+        with listening(), tifffile.TiffFile(path) as file:
             page = file.pages[0]
             packed = int(page.compression) != 1
             offsets, lengths = page.dataoffsets, page.databytecounts

@@ -144,7 +144,7 @@ def _is_of_tifffile(path: Path) -> bool:
     """Whether Python's tifffile wrote the file as it does where nothing is said of white."""
     import tifffile
 
-    with tifffile.TiffFile(path) as file:
+    with tiff.listening(), tifffile.TiffFile(path) as file:
         return bool(file.is_shaped)
 
 
