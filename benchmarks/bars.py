@@ -1,8 +1,8 @@
 """How surely information bars and scale bars are found, and how often one is seen where none is.
 
-``python -m benchmarks.bars --out OUT [--data DATA]`` looks at drawn pictures with bars, at pictures
-without, and at all micrographs below DATA (real ones; it lists those in which it finds a bar, so
-that one can look at them). Goes on where it stopped; prints the table of what is done.
+``python -m benchmarks.bars --out OUT [--data DATA]`` looks at drawn pictures with bars, at some
+without, and at all micrographs below DATA (it lists those in which it finds a bar, so that
+one can look at them). Goes on where it stopped; prints the table of what is done.
 """
 
 from __future__ import annotations

@@ -39,10 +39,16 @@ class Drawn:
     scale_bar: int = 0
 
 
-def with_bar(number: int) -> Drawn:
-    """Return picture ``number`` with a bar of one maker's style, stored in one of many ways."""
+def with_bar(number: int, size: tuple[int, int] | None = None) -> Drawn:
+    """Return picture ``number`` with a bar of one maker's style, stored in one of many ways.
+
+    Args:
+        number: equal numbers give equal pictures.
+        size: height and width above the bar; None draws one of ``SIZES``.
+    """
     g = np.random.default_rng([19, number])
-    height, width = SIZES[int(g.integers(len(SIZES)))]
+    drawn = SIZES[int(g.integers(len(SIZES)))]
+    height, width = size or drawn
     specimen = _specimen(height, width, g)
     name = list(STYLES)[number % len(STYLES)]
     rows = int(g.integers(max(22, round(0.045 * height)), round(0.14 * height)))
@@ -52,10 +58,16 @@ def with_bar(number: int) -> Drawn:
     return Drawn(pixels, rows, f"{name}, {stored}", length)
 
 
-def without_bar(number: int) -> Drawn:
-    """Return picture ``number`` of one of the kinds that could be taken for one with a bar."""
+def without_bar(number: int, size: tuple[int, int] | None = None) -> Drawn:
+    """Return picture ``number`` of one of the kinds that could be taken for one with a bar.
+
+    Args:
+        number: equal numbers give equal pictures.
+        size: height and width; None draws one of ``SIZES``.
+    """
     g = np.random.default_rng([91, number])
-    height, width = SIZES[int(g.integers(len(SIZES)))]
+    drawn = SIZES[int(g.integers(len(SIZES)))]
+    height, width = size or drawn
     name = list(PLAIN)[number % len(PLAIN)]
     pixels = PLAIN[name](height, width, g)
     pixels, stored = _stored(pixels, number // len(PLAIN), g)

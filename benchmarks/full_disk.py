@@ -4,10 +4,11 @@ A library before the C library (``full_disk.c``, built with gcc) counts the call
 need room. Then the stage is run again and again, and from one of these calls on all of them fail
 with "No space left on device". Held against it: exit code 2 and one line; no file of a run is half
 a file and nothing stays beside it; and when there is room again, a training that had begun goes on
-to the bits of the unbroken run.
+to the bits of the unbroken run (every third is tried).
 
-Of calls that follow each other for one file (the writes of one checkpoint) the first
-and the last are tried. The table grows by a row a case; what it holds is not run again.
+Of calls that follow each other for one file (the writes of one checkpoint) the first and the last
+are tried, of files that are written again and again the first time. The table grows by a row a
+case; what it holds is not run again.
 """
 
 from __future__ import annotations
@@ -84,14 +85,14 @@ def _chosen(calls: Sequence[tuple[str, str]]) -> list[tuple[int, str]]:
         else:
             runs.append([number])
     tried = [sorted({run[0], run[-1]}) for run in runs]
-    # Tables grow by a call a step: of equal places the first two are tried.
+    # Tables grow by a call a step: of equal places the first is tried.
     seen: dict[str, int] = {}
     kept = []
     for numbers in tried:
         what, path = calls[numbers[0] - 1]
         words = f"{what} {path}"
         seen[words] = seen.get(words, 0) + 1
-        if seen[words] <= 2:
+        if seen[words] == 1:
             kept += [(number, words) for number in numbers]
     return kept
 
@@ -143,7 +144,8 @@ class Stage:
             return f"exit code {code}: {lines[-1][:120] if lines else ''} ({len(lines)} lines)"
         if not re.search("disk is full|No space left", lines[0]):
             return f"said otherwise: {lines[0][:120]}"
-        return self._whole() or self._goes_on(name) or "yes"
+        # Every third training goes on; each takes as long as the run itself.
+        return self._whole() or (self._goes_on(name) if at % 3 == 0 else "") or "yes"
 
     def _whole(self) -> str:
         """Return which file is half a file, "" where all are whole."""

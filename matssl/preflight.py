@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import cv2
-import numpy as np
-from numpy.typing import NDArray
-
 from matssl.core.arrays import Array
 from matssl.core.errors import UserError
-from matssl.core.geometry import apply_d4
 from matssl.core.runtime import free_memory
 from matssl.core.wording import counted
-from matssl.data import bars, readers
+from matssl.data import bars, copies, readers
 from matssl.data.bars import Judged
+from matssl.data.copies import Copy, Finder, Sketch
 from matssl.data.facts import Facts, table
 from matssl.data.layouts import Dataset, LeftOut
 from matssl.data.layouts.survey import CLOSED, MASK, MASKS_ELSEWHERE
@@ -26,11 +22,9 @@ from matssl.data.masks import ClassTable
 from matssl.data.preprocess import Preprocess, shrunk
 from matssl.data.specimens import Grouping
 
-THUMBNAIL = 32
+POOL = "pool"
 # Larger pictures are looked at smaller, so that a look needs no copy of them.
 LARGEST_LOOKED_AT = 8192
-# Thumbnails of two fields of one specimen reach 0.7, copies (also turned or re-encoded) 0.97.
-DUPLICATE = 0.95
 LISTED = 4
 # Names of folders of masks that are told.
 FOLDERS = 8
@@ -45,7 +39,7 @@ class Preflight:
 
     title: str
     facts: tuple[Facts, ...]
-    duplicates: tuple[tuple[Facts, Facts, float], ...]
+    duplicates: tuple[tuple[Facts, Facts, Copy], ...]
     dataset: Dataset | None
     groups_across: tuple[str, ...]
     unopened: Mapping[str, int] = field(default_factory=dict)
@@ -151,11 +145,13 @@ class Preflight:
         if not self.duplicates:
             return ["  duplicates   none across splits"]
         lines = [f"  warning      {len(self.duplicates)} near-duplicates across splits"]
-        for first, second, value in self.duplicates[:LISTED]:
+        for first, second, copy in self.duplicates[:LISTED]:
             lines.append(
                 f"               {first.split}/{first.path.name} = {second.split}/"
-                f"{second.path.name} (correlation {value:.2f})"
+                f"{second.path.name} ({copy.text}; correlation {copy.correlation:.2f})"
             )
+        if len(self.duplicates) > LISTED:
+            lines.append(f"               and {len(self.duplicates) - LISTED} more")
         return lines
 
 
@@ -183,8 +179,7 @@ def examine(
     of = _Others.of(paths, dataset, grouping)
     of = of if masks else replace(of, table=None)
     jobs = [(split, path) for split, files in paths.items() for path in files]
-    with ThreadPoolExecutor(2) as threads:
-        facts = list(threads.map(lambda job: _facts(job[1], job[0], record, of), jobs))
+    facts, pairs = _read(jobs, of, record)
     judged = bars.judge((f.look for f in facts if f.look), record.crop_bottom)
     record = record.knowing(judged.rows)
     for number, fact in enumerate(facts):
@@ -198,7 +193,7 @@ def examine(
             if pair.split != "predict":
                 sides.setdefault(pair.group, set()).add(pair.split)
         across = tuple(sorted(name for name, splits in sides.items() if len(splits) > 1))
-    duplicates = tuple(_duplicates(facts))
+    duplicates = tuple((facts[i], facts[j], copy) for i, j, copy in pairs)
     return Preflight(
         title,
         tuple(facts),
@@ -238,36 +233,58 @@ def examine_dataset(
         split: len(paths.pop(split)) for split in list(paths) if opened and split not in opened
     }
     if pool:
-        paths["pool"] = list(pool)
+        paths[POOL] = list(pool)
     found = examine(
         str(dataset.root), paths, record, dataset, (*dataset.left_out, *left_out), masks=masks
     )
     return replace(found, unopened=unopened)
 
 
-def thumbnail(plane: Array) -> NDArray[np.float64]:
-    """Return (32, 32) of a plane: shading removed, zero mean, unit norm."""
-    gray = shrunk(plane, LARGEST_LOOKED_AT).astype(np.float32)
-    if gray.ndim == 3:
-        gray = gray.mean(axis=2)
-    small = cv2.resize(gray, (2 * THUMBNAIL, 2 * THUMBNAIL), interpolation=cv2.INTER_AREA)
-    # Images of one session share their shading; what tells pictures apart is the detail.
-    level = small - _light(small)
-    detail = level - cv2.GaussianBlur(level, (0, 0), THUMBNAIL / 4)
-    result = cv2.resize(detail, (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA)
-    centred = result.astype(np.float64) - result.mean()
-    norm = float(np.linalg.norm(centred))
-    return centred / norm if norm > 1e-9 else centred
+def _read(
+    jobs: Sequence[tuple[str, Path]], of: _Others, record: Preprocess
+) -> tuple[list[Facts], list[tuple[int, int, Copy]]]:
+    """Return the facts of all files, and the pairs of them in two splits that show one place.
 
+    Pictures of the pool, or of the first split, are many: they are sought among the others one by
+    one, and nothing is kept of them.
+    """
+    splits = list(dict.fromkeys(split for split, _ in jobs))
+    many = POOL if POOL in splits else next(iter(splits), "")
+    few = [i for i, (split, _) in enumerate(jobs) if split != many]
+    sketches: dict[int, Sketch] = {}
+    found: dict[int, list[Copy]] = {}
 
-def _light(plane: Array) -> NDArray[np.float32]:
-    """Return the cubic surface nearest to a plane: uneven light has no more detail than that."""
-    height, width = plane.shape
-    y = np.linspace(-1, 1, height)[:, None].repeat(width, axis=1).ravel()
-    x = np.linspace(-1, 1, width)[None].repeat(height, axis=0).ravel()
-    terms = np.stack([y**i * x**j for i in range(4) for j in range(4 - i)], axis=1)
-    factors, *_ = np.linalg.lstsq(terms, plane.ravel().astype(np.float64), rcond=None)
-    return (terms @ factors).reshape(height, width).astype(np.float32)
+    def read(i: int) -> Facts:
+        split, path = jobs[i]
+
+        def look(pixels: Array) -> None:
+            picture = copies.sketch(shrunk(pixels, LARGEST_LOOKED_AT))
+            if finder is None:
+                sketches[i] = picture
+            else:
+                found[i] = finder.look(picture)
+
+        return _facts(path, split, record, of, look if few else None)
+
+    finder: Finder | None = None
+    facts: dict[int, Facts] = {}
+    with ThreadPoolExecutor(2) as threads:
+        facts |= zip(few, threads.map(read, few), strict=True)
+        known = sorted(sketches)
+        finder = Finder([sketches[i] for i in known])
+        found |= {i: finder.look(sketches[i]) for i in known}
+        sketches.clear()
+        rest = [i for i, (split, _) in enumerate(jobs) if split == many]
+        facts |= zip(rest, threads.map(read, rest), strict=True)
+    pairs = [
+        (i, known[copy.second], copy)
+        for i, copied in found.items()
+        for copy in copied
+        if jobs[i][0] != jobs[known[copy.second]][0]
+        and (jobs[i][0] == many or i < known[copy.second])
+    ]
+    pairs.sort(key=lambda pair: (-pair[2].correlation, pair[0], pair[1]))
+    return [facts[i] for i in range(len(jobs))], pairs
 
 
 @dataclass(frozen=True)
@@ -303,7 +320,13 @@ def _misread(mask: Path | None, table: ClassTable | None) -> str:
     return ""
 
 
-def _facts(path: Path, split: str, record: Preprocess, of: _Others) -> Facts:
+def _facts(
+    path: Path,
+    split: str,
+    record: Preprocess,
+    of: _Others,
+    look: Callable[[Array], None] | None = None,
+) -> Facts:
     mask, specimen = of.masks.get(path), of.specimens.get(path, "")
     try:
         micrograph = record.read(path)
@@ -314,6 +337,8 @@ def _facts(path: Path, split: str, record: Preprocess, of: _Others) -> Facts:
     except UserError as error:
         return Facts(path, split, specimen=specimen, mask=mask, error=str(error))
     rows, columns = micrograph.pixels.shape[:2]
+    if look is not None:
+        look(micrograph.pixels[:kept])
     return Facts(
         path=path,
         split=split,
@@ -326,32 +351,8 @@ def _facts(path: Path, split: str, record: Preprocess, of: _Others) -> Facts:
         specimen=specimen,
         mask=mask,
         misread=_misread(mask, of.table),
-        thumbnail=thumbnail(micrograph.pixels[:kept]),
         look=seen,
     )
-
-
-def _duplicates(facts: Sequence[Facts]) -> list[tuple[Facts, Facts, float]]:
-    """Return pairs of different splits whose thumbnails agree under some element of D4."""
-    good = [f for f in facts if f.thumbnail is not None]
-    splits = [f.split for f in good]
-    if len(set(splits)) < 2:
-        return []
-    plain = np.stack([f.thumbnail.ravel() for f in good if f.thumbnail is not None])
-    best = np.full((len(good), len(good)), -1.0)
-    for flip in (False, True):
-        for turns in range(4):
-            turned = np.stack(
-                [
-                    apply_d4(f.thumbnail, flip, turns).ravel()
-                    for f in good
-                    if f.thumbnail is not None
-                ]
-            )
-            best = np.maximum(best, plain @ turned.T)
-    pairs = np.argwhere(np.triu(best > DUPLICATE, k=1))
-    found = [(good[i], good[j], float(best[i, j])) for i, j in pairs if splits[i] != splits[j]]
-    return sorted(found, key=lambda item: -item[2])
 
 
 def _left_out(parts: Sequence[LeftOut]) -> list[str]:

@@ -385,6 +385,11 @@ def a_turned_palette_beside_one_bit(f: Path) -> Truth:
     return [blobs(i) for i in range(2)]
 
 
+SITUATIONS["a_turned_palette_beside_one_bit_as_binary"] = Situation(
+    a_turned_palette_beside_one_bit, flags={"classes": "binary"}, says="differ in order"
+)
+
+
 @situation(says="shows 0 white and 1 black")
 def turned_palettes_alone(f: Path) -> Truth:
     for i in range(2):

@@ -16,7 +16,7 @@ import pytest
 
 from matssl.core.errors import UserError
 from matssl.data import layouts, readers
-from matssl.data.layouts import content
+from matssl.data.layouts import content, matching
 from matssl.data.layouts.content import Holds
 
 SIDE = 64
@@ -84,6 +84,10 @@ NAMINGS = {
     "Cityscapes": ("leftImg8bit/x/{}_leftImg8bit.png", "gtFine/x/{}_gtFine_labelIds.png"),
     "capitals": ("Images/{}.TIF", "Labels2/{}.png"),
 }
+NAMINGS |= {
+    "words before both": ("images/img_00{}.png", "masks/mask_00{}.png"),
+    "numbers behind words": ("images/image1{}.png", "masks/mask1{}.png"),
+}
 for _end in ("_mask", "_masks", "-mask", "_label", "-label", "_seg", "_segmentation", "_gt"):
     NAMINGS[f"{_end} in a folder"] = ("pics/{}.tif", f"other/{{}}{_end}.png")
 for _end in ("_annotation", "_labels", "_target", "_truth"):
@@ -116,6 +120,8 @@ def test_a_mask_deep_in_a_pool_is_no_micrograph_whatever_it_is_called(tmp_path: 
 @pytest.mark.parametrize(
     ("images", "masks"),
     [
+        ("{}/{}.tif", "{}/{}_mask.png"),
+        ("{}/S1/images/{}.tif", "{}/S1/masks/{}.png"),
         ("images/{}/{}.tif", "labels/{}/{}.png"),
         ("pics/{}/{}.tif", "drawn by hand/{}/{}.png"),
         ("{}/pics/{}.tif", "{}/drawn/{}.png"),
@@ -144,6 +150,28 @@ def test_the_same_stems_in_several_folders_go_with_the_mask_of_their_folder(tmp_
     found = layouts.find(tmp_path)
     assert _found(tmp_path, found) == wanted
     assert len(layouts.unlabelled(tmp_path)[0]) == 9
+
+
+def test_each_specimen_has_its_images_and_masks_in_one_folder(tmp_path: Path) -> None:
+    """A13: a0_mask.png beside a0.tif was known in one folder alone."""
+    wanted = {f"S{s}/a{n}.tif": f"S{s}/a{n}_mask.png" for s in "123" for n in "12"}
+    _pairs(tmp_path, wanted)
+    found = layouts.find(tmp_path)
+    assert _found(tmp_path, found) == wanted and found.cut.kind == "drawn"
+
+
+def test_a_mask_without_its_image_is_no_micrograph(tmp_path: Path) -> None:
+    """A13: what lies among masks and holds few values is one, though its image is elsewhere."""
+    _pairs(tmp_path, _flat("raw/{}.tif", "done/{}.png"))
+    _write(tmp_path / "done" / "z.png", 255 * _picture(9)[1])
+    _write(tmp_path / "raw" / "y.tif", _picture(8)[0])
+    images, left_out = layouts.unlabelled(tmp_path)
+    assert [p.stem for p in images] == ["a", "b", "c", "d", "y"]
+    assert left_out == [layouts.LeftOut(tmp_path / "done", "mask", 5)]
+    found = layouts.find(tmp_path)
+    assert len(found.pairs) == 5
+    told = [layouts.LeftOut(tmp_path / "done" / "z.png", "masks that are not used")]
+    assert list(found.left_out) == told
 
 
 def test_a_mask_that_fits_two_images_is_a_question(tmp_path: Path) -> None:
@@ -367,6 +395,7 @@ def test_of_many_files_few_are_opened_unless_they_disagree(
         _write(tmp_path / "in" / f"{number}.png", gray)
         _write(tmp_path / "out" / f"{number}.png", drawn)
         _write(tmp_path / "alone" / f"n{number}.png", gray)
+    monkeypatch.setattr(matching, "LOOKED_AT", 40)
     opened: list[Path] = []
     whole = content.holds
     monkeypatch.setattr(content, "holds", lambda path: opened.append(path) or whole(path))

@@ -24,6 +24,7 @@ from matssl.core.run_folder import RunFolder
 from matssl.data.masks import ClassTable, MaskClass
 from matssl.data.preprocess import Preprocess
 from matssl.models.segmentation import SegmentationModel, build_model
+from matssl.pictures import training
 from matssl.stages import resume
 from matssl.stages.pretrain import watch
 from matssl.stages.pretrain.loop import Run
@@ -369,3 +370,13 @@ def test_every_line_of_a_log_survives_that_is_whole(tmp_path: Path) -> None:
     assert resume.rewind(folder, 8) == [row["loss"] for row in rows]
     assert (tmp_path / "log.csv").read_bytes() == before
     assert json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1]) == rows[-1]
+
+
+def test_a_log_whose_heading_is_damaged_is_no_reason_to_end_a_run(tmp_path: Path) -> None:
+    """D6: KeyError: 'rank'; a column twice."""
+    path = tmp_path / "log.csv"
+    path.write_text("step,loss,r\0nk\n1,0.5,2\n".replace("\0", "x"))
+    table = training.read_table(path)
+    assert "rank" not in table and np.isnan(table["rank"]).tolist() == [True]
+    path.write_text("step,step,rank\n1,0.5,2\n")
+    assert not training.read_table(path)

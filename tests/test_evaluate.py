@@ -156,6 +156,23 @@ def test_masks_after_jpeg_are_cut_half_way_in_an_evaluation_too(
     assert "half-way" in (tmp_path / "b0" / "report.html").read_text()
 
 
+def test_masks_that_training_has_not_opened_may_be_saved_in_another_way(
+    make_model: Make, make_data: Make, tmp_path: Path
+) -> None:
+    """A14, A15: the test masks of a set went through JPEG, or are white at 1 beside 255."""
+    drawn = [np.roll(mask, (3, 5), (0, 1)) for mask in _masks(3)]
+    model = make_model(_table(NAMES, (0, 255)))
+    wanted = _run(model, make_data("clean", [255 * m for m in drawn]), tmp_path / "a")
+    soft = cv2.imdecode(cv2.imencode(".jpg", 255 * drawn[2], [1, 85])[1], 0)
+    for name, last in (("soft", soft), ("dark", drawn[2])):
+        data = make_data(name, [255 * drawn[0], 255 * drawn[1], last])
+        found = _run(model, data, tmp_path / f"out {name}")
+        assert found["confusion"] == wanted["confusion"], name
+    dark = make_model(_table(NAMES, (0, 1)), name="dark.ckpt")
+    found = _run(dark, tmp_path / "dark", tmp_path / "other way round")
+    assert found["confusion"] == wanted["confusion"]
+
+
 def _refused(model: Path, data: Path, out: Path, *parts: str, **flags: Any) -> None:
     with pytest.raises(UserError) as caught:
         _run(model, data, out, **flags)
@@ -469,3 +486,26 @@ def test_images_of_a_specimen_that_was_trained_on_are_named(
     elsewhere = make_data("other", _masks(2))
     model = make_model(trained=trained, recipe=recipe, name="again.ckpt")
     assert _run(model, elsewhere, tmp_path / "b", group_regex="(field)")["warnings"] == []
+
+
+@pytest.mark.usefixtures("no_drawing")
+def test_crop_bottom_of_the_command_beats_the_checkpoint_and_a_short_mask_is_scored(
+    make_model: Make, tmp_path: Path
+) -> None:
+    """found.md A2, A3: the mask lacks eight rows; the rows cut off are no field and not scored."""
+    model, data = make_model(record=Preprocess(crop_bottom=0)), tmp_path / "set"
+    image = np.random.default_rng(0).integers(60, 200, (64, 64)).astype(np.uint8)
+    for folder, pixels in (("images", image), ("masks", np.tile(_masks()[0], 1)[:56] % 2)):
+        (data / folder).mkdir(parents=True)
+        (data / folder / "a.png").write_bytes(cv2.imencode(".png", pixels)[1].tobytes())
+    kept = {"none": 64, "12": 52, "auto": 56}
+    for given, rows in kept.items():
+        result = _run(model, data, tmp_path / given, crop_bottom=given, split="train")
+        said = (tmp_path / given / "preflight.txt").read_text(encoding="utf-8")
+        assert ("beats the none that the weights" in said) == (given != "none")
+        assert "1 of 1 mask of pictures of 64 x 64 is 8 rows shorter: the upper part" in said
+        drawn = readers.read_mask(tmp_path / given / "masks" / "index" / "a.png")
+        assert drawn.shape == (64, 64)
+        assert (drawn[:rows] != 255).all()
+        assert (drawn[rows:] == 255).all()
+        assert np.sum(result["confusion"]) == 64 * min(rows, 56)

@@ -165,6 +165,26 @@ def test_one_image_that_fails_costs_no_other_and_the_run_ends_with_1(
     assert (status["state"], status["images"], status["failed"]) == ("done", 3, 3)
 
 
+@pytest.mark.parametrize("broken", ["test", "test_annot"])
+def test_a_broken_image_or_mask_costs_no_other_its_score(
+    broken: str, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """D2: of four labelled images one cannot be read."""
+    for part in ("test", "test_annot"):
+        (tmp_path / "data" / part).mkdir(parents=True)
+    for number in range(4):
+        image = _image(number)
+        for part, content in (("test", image), ("test_annot", (image > 127).astype(np.uint8))):
+            (tmp_path / "data" / part / f"f{chr(65 + number)}.png").write_bytes(_png(content))
+    path = tmp_path / "data" / broken / "fB.png"
+    path.write_bytes(path.read_bytes()[:-30])
+    assert _evaluate(model, tmp_path / "data", tmp_path / "out") == 1
+    assert f"{broken}/fB.png is broken" in capsys.readouterr().err
+    rows = _rows(tmp_path / "out" / "per_image.csv")
+    assert [Path(row["image"]).stem for row in rows] == ["fA", "fC", "fD"]
+    assert all(row["miou"] for row in rows)
+
+
 def test_where_all_images_fail_there_is_no_result_and_the_exit_code_is_2(
     model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 import train_finetune
+from matssl.core import checkpoint
 from matssl.core.errors import UserError, guard
 from matssl.core.labels import IGNORE
 from matssl.data import synthetic
@@ -293,3 +294,18 @@ def test_images_without_any_label_are_refused_by_name(
     assert guard(train_finetune.main, argv) == 2
     assert "every pixel of the training masks" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_val_fraction_0_takes_all_steps_on_all_images(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], no_drawing: None
+) -> None:
+    """B16: PSCL's one to three images train for all epochs; no fold chooses the number of steps."""
+    folder = tmp_path / "data"
+    synthetic.write_dataset(folder, "two_phase", n_train=2, n_val=0, n_test=1, size=64, seed=0)
+    argv = ["--finetune_dataset", folder, "--output_dir", tmp_path, "--name", "x", "--steps", 3]
+    argv += ["--encoder", "tu-test_resnet", "--decoder", "unet", "--crop_size", 32]
+    argv += ["--batch_size", 2, "--val_every", 1, "--threads", 1, "--precision", "fp32"]
+    assert guard(train_finetune.main, [str(w) for w in [*argv, "--val_fraction", 0]]) == 0
+    assert "fold" not in capsys.readouterr().out.replace("folder", "")
+    root = tmp_path / "finetune" / "x"
+    assert not (root / "folds.json").exists() and checkpoint.load(root / "best.ckpt")["step"] == 3

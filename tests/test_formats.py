@@ -409,6 +409,38 @@ def test_a_png_whose_checksum_does_not_fit_is_refused_in_one_line(
     assert capfd.readouterr().err == ""
 
 
+def _png(data: bytes, height: int) -> bytes:
+    """A PNG file of compressed rows whose checksums all fit."""
+    head = struct.pack(">IIBBBBB", GREY.shape[1], height, 8, 0, 0, 0, 0)
+    chunks = ((b"IHDR", head), (b"IDAT", data), (b"IEND", b""))
+    parts = [
+        struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+        for name, body in chunks
+    ]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+def test_damage_behind_fitting_checksums_is_told_in_our_sentence(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """D3: a filter that does not exist, a bad stream, rows too few; rows too many are noted."""
+    rows = [b"\0" + row.tobytes() for row in GREY]
+    filtered = zlib.compress(b"".join([*rows[:9], b"\x09" + rows[9][1:], *rows[10:]]))
+    whole = zlib.compress(b"".join(rows))
+    spoiled = whole[: len(whole) // 2] + bytes(9) + whole[len(whole) // 2 + 9 :]
+    short = zlib.compress(b"".join(rows[:9]))
+    for data in (filtered, spoiled, short):
+        (tmp_path / "a.png").write_bytes(_png(data, 48))
+        with pytest.raises(UserError, match=r"a\.png is broken: ") as error:
+            readers.read(tmp_path / "a.png")
+        assert "libpng" not in str(error.value)
+    (tmp_path / "a.png").write_bytes(_png(whole, 20))
+    micrograph = readers.read(tmp_path / "a.png")
+    assert np.array_equal(micrograph.pixels, GREY[:20])
+    assert micrograph.notes == ("the PNG library says: IDAT: Too much image data",)
+    assert capfd.readouterr().err == ""
+
+
 def test_what_stands_beside_the_pixels_of_a_png_makes_nobody_print(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -474,6 +506,21 @@ def test_mutated_files_are_read_or_refused(tmp_path: Path) -> None:
                 refused += 1
                 assert len(str(error)) < 400 and "\n" not in str(error)
     assert refused > 100
+
+
+def test_a_volume_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
+    """D10: a damaged depth of 4000 million slices was decoded slice by slice."""
+    volume = np.stack([GREY] * 4)
+    path = _tiff(tmp_path / "a.tif", volume, volumetric=True, photometric="minisblack")
+    with pytest.raises(UserError, match="3 dimensions"):
+        readers.read(path)
+    with tifffile.TiffFile(path) as file:
+        place = file.pages[0].tags["ImageDepth"].valueoffset
+    data = bytearray(path.read_bytes())
+    data[place : place + 4] = bytes([255, 255, 255, 127])
+    path.write_bytes(data)
+    with pytest.raises(UserError):
+        readers.read(path)
 
 
 def test_pipes_devices_and_sockets_are_refused_at_once(tmp_path: Path) -> None:

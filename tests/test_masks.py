@@ -310,3 +310,13 @@ def test_imagej_stores_what_it_means_and_others_show_it(tmp_path: Path) -> None:
     _, notes = masks.find_table([tmp_path / "w0.tif", tmp_path / "w1.tif"])
     assert any("stored values count" in note for note in notes)
     assert any("shown count" in note for note in notes)
+
+
+def test_numbers_that_no_class_can_have_are_refused(tmp_path: Path) -> None:
+    """Numbers of 32 bits are no colours; beyond, and of other kinds, they are refused."""
+    raw = _blob(0).astype(np.uint32) * np.uint32(4_294_967_295)
+    table, _ = masks.find_table(_write(tmp_path, raw))
+    assert table.kind == "index" and np.array_equal(table.decode(raw), _blob(0))
+    for other in (_blob(0).astype(np.int64) << 40, _blob(0).astype(np.complex64)):
+        with pytest.raises(UserError, match=r"m0\.tif holds"):
+            masks.find_table(_write(tmp_path, other))

@@ -350,6 +350,15 @@ def test_a_run_of_another_method_has_its_features_clustered(
 
 
 @pytest.mark.usefixtures("no_drawing")
+def test_one_image_is_mapped(run: Path, micrographs: Path, tmp_path: Path) -> None:
+    """C12: the path of a single image was refused."""
+    image = sorted(path for path in micrographs.rglob("*") if path.is_file())[0]
+    assert _map(run, image, tmp_path / "out", "--phases", "3", "--smooth", "0") == 0
+    assert [row["image"] for row in _table(tmp_path / "out" / "phase_fractions.csv")] == [
+        str(image)
+    ]
+
+
 def test_masks_are_not_taken_for_micrographs(
     other_run: Path, synthetic_folder: Path, tmp_path: Path
 ) -> None:

@@ -68,13 +68,6 @@ def test_the_doctor_takes_no_mask_of_a_pool_for_an_image(
     assert "left out     folders of masks: test_annot, train_annot, val_annot" in said
 
 
-def test_equal_shading_alone_is_no_copy() -> None:
-    light = np.linspace(0, 200, 128)[None] + np.linspace(0, 100, 128)[:, None]
-    detail = [np.random.default_rng(i).normal(0, 12, (128, 128)) for i in range(2)]
-    first, second = (preflight.thumbnail(light + cv2.GaussianBlur(d, (0, 0), 2)) for d in detail)
-    assert abs(float((first * second).sum())) < 0.5
-
-
 def test_a_specimen_on_two_sides_is_a_warning(tmp_path: Path) -> None:
     for split, number in (("train", 1), ("test", 2)):
         image, mask = synthetic.micrograph("two_phase", 96, 96, number)

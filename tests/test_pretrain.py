@@ -302,7 +302,8 @@ def test_an_encoder_that_stands_still_is_seen_after_a_resume_too(
         return build(*args).requires_grad_(False)
 
     monkeypatch.setattr(pretrain, "build_encoder", frozen)
-    more = ["--steps", 6, "--checkpoint_every", 2, "--quiet"]
+    # Enough steps that weights which stay mean something.
+    more = ["--steps", 16, "--checkpoint_every", 2, "--quiet"]
     assert _main(*_argv(pool_folder, tmp_path, "whole", *more)) == 0
     _break_and_resume(monkeypatch, *_argv(pool_folder, tmp_path, "broken", *more))
     logs = [_rows(tmp_path / "ssl" / name / "log.csv") for name in ("whole", "broken")]

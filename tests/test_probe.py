@@ -178,23 +178,28 @@ def test_a_run_keeps_the_encoder_that_scores_best_and_resumes_with_it(
     assert [float(row["probe_miou"]) for row in same] == scores
 
 
-def test_the_test_images_of_the_probes_folder_stay_closed(
+def test_the_test_masks_of_the_probes_folder_stay_closed(
     pool_folder: Path, synthetic_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from matssl.data import readers
 
-    opened: list[str] = []
-    for name in ("read", "read_mask"):
+    opened: dict[str, list[str]] = {"read": [], "read_mask": []}
+    for name in opened:
         real = getattr(readers, name)
 
-        def note(path: Any, *args: Any, _real: Any = real, **options: Any) -> Any:
-            opened.append(str(path))
+        def note(
+            path: Any, *args: Any, _real: Any = real, _name: str = name, **options: Any
+        ) -> Any:
+            opened[_name].append(str(path))
             return _real(path, *args, **options)
 
         monkeypatch.setattr(readers, name, note)
     assert _run(pool_folder, tmp_path, "x", "--probe_path", synthetic_folder, "--steps", 2) == 0
-    assert any("val" in path for path in opened)
-    assert not any(f"{synthetic_folder}/test" in path for path in opened)
+    assert any("val" in path for path in opened["read_mask"])
+    assert not any(f"{synthetic_folder}/test" in path for path in opened["read_mask"])
+    # The pictures are looked at once, to say which of them the pool shows.
+    tests = [path for path in opened["read"] if f"{synthetic_folder}/test" in path]
+    assert len(tests) == len(set(tests)) == 2
 
 
 def test_a_run_resumes_where_its_labelled_images_moved_but_not_with_others(

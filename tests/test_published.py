@@ -180,15 +180,18 @@ def test_binary_is_refused_for_a_model_of_more_classes(
         ("metaldam", 256, "matrix,austenite,martensite-austenite,precipitate,defect", 200, 1e-4),
         ("aachen", 256, "binary", 50, 1e-3),
         ("ebc", 512, "binary", 200, 1e-4),
+        # Of a data set that the table does not name.
+        ("paper", 256, None, 50, 1e-4),
     ],
 )
 def test_the_presets_are_the_published_table(
-    preset: str, size: int, classes: str, epochs: int, lr: float
+    preset: str, size: int, classes: str | None, epochs: int, lr: float
 ) -> None:
     argv = ["--finetune_dataset", "x", "--recipe", preset]
     found = finetune.resolve(argv)
     assert (found.input_size, found.classes, found.epochs, found.lr) == (size, classes, epochs, lr)
     assert (found.decoder, found.loss, found.in_channels) == ("unetplusplus", "dice", 3)
+    assert found.batch_size == 128 and found.schedule == "constant"
     assert found.d4 == "none" and found.weight_decay == found.contrast == found.noise_p == 0
 
 

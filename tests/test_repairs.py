@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 import shutil
@@ -105,7 +106,7 @@ def test_a_slash_behind_the_pool_touches_no_other_run(
 
 def test_results_of_each_model_and_folder_have_a_place_of_their_own() -> None:
     def place(model: str, data: str, **more: Any) -> Path:
-        return evaluate._root(EvaluateSettings(model_path=model, dataset=data, **more))
+        return evaluate._root(EvaluateSettings(model_path=model, dataset=data, **more), raw=False)
 
     places = {
         place("r/first/best.ckpt", "d/EBC-1/"),
@@ -389,6 +390,7 @@ def test_an_environment_for_sgd_does_not_reach_our_recipe(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / ".env").write_bytes(b"export SSL_LR=0.7 # \xff\n")
+    (tmp_path / "x").mkdir()
     assert published.environment() == {"lr": "0.7"}
     seen = []
     monkeypatch.setattr(loop, "pretrain", lambda found, argv: seen.append(found.run.lr))
@@ -403,8 +405,10 @@ def test_a_tile_is_twice_the_view_so_that_grains_keep_their_scale(
 ) -> None:
     asked = []
 
+    names = inspect.signature(inputs._pool).parameters
+
     def stop(*args: Any) -> None:
-        asked.append(args[-1])
+        asked.append(dict(zip(names, args, strict=True))["tile_size"])
         raise UserError("enough")
 
     monkeypatch.setattr(inputs, "_pool", stop)

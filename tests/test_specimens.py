@@ -231,12 +231,12 @@ def test_a_table_as_spreadsheets_write_it_beats_all(tmp_path: Path) -> None:
         ("image,specimen\na.png,1\n", "no specimen for 1 of 2 images .b.png.; add their lines"),
         ("file,place\na.png,1\n", None),
         ("picture no,place\na.png,1\n", "has no column image"),
-        ("image,pixel_size\na.png,5\nb.png,6\n", "line 2: '5' is no pixel size"),
-        ("image,pixel_size\na.png,5,3nm\nb.png,6nm\n", "more cells than the first line"),
+        ("image,pixel_size\na.png,5\nb.png,6\n", "a.png: '5' is no pixel size"),
+        ("image,pixel_size\na.png,5,3nm\nb.png,6nm\n", "more cells in line 2"),
         ("image,specimen,sample\na,1,2\n", "two columns that say the specimen"),
-        ("", "empty or holds no text"),
+        ("", "names no columns"),
         ("image,specimen\n", "no line for an image"),
-        ("image,specimen\na\0b,2\n", "holds no text"),
+        ("image,specimen\na\0b,2\n", "zero bytes"),
     ],
 )
 def test_a_table_that_does_not_fit_is_refused_in_one_line(

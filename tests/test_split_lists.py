@@ -112,3 +112,12 @@ def test_all_absent_names_are_told_at_once(data: Path, tmp_path: Path) -> None:
     lists.write_text("image,split\n,train\n")
     with pytest.raises(UserError, match="line 2: no image is named|needs the columns"):
         layouts.find(data, splits=lists)
+
+
+def test_a_class_file_is_read_as_programs_write_it(data: Path) -> None:
+    """A19: classes.csv of Excel: a BOM, semicolons, capitals in names of file and columns."""
+    text = "Name;Value\r\nMatrix;0\r\nGefüge;1\r\n"
+    (data / "Classes.CSV").write_bytes(text.encode("utf-8-sig"))
+    found = layouts.find(data)
+    assert found.table is not None
+    assert [(c.name, c.values) for c in found.table.classes] == [("Matrix", (0,)), ("Gefüge", (1,))]

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from matssl.core import tables, textfiles
+from matssl.data import specimens
 
 
 def test_cells_have_six_digits_and_what_is_unknown_has_none() -> None:
@@ -52,3 +53,13 @@ def test_a_share_is_written_in_per_cent_with_its_half_width(
     share, *more = given
     half_width = more[0] if more else math.nan
     assert tables.percent(share, half_width, int(more[1]) if len(more) > 1 else 1) == text
+
+
+def test_a_table_of_specimens_is_quoted_once_and_read_back_as_it_was(tmp_path: Path) -> None:
+    """D14: the table that a user edits has the same apostrophes as all others."""
+    names = [("=a.png", "-steel"), ("+b.png", "@x"), ("'=q.png", "'-q"), ("'plain.png", "x")]
+    rows = [specimens.Row(image, specimen) for image, specimen in names]
+    specimens.write_table(tmp_path / "specimens.csv", rows)
+    assert "''=a" not in (tmp_path / "specimens.csv").read_text(encoding="utf-8")
+    found = specimens.read_table(tmp_path / "specimens.csv").rows
+    assert [(row.image, row.specimen) for row in found] == names

@@ -94,7 +94,7 @@ def test_a_specimen_that_fills_the_pool_keeps_its_negatives(
 ) -> None:
     pool = tmp_path / "pool"
     pool.mkdir()
-    names = [f"steel{i:04d}" for i in range(9)] + ["other", "third", "fourth"]
+    names = [f"sample1_{i:04d}" for i in range(9)] + ["sample2_1", "sample3_1", "sample4_1"]
     for name, source in zip(names, sorted(pool_folder.glob("*")), strict=True):
         shutil.copy(source, pool / f"{name}{source.suffix}")
     flags = ["--data_path", pool, "--output_dir", tmp_path, *TINY, "--steps", 1]
@@ -109,7 +109,7 @@ def test_a_specimen_that_fills_the_pool_keeps_its_negatives(
         said = capsys.readouterr().out
         settings = yaml.safe_load((tmp_path / "ssl" / name / "config.yaml").read_text())
         assert settings.get("group_negatives") == wanted, name
-        assert ("specimen 'steel' holds 75 % of the pool" in said) == (sentence is not None)
+        assert ("specimen 'sample1' holds 75 % of the pool" in said) == (sentence is not None)
         assert sentence is None or sentence in said
 
 

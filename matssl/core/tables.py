@@ -66,10 +66,18 @@ def _cell(value: object, digits: int | None) -> object:
         if math.isnan(value):
             return ""
         return value if digits is None else f"{value:.{digits}g}"
-    if isinstance(value, str) and value.lstrip("'").startswith(FORMULA) and not _is_number(value):
-        # A spreadsheet would take it for a formula, and one in a file's name is a stranger's.
-        return "'" + value
+    if isinstance(value, str):
+        return quoted(value)
     return "" if value is None else value
+
+
+def quoted(text: str) -> str:
+    """Return text that no spreadsheet takes for a formula: one in a file's name is a stranger's.
+
+    :func:`matssl.core.textfiles.unquoted` gives back what it was.
+    """
+    formula = text.lstrip("'").startswith(FORMULA) and not _is_number(text)
+    return f"'{text}" if formula else text
 
 
 def _is_number(text: str) -> bool:

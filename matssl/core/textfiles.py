@@ -111,7 +111,7 @@ def read_rows(path: Path, what: str = "") -> list[dict[str, str]]:
             raise UserError(f"{path} has the column {cut(repr(twice[0]))} twice")
         rows: list[dict[str, str]] = []
         for row in reader:
-            cells = [_unquoted(cell).strip() for cell in row]
+            cells = [unquoted(cell).strip() for cell in row]
             if any(cells[len(header) :]):
                 raise UserError(
                     f"{path} has more cells in line {reader.line_num} than in its header; "
@@ -266,5 +266,6 @@ def _check_cells(path: Path, cells: Iterable[str], rows: int) -> None:
             raise UserError(f"{path} has an entry of {len(cell):,} characters ({cut(cell, 40)})")
 
 
-def _unquoted(cell: str) -> str:
+def unquoted(cell: str) -> str:
+    """Return a cell without the apostrophe of :func:`matssl.core.tables.quoted`."""
     return cell[1:] if cell.startswith("'") and cell.lstrip("'").startswith(FORMULA) else cell

@@ -54,13 +54,11 @@ class Look:
 
     @property
     def alone(self) -> int:
-        """Rows of the bar by this picture alone, 0 for none; its mask says more than its pixels."""
-        if self.told is not None:
-            return max(self.told, self.missing)
-        sure = next((one.rows for one in self.candidates if one.sure), 0)
-        if self.missing:
-            return sure if abs(sure - self.missing) <= NEAR else self.missing
-        return sure
+        """Rows of the bar by this picture alone, 0 for none: neither bar nor without a label."""
+        seen = self.told
+        if seen is None:
+            seen = next((one.rows for one in self.candidates if one.sure), 0)
+        return max(seen, self.missing)
 
 
 @dataclass(frozen=True)
@@ -168,7 +166,7 @@ def judge(looks: Iterable[Look], crop_bottom: int | str = AUTO) -> Judged:
             found = {one.path: int(crop_bottom) for one in these}
         rows |= found
         notes += _short_masks(shape, these)
-    every = (one for these in by_shape.values() for one in these)
+    every = sorted((one for these in by_shape.values() for one in these), key=lambda o: o.path)
     misfits = {one.path: _misfit(one, rows[one.path]) for one in every}
     misfits = {path: told for path, told in misfits.items() if told}
     return Judged(rows, tuple(notes), tuple(warnings), frozenset(doubtful), misfits)

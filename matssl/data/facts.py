@@ -6,9 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from matssl.data.bars import Look
 
 HEAD = ("image", "mask", "split", "specimen", "size", "bits", "pixel", "from", "bar")
@@ -30,7 +27,6 @@ class Facts:
         specimen: it is of.
         mask: of the image, None where there is none.
         misread: why the values of its mask cannot be used, "" where they can or were not read.
-        thumbnail: float (32, 32), shading removed, zero mean and unit norm.
         error: why it could not be read; then nothing else holds.
         look: what it shows of its bar.
     """
@@ -46,7 +42,6 @@ class Facts:
     specimen: str = ""
     mask: Path | None = None
     misread: str = ""
-    thumbnail: NDArray[np.float64] | None = None
     error: str | None = None
     look: Look | None = None
 

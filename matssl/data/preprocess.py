@@ -34,7 +34,6 @@ from matssl.data.readers.planes import FLOAT_BITS
 STANDARD_HALF_WIDTH = 3.0
 # Defaults of --low and --high.
 LEVELS = (0.5, 99.5)
-FROM_TABLE = "pixel size as the table of specimens says"
 WINDOWS = ("percentile", "dtype", "standard", "fixed")
 
 
@@ -99,8 +98,7 @@ class Preprocess:
         size = self.sizes.get(Path(path))
         if size is None:
             return readers.with_pixel_size(micrograph, self.pixel_size)
-        micrograph = readers.with_pixel_size(micrograph, size, "specimens.csv")
-        return replace(micrograph, notes=(*micrograph.notes, FROM_TABLE))
+        return readers.with_pixel_size(micrograph, size, "specimens.csv")
 
     def told(self, sizes: Mapping[Path, float]) -> Preprocess:
         """Return the record that knows the pixel sizes of these images, nm, as well."""

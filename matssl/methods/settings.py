@@ -265,7 +265,7 @@ def queue_size() -> int | None:
     return flag(
         None,
         GROUP,
-        "keys that are kept; see --queue_limit",
+        "keys that are kept, at most half the tiles where the queue is limited",
         auto=str(DEFAULT_QUEUE),
         low=1,
         high=1 << 24,

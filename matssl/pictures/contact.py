@@ -88,7 +88,8 @@ def sheet(cells: Sequence[Cell], path: Path, title: str, text: str, marks: str =
             page.paste(cell, (MARGIN + column * (width + GAP), top))
         top += height + GAP
     stream = io.BytesIO()
-    page.save(stream, "PNG", dpi=(pictures.DPI, pictures.DPI))
+    # Noise hardly shrinks, however long one tries.
+    page.save(stream, "PNG", compress_level=2, dpi=(pictures.DPI, pictures.DPI))
     atomic_write_bytes(path, stream.getvalue())
 
 

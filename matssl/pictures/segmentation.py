@@ -27,7 +27,7 @@ RIGHT, WRONG = (225, 230, 235), (200, 30, 40)
 TOTAL_INCHES, HEAD_INCHES, LINE_INCHES, GAP_INCHES = 12.4, 0.27, 0.24, 0.12
 WIDE = 2.5
 # Longest side of a micrograph in a panel, in pixels; what is larger is drawn smaller.
-MOST_DRAWN = 4096
+MOST_DRAWN = 2048
 # Characters of a class name in a picture.
 LABEL = 48
 # Fewer regions have no distribution.

@@ -17,13 +17,29 @@ from matssl import pictures
 from matssl.core import textfiles
 from matssl.core.arrays import Array
 from matssl.core.batch import Panel
+from matssl.core.errors import UserError
 from matssl.pictures.segmentation import colour_names
 
 
-def read_table(path: Path) -> dict[str, Array]:
+class Columns(dict[str, Array]):
+    """Columns of a table by name; one that a damaged heading lacks is NaN."""
+
+    def __init__(self, rows: int) -> None:
+        super().__init__()
+        self.rows = rows
+
+    def __missing__(self, name: str) -> Array:
+        return np.full(self.rows, np.nan)
+
+
+def read_table(path: Path) -> Columns:
     """Return the numeric columns of a csv file by name; empty cells are NaN."""
-    rows = textfiles.read_rows(path)
-    table: dict[str, Array] = {}
+    try:
+        rows = textfiles.read_rows(path)
+    except UserError:
+        # The heading of a log of before is damaged: a curve is no reason to end a run.
+        rows = []
+    table = Columns(len(rows))
     for name in rows[0] if rows else []:
         try:
             values = [float(row[name]) if row[name] else np.nan for row in rows]
@@ -44,7 +60,7 @@ def pretraining_curves(steps_csv: Path, log_csv: Path, probe_csv: Path, path: Pa
     if not steps:
         return
     pixels, groups = "masked_loss" in log, "prototypes" in log
-    probe = read_table(probe_csv) if probe_csv.is_file() else {}
+    probe = read_table(probe_csv) if probe_csv.is_file() else Columns(0)
     columns = 3 if probe and log else 2
     figure, axes = plt.subplots(2, columns, figsize=(4 * columns, 5), sharex=True)
     if probe and log:

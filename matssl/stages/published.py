@@ -220,7 +220,8 @@ def study_backbones(path: str | None) -> tuple[Path, ...]:
     Args:
         path: of the file, None without one.
     """
-    content = read_settings(Path(path)) if path else {}
+    # A run may outlive the file it was started with.
+    content = read_settings(Path(path)) if path and Path(path).is_file() else {}
     if not is_simclr_study(content):
         return ()
     pairs = dict(_flat(content))

@@ -90,7 +90,6 @@ def main(argv: Sequence[str]) -> int:
         problems=CalibrateSettings.problems,
         prog="python -m matssl.tools.calibrate",
     )
-    from matssl import contact_sheet
     from matssl.data import layouts, readers
     from matssl.data.preprocess import Preprocess
     from matssl.data.specimens.sizes import write_pixel_sizes
@@ -100,6 +99,8 @@ def main(argv: Sequence[str]) -> int:
     assert length is not None
     folder = Path(args.folder)
     if args.pictures:
+        from matssl import contact_sheet
+
         contact_sheet.check_path(Path(args.pictures), folder)
     record = Preprocess.chosen(channels=1, page=args.page)
     chosen = [p for p in layouts.unlabelled(folder)[0] if _fits(p, folder, args.images)]

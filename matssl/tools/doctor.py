@@ -108,12 +108,12 @@ def main(argv: Sequence[str]) -> int:
     if args.pictures:
         shown = contact_sheet.write(found, Path(args.pictures))
         print(f"  pictures     {args.pictures}: {shown}")
+    # Training refuses them in the same words.
+    found.judged.refuse_misfits()
     if args.write_layout:
         sizes = {fact.path: fact.pixel_size for fact in found.facts}
         for line in written.write(dataset, sizes):
             print(line)
-    # Training refuses them in the same words.
-    found.judged.refuse_misfits()
     return found.exit_code
 
 

@@ -26,7 +26,14 @@ from matssl.data.layouts import (
     split_annot,
     written,
 )
-from matssl.data.layouts.pairing import Found, Layout
+from matssl.data.layouts.pairing import (
+    SPLITS,
+    Found,
+    Layout,
+    by_split,
+    folders_in,
+    split_name,
+)
 from matssl.data.layouts.splits import apply_splits
 from matssl.data.layouts.survey import (
     ELSEWHERE,
@@ -37,6 +44,7 @@ from matssl.data.layouts.survey import (
     refuse_run,
     summed,
 )
+from matssl.data.layouts.survey import listed as _listed
 from matssl.data.layouts.survey import survey as _survey
 from matssl.data.specimens import MIN_IMAGES_TO_SPLIT, Grouping, Pair, cut_all, group
 
@@ -52,6 +60,7 @@ DATA_LAYOUTS: dict[str, Layout] = {
 # Where the names of folders say nothing and what pictures hold says all.
 BY_CONTENT = "masks found by few values, stem and size"
 GIVEN = "masks in --mask_folder"
+IN_SPLITS = "data sets in train, val and test"
 # What a folder that no layout knows is called.
 IMAGES_ONLY = "images only"
 
@@ -222,11 +231,25 @@ def unlabelled(root: Path | str) -> tuple[list[Path], list[LeftOut]]:
     return list(found.images), list(found.left_out)
 
 
-def tests(root: Path | str) -> list[Path]:
-    """Return the images of a folder's test splits, all of its images where it has none."""
-    found = find(root, need_masks=False, opened=())
-    chosen = [pair.image for pair in found.pairs if pair.split.endswith("test")]
-    return chosen or [pair.image for pair in found.pairs]
+def tests(
+    root: Path | str,
+    *,
+    splits: Path | str | None = None,
+    group_regex: str | None = None,
+    seed: int = 0,
+) -> list[Path]:
+    """Return the images of a folder's test splits; none where it has no such split.
+
+    Args:
+        root: the folder.
+        splits: see :func:`find`.
+        group_regex: see :func:`find`.
+        seed: see :func:`find`.
+    """
+    found = find(
+        root, splits=splits, group_regex=group_regex, seed=seed, need_masks=False, opened=()
+    )
+    return [pair.image for pair in found.pairs if pair.split.endswith("test")]
 
 
 def _recognise(
@@ -236,31 +259,51 @@ def _recognise(
 
     Names of folders that are known go first, as they did before pictures were looked at.
     """
-    paths = readers.find_images(root)
     if not root.is_dir():
-        return IMAGES_ONLY, [Found(root, None, "")], [], []
+        return IMAGES_ONLY, [Found(path, None, "") for path in readers.find_images(root)], [], []
     refuse_run(root)
+    listed = _listed(root)
+    paths, told = listed.images, outlines.notes(listed.others)
     if mask_folder is not None:
-        found = anywhere.given(root, _survey(root, ()).images, mask_folder)
-        return GIVEN, found, _elsewhere(root, paths, found), outlines.notes(root)
+        found = anywhere.given(root, _survey(root, (), found=listed).images, mask_folder)
+        return GIVEN, found, _elsewhere(root, paths, found), told
     for name, layout in DATA_LAYOUTS.items():
         pairs = layout.pairs(root)
         if pairs:
-            return name, pairs, _elsewhere(root, paths, pairs), outlines.notes(root)
-    seen = _survey(root, tuple(DATA_LAYOUTS.values()), pairing=True)
-    told = outlines.notes(root)
+            return name, pairs, _elsewhere(root, paths, pairs), told
+    seen = _survey(root, tuple(DATA_LAYOUTS.values()), pairing=True, found=listed)
     if seen.matched.images:
         pairs = anywhere.pairs(root, seen.images, seen.matched)
         used = {item.mask for item in pairs}
         left_out = [out for out in seen.left_out if out.why != MASK]
         left_out += _unused_masks(root, paths, seen, used)
         return BY_CONTENT, pairs, left_out, told
+    inside = _in_splits(root)
+    if inside:
+        return IN_SPLITS, inside, _elsewhere(root, paths, inside), told
     found = [Found(image, None, "") for image in seen.images]
     return IMAGES_ONLY, found, list(seen.left_out), told
 
 
+def _in_splits(root: Path) -> list[Found]:
+    """Return the pairs of the data sets in folders called train, val and test; none without train.
+
+    Each of them may be laid out as it likes: train/S1/images beside train/S1/masks.
+    """
+    folders = [path for path in folders_in(root) if split_name(path.name) in SPLITS]
+    if "train" not in map(split_name, (path.name for path in folders)):
+        return []
+    found: list[Found] = []
+    for folder in folders:
+        if readers.listing(folder).images:
+            split = split_name(folder.name)
+            pairs = _recognise(folder, None)[1]
+            found += [replace(item, split=split if item.mask else "predict") for item in pairs]
+    return (by_split(found) or []) if any(item.mask for item in found) else []
+
+
 def _unused_masks(
-    root: Path, paths: list[Path], seen: Survey, used: set[Path | None]
+    root: Path, paths: Sequence[Path], seen: Survey, used: set[Path | None]
 ) -> list[LeftOut]:
     """Return masks that belong to no pair: those of layouts deeper in the folder."""
     known = set(seen.images) | {path for path in used if path is not None}
@@ -269,7 +312,7 @@ def _unused_masks(
     return summed(root, rest, MASKS_ELSEWHERE, paths)
 
 
-def _elsewhere(root: Path, paths: list[Path], found: list[Found]) -> list[LeftOut]:
+def _elsewhere(root: Path, paths: Sequence[Path], found: list[Found]) -> list[LeftOut]:
     """Return pictures below a folder that its layout has no place for."""
     known = {path for item in found for path in (item.image, item.mask)}
     return summed(root, [path for path in paths if path not in known], ELSEWHERE, paths)

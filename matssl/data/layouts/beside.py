@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from matssl.core.errors import UserError
 from matssl.data.layouts import naming
-from matssl.data.layouts.pairing import Found, Layout, images_in
+from matssl.data.layouts.pairing import (
+    SPLITS,
+    Found,
+    Layout,
+    by_split,
+    folders_in,
+    images_in,
+    split_name,
+)
 
 # Names that say it alone; others are believed where the picture holds few values.
 SUFFIXES = (
@@ -34,6 +43,28 @@ def _masks(folder: Path) -> dict[Path, str]:
 
 
 def _pairs(root: Path) -> list[Found] | None:
+    """Return the pairs of a folder, or of its folders where several have some: train, S1, S2."""
+    own = _in_one(root)
+    if own or images_in(root):
+        return own
+    inside = {folder: _in_one(folder) for folder in folders_in(root)}
+    found = {folder: pairs for folder, pairs in inside.items() if pairs}
+    if len(found) < 2:
+        # A data set deep in a folder is one of its own.
+        return None
+    if not {split_name(folder.name) for folder in found} & set(SPLITS):
+        # Folders of specimens.
+        return [item for pairs in found.values() for item in pairs]
+    return by_split(
+        [
+            replace(item, split=split_name(folder.name) if item.mask else "predict")
+            for folder, pairs in found.items()
+            for item in pairs
+        ]
+    )
+
+
+def _in_one(root: Path) -> list[Found] | None:
     masks = _masks(root)
     images = [path for path in images_in(root) if path not in masks]
     by_stem: dict[str, list[Path]] = {}

@@ -18,6 +18,8 @@ from matssl.core.arrays import Array
 from matssl.core.errors import UserError
 from matssl.data import readers
 from matssl.data.readers import Header
+from matssl.data.readers.raster import reported
+from matssl.data.readers.tiff import listening
 
 # Classes a person can tell apart, and the colours or grey levels that stand for them.
 FEW = 32
@@ -29,6 +31,8 @@ SOFT = 4
 START = 1 << 15
 # Bytes a pixel: no coder needs as many for the pixels of FEW values in areas.
 DENSE = 0.75
+# The same of JPEG, whose bytes are those of edges and noise.
+DENSE_JPEG = 0.3
 
 
 class Holds(Enum):
@@ -91,9 +95,10 @@ def of_pixels(pixels: Array) -> Holds:
     values = _numbers(pixels[step // 2 :: step])
     found, counts = np.unique(values, return_counts=True)
     if len(found) == 1:
-        # Rows between those that were looked at may hold more.
-        found = np.unique(_numbers(pixels))
-        return Holds.ONE if len(found) == 1 else Holds.FEW
+        # Rows between those that were looked at may hold more; a large picture goes by strips.
+        strips = range(0, len(pixels), ROWS)
+        one = all(bool((_numbers(pixels[i : i + ROWS]) == found[0]).all()) for i in strips)
+        return Holds.ONE if one else Holds.FEW
     alike = values[:, 1:] == values[:, :-1]
     flat = float(alike.mean()) if alike.size else 0.0
     if len(found) <= 3 or (len(found) <= FEW and flat >= 0.4):
@@ -156,7 +161,7 @@ def _surely_many(path: Path, head: Header) -> bool:
             return False
         return stored > max(DENSE * pixels, START) or _png_noise(path, head)
     if head.kind == "jpeg":
-        return _jpeg_many(path)
+        return stored > max(DENSE_JPEG * pixels, START) or _jpeg_many(path)
     if head.kind == "tiff":
         return _tiff_many(path, head)
     return False
@@ -198,7 +203,7 @@ def _jpeg_many(path: Path) -> bool:
     import cv2
 
     data = np.fromfile(path, np.uint8)
-    small = cv2.imdecode(data, cv2.IMREAD_REDUCED_GRAYSCALE_8)
+    small, _ = reported(lambda: cv2.imdecode(data, cv2.IMREAD_REDUCED_GRAYSCALE_8))
     if small is None or small.size < 256:
         return False
     counts = np.sort(np.bincount(small.ravel(), minlength=256))[::-1]
@@ -212,7 +217,7 @@ def _tiff_many(path: Path, head: Header) -> bool:
     if head.bits not in (8, 16):
         return False
     try:
-        with tifffile.TiffFile(path) as file:
+        with listening(), tifffile.TiffFile(path) as file:
             page = file.pages[0]
             packed = int(page.compression) != 1
             offsets, lengths = page.dataoffsets, page.databytecounts

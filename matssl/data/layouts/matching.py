@@ -17,8 +17,9 @@ from typing import TypeVar
 from matssl.data.layouts import content, naming
 from matssl.data.layouts.content import Holds, Size
 
-# Files of one kind that are looked at before one is concluded for all.
-LOOKED_AT = 12
+# Where no more files than this may be masks, all are looked at; of more so many, but FEWEST of each
+# kind, before one is concluded for its others.
+LOOKED_AT, FEWEST = 600, 2
 
 
 @dataclass(frozen=True)
@@ -44,10 +45,12 @@ class Matched:
         images: of each mask the pictures it may belong to, nearest first; they agree in stem and
             size. Never empty.
         kinds: of each mask, which others it goes with.
+        widows: pictures of few values in folders of masks, whose own picture is not there.
     """
 
     images: dict[Path, list[Path]] = field(default_factory=dict)
     kinds: dict[Path, Kind] = field(default_factory=dict)
+    widows: set[Path] = field(default_factory=set)
 
     @cached_property
     def by_image(self) -> dict[Path, list[Path]]:
@@ -85,30 +88,54 @@ def find(paths: Sequence[Path]) -> Matched:
         for name in naming.of_image(path):
             named[name].append(path)
     kinds: dict[Kind, list[Path]] = defaultdict(list)
-    fitting: dict[Path, dict[Kind, list[Path]]] = defaultdict(dict)
+    fitting: dict[Path, dict[Kind, str]] = defaultdict(dict)
     for path in paths:
         for name, besides in naming.of_mask(path).items():
-            others = [p for p in named.get(name, ()) if p != path]
-            if others:
+            others = named.get(name, ())
+            # Its own name alone is no other picture's.
+            if len(others) > 1 or (others and others[0] is not path):
                 kind = Kind(path.parent, besides, path.suffix.lower())
                 kinds[kind].append(path)
-                fitting[path][kind] = others
+                fitting[path][kind] = name
     looked = _Looked()
-    few = {path for files in kinds.values() for path in _few(files, looked)}
+    whole = sum(map(len, kinds.values())) <= LOOKED_AT
+    some = max(FEWEST, LOOKED_AT // max(1, len(kinds)))
+    few = {
+        path
+        for files in kinds.values()
+        for path in _few(files, len(files) if whole else some, looked)
+    }
     matched = Matched()
     for path in paths:
-        for kind, others in fitting.get(path, {}).items():
-            images = _images(path, others, few, looked)
+        for kind, name in fitting.get(path, {}).items():
+            images = _images(path, named[name], few, looked)
             if images:
                 matched.images[path], matched.kinds[path] = images, kind
                 break
+    matched.widows = _widows(paths, matched, looked)
     return matched
 
 
-def _few(files: Sequence[Path], looked: _Looked) -> list[Path]:
+def _widows(paths: Sequence[Path], matched: Matched, looked: _Looked) -> set[Path]:
+    """Return pictures of few values that lie where masks do and go with no picture."""
+    folders = {(kind.folder, kind.suffix) for kind in matched.kinds.values()}
+    pictures = {path for images in matched.images.values() for path in images}
+    rest = [
+        path
+        for path in paths
+        if (path.parent, path.suffix.lower()) in folders
+        and path not in matched.images
+        and path not in pictures
+    ]
+    held = looked.held(rest)
+    return {path for path, what in zip(rest, held, strict=True) if what == Holds.FEW}
+
+
+def _few(files: Sequence[Path], most: int, looked: _Looked) -> list[Path]:
     """Return those files of a kind that hold few values in areas; of one value, with the others."""
-    step = max(1, len(files) // LOOKED_AT)
-    some = files if len(files) <= LOOKED_AT else files[::step]
+    some = files
+    if len(files) > most:
+        some = [files[place * (len(files) - 1) // (most - 1)] for place in range(most)]
     held = looked.held(some)
     if len(some) < len(files) and Holds.MANY in held and Holds.FEW in held:
         some, held = files, looked.held(files)
@@ -128,13 +155,16 @@ def _images(mask: Path, others: Sequence[Path], few: set[Path], looked: _Looked)
     By its name alone a picture is a mask where a folder or the file says so, its images' do not,
     and all else fits: masks over whose micrograph one sees have as many colours as there are.
     """
-    if mask not in few and not _said(mask, others[0]):
+    if mask not in few and not any(map(naming.says_mask, mask.parent.parts)):
         return []
     own = looked.size(mask)
     images = [
         path
         for path in others
-        if path not in few and (mask in few or _said(mask, path)) and own.fits(looked.size(path))
+        if path is not mask
+        and path not in few
+        and (mask in few or _said(mask, path))
+        and own.fits(looked.size(path))
     ]
     return sorted(images, key=lambda path: (distance(mask, path), str(path)))
 

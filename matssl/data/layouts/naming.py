@@ -13,18 +13,23 @@ from pathlib import Path
 from matssl.data import readers
 
 # Ends and beginnings that programs and people give to masks, in lower case.
-SUFFIXES = (
+_SUFFIXES = (
     *("_mask", "_masks", "-mask", "-masks", ".mask", "_cp_masks", "_seg", "-seg", "_segm"),
     *("_label", "_labels", "-label", "-labels", "_segmentation", "_segmented", "_gt", "-gt"),
     *("_annot", "_annotation", "_annotations", "_annotated", "_target", "_truth", "_ground_truth"),
     *("_groundtruth", "_simple segmentation", "-data_simple segmentation"),
     *("_simple_segmentation", "_labelids", "_labeltrainids", "_classes", "_binary", "_maske"),
 )
-PREFIXES = ("mask_", "masks_", "mask-", "mask of ", "label_", "labels_", "seg_", "gt_", "maske_")
+_PREFIXES = ("mask_", "masks_", "mask-", "mask of ", "label_", "labels_", "seg_", "gt_", "maske_")
+# The longest go first.
+SUFFIXES = tuple(sorted(_SUFFIXES, key=len, reverse=True))
+PREFIXES = tuple(sorted(_PREFIXES, key=len, reverse=True))
 # What the names of images have that those of their masks lack: nnU-Net's number of the channel,
 # the word itself.
 _IMAGE_ENDS = re.compile(r"(_0000|_image|_img|-image|_im|_raw|_orig|_leftimg8bit|\.ome)$")
-_IMAGE_STARTS = re.compile(r"^(image_|img_|image-|raw_)")
+_IMAGE_STARTS = re.compile(r"^((image|img|im|raw|pic|picture)s?[-_ ]|(image|img|im|pic)(?=\d))")
+# The same of masks, where only a number is left of the name.
+_MASK_STARTS = re.compile(r"^(mask|label|seg|gt|maske)s?[-_ ]?(?=\d)")
 _WORD_ENDS = re.compile(r"[-_. ]+")
 # Words of folders, in lower case, in the languages of those who sent us folders.
 MASK_WORDS = frozenset(
@@ -78,12 +83,17 @@ def of_mask(path: Path) -> dict[str, str]:
 
 def known(own: str) -> Iterable[str]:
     """Return a stem without the ends and beginnings that say mask."""
-    for end in sorted(SUFFIXES, key=len, reverse=True):
-        if own.endswith(end) and len(own) > len(end):
-            yield own.removesuffix(end)
-    for start in sorted(PREFIXES, key=len, reverse=True):
-        if own.startswith(start) and len(own) > len(start):
-            yield own.removeprefix(start)
+    if own.endswith(SUFFIXES):
+        for end in SUFFIXES:
+            if own.endswith(end) and len(own) > len(end):
+                yield own.removesuffix(end)
+    numbered = _MASK_STARTS.sub("", own)
+    if numbered != own:
+        yield numbered
+    if own.startswith(PREFIXES):
+        for start in PREFIXES:
+            if own.startswith(start) and len(own) > len(start):
+                yield own.removeprefix(start)
 
 
 def words(name: str) -> set[str]:

@@ -8,19 +8,18 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from matssl.core.wording import counted
-from matssl.data import readers
 
 # Bytes that are looked at of each end of a file, and files that are looked at in all.
 LOOKED_AT, MOST = 1 << 14, 200
 _ENDINGS = (".json", ".geojson", ".xml", ".zip", ".roi")
 
 
-def notes(root: Path) -> list[str]:
-    """Return what was found of annotations in a folder, in words; nothing where there is none."""
+def notes(files: Iterable[Path]) -> list[str]:
+    """Return what files hold of annotations, in words; nothing where there is none."""
     found: Counter[str] = Counter()
     first: dict[str, str] = {}
-    files = [p for p in readers.listing(root).others if p.suffix.lower() in _ENDINGS]
-    for path in files[:MOST]:
+    named = [path for path in files if path.suffix.lower() in _ENDINGS]
+    for path in named[:MOST]:
         program = kind(path)
         if program:
             found[program] += 1

@@ -12,6 +12,7 @@ from matssl.data import readers
 from matssl.data.layouts import naming
 
 SPLIT_ALIASES = {"valid": "val", "validation": "val", "validate": "val", "training": "train"}
+SPLITS = ("train", "val", "test")
 # Misfits of one folder that are told; of others the number.
 MOST_TOLD = 5
 
@@ -62,7 +63,7 @@ def pair_by_name(images: Path, masks: Path, split: str) -> list[Found]:
         # Its own name goes first: a_seg.tif has its mask beside a.tif, which has another.
         own = naming.stem(image)
         fitting = [mask for mask in names.get(own, ()) if naming.stem(mask) == own]
-        fitting = fitting or names.get(own, [])
+        fitting = fitting or [m for name in naming.of_image(image) for m in names.get(name, ())]
         if not fitting:
             lonely.append(image)
         elif fitting[0] in used:
@@ -73,7 +74,7 @@ def pair_by_name(images: Path, masks: Path, split: str) -> list[Found]:
         else:
             used[fitting[0]] = image
             pairs.append(Found(image, fitting[0], split))
-    owned = {naming.stem(image): mask for mask, image in used.items()}
+    owned = {name: mask for mask, image in used.items() for name in naming.of_image(image)}
     widowed = []
     for mask in (path for path in images_in(masks) if path not in used):
         first = next((owned[n] for n in naming.known(naming.stem(mask)) if n in owned), None)
@@ -95,6 +96,8 @@ def pair_by_name(images: Path, masks: Path, split: str) -> list[Found]:
             f"{counted(len(widowed), 'mask')} in {masks} without an image in {images.name} (first: "
             f"{widowed[0].name}); add the image or remove the mask"
         )
+    if lonely and widowed and not pairs:
+        wrong.append(f"or say how the names go: --mask_folder '{masks.name}/*_mask.png'")
     if wrong:
         more = f"; and {len(wrong) - MOST_TOLD} more of the kind" if len(wrong) > MOST_TOLD else ""
         raise UserError("; ".join(wrong[:MOST_TOLD]) + more)
@@ -115,9 +118,8 @@ def images_in(folder: Path) -> list[Path]:
 def split_name(name: str) -> str:
     """Return the split a folder or list of this name means."""
     # Capitals say nothing where the word is one of the three.
-    known = {*SPLIT_ALIASES.values(), "test"}
     lower = name.lower()
-    return SPLIT_ALIASES.get(lower, lower if lower in known else name)
+    return SPLIT_ALIASES.get(lower, lower if lower in SPLITS else name)
 
 
 def by_split(found: list[Found]) -> list[Found] | None:

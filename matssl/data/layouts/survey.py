@@ -54,7 +54,24 @@ class Survey:
     others: tuple[Path, ...] = ()
 
 
-def survey(root: Path, layouts: Sequence[Layout], pairing: bool = False) -> Survey:
+def listed(root: Path) -> Listing:
+    """Return what lies in a folder.
+
+    Raises:
+        UserError: no image does, or there is no folder.
+    """
+    found = readers.listing(root) if root.is_dir() else None
+    if found is None or not found.images:
+        readers.find_images(root)
+    return found or Listing(())
+
+
+def survey(
+    root: Path,
+    layouts: Sequence[Layout],
+    pairing: bool = False,
+    found: Listing | None = None,
+) -> Survey:
     """Return which pictures below a folder are micrographs.
 
     Left out are what a layout of any folder on the way calls a mask by its name, what is a mask by
@@ -64,15 +81,16 @@ def survey(root: Path, layouts: Sequence[Layout], pairing: bool = False) -> Surv
         root: a folder, or one image.
         layouts: whose names of masks count.
         pairing: whether what the folder itself calls masks is to be matched with its images, too.
+        found: what lies in the folder, where that is known.
 
     Raises:
         UserError: there is no image, or the folder is a run of ours.
     """
-    paths = readers.find_images(root)
     if not root.is_dir():
-        return Survey(tuple(paths), (), Matched())
-    found = readers.listing(root)
+        return Survey(tuple(readers.find_images(root)), (), Matched())
+    found = listed(root) if found is None else found
     refuse_run(root)
+    paths = found.images
     named = _by_name(root, paths, layouts)
     rest = [path for path in paths if named.isdisjoint((path, *path.parents))]
     drawn = _drawn(root, rest)
@@ -81,9 +99,10 @@ def survey(root: Path, layouts: Sequence[Layout], pairing: bool = False) -> Surv
     matched = matching.find(
         [path for path in paths if path in pictures or not own.isdisjoint((path, *path.parents))]
     )
-    kept = tuple(path for path in rest if path in pictures and path not in matched.images)
+    masks_too = matched.widows.union(matched.images)
+    kept = tuple(path for path in rest if path in pictures and path not in masks_too)
     if not kept:
-        return Survey(tuple(paths), _unread(found), Matched(), found.others)
+        return Survey(paths, _unread(found), Matched(), found.others)
     kept_set = set(kept)
     masks = [path for path in paths if path not in kept_set and path not in drawn]
     left_out = [

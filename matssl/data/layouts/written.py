@@ -40,7 +40,7 @@ def write(dataset: Dataset, pixel_sizes: Mapping[Path, float | None]) -> list[st
     said = [_new(root / FILE_NAME, lambda path: _specimens(path, dataset, pixel_sizes))]
     if dataset.table is not None:
         table = dataset.table
-        there = next((root / n for n in masks.CLASS_FILES if (root / n).is_file()), None)
+        there = masks.class_file(None, root)
         text = class_text(table)
         if there is not None:
             said.append(f"kept    {there}, which was there")

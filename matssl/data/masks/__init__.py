@@ -5,7 +5,7 @@ says what one file holds (``edges``, ``instances``), ``conventions`` brings file
 together, ``heaps`` reads soft masks. ``class_file`` reads what a user wrote.
 """
 
-from matssl.data.masks.class_file import CLASS_FILES
+from matssl.data.masks.class_file import CLASS_FILES, class_file
 from matssl.data.masks.conventions import files
 from matssl.data.masks.discover import (
     BINARY,
@@ -25,6 +25,7 @@ __all__ = [
     "Value",
     "binary_table",
     "binary_threshold",
+    "class_file",
     "files",
     "find_binary",
     "find_table",

@@ -39,10 +39,10 @@ def class_file(classes: str | None, folder: Path | None) -> Path | None:
         if not path.is_file():
             raise UserError(f"there is no class file {path}")
         return path
-    if classes is None and folder is not None:
-        for name in CLASS_FILES:
-            if (folder / name).is_file():
-                return folder / name
+    if classes is None and folder is not None and folder.is_dir():
+        # Windows writes what it likes in capitals.
+        there = {path.name.lower(): path for path in folder.iterdir() if path.is_file()}
+        return next((there[name] for name in CLASS_FILES if name in there), None)
     return None
 
 
@@ -62,7 +62,7 @@ def from_file(file: Path, agreed: Agreed) -> tuple[ClassTable, tuple[str, ...]]:
     """
     kind = "color" if agreed.color else "index"
     surveys = list(agreed.surveys)
-    if file.suffix == ".csv":
+    if file.suffix.lower() == ".csv":
         entries, ignored, rest = _csv_classes(file, _counts(total(surveys)))
     else:
         entries, ignored, rest = _yaml_classes(file, kind)
@@ -177,11 +177,12 @@ def _csv_classes(
     rows = textfiles.read_rows(file)
     starts = ("value", "grey", "gray", "label", "index", "class")
     columns = [c for c in (rows[0] if rows else {}) if c and c.lower().startswith(starts)]
-    if not rows or "name" not in rows[0] or not columns:
+    named = next((c for c in (rows[0] if rows else {}) if c.lower() == "name"), None)
+    if named is None or not columns:
         raise UserError(f"{file} needs the columns value and name")
 
     def read(column: str) -> list[tuple[str, tuple[Value, ...]]]:
-        cells = [(row["name"], (row[column] or "").replace(";", " ").split()) for row in rows]
+        cells = [(row[named], (row[column] or "").replace(";", " ").split()) for row in rows]
         return [(name, tuple(_value(word, file) for word in words)) for name, words in cells]
 
     def explained(column: str) -> int:

@@ -21,8 +21,6 @@ from matssl.data.masks.table import BLACK_AND_WHITE, FULL_SCALE, MOST_CLASSES, b
 from matssl.data.masks.values import BLACK, COLOR, gray_color, show, shown
 
 WHITE = 255
-# A palette of black and white in the order in which few expect it.
-TURNED = ((0, "#ffffff"), (1, "#000000"))
 WAY_OUT = "say what the values mean in classes.yaml (matrix: 0, particle: [1, 255])"
 
 
@@ -100,7 +98,7 @@ def by_color(found: Agreed, strict: bool = True) -> Agreed:
     Raises:
         UserError: class numbers without a palette beside coloured masks.
     """
-    found = _one_bit_by_palette(found)
+    found = one_bit_by_palette(found)
     mapped = [s for s in found.surveys if s.palette is not None]
     if not mapped and not (found.color and any(not s.color for s in found.surveys)):
         return found
@@ -110,9 +108,8 @@ def by_color(found: Agreed, strict: bool = True) -> Agreed:
     others = [s for s in found.surveys if s.palette is None]
     if not found.color and agree and not _shown_alike(others, meanings):
         palette = tuple((n, show(c.copy().pop(), "color")) for n, c in sorted(meanings.items()))
-        turned = palette == TURNED
-        said = (f"{files(_paths(mapped))}: the palette shows 0 white and 1 black; 1 is foreground",)
-        return replace(found, palette=() if others else palette, notes=found.notes + said * turned)
+        notes = (*found.notes, *turned_palettes(mapped))
+        return replace(found, palette=() if others else palette, notes=notes)
     notes = found.notes
     if mapped:
         why = "differ in order" if not agree else "stand beside masks of grey values or colours"
@@ -132,7 +129,7 @@ def by_color(found: Agreed, strict: bool = True) -> Agreed:
     return replace(found, surveys=colored, any_white=bool(binary) and strict, notes=notes)
 
 
-def _one_bit_by_palette(found: Agreed) -> Agreed:
+def one_bit_by_palette(found: Agreed) -> Agreed:
     """Return 1-bit masks with black and white as their palette where palettes turn these around."""
     palettes = [s.palette[:2].tolist() for s in found.surveys if s.palette is not None]
     if BLACK_AND_WHITE[::-1].tolist() not in palettes:
@@ -142,6 +139,20 @@ def _one_bit_by_palette(found: Agreed) -> Agreed:
         for s in found.surveys
     )
     return replace(found, surveys=mine)
+
+
+def turned_palettes(surveys: Sequence[Survey]) -> tuple[str, ...]:
+    """Return a note where palettes that agree show 0 white and 1 black."""
+    turned = [
+        one.path
+        for one in surveys
+        if one.palette is not None
+        and one.values.tolist() == [0, 1]
+        and by_palette(one.values, one.palette).tolist() == [gray_color(WHITE), BLACK]
+    ]
+    if not turned:
+        return ()
+    return (f"{files(turned)}: the palette shows 0 white and 1 black; 1 is foreground",)
 
 
 def palettes_agree(surveys: Sequence[Survey]) -> bool:

@@ -78,10 +78,12 @@ def find_binary(
     """
     threshold = binary_threshold(classes)
     surveys = [survey(path) for path in mask_paths]
-    agreed = conventions.alpha_applied(surveys)
+    agreed = conventions.one_bit_by_palette(conventions.alpha_applied(surveys))
     notes: tuple[str, ...] = (*conventions.remarks(surveys), *agreed.notes)
     kind = "index"
-    if not conventions.palettes_agree(agreed.surveys):
+    if conventions.palettes_agree(agreed.surveys):
+        notes = (*notes, *conventions.turned_palettes(agreed.surveys))
+    else:
         # Numbers mean nothing then; black is background.
         kind = "color"
         notes = (*notes, "the palettes of the masks differ in order: their colours count")
@@ -352,7 +354,8 @@ def _soft_note(masks: Sequence[Survey], found: Heaps, kind: str = "index") -> st
     what = "colour" if kind == "color" else "grey value"
     return (
         f"{files(soft)}: {len(found.strays)} stray {what}s "
-        f"({100 * found.share:.2f} % of the pixels), as JPEG, resizing or soft edges leave them, "
+        f"({100 * found.share:.2f} % of the pixels are more than {NOISE} off), as JPEG, resizing "
+        "or soft edges leave them, "
         f"are cut half-way between {shown(list(found.levels), kind)}"
     )
 

@@ -17,35 +17,22 @@ FIRM = np.ones((5, 5), np.uint8)
 FLAT = 16
 
 
-def uniform(raw: Array) -> NDArray[np.bool_]:
-    """Return bool (H, W): whether a pixel and its eight neighbours have one value.
+def drawn_as(raw: Array) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.bool_]]:
+    """Return three of bool (H, W), of each pixel and its eight neighbours.
+
+    Whether they have one value; whether they differ by noise at most, on a scale of 8 bits; whether
+    a neighbour is lower and another higher (never of colours).
 
     Args:
         raw: (H, W) or (H, W, 3).
     """
     low, high = _extremes(raw)
-    return _all(low == high)
-
-
-def flat(raw: Array) -> NDArray[np.bool_]:
-    """Return bool (H, W): whether a pixel and its neighbours differ by noise at most.
-
-    Args:
-        raw: uint8 (H, W) or (H, W, 3).
-    """
-    low, high = _extremes(raw)
-    return _all(high - low <= FLAT)
-
-
-def between(raw: Array) -> NDArray[np.bool_]:
-    """Return bool (H, W): whether a pixel has a lower and a higher neighbour.
-
-    Args:
-        raw: (H, W).
-    """
-    low, high = _extremes(raw)
-    middle = np.asarray(raw)
-    return np.asarray((middle > low) & (middle < high))
+    same = _all(low == high)
+    noise = FLAT << 8 if raw.dtype == np.uint16 and int(raw.max()) > 255 else FLAT
+    near = _all(high - low <= noise)
+    if raw.ndim == 3:
+        return same, near, np.zeros_like(same)
+    return same, near, np.asarray((raw > low) & (raw < high))
 
 
 def sandwiched(

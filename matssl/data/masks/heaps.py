@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from matssl.core.arrays import Array
 from matssl.data import readers
 from matssl.data.masks import edges
-from matssl.data.masks.survey import Survey, Total, short
+from matssl.data.masks.survey import Survey, Total
 from matssl.data.masks.table import MOST_CLASSES, SNAP_DISTANCE, plain
 from matssl.data.masks.values import COLOR, channels
 
@@ -48,7 +48,7 @@ class Heaps:
     Attributes:
         levels: the most frequent value of each heap, ascending.
         strays: other values.
-        share: of the pixels that have such, 0 to 1.
+        share: of the pixels whose value is more than ``NOISE`` from all levels, 0 to 1.
         unclear: values far from every heap that are drawn nevertheless.
         clear: whether this is a mask at all.
     """
@@ -140,7 +140,7 @@ def heaps(total: Total) -> Heaps:
     return Heaps(
         found,
         tuple(values[strays].tolist()),
-        float(total.sizes[strays].sum() / max(1, total.pixels)),
+        float(total.sizes[distances > NOISE].sum() / max(1, total.pixels)),
         tuple(unclear.tolist()),
         bool(
             len(kept) >= 2
@@ -170,7 +170,7 @@ def edges_are_few(
         if len(one.values) > 2:
             raw = readers.read_mask(one.path)
             classes = decode(raw)
-            firm = edges.flat(short(plain(raw)))
+            firm = edges.drawn_as(plain(raw))[1]
             thin += edges.sandwiched(classes, firm, num_classes, kind == "index")
             sizes += np.bincount(classes.ravel(), minlength=256)[:num_classes]
     if thin.sum() > MOST_EDGES * sizes.sum():

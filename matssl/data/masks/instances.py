@@ -23,6 +23,8 @@ MOSTLY = 0.9
 MOST_PIXELS = 0.8
 # Area of a region over that of the box around it: a disc has 0.79, a ring or a crack little.
 COMPACT = 0.3
+# Pixels of a mask in which few regions are not looked for: it would take minutes.
+LARGE = 100_000_000
 # Marks what lies between objects, as in the masks of Pascal VOC.
 VOID = 255
 # After so many the values of a picture are known for what they are.
@@ -80,7 +82,8 @@ def objects(mask: Array, values: Array, sizes: Array) -> Objects:
     own = (values > 0) & (values != (-1 if background is None else background))
     number = int(own.sum())
     gapless = not colored and bool((values[own] == np.arange(1, number + 1)).all())
-    if number < 2 or sizes[own].sum() < SMALLEST * number:
+    too_large = number < MANY and mask.shape[0] * mask.shape[1] > LARGE
+    if number < 2 or sizes[own].sum() < SMALLEST * number or too_large:
         return Objects(background, number, gapless=gapless)
     where = _places(mask, values)
     boxes = _boxes(where, len(sizes))

@@ -7,14 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from matssl.core.arrays import Array
 from matssl.data import readers
 from matssl.data.masks import edges
 from matssl.data.masks.instances import Objects, objects
 from matssl.data.masks.table import MOST_CLASSES, ClassTable, by_palette, plain
-from matssl.data.masks.values import COLOR, tally, to_8_bit
+from matssl.data.masks.values import COLOR, strips, tally, to_8_bit
 
 
 @dataclass(frozen=True)
@@ -133,10 +132,7 @@ def survey(path: Path, alpha: str = "", bright: bool = False) -> Survey:
     nothing = np.zeros(len(values), np.int64)
     drawn, flat, between = sizes, sizes, nothing
     if len(values) > 2:
-        drawn = _sizes(mask, values, edges.uniform(mask))
-        flat = _sizes(mask, values, edges.flat(short(mask)))
-        if mask.ndim == 2:
-            between = _sizes(mask, values, edges.between(mask))
+        drawn, flat, between = _drawn(mask, values)
     return Survey(
         path,
         values,
@@ -182,18 +178,18 @@ def counted(table: ClassTable, surveys: Iterable[Survey]) -> ClassTable:
     return replace(table, classes=classes_)
 
 
-def _sizes(mask: Array, values: Array, where: NDArray[np.bool_]) -> Array:
-    found, sizes = tally(mask, where)
-    result = np.zeros(len(values), np.int64)
-    result[np.searchsorted(values, found)] = sizes
-    return result
-
-
-def short(mask: Array) -> Array:
-    """Return the mask on a scale of 8 bits, on which noise is measured."""
-    if mask.dtype == np.uint16 and int(mask.max()) > 255:
-        return to_8_bit(mask)
-    return mask
+def _drawn(mask: Array, values: Array) -> tuple[Array, Array, Array]:
+    """Return how many pixels of each value lie in what is drawn, in what is flat, and between."""
+    sums = np.zeros((3, len(values)), np.int64)
+    for rows in strips(mask):
+        # A row above and one below: neighbours of those that are counted.
+        above = min(rows.start, 1)
+        wide = mask[rows.start - above : rows.stop + 1]
+        own = slice(above, above + len(mask[rows]))
+        for which, fits in enumerate(edges.drawn_as(wide)):
+            found, sizes = tally(mask[rows], fits[own])
+            sums[which, np.searchsorted(values, found)] += sizes
+    return sums[0], sums[1], sums[2]
 
 
 def _alpha(raw: Array) -> str:

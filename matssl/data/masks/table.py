@@ -117,6 +117,12 @@ class ClassTable:
         return self.threshold is not None
 
     @property
+    def is_black_and_white(self) -> bool:
+        """Whether the classes are 0 and the white of 1, 8 or 16 bits."""
+        values = [c.values for c in self.classes]
+        return self.kind == "index" and values in [[(0,), (white,)] for white in FULL]
+
+    @property
     def names(self) -> tuple[str, ...]:
         """Names in the order of the indices."""
         return tuple(c.name for c in self.classes)
@@ -361,7 +367,7 @@ class ClassTable:
         Raises:
             UserError: naming them.
         """
-        drawn, _ = tally(raw, edges.uniform(raw))
+        drawn, _ = tally(raw, edges.drawn_as(raw)[0])
         odd = values[far]
         if self._are_numbers(values) and set(values.tolist()) <= set(drawn.tolist()):
             odd = values[values > 0]

@@ -13,7 +13,7 @@ from matssl.core.arrays import Array
 # A grey value 3, a colour "#rrggbb", or a range of grey values "128-255".
 Value = int | str
 # Codes of colours start here, so that no grey value is one of them.
-COLOR = 1 << 24
+COLOR = 1 << 40
 BLACK = COLOR
 # Pixels that are looked at together: bounds what is held beside a large mask.
 CHUNK = 1 << 22
@@ -30,7 +30,7 @@ def to_8_bit(raw: Array) -> NDArray[np.uint8]:
 
 
 def pack(raw: Array) -> NDArray[np.int64]:
-    """Return one number per pixel: the value itself, or 0x1rrggbb for a colour."""
+    """Return one number per pixel: the value itself, or ``COLOR`` + 0xrrggbb for a colour."""
     if raw.ndim == 2:
         return raw.astype(np.int64)
     r, g, b = (raw[..., i].astype(np.int64) for i in range(3))
@@ -45,7 +45,7 @@ def tally(raw: Array, where: NDArray[np.bool_] | None = None) -> tuple[Array, Ar
         where: (H, W), the pixels that count; all when None.
     """
     found: dict[int, int] = {}
-    for rows in _strips(raw):
+    for rows in strips(raw):
         if raw.ndim == 2 and raw.dtype.kind == "u" and raw.dtype.itemsize <= 2:
             # Counting is much faster than sorting.
             part = raw[rows] if where is None else raw[rows][where[rows]]
@@ -71,12 +71,13 @@ def translate(raw: Array, values: Array, table: NDArray[np.uint8]) -> NDArray[np
         table: (N,) beside ``values``.
     """
     result = np.empty(raw.shape[:2], np.uint8)
-    for rows in _strips(raw):
+    for rows in strips(raw):
         result[rows] = table[np.searchsorted(values, pack(raw[rows]))]
     return result
 
 
-def _strips(raw: Array) -> Iterator[slice]:
+def strips(raw: Array) -> Iterator[slice]:
+    """Yield the rows of a mask in parts that are looked at together."""
     step = max(1, CHUNK // max(1, raw.shape[1]))
     for start in range(0, len(raw), step):
         yield slice(start, start + step)

@@ -20,6 +20,8 @@ from matssl.data.readers.headers import header
 
 # Colour type of PNG files with a palette.
 PALETTE = 3
+# Objects of 32 bits are numbered up to here.
+HIGHEST = (1 << 32) - 1
 # Numbers below are class numbers; nobody tells shades of them apart on a screen.
 MOST_CLASSES = 64
 STORED_OF_IMAGEJ = (
@@ -104,6 +106,10 @@ def read_mask(path: Path | str) -> Array:
         mask = wide.astype(np.int64)
     if mask.dtype == np.bool_:
         mask = mask.astype(np.uint8)
+    if mask.dtype.kind not in "iu":
+        raise UserError(f"{path} holds {mask.dtype.name} numbers; a mask holds whole ones")
+    if mask.dtype.itemsize > 4 and max(int(mask.max()), -int(mask.min())) > HIGHEST:
+        raise UserError(f"{path} holds numbers up to {int(mask.max())}; these are no class numbers")
     # Big-endian numbers become the machine's own.
     mask = mask.astype(mask.dtype.newbyteorder("="), copy=False)
     if mask.ndim == 3 and mask.shape[2] == 1:
@@ -138,7 +144,7 @@ def _is_of_tifffile(path: Path) -> bool:
     """Whether Python's tifffile wrote the file as it does where nothing is said of white."""
     import tifffile
 
-    with tifffile.TiffFile(path) as file:
+    with tiff.listening(), tifffile.TiffFile(path) as file:
         return bool(file.is_shaped)
 
 

@@ -42,7 +42,9 @@ def plane(
     pixels, bits = _promised(pixels, path, notes)
     if pixels.ndim == 3:
         pixels = _fewer_channels(pixels, color, notes)
-    pixels = np.ascontiguousarray(pixels)
+    if not pixels.flags.c_contiguous:
+        apart, pixels = pixels, roomy(pixels.shape, pixels.dtype)
+        pixels[...] = apart
     if bits is None:
         bits = _significant_bits(pixels)
         if told_bits is not None and pixels.dtype == np.uint16 and 8 < told_bits < 16:

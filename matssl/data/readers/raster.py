@@ -15,7 +15,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from matssl.core.arrays import Array
+from matssl.core.arrays import Array, strips
 from matssl.core.errors import UserError
 from matssl.data.readers import orientation
 from matssl.data.readers.headers import first_line
@@ -32,6 +32,7 @@ GUESSED = ("Corrupt JPEG data", "Premature end of JPEG", "Inconsistent progressi
 # Many cameras write a few bytes too many after the last pixel.
 HARMLESS = "extraneous bytes before marker 0xd9"
 REMARKS = ("Unknown Adobe", "Warning: unknown JFIF", "Invalid SOS", "Application transferred")
+LIBPNG = ("libpng error: ", "libpng warning: ")
 # OpenCV's own bound on the pixels of a picture.
 LARGEST = 1 << 30
 
@@ -95,13 +96,8 @@ def _opencv(path: Path, data: Bytes, kind: str) -> tuple[Array, tuple[str, ...]]
 
     # What it would print beside our sentence is in our sentence.
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-    notes: tuple[str, ...] = ()
     try:
-        if kind == "jpeg":
-            pixels, told = _reported(lambda: cv2.imdecode(data, cv2.IMREAD_UNCHANGED))
-            notes = _judged(path, told)
-        else:
-            pixels = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
+        pixels, told = reported(lambda: cv2.imdecode(data, cv2.IMREAD_UNCHANGED))
     except cv2.error as error:
         if "CV_IO_MAX_IMAGE" in str(error):
             raise UserError(
@@ -110,19 +106,23 @@ def _opencv(path: Path, data: Bytes, kind: str) -> tuple[Array, tuple[str, ...]]
             ) from error
         raise UserError(f"{path} is broken: {first_line(error)}") from error
     if pixels is None:
-        raise UserError(f"{path} is broken: it could not be decoded")
+        why = told[0].removeprefix(LIBPNG[0]) if told else "it could not be decoded"
+        raise UserError(f"{path} is broken: {why}")
+    notes = _judged(path, told, kind)
     if pixels.ndim == 3 and pixels.shape[2] >= 3:
         # OpenCV's order is B, G, R(, A).
         code = cv2.COLOR_BGR2RGB if pixels.shape[2] == 3 else cv2.COLOR_BGRA2RGBA
-        pixels = cv2.cvtColor(pixels, code)
+        for rows in strips(len(pixels)):
+            # In its place: a large picture needs no second one beside it.
+            pixels[rows] = cv2.cvtColor(pixels[rows], code)
     return np.asarray(pixels), notes
 
 
-def _reported(decode: Callable[[], Result]) -> tuple[Result, list[str]]:
+def reported(decode: Callable[[], Result]) -> tuple[Result, list[str]]:
     """Return what a call gives and what a C library printed to the error stream meanwhile.
 
-    libjpeg tells of damaged data there and nowhere else. What others print in that moment is
-    printed afterwards.
+    libjpeg and libpng tell of damaged data there and nowhere else. What others print in that moment
+    is printed afterwards. One picture is decoded at a time; most of reading it is done elsewhere.
     """
     with _capturing:
         try:
@@ -141,15 +141,15 @@ def _reported(decode: Callable[[], Result]) -> tuple[Result, list[str]]:
                 lines = catch.read().decode("utf-8", "replace").splitlines(keepends=True)
         finally:
             os.close(kept)
-        told = [line for line in lines if line.startswith((*GUESSED, *REMARKS))]
+        told = [line for line in lines if line.startswith((*GUESSED, *REMARKS, *LIBPNG))]
         rest = "".join(line for line in lines if line not in told)
         if rest:
             os.write(2, rest.encode())
         return result, [line.strip() for line in told]
 
 
-def _judged(path: Path, told: list[str]) -> tuple[str, ...]:
-    """Return what the JPEG library said where the pixels may still be right.
+def _judged(path: Path, told: list[str], kind: str) -> tuple[str, ...]:
+    """Return what the library said where the pixels may still be right.
 
     Raises:
         UserError: it had to guess pixels.
@@ -157,7 +157,8 @@ def _judged(path: Path, told: list[str]) -> tuple[str, ...]:
     for line in told:
         if line.startswith(GUESSED) and HARMLESS not in line:
             raise UserError(f"{path} is damaged: {line}; get a whole copy of it")
-    return tuple(f"the JPEG library says: {line}" for line in dict.fromkeys(told))
+    lines = dict.fromkeys(line.removeprefix(LIBPNG[1])[:160] for line in told)
+    return tuple(f"the {kind.upper()} library says: {line}" for line in lines)
 
 
 def _png(path: Path, data: Bytes) -> tuple[Bytes, bytes]:

@@ -77,7 +77,9 @@ def _longest(ink: NDArray[np.bool_], top: int, in_bar: bool) -> ScaleBar | None:
         part = ink[upper : upper + high, left : left + wide]
         if high >= 4 and wide <= 3 and area >= 0.8 * wide * high:
             ticks.append((left + wide / 2, upper))
-        if not SHORTEST // 2 <= wide <= LONGEST * width:
+        # What reaches the edge of the information bar is its frame.
+        edge = in_bar and (upper == 0 or upper + high == len(ink))
+        if edge or not SHORTEST // 2 <= wide <= LONGEST * width:
             continue
         run, row = _run(part)
         thick = int((part.sum(axis=1) >= 0.9 * wide).sum())
@@ -86,15 +88,14 @@ def _longest(ink: NDArray[np.bool_], top: int, in_bar: bool) -> ScaleBar | None:
         filled = area >= 0.9 * wide * high and (in_bar or thick >= 2)
         line = in_bar and thick and area <= 0.6 * wide * high + 2 * high + thick * wide
         straight = run >= 0.97 * wide and not _framing(part, thick)
-        if straight and wide >= SHORTEST and slim and (filled or line):
+        half = _half(part) if straight and area <= wide * thick + 3 * high else 0
+        if half:
+            ends.append((int(left), int(left + wide), int(upper + row), half < 0))
+        elif straight and wide >= SHORTEST and slim and (filled or line):
             found.append((float(left), float(left + wide), upper + row))
-        if straight and 5 <= high <= wide / 1.5 and area <= wide * thick + 3 * high:
-            # Half of a line: its tick stands at one end alone.
-            first, last = (int(part[:, column].sum()) for column in (0, -1))
-            if max(first, last) == high > 2 * min(first, last):
-                ends.append((int(left), int(left + wide), int(upper + row), first == high))
+    found += _parted(ends)
     if not found and in_bar:
-        found = _ticked(ticks) or _parted(ends)
+        found = _ticked(ticks)
     longest = max(found, key=lambda one: one[1] - one[0], default=None)
     return ScaleBar(longest[0], longest[1], top + longest[2], in_bar) if longest else None
 
@@ -117,6 +118,15 @@ def _framing(part: NDArray[np.bool_], thick: int) -> bool:
     """Return whether a component goes around something: two lines with a gap between them."""
     full = np.flatnonzero(part.mean(axis=1) >= 0.9)
     return bool(len(full) > 1 and full[-1] - full[0] + 1 > thick)
+
+
+def _half(part: NDArray[np.bool_]) -> int:
+    """Return -1 for a line with a tick at its left end alone, 1 at its right, 0 for neither."""
+    high, wide = part.shape
+    first, last = int(part[:, 0].sum()), int(part[:, -1].sum())
+    if not 5 <= high <= wide / 1.5 or max(first, last) < high or 2 * min(first, last) >= high:
+        return 0
+    return -1 if first == high else 1
 
 
 def _parted(ends: list[tuple[int, int, int, bool]]) -> list[tuple[float, float, float]]:

@@ -63,7 +63,7 @@ def promise(path: Path, page: int | None) -> tuple[int, int, int, int]:
     """
     import tifffile
 
-    with _listening(), tifffile.TiffFile(path) as file:
+    with listening(), tifffile.TiffFile(path) as file:
         chosen, _ = _chosen(file, path, page)
         return _size(chosen)
 
@@ -82,7 +82,7 @@ def stored(path: Path, page: int | None = None) -> Stored:
     import tifffile
 
     try:
-        with _listening() as told, tifffile.TiffFile(path) as file:
+        with listening() as told, tifffile.TiffFile(path) as file:
             chosen, notes = _chosen(file, path, page)
             facts = photometric.facts(chosen, file.is_imagej)
             pixels = _pixels(file, chosen, path)
@@ -194,6 +194,8 @@ def _tag(page: TiffPage, code: int) -> Any:
 
 def _pixels(file: TiffFile, page: TiffPage, path: Path) -> Array:
     """Return (H, W) or (H, W, C) of a page, mapped where it is large and plain."""
+    if page.imagedepth > 1:
+        raise UserError(f"{path} has 3 dimensions in one page; a micrograph has two")
     _check_parts(file, page, path)
     size = int(np.prod(page.shape, dtype=np.int64)) * page.dtype.itemsize
     if size > MAPPED_BYTES and page.is_memmappable:
@@ -222,8 +224,9 @@ def _check_parts(file: TiffFile, page: TiffPage, path: Path) -> None:
     end = file.filehandle.size
     whole = sum(0 < start and 0 < count and start + count <= end for start, count in parts)
     wanted = int(np.prod(page.chunked, dtype=np.int64))
-    # Uncompressed strips that follow each other are one part to tifffile.
-    if whole < len(parts) or (page.compression != 1 and len(parts) < wanted) or not parts:
+    # Uncompressed strips that follow each other may be one part to tifffile.
+    each = page.compression != 1 or page.is_tiled
+    if whole < len(parts) or (each and len(parts) < wanted) or not parts:
         lost = max(len(parts), wanted) - whole
         raise UserError(
             f"{path} is broken: {lost} of {max(len(parts), wanted)} parts of its picture are not "
@@ -259,7 +262,7 @@ _ear = _Ear()
 
 
 @contextmanager
-def _listening() -> Iterator[list[str]]:
+def listening() -> Iterator[list[str]]:
     """Collect what tifffile says in this thread instead of printing it."""
     logger = logging.getLogger("tifffile")
     if _ear not in logger.filters:

@@ -14,6 +14,8 @@ from itertools import combinations
 from matssl.data.specimens.names import Kind, Name, Part, parse
 
 _NO_IDENTITY = (Kind.PLACE, Kind.SETTING, Kind.DATE, Kind.STATE)
+# Longitudinal, transverse and short transverse sections may be of one specimen.
+_ORIENTATIONS = {"l", "t", "s", "lt", "st"}
 # Digits behind which a code that no two images share is a camera's number.
 _CAMERA_DIGITS = 3
 
@@ -80,6 +82,10 @@ def _keys(names: Sequence[Name]) -> Sequence[tuple[Part, ...] | None]:
 def _by_specimen(rows: Sequence[Sequence[Part]], rank: int) -> list[tuple[Part, ...]] | None:
     """Return the parts up to the one that says specimen; None where more may belong to it."""
     keys = [tuple(row[: _last(row, rank) + 1]) for row in rows]
+    while len(keys) > 1 and keys[0][0].kind is Kind.NUMBER and _all_differ(keys):
+        # 001_S1, 002_S1, 003_S2: a number that runs through all.
+        keys = [key[1:] for key in keys]
+        rows = [row[1:] for row in rows]
     columns = [column for column in zip(*keys, strict=True) if column[0].kind is not Kind.LOT]
     own = [column for column in columns if column[0].rank == rank]
     before = [column for column in columns if column[0].rank != rank]
@@ -104,6 +110,8 @@ def _by_codes(
     telling = [column for column in varying if column[0].kind not in (Kind.WORD, Kind.LOT)]
     if not telling:
         return None
+    if any({part.key for part in column} <= _ORIENTATIONS for column in telling):
+        return None
     for one, other in combinations(varying, 2):
         kinds = {one[0].kind, other[0].kind}
         if Kind.LOT not in kinds and kinds != {Kind.TREATMENT} and _crossed(one, other):
@@ -113,6 +121,10 @@ def _by_codes(
         if len(telling) > 1 or not _counted_anew(names, telling[0]):
             return None
     return rows
+
+
+def _all_differ(rows: Sequence[Sequence[Part]]) -> bool:
+    return len({row[0].key for row in rows}) == len(rows)
 
 
 def _counted_anew(names: Sequence[Name], column: Sequence[Part]) -> bool:

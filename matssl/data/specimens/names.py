@@ -6,6 +6,7 @@ sample1-region2-03           ->   specimen 1, place 2, number
 
 from __future__ import annotations
 
+import functools
 import re
 import unicodedata
 from dataclasses import dataclass, replace
@@ -125,7 +126,7 @@ _PLACE_WORDS = (
 _PLACES = (
     "top|bottom|middle|mid|center|centre|central|edge|left|right|surface|core|rim|inner|outer"
     "|upper|lower|corner|near|far|oben|unten|mitte|rand|links|rechts|kern|overview|detail|zoom"
-    "|closeup|uebersicht|start|end|north|south|east|west"
+    "|closeup|uebersicht|xy|xz|yz|nd|rd|td|north|south|east|west"
 )
 _DETECTORS = (
     "se|se1|se2|sei|sei2|bse|bsed|bsd|bed|bei|lei|bec|sec|compo|topo|inlens|etd|tld|cbs|abs|vcd|lfd"
@@ -136,6 +137,7 @@ _STATES = (
     r"raw|orig|original|copy|kopie|edit|edited|final|cropped|processed|stitched|enhanced|clahe"
     r"|denoised|filtered|binned|new|old|small|resized|scaled|v\d{1,2}|rev\d{1,2}"
 )
+_ALLOYS = "al|aa|aisi|sae|inconel|in|alloy|hastelloy|grade|ti|haynes|rene|dp|trip|twip"
 _NUMBER = r"\d+(?:·\d+)?"
 _PATTERNS: tuple[tuple[Kind, re.Pattern[str]], ...] = tuple(
     (kind, re.compile(text))
@@ -158,6 +160,7 @@ _PATTERNS: tuple[tuple[Kind, re.Pattern[str]], ...] = tuple(
         (Kind.NUMBER, r"\d+"),
         # Alloys are written like codes and are materials: AlSi10Mg, Ti6Al4V, 316L.
         (Kind.WORD, r"3\d\d(?:ln?|h|ti)|4\d\d(?:c|f)"),
+        (Kind.WORD, rf"(?:{_ALLOYS})\d{{2,4}}[a-z]?"),
     )
 )
 _ELEMENTS = re.compile(
@@ -168,6 +171,7 @@ _HEAD = {
     Kind.SPECIMEN: re.compile(_SPECIMEN_WORDS),
     Kind.LOT: re.compile(_LOT_WORDS),
     Kind.PLACE: re.compile(_PLACE_WORDS),
+    Kind.WORD: re.compile(_ALLOYS),
 }
 _FILLER = re.compile(r"nr|no|num|number|id")
 _BEHIND_HEAD = re.compile(r"\d{1,6}[a-z]?|[a-z]\d{0,4}|[ivx]{1,4}")
@@ -183,6 +187,7 @@ _UNIT_FIRST = re.compile(
 )
 
 
+@functools.lru_cache(maxsize=1 << 17)
 def parse(stem: str) -> Name:
     """Return a file name, given without folder and ending, in its parts."""
     parent = _TILE.sub("", stem) or stem
@@ -247,7 +252,9 @@ def _joined(parts: list[Part]) -> list[Part]:
         if part.kind is Kind.WORD and kind is not None:
             behind = 1 if waiting and _FILLER.fullmatch(_folded(waiting[0].text)) else 0
             value = waiting[behind] if len(waiting) > behind else None
-            if value is not None and _BEHIND_HEAD.fullmatch(_folded(value.text)):
+            # image_S1 names the specimen S1 and no place S1.
+            own = value is not None and value.rank and kind is Kind.PLACE
+            if value is not None and not own and _BEHIND_HEAD.fullmatch(_folded(value.text)):
                 del waiting[: behind + 1]
                 key = _key(part.text) + value.key
                 part = Part(kind, part.text, key, part.start, value.end)

@@ -10,9 +10,10 @@ from pathlib import Path
 
 from matssl.core.errors import UserError
 from matssl.core.run_folder import atomic_write_bytes
+from matssl.core.tables import quoted
+from matssl.core.textfiles import SEPARATORS, read_text
 from matssl.core.wording import counted
-from matssl.data.specimens import table as tables
-from matssl.data.specimens.table import Row, read_table, write_table
+from matssl.data.specimens.table import Row, heading, read_table, relative, write_table
 
 COLUMN = "pixel_size"
 
@@ -46,7 +47,7 @@ def write_pixel_sizes(path: Path, sizes: Mapping[Path, float]) -> Written:
     """
     folder = path.parent
     if not path.exists():
-        rows = [Row(_relative(image, folder), pixel_size=size) for image, size in sizes.items()]
+        rows = [Row(relative(image, folder), pixel_size=size) for image, size in sizes.items()]
         write_table(path, rows)
         return Written(len(rows), 0, 0)
     table = read_table(path)
@@ -58,7 +59,7 @@ def write_pixel_sizes(path: Path, sizes: Mapping[Path, float]) -> Written:
             f"{missing[0].name}); add their lines, or take the others alone with --images"
         )
     head, lines, separator, start = _raw(path)
-    column = next((i for i, cell in enumerate(head) if tables._head(cell)[0] == COLUMN), len(head))
+    column = next((i for i, cell in enumerate(head) if heading(cell)[0] == COLUMN), len(head))
     if column == len(head):
         head.append(COLUMN)
     numbers = {row.image: number for number, row in enumerate(table.rows)}
@@ -69,10 +70,10 @@ def write_pixel_sizes(path: Path, sizes: Mapping[Path, float]) -> Written:
         before = row.pixel_size
         changed += before is not None and abs(before / size - 1) > 1e-6
         line[column] = _text(size)
-    place = next(i for i, cell in enumerate(head) if tables._head(cell)[0] == "image")
+    place = next(i for i, cell in enumerate(head) if heading(cell)[0] == "image")
     for image in missing:
         line = [""] * len(head)
-        line[place], line[column] = tables._safe(_relative(image, folder)), _text(sizes[image])
+        line[place], line[column] = quoted(relative(image, folder)), _text(sizes[image])
         lines.append(line)
     stream = io.StringIO()
     writer = csv.writer(stream, delimiter=separator, lineterminator="\n")
@@ -86,14 +87,14 @@ def write_pixel_sizes(path: Path, sizes: Mapping[Path, float]) -> Written:
 
 def _raw(path: Path) -> tuple[list[str], list[list[str]], str, str]:
     """Return heading, lines, separator and a leading ``sep=`` line of a table, cells untouched."""
-    text = tables._text(path.read_bytes())
+    text = read_text(path, legacy=True)
     lines = text.splitlines()
     start = ""
     if lines and lines[0].strip().strip('"').lower().startswith("sep="):
         start = lines.pop(0) + "\n"
     first = next(line for line in lines if line.strip())
     named = start.strip().strip('"')[4:5]
-    separator = named or next((mark for mark in tables._SEPARATORS if mark in first), ",")
+    separator = named or max(SEPARATORS, key=first.count)
     rows = list(csv.reader(io.StringIO("\n".join(lines)), delimiter=separator))
     rows = [row for row in rows if any(cell.strip() for cell in row)]
     return rows[0], rows[1:], separator, start
@@ -103,10 +104,6 @@ def _all_of(folder: Path) -> list[Path]:
     from matssl.data import readers
 
     return readers.find_images(folder)
-
-
-def _relative(image: Path, folder: Path) -> str:
-    return tables._relative(image, folder)
 
 
 def _text(size: float) -> str:

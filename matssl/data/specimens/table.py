@@ -5,13 +5,11 @@
 
 ``image`` is the path from the folder the table lies in, or the name where it is the only one there.
 Only ``image`` must be filled. Where one line names a specimen, all must. The file may come out of a
-spreadsheet: comma, semicolon or tab, a byte order mark, UTF-16, decimal commas, backslashes.
+spreadsheet: comma, semicolon or tab, decimal commas, backslashes, any capitals.
 """
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import os
 import re
@@ -23,11 +21,11 @@ from pathlib import Path
 from matssl.core.errors import UserError
 from matssl.core.run_folder import atomic_write_bytes
 from matssl.core.tables import csv_text
+from matssl.core.textfiles import read_rows
 from matssl.data.readers.units import parse_pixel_size
 
 FILE_NAME = "specimens.csv"
 COLUMNS = ("image", "specimen", "field", "magnification", "pixel_size")
-MAX_BYTES, MAX_ROWS, MAX_CELL = 64 << 20, 1_000_000, 1_000
 LISTED = 3
 # What people head the columns with; a unit may follow in brackets or behind an underscore.
 _HEADS = {
@@ -38,9 +36,6 @@ _HEADS = {
     "pixel_size": ("pixel_size", "pixelsize", "pixel", "px_size", "pixelgroesse"),
 }
 _UNIT = re.compile(r"^(.*?)[\s_]*[\[(/]?\s*(nm|um|µm|μm|mm|pm|å|angstrom)\s*[\])]?$")
-# Excel shows a text that begins so as a formula, unless an apostrophe stands before it.
-_FORMULA = re.compile(r"^'(?=[=+\-@'])")
-_SEPARATORS = (";", "\t", ",")
 
 
 @dataclass(frozen=True)
@@ -127,41 +122,38 @@ def read_table(path: Path | str) -> SpecimenTable:
             for some lines only, or a pixel size that is none; the lines are named.
     """
     path = Path(path)
-    rows = _cells(path)
-    head = [_head(cell) for cell in rows[0]]
-    names = [name for name, _ in head]
+    if not path.is_file():
+        raise UserError(f"there is no table of specimens {path}")
+    rows = read_rows(path, "the table of specimens")
+    if not rows:
+        raise UserError(f"{path} has no line for an image; it needs the columns image and specimen")
+    heads = {name: heading(name) for name in rows[0]}
+    names = [name for name, _ in heads.values()]
     if "image" not in names:
         raise UserError(
-            f"{path} has no column image (its first line: {_listed(rows[0])}); it needs image and "
+            f"{path} has no column image (its columns: {_listed(list(heads))}); it needs image and "
             "specimen, and may have field, magnification and pixel_size"
         )
     double = sorted({name for name in names if name and names.count(name) > 1})
     if double:
         raise UserError(f"{path} has two columns that say the {double[0]}; remove one")
-    unit = next((unit for name, unit in head if name == "pixel_size"), "")
+    unit = next((unit for name, unit in heads.values() if name == "pixel_size"), "")
     table = []
-    for number, cells in enumerate(rows[1:], start=2):
-        if any(cells[len(names) :]):
-            raise UserError(
-                f"{path}, line {number} has more cells than the first line; a decimal comma "
-                "between commas needs quotes"
-            )
-        values = dict(zip(names, cells, strict=False))
+    for row in rows:
+        values = {heads[head][0]: unicodedata.normalize("NFC", cell) for head, cell in row.items()}
         image = values.get("image", "")
         if not image:
-            raise UserError(f"{path}, line {number}: no image is named")
-        size = _size(values.get("pixel_size", ""), unit, path, number)
+            told = ", ".join(cell for cell in row.values() if cell)
+            raise UserError(f"{path} has a line without an image ({told[:60]})")
         table.append(
             Row(
                 _slashes(image),
                 values.get("specimen", ""),
                 values.get("field", ""),
                 values.get("magnification", ""),
-                size,
+                _size(values.get("pixel_size", ""), unit, path, image),
             )
         )
-    if not table:
-        raise UserError(f"{path} has a header and no line for an image")
     _check(table, path)
     return SpecimenTable(path, tuple(table))
 
@@ -183,64 +175,14 @@ def write_table(path: Path | str, rows: Iterable[Row]) -> None:
         }
         for row in rows
     ]
-    text = csv_text([{k: _safe(v) for k, v in line.items()} for line in lines], COLUMNS)
+    text = csv_text(lines, COLUMNS)
     try:
         atomic_write_bytes(path, b"\xef\xbb\xbf" + text.encode("utf-8"))
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
 
 
-def _cells(path: Path) -> list[list[str]]:
-    """Return the lines of a file that hold anything, cut into stripped cells."""
-    try:
-        if not path.is_file():
-            raise UserError(f"there is no table of specimens {path}")
-        if path.stat().st_size > MAX_BYTES:
-            raise UserError(f"{path} is larger than {MAX_BYTES >> 20} MB: no table of specimens")
-        text = _text(path.read_bytes())
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
-    lines = text.splitlines()
-    separator = ""
-    if lines and re.fullmatch(r"\"?sep=(.)\"?", lines[0].strip(), re.IGNORECASE):
-        separator = lines[0].strip().strip('"')[4]
-        lines = lines[1:]
-    first = next((line for line in lines if line.strip()), "")
-    if not first or "\0" in text:
-        raise UserError(f"{path} is no table of specimens: it is empty or holds no text")
-    separator = separator or next((mark for mark in _SEPARATORS if mark in first), ",")
-    try:
-        reader = csv.reader(io.StringIO("\n".join(lines)), delimiter=separator)
-        rows = [[_cell(cell) for cell in row] for row in reader]
-    except csv.Error as error:
-        raise UserError(f"{path} cannot be read as CSV: {error}") from error
-    rows = [row for row in rows if any(row)]
-    if len(rows) > MAX_ROWS or any(len(cell) > MAX_CELL for row in rows for cell in row):
-        raise UserError(f"{path} has more lines or longer cells than a table of specimens can have")
-    return rows
-
-
-def _text(data: bytes) -> str:
-    """Return the text of a file as Excel, Notepad and LibreOffice write it."""
-    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        return data.decode("utf-16", errors="replace")
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        # Windows in Western Europe; every byte means something there.
-        return data.decode("latin-1")
-
-
-def _cell(cell: str) -> str:
-    return _FORMULA.sub("", unicodedata.normalize("NFC", cell).strip())
-
-
-def _safe(text: str) -> str:
-    """Return a cell that no spreadsheet takes for a formula, and that is read back as it was."""
-    return f"'{text}" if text[:1] in ("=", "+", "-", "@", "'") else text
-
-
-def _head(cell: str) -> tuple[str, str]:
+def heading(cell: str) -> tuple[str, str]:
     """Return which column a heading means ("" for none of ours) and the unit it names."""
     text = cell.lower().strip()
     match = _UNIT.match(text)
@@ -252,7 +194,7 @@ def _head(cell: str) -> tuple[str, str]:
     return "", ""
 
 
-def _size(cell: str, unit: str, path: Path, number: int) -> float | None:
+def _size(cell: str, unit: str, path: Path, image: str) -> float | None:
     """Return a pixel size in nm; a decimal comma is a point."""
     if not cell:
         return None
@@ -268,7 +210,7 @@ def _size(cell: str, unit: str, path: Path, number: int) -> float | None:
         size = None
     if size is None or not math.isfinite(size):
         raise UserError(
-            f"{path}, line {number}: {cell[:40]!r} is no pixel size; write a number and its unit, "
+            f"{path}, {image[:60]}: {cell[:40]!r} is no pixel size; write a number and its unit, "
             "such as 12.5nm, or head the column pixel_size_nm"
         )
     return size
@@ -299,7 +241,7 @@ def _by_name(paths: Sequence[Path], folder: Path) -> dict[str, list[tuple[Path, 
     """Return the files of each last name, with their paths from the folder."""
     files: dict[str, list[tuple[Path, str]]] = {}
     for path in paths:
-        name = _plain(_relative(path, folder))
+        name = _plain(relative(path, folder))
         for key in _keys(name):
             files.setdefault(key, []).append((path, name))
     return files
@@ -336,7 +278,8 @@ def _plain(name: str) -> str:
     return unicodedata.normalize("NFC", _slashes(name)).lower()
 
 
-def _relative(path: Path, folder: Path) -> str:
+def relative(path: Path, folder: Path) -> str:
+    """Return what a table in a folder calls an image."""
     try:
         return path.relative_to(folder).as_posix()
     except ValueError:

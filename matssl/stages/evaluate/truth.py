@@ -46,7 +46,7 @@ def truth_table(
         return _binary(table, paths, masks.BINARY + own_cut)
     if not paths or (raw and not classes):
         return table, ()
-    if given or any((dataset.root / name).is_file() for name in masks.CLASS_FILES):
+    if given or masks.class_file(None, dataset.root) is not None:
         own, notes = masks.find_table(paths, given, dataset.root)
         present = {c.name for c in own.classes if c.pixels}
         if present <= set(table.names):
@@ -64,7 +64,41 @@ def truth_table(
             v for c in table.classes for v in c.values
         }:
             raise _other_classes(dataset.root, own, table)
-    return table, ()
+    return _as_saved_here(table, paths)
+
+
+def _as_saved_here(table: ClassTable, paths: Sequence[Path]) -> tuple[ClassTable, tuple[str, ...]]:
+    """Return the model's table for masks that mean its values and are saved in another way.
+
+    Training may have opened clean masks alone, and the others of the set went through JPEG or
+    are white at 1 instead of 255.
+    """
+    if all(_decodes(table, path) for path in paths):
+        return table, ()
+    try:
+        own, notes = masks.find_table(paths)
+    except UserError:
+        # That they differ from the model's is said when they are read.
+        return table, ()
+    same = [c.values for c in own.classes] == [c.values for c in table.classes]
+    if own.kind != table.kind or own.num_classes != table.num_classes:
+        return table, ()
+    if not same and not (own.any_white and table.is_black_and_white):
+        return table, ()
+    return _matched(_renamed(own, table.names), table), notes
+
+
+def _decodes(table: ClassTable, path: Path) -> bool:
+    try:
+        table.decode(readers.read_mask(path), str(path))
+    except UserError:
+        return False
+    return True
+
+
+def _renamed(own: ClassTable, names: Sequence[str]) -> ClassTable:
+    classes = tuple(replace(c, name=n) for c, n in zip(own.classes, names, strict=True))
+    return replace(own, classes=classes)
 
 
 def mask_paths(pairs: Sequence[Pair]) -> list[Path]:
@@ -86,8 +120,7 @@ def _binary(
             f"--classes binary is for a model of two classes; it knows {', '.join(table.names)}"
         )
     own, notes = masks.find_binary(paths, classes)
-    named = tuple(replace(c, name=n) for c, n in zip(own.classes, table.names, strict=True))
-    return replace(own, classes=named), notes
+    return _renamed(own, table.names), notes
 
 
 def _matched(own: ClassTable, table: ClassTable) -> ClassTable:
@@ -117,19 +150,27 @@ def check_masks(
 ) -> tuple[ClassTable, tuple[str, ...]]:
     """Read every mask once before anything is written; return the table with its pixels counted.
 
-    What the reader said of the masks comes with it, in words.
+    What the reader said of the masks comes with it, in words. Files that cannot be read are left
+    to those who work on them one by one.
 
     Raises:
-        UserError: another kind of mask or values that the model does not know; both are named.
+        UserError: no file can be read, another kind of mask, or values that the model does not
+            know; both are named.
     """
     pixels = np.zeros(truth.num_classes, np.int64)
     explained = 0
+    unread: list[UserError] = []
     said: dict[str, list[Path]] = {}
     rest = IGNORE if truth.rest_index is None else truth.rest_index
     for pair in pairs:
         if pair.mask is None:
             continue
-        raw = readers.read_mask(pair.mask)
+        try:
+            raw, micrograph = readers.read_mask(pair.mask), record.read(pair.image)
+        except UserError as error:
+            # It is listed when its turn comes, and costs no other.
+            unread.append(error)
+            continue
         if isinstance(raw, readers.RawMask) and raw.remark:
             said.setdefault(raw.remark, []).append(pair.mask)
         try:
@@ -139,11 +180,13 @@ def check_masks(
                 f"the masks and the model differ: {error}. The model has "
                 f"{table.num_classes} classes ({_listed(table)})"
             ) from error
-        record.mask(decoded, record.read(pair.image))
+        record.mask(decoded, micrograph)
         sizes = np.bincount(decoded.ravel(), minlength=256)
         pixels += sizes[: truth.num_classes]
         explained += int(sizes[:IGNORE].sum() - (sizes[rest] if rest != IGNORE else 0))
     paths = mask_paths(pairs)
+    if paths and len(unread) == len(paths):
+        raise unread[0]
     if paths and pixels.sum() == 0:
         raise UserError(f"every pixel of every mask in {paths[0].parent} is to be ignored")
     if paths and explained == 0:

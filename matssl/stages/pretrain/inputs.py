@@ -22,7 +22,7 @@ from matssl.data.layouts import LeftOut
 from matssl.data.preprocess import Preprocess
 from matssl.data.specimens import Grouping
 from matssl.data.views import ViewAugmentation
-from matssl.methods.settings import MethodSettings, PoolFacts
+from matssl.methods.settings import GuidedSettings, MethodSettings, PoolFacts
 from matssl.probe import DenseProbe
 from matssl.stages import console
 from matssl.stages.pretrain import guides
@@ -98,13 +98,13 @@ def gather(
     grouping = _grouping(settings, paths)
     record = record.told(grouping.pixel_sizes)
     # Every process looks: how pictures are cut is judged from all of them.
-    found, record = _preflight(settings, paths, left_out, record, grouping)
+    found, record = _preflight(settings, method, paths, left_out, record, grouping)
     console.say(settings, rt, found)
     # Masks that cannot be meant are told before the pool is read.
     guiding, guided_by = guides.guides(settings, method, rt, record)
     tile_size = settings.tile_size or 2 * settings.view_size
     drawn = settings.batch_size - (guiding is not None and guiding.beside)
-    pool = _pool(settings, rt, paths, record, tile_size, grouping, drawn)
+    pool = _pool(settings, rt, paths, record, grouping, drawn, tile_size)
     record = preprocess.measure(record, (pool.plane(i) for i in range(len(pool))))
     probe = guides.dense_probe(settings, record, multiple)
     labelled = {} if guided_by is None else {"guide": guided_by}
@@ -161,8 +161,31 @@ def _grouping(settings: PretrainSettings, paths: Sequence[Path]) -> Grouping:
     )
 
 
+def _tests(settings: PretrainSettings, method: MethodSettings) -> list[Path]:
+    """Return the test images of all labelled folders that the run knows.
+
+    Splits that nobody named are cut as the fine-tuning cuts them: by seed, and by specimen.
+    """
+    guide = method.labeled_path if isinstance(method, GuidedSettings) else None
+    tests = []
+    if settings.test_folder is not None:
+        # A folder without splits is a test as a whole.
+        tests += layouts.tests(settings.test_folder)
+        tests = tests or layouts.unlabelled(settings.test_folder)[0]
+    for folder in dict.fromkeys((settings.probe_path, guide)):
+        if folder is not None:
+            tests += layouts.tests(
+                folder,
+                splits=settings.splits,
+                group_regex=settings.group_regex,
+                seed=settings.seed,
+            )
+    return list(dict.fromkeys(tests))
+
+
 def _preflight(
     settings: PretrainSettings,
+    method: MethodSettings,
     paths: Sequence[Path],
     left_out: Sequence[LeftOut],
     record: Preprocess,
@@ -170,15 +193,16 @@ def _preflight(
 ) -> tuple[str, Preprocess]:
     """Return what was found in words, and the record that knows the bars."""
     found = {"pool": list(paths)}
-    if settings.test_folder is not None:
-        found["test"] = layouts.tests(settings.test_folder)
+    tests = _tests(settings, method)
+    if tests:
+        found["test"] = tests
     seen = preflight.examine(
         settings.data_path, found, record, left_out=left_out, grouping=grouping
     )
     text = seen.text()
-    tests = [p for p in paths if any(part.endswith("test") for part in p.parent.parts[-2:])]
-    if tests:
-        number = counted(len(tests), "test image")
+    named = [p for p in paths if any(part.endswith("test") for part in p.parent.parts[-2:])]
+    if named:
+        number = counted(len(named), "test image")
         text += f"\n  warning      {number} learned from, by their folders' names"
     return text, seen.record
 
@@ -188,9 +212,9 @@ def _pool(
     rt: Runtime,
     paths: Sequence[Path],
     record: Preprocess,
-    tile_size: int,
     grouping: Grouping,
     drawn: int,
+    tile_size: int,
 ) -> Pool:
     folder = None
     if settings.cache_dir != "none":

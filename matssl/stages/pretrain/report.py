@@ -107,11 +107,11 @@ def finish(run: Shown) -> None:
     loss = float(np.mean(run.losses[-run.plan.steps_per_epoch :] or [np.nan]))
     name = f"{run.settings.model}_loss_{loss:.4f}_epoch{epochs - 1}.pth"
     run.folder.alias("last.ckpt", name, f"{run.settings.model}_loss_*.pth")
+    write_report(run, health, verdict)
+    run.folder.status("done", step=run.step, total=run.plan.total_steps, verdict=verdict.text)
     trunks = published.study_backbones(run.settings.config)
     for path in trunks:
         encoder_file.write_trunk(path, run.method.weights()["encoder"], run.inputs.record)
-    write_report(run, health, verdict)
-    run.folder.status("done", step=run.step, total=run.plan.total_steps, verdict=verdict.text)
     lines = [f"done: {root / 'encoder.safetensors'}", f"verdict: {verdict.text}"]
     lines += [_best_by_probe(run)] if run.inputs.probe is not None else []
     lines += [f"under the study's name: {path}" for path in trunks]
