@@ -164,10 +164,14 @@ class Stage:
                     weights.read(path)
                 elif path.suffix == ".json" and path.is_file():
                     json.loads(path.read_text(encoding="utf-8"))
-                elif path.suffix in (".png", ".tif") and path.is_file():
+                elif path.suffix == ".png" and path.is_file():
                     from matssl.data import readers
 
                     readers.read_mask(path)
+                elif path.suffix == ".tif" and path.is_file():
+                    import tifffile
+
+                    tifffile.imread(path)
                 elif path.suffix == ".csv":
                     with open(path, encoding="utf-8", newline="") as file:
                         rows = list(csv.reader(file))

@@ -128,7 +128,7 @@ def _absurd_picture(path: Path) -> str:
     size = found.pixel_size
     if size is not None and not PIXEL[0] <= size <= PIXEL[1]:
         return f"pixel size {size}"
-    if not 1 <= found.bits <= 32:
+    if not 1 <= found.bits <= 64:
         return f"{found.bits} bits"
     if not plane.size or not bool(np.isfinite(plane).all()):
         return "a plane that is empty or not finite"
