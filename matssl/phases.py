@@ -15,11 +15,13 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from matssl.core.arrays import variance
+from matssl.core.arrays import roomy, variance
 
 Floats = NDArray[np.float32]
 # Rows of an image that are smoothed at once; more would only hold more memory.
 STRIP = 1024
+# Of images wider than 8192 the strips are lower: the filter holds a dozen copies of one.
+STRIP_PIXELS = 1 << 23
 # Of N phases none should be rarer than this part of 1 / N.
 EVEN_SHARE = 0.1
 # Share of the micrograph's variance below which grey levels are no border for the smoothing.
@@ -178,13 +180,14 @@ def label(probabilities_NHW: Floats, guide: Floats, radius: int) -> NDArray[np.u
         guide: the micrograph, (H, W), on any scale.
         radius: in pixels; 0 smooths nothing.
     """
-    height = probabilities_NHW.shape[1]
-    result = np.empty(probabilities_NHW.shape[1:], np.uint8)
+    height, width = probabilities_NHW.shape[1:]
+    strip = min(STRIP, max(1, STRIP_PIXELS // width))
+    result = roomy((height, width), np.uint8)
     spread = variance(guide)
     # Twice the filter, once the vote.
     margin = 3 * radius + 8
-    for top in range(0, height, STRIP):
-        first, last = max(0, top - margin), min(height, top + STRIP + margin)
+    for top in range(0, height, strip):
+        first, last = max(0, top - margin), min(height, top + strip + margin)
         part = probabilities_NHW[:, first:last]
         if radius > 0:
             seen = cv2.GaussianBlur(np.ascontiguousarray(guide[first:last]), (0, 0), 1.0)
@@ -192,7 +195,7 @@ def label(probabilities_NHW: Floats, guide: Floats, radius: int) -> NDArray[np.u
         winner = part.argmax(0).astype(np.uint8)
         if radius > 1:
             winner = _majority(winner, len(part), radius // 2)
-        result[top : top + STRIP] = winner[top - first : top - first + STRIP]
+        result[top : top + strip] = winner[top - first : top - first + strip]
     return result
 
 

@@ -13,12 +13,14 @@ SNAPSHOTS_EVERY = 50
 # Settings that hold a path; one that is relative is looked for below the root.
 PATHS = (
     *("data_path", "finetune_dataset", "labeled_path", "probe_path", "splits", "file_list"),
-    *("list_root", "test_folder"),
+    *("list_root", "test_folder", "specimens"),
 )
 # Entries of a data set that say how its masks and specimens are read, for a guided start too.
 LABEL_FLAGS = ("splits", "classes", "group_regex", "mask_folder")
 # Entries of a data set that its evaluation needs too.
-TEST_FLAGS = ("splits", "group_regex", "mask_folder", "pixel_size", "page", "crop_bottom")
+TEST_FLAGS = (
+    *("splits", "group_regex", "specimens", "mask_folder", "pixel_size", "page", "crop_bottom"),
+)
 
 
 @dataclass(frozen=True)
