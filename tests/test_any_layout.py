@@ -176,6 +176,18 @@ def test_a_mask_without_its_image_is_no_micrograph(tmp_path: Path) -> None:
     assert list(found.left_out) == told
 
 
+def test_masks_of_a_pool_whose_images_are_not_there_are_no_micrographs(tmp_path: Path) -> None:
+    """A13: a folder that is called one of masks, below a pool; what JPEG smeared goes with it."""
+    for n in range(3):
+        _write(tmp_path / f"p{n}.png", _picture(n)[0])
+        _write(tmp_path / "Masken1" / "Probe A" / f"m{n}.png", 255 * _picture(n + 5)[1])
+    smeared = cv2.GaussianBlur(255 * _picture(9)[1], (0, 0), 2)
+    _write(tmp_path / "Masken1" / "Probe A" / "m9.jpg", smeared)
+    images, left_out = layouts.unlabelled(tmp_path)
+    assert [p.stem for p in images] == ["p0", "p1", "p2"]
+    assert sum(item.files for item in left_out) == 4
+
+
 def test_a_mask_that_fits_two_images_is_a_question(tmp_path: Path) -> None:
     """A13: nobody guesses which of two it is."""
     _pairs(tmp_path, {"S1/a.tif": "done/a.png", "S1/b.tif": "done/b.png"})

@@ -320,3 +320,20 @@ def test_numbers_that_no_class_can_have_are_refused(tmp_path: Path) -> None:
     for other in (_blob(0).astype(np.int64) << 40, _blob(0).astype(np.complex64)):
         with pytest.raises(UserError, match=r"m0\.tif holds"):
             masks.find_table(_write(tmp_path, other))
+
+
+def test_an_unlabelled_half_beside_soft_masks_is_asked_about(tmp_path: Path) -> None:
+    """A15: in 0/1/255 beside 0/255 after JPEG the particles became background, the rest particle."""
+    drawn = _blob(0)
+    half = drawn.copy()
+    half[:, half.shape[1] // 2 :] = 255
+    paths = _write(tmp_path, half)
+    soft = tmp_path / "soft.jpg"
+    cv2.imwrite(str(soft), drawn * np.uint8(255), [cv2.IMWRITE_JPEG_QUALITY, 70])
+    for classes in (masks.BINARY, None):
+        with pytest.raises(UserError, match=r"m0\.tif holds 1 and 255 side by side"):
+            masks.find_table([*paths, soft], classes)
+    # Alone, "all that is not 0" is one class, which is said.
+    table, notes = masks.find_table(paths, masks.BINARY)
+    assert np.array_equal(table.decode(half), half > 0)
+    assert any("both are foreground" in note for note in notes)

@@ -157,18 +157,33 @@ def _all_drawn(masks: dict[str, Path], images: dict[str, Path], looked: _Looked)
 
 
 def _widows(paths: Sequence[Path], matched: Matched, looked: _Looked) -> set[Path]:
-    """Return pictures of few values that lie where masks do and go with no picture."""
+    """Return pictures of few values that lie where masks do, or where masks are said to lie.
+
+    None of them goes with a picture.
+    """
     folders = {(kind.folder, kind.suffix) for kind in matched.kinds.values()}
     pictures = {path for images in matched.images.values() for path in images}
     rest = [
         path
         for path in paths
-        if (path.parent, path.suffix.lower()) in folders
+        if ((path.parent, path.suffix.lower()) in folders or _in_masks(path))
         and path not in matched.images
         and path not in pictures
     ]
-    held = looked.held(rest)
-    return {path for path, what in zip(rest, held, strict=True) if what == Holds.FEW}
+    few: dict[Path, bool] = {
+        path: what == Holds.FEW for path, what in zip(rest, looked.held(rest), strict=True)
+    }
+    # What JPEG smeared looks like a picture; most of its folder tells.
+    said: dict[Path, list[bool]] = defaultdict(list)
+    for path in rest:
+        if _in_masks(path):
+            said[path.parent].append(few[path])
+    masks = {folder for folder, own in said.items() if 2 * sum(own) > len(own)}
+    return {path for path in rest if few[path] or path.parent in masks}
+
+
+def _in_masks(path: Path) -> bool:
+    return any(map(naming.says_mask, path.parts[:-1]))
 
 
 def _few(files: Sequence[Path], most: int, looked: _Looked) -> list[Path]:

@@ -266,6 +266,30 @@ def _is_drawn(one: Survey) -> bool:
     return drawn or beside >= 0.01 * sizes[WHITE]
 
 
+def numbers_beside_white(surveys: Sequence[Survey]) -> list[Path]:
+    """Return the masks, no JPEG files, that hold 1 and 255 and at most 0 beside them."""
+    return [
+        s.path
+        for s in surveys
+        if not s.color and not s.lossy and s.lit == {1, WHITE} and _is_drawn(s)
+    ]
+
+
+def refuse_numbers_beside_white(surveys: Sequence[Survey]) -> None:
+    """Refuse masks of 1 and 255 among soft ones of black and white, where 1 would become black.
+
+    Raises:
+        UserError: there are such masks; the first is named.
+    """
+    both = numbers_beside_white(surveys)
+    if both:
+        raise UserError(
+            f"{both[0]} holds 1 and 255 side by side, and in other masks 255 is the foreground: "
+            "where 255 means not labelled, save all masks as 0 and 1, then it is ignored; where "
+            "both are the foreground, save them as one value"
+        )
+
+
 def _ignoring(
     found: Agreed,
     numbers: set[int],

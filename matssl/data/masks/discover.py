@@ -95,8 +95,13 @@ def find_binary(
         summed = total([s for s in scaled if s.top > 1])
         if len(summed.values) and is_soft(summed):
             threshold, note = _cut(scaled, summed)
+            if threshold > 1:
+                conventions.refuse_numbers_beside_white(scaled)
             notes = (*notes, note) if note else notes
     threshold = threshold or 1
+    both = conventions.numbers_beside_white(masks) if threshold == 1 else []
+    if both:
+        notes = (*notes, f"{files(both)}: 1 and 255 stand side by side, both are foreground here")
     dim = [s.path for s in masks if s.top == 1] if threshold > 1 else []
     if dim:
         notes = (*notes, f"{files(dim)} of 0 and 1: 1 is foreground, whatever the threshold")
@@ -332,6 +337,8 @@ def _soft(
             f"class is not clear, since the edge of two classes has the colour of a third; "
             f"{NAME_THEM}, or save them without soft edges"
         )
+    if len(found.levels) == 2:
+        conventions.refuse_numbers_beside_white(masks)
     return table, _soft_note(masks, found, base.kind)
 
 
