@@ -59,6 +59,8 @@ def _flat(images: str, masks: str, stems: str = "abcd") -> dict[str, str]:
 
 # Image and mask of a stem {}, as in found.md A13 and as programs and people name them otherwise.
 NAMINGS = {
+    "a folder an image": ("case_{}/image.png", "case_{}/mask.png"),
+    "a folder an image, below a specimen": ("S1/{}/raw.tif", "S1/{}/gt.png"),
     "imgs, masks1": ("imgs/{}.tif", "masks1/{}.png"),
     "raw_images, masks_3class": ("raw_images/{}.tif", "masks_3class/{}.png"),
     "raw, raw/labeled": ("raw/{}.tif", "raw/labeled/{}.tif"),
@@ -432,3 +434,42 @@ def test_names_are_compared_without_capitals_and_ways_of_storing_umlauts(tmp_pat
     found = layouts.find(tmp_path)
     assert len(found.pairs) == 2 and all(pair.mask for pair in found.pairs)
     assert readers.find_images(tmp_path)
+
+
+# --- names that agree in a number, or say that a picture was drawn --------------------------------
+@pytest.mark.parametrize(
+    ("image", "mask"),
+    [
+        ("sem/SEM_{}.tif", "seg/SEG_{}.png"),
+        ("input/in_{}.png", "output/out_{}.png"),
+        ("img/a00{}.png", "msk/{}.png"),
+        ("imgs/IMG_000{}.jpg", "masks/MASK_000{}.png"),
+    ],
+)
+def test_folders_whose_numbers_agree_are_pairs(tmp_path: Path, image: str, mask: str) -> None:
+    """A13: no mask is learned from as a picture where only its number is the image's."""
+    right = _flat(image, mask, "0123")
+    _pairs(tmp_path, right)
+    assert _found(tmp_path, layouts.find(tmp_path)) == right
+    images, _ = layouts.unlabelled(tmp_path)
+    assert sorted(str(path.relative_to(tmp_path)) for path in images) == sorted(right)
+
+
+def test_two_folders_of_micrographs_with_equal_numbers_stay_pictures(tmp_path: Path) -> None:
+    for seed in range(4):
+        _write(tmp_path / f"steel/A_{seed}.png", _picture(seed)[0])
+        _write(tmp_path / f"brass/B_{seed}.png", _picture(10 + seed)[0])
+    assert len(layouts.unlabelled(tmp_path)[0]) == 8
+
+
+@pytest.mark.parametrize("end", ["_overlay.png", "-preview.jpg", "_Probabilities.tif", ".viz.png"])
+def test_what_was_drawn_from_a_picture_beside_it_is_no_micrograph(tmp_path: Path, end: str) -> None:
+    """A13: a_overlay.png beside a.png is neither learned from nor predicted."""
+    _pairs(tmp_path, _flat("{}.png", "{}_mask.png"))
+    for seed, name in enumerate("abcd"):
+        _write(tmp_path / f"{name}{end}", _picture(30 + seed)[0])
+    _write(tmp_path / "one overlay.png", _picture(50)[0])
+    images, left_out = layouts.unlabelled(tmp_path)
+    assert [path.name for path in images] == ["a.png", "b.png", "c.png", "d.png", "one overlay.png"]
+    assert sum(out.files for out in left_out if out.why.startswith("drawn")) == 4
+    assert {pair.image.name for pair in layouts.find(tmp_path).pairs} == {p.name for p in images}

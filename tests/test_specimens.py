@@ -123,6 +123,36 @@ OURS: dict[str, tuple[list[str], dict[str, int]]] = {
         _named("{}/S{}/{}", ["train", "test"], "12", "12"),
         {"S1": 4, "S2": 4},
     ),
+    "a letter behind what is taken for a place": (_named("Z{}_{}", "12", "ab"), UNSURE),
+    "a letter behind what is taken for a version": (_named("V{}_{}", "12", "ab"), UNSURE),
+    "power and speed": (
+        _named("P{}_v{}_{}", [200, 250], [800, 900], "12"),
+        UNSURE,
+    ),
+    "speed": (
+        _named("P200_v{}_{}", [800, 900], "12"),
+        {"P200_v800": 2, "P200_v900": 2},
+    ),
+    "specimens of several batches behind a camera's word": (
+        _named("IMG_B{}_S{}_{}", "12", "12", "12"),
+        UNSURE,
+    ),
+    "batch and specimen written together behind it": (
+        _named("IMG-B{}S{} ({})", "12", "12", "12"),
+        UNSURE,
+    ),
+    "heat treatments": (
+        _named("HT{}_{}h_0{}", [900, 1000], [2, 4], "12"),
+        {f"HT{t}_{h}h": 2 for t in (900, 1000) for h in (2, 4)},
+    ),
+    "German words for a specimen": (
+        _named("Prüfling_{}_Bild_{}", "12", "12"),
+        {"Prüfling_1": 2, "Prüfling_2": 2},
+    ),
+    "polished sections": (
+        _named("Schliff {} Bild {}", "12", "12"),
+        {"Schliff 1": 2, "Schliff 2": 2},
+    ),
     "another order in time": (
         ["s2_0007.tif", "s1_0001.tif", "s2_0008.tif", "s1_0002.tif"],
         {"s2": 2, "s1": 2},

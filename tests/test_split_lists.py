@@ -121,3 +121,31 @@ def test_a_class_file_is_read_as_programs_write_it(data: Path) -> None:
     found = layouts.find(data)
     assert found.table is not None
     assert [(c.name, c.values) for c in found.table.classes] == [("Matrix", (0,)), ("Gefüge", (1,))]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("s.tsv", "image\tsplit\nb2\ttrain\nc3\tval\nd4\ttest\n"),
+        ("s.csv", "train;val;test\nb2;c3.tif;images\\D4\n;;\n"),
+        ("s.csv", "Bild;Teil\nb2;Training\nc3;Validierung\nd4;Testing\n"),
+    ],
+)
+def test_other_ways_to_write_a_table_are_read(
+    data: Path, tmp_path: Path, name: str, text: str
+) -> None:
+    """A19: tabs, a column for each split, German words."""
+    (tmp_path / name).write_text(text, encoding="utf-8-sig")
+    assert _splits(data, tmp_path / name) == {"b2": "train", "c3": "val", "d4": "test"}
+
+
+def test_a_list_copied_from_a_program_keeps_its_names(data: Path, tmp_path: Path) -> None:
+    """A19: quotation marks and commas about the names are none of theirs."""
+    (tmp_path / "s.txt").write_text("\"b2.tif\",\n'c3',\nd4;\n", encoding="utf-8")
+    assert _splits(data, tmp_path / "s.txt") == dict.fromkeys(("b2", "c3", "d4"), "train")
+
+
+def test_a_table_that_gives_no_image_a_split_is_refused(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "s.csv").write_text("image,split\nb2\nc3,\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"s\.csv gives no image a split"):
+        layouts.find(data, splits=tmp_path / "s.csv")

@@ -66,7 +66,8 @@ def _pairs(root: Path) -> list[Found] | None:
 
 def _in_one(root: Path) -> list[Found] | None:
     masks = _masks(root)
-    images = [path for path in images_in(root) if path not in masks]
+    drawn = naming.drawn_from(images_in(root))
+    images = [path for path in images_in(root) if path not in masks and path not in drawn]
     by_stem: dict[str, list[Path]] = {}
     for mask, stem in masks.items():
         by_stem.setdefault(stem, []).append(mask)

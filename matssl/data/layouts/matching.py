@@ -112,8 +112,48 @@ def find(paths: Sequence[Path]) -> Matched:
             if images:
                 matched.images[path], matched.kinds[path] = images, kind
                 break
+    _by_number(paths, matched, looked)
     matched.widows = _widows(paths, matched, looked)
     return matched
+
+
+def _by_number(paths: Sequence[Path], matched: Matched, looked: _Looked) -> None:
+    """Match folders whose names differ and whose numbers agree: SEM_1 and SEG_1, in_1 and out_1.
+
+    Only where all files of a folder are of few values, all of another are none, and no third folder
+    has these numbers.
+    """
+    folders: dict[Path, dict[str, Path]] = defaultdict(dict)
+    odd: set[Path] = set()
+    known = set(matched.images).union(*matched.images.values())
+    for path in paths:
+        number = naming.number(path)
+        if number is None or path in known or number in folders[path.parent]:
+            odd.add(path.parent)
+        else:
+            folders[path.parent][number] = path
+    alike: dict[frozenset[str], list[dict[str, Path]]] = defaultdict(list)
+    for folder, files in folders.items():
+        if folder not in odd and len(files) > 1:
+            alike[frozenset(files)].append(files)
+    for two in alike.values():
+        for masks, images in (two, two[::-1]) if len(two) == 2 else ():
+            if _all_drawn(masks, images, looked):
+                for number, mask in masks.items():
+                    matched.images[mask] = [images[number]]
+                    matched.kinds[mask] = Kind(mask.parent, "number", mask.suffix.lower())
+
+
+def _all_drawn(masks: dict[str, Path], images: dict[str, Path], looked: _Looked) -> bool:
+    """Return whether all of these hold few values, none of the others does, and sizes fit."""
+    # The first of each tells enough where both are micrographs.
+    for some in (FEWEST, len(masks)):
+        drawn = set(looked.held(list(masks.values())[:some]))
+        pictures = set(looked.held(list(images.values())[:some]))
+        if not drawn <= {Holds.FEW, Holds.ONE} or Holds.FEW in pictures:
+            return False
+    fit = all(looked.size(masks[n]).fits(looked.size(images[n])) for n in masks)
+    return fit and Holds.FEW in drawn
 
 
 def _widows(paths: Sequence[Path], matched: Matched, looked: _Looked) -> set[Path]:

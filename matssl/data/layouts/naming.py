@@ -44,6 +44,19 @@ DRAWN_WORDS = frozenset(
     + ("visualized", "visualised", "overlay", "overlays", "segmentationclassvisualization")
     + ("segmentationobjectvisualization", "preview", "previews", "thumbnails", "thumbs")
 )
+# What ends the name of a picture that a program drew from another beside it.
+_DRAWN_ENDS = DRAWN_WORDS | {
+    *("thumb", "thumbnail", "blend", "blended", "heatmap", "prob", "probs", "probability"),
+    *("probabilities", "uncertainty"),
+}
+# A folder an image, in which each file is called by what it is.
+_IMAGE_ALONE = frozenset(
+    ("image", "img", "raw", "original", "micrograph", "picture", "input", "bild", "source", "sem")
+)
+_MASK_ALONE = frozenset(
+    ("mask", "masks", "label", "labels", "gt", "groundtruth", "ground_truth", "seg", "target")
+    + ("segmentation", "annotation", "maske")
+)
 
 
 def stem(path: Path) -> str:
@@ -60,7 +73,10 @@ def of_image(path: Path) -> list[str]:
     """Return the names under which the mask of an image may go, the image's own first."""
     own = stem(path)
     bare = _IMAGE_STARTS.sub("", _IMAGE_ENDS.sub("", own))
-    return list(dict.fromkeys((own, bare or own)))
+    # The first picture of a camera, IMG_0000, is no channel of one called IMG.
+    begun = _IMAGE_STARTS.sub("", own)
+    alone = f"{path.parent}/" if own in _IMAGE_ALONE else own
+    return list(dict.fromkeys((own, bare or own, begun or own, alone)))
 
 
 def of_mask(path: Path) -> dict[str, str]:
@@ -78,7 +94,29 @@ def of_mask(path: Path) -> dict[str, str]:
             found.setdefault(before, f"*{own[match.start() :]}")
         if after and re.search(r"[^\W\d]", before):
             found.setdefault(after, f"{own[: match.end()]}*")
+    if own in _MASK_ALONE:
+        found.setdefault(f"{path.parent}/", own)
     return found
+
+
+def drawn_from(paths: Iterable[Path]) -> set[Path]:
+    """Return pictures whose names say that they were drawn from another: a_overlay beside a."""
+    stems = {path: stem(path) for path in paths}
+    known_ = {(path.parent, name) for path, name in stems.items()}
+    found = set()
+    for path, own in stems.items():
+        ends = _WORD_ENDS.split(own)
+        if len(ends) > 1 and ends[-1] in _DRAWN_ENDS:
+            before = own[: -len(ends[-1])].rstrip("-_. ")
+            if (path.parent, before) in known_:
+                found.add(path)
+    return found
+
+
+def number(path: Path) -> str | None:
+    """Return the number that ends a name, where nothing but one word is before it."""
+    match = re.fullmatch(r"[^\W\d]*[-_. ]?0*(\d+)", stem(path))
+    return match[1] if match else None
 
 
 def known(own: str) -> Iterable[str]:

@@ -11,7 +11,10 @@ from matssl.core.wording import counted
 from matssl.data import readers
 from matssl.data.layouts import naming
 
-SPLIT_ALIASES = {"valid": "val", "validation": "val", "validate": "val", "training": "train"}
+SPLIT_ALIASES = {
+    **dict.fromkeys(("valid", "validation", "validate", "validierung"), "val"),
+    **{"training": "train", "testing": "test"},
+}
 SPLITS = ("train", "val", "test")
 # Misfits of one folder that are told; of others the number.
 MOST_TOLD = 5

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Iterable
 from dataclasses import replace
@@ -11,7 +12,7 @@ from matssl.core import textfiles
 from matssl.core.errors import UserError
 from matssl.core.wording import cut
 from matssl.data.layouts import naming
-from matssl.data.layouts.pairing import Found, split_name
+from matssl.data.layouts.pairing import SPLITS, Found, split_name
 
 # What people head the columns of a list with.
 IMAGE_HEADS = ("image", "file", "name", "filename", "path", "images", "bild", "datei")
@@ -65,6 +66,8 @@ def apply_splits(found: list[Found], source: Path, root: Path) -> tuple[list[Fou
             f"{source} names {doubtful[0]}, which several images of {root} fit "
             f"({len(doubtful)} such lines); write their folders before the names"
         )
+    if not result:
+        raise UserError(f"{source} gives no image a split")
     unused = len(found) - len(seen)
     notes = [f"{unused} images are in no split of {source.name} and are left out"] * bool(unused)
     return result, notes
@@ -104,14 +107,22 @@ def read_splits(source: Path, root: Path) -> dict[str, list[str]]:
         lists = sorted(path for path in source.iterdir() if path.suffix.lower() == ".txt")
         if not lists:
             raise UserError(f"{source} holds no SPLIT.txt file")
-        return _joined((path.stem, textfiles.read_lines(path)) for path in lists)
+        return _joined((path.stem, _names(path)) for path in lists)
     if not source.is_file():
         raise UserError(f"there is no split file {source}")
     if source.suffix.lower() == ".json":
         return _json_splits(textfiles.read_json(source), source, root)
-    if source.suffix.lower() == ".csv":
+    if source.suffix.lower() in (".csv", ".tsv"):
         return _csv_splits(source)
-    return {"train": textfiles.read_lines(source)}
+    return {"train": _names(source)}
+
+
+def _names(path: Path) -> list[str]:
+    """Return the names of a list, without the quotes and commas of what it was copied from."""
+    lines = (line.rstrip(",; \t") for line in textfiles.read_lines(path))
+    quoted = re.compile(r"([\"'])(.+)\1")
+    found = ((line, quoted.fullmatch(line)) for line in lines if line)
+    return [match[2] if match else line for line, match in found]
 
 
 def _joined(lists: Iterable[tuple[str, list[str]]]) -> dict[str, list[str]]:
@@ -139,10 +150,13 @@ def _json_splits(content: object, source: Path, root: Path) -> dict[str, list[st
 def _csv_splits(source: Path) -> dict[str, list[str]]:
     rows = textfiles.read_rows(source)
     heads = {head.lower().strip(): head for head in (rows[0] if rows else {})}
+    if "" not in heads and set(map(split_name, heads)) <= set(SPLITS):
+        # A column for each split.
+        return _joined((h, [row[heads[h]] for row in rows if row[heads[h]]]) for h in heads)
     image = next((heads[head] for head in IMAGE_HEADS if head in heads), None)
     split = next((heads[head] for head in SPLIT_HEADS if head in heads), None)
     if image is None or split is None:
-        raise UserError(f"{source} needs the columns image and split")
+        raise UserError(f"{source} needs the columns image and split, or train, val and test")
     table: dict[str, list[str]] = {}
     for number, row in enumerate(rows, start=2):
         if not row[image]:

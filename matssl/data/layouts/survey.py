@@ -165,16 +165,17 @@ def _by_name(root: Path, paths: Sequence[Path], layouts: Sequence[Layout]) -> se
 
 
 def _drawn(root: Path, pictures: Sequence[Path]) -> set[Path]:
-    """Return pictures in folders of overlays whose names are those of other pictures."""
+    """Return pictures drawn from others: in folders of overlays, and a_overlay beside a."""
+    beside = naming.drawn_from(pictures)
     inside = {
         path
         for path in pictures
         if any(map(naming.says_drawn, path.relative_to(root).parent.parts))
     }
     if not inside:
-        return set()
+        return beside
     names = {name for p in pictures if p not in inside for name in naming.of_image(p)}
-    return {path for path in inside if not names.isdisjoint(naming.of_mask(path))}
+    return beside | {path for path in inside if not names.isdisjoint(naming.of_mask(path))}
 
 
 def _unread(found: Listing) -> tuple[LeftOut, ...]:

@@ -59,7 +59,7 @@ def _alike(names: Sequence[Name]) -> dict[object, list[int]]:
     builds: dict[object, list[int]] = {}
     for i, name in enumerate(names):
         rank = max((part.rank for part in name.parts), default=0)
-        core = _identity(name) if rank else _without_counter(_identity(name))
+        core = _identity(name) if rank else _without_counter(name)
         kinds = [part.kind for part in core]
         if rank:
             kinds = kinds[: _last(core, rank) + 1]
@@ -75,7 +75,7 @@ def _keys(names: Sequence[Name]) -> Sequence[tuple[Part, ...] | None]:
     if rank:
         found = _by_specimen(rows, rank)
     else:
-        found = _by_codes(names, [_without_counter(row) for row in rows])
+        found = _by_codes(names, [_without_counter(name) for name in names])
     return [None] * len(names) if found is None else found
 
 
@@ -149,13 +149,25 @@ def _identity(name: Name) -> tuple[Part, ...]:
     return tuple(part for part in name.parts if part.kind not in _NO_IDENTITY)
 
 
-def _without_counter(row: tuple[Part, ...]) -> tuple[Part, ...]:
-    """Return the parts without a number, or a small letter behind others, that counts images."""
+def _without_counter(name: Name) -> tuple[Part, ...]:
+    """Return the parts without a number, or a small letter behind others, that counts images.
+
+    Whatever is before the letter may be the specimen: Z1_a and Z1_b show none called a.
+    """
+    row = _identity(name)
     if not row:
         return row
     last = row[-1]
     letter = last.kind is Kind.CODE and len(last.text) == 1 and last.text.islower()
-    return row[:-1] if last.kind is Kind.NUMBER or (letter and len(row) > 1) else row
+    counts = letter and any(_may_name(part) for part in name.parts if part.start < last.start)
+    return row[:-1] if last.kind is Kind.NUMBER or counts else row
+
+
+def _may_name(part: Part) -> bool:
+    """Return whether a part may be a specimen, whatever it is taken for: region Z1, version V1."""
+    if part.kind is Kind.STATE:
+        return any(c.isdigit() for c in part.key)
+    return part.kind not in (Kind.SETTING, Kind.DATE)
 
 
 def _without_camera_number(rows: Sequence[tuple[Part, ...]]) -> Sequence[tuple[Part, ...]]:

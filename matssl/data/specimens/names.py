@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import re
 import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 
@@ -113,7 +114,7 @@ _DATE = re.compile(
     re.IGNORECASE,
 )
 _SPECIMEN_WORDS = (
-    "samples?|specimen|spec|smp|coupon|proben?|pruefling|muster|echantillon|ech|muestra|campione"
+    "samples?|specimen|spec|smp|coupon|proben?|prue?fling|muster|schliff|werkstue?ck|kupon|echantillon|ech|muestra|campione"
     "|prov|wafer|ingot|billet|plate|dis[ck]|rod|weld|pellet"
 )
 _LOT_WORDS = "batch|lot|charge|heat|melt|cast|schmelze"
@@ -152,11 +153,11 @@ _PATTERNS: tuple[tuple[Kind, re.Pattern[str]], ...] = tuple(
         (Kind.TREATMENT, rf"{_NUMBER}(?:h|hrs?|hours?|mins?|sec|days?|degc|°c|gradc|mpa|gpa|kn)"),
         (Kind.TREATMENT, rf"{_NUMBER}(?:pct|%|wt|at|ppm|cyc|cycles?|dpa|rpm|kj|kw)"),
         # One letter may as well be the third specimen of ten, unless the number is large.
-        (Kind.TREATMENT, r"\d{2,}(?:·\d+)?[csdnjw]"),
+        (Kind.TREATMENT, r"\d{2,}(?:·\d+)?[csdnjw]|ht\d{3,4}[ck]?"),
         (Kind.SPECIMEN, rf"(?:{_SPECIMEN_WORDS})(?:\d{{1,4}}[a-z]?|[a-z]|[ivx]{{1,4}})"),
         (Kind.SPECIMEN, r"(?:s|sp|sn)\d{1,3}|.*#\d+[a-z]?"),
         (Kind.LOT, rf"(?:{_LOT_WORDS})(?:\d+|[a-z])"),
-        (Kind.PLACE, rf"(?:{_PLACE_WORDS})(?:\d+[a-z]?|[a-z])|{_PLACES}|[frziv]\d{{1,3}}"),
+        (Kind.PLACE, rf"(?:{_PLACE_WORDS})(?:\d+[a-z]?|[a-z])|{_PLACES}|[frzi]\d{{1,3}}"),
         (Kind.NUMBER, r"\d+"),
         # Alloys are written like codes and are materials: AlSi10Mg, Ti6Al4V, 316L.
         (Kind.WORD, r"3\d\d(?:ln?|h|ti)|4\d\d(?:c|f)"),
@@ -252,8 +253,7 @@ def _joined(parts: list[Part]) -> list[Part]:
         if part.kind is Kind.WORD and kind is not None:
             behind = 1 if waiting and _FILLER.fullmatch(_folded(waiting[0].text)) else 0
             value = waiting[behind] if len(waiting) > behind else None
-            # image_S1 names the specimen S1 and no place S1.
-            own = value is not None and value.rank and kind is Kind.PLACE
+            own = kind is Kind.PLACE and _names_itself(waiting[behind:])
             if value is not None and not own and _BEHIND_HEAD.fullmatch(_folded(value.text)):
                 del waiting[: behind + 1]
                 key = _key(part.text) + value.key
@@ -262,6 +262,18 @@ def _joined(parts: list[Part]) -> list[Part]:
                 part = replace(part, kind=kind)
         result.append(part)
     return result
+
+
+def _names_itself(parts: Sequence[Part]) -> bool:
+    """Return whether what follows a word such as image is no number of it.
+
+    image_S1 names the specimen S1 and no place S1; image_B1_S1 and image_P200_v800 name both.
+    """
+    if not parts or parts[0].rank:
+        return bool(parts)
+    names = (Kind.CODE, Kind.TREATMENT)
+    more = any(p.rank or (p.kind in names and len(p.text) > 1) for p in parts[1:])
+    return parts[0].kind is Kind.CODE and more
 
 
 def _folded(text: str) -> str:
