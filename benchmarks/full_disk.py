@@ -101,11 +101,14 @@ class Stage:
     """Small runs of every stage in a folder of their own."""
 
     def __init__(self, folder: Path) -> None:
+        import cv2
         import torch
 
         from matssl.data import synthetic
 
+        # A process that has had threads of its libraries cannot be forked.
         torch.set_num_threads(1)
+        cv2.setNumThreads(1)
         self.library = ctypes.CDLL(os.environ[PRELOADED])
         self.folder, self.out = folder, folder / "out"
         os.chdir(folder)

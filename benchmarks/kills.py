@@ -22,6 +22,7 @@ from pathlib import Path
 # Before torch: a process that has started threads of OpenMP cannot be forked.
 os.environ["OMP_NUM_THREADS"] = "1"
 
+import cv2  # noqa: E402
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
@@ -49,6 +50,7 @@ def main() -> int:
     parser.add_argument("--table", type=Path, default=Path("experiments/kills.csv"))
     args = parser.parse_args()
     torch.set_num_threads(1)
+    cv2.setNumThreads(1)
     args.table.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="kills-") as folder:
         _run_all(Path(folder), args.kills, args.table.resolve())

@@ -54,6 +54,7 @@ def main() -> int:
     parser.add_argument("--table", type=Path, default=Path("experiments/fuzz.csv"))
     args = parser.parse_args()
     torch.set_num_threads(1)
+    cv2.setNumThreads(1)
     _prepare()
     with tempfile.TemporaryDirectory(prefix="fuzz-material-") as folder:
         sound = material.make(Path(folder))
