@@ -602,3 +602,21 @@ def test_tensors_of_strange_kinds_are_one_line(tmp_path: Path) -> None:
     state[3] = EXTRA
     with pytest.raises(UserError, match="missing|no known layout"):
         _loaded(state, tmp_path / "w.pth")
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "said"),
+    [
+        ("bn1.running_var", lambda v: -v, "variances below 0 in 1 tensors .first: bn1.running_var"),
+        ("conv1.weight", lambda v: (100 * v).to(torch.int8), "whole numbers in 1 .* quantised"),
+    ],
+)
+def test_numbers_that_no_training_leaves_are_refused(
+    tmp_path: Path, name: str, change: Callable[[Tensor], Tensor], said: str
+) -> None:
+    """D1: a quantised stem was read without its scale, and a variance below 0 gives NaN."""
+    state = {k: v.clone() for k, v in _resnet().items()}
+    state[name] = change(state[name])
+    torch.save(state, tmp_path / "x.pth")
+    with pytest.raises(UserError, match=said):
+        weights.load(build_encoder("resnet18", 3), tmp_path / "x.pth", in_channels=3)

@@ -20,6 +20,7 @@ from matssl.weights.containers import Content
 from matssl.weights.files import read
 from matssl.weights.folding import IMAGENET, Input, fold_normalisation, fold_stem
 from matssl.weights.recognition import WEIGHT_LAYOUTS, architecture, recognise
+from matssl.weights.refusals import check_numbers
 
 __all__ = [
     "WEIGHT_LAYOUTS",
@@ -120,13 +121,8 @@ def load(
     if mean is not None and std is not None and not match.own:
         _fold(found, wanted, match.input, mean, std, notes)
     fold_stem(found, wanted, in_channels, notes)
+    check_numbers(content.path, {k: found[k] for k in wanted if k in found}, wanted)
     fitting = {k: found[k].to(wanted[k].dtype) for k in wanted if k in found}
-    broken = [k for k, v in fitting.items() if not torch.isfinite(v).all()]
-    if broken:
-        raise UserError(
-            f"{content.path} holds numbers that are not finite in {len(broken)} tensors (first: "
-            f"{broken[0]}): the training that wrote it diverged; take an earlier file"
-        )
     # The module's own method, since several smp encoders rename keys in theirs. strict=False only
     # for the counters that old files lack; the match above was the strict one.
     nn.Module.load_state_dict(encoder, fitting, strict=False)

@@ -3,13 +3,53 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from matssl.core.errors import UserError
 from matssl.decoders import with_encoder
 from matssl.weights import fitting, layouts
 from matssl.weights.containers import COUNTERS, Content
+
+
+def check_numbers(
+    path: Path | str, state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]
+) -> None:
+    """Refuse tensors that no training leaves, though their names and shapes fit.
+
+    Args:
+        path: of the file, for messages.
+        state: its tensors by the names of the model's.
+        wanted: the model's.
+
+    Raises:
+        UserError: numbers that are not finite, variances below 0, whole numbers for weights.
+    """
+    broken = [k for k, v in state.items() if not torch.isfinite(v).all()]
+    if broken:
+        raise UserError(
+            f"{path} holds numbers that are not finite in {len(broken)} tensors (first: "
+            f"{broken[0]}): the training that wrote it diverged; take an earlier file"
+        )
+    whole = [
+        k
+        for k, v in state.items()
+        if wanted[k].is_floating_point() and not v.is_floating_point() and v.unique().numel() > 1
+    ]
+    if whole:
+        raise UserError(
+            f"{path} holds whole numbers in {len(whole)} tensors of weights (first: {whole[0]}, "
+            f"{str(state[whole[0]].dtype).removeprefix('torch.')}): it is quantised and its scales "
+            "are not read; take the file of floats"
+        )
+    below = [k for k, v in state.items() if k.endswith("running_var") and bool((v < 0).any())]
+    if below:
+        raise UserError(
+            f"{path} holds variances below 0 in {len(below)} tensors (first: {below[0]}), which no "
+            "training leaves: it is damaged; take another copy of it"
+        )
 
 
 def unknown(content: Content, encoders: Sequence[str]) -> UserError:

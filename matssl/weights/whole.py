@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from matssl.core.errors import UserError
@@ -17,6 +16,7 @@ from matssl.weights import layouts
 from matssl.weights.containers import COUNTERS, Content
 from matssl.weights.folding import Input
 from matssl.weights.recognition import recognise, smp_input
+from matssl.weights.refusals import check_numbers
 
 HEAD = "segmentation_head.0."
 # Of DeepLabV3+ in the library, where the file does not say them; ours are smaller.
@@ -116,12 +116,7 @@ def check_complete(path: str, whole: Whole, wanted: Mapping[str, Tensor]) -> Non
             f"{len(absent)} tensors are missing, {len(left)} have no place, {len(misfits)} have "
             f"another shape (first: {(absent + left + misfits)[0]}); nothing was loaded"
         )
-    broken = [k for k, v in state.items() if not torch.isfinite(v).all()]
-    if broken:
-        raise UserError(
-            f"{path} holds numbers that are not finite in {len(broken)} tensors (first: "
-            f"{broken[0]}): the training that wrote it diverged; take an earlier file"
-        )
+    check_numbers(path, {k: v for k, v in state.items() if k in wanted}, wanted)
 
 
 def _encoder(content: Content, state: Mapping[str, Tensor], given: str | None) -> tuple[str, int]:
