@@ -323,7 +323,7 @@ def test_numbers_that_no_class_can_have_are_refused(tmp_path: Path) -> None:
 
 
 def test_an_unlabelled_half_beside_soft_masks_is_asked_about(tmp_path: Path) -> None:
-    """A15: in 0/1/255 beside 0/255 after JPEG the particles became background, the rest particle."""
+    """A15: 0/1/255 beside 0/255 after JPEG: particles became background, the rest particle."""
     drawn = _blob(0)
     half = drawn.copy()
     half[:, half.shape[1] // 2 :] = 255
