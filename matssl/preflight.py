@@ -34,7 +34,8 @@ FOLDERS = 8
 class Preflight:
     """Facts of all files and what follows from them.
 
-    ``record`` reads them as they were judged together.
+    ``record`` reads them as they were judged together; ``as_training``: every mask was read as
+    training will.
     """
 
     title: str
@@ -47,6 +48,7 @@ class Preflight:
     grouping: Grouping | None = None
     judged: Judged = Judged({})
     record: Preprocess = Preprocess()
+    as_training: bool = False
 
     @property
     def broken(self) -> tuple[Facts, ...]:
@@ -55,8 +57,8 @@ class Preflight:
 
     @property
     def refusals(self) -> tuple[str, ...]:
-        """Why training would refuse the labelled images that were opened; empty without any."""
-        if self.dataset is None or self.dataset.table is None:
+        """Why training would refuse the labelled images, where that was asked (``as_training``)."""
+        if not self.as_training or self.dataset is None or self.dataset.table is None:
             return ()
         labelled = [f for f in self.facts if f.mask is not None]
         told = [f.error or f.misread for f in labelled if f.error or f.misread]
@@ -204,6 +206,7 @@ def examine(
         grouping=told,
         judged=judged,
         record=record,
+        as_training=masks,
     )
 
 
@@ -367,10 +370,11 @@ def _left_out(parts: Sequence[LeftOut]) -> list[str]:
     for why in dict.fromkeys(part.why for part in parts if part.why != MASK):
         these = [part for part in parts if part.why == why]
         number = sum(part.files for part in these)
-        names = ", ".join(part.path.name for part in these[:LISTED])
-        more = " ..." if len(these) > LISTED else ""
+        names = list(dict.fromkeys(part.path.name for part in these))
+        more = " ..." if len(names) > LISTED else ""
         told = f"{counted(number, 'picture')}, " if number else ""
-        lines.append(f"{told}{why}: {names}{more}")
+        places = f" (in {len(these)} places)" if len(these) > len(names) else ""
+        lines.append(f"{told}{why}: {', '.join(names[:LISTED])}{more}{places}")
     return lines
 
 
