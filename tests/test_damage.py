@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 
 from matssl import weights
 from matssl.core import checkpoint, digest
-from matssl.core.errors import UserError, guard
+from matssl.core.errors import DiskFull, UserError, guard
 from matssl.core.lineage import Lineage
 from matssl.core.run_folder import RunFolder
 from matssl.data.masks import ClassTable, MaskClass
@@ -380,3 +380,22 @@ def test_a_log_whose_heading_is_damaged_is_no_reason_to_end_a_run(tmp_path: Path
     assert "rank" not in table and np.isnan(table["rank"]).tolist() == [True]
     path.write_text("step,step,rank\n1,0.5,2\n")
     assert not training.read_table(path)
+
+
+@pytest.mark.parametrize(
+    "told", ["[enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0", "iostream error"]
+)
+def test_a_write_that_torch_calls_otherwise_is_a_full_disk(
+    told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Found by benchmarks.full_disk: a traceback where the disk fills up within a checkpoint."""
+    checkpoint.save(tmp_path / "last.ckpt", {"step": 1})
+
+    def fails(content: object, path: Path) -> None:
+        raise RuntimeError(told)
+
+    monkeypatch.setattr(torch, "save", fails)
+    with pytest.raises(DiskFull, match="the disk is full: .*last.ckpt could not be written"):
+        checkpoint.save(tmp_path / "last.ckpt", {"step": 2}, keep=checkpoint.PREVIOUS)
+    assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
+    assert checkpoint.load(tmp_path / "last.ckpt")["step"] == 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import os
 import pickle
@@ -65,20 +64,34 @@ def save(path: Path, payload: Mapping[str, object], keep: str | None = None) -> 
             f"{path} was not written: numbers are not finite in {len(broken)} tensors (first: "
             f"{broken[0]}): the training diverged; lower --lr. The file before it is intact"
         )
+    with atomic_path(path) as temporary:
+        own = {"format": FORMAT, digest.ENTRY: digest.of_tensors(payload)}
+        store({**payload, **own}, temporary, path)
+        if keep is not None and path.is_file():
+            _keep(path, path.with_name(keep))
+
+
+def store(content: object, temporary: Path, path: Path) -> None:
+    """Write a file of torch.
+
+    Args:
+        content: tensors and plain values.
+        temporary: where it is written; see :func:`matssl.core.run_folder.atomic_path`.
+        path: named in errors.
+
+    Raises:
+        DiskFull: it could not be written.
+    """
     try:
-        with atomic_path(path) as temporary:
-            own = {"format": FORMAT, digest.ENTRY: digest.of_tensors(payload)}
-            torch.save({**payload, **own}, temporary)
-            if keep is not None and path.is_file():
-                _keep(path, path.with_name(keep))
+        torch.save(content, temporary)
     except RuntimeError as error:
-        # torch's zip writer reports a failed write as a RuntimeError without errno.
-        if "write failed" in str(error) or "No space" in str(error) or _is_full(path):
-            raise DiskFull(
-                f"the disk is full: {path} could not be written; free some space and run again "
-                "with --resume (the previous checkpoint is intact)"
-            ) from error
-        raise
+        # torch's zip writer reports a failed write as a RuntimeError without errno, in words of its
+        # own for each place; half a file is gone by then, and the disk may have room again.
+        told = cut(str(error).strip().split("\n")[0], 80)
+        raise DiskFull(
+            f"the disk is full: {path} could not be written ({told}); free some space and run "
+            "again with --resume (the previous checkpoint is intact)"
+        ) from error
 
 
 def load(path: Path | str, *, stage: str | None = None) -> dict[str, Any]:
@@ -239,12 +252,3 @@ def _keep(path: Path, other: Path) -> None:
         path.replace(other)
     finally:
         new.unlink(missing_ok=True)
-
-
-def _is_full(path: Path) -> bool:
-    import shutil
-
-    try:
-        return shutil.disk_usage(path.parent).free < 1 << 20
-    except OSError as error:
-        return error.errno == errno.ENOSPC

@@ -43,14 +43,13 @@ def main(argv: Sequence[str]) -> int:
     if output.exists() and not args.overwrite:
         raise UserError(f"{output} exists already; give another --output or --overwrite")
     tensors = export(source, args.layout, args.channels)
-    import torch
-
+    from matssl.core import checkpoint
     from matssl.core.run_folder import atomic_path
 
     if not output.parent.is_dir():
         raise UserError(f"there is no folder {output.parent}")
     with atomic_path(output) as temporary:
-        torch.save(tensors, temporary)
+        checkpoint.store(tensors, temporary, output)
     print(f"{output}: {len(tensors)} tensors in the layout of {args.layout}, from {source}")
     stem = next(v for k, v in tensors.items() if v.ndim == 4)
     if stem.shape[1] == 1:

@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from matssl.core import checkpoint, digest
@@ -67,4 +66,4 @@ def write_trunk(path: Path, encoder: Mapping[str, Tensor], record: Preprocess) -
     tensors = {name: t.to(wanted[name].dtype).contiguous() for name, t in tensors.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as half:
-        torch.save(tensors, half)
+        checkpoint.store(tensors, half, path)
