@@ -409,7 +409,7 @@ def test_too_few_images_choose_the_steps_by_folds(
         shutil.copytree(synthetic_folder / part, few / part)
     run = _tune(few, out, "folds", "--steps", 8, "--max_train_images", 2)
     said = capsys.readouterr().out
-    assert "2 folds inside them choose the number of steps" in said
+    assert "2 folds inside choose the number of steps" in said
     chosen = json.loads((run / "folds.json").read_text())
     assert chosen["steps"] in (4, 8) and len(chosen["miou"]) == 2
     assert checkpoint.load(run / "best.ckpt")["step"] == chosen["steps"]
@@ -558,7 +558,7 @@ def test_bad_labels_are_refused(
     mask[:50] = 77
     cv2.imwrite(str(colour / "train_annot" / first), mask)
     cases: list[tuple[list[object], str]] = [
-        (["--finetune_dataset", size], "they must be equal"),
+        (["--finetune_dataset", size], "1 mask does not fit the picture"),
         (["--finetune_dataset", lonely], "without a mask"),
         (["--finetune_dataset", widow], "without an image"),
         (["--finetune_dataset", one], "one class only"),
