@@ -82,6 +82,23 @@ def test_a_white_bar_whose_frame_jpeg_has_smeared_is_found(quality: int, rows: i
     assert abs(readers.bar_height(smeared) - rows) <= 1
 
 
+def test_a_bright_frame_that_jpeg_has_smeared_goes_with_its_bar() -> None:
+    """A1: of a gray bar in a frame of two rows the frame stayed with the specimen."""
+    found = []
+    for n in range(12):
+        noise = np.random.default_rng(n).normal(0, 1, (300, 512)).astype(np.float32)
+        image = np.where(cv2.GaussianBlur(noise, (0, 0), 9) > 0, 170, 70) + 10 * noise
+        bar = np.full((39, 512), 60, np.uint8)
+        cv2.putText(bar, "HV 20.00  spot 3", (30, 24), cv2.FONT_HERSHEY_SIMPLEX, 0.5, 230, 1)
+        cv2.line(bar, (300, 29), (400, 29), 230, 2)
+        for edge in (bar[:2], bar[-2:], bar[:, :2], bar[:, -2:]):
+            edge[:] = 230
+        whole = np.clip(np.concatenate([image, bar]), 0, 255).astype(np.uint8)
+        data = cv2.imencode(".jpg", whole, [cv2.IMWRITE_JPEG_QUALITY, 60 + 2 * n])[1]
+        found.append(readers.bar_height(cv2.imdecode(data, cv2.IMREAD_GRAYSCALE)))
+    assert all(abs(rows - 39) <= 1 for rows in found), found
+
+
 @pytest.mark.parametrize("scale", [1.0, 1 / 255, 1e-3, 1e4])
 def test_a_float_picture_has_a_bar_at_any_scale(scale: float) -> None:
     """A5."""

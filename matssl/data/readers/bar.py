@@ -163,7 +163,26 @@ def _edges(strip: NDArray[np.uint8], paper: int, limit: int) -> list[tuple[int, 
     fits[len(strip) - SMALLEST + 1 :] = False
     peak = fits & (rise >= np.roll(rise, 1)) & (rise >= np.roll(rise, -1))
     tops = sorted(np.flatnonzero(peak).tolist(), key=lambda top: -rise[top])[:4]
-    return [(len(strip) - top, float(rise[top])) for top in tops]
+    return [(len(strip) - top + _smeared_frame(spread, top), float(rise[top])) for top in tops]
+
+
+def _smeared_frame(spread: NDArray[np.float64], top: int) -> int:
+    """Return how many rows of a frame lie above the edge that was seen, smeared by JPEG.
+
+    They are flat, and the specimen above them is not.
+
+    Args:
+        spread: distance of each pixel from the median of its row, (rows, columns).
+        top: first row below the edge.
+    """
+    above = spread[max(0, top - 2 * THICKEST) : top][::-1]
+    if len(above) < 2 * THICKEST:
+        return 0
+    flat = (above <= 2 * SMEARED).mean(axis=1)
+    run = int((flat < RULE).argmax()) if (flat < RULE).any() else len(flat)
+    rough = float(np.median(above[run:].mean(axis=1))) if run < len(flat) else 0.0
+    # More of them are a flat specimen.
+    return run if 0 < run <= THICKEST and above[:run].mean() <= rough / 3 else 0
 
 
 def _thin(share: NDArray[np.float64], level: NDArray[np.float64]) -> NDArray[np.float64]:
