@@ -2,43 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import segmentation_models_pytorch as smp
 from segmentation_models_pytorch.decoders.unetplusplus.decoder import UnetPlusPlusDecoder
-from torch import nn
 
-from matssl.models.decoders import Kind, Variant
+from matssl.models.decoders.blocks import of_library
 
-# Channels of the library's decoder blocks, from stride 16 to 1.
-CHANNELS = (256, 128, 64, 32, 16)
-
-
-def _model(encoder: str, in_channels: int, classes: int, variant: Variant) -> nn.Module:
-    model: nn.Module = smp.UnetPlusPlus(
-        encoder,
-        encoder_weights=None,
-        in_channels=in_channels,
-        classes=classes,
-        decoder_channels=variant.channels or CHANNELS,
-        decoder_attention_type=variant.attention,
-    )
-    return model
-
-
-def _alone(channels: Sequence[int]) -> nn.Module:
-    decoder: nn.Module = UnetPlusPlusDecoder(
-        encoder_channels=channels, decoder_channels=CHANNELS, n_blocks=len(CHANNELS)
-    )
-    return decoder
-
-
-UNET_PLUS_PLUS = Kind(
-    UnetPlusPlusDecoder,
-    _model,
-    _alone,
-    channels=CHANNELS[-1],
-    # Of its grid of blocks these have seen all others of their size.
-    fine_blocks=("blocks.x_0_2", "blocks.x_0_3", "blocks.x_0_4"),
-    fine_channels=CHANNELS[-3:],
+# Of its grid of blocks these have seen all others of their size.
+UNET_PLUS_PLUS = of_library(
+    smp.UnetPlusPlus, UnetPlusPlusDecoder, ("blocks.x_0_2", "blocks.x_0_3", "blocks.x_0_4")
 )
