@@ -179,9 +179,13 @@ class Parsed(NamedTuple):
 
 
 class Known(NamedTuple):
-    """A flag with its name, its default and its type."""
+    """A flag with its name, its default and its type.
+
+    ``field`` is the name in the dataclass: words that Python keeps for itself end in ``_`` there.
+    """
 
     name: str
+    field: str
     default: object
     kind: type
     many: bool
@@ -210,14 +214,15 @@ def declared(section: type) -> dict[str, Known]:
         word = written.removesuffix(" | None")
         many = word.startswith("tuple[")
         kind = _WORDS[word.removeprefix("tuple[").removesuffix(", ...]")]
-        found[f.name] = Known(f.name, f.default, kind, many, optional, f.metadata["flag"])
+        name = f.name.rstrip("_")
+        found[name] = Known(name, f.name, f.default, kind, many, optional, f.metadata["flag"])
     return found
 
 
 def to_dict(*sections: object) -> dict[str, object]:
     """Return the flags of dataclass objects as plain values, in the order of their fields."""
     return {
-        f.name: getattr(section, f.name)
+        f.name.rstrip("_"): getattr(section, f.name)
         for section in sections
         for f in dataclasses.fields(section)  # type: ignore[arg-type]
         if "flag" in f.metadata

@@ -107,7 +107,9 @@ def parse(
         wrong.append(Problem(told, tuple(missing)))
     bad = {name for problem in wrong for name in problem.about}
     made = tuple(
-        kind(**{name: typed[name] for name in declared(kind) if name in typed and name not in bad})
+        kind(
+            **{k.field: typed[n] for n, k in declared(kind).items() if n in typed and n not in bad}
+        )
         for kind in command.sections
     )
     unused = [n for n, v in typed.items() if n not in own and v != known[n].default]

@@ -1,0 +1,1 @@
+"""From masks to numbers one can sign: fractions, objects, grains, layers, by specimen."""

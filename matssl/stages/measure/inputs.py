@@ -1,0 +1,287 @@
+"""What is measured: the masks of a run, of a labelled folder or of a folder of masks, as fields."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from matssl.core import textfiles
+from matssl.core.arrays import Array
+from matssl.core.errors import UserError
+from matssl.core.wording import counted, cut
+from matssl.data import bars, layouts, masks, readers
+from matssl.data.masks import ClassTable
+from matssl.data.preprocess import Preprocess
+from matssl.data.specimens import Grouping, group
+from matssl.measure.field import Field, Masked, areas
+from matssl.stages.measure.settings import MeasureSettings
+
+# From a run of which stage its masks are.
+EVALUATION, PHASES = "eval_model.py", "matssl.tools.phase_map"
+
+
+@dataclass(frozen=True)
+class Source:
+    """Masks to be measured.
+
+    Attributes:
+        what: they are, in words: predictions of a run, masks of a labelled folder.
+        root: folder they come from.
+        names: of the classes.
+        count: how many fields there are.
+        open: gives a field by its number with its pixels; raises UserError where it cannot be
+            read.
+        files: the mask of each field.
+        grouping: which specimen each is of, and who says so.
+        notes: what was taken for what, in words.
+        labelled: whether the masks number objects.
+        predicted: whether a model made the masks, whose own error the numbers then hold.
+    """
+
+    what: str
+    root: Path
+    names: tuple[str, ...]
+    count: int
+    open: Callable[[int], Masked]
+    files: tuple[Path, ...]
+    grouping: Grouping
+    notes: tuple[str, ...] = ()
+    labelled: bool = False
+    predicted: bool = False
+
+    def fields(self) -> Iterator[Masked]:
+        """Yield every field; the pixels of one are in memory at a time."""
+        for number in range(self.count):
+            yield self.open(number)
+
+
+def find(settings: MeasureSettings) -> Source:
+    """Return the masks that a command names.
+
+    Raises:
+        UserError: there are none, or they do not fit.
+    """
+    folder = Path(settings.input)
+    drawn = [folder / kind / "index" for kind in ("masks", "maps")]
+    predicted = next((place for place in drawn if place.is_dir()), None)
+    if predicted is not None:
+        return _of_run(settings, folder, predicted)
+    if (folder / "status.json").is_file():
+        raise UserError(
+            f"{folder} is a run without predicted masks; give the results of {EVALUATION} or of "
+            f"{PHASES}, or a labelled folder"
+        )
+    return _of_labels(settings, folder)
+
+
+class Listed(NamedTuple):
+    """What a run's table says of an image: its path, specimen and pixel size in nm."""
+
+    image: Path
+    group: str
+    pixel_size: float | None
+
+
+def _of_run(settings: MeasureSettings, folder: Path, predicted: Path) -> Source:
+    """Return a run's predictions; the run's table says specimens and pixel sizes."""
+    if settings.crop_bottom:
+        raise UserError(
+            f"--crop_bottom acts on a labelled folder; in {folder} the rows were cut off when it "
+            f"was made: give --crop_bottom to {EVALUATION} or {PHASES}"
+        )
+    if settings.classes or settings.mask_folder:
+        raise UserError(
+            f"{folder} says its classes and masks itself; leave --classes and --mask_folder out"
+        )
+    files = readers.find_images(predicted)
+    names, table = _facts(folder)
+    listed = {row.image.stem: row for row in table}
+    images = _images_beside(settings, files)
+    given = readers.parse_pixel_size(settings.pixel_size)
+    grouping = group(files, predicted, regex=settings.group_regex, specimens=settings.specimens)
+    sizes = dict(zip(files, _sizes(grouping, files), strict=True))
+    record = _record(settings)
+
+    def opened(number: int) -> Masked:
+        path = files[number]
+        row = listed.get(path.stem)
+        specimen = grouping.names[number]
+        if row is not None and not grouping.told:
+            specimen = row.group
+        size = given or sizes[path] or (row.pixel_size if row else None)
+        mask = np.asarray(readers.read_mask(path)).astype(np.uint8, copy=False)
+        # Rows of a cut-off information bar are no field.
+        kept = np.flatnonzero((mask < len(names)).any(axis=1))
+        mask = mask[: kept[-1] + 1 if len(kept) else 0]
+        image = images.get(path.stem) or (row.image if row else None)
+        field = Field(image or path, path.stem, specimen, areas(mask, len(names)), size)
+        return Masked(field, mask, picture=_picture(image, record, mask.shape))
+
+    what = "phase maps" if predicted.parent.name == "maps" else "predicted masks"
+    return Source(what, folder, names, len(files), opened, tuple(files), grouping, predicted=True)
+
+
+def _sizes(grouping: Grouping, files: Sequence[Path]) -> list[float | None]:
+    """Return the pixel sizes that specimens.csv says, in nm."""
+    return [grouping.pixel_sizes.get(path) for path in files]
+
+
+def _images_beside(settings: MeasureSettings, files: Sequence[Path]) -> dict[str, Path]:
+    """Return the micrographs of ``--images`` by their stem."""
+    if settings.images is None:
+        return {}
+    found = {path.stem: path for path in readers.find_images(Path(settings.images))}
+    if not any(path.stem in found for path in files):
+        raise UserError(
+            f"no file in {settings.images} has the name of a mask (first: {files[0].name}); give "
+            "the folder of the micrographs with --images"
+        )
+    return found
+
+
+def _picture(
+    image: Path | None, record: Preprocess, shape: tuple[int, ...]
+) -> Callable[[], Array] | None:
+    """Return what reads the micrograph of a mask: its rows above the bar, grey levels as stored."""
+    if image is None or not image.is_file():
+        return None
+
+    def read() -> Array:
+        pixels = record.read(image).pixels
+        if pixels.ndim == 3:
+            pixels = readers.from_array(pixels).pixels
+        return pixels[: shape[0], : shape[1]]
+
+    return read
+
+
+def _facts(folder: Path) -> tuple[tuple[str, ...], list[Listed]]:
+    """Return class names and the table of images of a run of eval_model.py or phase_map."""
+    table = folder / "per_image.csv"
+    try:
+        if (folder / "phases.json").is_file():
+            names = textfiles.read_json(folder / "phases.json")["phases"]
+            table = folder / "phase_fractions.csv"
+        else:
+            names = textfiles.read_json(folder / "metrics.json")["classes"]
+        if not names or not isinstance(names, (list, dict)) or not all(map(_is_name, names)):
+            raise TypeError("no names")
+        return tuple(names), [_listed(row) for row in textfiles.read_rows(table)]
+    except (UserError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{folder} has masks but no results beside them; was the run broken off?"
+        ) from error
+    except ValueError as error:
+        raise UserError(f"{table} is damaged: {error}; run the command that wrote it") from error
+
+
+def _is_name(name: object) -> bool:
+    return isinstance(name, str) and bool(name.strip())
+
+
+def _listed(row: Mapping[str, str]) -> Listed:
+    size = row["pixel_size_nm"]
+    number = float(size) if size else None
+    if number is not None and not 0 < number < math.inf:
+        raise ValueError(f"{cut(size, 40)} is no pixel size")
+    return Listed(Path(row["image"]), row["group"], number)
+
+
+def _record(settings: MeasureSettings) -> Preprocess:
+    """Return how micrographs are read: for their size, their bar and their grey levels."""
+    return Preprocess.chosen(
+        channels=1,
+        page=settings.page,
+        pixel_size=settings.pixel_size,
+        crop_bottom=settings.crop_bottom or "auto",
+    )
+
+
+def _of_labels(settings: MeasureSettings, folder: Path) -> Source:
+    """Return the masks of a labelled folder, or a folder of masks with or without images."""
+    root, mask_folder = folder, settings.mask_folder
+    if settings.images is not None:
+        root, mask_folder = Path(settings.images), str(folder.resolve())
+    dataset = layouts.find(
+        root,
+        group_regex=settings.group_regex,
+        specimens=settings.specimens,
+        pixel_size=settings.pixel_size,
+        classes=settings.classes,
+        mask_folder=mask_folder,
+    )
+    if dataset.table is None:
+        return _of_masks(settings, folder)
+    table = dataset.table
+    pairs = [pair for pair in dataset.pairs if pair.mask is not None]
+    record = _record(settings).told(dataset.grouping.pixel_sizes)
+    judged = bars.of_pairs(
+        [(pair.image, pair.mask) for pair in pairs], record.read, record.crop_bottom
+    )
+    judged.refuse_misfits()
+    record = record.knowing(judged.rows)
+
+    def opened(number: int) -> Masked:
+        pair = pairs[number]
+        assert pair.mask is not None
+        micrograph = record.read(pair.image)
+        raw = table.decode(readers.read_mask(pair.mask), str(pair.mask))
+        mask = record.mask(raw, micrograph)
+        own = areas(mask, table.num_classes)
+        name = pair.image.name
+        field = Field(pair.image, name, pair.group, own, micrograph.pixel_size)
+        return Masked(field, mask, picture=_picture(pair.image, record, mask.shape))
+
+    notes = (*dataset.notes, *judged.notes, *judged.warnings)
+    return Source(
+        "masks of a labelled folder",
+        root,
+        table.names,
+        len(pairs),
+        opened,
+        tuple(pair.mask for pair in pairs if pair.mask is not None),
+        dataset.grouping,
+        tuple(notes),
+    )
+
+
+def _of_masks(settings: MeasureSettings, folder: Path) -> Source:
+    """Return the files of a folder that holds masks alone."""
+    files = readers.find_images(folder)
+    if not files:
+        raise UserError(f"no images in {folder}")
+    table: ClassTable
+    table, told = masks.find_table(files, settings.classes, folder)
+    given = readers.parse_pixel_size(settings.pixel_size)
+    grouping = group(files, folder, regex=settings.group_regex, specimens=settings.specimens)
+    sizes = _sizes(grouping, files)
+
+    def opened(number: int) -> Masked:
+        path = files[number]
+        mask = table.decode(readers.read_mask(path), str(path))
+        size = given or sizes[number]
+        name = grouping.names[number]
+        return Masked(Field(path, path.stem, name, areas(mask, table.num_classes), size), mask)
+
+    note = f"{counted(len(files), 'file')} without images beside, taken for masks (--images)"
+    return Source(
+        "masks", folder, table.names, len(files), opened, tuple(files), grouping, (note, *told)
+    )
+
+
+def chosen(settings: MeasureSettings, source: Source) -> tuple[int, ...]:
+    """Return the indices of the classes that ``--class`` names, empty where it names none.
+
+    Raises:
+        UserError: a name that is no class.
+    """
+    words = [word.strip() for word in (settings.class_ or "").split(",") if word.strip()]
+    wrong = [word for word in words if word not in source.names]
+    if wrong:
+        raise UserError(f"--class {wrong[0]}: the classes are {', '.join(source.names)}")
+    return tuple(dict.fromkeys(source.names.index(word) for word in words))

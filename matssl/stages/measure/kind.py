@@ -1,0 +1,87 @@
+"""What a measurement is: fed field by field, it keeps numbers and never pixels."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from matssl.core.tables import Row
+from matssl.measure.field import Masked
+from matssl.stages.measure.settings import MeasureSettings
+
+# Draws into a folder; returns the files with their captions.
+Draw = Callable[[Path], list[tuple[Path, str]]]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a measurement found.
+
+    Attributes:
+        rule: by which rule it was measured, in sentences: standard, what counts at an edge, unit.
+        tables: rows by the name of their CSV file; the first is the measurement's own.
+        specimens: a row a specimen and class, with the columns "specimen" and "class"; joined
+            with those of other measurements to specimens.csv.
+        summary: its part of measure.json, plain values.
+        headline: large figures of the report, each (value, what it is).
+        page: the short table of the report and of the screen.
+        notes: what the numbers do not contain, and what to doubt, a sentence each.
+        draw: draws its pictures.
+    """
+
+    rule: str
+    tables: Mapping[str, Sequence[Row]]
+    specimens: Sequence[Row]
+    summary: Mapping[str, object]
+    headline: Sequence[tuple[str, str]] = ()
+    page: Sequence[Row] = ()
+    notes: Sequence[str] = ()
+    draw: Draw = lambda folder: []
+
+
+class Kind(ABC):
+    """A kind of measurement.
+
+    Attributes:
+        name: what ``--what`` calls it, and the name of its table.
+    """
+
+    name: ClassVar[str]
+
+    def __init__(
+        self, settings: MeasureSettings, names: Sequence[str], chosen: Sequence[int]
+    ) -> None:
+        """Begin without a field.
+
+        Args:
+            settings: flags of the command.
+            names: of all classes.
+            chosen: indices of the classes that are asked for with ``--class``; empty for none.
+        """
+        self.settings, self.names, self.chosen = settings, tuple(names), tuple(chosen)
+
+    @classmethod
+    @abstractmethod
+    def suits(cls, names: Sequence[str], labelled: bool) -> bool:
+        """Return whether it is measured where ``--what`` does not say.
+
+        Args:
+            names: of the classes.
+            labelled: whether the masks number objects.
+        """
+
+    @abstractmethod
+    def add(self, one: Masked, place: Path) -> None:
+        """Measure a field.
+
+        Args:
+            one: the field; nothing of its pixels is kept.
+            place: folder for a picture of this field; made where it is needed.
+        """
+
+    @abstractmethod
+    def result(self) -> Measured:
+        """Return what was found on all fields."""

@@ -1,0 +1,55 @@
+"""The measurement, from masks to tables, pictures and a report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from matssl.core import flags
+from matssl.core.run_folder import RunFolder
+from matssl.stages.failures import Failures
+from matssl.stages.measure import export, inputs, kinds, report
+from matssl.stages.measure.settings import MeasureSettings
+
+
+def measure(settings: MeasureSettings, argv: Sequence[str] = ()) -> Path:
+    """Measure every field and return the folder of the results.
+
+    Args:
+        settings: resolved flags.
+        argv: what the user typed, for command.txt.
+
+    Raises:
+        UserError: anything the user can mend; nothing is written where it is found at the start.
+    """
+    name = settings.name or Path(settings.input).resolve().name.replace(" ", "_")
+    root = Path(settings.output_dir) / "measure" / name
+    RunFolder.check(root, False, settings.overwrite, resumable=False)
+    source = inputs.find(settings)
+    chosen = inputs.chosen(settings, source)
+    asked = kinds.made(settings, source.names, chosen, source.labelled)
+    facts = report.facts(source, asked)
+    if not settings.quiet:
+        print(facts)
+
+    folder = RunFolder.at(root, False, settings.overwrite)
+    folder.start(flags.to_dict(settings), argv)
+    failed, done = Failures(folder), 0
+    for number in tqdm(range(source.count), desc="measuring", disable=settings.quiet or None):
+        with failed.of(source.files[number]):
+            one = source.open(number)
+            for kind in asked:
+                kind.add(one, root / "fields")
+            done += 1
+    if not done:
+        failed.end(source.count, 0)
+    found = {kind.name: kind.result() for kind in asked}
+    drawn = {name: one.draw(root) for name, one in found.items()}
+    export.write(folder, found, source, settings)
+    report.write(folder, found, drawn, facts)
+    folder.status("done", fields=done, failed=len(failed.images))
+    report.show(root, found)
+    failed.end(source.count, done)
+    return root

@@ -1,0 +1,115 @@
+"""Settings of ``python -m matssl.tools.measure``; nothing here imports torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from matssl.core import paths
+from matssl.core.flags import Problem, flag
+from matssl.core.parsing import parse_one
+from matssl.stages.settings import (
+    EXPERIMENTS,
+    MASK_FOLDER_HELP,
+    SpecimenSettings,
+    ToolSettings,
+    classes_problem,
+    name_problem,
+)
+
+DESCRIPTION = (
+    "Measure masks: phase fractions, objects, grain size, layers, by specimen and with intervals. "
+    "INPUT is a run of eval_model.py or phase_map, a labelled folder, or a folder of masks. Tables "
+    "(CSV, XLSX, JSON), pictures and a report go to experiments/measure/NAME."
+)
+# Names of stages.measure.kinds.KINDS; a test holds that they agree.
+WHAT = ("fractions",)
+
+
+def what_problem(text: str) -> str:
+    """Return what is wrong with ``--what``, "" where nothing is."""
+    words = [word.strip() for word in text.split(",")]
+    wrong = [word for word in words if word not in WHAT]
+    if not wrong:
+        return ""
+    return f"--what must be of {', '.join(WHAT)}, several between commas, not {wrong[0]!r}"
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class MeasureSettings(SpecimenSettings, ToolSettings):
+    """Flags of the measurement."""
+
+    input: str = flag(
+        "",
+        "data",
+        "run of eval_model.py or phase_map, labelled folder, or folder of masks",
+        required=True,
+        positional=True,
+        leads=paths.folder,
+    )
+    images: str | None = flag(
+        None, "data", "folder of the micrographs of INPUT's masks", leads=paths.folder, first=True
+    )
+    mask_folder: str | None = flag(None, "data", MASK_FOLDER_HELP)
+    classes: str | None = flag(
+        None,
+        "data",
+        "class names, a YAML file, binary or binary:128, for a labelled folder",
+        check=classes_problem,
+        leads=paths.class_file,
+    )
+    what: str | None = flag(
+        None,
+        "measurement",
+        f"{', '.join(WHAT)}; several between commas",
+        auto="what the classes allow",
+        check=what_problem,
+        first=True,
+    )
+    class_: str | None = flag(
+        None,
+        "measurement",
+        "names of the classes to measure, between commas",
+        auto="all",
+        first=True,
+    )
+    name: str | None = flag(
+        None, "run", "name of the results", auto="that of INPUT", check=name_problem
+    )
+    output_dir: str = flag(EXPERIMENTS, "run", "folder in which measure/NAME is made")
+    overwrite: bool = flag(False, "run", "replace existing results of this name")
+    quiet: bool = flag(False, "run", "print only the result")
+
+    @property
+    def wanted(self) -> tuple[str, ...]:
+        """What ``--what`` names; empty where the classes decide."""
+        return tuple(word.strip() for word in (self.what or "").split(",") if word.strip())
+
+    def problems(self) -> list[Problem]:
+        """Return what does not go together."""
+        wrong = []
+        if self.images is not None and self.mask_folder is not None:
+            told = "--images says that INPUT holds the masks; leave --mask_folder out"
+            wrong.append(Problem(told, ("images", "mask_folder")))
+        return wrong
+
+
+def resolve(argv: Sequence[str], here: bool = False) -> MeasureSettings:
+    """Return what a command line says.
+
+    Args:
+        argv: without the program's name.
+        here: whether it is to run here, so that what its paths lead to must be there.
+
+    Raises:
+        UserError: all that is wrong with it.
+        SystemExit: after ``--help``.
+    """
+    return parse_one(
+        MeasureSettings,
+        argv,
+        DESCRIPTION,
+        problems=MeasureSettings.problems,
+        prog="python -m matssl.tools.measure",
+        here=here,
+    )
