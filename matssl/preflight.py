@@ -20,7 +20,7 @@ from matssl.data.layouts import Dataset, LeftOut
 from matssl.data.layouts.survey import CLOSED, MASK, MASKS_ELSEWHERE
 from matssl.data.masks import ClassTable
 from matssl.data.preprocess import Preprocess, shrunk
-from matssl.data.specimens import Grouping
+from matssl.data.specimens import Grouping, one_left
 
 POOL = "pool"
 # Larger pictures are looked at smaller, so that a look needs no copy of them.
@@ -135,6 +135,8 @@ class Preflight:
     def _labels(self, dataset: Dataset) -> list[str]:
         lines = [f"  layout       {dataset.layout}"]
         lines += [f"  note         {note}" for note in dataset.notes]
+        alone = one_left(dataset.pairs) if self.as_training else ""
+        lines += [f"  note         {alone}"] if alone else []
         if dataset.table is not None:
             lines += ["  classes"] + ["  " + line for line in dataset.table.describe().splitlines()]
         if self.groups_across:
