@@ -29,6 +29,7 @@ class Facts:
         misread: why the values of its mask cannot be used, "" where they can or were not read.
         error: why it could not be read; then nothing else holds.
         look: what it shows of its bar.
+        flat: whether it holds few values in flat areas, as masks do.
     """
 
     path: Path
@@ -44,6 +45,7 @@ class Facts:
     misread: str = ""
     error: str | None = None
     look: Look | None = None
+    flat: bool = False
 
     @property
     def calibrated(self) -> str:

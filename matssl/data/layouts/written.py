@@ -24,7 +24,7 @@ def write(dataset: Dataset, pixel_sizes: Mapping[Path, float | None]) -> list[st
     """Write specimens.csv, classes.yaml and splits.csv; return in words what became of each.
 
     The first two are read from the folder by every command, the last with ``--splits``. A file
-    that is there already is left as it is.
+    that is there already is left as it is, and a table of specimens beside the images, too.
 
     Args:
         dataset: as it was found.
@@ -37,7 +37,9 @@ def write(dataset: Dataset, pixel_sizes: Mapping[Path, float | None]) -> list[st
     if not root.is_dir():
         raise UserError(f"{root} is one image; --write_layout needs a folder")
     labelled = dataset.table is not None
-    said = [_new(root / FILE_NAME, lambda path: _specimens(path, dataset, pixel_sizes))]
+    # A second table above it would take the place of one beside the images.
+    beside = next((path for path in _tables(dataset) if path.is_file()), root / FILE_NAME)
+    said = [_new(beside, lambda path: _specimens(path, dataset, pixel_sizes))]
     if dataset.table is not None:
         table = dataset.table
         there = masks.class_file(None, root)
@@ -50,6 +52,14 @@ def write(dataset: Dataset, pixel_sizes: Mapping[Path, float | None]) -> list[st
         told = _new(root / SPLITS, lambda path: _write(path, _splits(dataset)))
         said.append(f"{told}; used with --splits {root / SPLITS}")
     return said
+
+
+def _tables(dataset: Dataset) -> list[Path]:
+    """Return where a table of specimens may lie that the images have already, the root first."""
+    root = dataset.root
+    folders = {f for pair in dataset.pairs for f in pair.image.parents}
+    inside = sorted(f for f in folders if f == root or root in f.parents)
+    return [folder / FILE_NAME for folder in inside]
 
 
 def class_text(table: ClassTable) -> str:
