@@ -15,7 +15,7 @@ from matssl.core.wording import counted
 from matssl.data import bars, copies, readers
 from matssl.data.bars import Judged
 from matssl.data.copies import Copy, Finder, Sketch
-from matssl.data.facts import Facts, table
+from matssl.data.facts import POOL, Duplicate, Facts, copies_told, leaking, table
 from matssl.data.layouts import Dataset, LeftOut, content, survey
 from matssl.data.layouts.content import Holds, Size
 from matssl.data.layouts.survey import CLOSED, MASKS_ELSEWHERE
@@ -23,7 +23,6 @@ from matssl.data.masks import ClassTable
 from matssl.data.preprocess import Preprocess, shrunk
 from matssl.data.specimens import Grouping, one_left
 
-POOL = "pool"
 # Larger pictures are looked at smaller, so that a look needs no copy of them.
 LARGEST_LOOKED_AT = 8192
 LISTED = 4
@@ -39,7 +38,7 @@ class Preflight:
 
     title: str
     facts: tuple[Facts, ...]
-    duplicates: tuple[tuple[Facts, Facts, Copy], ...]
+    duplicates: tuple[Duplicate, ...]
     dataset: Dataset | None
     groups_across: tuple[str, ...]
     unopened: Mapping[str, int] = field(default_factory=dict)
@@ -87,7 +86,7 @@ class Preflight:
         if self.refusals:
             return 2
         closed = any(part.why in (CLOSED, MASKS_ELSEWHERE) for part in self.left_out)
-        look = self.broken or self.duplicates or self.groups_across or self.judged.warnings
+        look = self.broken or self.leaks or self.groups_across or self.judged.warnings
         return int(bool(look or closed or self.may_be_masks))
 
     def files(self, root: Path, most: int | None = None) -> str:
@@ -133,7 +132,7 @@ class Preflight:
         if self.broken:
             lines.append(f"  unreadable   {len(self.broken)}")
             lines += [f"               {f.error}" for f in self.broken[:LISTED]]
-        lines += self._duplicates()
+        lines += copies_told(self.duplicates)
         free = free_memory()
         pixels = sum(f.shape[0] * f.shape[1] for f in good)
         if free is not None:
@@ -160,18 +159,10 @@ class Preflight:
             lines.append(f"  warning      groups on both sides of a split: {shown}{more}")
         return lines
 
-    def _duplicates(self) -> list[str]:
-        if not self.duplicates:
-            return ["  duplicates   none across splits"]
-        lines = [f"  warning      {len(self.duplicates)} near-duplicates across splits"]
-        for first, second, copy in self.duplicates[:LISTED]:
-            lines.append(
-                f"               {first.split}/{first.path.name} = {second.split}/"
-                f"{second.path.name} ({copy.text}; correlation {copy.correlation:.2f})"
-            )
-        if len(self.duplicates) > LISTED:
-            lines.append(f"               and {len(self.duplicates) - LISTED} more")
-        return lines
+    @property
+    def leaks(self) -> tuple[Duplicate, ...]:
+        """Copies across splits that a test would suffer from."""
+        return leaking(self.duplicates)
 
 
 def examine(

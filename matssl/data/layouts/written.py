@@ -12,7 +12,7 @@ from matssl.core.run_folder import atomic_write_bytes
 from matssl.core.tables import csv_text
 from matssl.data import masks
 from matssl.data.masks import ClassTable
-from matssl.data.specimens.table import FILE_NAME, Row, write_table
+from matssl.data.specimens.table import FILE_NAME, Row, tables_of, write_table
 
 if TYPE_CHECKING:
     from matssl.data.layouts import Dataset
@@ -38,7 +38,8 @@ def write(dataset: Dataset, pixel_sizes: Mapping[Path, float | None]) -> list[st
         raise UserError(f"{root} is one image; --write_layout needs a folder")
     labelled = dataset.table is not None
     # A second table above it would take the place of one beside the images.
-    beside = next((path for path in _tables(dataset) if path.is_file()), root / FILE_NAME)
+    tables = sorted(tables_of([pair.image for pair in dataset.pairs], root))
+    beside = next((path for path in tables if path.is_file()), root / FILE_NAME)
     said = [_new(beside, lambda path: _specimens(path, dataset, pixel_sizes))]
     if dataset.table is not None:
         table = dataset.table
@@ -52,14 +53,6 @@ def write(dataset: Dataset, pixel_sizes: Mapping[Path, float | None]) -> list[st
         told = _new(root / SPLITS, lambda path: _write(path, _splits(dataset)))
         said.append(f"{told}; used with --splits {root / SPLITS}")
     return said
-
-
-def _tables(dataset: Dataset) -> list[Path]:
-    """Return where a table of specimens may lie that the images have already, the root first."""
-    root = dataset.root
-    folders = {f for pair in dataset.pairs for f in pair.image.parents}
-    inside = sorted(f for f in folders if f == root or root in f.parents)
-    return [folder / FILE_NAME for folder in inside]
 
 
 def class_text(table: ClassTable) -> str:
