@@ -82,7 +82,7 @@ def find(
     )
     assert dataset.table is not None
     check_class_weights(settings.class_weights, dataset.table.num_classes)
-    return dataset, train, val, notes
+    return dataset, train, val, (*notes, *specimens.validated_inside(dataset.pairs, train, val))
 
 
 def _labelled(dataset: Dataset) -> tuple[Dataset, tuple[str, ...]]:
