@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from matssl.core import paths
 from matssl.core.flags import Problem, flag
 from matssl.core.parsing import parse_one
+from matssl.stages.measure.object_settings import ObjectSettings
 from matssl.stages.settings import (
     EXPERIMENTS,
     MASK_FOLDER_HELP,
@@ -23,7 +24,7 @@ DESCRIPTION = (
     "(CSV, XLSX, JSON), pictures and a report go to experiments/measure/NAME."
 )
 # Names of stages.measure.kinds.KINDS; a test holds that they agree.
-WHAT = ("fractions",)
+WHAT = ("fractions", "objects")
 
 
 def what_problem(text: str) -> str:
@@ -36,7 +37,7 @@ def what_problem(text: str) -> str:
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class MeasureSettings(SpecimenSettings, ToolSettings):
+class MeasureSettings(ObjectSettings, SpecimenSettings, ToolSettings):
     """Flags of the measurement."""
 
     input: str = flag(
@@ -87,7 +88,7 @@ class MeasureSettings(SpecimenSettings, ToolSettings):
 
     def problems(self) -> list[Problem]:
         """Return what does not go together."""
-        wrong = []
+        wrong = self.object_problems(self.wanted)
         if self.images is not None and self.mask_folder is not None:
             told = "--images says that INPUT holds the masks; leave --mask_folder out"
             wrong.append(Problem(told, ("images", "mask_folder")))
