@@ -23,10 +23,6 @@ class Unit:
     name: str
     nm: float | None
 
-    def head(self, what: str) -> str:
-        """Return the head of a column of such lengths."""
-        return f"{what} ({self.name})"
-
     def of(self, pixels: float, pixel_size: float | None) -> float:
         """Return a length in pixels in this unit.
 

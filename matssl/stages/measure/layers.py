@@ -180,9 +180,9 @@ class Layers(Kind):
             for row in self._of_specimen(name, unit)
         ]
         headline = [
-            (f"{row[unit.head('thickness mean')]:.4g} {unit.name}", f"{row['class']} thickness")
+            (f"{row[_head(unit, 'thickness mean')]:.4g} {unit.name}", f"{row['class']} thickness")
             for row in specimens[:3]
-            if row.get(unit.head("thickness mean")) is not None
+            if row.get(_head(unit, "thickness mean")) is not None
         ]
         return Measured(
             RULE,
@@ -215,7 +215,7 @@ class Layers(Kind):
                     {
                         **start,
                         "cracks": len(loose),
-                        unit.head("crack length"): unit.of(length, field.pixel_size),
+                        _head(unit, "crack length"): unit.of(length, field.pixel_size),
                         **per_area([(length, field.pixel_size)], [field]),
                     }
                 )
@@ -235,19 +235,19 @@ class Layers(Kind):
             ("min", least),
             ("max", most),
         ):
-            row[unit.head(f"thickness {name}")] = unit.of(value, size)
+            row[_head(unit, f"thickness {name}")] = unit.of(value, size)
         sides = ("left", "right") if layer.upright else ("upper", "lower")
         row["edges"] = f"{sides[0]}, {sides[1]}"
         for place, rough in zip(("upper or left", "lower or right"), layer.roughness, strict=True):
-            row[unit.head(f"roughness Ra {place} edge")] = unit.of(rough.ra, size)
-            row[unit.head(f"roughness Rq {place} edge")] = unit.of(rough.rq, size)
+            row[_head(unit, f"roughness Ra {place} edge")] = unit.of(rough.ra, size)
+            row[_head(unit, f"roughness Rq {place} edge")] = unit.of(rough.rq, size)
         row["angle (deg)"] = layer.angle
         row["form"] = "curved" if layer.curved else "straight"
-        row[unit.head("measured length")] = unit.of(layer.length, size)
+        row[_head(unit, "measured length")] = unit.of(layer.length, size)
         row |= {"normals": len(layer.thickness), "leaving the field": layer.outside}
         row |= {"without layer": layer.broken, "cracks": len(own)}
         length = sum(crack.length for crack in own)
-        row[unit.head("crack length")] = unit.of(length, size)
+        row[_head(unit, "crack length")] = unit.of(length, size)
         row["crack length per layer length"] = length / layer.length
         row |= per_length(len(own), layer.length, size)
         return row
@@ -266,7 +266,7 @@ class Layers(Kind):
                 ("mean width", crack.width),
                 ("largest width", crack.widest),
             ):
-                row[unit.head(name)] = unit.of(value, size)
+                row[_head(unit, name)] = unit.of(value, size)
             row |= {"angle (deg)": crack.angle, "free ends": crack.tips}
             rows.append(row | {"touches_edge": int(crack.edge)})
         return rows
@@ -286,7 +286,7 @@ class Layers(Kind):
             total = sum(unit.of(one.crack.length, one.field.pixel_size) for one in cracks)
             row: dict[str, object] = {"specimen": specimen, "class": self.names[kind]}
             row |= {"layer fields": len(fields), "cracks": len(cracks)}
-            row[unit.head("crack length")] = total
+            row[_head(unit, "crack length")] = total
             sized = [(one.crack.length, one.field.pixel_size) for one in cracks]
             rows.append(row | per_area(sized, fields))
         return rows
@@ -299,24 +299,24 @@ class Layers(Kind):
         mean = intervals.mean_of_fields(
             [unit.of(one.layer.mean, one.field.pixel_size) for one in own]
         )
-        row[unit.head("thickness mean")] = mean.mean
-        row[unit.head("thickness half width 95 %")] = mean.half_width
-        row[unit.head("thickness SD between fields")] = mean.std
+        row[_head(unit, "thickness mean")] = mean.mean
+        row[_head(unit, "thickness half width 95 %")] = mean.half_width
+        row[_head(unit, "thickness SD between fields")] = mean.std
         for title, value in (
             ("thickness SD along the layer", [one.layer.std for one in own]),
             ("roughness Rq upper or left edge", [one.layer.roughness[0].rq for one in own]),
             ("roughness Rq lower or right edge", [one.layer.roughness[1].rq for one in own]),
         ):
             sized = [unit.of(v, one.field.pixel_size) for v, one in zip(value, own, strict=True)]
-            row[unit.head(title)] = float(np.sqrt(np.mean(np.square(sized))))
+            row[_head(unit, title)] = float(np.sqrt(np.mean(np.square(sized))))
         least = [unit.of(float(one.layer.thickness.min()), one.field.pixel_size) for one in own]
         most = [unit.of(float(one.layer.thickness.max()), one.field.pixel_size) for one in own]
-        row[unit.head("thickness min")], row[unit.head("thickness max")] = min(least), max(most)
+        row[_head(unit, "thickness min")], row[_head(unit, "thickness max")] = min(least), max(most)
         if self.named or self.by_shape:
             cracks = [c for c in self.cracks if any(_is_of(c, one) for one in own)]
             length = sum(unit.of(one.layer.length, one.field.pixel_size) for one in own)
             cracked = sum(unit.of(c.crack.length, c.field.pixel_size) for c in cracks)
-            row |= {"cracks": len(cracks), unit.head("crack length"): cracked}
+            row |= {"cracks": len(cracks), _head(unit, "crack length"): cracked}
             row["crack length per layer length"] = cracked / length
             pixels = sum(one.layer.length for one in own)
             scale = None if unit.nm is None else unit.nm * length / pixels
@@ -412,6 +412,11 @@ class Layers(Kind):
         for path, name in self.pictures[:4]:
             drawn.append((path, f"{name}: {caption}."))
         return drawn
+
+
+def _head(unit: Unit, what: str) -> str:
+    """Return the head of a column of lengths."""
+    return f"{what} ({unit.name})"
 
 
 def _owner(crack: Crack, parts: Sequence[tuple[int, int, NDArray[np.bool_]]]) -> tuple[int, int]:
