@@ -18,7 +18,7 @@ from matssl.measure.cracks import Crack, find_cracks, per_area, per_length
 from matssl.measure.field import Field, Masked
 from matssl.measure.units import Unit
 from matssl.stages.measure.kind import Kind, Measured
-from matssl.stages.measure.settings import SHORTEST_CRACK, MeasureSettings
+from matssl.stages.measure.settings import MeasureSettings
 
 CRACK = re.compile(r"crack|riss|fissur|fractur|spalt", re.IGNORECASE)
 LAYER = re.compile(
@@ -347,7 +347,7 @@ class Layers(Kind):
         if self.dropped:
             notes.append(
                 f"{counted(self.dropped, 'part')} shorter than "
-                f"{self.settings.min_crack or SHORTEST_CRACK} left out "
+                f"{self.settings.min_crack} left out "
                 "(--min_crack)."
             )
         notes += self._left_out(classes)

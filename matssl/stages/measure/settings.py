@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from matssl.core import paths
-from matssl.core.errors import UserError
 from matssl.core.flags import Problem, flag
 from matssl.core.parsing import parse_one
+from matssl.stages.measure.layer_settings import LayerSettings
+from matssl.stages.measure.object_settings import ObjectSettings
 from matssl.stages.settings import (
     EXPERIMENTS,
     MASK_FOLDER_HELP,
     SpecimenSettings,
     ToolSettings,
     classes_problem,
-    length_problem,
     name_problem,
 )
 
@@ -26,9 +25,7 @@ DESCRIPTION = (
     "(CSV, XLSX, JSON), pictures and a report go to experiments/measure/NAME."
 )
 # Names of stages.measure.kinds.KINDS; a test holds that they agree.
-WHAT = ("fractions", "layers")
-# Length of the shortest crack where --min_crack says none.
-SHORTEST_CRACK = "5px"
+WHAT = ("fractions", "objects", "layers")
 
 
 def what_problem(text: str) -> str:
@@ -40,15 +37,8 @@ def what_problem(text: str) -> str:
     return f"--what must be of {', '.join(WHAT)}, several between commas, not {wrong[0]!r}"
 
 
-def min_crack_problem(text: str) -> str:
-    """Return what is wrong with ``--min_crack``, "" where nothing is."""
-    if re.fullmatch(r"\d{1,6}(\.\d{1,6})?( ?px)?", text):
-        return ""
-    return length_problem("min_crack", text, "no length", "5px or 0.5um")
-
-
 @dataclass(frozen=True, repr=False, eq=False)
-class MeasureSettings(SpecimenSettings, ToolSettings):
+class MeasureSettings(ObjectSettings, LayerSettings, SpecimenSettings, ToolSettings):
     """Flags of the measurement."""
 
     input: str = flag(
@@ -85,13 +75,6 @@ class MeasureSettings(SpecimenSettings, ToolSettings):
         auto="all",
         first=True,
     )
-    min_crack: str | None = flag(
-        None,
-        "layers",
-        "shortest crack, along its middle line: 5, 5px or 0.5um",
-        auto="5px",
-        check=min_crack_problem,
-    )
     name: str | None = flag(
         None, "run", "name of the results", auto="that of INPUT", check=name_problem
     )
@@ -104,28 +87,9 @@ class MeasureSettings(SpecimenSettings, ToolSettings):
         """What ``--what`` names; empty where the classes decide."""
         return tuple(word.strip() for word in (self.what or "").split(",") if word.strip())
 
-    @property
-    def shortest_crack(self) -> tuple[float, float | None]:
-        """What ``--min_crack`` says: px, and nm where it has a unit of length.
-
-        Raises:
-            UserError: a unit that is none.
-        """
-        text = (self.min_crack or SHORTEST_CRACK).removesuffix("px").strip()
-        try:
-            return float(text), None
-        except ValueError:
-            from matssl.data.readers import parse_pixel_size
-
-            try:
-                return 0.0, parse_pixel_size(text)
-            except UserError as error:
-                told = f"--min_crack {text!r} is no length; write 5px or 0.5um"
-                raise UserError(told) from error
-
     def problems(self) -> list[Problem]:
         """Return what does not go together."""
-        wrong = []
+        wrong = self.object_problems(self.wanted)
         if self.images is not None and self.mask_folder is not None:
             told = "--images says that INPUT holds the masks; leave --mask_folder out"
             wrong.append(Problem(told, ("images", "mask_folder")))
