@@ -34,13 +34,6 @@ NUMBERED = (
 SIDE = 64
 
 
-def problem(text: str) -> str:
-    """Return what is wrong with ``--finetune_blocks``, "" where nothing is to be seen of it yet."""
-    if text in (ALL, NONE) or re.fullmatch(r"[1-9]\d?(,[1-9]\d?)*", text.replace(" ", "")):
-        return ""
-    return f"--finetune_blocks must be all, none or numbers of blocks such as 5,6,7, not {text}"
-
-
 def blocks(encoder: nn.Module) -> list[list[str]]:
     """Return the names of an encoder's parameters, block by block.
 
