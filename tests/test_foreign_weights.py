@@ -498,12 +498,16 @@ def test_exported_dilated_models_keep_their_rates(tmp_path: Path) -> None:
     ours = build_model("resnet18", "deeplabv3plus", 2)
     payload = {"stage": "finetune", "model": dict(ours.description), "state": ours.state_dict()}
     checkpoint.save(tmp_path / "best.ckpt", payload)
-    torch.save(export_weights.export(tmp_path / "best.ckpt", "smp"), tmp_path / "model.pth")
-    again = _segmenter(tmp_path / "model.pth")
+    exported = export_weights.export(tmp_path / "best.ckpt", "smp")
+    torch.save(exported, tmp_path / "model.pth")
+    export_weights.write(exported, tmp_path / "written.pth")
+    export_weights.write(exported, tmp_path / "model.safetensors")
     x = torch.randn(1, 1, SIZE, SIZE)
     ours.eval().to(memory_format=torch.channels_last)
-    with torch.inference_mode():
-        assert torch.equal(ours(x), again.network.model(x))
+    for name in ("model.pth", "written.pth", "model.safetensors"):
+        again = _segmenter(tmp_path / name)
+        with torch.inference_mode():
+            assert torch.equal(ours(x), again.network.model(x))
 
 
 # --- EfficientNet-Lite: padding and eps of TensorFlow ---
