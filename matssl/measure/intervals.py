@@ -65,6 +65,36 @@ def phase_fraction(values: Sequence[float]) -> Fraction:
     return Fraction(average, std, half, relative, n)
 
 
+@dataclass(frozen=True)
+class Mean:
+    """A mean over fields.
+
+    Attributes:
+        mean: of the fields.
+        std: of the fields, with n - 1; NaN for one field.
+        half_width: of the 95 % interval by Student's t; NaN below MIN_FIELDS fields.
+        fields: how many.
+    """
+
+    mean: float
+    std: float
+    half_width: float
+    fields: int
+
+
+def mean_of_fields(values: Sequence[float]) -> Mean:
+    """Return mean and 95 % interval of a length measured on several fields.
+
+    Args:
+        values: one per field, in any unit.
+    """
+    n = len(values)
+    average = float(np.mean(values)) if n else math.nan
+    std = float(np.std(values, ddof=1)) if n > 1 else math.nan
+    half = student_t(n - 1) * std / math.sqrt(n) if n >= MIN_FIELDS else math.nan
+    return Mean(average, std, half, n)
+
+
 def paired(first: Sequence[float], second: Sequence[float]) -> tuple[float, float]:
     """Return the mean of second minus first and the half width of its 95 % t interval.
 

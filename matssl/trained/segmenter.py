@@ -25,13 +25,14 @@ from matssl.data.preprocess import Preprocess
 from matssl.data.readers import Micrograph
 from matssl.decoders import DECODERS
 from matssl.measure.field import areas
+from matssl.metrics import calibration
 from matssl.models.segmentation import (
     BackgroundLogit,
-    Description,
-    SegmentationModel,
     build_model,
     check_input_size,
 )
+from matssl.trained import ensemble
+from matssl.trained.ensemble import Member
 from matssl.trained.network import Network
 from matssl.weights.containers import Content
 from matssl.weights.folding import IMAGENET
@@ -74,12 +75,14 @@ class Prediction:
     Attributes:
         classes: most likely class of each pixel, uint8 (H, W); 255 in the rows of an information
             bar that was cut off.
-        probabilities: float32 (C, rows above the bar, W); sums to 1 over the classes.
+        probabilities: float32 (C, rows above the bar, W); sums to 1 over the classes, calibrated
+            by the model's temperature.
         pixel_size: nm, None where unknown.
         table: names of the classes and their values in masks.
         record: how the micrograph was prepared for the network.
         source: path of the micrograph.
         seen: rows and columns at which the network saw it; other than its own where it was resized.
+        temperature: that calibrated the probabilities; 1 where they are as the network gave them.
     """
 
     classes: NDArray[np.uint8] = field(repr=False)
@@ -89,6 +92,7 @@ class Prediction:
     record: Preprocess
     source: str
     seen: tuple[int, int]
+    temperature: float = 1.0
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -125,6 +129,9 @@ class Segmenter:
         lineage: the chain of what it was trained from.
         raw: whether the file is a bare state dict, whose use had to be assumed.
         note: what was assumed, in words.
+        temperature: of its probabilities, fitted on validation images; 1 where there were none.
+        members: the models of an ensemble, the first of them that of ``network`` and ``record``;
+            empty for a single model.
     """
 
     network: Network = field(repr=False)
@@ -135,6 +142,8 @@ class Segmenter:
     lineage: Lineage = Lineage()
     raw: bool = False
     note: str = ""
+    temperature: float = 1.0
+    members: tuple[Member, ...] = field(default=(), repr=False)
 
     @classmethod
     def load(
@@ -150,8 +159,8 @@ class Segmenter:
         """Return the model in a file.
 
         Args:
-            path: run folder or checkpoint of train_finetune.py, raw state dict of
-                segmentation-models-pytorch, or name in the model hub.
+            path: run folder or checkpoint of train_finetune.py, that of the ensemble of its folds
+                too, raw state dict of segmentation-models-pytorch, or name in the model hub.
             device: auto, cpu, cuda or cuda:N.
             precision: fp32, bf16, or auto: bf16 where the hardware multiplies in it.
             threads: CPU threads of torch, for the whole process; None leaves them as they are.
@@ -174,14 +183,25 @@ class Segmenter:
         payload = checkpoint.checked(content.payload, path, stage="finetune")
         if encoder is not None:
             raise UserError(f"{path} says its encoder itself; leave --encoder out")
-        model, record, table = _own(payload, path, input_size)
-        if input_size is not None:
-            record = replace(record, resize=input_size)
-        network = Network.on(model, device, precision, threads)
+        members = []
+        for model, record, temperature in ensemble.models(payload, path, input_size):
+            network = Network.on(model, device, precision, threads)
+            members.append(Member(network, record, temperature))
         lineage = Lineage.read(payload.get("lineage"))
         with checkpoint.damage_told(path):
             trained_on = _trained_on(payload)
-        return cls(network, record, table, str(path), trained_on, lineage)
+            table = ClassTable.from_dict(payload["classes"])
+        first = members[0]
+        return cls(
+            first.network,
+            first.record,
+            table,
+            str(path),
+            trained_on,
+            lineage,
+            temperature=first.temperature if len(members) == 1 else 1.0,
+            members=tuple(members) if len(members) > 1 else (),
+        )
 
     def predict(
         self,
@@ -210,28 +230,42 @@ class Segmenter:
         """
         picture = opened(micrograph, self.record)
         plane = self.record.plane(picture)
-        probabilities = self.network.probabilities(
-            self.record.tensor(plane),
-            self.table.num_classes,
-            tile_size=tile_size,
-            overlap=overlap,
-            tta=tta,
-            batch_size=batch_size,
-            scratch=scratch,
-        )
         shape = (self.record.kept_rows(picture), picture.pixels.shape[1])
-        probabilities = _native(probabilities, shape)
         classes = roomy(picture.pixels.shape[:2], np.uint8)
         classes[shape[0] :] = IGNORE
-        _most_likely(probabilities, classes)
+        alone = Member(self.network, self.record, self.temperature)
+        total = None
+        for number, member in enumerate(self.members or (alone,)):
+            probabilities = member.probabilities(
+                plane,
+                self.table.num_classes,
+                tile_size=tile_size,
+                overlap=overlap,
+                tta=tta,
+                batch_size=batch_size,
+                scratch=ensemble.folder(scratch, number) if self.members else scratch,
+            )
+            probabilities = _native(probabilities, shape)
+            if self.members:
+                calibration.temper(probabilities, member.temperature)
+                total = ensemble.add(total, probabilities, len(self.members))
+            else:
+                # Of the network's own ones: rounding must not decide between two classes.
+                _most_likely(probabilities, classes)
+                calibration.temper(probabilities, member.temperature)
+                total = probabilities
+        assert total is not None
+        if self.members:
+            _most_likely(total, classes)
         return Prediction(
             classes,
-            probabilities,
+            total,
             picture.pixel_size,
             self.table,
             self.record,
             picture.source,
             (plane.shape[0], plane.shape[1]),
+            self.temperature,
         )
 
 
@@ -255,34 +289,6 @@ def opened(picture: Picture, record: Preprocess) -> Micrograph:
             picture = replace(picture, pixels=gray.pixels, bits=gray.bits)
         return picture if known else readers.with_pixel_size(picture, record.pixel_size)
     return readers.from_array(np.asarray(picture), record.pixel_size, record.color)
-
-
-def _built(description: Description) -> SegmentationModel:
-    """Return a model whose weights are to be replaced; torch's generator stays where it is."""
-    with torch.random.fork_rng(devices=[]):
-        return build_model(**description)
-
-
-def _own(
-    payload: Mapping[str, Any], path: Path, input_size: int | None
-) -> tuple[nn.Module, Preprocess, ClassTable]:
-    """Return model, record and class table of a checkpoint of fine-tuning."""
-    with checkpoint.damage_told(path):
-        record = Preprocess.from_dict(payload["preprocess"])
-        table = ClassTable.from_dict(payload["classes"])
-        description = payload["model"]
-        if description["num_classes"] != table.num_classes:
-            raise ValueError(f"its model has not the {table.num_classes} classes of its table")
-        if description["in_channels"] != record.channels:
-            raise ValueError(f"its model has not the {record.channels} channels of its record")
-        model = _built(description)
-        state = payload["state"]
-        if any(key.startswith("ema.") for key in state):
-            # last.ckpt holds both; the averaged weights are the ones that were validated.
-            state = {k.removeprefix("ema."): v for k, v in state.items() if k.startswith("ema.")}
-        check_input_size(model, input_size)
-        model.load_state_dict(state)
-        return model, record, table
 
 
 def _trained_on(payload: Mapping[str, Any]) -> TrainedOn:

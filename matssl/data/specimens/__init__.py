@@ -11,7 +11,9 @@ from matssl.data.specimens.splitting import (
     cut_all,
     cut_validation,
     folds,
+    one_left,
     take,
+    validated_inside,
 )
 from matssl.data.specimens.table import FILE_NAME, Row, SpecimenTable, read_table, write_table
 
@@ -26,7 +28,9 @@ __all__ = [
     "cut_validation",
     "folds",
     "group",
+    "one_left",
     "read_table",
     "take",
+    "validated_inside",
     "write_table",
 ]

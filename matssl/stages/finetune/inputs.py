@@ -51,12 +51,10 @@ class Inputs:
         return [part.identity() for part in (self.train, self.val) if part is not None]
 
 
-def find(
-    settings: FinetuneSettings,
-) -> tuple[Dataset, tuple[Pair, ...], tuple[Pair, ...], tuple[str, ...]]:
-    """Return the data set, the pairs to train on, those to validate on, and what is to be said.
+def find(settings: FinetuneSettings) -> tuple[Dataset, Dataset, tuple[str, ...]]:
+    """Return the data set, the same without images of no label, and what is to be said.
 
-    No test is opened. Images whose masks have no labelled pixel are left out.
+    No test is opened.
 
     Raises:
         UserError: no labelled training image, or settings that do not fit the folder.
@@ -73,16 +71,24 @@ def find(
         opened=OPENED,
     )
     known, notes = _labelled(dataset)
-    train, val = split(
-        known,
+    # Whatever is chosen of them later, there must be some.
+    parted(settings, known)
+    assert dataset.table is not None
+    check_class_weights(settings.class_weights, dataset.table.num_classes)
+    return dataset, known, notes
+
+
+def parted(
+    settings: FinetuneSettings, dataset: Dataset
+) -> tuple[tuple[Pair, ...], tuple[Pair, ...]]:
+    """Return the pairs to train on and those to validate on, as the settings ask for them."""
+    return split(
+        dataset,
         seed=settings.seed,
         val_fraction=settings.val_fraction,
         data_ratio=settings.data_ratio,
         max_train_images=settings.max_train_images,
     )
-    assert dataset.table is not None
-    check_class_weights(settings.class_weights, dataset.table.num_classes)
-    return dataset, train, val, notes
 
 
 def _labelled(dataset: Dataset) -> tuple[Dataset, tuple[str, ...]]:

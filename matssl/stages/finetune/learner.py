@@ -140,13 +140,16 @@ class Learner:
 
     def predict(self, plane: Array) -> NDArray[np.uint8]:
         """Return class indices of a plane, by the predictor that evaluation uses."""
-        probabilities = tiling.predict(
+        return self.probabilities(plane).argmax(axis=0).astype(np.uint8)
+
+    def probabilities(self, plane: Array) -> NDArray[np.float32]:
+        """Return class probabilities of a plane, float32 (C, H, W), as the network gives them."""
+        return tiling.predict(
             self.model,
             self.record.tensor(plane),
             device=self.rt.device,
             autocast=self.rt.autocast,
         )
-        return probabilities.argmax(axis=0).astype(np.uint8)
 
     def state(self) -> dict[str, Any]:
         """Return what continuing needs, under the names of a checkpoint."""

@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from matssl import preflight
 from matssl.core import checkpoint, flags, runtime, textfiles
 from matssl.core.errors import UserError
 from matssl.core.lineage import Lineage
@@ -18,10 +17,10 @@ from matssl.core.runtime import Interrupts, Runtime
 from matssl.core.wording import counted
 from matssl.data import specimens
 from matssl.metrics import overlap
-from matssl.models.segmentation import SegmentationModel, build_model, check_training
+from matssl.models.segmentation import SegmentationModel
 from matssl.stages import console, lineage, resume
 from matssl.stages.console import Clock
-from matssl.stages.finetune import folds, report
+from matssl.stages.finetune import calibrate, folds, report, start
 from matssl.stages.finetune import inputs as reading
 from matssl.stages.finetune.inputs import Inputs
 from matssl.stages.finetune.learner import Learner
@@ -45,45 +44,53 @@ def finetune(settings: FinetuneSettings, argv: Sequence[str] = ()) -> Path:
     Raises:
         UserError: anything the user can mend; nothing is written where it is found at the start.
     """
-    settings = settings.resolved()
-    wrong = settings.problems()
-    if wrong:
-        raise UserError("; ".join(problem.text for problem in wrong))
-    console.check_tensorboard(settings.tensorboard)
-    rt = settings.runtime()
-    name = settings.name or reading.default_name(settings)
-    root = Path(settings.output_dir) / "finetune" / name
+    settings, rt, root = start.begun(settings)
     RunFolder.check(root, settings.resume, settings.overwrite)
-    encoder, decoder = reading.architecture(settings, root)
-    settings = replace(settings, encoder=encoder, decoder=decoder)
-
-    unmeasured = settings.record(settings.in_channels, settings.input_size)
-    dataset, train, val, notes = reading.find(settings)
-    unmeasured = unmeasured.told(dataset.grouping.pixel_sizes)
-    assert dataset.table is not None
-    model = build_model(encoder, decoder, dataset.table.num_classes, settings.in_channels)
-    settings = replace(settings, crop_size=reading.crop_size(settings, model))
-    found = preflight.examine_dataset(dataset, unmeasured, opened=reading.OPENED)
-    found.judged.refuse_misfits()
-    facts = found.text()
-    console.say(settings, rt, facts)
-    for note in notes:
+    settings, dataset, known, found = start.examined(settings, rt, root)
+    train, val = reading.parted(settings, known)
+    for note in specimens.validated_inside(known.pairs, train, val):
         console.say(settings, rt, f"note    {note}")
-
     inputs = reading.load(dataset, train, val, found.record)
-    most = reading.largest_batch(settings, len(train), rt.world_size)
+    try:
+        return trained(settings, rt, root, inputs, found.text(), argv)
+    finally:
+        runtime.close()
+
+
+def trained(
+    settings: FinetuneSettings,
+    rt: Runtime,
+    root: Path,
+    inputs: Inputs,
+    facts: str,
+    argv: Sequence[str],
+) -> Path:
+    """Train a model and return its run folder; a fold of a cross-validation is one as any other.
+
+    Args:
+        settings: from :func:`matssl.stages.finetune.start.examined`.
+        rt: where it computes.
+        root: of the run.
+        inputs: its images.
+        facts: what was found of them, for preflight.txt.
+        argv: what the user typed, for command.txt.
+
+    Raises:
+        UserError: see :func:`finetune`.
+    """
+    model = start.built(settings, inputs.table)
+    images = len(inputs.train.planes)
+    most = reading.largest_batch(settings, images, rt.world_size)
     if most < settings.batch_size:
         console.say(settings, rt, f"note    a batch holds the {most} training images at most")
         settings = replace(settings, batch_size=most)
-    _check_training(settings, model, len(train))
+    start.check_batches(settings, model, images)
     # A resumed run has its weights in the checkpoint; the file it started from may be gone.
     source = None if settings.resume else settings.ssl_weights_path or settings.weights
     started_from = lineage.start_weights(
-        model, source, encoder, inputs.record, settings.pretrained_decoder
+        model, source, settings.encoder, inputs.record, settings.pretrained_decoder
     )
-    folder = RunFolder.open(
-        "finetune", name, settings.output_dir, settings.resume, settings.overwrite, rt.is_main
-    )
+    folder = RunFolder.at(root, settings.resume, settings.overwrite, rt.is_main)
     rt.barrier()
     run = Run(settings, rt, folder, inputs, model, started_from)
     if folder.resumed:
@@ -100,30 +107,14 @@ def finetune(settings: FinetuneSettings, argv: Sequence[str] = ()) -> Path:
         with resume.disk_errors(folder):
             if not folder.resumed:
                 folder.write_text("preflight.txt", facts + "\n")
-                folder.write_json("classes.json", dataset.table.to_dict())
+                folder.write_json("classes.json", inputs.table.to_dict())
                 reading.describe(folder, inputs)
                 run.save("last.ckpt")
             run.train()
     except BaseException as error:
         resume.note_end(folder, run.step, error)
         raise
-    finally:
-        runtime.close()
     return folder.root
-
-
-def _check_training(settings: FinetuneSettings, model: SegmentationModel, images: int) -> None:
-    """Refuse batches that the model cannot be trained with; see ``check_training``."""
-    assert settings.crop_size is not None
-    still = settings.freeze_encoder_steps >= reading.total_steps(settings, images)
-    check_training(
-        model,
-        settings.batch_size,
-        settings.crop_size,
-        settings.in_channels,
-        flag="--crop_size",
-        frozen=model.encoder if still else None,
-    )
 
 
 class Run:
@@ -199,7 +190,7 @@ class Run:
                     clock.restart()
                 if rt.any(interrupts.received is not None):
                     self.save("last.ckpt")
-                    resume.stop(folder, rt, self.step, interrupts.exit_code)
+                    resume.stop(folder, rt, self.step, interrupts.exit_code, settings.name)
                 if self._out_of_patience():
                     self.say(f"no gain in {self.stale} validations: stopped")
                     break
@@ -209,6 +200,7 @@ class Run:
             self.best_step = self.step
             self.save("best.ckpt")
         if rt.is_main:
+            calibrate.kept(folder, self.inputs, learner)
             report.finish(settings, folder, self.inputs, learner, self._outcome())
 
     def say(self, text: str) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from matssl.core import paths
 from matssl.core.flags import Problem, flag
 from matssl.core.parsing import parse_one
+from matssl.stages.measure.layer_settings import LayerSettings
 from matssl.stages.measure.object_settings import ObjectSettings
 from matssl.stages.settings import (
     EXPERIMENTS,
@@ -24,7 +25,7 @@ DESCRIPTION = (
     "(CSV, XLSX, JSON), pictures and a report go to experiments/measure/NAME."
 )
 # Names of stages.measure.kinds.KINDS; a test holds that they agree.
-WHAT = ("fractions", "objects")
+WHAT = ("fractions", "objects", "layers")
 
 
 def what_problem(text: str) -> str:
@@ -37,7 +38,7 @@ def what_problem(text: str) -> str:
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class MeasureSettings(ObjectSettings, SpecimenSettings, ToolSettings):
+class MeasureSettings(ObjectSettings, LayerSettings, SpecimenSettings, ToolSettings):
     """Flags of the measurement."""
 
     input: str = flag(
