@@ -88,7 +88,7 @@ def training(content: Mapping[str, object], source: str) -> dict[str, object]:
     if own:
         found["encoder_filters"] = values["encoder_filters"]
     if values["cross_validation"]:
-        found["folds"] = values["num_folds"]
+        found |= {"folds": str(values["num_folds"]), "training_set": ["all"]}
     lists = ("training_set", "validation_set", "auto_split")
     found |= {name: values[name] for name in lists if values[name] is not None}
     if not values["cross_validation"] and not any(values[name] is not None for name in lists):
