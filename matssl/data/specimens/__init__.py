@@ -11,6 +11,7 @@ from matssl.data.specimens.splitting import (
     cut_all,
     cut_validation,
     folds,
+    grouped_folds,
     take,
 )
 from matssl.data.specimens.table import FILE_NAME, Row, SpecimenTable, read_table, write_table
@@ -26,6 +27,7 @@ __all__ = [
     "cut_validation",
     "folds",
     "group",
+    "grouped_folds",
     "read_table",
     "take",
     "write_table",

@@ -82,7 +82,7 @@ def write_tables(
     names: Sequence[str],
     excluded: Sequence[int] = (),
 ) -> None:
-    """Write metrics.json, evaluation_results.json, per_image.csv, and the plots.
+    """Write metrics.json, confusion.json, evaluation_results.json, per_image.csv, and the plots.
 
     Args:
         folder: of the run.
@@ -92,6 +92,13 @@ def write_tables(
         excluded: classes that the published mean leaves out.
     """
     folder.write_json("metrics.json", summary)
+    counted_images = [
+        {"image": r.name, "specimen": r.pair.group, "confusion": r.counts}
+        for r in results
+        if r.counts is not None
+    ]
+    if counted_images:
+        folder.write_json("confusion.json", {"classes": list(names), "images": counted_images})
     for row in filled([_row(result, names) for result in results]):
         folder.append_csv("per_image.csv", row)
     scored = [r for r in results if r.truth is not None]
@@ -126,8 +133,19 @@ def write_report(
     names: Sequence[str],
     facts: str,
     panels: Path,
+    beside: Sequence[tuple[str, str]] = (),
 ) -> None:
-    """Write report.html, with the panels that lie in ``panels``."""
+    """Write report.html.
+
+    Args:
+        folder: of the run.
+        results: of all images.
+        summary: their scores together.
+        names: of the classes.
+        facts: what was found of the images, in words.
+        panels: folder of the pictures of images.
+        beside: further parts, each heading and HTML, behind the scores.
+    """
     root = folder.root
     colours = pictures.colour_names(names)
     sections: list[tuple[str, str]] = []
@@ -136,6 +154,7 @@ def write_report(
     else:
         images = (str(len(results)), "images predicted")
         sections.append(("", report.headline([images])))
+    sections += beside
     sections.append(("Phase fractions", _fraction_section(root, summary, colours)))
     sections.append(("Images", _panel_section(panels, results)))
     sections.append(("All images", report.table(filled([_image_row(r, names) for r in results]))))
