@@ -38,6 +38,7 @@ TUNED: dict[str, object] = {
     "ema": 0.0,
     "rare_class_p": 0.0,
     "whole_images": True,
+    "input_size": None,
     "brightness": 0.0,
     "contrast": 0.0,
     "gamma": 0.0,

@@ -239,9 +239,9 @@ def named_encoder(settings: FinetuneSettings, encoder: str) -> str:
     return classic_unet.encoder_name(filters or classic_unet.FILTERS, batchnorm)
 
 
-def side_of_images(inputs: Inputs, model: SegmentationModel) -> int:
-    """Return the side of a square that holds every training image whole and that a model takes."""
-    longest = max(max(mask.shape) for mask in inputs.train.masks)
+def side_of_images(images: Labelled, model: SegmentationModel) -> int:
+    """Return the side of a square that holds every image whole and that a model takes."""
+    longest = max(max(mask.shape) for mask in images.masks)
     return longest + -longest % model.trained_multiple
 
 

@@ -77,13 +77,13 @@ def trained(
     Raises:
         UserError: see :func:`finetune`.
     """
+    settings = start.sampled(settings, inputs.table, inputs.train)
     model = start.built(settings, inputs.table)
     images = len(inputs.train.planes)
     most = reading.largest_batch(settings, images, rt.world_size)
     if most < settings.batch_size:
         console.say(settings, rt, f"note    a batch holds the {most} training images at most")
         settings = replace(settings, batch_size=most)
-    settings = replace(settings, crop_size=start.sampled(settings, model, inputs))
     start.check_batches(settings, model, images)
     # A resumed run has its weights in the checkpoint; the file it started from may be gone.
     source = None if settings.resume else settings.ssl_weights_path or settings.weights

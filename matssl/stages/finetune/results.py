@@ -94,17 +94,6 @@ def finish(folder: RunFolder, settings: FinetuneSettings, inputs: Inputs, learne
                 atomic_write_bytes(folder.path(f"{place}/{name}.png"), png)
 
 
-def eight_bit(probabilities: Array) -> NDArray[np.uint8]:
-    """Return 255 times the probability of the second of two classes, uint8 (H, W).
-
-    A pixel above a threshold t is one above 255 t, in every picture alike.
-
-    Args:
-        probabilities: (2, H, W).
-    """
-    return np.rint(255 * probabilities[1]).astype(np.uint8)
-
-
 def _predicted(
     learner: Learner, data: Labelled | None, root: Path, temperature: float
 ) -> Iterator[tuple[str, NDArray[np.uint8]]]:
@@ -115,7 +104,7 @@ def _predicted(
     for name, plane in zip(names, data.planes, strict=True):
         probabilities: Array = learner.probabilities(plane)
         calibration.temper(probabilities, temperature)
-        yield name, eight_bit(probabilities)
+        yield name, drawing.eight_bit(probabilities)
 
 
 def _course(folder: RunFolder, kept: int) -> None:

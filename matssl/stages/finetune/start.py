@@ -10,6 +10,7 @@ import torch
 from matssl import preflight
 from matssl.core.errors import UserError
 from matssl.core.runtime import Runtime
+from matssl.data.crops import Labelled
 from matssl.data.layouts import Dataset
 from matssl.data.masks import ClassTable
 from matssl.models import blocks
@@ -17,7 +18,6 @@ from matssl.models.segmentation import SegmentationModel, build_model, check_tra
 from matssl.preflight import Preflight
 from matssl.stages import console
 from matssl.stages.finetune import inputs as reading
-from matssl.stages.finetune.inputs import Inputs
 from matssl.stages.finetune.settings import FinetuneSettings
 
 
@@ -94,12 +94,17 @@ def built(settings: FinetuneSettings, table: ClassTable) -> SegmentationModel:
     )
 
 
-def sampled(settings: FinetuneSettings, model: SegmentationModel, inputs: Inputs) -> int:
-    """Return the side of a sample: that of a crop, or of a square that holds each image whole."""
-    if settings.whole_images:
-        return reading.side_of_images(inputs, model)
-    assert settings.crop_size is not None
-    return settings.crop_size
+def sampled(settings: FinetuneSettings, table: ClassTable, images: Labelled) -> FinetuneSettings:
+    """Return the settings with the side of a square that holds each image whole, where asked.
+
+    Args:
+        settings: with the side of a crop, where samples are crops.
+        table: classes of the model.
+        images: all that are learned from, in every fold.
+    """
+    if settings.crop_size is not None:
+        return settings
+    return replace(settings, crop_size=reading.side_of_images(images, built(settings, table)))
 
 
 def check_batches(settings: FinetuneSettings, model: SegmentationModel, images: int) -> None:
