@@ -26,6 +26,7 @@ from matssl.data.layouts import (
     split_annot,
     written,
 )
+from matssl.data.layouts.lists import Lists, part
 from matssl.data.layouts.pairing import (
     SPLITS,
     Found,
@@ -51,7 +52,17 @@ from matssl.data.layouts.survey import survey as _survey
 from matssl.data.readers import Listing
 from matssl.data.specimens import MIN_IMAGES_TO_SPLIT, Grouping, Pair, cut_all, group
 
-__all__ = ["DATA_LAYOUTS", "Cut", "Dataset", "LeftOut", "Pair", "find", "tests", "unlabelled"]
+__all__ = [
+    "DATA_LAYOUTS",
+    "Cut",
+    "Dataset",
+    "LeftOut",
+    "Lists",
+    "Pair",
+    "find",
+    "tests",
+    "unlabelled",
+]
 
 DATA_LAYOUTS: dict[str, Layout] = {
     "split + split_annot": split_annot.LAYOUT,
@@ -157,6 +168,7 @@ def find(
     mask_folder: str | None = None,
     table: masks.ClassTable | None = None,
     opened: Sequence[str] | None = None,
+    lists: Lists | None = None,
 ) -> Dataset:
     """Return the data set in a folder: pairs by split, class table, groups.
 
@@ -172,6 +184,7 @@ def find(
         mask_folder: ``--mask_folder``, where names do not say which folder holds the masks.
         table: use this class table instead of looking for one (evaluation of a model).
         opened: only masks of these splits are opened to find the classes; all when None.
+        lists: images that are given by name or share, in place of ``splits``.
 
     Raises:
         UserError: nothing found, images without masks or the reverse, masks that cannot be read.
@@ -201,9 +214,11 @@ def find(
     if splits is not None:
         found, remarks = apply_splits(found, Path(splits), root)
         notes += remarks
-    pairs, cut = _cut(
-        [Pair(item.image, item.mask, specimen[item.image], item.split) for item in found], seed
-    )
+    pairs = [Pair(item.image, item.mask, specimen[item.image], item.split) for item in found]
+    if lists:
+        pairs, remarks = part(pairs, lists, seed, root)
+        notes += remarks
+    pairs, cut = _cut(pairs, seed)
     notes += [cut.text] if cut.text else []
     alone = sum(pair.mask is None for pair in pairs)
     if 0 < alone < len(pairs):
