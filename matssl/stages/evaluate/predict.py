@@ -28,7 +28,7 @@ from matssl.measure.field import Field, areas
 from matssl.metrics.counts import confusion
 from matssl.preflight import Preflight
 from matssl.stages import console, drawing, failures, resume
-from matssl.stages.evaluate import leaks
+from matssl.stages.evaluate import classifier_error, leaks
 from matssl.stages.evaluate.published import name_panels
 from matssl.stages.evaluate.report import (
     draw_panels,
@@ -123,8 +123,11 @@ def evaluate(settings: EvaluateSettings, argv: Sequence[str] = ()) -> Path:
     for warning in copies:
         console.say(settings, rt, f"warning {warning}")
     names = segmenter.table.names
-    summary = summarise(results, names, inputs.excluded, settings.bootstrap, settings.seed)
+    summary = summarise(results, names, inputs.excluded)
+    at_home = _at_home(settings, segmenter)
+    classifier_error.write(folder, results, names, [*warnings, *copies], at_home)
     summary |= {
+        "classifier_error": classifier_error.known(results, names, settings.model_path),
         "model": str(settings.model_path),
         "dataset": settings.dataset_name or inputs.dataset.root.name,
         "split": settings.split or (inputs.pairs[0].split if inputs.pairs else ""),

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from matssl.core import paths
-from matssl.core.flags import flag
-from matssl.core.parsing import parse_one
+from matssl.core.flags import Command, flag
+from matssl.core.parsing import parse
 from matssl.stages.settings import (
     LabelSettings,
     RunSettings,
@@ -99,10 +99,16 @@ class EvaluateSettings(RunSettings, LabelSettings, SpecimenSettings, TileSetting
     baselines: bool = flag(
         True, "results", "also score majority, grey-level and pixel-classifier baselines"
     )
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class FormerSettings:
+    """Flags that are understood and have no effect any more."""
+
     bootstrap: int = flag(
         2000,
         "results",
-        "resamples of the specimens (images where each is one) for the intervals",
+        "resamples of the intervals of before, which were too short",
         low=0,
         high=1_000_000,
     )
@@ -119,4 +125,7 @@ def resolve(argv: Sequence[str], here: bool = False) -> EvaluateSettings:
         UserError: all that is wrong with it.
         SystemExit: after ``--help``.
     """
-    return parse_one(EvaluateSettings, argv, DESCRIPTION, here=here)
+    parsed = parse(Command(DESCRIPTION, (EvaluateSettings,), (FormerSettings,)), argv, here=here)
+    for name in parsed.unused:
+        print(f"note    --{name} has no effect any more: intervals need no resamples")
+    return parsed.section(EvaluateSettings)
