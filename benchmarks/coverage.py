@@ -1,8 +1,8 @@
 """Do 95 % intervals hold 95 %? python -m benchmarks.coverage [--worlds 2000]
 
 Simulates specimens, each with errors of its own, fields and fractions of known truth, and counts
-how often each interval holds the truth, and how wide it is. Four parts: the classifier's error in area
-fractions (ours beside the t interval of the predictions, their bootstrap, and a correction by
+how often each interval holds the truth, and how wide it is. Four parts: the classifier's error in
+area fractions (ours beside the t interval of the predictions, their bootstrap, and a correction by
 P(true | predicted) with its bootstrap), fields alone, one field by its correlation, mean IoU. Goes
 on where it stopped: OUTPUT_DIR/coverage.csv, a line a cell; table.md is written from it.
 
@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from benchmarks.campaign import append, rows
 from matssl.core import textfiles
 from matssl.core.errors import UserError, guard
-from matssl.measure import classifier, correlation, held_out, intervals
+from matssl.measure import classifier, correlation, held_out, intervals, score_intervals
 from matssl.measure.held_out import HeldOut, Record
 from matssl.measure.intervals import Interval, Sample
 from matssl.metrics import overlap
@@ -319,7 +319,8 @@ SCORES = {
 
 def matrices(rng: Rng, kind: str, worlds: int, count: int) -> NDArray[np.int64]:
     """Return confusion matrices of specimens, int64 (worlds, count, C, C)."""
-    prior = {"4 classes": [6, 3, 1, 1], "rare": [6, 3, 0.15]}.get(kind, [6, 3, 1])
+    priors: dict[str, list[float]] = {"4 classes": [6, 3, 1, 1], "rare": [6, 3, 0.15]}
+    prior = priors.get(kind, [6, 3, 1])
     classes = len(prior)
     areas = rng.dirichlet(prior, (worlds, count))
     right, wrong = (30.0, 0.3) if kind == "good" else (14.0, 1.0)
@@ -348,7 +349,7 @@ def scores(name: str, worlds: int, seed: int = 0) -> dict[str, Cell]:
     groups = [str(number) for number in range(count)]
     ours, naive = Count(), Count()
     for own in matrices(rng, kind, worlds, count):
-        ends = intervals.mean_iou(list(own), groups).ends
+        ends = score_intervals.mean_iou(list(own), groups).ends
         if ends is not None:
             ours.add(*ends, truth)
         drawn = own[rng.integers(count, size=(DRAWS, count))].sum(axis=1)

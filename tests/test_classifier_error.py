@@ -96,8 +96,8 @@ def test_the_interval_by_hand() -> None:
     error = (means.var(ddof=1) / 4 + between) / skill**2
     found = classifier._by_rates(x, known, False)
     assert found.value == pytest.approx(g)
-    assert found.sampling == (pytest.approx(sampling), 4)
-    assert found.classifier == (pytest.approx(error), 3)
+    assert found.sampling == pytest.approx((sampling, 4))
+    assert found.classifier == pytest.approx((error, 3))
     # Of several specimens their own deviations are in their spread.
     several = classifier._by_rates(x, known, True)
     assert several.classifier[0] == pytest.approx(means.var(ddof=1) / 4 / skill**2)

@@ -376,11 +376,7 @@ def _by_logit(x: Sample, held: Rates, several: bool) -> Interval:
     )
     half = intervals.half_width(variance, degrees)
     centre = math.log(share / (1 - share)) + float(shifts.mean())
-    return Interval(_expit(centre - half), _expit(centre + half), half, "logit")
-
-
-def _expit(value: float) -> float:
-    return 1 / (1 + math.exp(-value)) if value > -700 else 0.0
+    return Interval(intervals.expit(centre - half), intervals.expit(centre + half), half, "logit")
 
 
 def _union(first: Interval, second: Interval) -> Interval:

@@ -6,17 +6,17 @@ All are two-sided and of 95 %. Nothing here leaves [0, 1] where a share cannot.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from matssl.core import rng
+
 # Fewer fields or specimens are no sample of their spread (ASTM E562 wants 30 fields).
 MIN_FIELDS = 4
-# Fewer specimens carry no interval of a mean IoU: see benchmarks/RESULTS.md.
-MIN_SCORED = 5
 # %RA that ASTM E562 and E1245 want.
 WANTED_ACCURACY = 10.0
 # Below and above these shares an interval is symmetric in the logit.
@@ -120,31 +120,6 @@ class Difference:
         return self.low > 0 or self.high < 0
 
 
-@dataclass(frozen=True)
-class ScoreInterval:
-    """The interval of a mean IoU, or why there is none.
-
-    Attributes:
-        low: lower end; NaN where there is none.
-        high: upper end.
-        groups: independent specimens or images.
-        needed: how many would carry one; as many as there are, where they do.
-        lonely: index of a class that lies in a single one of them, so that nothing tells its
-            spread; None where each lies in several.
-    """
-
-    low: float
-    high: float
-    groups: int
-    needed: int
-    lonely: int | None = None
-
-    @property
-    def ends(self) -> tuple[float, float] | None:
-        """Lower and upper end, None where there is no interval."""
-        return None if math.isnan(self.low) else (self.low, self.high)
-
-
 def student_t(degrees: float) -> float:
     """Return the two-sided 95 % point of Student's t; NaN below one degree of freedom.
 
@@ -208,10 +183,11 @@ def of_share(share: float, half: float) -> Interval:
     if not 0 < share < 1:
         return Interval(max(0.0, low), min(1.0, high), half, "t")
     centre, reach = math.log(share / (1 - share)), half / (share * (1 - share))
-    return Interval(_expit(centre - reach), _expit(centre + reach), half, "logit")
+    return Interval(expit(centre - reach), expit(centre + reach), half, "logit")
 
 
-def _expit(value: float) -> float:
+def expit(value: float) -> float:
+    """Return 1 / (1 + exp(-value))."""
     return 1 / (1 + math.exp(-value)) if value > -700 else 0.0
 
 
@@ -286,6 +262,36 @@ def difference_of(first: Sample, second: Sample) -> Difference:
     return Difference(value, half_width(variance, degrees), degrees)
 
 
+@dataclass(frozen=True)
+class Mean:
+    """A mean over fields.
+
+    Attributes:
+        mean: of the fields.
+        std: of the fields, with n - 1; NaN for one field.
+        half_width: of the 95 % interval by Student's t; NaN below MIN_FIELDS fields.
+        fields: how many.
+    """
+
+    mean: float
+    std: float
+    half_width: float
+    fields: int
+
+
+def mean_of_fields(values: Sequence[float]) -> Mean:
+    """Return mean and 95 % interval of a length measured on several fields.
+
+    Args:
+        values: one per field, in any unit.
+    """
+    n = len(values)
+    average = float(np.mean(values)) if n else math.nan
+    std = float(np.std(values, ddof=1)) if n > 1 else math.nan
+    half = student_t(n - 1) * std / math.sqrt(n) if n >= MIN_FIELDS else math.nan
+    return Mean(average, std, half, n)
+
+
 def paired(first: Sequence[float], second: Sequence[float]) -> tuple[float, float]:
     """Return the mean of second minus first and the half width of its 95 % t interval.
 
@@ -300,66 +306,50 @@ def paired(first: Sequence[float], second: Sequence[float]) -> tuple[float, floa
     return gains.mean, half_width(gains.variance, gains.degrees)
 
 
-def mean_iou(counts: Sequence[NDArray[np.int64]], groups: Sequence[str]) -> ScoreInterval:
-    """Return the 95 % interval of the mean IoU of pooled pixels.
+def redrawn(
+    fields: Sequence[int],
+    statistics: Callable[[NDArray[np.int64]], NDArray[np.float64]],
+    resamples: int = 400,
+    seed: int = 0,
+) -> NDArray[np.float64] | None:
+    """Return 95 % intervals of positive statistics over the fields of specimens, float64 (2, K).
 
-    Jackknife over groups (images of one specimen are no independent samples) on the logit scale,
-    with Student's t. The classes are those of all images together: leaving a specimen out changes
-    their IoU, never which classes the mean is over. Its degrees of freedom are those of the
-    classes, weighted with their shares of the variance: a class whose pixels lie in few of many
-    specimens is known as well as those few tell (Kish's effective number).
+    Specimens are drawn with replacement, and in each of them its fields (of one specimen the fields
+    alone). The bootstrap gives the spread of the logarithm; the interval is the value times and
+    over exp(t s sqrt(n / (n - 1))) with Student's t, since the percentiles of a bootstrap of few
+    are too narrow (Hesterberg 2015, doi 10.1080/00031305.2015.1089789).
 
     Args:
-        counts: confusion matrix of each image, rows truth, columns prediction, int64 (C, C).
-        groups: group of each image.
+        fields: how many fields each specimen has; their fields follow each other.
+        statistics: of the fields when each is drawn so many times, int64 (F,): float64 (K,).
+        resamples: how many draws.
+        seed: of the draws.
 
     Returns:
-        Without ends below MIN_SCORED groups, and where a class lies in one group alone.
+        None below MIN_FIELDS specimens, or of one specimen fields; NaN where a statistic is not
+        positive, or has no spread.
     """
-    names = sorted(set(groups))
-    n, needed = len(names), max(len(names), MIN_SCORED)
-    missing = ScoreInterval(math.nan, math.nan, n, needed)
-    if n < MIN_SCORED:
-        return missing
-    places = np.array([names.index(group) for group in groups])
-    sums = np.zeros((n, *np.shape(counts[0])))
-    np.add.at(sums, places, np.asarray(counts, np.float64))
-    hits = np.diagonal(sums, axis1=1, axis2=2)
-    truth = sums.sum(axis=2)
-    union = truth + sums.sum(axis=1) - hits
-    present = union.sum(axis=0) > 0
-    if not present.any():
-        return missing
-    hits, truth, union = hits[:, present], truth[:, present], union[:, present]
-    alone = np.flatnonzero((union > 0).sum(axis=0) < 2)
-    if len(alone):
-        lonely = int(np.flatnonzero(present)[alone[0]])
-        return ScoreInterval(math.nan, math.nan, n, n + 1, lonely)
-    iou = hits.sum(axis=0) / union.sum(axis=0)
-    mean = float(iou.mean())
-    # What each IoU loses without a group, exactly: a ratio of sums.
-    lost = (hits - iou * union) / (union.sum(axis=0) - union)
-    own = lost.mean(axis=1)
-    variance = float((n - 1) / n * np.sum((own - own.mean()) ** 2))
-    if variance == 0 or not 0 < mean < 1:
-        return ScoreInterval(mean, mean, n, n)
-    share = (lost**2).sum(axis=0) / (lost**2).sum()
-    freedom = np.maximum(_effective(union, truth) - 1, 0.3)
-    degrees = min(max(1 / float(np.sum(share / freedom)), 1.0), n - 1.0)
-    reach = half_width(variance, degrees) / (mean * (1 - mean))
-    centre = math.log(mean / (1 - mean))
-    return ScoreInterval(_expit(centre - reach), _expit(centre + reach), n, n)
-
-
-def _effective(union: NDArray[np.float64], truth: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return in how many groups each class lies, in effect, float64 (C,): (sum w)^2 / sum w^2.
-
-    Args:
-        union: pixels of each class in truth or prediction, float64 (groups, C).
-        truth: pixels of each class in the truth.
-    """
-    by_union = union.sum(axis=0) ** 2 / (union**2).sum(axis=0)
-    squares = (truth**2).sum(axis=0)
-    by_truth = np.where(squares > 0, truth.sum(axis=0) ** 2 / np.maximum(squares, 1), by_union)
-    # False alarms all over the place hide that a rare class was seen in a few specimens alone.
-    return np.where(by_truth < by_union / 2, by_truth, by_union)
+    number = len(fields) if len(fields) > 1 else sum(fields)
+    if number < MIN_FIELDS:
+        return None
+    generator = rng.generator(seed, 0, 0, stream=rng.SUBSETS)
+    first = np.concatenate([[0], np.cumsum(fields)])
+    found = []
+    for _ in range(resamples):
+        drawn = np.zeros(first[-1], np.int64)
+        for specimen in generator.integers(len(fields), size=len(fields)).tolist():
+            own = generator.integers(fields[specimen], size=fields[specimen])
+            np.add.at(drawn, first[specimen] + own, 1)
+        found.append(statistics(drawn))
+    value = statistics(np.ones(first[-1], np.int64))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        logs = np.log(np.stack(found))
+        logs[~np.isfinite(logs)] = np.nan
+        known = np.count_nonzero(np.isfinite(logs), axis=0) > resamples / 2
+        middle = np.nansum(logs, axis=0) / np.maximum(np.isfinite(logs).sum(axis=0), 1)
+        square = np.nansum(np.square(logs - middle), axis=0)
+        spread = np.sqrt(square / np.maximum(np.isfinite(logs).sum(axis=0) - 1, 1))
+        factor = np.exp(student_t(number - 1) * spread * math.sqrt(number / (number - 1)))
+        ends = np.stack([value / factor, value * factor])
+    ends[:, ~known | ~(value > 0) | (spread < 1e-12)] = np.nan
+    return ends

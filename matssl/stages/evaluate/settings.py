@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from matssl.core import paths
-from matssl.core.flags import Command, flag
+from matssl.core.flags import Command, Problem, declared, flag
 from matssl.core.parsing import parse
 from matssl.stages.settings import (
     LabelSettings,
@@ -99,6 +99,28 @@ class EvaluateSettings(RunSettings, LabelSettings, SpecimenSettings, TileSetting
     baselines: bool = flag(
         True, "results", "also score majority, grey-level and pixel-classifier baselines"
     )
+    threshold: float | None = flag(
+        None,
+        "prediction",
+        "of two classes, the second is where its probability is above this",
+        auto="as trained; else the most likely class",
+        above=0,
+        below=1,
+    )
+    results_dir: str | None = flag(
+        None,
+        "results",
+        "folder of the results itself, with preds/NAME.png (255 times the probability of the "
+        "second of two classes) as unet-compare has them; it must not exist",
+        auto="OUTPUT_DIR/eval/NAME",
+    )
+
+    def problems(self) -> list[Problem]:
+        """Return what does not go together, one sentence each."""
+        if not (self.results_dir and self.name):
+            return []
+        told = "--results_dir is the folder of the results itself; leave --name out"
+        return [Problem(told, ("results_dir", "name"))]
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -125,7 +147,20 @@ def resolve(argv: Sequence[str], here: bool = False) -> EvaluateSettings:
         UserError: all that is wrong with it.
         SystemExit: after ``--help``.
     """
-    parsed = parse(Command(DESCRIPTION, (EvaluateSettings,), (FormerSettings,)), argv, here=here)
+
+    def read(path: str) -> Mapping[str, object]:
+        from matssl.stages import published
+
+        return published.read_evaluation(path, declared(EvaluateSettings))
+
+    command = Command(DESCRIPTION, (EvaluateSettings,), (FormerSettings,))
+    parsed = parse(
+        command,
+        argv,
+        read=read,
+        problems=lambda found: found.section(EvaluateSettings).problems(),
+        here=here,
+    )
     for name in parsed.unused:
         print(f"note    --{name} has no effect any more: intervals need no resamples")
     return parsed.section(EvaluateSettings)
