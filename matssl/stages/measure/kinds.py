@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 from matssl.core.errors import UserError
 from matssl.stages.measure.fractions import Fractions
+from matssl.stages.measure.grains import Grains
 from matssl.stages.measure.kind import Kind
 from matssl.stages.measure.settings import MeasureSettings
 
-KINDS: dict[str, type[Kind]] = {kind.name: kind for kind in (Fractions,)}
+KINDS: dict[str, type[Kind]] = {kind.name: kind for kind in (Fractions, Grains)}
 
 
 def made(
@@ -24,7 +25,7 @@ def made(
         labelled: whether the masks number objects.
 
     Raises:
-        UserError: nothing suits the classes.
+        UserError: nothing suits the classes, or a measurement cannot tell what they are.
     """
     asked = [names[i] for i in chosen] or list(names)
     wanted = settings.wanted or tuple(
@@ -32,4 +33,7 @@ def made(
     )
     if not wanted:
         raise UserError(f"nothing to measure on {', '.join(asked)}; say it with --what")
-    return [KINDS[name](settings, names, chosen) for name in dict.fromkeys(wanted)]
+    found = [KINDS[name](settings, names, chosen) for name in dict.fromkeys(wanted)]
+    for kind in found:
+        kind.ready(labelled)
+    return found

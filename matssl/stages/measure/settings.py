@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from matssl.core import paths
 from matssl.core.flags import Problem, flag
 from matssl.core.parsing import parse_one
+from matssl.stages.measure.grain_settings import GrainSettings
 from matssl.stages.settings import (
     EXPERIMENTS,
     MASK_FOLDER_HELP,
@@ -23,7 +24,7 @@ DESCRIPTION = (
     "(CSV, XLSX, JSON), pictures and a report go to experiments/measure/NAME."
 )
 # Names of stages.measure.kinds.KINDS; a test holds that they agree.
-WHAT = ("fractions",)
+WHAT = ("fractions", "grains")
 
 
 def what_problem(text: str) -> str:
@@ -36,7 +37,7 @@ def what_problem(text: str) -> str:
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class MeasureSettings(SpecimenSettings, ToolSettings):
+class MeasureSettings(GrainSettings, SpecimenSettings, ToolSettings):
     """Flags of the measurement."""
 
     input: str = flag(
