@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from matssl.core import textfiles
 from matssl.core.arrays import Array
 from matssl.core.errors import UserError
+from matssl.core.labels import IGNORE
 from matssl.core.wording import counted, cut
 from matssl.data import bars, layouts, masks, readers
 from matssl.data.masks import ClassTable
@@ -228,6 +230,7 @@ def _of_labels(settings: MeasureSettings, folder: Path) -> Source:
         pixel_size=settings.pixel_size,
         classes=settings.classes,
         mask_folder=mask_folder,
+        whole=True,
     )
     if dataset.table is None:
         return _of_masks(settings, folder)
@@ -250,12 +253,16 @@ def _of_labels(settings: MeasureSettings, folder: Path) -> Source:
         pair = pairs[number]
         assert pair.mask is not None
         micrograph = record.read(pair.image)
-        raw = table.decode(readers.read_mask(pair.mask), str(pair.mask))
-        mask = record.mask(raw, micrograph)
+        raw = readers.read_mask(pair.mask)
+        decoded = table.decode(raw, str(pair.mask))
+        mask = record.mask(decoded, micrograph)
+        labels = _numbers(table, raw, decoded)
+        if labels is not None:
+            labels = np.where(mask == IGNORE, 0, record.mask(labels, micrograph))
         own = areas(mask, table.num_classes)
         name = pair.image.name
         field = Field(pair.image, name, pair.group, own, micrograph.pixel_size)
-        return Masked(field, mask, picture=_picture(pair.image, record, mask.shape))
+        return Masked(field, mask, labels, _picture(pair.image, record, mask.shape))
 
     notes = (*dataset.notes, *judged.notes, *judged.warnings)
     return Source(
@@ -267,6 +274,7 @@ def _of_labels(settings: MeasureSettings, folder: Path) -> Source:
         tuple(pair.mask for pair in pairs if pair.mask is not None),
         dataset.grouping,
         tuple(notes),
+        labelled=table.instances,
         specimens=tuple(pair.group for pair in pairs),
     )
 
@@ -279,17 +287,18 @@ def _of_masks(settings: MeasureSettings, folder: Path) -> Source:
     if settings.split is not None:
         raise UserError(f"{folder} holds masks alone, in no splits; leave --split out")
     table: ClassTable
-    table, told = masks.find_table(files, settings.classes, folder)
+    table, told = masks.find_table(files, settings.classes, folder, whole=True)
     given = readers.parse_pixel_size(settings.pixel_size)
     grouping = group(files, folder, regex=settings.group_regex, specimens=settings.specimens)
     sizes = _sizes(grouping, files)
 
     def opened(number: int) -> Masked:
         path = files[number]
-        mask = table.decode(readers.read_mask(path), str(path))
+        raw = readers.read_mask(path)
+        mask = table.decode(raw, str(path))
         size = given or sizes[number]
-        name = grouping.names[number]
-        return Masked(Field(path, path.stem, name, areas(mask, table.num_classes), size), mask)
+        field = Field(path, path.stem, grouping.names[number], areas(mask, table.num_classes), size)
+        return Masked(field, mask, _numbers(table, raw, mask))
 
     note = f"{counted(len(files), 'file')} without images beside, taken for masks (--images)"
     return Source(
@@ -301,8 +310,16 @@ def _of_masks(settings: MeasureSettings, folder: Path) -> Source:
         tuple(files),
         grouping,
         (note, *told),
+        labelled=table.instances,
         specimens=grouping.names,
     )
+
+
+def _numbers(table: ClassTable, raw: Array, mask: NDArray[np.uint8]) -> NDArray[np.int32] | None:
+    """Return the numbers of objects where masks number them, None where they hold classes."""
+    if not table.instances:
+        return None
+    return masks.numbers(masks.plain(raw, table.alpha), mask == 1)
 
 
 def chosen(settings: MeasureSettings, source: Source) -> tuple[int, ...]:

@@ -75,6 +75,16 @@ class Kind(ABC):
             labelled: whether the masks number objects.
         """
 
+    def ready(self, labelled: bool) -> None:  # noqa: B027
+        """Refuse what cannot be measured, before anything is written.
+
+        Args:
+            labelled: whether the masks number objects.
+
+        Raises:
+            UserError: in words, with the flag that helps.
+        """
+
     @abstractmethod
     def add(self, one: Masked, place: Path) -> None:
         """Measure a field.

@@ -9,6 +9,7 @@ from matssl.core import paths
 from matssl.core.flags import Problem, flag
 from matssl.core.parsing import parse_one
 from matssl.stages.measure.defect_settings import DefectSettings
+from matssl.stages.measure.grain_settings import GrainSettings
 from matssl.stages.measure.layer_settings import LayerSettings
 from matssl.stages.measure.object_settings import ObjectSettings
 from matssl.stages.settings import (
@@ -26,7 +27,7 @@ DESCRIPTION = (
     "(CSV, XLSX, JSON), pictures and a report go to experiments/measure/NAME."
 )
 # Names of stages.measure.kinds.KINDS; a test holds that they agree.
-WHAT = ("fractions", "objects", "layers")
+WHAT = ("fractions", "objects", "grains", "layers")
 
 
 def what_problem(text: str) -> str:
@@ -40,7 +41,7 @@ def what_problem(text: str) -> str:
 
 @dataclass(frozen=True, repr=False, eq=False)
 class MeasureSettings(
-    ObjectSettings, LayerSettings, DefectSettings, SpecimenSettings, ToolSettings
+    ObjectSettings, GrainSettings, LayerSettings, DefectSettings, SpecimenSettings, ToolSettings
 ):
     """Flags of the measurement."""
 
