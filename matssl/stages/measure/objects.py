@@ -39,7 +39,7 @@ RULE = (
     "of pixels. Aspect ratio and orientation from second moments; angles counter-clockwise from x, "
     "y up; no shape below an ECD of 10 px; circularity is 4 pi A / P² of the outer outline and may "
     "exceed 1. Nearest neighbours by centres; empty where the edge is nearer. x and y from the "
-    "upper left corner. S_V = 2 P_L, mean free path and the other values of ASTM E1245 come from lines "
+    "upper left corner. S_V = 2 P_L, mean free path and the values of ASTM E1245 come from lines "
     "through all pixels in four directions; S_V holds where outlines have no preferred direction "
     "(isotropic) or sections are cut at random. Intervals: 95 %, bootstrap of specimens and of "
     "their fields, from five of them on."
