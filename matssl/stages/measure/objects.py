@@ -154,7 +154,8 @@ class Objects(Kind):
             rows,
             {"unit of length": unit.name, "specimens": rows, "sizes": written["sizes"]},
             [figure for one in all_ for figure in self._figures(one, unit)],
-            [tables.page_row(one, self.names, unit) for one in said],
+            # What stands first is seen where there are many specimens.
+            [tables.page_row(one, self.names, unit) for one in (all_ if several else []) + each],
             notes,
             lambda folder: self._pictures(folder, all_, each, edges, unit),
         )
