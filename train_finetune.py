@@ -19,6 +19,13 @@ def main(argv: Sequence[str]) -> int:
     for note in notes if not resolved.quiet else ():
         print(f"note    {note}", flush=True)
     # torch is imported here, so that --help and wrong flags answer at once.
+    if resolved.folds is not None:
+        from matssl.stages.evaluate.held_out import score
+        from matssl.stages.finetune.cross import cross_validate
+
+        # Stages know nothing of each other: what scores the folds is handed over.
+        cross_validate(resolved, argv, score)
+        return 0
     from matssl.stages.finetune.loop import finetune
 
     finetune(resolved, argv)

@@ -52,6 +52,7 @@ import numpy as np
 import tifffile
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from safetensors.torch import load_file
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -424,6 +425,9 @@ def of_images(folder: Path) -> dict[str, str]:
         else:
             encoded = np.frombuffer(path.read_bytes(), np.uint8)
             pixels = cv2.imdecode(encoded, cv2.IMREAD_UNCHANGED)
+            with Image.open(path) as picture:
+                # Of a palette its indices: they are what was written before there was one.
+                pixels = np.array(picture) if picture.mode == "P" else pixels
         found[path.name] = of_array(pixels)
     return found
 

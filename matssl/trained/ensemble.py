@@ -74,14 +74,16 @@ def joined(payloads: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             for name, tensor in payload["state"].items()
         },
         "preprocess": first["preprocess"],
-        MEMBERS: [
-            {
-                "mean": list(payload["preprocess"]["mean"]),
-                "std": list(payload["preprocess"]["std"]),
-                "temperature": temperature(payload),
-            }
-            for payload in payloads
-        ],
+        "progress": {
+            MEMBERS: [
+                {
+                    "mean": list(payload["preprocess"]["mean"]),
+                    "std": list(payload["preprocess"]["std"]),
+                    "temperature": temperature(payload),
+                }
+                for payload in payloads
+            ]
+        },
     }
 
 

@@ -115,6 +115,34 @@ def folds(pairs: Sequence[Pair], count: int, seed: int) -> list[tuple[int, ...]]
     return result
 
 
+def grouped_folds(pairs: Sequence[Pair], count: int, seed: int) -> list[tuple[int, ...]]:
+    """Return the held-out indices of each of ``count`` folds of whole groups, about equally large.
+
+    The largest group goes first, into the fold that has the fewest images so far; equal ones come
+    in an order drawn from ``seed``. The order of the pairs decides nothing.
+
+    Args:
+        pairs: in whatever order.
+        count: 2 to the number of groups.
+        seed: of the draw.
+
+    Raises:
+        ValueError: more folds than groups, or fewer than two.
+    """
+    sizes = Counter(pair.group for pair in pairs)
+    groups = sorted(sizes)
+    if not 2 <= count <= len(groups):
+        raise ValueError(f"{len(groups)} groups cannot make {count} folds")
+    order = rng.generator(seed, 1, 0, stream=rng.ORDER).permutation(len(groups))
+    by_size = sorted((groups[place] for place in order), key=lambda name: -sizes[name])
+    held: list[set[str]] = [set() for _ in range(count)]
+    for name in by_size:
+        # Of folds with as many images, one without a group: each gets one.
+        least = min(held, key=lambda own: (sum(sizes[group] for group in own), len(own)))
+        least.add(name)
+    return [tuple(i for i, pair in enumerate(pairs) if pair.group in own) for own in held]
+
+
 def cut_all(pairs: Sequence[Pair], seed: int) -> list[Pair]:
     """Return the pairs with train, val and test by group, 60, 20 and 20 % where groups allow it.
 

@@ -32,6 +32,8 @@ CROP_SIZE = 192
 LOSSES = ("dice_ce", "dice", "ce", "focal", "bce")
 # Values of --class_weights that are no numbers.
 NAMED_WEIGHTS = ("none", "balanced")
+# Value of --folds for as many as there are specimens.
+ALL, MOST_FOLDS = "all", 1000
 
 
 def loss_problem(name: str) -> str:
@@ -39,6 +41,13 @@ def loss_problem(name: str) -> str:
     if name.lower() in LOSSES:
         return ""
     return f"--loss_function must be BCE, Dice or Focal, not {name}"
+
+
+def folds_problem(text: str) -> str:
+    """Return what is wrong with ``--folds``, "" where nothing is."""
+    if text == ALL or (text.isascii() and text.isdigit() and 2 <= int(text[:9]) <= MOST_FOLDS):
+        return ""
+    return f"--folds must be 2 to {MOST_FOLDS}, or {ALL} (a fold for each specimen), not {text}"
 
 
 def given_weights(class_weights: str) -> tuple[float, ...]:
@@ -97,6 +106,15 @@ class FinetuneSettings(
         "folds inside a few images choose the number of steps",
         low=0,
         below=1,
+    )
+    folds: str | None = flag(
+        None,
+        "data",
+        "cross-validation: train so many models (2 or more; all: one for each specimen), each "
+        "without the specimens of its fold, which it is then scored on; test images stay closed",
+        auto="one model",
+        first=True,
+        check=folds_problem,
     )
     max_train_images: int | None = flag(None, "data", "use only the first N after shuffling", low=1)
     data_ratio: float = flag(
@@ -188,6 +206,7 @@ class FinetuneSettings(
         auto="192, or --input_size",
         low=1,
         high=8192,
+        excludes="whole_images",
     )
     loss: str = flag("dice_ce", "training", "loss function", choices=LOSSES)
     class_weights: str = flag(
@@ -273,7 +292,7 @@ class FinetuneSettings(
         if self.resume and not (self.name or self.results_dir):
             wrong.append(Problem("--resume needs the --name of the run", ("name",)))
         wrong += self.network_problems(self.encoder, self.decoder)
-        wrong += self.sample_problems(self.crop_size, self.input_size, self.rare_class_p, self.d4)
+        wrong += self.sample_problems(self.input_size, self.rare_class_p, self.d4)
         wrong += self.list_problems(self.splits, self.name)
         return wrong
 
