@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import zipfile
 from pathlib import Path
 
 import cv2
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 from matssl.core.errors import UserError
+from matssl.stages.measure import export
 from matssl.stages.measure.object_settings import area, depth
 from matssl.stages.measure.objects import Objects
 from matssl.tools import measure, regions
@@ -225,6 +227,20 @@ def test_tables_carry_units_intervals_and_no_nan(tmp_path: Path) -> None:
     told = json.loads((out / "measure.json").read_text(encoding="utf-8"))["objects"]
     assert told["unit of length"] == "nm" and math.isfinite(told["specimens"][0]["D50 (nm)"])
     assert (out / "objects.csv").read_bytes().startswith(b"\xef\xbb\xbf")
+
+
+def test_long_tables_are_whole_in_csv_and_begun_in_the_workbook(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export, "SHEET_ROWS", 5)
+    monkeypatch.setattr(export, "CHUNK", 2)
+    out = _measure(tmp_path, _run_folder(tmp_path / "run"), "--what", "objects", "--min_area", "4")
+    assert len(_rows(out / "objects.csv")) == 12
+    with zipfile.ZipFile(out / "measure.xlsx") as book:
+        strings = book.read("xl/sharedStrings.xml").decode()
+        # Of the sheets the second, behind that of the specimens.
+        rows = book.read("xl/worksheets/sheet2.xml").count(b"<row ")
+    assert rows == 1 + 5 + 1 and "the first 5 of 12 rows; all of them: objects.csv" in strings
 
 
 def test_objects_are_measured_where_a_class_may_be_some() -> None:
