@@ -124,7 +124,7 @@ class Objects(Kind):
             notes += summary.doubts(self.names[kind], together, own)
         several = any(one.specimens > 1 for one in all_)
         said = each + (all_ if several else [])
-        notes += self._few(each) + self._scales()
+        notes += self._few(each) + self._scales() + self._numbered()
         edges = [self._edges(one) for one in all_]
         classes = [
             row
@@ -196,6 +196,20 @@ class Objects(Kind):
             told = f"{min(map(float, filter(None, known))):.4g} to {max(filter(None, known)):.4g}"
             return [f"Pixel sizes from {told} nm: each field is measured with its own."]
         return []
+
+    def _numbered(self) -> list[str]:
+        if not any(one.numbered for one in self.found):
+            return []
+        idle = [
+            flag
+            for flag, given in (
+                ("--separate", self.rules.separate),
+                ("--fill_holes", self.rules.fill),
+            )
+            if given
+        ]
+        told = f"; {' and '.join(idle)} did not act on them" if idle else ""
+        return [f"The masks number their objects, which are taken as they are{told}."]
 
     def _edges(self, one: Summary) -> tuple[np.ndarray, bool]:
         """Return the edges of the classes of sizes, and whether they are logarithmic."""
