@@ -41,6 +41,7 @@ class Source:
         notes: what was taken for what, in words.
         labelled: whether the masks number objects.
         predicted: whether a model made the masks, whose own error the numbers then hold.
+        specimens: which each field is of.
     """
 
     what: str
@@ -53,6 +54,7 @@ class Source:
     notes: tuple[str, ...] = ()
     labelled: bool = False
     predicted: bool = False
+    specimens: tuple[str, ...] = ()
 
     def fields(self) -> Iterator[Masked]:
         """Yield every field; the pixels of one are in memory at a time."""
@@ -107,13 +109,14 @@ def _of_run(settings: MeasureSettings, folder: Path, predicted: Path) -> Source:
     grouping = group(files, predicted, regex=settings.group_regex, specimens=settings.specimens)
     sizes = dict(zip(files, _sizes(grouping, files), strict=True))
     record = _record(settings)
+    own = list(grouping.names)
+    for number, path in enumerate(files):
+        if path.stem in listed and not grouping.told:
+            own[number] = listed[path.stem].group
 
     def opened(number: int) -> Masked:
-        path = files[number]
+        path, specimen = files[number], own[number]
         row = listed.get(path.stem)
-        specimen = grouping.names[number]
-        if row is not None and not grouping.told:
-            specimen = row.group
         size = given or sizes[path] or (row.pixel_size if row else None)
         mask = np.asarray(readers.read_mask(path)).astype(np.uint8, copy=False)
         # Rows of a cut-off information bar are no field.
@@ -124,7 +127,17 @@ def _of_run(settings: MeasureSettings, folder: Path, predicted: Path) -> Source:
         return Masked(field, mask, picture=_picture(image, record, mask.shape))
 
     what = "phase maps" if predicted.parent.name == "maps" else "predicted masks"
-    return Source(what, folder, names, len(files), opened, tuple(files), grouping, predicted=True)
+    return Source(
+        what,
+        folder,
+        names,
+        len(files),
+        opened,
+        tuple(files),
+        grouping,
+        predicted=True,
+        specimens=tuple(own),
+    )
 
 
 def _by_output(table: Sequence[Listed], names: Sequence[str]) -> dict[str, Listed]:
@@ -272,6 +285,7 @@ def _of_labels(settings: MeasureSettings, folder: Path) -> Source:
         tuple(pair.mask for pair in pairs if pair.mask is not None),
         dataset.grouping,
         tuple(notes),
+        specimens=tuple(pair.group for pair in pairs),
     )
 
 
@@ -297,7 +311,15 @@ def _of_masks(settings: MeasureSettings, folder: Path) -> Source:
 
     note = f"{counted(len(files), 'file')} without images beside, taken for masks (--images)"
     return Source(
-        "masks", folder, table.names, len(files), opened, tuple(files), grouping, (note, *told)
+        "masks",
+        folder,
+        table.names,
+        len(files),
+        opened,
+        tuple(files),
+        grouping,
+        (note, *told),
+        specimens=grouping.names,
     )
 
 

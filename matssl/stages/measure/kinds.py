@@ -15,7 +15,11 @@ KINDS: dict[str, type[Kind]] = {kind.name: kind for kind in (Fractions, Objects,
 
 
 def made(
-    settings: MeasureSettings, names: Sequence[str], chosen: Sequence[int], labelled: bool
+    settings: MeasureSettings,
+    names: Sequence[str],
+    chosen: Sequence[int],
+    labelled: bool,
+    predicted: bool = False,
 ) -> list[Kind]:
     """Return the measurements that a command asks for, each without a field.
 
@@ -24,6 +28,7 @@ def made(
         names: of the classes.
         chosen: indices of those asked for, empty for none.
         labelled: whether the masks number objects.
+        predicted: whether a model made the masks.
 
     Raises:
         UserError: nothing suits the classes.
@@ -34,4 +39,7 @@ def made(
     )
     if not wanted:
         raise UserError(f"nothing to measure on {', '.join(asked)}; say it with --what")
-    return [KINDS[name](settings, names, chosen) for name in dict.fromkeys(wanted)]
+    found = [KINDS[name](settings, names, chosen) for name in dict.fromkeys(wanted)]
+    for kind in found:
+        kind.predicted = predicted
+    return found
