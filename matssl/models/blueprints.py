@@ -11,7 +11,8 @@ import segmentation_models_pytorch as smp
 import torch
 from torch import Tensor, nn
 
-from matssl.models import small_unet
+from matssl.core.errors import UserError
+from matssl.models import classic_unet, small_unet
 from matssl.models.encoders import DEPTH, DILATED_STRIDE, REFUSALS
 
 # The library's own encoders by the tensor that each begins with. Those of timm (tu-NAME) are too
@@ -48,6 +49,14 @@ def blueprint(name: str, in_channels: int = 3, dilated: bool = False) -> Mapping
     if name == small_unet.NAME:
         with torch.device("meta"):
             return small_unet.SmallUnetEncoder(in_channels).state_dict()
+    if classic_unet.is_classic(name):
+        try:
+            filters, batchnorm = classic_unet.shape(name)
+        except UserError:
+            return {}
+        with torch.device("meta"):
+            made_of = classic_unet.ClassicUnetEncoder(in_channels, filters, batchnorm)
+            return made_of.state_dict()
     stride = {"output_stride": DILATED_STRIDE} if dilated else {}
 
     def made() -> nn.Module:

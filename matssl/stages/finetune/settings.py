@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from matssl.core import parsing, paths
-from matssl.core.flags import Command, Problem, flag, peek
+from matssl.core.flags import Command, Problem, declared, flag, peek
 from matssl.decoders import described, segmenting
+from matssl.stages.finetune.sections import ListSettings, NetworkSettings, ScoreSettings
 from matssl.stages.settings import (
     ImageSettings,
     LabelSettings,
@@ -76,7 +77,15 @@ def study_weights(name: str) -> str:
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class FinetuneSettings(RunSettings, TrainingSettings, LabelSettings, ImageSettings):
+class FinetuneSettings(
+    RunSettings,
+    TrainingSettings,
+    LabelSettings,
+    ImageSettings,
+    NetworkSettings,
+    ScoreSettings,
+    ListSettings,
+):
     """Flags of train_finetune.py."""
 
     finetune_dataset: str = flag(
@@ -234,7 +243,9 @@ class FinetuneSettings(RunSettings, TrainingSettings, LabelSettings, ImageSettin
         low=0,
         below=1,
     )
-    val_every: int = flag(100, "training", "steps between two validations", low=1)
+    val_every: int = flag(
+        100, "training", "steps between two validations", low=1, excludes="val_epochs"
+    )
     patience: int = flag(
         0, "training", "stop after so many validations without gain; 0: never", low=0
     )
@@ -248,8 +259,9 @@ class FinetuneSettings(RunSettings, TrainingSettings, LabelSettings, ImageSettin
     d4: str = flag(
         "full",
         "augmentation",
-        "orientations drawn: all eight, without quarter turns, mirror only, none",
-        choices=("full", "flips", "hflip", "none"),
+        "orientations drawn: all eight, without quarter turns, mirror only, none; each: all eight "
+        "in turn",
+        choices=("full", "flips", "hflip", "none", "each"),
     )
     scale_jitter: float = flag(
         0.0, "augmentation", "crops are zoomed by up to this share", low=0, high=2
@@ -276,8 +288,11 @@ class FinetuneSettings(RunSettings, TrainingSettings, LabelSettings, ImageSettin
         if self.data_ratio < 1 and self.max_train_images is not None:
             told = "give --data_ratio or --max_train_images, not both"
             wrong.append(Problem(told, ("data_ratio", "max_train_images")))
-        if self.resume and not self.name:
+        if self.resume and not (self.name or self.results_dir):
             wrong.append(Problem("--resume needs the --name of the run", ("name",)))
+        wrong += self.network_problems(self.encoder, self.decoder)
+        wrong += self.sample_problems(self.crop_size, self.input_size, self.rare_class_p, self.d4)
+        wrong += self.list_problems(self.splits, self.name)
         return wrong
 
     def resolved(self) -> FinetuneSettings:
@@ -317,7 +332,7 @@ def resolve(argv: Sequence[str], here: bool = False) -> FinetuneSettings:
     def read(path: str) -> Mapping[str, Any]:
         from matssl.stages import published
 
-        return published.read(path, finetune=True)
+        return published.read(path, finetune=True, own=declared(FinetuneSettings))
 
     command = Command(
         DESCRIPTION,
