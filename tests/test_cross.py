@@ -417,7 +417,7 @@ def test_folds_killed_between_two_and_within_one_go_on_to_the_same_bits(
     assert "--weight_decay was 0.01, is 0" in capsys.readouterr().err
     assert guard(train_finetune.main, [*argv, "--resume"]) == 0
     said = capsys.readouterr().out
-    assert "fold 1: kept" in said and "resumed at step 2" in said
+    assert "fold 1 of cv: done before, kept" in said and "resumed at step 2" in said
     assert (mine / "fold_1" / "best.ckpt").stat().st_mtime_ns == before
     assert _same(mine / "ensemble.ckpt", run / "ensemble.ckpt")
     for name in ("confusion.json", "cv_summary.csv"):

@@ -116,6 +116,27 @@ def reliability(probabilities: Array, truth: NDArray[np.uint8]) -> Reliability:
     return Reliability(pixels, right, confidence)
 
 
+def before_and_after(
+    probabilities: Array, truth: NDArray[np.uint8], temperature: float
+) -> tuple[Reliability, Reliability]:
+    """Return the reliability of probabilities before they were tempered, and as they are now.
+
+    Args:
+        probabilities: (C, H, W), tempered.
+        truth: class indices, uint8 (H, W); 255 counts for nothing.
+        temperature: that tempered them.
+    """
+    after = reliability(probabilities, truth)
+    if temperature == 1:
+        return after, after
+    before = []
+    for rows in strips(len(truth), ROWS):
+        part = np.array(probabilities[:, rows])
+        temper(part, 1 / temperature)
+        before.append(reliability(part, truth[rows]))
+    return sum(before[1:], before[0]), after
+
+
 def together(parts: Sequence[Reliability]) -> Reliability | None:
     """Return the pixels of several images in one; None without any."""
     if not parts:

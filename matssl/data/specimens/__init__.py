@@ -12,7 +12,9 @@ from matssl.data.specimens.splitting import (
     cut_validation,
     folds,
     grouped_folds,
+    one_left,
     take,
+    validated_inside,
 )
 from matssl.data.specimens.table import FILE_NAME, Row, SpecimenTable, read_table, write_table
 
@@ -27,8 +29,10 @@ __all__ = [
     "cut_validation",
     "folds",
     "group",
+    "one_left",
     "grouped_folds",
     "read_table",
     "take",
+    "validated_inside",
     "write_table",
 ]

@@ -26,6 +26,7 @@ from matssl.data.prefetch import prefetched
 from matssl.data.preprocess import Preprocess
 from matssl.data.readers import Micrograph
 from matssl.measure.field import Field, areas
+from matssl.metrics import calibration
 from matssl.metrics.counts import confusion
 from matssl.preflight import Preflight
 from matssl.stages import console, drawing, failures, resume
@@ -119,6 +120,7 @@ def evaluate(settings: EvaluateSettings, argv: Sequence[str] = ()) -> Path:
         "model": str(settings.model_path),
         "dataset": settings.dataset_name or inputs.dataset.root.name,
         "split": settings.split or (inputs.pairs[0].split if inputs.pairs else ""),
+        "temperature": segmenter.temperature,
         "lineage": segmenter.lineage.stored(),
         "warnings": [*warnings, *copies],
         "baselines_wanted": settings.baselines,
@@ -408,6 +410,7 @@ def _one_image(
     drawing.write_masks(folder, "masks", name, found.classes, count)
     drawing.write_label(folder, name, found.classes, micrograph.pixel_size)
     predicted, truth_areas, gathered = areas(found.classes, count), None, None
+    probable = None
     rival_counts: dict[str, NDArray[np.int64]] = {}
     if pair.mask is not None:
         raw = inputs.truth.decode(readers.read_mask(pair.mask), str(pair.mask))
@@ -419,10 +422,11 @@ def _one_image(
         else:
             predicted, truth_areas = counts.sum(axis=0), counts.sum(axis=1)
             rival_counts = _rival_counts(rivals, segmenter.record, micrograph, mask, count)
+            probable = calibration.before_and_after(found.probabilities, mask, found.temperature)
     field = Field(pair.image, name, pair.group, predicted, micrograph.pixel_size)
     true = None if truth_areas is None else replace(field, areas=truth_areas)
     pixels = readers.digest(micrograph.pixels)
-    return Result(pair, field, true, gathered, rival_counts, pixels)
+    return Result(pair, field, true, gathered, rival_counts, pixels, probable)
 
 
 def _rival_counts(

@@ -332,7 +332,8 @@ def _train(
     Raises:
         UserError: it failed; how to go on is said.
     """
-    console.say(settings, rt, f"\nfold {fold.number}: {'kept' if state == 'done' else root.name}")
+    told = {"done": "done before, kept", "begun": "goes on", "new": "begins"}[state]
+    console.say(settings, rt, f"\nfold {fold.number} of {root.name}: {told}")
     if state == "done":
         return
     own = replace(settings, resume=state == "begun", overwrite=state == "new")

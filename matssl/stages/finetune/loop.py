@@ -49,6 +49,8 @@ def finetune(settings: FinetuneSettings, argv: Sequence[str] = ()) -> Path:
     RunFolder.check(root, settings.resume, settings.overwrite)
     settings, dataset, known, found = start.examined(settings, rt, root)
     train, val = reading.parted(settings, known)
+    for note in specimens.validated_inside(known.pairs, train, val):
+        console.say(settings, rt, f"note    {note}")
     inputs = reading.load(dataset, train, val, found.record)
     try:
         return trained(settings, rt, root, inputs, found.text(), argv)
