@@ -46,7 +46,7 @@ def _g_area(ratio: float) -> float:
 
 def _networks(drawn: NDArray[np.bool_], close_gaps: int = 5) -> Network:
     counted = np.ones(drawn.shape, bool)
-    return network.from_boundaries(drawn.astype(np.uint8), 1, counted, close_gaps)
+    return network.from_boundaries(drawn.astype(np.uint8), drawn, counted, close_gaps)
 
 
 def _without_fragments(crystal: Polycrystal) -> NDArray[np.int32]:
@@ -149,10 +149,10 @@ def otsu_watershed(image: NDArray[np.uint8]) -> NDArray[np.bool_]:
     scaled = cv2.normalize(flat, None, 0, 255, cv2.NORM_MINMAX).astype(np.uint8)
     _, bright = cv2.threshold(scaled, 0, 255, cv2.THRESH_BINARY + cv2.THRESH_OTSU)
     distance = ndimage.gaussian_filter(ndimage.distance_transform_edt(bright > 0), 2)
-    peaks = peak_local_max(distance, min_distance=7, exclude_border=False)  # type: ignore[no-untyped-call]
+    peaks = peak_local_max(distance, min_distance=7, exclude_border=False)
     marks = np.zeros(image.shape, np.int32)
     marks[tuple(peaks.T)] = np.arange(1, len(peaks) + 1)
-    grains = watershed(-distance, marks, watershed_line=True)  # type: ignore[no-untyped-call]
+    grains = watershed(-distance, marks, watershed_line=True)
     return np.asarray(grains == 0)
 
 

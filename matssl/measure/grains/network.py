@@ -45,7 +45,10 @@ class Network:
 
 
 def from_boundaries(
-    phases: NDArray[np.uint8], boundary: int, counted: NDArray[np.bool_], close_gaps: int = 0
+    phases: NDArray[np.uint8],
+    drawn: NDArray[np.bool_],
+    counted: NDArray[np.bool_],
+    close_gaps: int = 0,
 ) -> Network:
     """Return the grains between drawn boundaries.
 
@@ -56,11 +59,11 @@ def from_boundaries(
 
     Args:
         phases: class of each pixel, (H, W).
-        boundary: class of the boundaries.
+        drawn: pixels of boundaries, (H, W).
         counted: pixels that count.
         close_gaps: widest gap in pixels that is closed.
     """
-    drawn = (phases == boundary) & counted
+    drawn = drawn & counted
     added, closed = links(drawn, close_gaps) if close_gaps else (np.zeros_like(drawn), 0)
     lines = drawn | (added & counted)
     open_ = np.where(lines | ~counted, -1, phases.astype(np.int16))
@@ -99,7 +102,7 @@ def window(counted: NDArray[np.bool_]) -> tuple[slice, slice]:
 def _connected(phases: NDArray[np.int16]) -> NDArray[np.int64]:
     """Return the numbers of the parts of equal class whose pixels meet at sides; 0 for class -1."""
     parts: NDArray[np.int64]
-    parts = label(phases, connectivity=1, background=-1)  # type: ignore[no-untyped-call]
+    parts = label(phases, connectivity=1, background=-1)
     return parts
 
 

@@ -43,6 +43,7 @@ class Source:
         notes: what was taken for what, in words.
         labelled: whether the masks number objects.
         predicted: whether a model made the masks, whose own error the numbers then hold.
+        specimens: which each field is of.
     """
 
     what: str
@@ -55,6 +56,7 @@ class Source:
     notes: tuple[str, ...] = ()
     labelled: bool = False
     predicted: bool = False
+    specimens: tuple[str, ...] = ()
 
     def fields(self) -> Iterator[Masked]:
         """Yield every field; the pixels of one are in memory at a time."""
@@ -96,9 +98,10 @@ def _of_run(settings: MeasureSettings, folder: Path, predicted: Path) -> Source:
             f"--crop_bottom acts on a labelled folder; in {folder} the rows were cut off when it "
             f"was made: give --crop_bottom to {EVALUATION} or {PHASES}"
         )
-    if settings.classes or settings.mask_folder:
+    if settings.classes or settings.mask_folder or settings.split:
         raise UserError(
-            f"{folder} says its classes and masks itself; leave --classes and --mask_folder out"
+            f"{folder} says its classes and masks itself; leave --classes, --mask_folder and "
+            "--split out"
         )
     files = readers.find_images(predicted)
     names, table = _facts(folder)
@@ -108,13 +111,14 @@ def _of_run(settings: MeasureSettings, folder: Path, predicted: Path) -> Source:
     grouping = group(files, predicted, regex=settings.group_regex, specimens=settings.specimens)
     sizes = dict(zip(files, _sizes(grouping, files), strict=True))
     record = _record(settings)
+    own = list(grouping.names)
+    for number, path in enumerate(files):
+        if path.stem in listed and not grouping.told:
+            own[number] = listed[path.stem].group
 
     def opened(number: int) -> Masked:
-        path = files[number]
+        path, specimen = files[number], own[number]
         row = listed.get(path.stem)
-        specimen = grouping.names[number]
-        if row is not None and not grouping.told:
-            specimen = row.group
         size = given or sizes[path] or (row.pixel_size if row else None)
         mask = np.asarray(readers.read_mask(path)).astype(np.uint8, copy=False)
         # Rows of a cut-off information bar are no field.
@@ -125,7 +129,17 @@ def _of_run(settings: MeasureSettings, folder: Path, predicted: Path) -> Source:
         return Masked(field, mask, picture=_picture(image, record, mask.shape))
 
     what = "phase maps" if predicted.parent.name == "maps" else "predicted masks"
-    return Source(what, folder, names, len(files), opened, tuple(files), grouping, predicted=True)
+    return Source(
+        what,
+        folder,
+        names,
+        len(files),
+        opened,
+        tuple(files),
+        grouping,
+        predicted=True,
+        specimens=tuple(own),
+    )
 
 
 def _sizes(grouping: Grouping, files: Sequence[Path]) -> list[float | None]:
@@ -222,6 +236,12 @@ def _of_labels(settings: MeasureSettings, folder: Path) -> Source:
         return _of_masks(settings, folder)
     table = dataset.table
     pairs = [pair for pair in dataset.pairs if pair.mask is not None]
+    if settings.split is not None:
+        pairs = [pair for pair in pairs if pair.split == settings.split]
+        if not pairs:
+            raise UserError(
+                f"{root} has no split {settings.split!r}; there are: {', '.join(dataset.splits)}"
+            )
     record = _record(settings).told(dataset.grouping.pixel_sizes)
     judged = bars.of_pairs(
         [(pair.image, pair.mask) for pair in pairs], record.read, record.crop_bottom
@@ -254,7 +274,8 @@ def _of_labels(settings: MeasureSettings, folder: Path) -> Source:
         tuple(pair.mask for pair in pairs if pair.mask is not None),
         dataset.grouping,
         tuple(notes),
-        table.instances,
+        labelled=table.instances,
+        specimens=tuple(pair.group for pair in pairs),
     )
 
 
@@ -263,6 +284,8 @@ def _of_masks(settings: MeasureSettings, folder: Path) -> Source:
     files = readers.find_images(folder)
     if not files:
         raise UserError(f"no images in {folder}")
+    if settings.split is not None:
+        raise UserError(f"{folder} holds masks alone, in no splits; leave --split out")
     table: ClassTable
     table, told = masks.find_table(files, settings.classes, folder, whole=True)
     given = readers.parse_pixel_size(settings.pixel_size)
@@ -287,7 +310,8 @@ def _of_masks(settings: MeasureSettings, folder: Path) -> Source:
         tuple(files),
         grouping,
         (note, *told),
-        table.instances,
+        labelled=table.instances,
+        specimens=grouping.names,
     )
 
 
