@@ -20,7 +20,7 @@ from matssl.core.arrays import Array, percentiles
 from matssl.core.run_folder import atomic_path
 
 # Longest side of an overlay in its own pixels: small fields are drawn larger, big ones smaller.
-DRAWN = 1600
+DRAWN, LARGER = 1600, 8
 # So many objects get their number; of more the largest.
 NUMBERED = 200
 LETTER, LINE = 17, 2
@@ -69,7 +69,7 @@ def overlay(
         pixel_size: nm; draws a scale bar.
     """
     height, width = objects[0].labels.shape
-    factor = DRAWN / max(height, width)
+    factor = min(DRAWN / max(height, width), LARGER)
     size = (max(1, round(width * factor)), max(1, round(height * factor)))
     canvas = _ground(micrograph, objects, size)
     colours = [BRIGHT[i % len(BRIGHT)] for i in range(len(objects))]

@@ -407,7 +407,7 @@ def _one_image(
                 tifffile.imwrite(
                     temporary, half, compression="zlib", photometric="minisblack", **tags
                 )
-    published.write_preds(folder, settings, name, found.probabilities)
+    published.write_preds(folder, settings, name, found)
     drawing.write_masks(folder, "masks", name, found.classes, count)
     drawing.write_label(folder, name, found.classes, micrograph.pixel_size)
     predicted, truth_areas, gathered = areas(found.classes, count), None, None

@@ -105,7 +105,7 @@ def _of_run(settings: MeasureSettings, folder: Path, predicted: Path) -> Source:
         )
     files = readers.find_images(predicted)
     names, table = _facts(folder)
-    listed = {row.image.stem: row for row in table}
+    listed = _by_output(table, [path.stem for path in files])
     images = _images_beside(settings, files)
     given = readers.parse_pixel_size(settings.pixel_size)
     grouping = group(files, predicted, regex=settings.group_regex, specimens=settings.specimens)
@@ -140,6 +140,24 @@ def _of_run(settings: MeasureSettings, folder: Path, predicted: Path) -> Source:
         predicted=True,
         specimens=tuple(own),
     )
+
+
+def _by_output(table: Sequence[Listed], names: Sequence[str]) -> dict[str, Listed]:
+    """Return the line of a run's table by the name of its mask.
+
+    That is the stem of the image; where two images share one, its folders stand before it, and its
+    ending behind it where that is needed (:func:`matssl.stages.drawing.output_names`).
+    """
+    from matssl.stages.drawing import fitting
+
+    wanted, found = set(names), dict[str, list[Listed]]()
+    for row in table:
+        parts = row.image.with_suffix("").parts
+        ends = ["_".join(parts[-n:]) for n in range(1, len(parts) + 1)]
+        ends += [f"{end}_{row.image.suffix.lstrip('.')}" for end in ends]
+        for name in {fitting(end) for end in ends} & wanted:
+            found.setdefault(name, []).append(row)
+    return {name: rows[0] for name, rows in found.items() if len(rows) == 1}
 
 
 def _sizes(grouping: Grouping, files: Sequence[Path]) -> list[float | None]:

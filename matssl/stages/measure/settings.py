@@ -41,12 +41,7 @@ def what_problem(text: str) -> str:
 
 @dataclass(frozen=True, repr=False, eq=False)
 class MeasureSettings(
-    ObjectSettings,
-    GrainSettings,
-    LayerSettings,
-    DefectSettings,
-    SpecimenSettings,
-    ToolSettings,
+    ObjectSettings, GrainSettings, LayerSettings, DefectSettings, SpecimenSettings, ToolSettings
 ):
     """Flags of the measurement."""
 
