@@ -168,13 +168,8 @@ def find(
     mask_folder: str | None = None,
     table: masks.ClassTable | None = None,
     opened: Sequence[str] | None = None,
-<<<<<<< HEAD
-    whole: bool = False,
-    lists: Lists | None = None,
-=======
     lists: Lists | None = None,
     whole: bool = False,
->>>>>>> main
 ) -> Dataset:
     """Return the data set in a folder: pairs by split, class table, groups.
 
@@ -190,13 +185,8 @@ def find(
         mask_folder: ``--mask_folder``, where names do not say which folder holds the masks.
         table: use this class table instead of looking for one (evaluation of a model).
         opened: only masks of these splits are opened to find the classes; all when None.
-<<<<<<< HEAD
-        whole: see :func:`matssl.data.masks.find_table`.
-        lists: images that are given by name or share, in place of ``splits``.
-=======
         lists: images that are given by name or share, in place of ``splits``.
         whole: see :func:`matssl.data.masks.find_table`.
->>>>>>> main
 
     Raises:
         UserError: nothing found, images without masks or the reverse, masks that cannot be read.
