@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -84,11 +85,18 @@ def from_phases(phases: NDArray[np.uint8], counted: NDArray[np.bool_]) -> Networ
 def from_labels(numbers: NDArray[np.int32], counted: NDArray[np.bool_]) -> Network:
     """Return the grains of a label image; pixels without a number go to the nearest grain.
 
+    A number below ``SMALLEST`` pixels at the edge is what the field shows of a grain, not a
+    fragment between lines.
+
     Args:
         numbers: of the grains, 0 for none, (H, W).
         counted: pixels that count.
     """
-    return _shared(np.where(counted, numbers, 0).astype(np.int64), counted)
+    parts = np.where(counted, numbers, 0).astype(np.int64)
+    if not parts.size:
+        return _shared(parts, counted)
+    edge = np.unique(np.concatenate([parts[0], parts[-1], parts[:, 0], parts[:, -1]]))
+    return _shared(parts, counted, whole=edge)
 
 
 def window(counted: NDArray[np.bool_]) -> tuple[slice, slice]:
@@ -106,10 +114,22 @@ def _connected(phases: NDArray[np.int16]) -> NDArray[np.int64]:
     return parts
 
 
-def _shared(parts: NDArray[np.int64], counted: NDArray[np.bool_], closed: int = 0) -> Network:
-    """Return parts without fragments, numbered from 1 on, with every counted pixel shared out."""
+def _shared(
+    parts: NDArray[np.int64],
+    counted: NDArray[np.bool_],
+    closed: int = 0,
+    whole: Sequence[int] | NDArray[np.int64] = (),
+) -> Network:
+    """Return parts without fragments, numbered from 1 on, with every counted pixel shared out.
+
+    Args:
+        parts: number of each pixel's part, 0 for none.
+        counted: pixels that count.
+        closed: gaps that were closed.
+        whole: numbers of parts that are no fragments, however small.
+    """
     values, places, sizes = np.unique(parts, return_inverse=True, return_counts=True)
-    kept = (values > 0) & (sizes >= SMALLEST)
+    kept = (values > 0) & ((sizes >= SMALLEST) | np.isin(values, whole))
     fragments = int(((values > 0) & ~kept).sum())
     numbers = np.where(kept, np.cumsum(kept), 0).astype(np.int32)
     labels = numbers[places.reshape(parts.shape)]
