@@ -69,13 +69,19 @@ def read(path: Path) -> Array:
     return np.asarray(values)
 
 
-def scale(paths: Sequence[Path], name: str, threshold: float = THRESHOLD) -> Scale:
+def scale(
+    paths: Sequence[Path],
+    name: str,
+    threshold: float = THRESHOLD,
+    advice: str = " (matssl.tools.measure INPUT --what objects takes any)",
+) -> Scale:
     """Return where the foreground begins in files of one folder.
 
     Args:
         paths: all of them.
         name: of the flag, for the refusal.
         threshold: above is foreground, 0 to 255.
+        advice: what to do where they number more than two classes.
 
     Raises:
         UserError: they number more than two classes.
@@ -95,6 +101,6 @@ def scale(paths: Sequence[Path], name: str, threshold: float = THRESHOLD) -> Sca
     if 1 < top < MOST_CLASSES and first is not None:
         raise UserError(
             f"{name}: {first.name} holds class numbers up to {top:g}; a mask of two classes is "
-            "wanted, 0 and 255 (matssl.tools.measure INPUT --what objects takes any)"
+            f"wanted, 0 and 255{advice}"
         )
     return Scale(threshold, numbers=not soft)
