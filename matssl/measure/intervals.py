@@ -192,5 +192,5 @@ def redrawn(
         spread = np.sqrt(square / np.maximum(np.isfinite(logs).sum(axis=0) - 1, 1))
         factor = np.exp(student_t(number - 1) * spread * math.sqrt(number / (number - 1)))
         ends = np.stack([value / factor, value * factor])
-    ends[:, ~known | ~(value > 0) | (spread <= 0)] = np.nan
+    ends[:, ~known | ~(value > 0) | (spread < 1e-12)] = np.nan
     return ends

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from matssl.core.errors import UserError
 from matssl.models import small_unet
 from matssl.weights.containers import Content, own_format
 
@@ -21,9 +22,18 @@ DEEP = {6: "resnet50", 23: "resnet101", 36: "resnet152"}
 
 
 def own_segmentation(content: Content) -> dict[str, Tensor] | None:
-    """Read ``best.ckpt`` or ``last.ckpt`` of a fine-tuning run; of both weights the averaged."""
+    """Read ``best.ckpt`` or ``last.ckpt`` of a fine-tuning run; of both weights the averaged.
+
+    Raises:
+        UserError: it is the ensemble of a cross-validation, which has an encoder for each fold.
+    """
     if not own_format(content.facts, content.path) or content.facts.get("stage") != "finetune":
         return None
+    if content.has("members."):
+        raise UserError(
+            f"{content.path} is the ensemble of several folds, each with an encoder of its own; "
+            "give the best.ckpt of one of them (fold_1/best.ckpt)"
+        )
     return content.below("ema.encoder.") or content.below("encoder.")
 
 

@@ -178,8 +178,8 @@ def doubts(name: str, all_: Summary, fields: Sequence[Found]) -> list[str]:
     pieces = sum(one.pieces for one in fields)
     if pieces:
         told.append(
-            f"{name}: {pieces} parts at an edge are smaller than --min_area and were kept, as pieces "
-            "of larger objects: inside there are too few small ones for so many at the edge."
+            f"{name}: {pieces} parts at an edge are smaller than --min_area and were kept, as "
+            "pieces of larger objects: inside there are too few small ones for so many at the edge."
         )
     split = sum(one.split for one in fields)
     if split:

@@ -63,6 +63,7 @@ class MeasureSettings(
         check=classes_problem,
         leads=paths.class_file,
     )
+    split: str | None = flag(None, "data", "only this split of a labelled folder")
     what: str | None = flag(
         None,
         "measurement",
