@@ -9,6 +9,7 @@ from matssl.stages.measure.fractions import Fractions
 from matssl.stages.measure.kind import Kind
 from matssl.stages.measure.layers import Layers
 from matssl.stages.measure.objects import Objects
+from matssl.stages.measure.point_count import PointCount
 from matssl.stages.measure.settings import MeasureSettings
 
 KINDS: dict[str, type[Kind]] = {kind.name: kind for kind in (Fractions, Objects, Layers)}
@@ -34,4 +35,7 @@ def made(
     )
     if not wanted:
         raise UserError(f"nothing to measure on {', '.join(asked)}; say it with --what")
-    return [KINDS[name](settings, names, chosen) for name in dict.fromkeys(wanted)]
+    found = [KINDS[name](settings, names, chosen) for name in dict.fromkeys(wanted)]
+    if settings.grid is not None:
+        found.append(PointCount(settings, names, chosen))
+    return found
