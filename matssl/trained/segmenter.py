@@ -25,6 +25,7 @@ from matssl.data.preprocess import Preprocess
 from matssl.data.readers import Micrograph
 from matssl.decoders import DECODERS
 from matssl.measure.field import areas
+from matssl.models.forest import ForestModel, is_forest
 from matssl.models.segmentation import (
     BackgroundLogit,
     Description,
@@ -275,8 +276,10 @@ def _own(
             raise ValueError(f"its model has not the {table.num_classes} classes of its table")
         if description["in_channels"] != record.channels:
             raise ValueError(f"its model has not the {record.channels} channels of its record")
-        model = _built(description)
         state = payload["state"]
+        if is_forest(description):
+            return ForestModel.stored(description, state), record, table
+        model = _built(description)
         if any(key.startswith("ema.") for key in state):
             # last.ckpt holds both; the averaged weights are the ones that were validated.
             state = {k.removeprefix("ema."): v for k, v in state.items() if k.startswith("ema.")}

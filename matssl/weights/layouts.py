@@ -11,7 +11,9 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from matssl.core.errors import UserError
 from matssl.models import small_unet
+from matssl.models.forest import is_forest
 from matssl.weights.containers import Content, own_format
 
 # Places of a ResNet's parts in a Sequential: 2 is the ReLU, 3 the pooling.
@@ -21,9 +23,18 @@ DEEP = {6: "resnet50", 23: "resnet101", 36: "resnet152"}
 
 
 def own_segmentation(content: Content) -> dict[str, Tensor] | None:
-    """Read ``best.ckpt`` or ``last.ckpt`` of a fine-tuning run; of both weights the averaged."""
+    """Read ``best.ckpt`` or ``last.ckpt`` of a fine-tuning run; of both weights the averaged.
+
+    Raises:
+        UserError: it is a random forest.
+    """
     if not own_format(content.facts, content.path) or content.facts.get("stage") != "finetune":
         return None
+    if isinstance(content.payload, Mapping) and is_forest(content.payload.get("model")):
+        raise UserError(
+            f"{content.path} is a random forest (--head forest) and has no encoder; eval_model.py "
+            "--model_path uses it as it is"
+        )
     return content.below("ema.encoder.") or content.below("encoder.")
 
 

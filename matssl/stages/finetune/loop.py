@@ -21,8 +21,9 @@ from matssl.metrics import overlap
 from matssl.models.segmentation import SegmentationModel, build_model, check_training
 from matssl.stages import console, lineage, resume
 from matssl.stages.console import Clock
-from matssl.stages.finetune import folds, report
+from matssl.stages.finetune import folds, forest, report
 from matssl.stages.finetune import inputs as reading
+from matssl.stages.finetune.forest_settings import FOREST
 from matssl.stages.finetune.inputs import Inputs
 from matssl.stages.finetune.learner import Learner
 from matssl.stages.finetune.objective import Objective, Schedule
@@ -54,6 +55,8 @@ def finetune(settings: FinetuneSettings, argv: Sequence[str] = ()) -> Path:
     name = settings.name or reading.default_name(settings)
     root = Path(settings.output_dir) / "finetune" / name
     RunFolder.check(root, settings.resume, settings.overwrite)
+    if settings.head == FOREST:
+        return _forest(settings, rt, root, argv)
     encoder, decoder = reading.architecture(settings, root)
     settings = replace(settings, encoder=encoder, decoder=decoder)
 
@@ -110,6 +113,21 @@ def finetune(settings: FinetuneSettings, argv: Sequence[str] = ()) -> Path:
     finally:
         runtime.close()
     return folder.root
+
+
+def _forest(settings: FinetuneSettings, rt: Runtime, root: Path, argv: Sequence[str]) -> Path:
+    """Train no network, but a forest; see :func:`matssl.stages.finetune.forest.trained`."""
+    unmeasured = settings.record(settings.in_channels, settings.input_size)
+    dataset, train, val, notes = reading.find(settings)
+    unmeasured = unmeasured.told(dataset.grouping.pixel_sizes)
+    found = preflight.examine_dataset(dataset, unmeasured, opened=reading.OPENED)
+    found.judged.refuse_misfits()
+    console.say(settings, rt, "\n".join([found.text(), *(f"note    {note}" for note in notes)]))
+    inputs = reading.load(dataset, train, val, found.record)
+    try:
+        return forest.trained(settings, rt, root, inputs, found.text(), argv)
+    finally:
+        runtime.close()
 
 
 def _check_training(settings: FinetuneSettings, model: SegmentationModel, images: int) -> None:

@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from matssl.core import parsing, paths
-from matssl.core.flags import Command, Problem, flag, peek
+from matssl.core.flags import Command, Problem, declared, flag, peek, to_dict
 from matssl.decoders import described, segmenting
+from matssl.stages.finetune.forest_settings import GROUPS, HEEDED, ForestSettings
 from matssl.stages.settings import (
     ImageSettings,
     LabelSettings,
@@ -67,7 +68,7 @@ def study_weights(name: str) -> str:
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class FinetuneSettings(RunSettings, TrainingSettings, LabelSettings, ImageSettings):
+class FinetuneSettings(RunSettings, TrainingSettings, LabelSettings, ImageSettings, ForestSettings):
     """Flags of train_finetune.py."""
 
     finetune_dataset: str = flag(
@@ -258,6 +259,7 @@ class FinetuneSettings(RunSettings, TrainingSettings, LabelSettings, ImageSettin
         if self.data_ratio < 1 and self.max_train_images is not None:
             told = "give --data_ratio or --max_train_images, not both"
             wrong.append(Problem(told, ("data_ratio", "max_train_images")))
+        wrong += self.forest_problems(self.resume)
         if self.resume and not self.name:
             wrong.append(Problem("--resume needs the --name of the run", ("name",)))
         return wrong
@@ -282,6 +284,18 @@ class FinetuneSettings(RunSettings, TrainingSettings, LabelSettings, ImageSettin
         if new.note and new.name:
             new = replace(new, name=f"{new.name}-{new.note}", note="")
         return new
+
+    def unheeded(self) -> list[str]:
+        """Return the flags that were given and that a forest has no use for, as they are typed."""
+        own = to_dict(self)
+        plain = to_dict(resolve(["--finetune_dataset", ".", "--recipe", self.recipe]))
+        return [
+            known.word
+            for name, known in declared(FinetuneSettings).items()
+            if known.flag.group in GROUPS
+            and name not in HEEDED
+            and own[name] not in (plain[name], known.default)
+        ]
 
 
 def resolve(argv: Sequence[str], here: bool = False) -> FinetuneSettings:
