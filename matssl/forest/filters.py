@@ -121,8 +121,8 @@ def _one_scale(plane: Plane, sigma: float, inside: slice, out: Plane) -> None:
     np.add(xx, yy, out=out[2])
     _eigenvalues(xx, xy, yy, out[3], out[4])
     outer = OUTER * sigma
-    tensor = (_blurred(product, outer)[inside] for product in (x * x, x * y, y * y))
-    _eigenvalues(*tensor, out[5], out[6])
+    along, mixed, across = (_blurred(product, outer)[inside] for product in (x * x, x * y, y * y))
+    _eigenvalues(along, mixed, across, out[5], out[6])
 
 
 def _eigenvalues(xx: Plane, xy: Plane, yy: Plane, larger: Plane, smaller: Plane) -> None:

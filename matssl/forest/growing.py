@@ -82,7 +82,7 @@ def grow(
         raise ValueError("no pixel is labelled")
     target = np.concatenate(labels)
     pixels = np.bincount(target, minlength=num_classes)[:num_classes]
-    labelled = sum(np.bincount(mask.ravel(), minlength=256)[:num_classes] for mask in masks)
+    labelled = _has(masks, num_classes).sum(axis=0)
     model = RandomForestClassifier(
         trees,
         min_samples_leaf=least,
@@ -109,7 +109,7 @@ def chosen(
         samples: at most, over all images and classes.
         seed: of the draw.
     """
-    has = np.array([np.bincount(mask.ravel(), minlength=256)[:num_classes] for mask in masks])
+    has = _has(masks, num_classes)
     wanted = np.zeros_like(has)
     by_class = _shared(has.sum(axis=0), samples)
     for kind in range(num_classes):
@@ -146,6 +146,11 @@ def at(
             flat = filters.filtered(image, rows, sigmas).reshape(count, -1)
             out[first:last] = flat[:, places[first:last] - top * width].T
     return out
+
+
+def _has(masks: Sequence[NDArray[np.uint8]], num_classes: int) -> NDArray[np.int64]:
+    """Return the labelled pixels of each image and class, int64 (n, C)."""
+    return np.array([np.bincount(mask.ravel(), minlength=256)[:num_classes] for mask in masks])
 
 
 def _shared(has: NDArray[np.int64], total: int) -> NDArray[np.int64]:

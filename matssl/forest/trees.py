@@ -160,27 +160,27 @@ def checked(
         KeyError: an array is absent.
         ValueError: they are no trees of these filters and classes.
     """
-    kinds = {"threshold": np.float32, "value": np.float32}
-    forest = Forest(
-        **{name: np.asarray(arrays[name]).astype(kinds.get(name, np.int32)) for name in ARRAYS},
-        sigmas=tuple(float(sigma) for sigma in sigmas),
-        channels=int(channels),
+    roots, children, feature = (
+        np.asarray(arrays[name]).astype(np.int32) for name in ("roots", "children", "feature")
     )
+    threshold, value = (np.asarray(arrays[n]).astype(np.float32) for n in ("threshold", "value"))
+    scales = tuple(float(sigma) for sigma in sigmas)
+    forest = Forest(roots, children, feature, threshold, value, scales, int(channels))
     if not forest.sigmas or not all(0 < sigma <= LARGEST_SIGMA for sigma in forest.sigmas):
         raise ValueError("the scales of its filters are none")
-    count, children = len(forest.feature), forest.children
+    count = len(feature)
+    if children.shape != (count, 2) or value.shape != (count, classes):
+        raise ValueError(f"its arrays are no trees of {classes} classes")
     inner = children[:, 0] != LEAF
     filters_known = len(filters.names(forest.sigmas, forest.channels))
     sound = (
-        children.shape == (count, 2)
-        and forest.threshold.shape == (count,)
-        and forest.value.shape == (count, classes)
-        and len(forest.roots) > 0
-        and bool(((forest.roots >= 0) & (forest.roots < count)).all())
+        threshold.shape == (count,)
+        and len(roots) > 0
+        and bool(((roots >= 0) & (roots < count)).all())
         and bool((children[inner] > np.flatnonzero(inner)[:, None]).all())
         and bool((children[inner] < count).all())
-        and bool(((forest.feature[inner] >= 0) & (forest.feature[inner] < filters_known)).all())
-        and bool((np.abs(forest.value.sum(axis=1) - 1) < 1e-3).all())
+        and bool(((feature[inner] >= 0) & (feature[inner] < filters_known)).all())
+        and bool((np.abs(value.sum(axis=1) - 1) < 1e-3).all())
     )
     if not sound:
         raise ValueError(f"its arrays are no trees of {classes} classes on these filters")

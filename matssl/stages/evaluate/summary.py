@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,8 @@ from matssl.measure.field import Field
 from matssl.metrics import overlap
 from matssl.metrics.counts import confusion
 from matssl.metrics.score import Gathered
+from matssl.stages.evaluate import objects
+from matssl.stages.evaluate.objects import OneField
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,7 @@ class Result:
         gathered: what the scores need of the image; None without a mask.
         baseline_counts: confusion matrix of each baseline by name.
         digest: SHA-256 of the image's pixels as they lie in its file.
+        objects: what was matched of each class that is made of objects.
     """
 
     pair: Pair
@@ -39,6 +43,7 @@ class Result:
     gathered: Gathered | None
     baseline_counts: dict[str, NDArray[np.int64]]
     digest: str
+    objects: Mapping[int, OneField] = dataclasses.field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -96,6 +101,10 @@ def summarise(
         "miou_max": float(np.nanmax(per_image)),
     }
     summary["confusion"] = pooled.tolist()
+    if any(r.objects for r in scored):
+        summary["objects"] = objects.summary(
+            [r.objects for r in scored], [r.field.pixel_size for r in scored], names
+        )
     if scored[0].baseline_counts:
         summary["baselines"] = _baselines(scored, names)
     return summary
