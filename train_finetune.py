@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from matssl.core.errors import guard
+from matssl.core.flags import declared
 from matssl.stages.finetune import settings
 
 
@@ -14,9 +15,17 @@ def main(argv: Sequence[str]) -> int:
     resolved = settings.resolve(argv, here=True)
     from matssl.stages import published
 
-    for note in published.notes(resolved.config, finetune=True) if not resolved.quiet else ():
+    notes = published.notes(resolved.config, finetune=True, own=declared(type(resolved)))
+    for note in notes if not resolved.quiet else ():
         print(f"note    {note}", flush=True)
     # torch is imported here, so that --help and wrong flags answer at once.
+    if resolved.folds is not None:
+        from matssl.stages.evaluate.held_out import score
+        from matssl.stages.finetune.cross import cross_validate
+
+        # Stages know nothing of each other: what scores the folds is handed over.
+        cross_validate(resolved, argv, score)
+        return 0
     from matssl.stages.finetune.loop import finetune
 
     finetune(resolved, argv)

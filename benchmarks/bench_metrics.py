@@ -13,7 +13,7 @@ from benchmarks.paired import ratio, row, seconds
 from matssl.core import torchvision_ops
 from matssl.data import synthetic
 from matssl.metrics import boundary, counts
-from matssl.stages.evaluate.predict import MASK_PNG
+from matssl.stages.drawing import MASK_PNG
 
 ROUNDS, CLASSES = 5, 5
 

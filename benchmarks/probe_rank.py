@@ -71,7 +71,7 @@ def _probed(root: Path, labels: dict[str, str], files: dict[str, str]) -> dict[s
         probe_path=str(root / labels["finetune_dataset"]),
         splits=str(root / labels["splits"]),
     )
-    found = dict(probe.scores(list(files.values()), settings))
+    found = {one.source: one.miou for one in probe.scores(list(files.values()), settings)}
     return {name: 100 * found[file] for name, file in files.items()}
 
 

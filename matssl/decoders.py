@@ -7,6 +7,9 @@ from typing import NamedTuple
 
 from matssl.core.errors import UserError
 
+# Encoder and decoder of the U-Net as it was published; its filters may follow: classic_unet-8-...
+CLASSIC = "classic_unet"
+
 
 class Decoder(NamedTuple):
     """What every command knows of a decoder.
@@ -16,6 +19,9 @@ class Decoder(NamedTuple):
         about: one line for --help.
         kind: where the Kind lies that builds it; of one that does not segment, its class.
         encoder: the one encoder it goes with, which goes with nothing else; None: any.
+        own: an encoder of ours, whatever its filters, that goes with the decoders which name it and
+            with no other; they go with every encoder.
+        filters: how many numbers --decoder_filters takes; 0: none.
         multiple: sides of images are multiples of it, whatever the encoder needs.
         least_batch: samples that a batch of training holds at least.
         dilated: whether its encoder is built with a dilated last stage.
@@ -30,6 +36,8 @@ class Decoder(NamedTuple):
     about: str
     kind: str
     encoder: str | None = None
+    own: str | None = None
+    filters: int = 0
     multiple: int = 1
     least_batch: int = 1
     dilated: bool = False
@@ -45,6 +53,7 @@ DECODERS: dict[str, Decoder] = {
         "U-Net",
         "skips from every map of the encoder",
         "matssl.models.decoders.unet:UNET",
+        filters=5,
         fine=True,
         marks=("decoder.blocks.0.conv1.",),
     ),
@@ -52,6 +61,7 @@ DECODERS: dict[str, Decoder] = {
         "U-Net++",
         "nested skips, slower than unet",
         "matssl.models.decoders.unetplusplus:UNET_PLUS_PLUS",
+        filters=5,
         multiple=32,
         fine=True,
         marks=("decoder.blocks.x_0_0.",),
@@ -62,6 +72,22 @@ DECODERS: dict[str, Decoder] = {
         "matssl.models.decoders.small_unet:SMALL_UNET",
         encoder="small_unet",
         fine=True,
+        reconstructs=False,
+    ),
+    CLASSIC: Decoder(
+        "classic U-Net",
+        "that of 2015, transposed convolutions, with --encoder classic_unet or any other",
+        "matssl.models.decoders.classic_unet:CLASSIC_UNET",
+        own=CLASSIC,
+        filters=5,
+        reconstructs=False,
+    ),
+    "classic_unetplusplus": Decoder(
+        "classic U-Net++",
+        "the same with nested skips",
+        "matssl.models.decoders.classic_unet:CLASSIC_UNET_PLUS_PLUS",
+        own=CLASSIC,
+        filters=5,
         reconstructs=False,
     ),
     "deeplabv3plus": Decoder(
@@ -106,7 +132,14 @@ def described(names: Iterable[str]) -> str:
 
 def with_encoder(encoder: str, otherwise: str) -> str:
     """Return the decoder that goes with an encoder alone, or another for most of them."""
-    return next((name for name, d in DECODERS.items() if d.encoder == encoder), otherwise)
+    own = (name for name, d in DECODERS.items() if encoder in (d.encoder, _joined(encoder, d)))
+    return next(own, otherwise)
+
+
+def _joined(encoder: str, decoder: Decoder) -> str | None:
+    """Return the encoder where it is the decoder's own, whatever its filters; else None."""
+    own = decoder.own
+    return encoder if own and (encoder == own or encoder.startswith(f"{own}-")) else None
 
 
 def check_pair(encoder: str, decoder: str) -> None:
@@ -117,7 +150,12 @@ def check_pair(encoder: str, decoder: str) -> None:
     """
     if decoder not in DECODERS:
         raise UserError(f"there is no decoder {decoder!r}; there are: {', '.join(DECODERS)}")
-    whole = with_encoder(encoder, decoder)
+    joined = [name for name, other in DECODERS.items() if _joined(encoder, other)]
+    if joined and decoder not in joined:
+        raise UserError(
+            f"--encoder {encoder} goes with --decoder {named(joined)}, not with {decoder}"
+        )
+    whole = decoder if joined else with_encoder(encoder, decoder)
     for name in (whole, decoder):
         own = DECODERS[name].encoder
         if own is not None and (own, name) != (encoder, decoder):

@@ -140,7 +140,7 @@ def locate(path: Path | str) -> Path:
     given = Path(path)
     if given.is_dir():
         # A run folder stands for what it is kept for.
-        own = ("best.ckpt", "encoder.safetensors", "last.ckpt")
+        own = ("best.ckpt", "ensemble.ckpt", "encoder.safetensors", "last.ckpt")
         # Hugging Face and smp write folders with a description beside the tensors.
         others = ("model.safetensors", "pytorch_model.bin")
         files = (given / name for name in (*own, *others))

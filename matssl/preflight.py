@@ -15,19 +15,17 @@ from matssl.core.wording import counted
 from matssl.data import bars, copies, readers
 from matssl.data.bars import Judged
 from matssl.data.copies import Copy, Finder, Sketch
-from matssl.data.facts import Facts, table
-from matssl.data.layouts import Dataset, LeftOut
-from matssl.data.layouts.survey import CLOSED, MASK, MASKS_ELSEWHERE
+from matssl.data.facts import POOL, Duplicate, Facts, copies_told, leaking, table
+from matssl.data.layouts import Dataset, LeftOut, content, survey
+from matssl.data.layouts.content import Holds, Size
+from matssl.data.layouts.survey import CLOSED, MASKS_ELSEWHERE
 from matssl.data.masks import ClassTable
 from matssl.data.preprocess import Preprocess, shrunk
-from matssl.data.specimens import Grouping
+from matssl.data.specimens import Grouping, one_left
 
-POOL = "pool"
 # Larger pictures are looked at smaller, so that a look needs no copy of them.
 LARGEST_LOOKED_AT = 8192
 LISTED = 4
-# Names of folders of masks that are told.
-FOLDERS = 8
 
 
 @dataclass(frozen=True)
@@ -40,7 +38,7 @@ class Preflight:
 
     title: str
     facts: tuple[Facts, ...]
-    duplicates: tuple[tuple[Facts, Facts, Copy], ...]
+    duplicates: tuple[Duplicate, ...]
     dataset: Dataset | None
     groups_across: tuple[str, ...]
     unopened: Mapping[str, int] = field(default_factory=dict)
@@ -68,13 +66,28 @@ class Preflight:
         return tuple(told)
 
     @property
+    def may_be_masks(self) -> tuple[str, ...]:
+        """Pictures that are taken for micrographs and look like masks of the others, in words."""
+        flat = [f for f in self.facts if f.flat]
+        others = {f.shape for f in self.facts if not f.error and not f.flat}
+        if others:
+            flat = [f for f in flat if any(Size(*f.shape).fits(Size(*size)) for size in others)]
+        if not flat:
+            return ()
+        number = counted(len(flat), "micrograph holds", "micrographs hold")
+        return (
+            f"{number} few flat values, as masks do (first: {flat[0].path.name}): if masks are "
+            "meant, take them out, call their folder masks, or name it with --mask_folder",
+        )
+
+    @property
     def exit_code(self) -> int:
         """What the doctor answers: 2 where training would refuse, 1 where a look is needed."""
         if self.refusals:
             return 2
         closed = any(part.why in (CLOSED, MASKS_ELSEWHERE) for part in self.left_out)
-        look = self.broken or self.duplicates or self.groups_across or self.judged.warnings
-        return int(bool(look or closed))
+        look = self.broken or self.leaks or self.groups_across or self.judged.warnings
+        return int(bool(look or closed or self.may_be_masks))
 
     def files(self, root: Path, most: int | None = None) -> str:
         """Return a table with a line for each file; see :func:`matssl.data.facts.table`."""
@@ -101,6 +114,7 @@ class Preflight:
             bar = _tally({f"{rows} rows": n for rows, n in bars.items()}) if bars else "none found"
             lines.append(f"  bar cut off  {bar}")
             lines += [f"  warning      {told}" for told in self.judged.warnings]
+            lines += [f"  warning      {told}" for told in self.may_be_masks]
             sizes = Counter(f.calibrated for f in good)
             lines.append(f"  pixel size   {_tally(sizes)}")
         lines += [f"  note         {note}" for note in _summarised(good)]
@@ -118,14 +132,14 @@ class Preflight:
         if self.broken:
             lines.append(f"  unreadable   {len(self.broken)}")
             lines += [f"               {f.error}" for f in self.broken[:LISTED]]
-        lines += self._duplicates()
+        lines += copies_told(self.duplicates)
         free = free_memory()
         pixels = sum(f.shape[0] * f.shape[1] for f in good)
         if free is not None:
             lines.append(
                 f"  memory       {pixels / 1e6:,.1f} Mpx of images; {free / 1e9:.1f} GB free"
             )
-        lines += [f"  left out     {what}" for what in _left_out(self.left_out)]
+        lines += [f"  left out     {what}" for what in survey.told(self.left_out)]
         refused = self.refusals
         lines += [f"  refused      {told}" for told in refused[:LISTED]]
         if len(refused) > LISTED:
@@ -135,6 +149,8 @@ class Preflight:
     def _labels(self, dataset: Dataset) -> list[str]:
         lines = [f"  layout       {dataset.layout}"]
         lines += [f"  note         {note}" for note in dataset.notes]
+        alone = one_left(dataset.pairs) if self.as_training else ""
+        lines += [f"  note         {alone}"] if alone else []
         if dataset.table is not None:
             lines += ["  classes"] + ["  " + line for line in dataset.table.describe().splitlines()]
         if self.groups_across:
@@ -143,18 +159,10 @@ class Preflight:
             lines.append(f"  warning      groups on both sides of a split: {shown}{more}")
         return lines
 
-    def _duplicates(self) -> list[str]:
-        if not self.duplicates:
-            return ["  duplicates   none across splits"]
-        lines = [f"  warning      {len(self.duplicates)} near-duplicates across splits"]
-        for first, second, copy in self.duplicates[:LISTED]:
-            lines.append(
-                f"               {first.split}/{first.path.name} = {second.split}/"
-                f"{second.path.name} ({copy.text}; correlation {copy.correlation:.2f})"
-            )
-        if len(self.duplicates) > LISTED:
-            lines.append(f"               and {len(self.duplicates) - LISTED} more")
-        return lines
+    @property
+    def leaks(self) -> tuple[Duplicate, ...]:
+        """Copies across splits that a test would suffer from."""
+        return leaking(self.duplicates)
 
 
 def examine(
@@ -355,27 +363,8 @@ def _facts(
         mask=mask,
         misread=_misread(mask, of.table),
         look=seen,
+        flat=content.of_pixels(micrograph.pixels[:kept]) == Holds.FEW,
     )
-
-
-def _left_out(parts: Sequence[LeftOut]) -> list[str]:
-    """Return in words which pictures are not taken for micrographs, and why."""
-    masks = [part for part in parts if part.why == MASK]
-    files = [part.path.name for part in masks if not part.path.is_dir()]
-    folders = list(dict.fromkeys(part.path.name for part in masks if part.path.is_dir()))
-    more = f" and {len(folders) - FOLDERS} more" if len(folders) > FOLDERS else ""
-    lines = [f"folders of masks: {', '.join(folders[:FOLDERS])}{more}"] if folders else []
-    if files:
-        lines.append(f"{counted(len(files), 'mask')} beside micrographs (first: {files[0]})")
-    for why in dict.fromkeys(part.why for part in parts if part.why != MASK):
-        these = [part for part in parts if part.why == why]
-        number = sum(part.files for part in these)
-        names = list(dict.fromkeys(part.path.name for part in these))
-        more = " ..." if len(names) > LISTED else ""
-        told = f"{counted(number, 'picture')}, " if number else ""
-        places = f" (in {len(these)} places)" if len(these) > len(names) else ""
-        lines.append(f"{told}{why}: {', '.join(names[:LISTED])}{more}{places}")
-    return lines
 
 
 def _summarised(facts: Sequence[Facts]) -> list[str]:

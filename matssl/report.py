@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import html
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -38,6 +39,24 @@ pre { background: #f5f7fa; padding: .9em 1.1em; font-size: .85em; line-height: 1
 @media print { body { margin: 0; max-width: none; } figure { break-inside: avoid; } }
 """
 
+# Absolute paths: quoted, the rest of a line that holds nothing else or of a setting, and words.
+_PLACES = (
+    re.compile(r"(?<=')/(?:[^'\n/]*/)+(?=[^'\n/]+')"),
+    re.compile(r"(?:^|(?<=: ))/(?:[^\n/]*/)+(?=[^\n/]+$)", re.MULTILINE),
+    re.compile(r"(?<![\w.~/…<-])/(?:[^\s/'\",;()<>]+/)+(?=[^\s/'\",;()<>])"),
+)
+
+
+def placeless(content: str) -> str:
+    """Return text whose absolute paths keep their last part alone.
+
+    A page is for others: where its files lie here tells them nothing and is nobody's business.
+    The run folder keeps the whole command.
+    """
+    for place in _PLACES:
+        content = place.sub("…/", content)
+    return content
+
 
 def write(path: Path, title: str, subtitle: str, sections: Sequence[tuple[str, str]]) -> None:
     """Write a report.
@@ -52,7 +71,7 @@ def write(path: Path, title: str, subtitle: str, sections: Sequence[tuple[str, s
         "<!doctype html><html lang='en'><head><meta charset='utf-8'>",
         "<meta name='viewport' content='width=device-width, initial-scale=1'>",
         f"<title>{html.escape(title)}</title><style>{_STYLE}</style></head><body>",
-        f"<h1>{html.escape(title)}</h1><p class='subtitle'>{html.escape(subtitle)}</p>",
+        f"<h1>{html.escape(title)}</h1><p class='subtitle'>{html.escape(placeless(subtitle))}</p>",
     ]
     for heading, body in sections:
         parts.append((f"<h2>{html.escape(heading)}</h2>" if heading else "") + body)
@@ -122,13 +141,13 @@ def picture(path: Path, caption: str = "", width: int | None = None) -> str:
 
 
 def text(content: str) -> str:
-    """Return text as it is, in a fixed-width block."""
-    return f"<pre>{html.escape(content)}</pre>"
+    """Return text as it is, but for local paths, in a fixed-width block."""
+    return f"<pre>{html.escape(placeless(content))}</pre>"
 
 
 def note(content: str) -> str:
-    """Return a remark in small print."""
-    return f"<p class='note'>{html.escape(content)}</p>"
+    """Return a remark in small print, without local paths."""
+    return f"<p class='note'>{html.escape(placeless(content))}</p>"
 
 
 def shown(value: object) -> str:

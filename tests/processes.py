@@ -55,7 +55,7 @@ def pair(logs: Path, script: str, *argv: object) -> str:
     command = [*launch, f"--log_dir={logs}", __file__, script, *map(str, argv)]
     paths = os.environ | {"PYTHONPATH": str(ROOT)}
     result = subprocess.run(
-        command, capture_output=True, text=True, cwd=ROOT, env=paths, timeout=900
+        command, capture_output=True, text=True, cwd=ROOT, env=paths, timeout=300
     )
     assert result.returncode == 0, result.stderr[-3000:]
     return result.stdout

@@ -249,8 +249,8 @@ def test_a_long_list_of_misfits_is_counted() -> None:
     "place",
     [
         *(f"matssl.stages.{stage}.settings" for stage in ("pretrain", "finetune")),
-        *(f"matssl.stages.{stage}.settings" for stage in ("evaluate", "phase_map")),
-        *(f"matssl.tools.{tool}" for tool in ("doctor", "regions", "probe", "study")),
+        *(f"matssl.stages.{stage}.settings" for stage in ("evaluate", "phase_map", "measure")),
+        *(f"matssl.tools.{tool}" for tool in ("doctor", "probe", "study")),
     ],
 )
 def test_every_command_that_reads_pictures_takes_crop_bottom(place: str) -> None:

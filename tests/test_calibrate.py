@@ -130,6 +130,24 @@ def test_pixels_and_length_give_the_pixel_size_of_every_command(
     assert record.read(folder / "a_1.png").pixel_size == pytest.approx(1e5 / 243)
 
 
+def test_what_the_table_said_before_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Old and new pixel size stand side by side, and a table beside the images stays the one."""
+    folder = tmp_path / "set"
+    for number in range(3):
+        _image(folder / "images" / f"a_{number}.png", 0)
+    table = folder / "images" / "specimens.csv"
+    table.write_text("image,specimen,pixel_size\na_0,A,12.5nm\na_1,A,\na_2,B,10nm\n")
+    assert calibrate.main([str(folder), "--length", "1um", "--pixels", "100"]) == 0
+    said = capsys.readouterr().out
+    assert "changed      12.5 nm -> 10 nm (1 image: a_0.png)" in said
+    assert said.count("changed") == 1 and "0 new, 1 had another pixel size" in said
+    assert not (folder / "specimens.csv").exists()
+    assert [row.pixel_size for row in read_table(table).rows] == [10.0, 10.0, 10.0]
+    assert layouts.find(folder, need_masks=False).grouping.names == ("A", "A", "B")
+
+
 def test_drawn_bars_are_measured_and_shown_and_doubts_are_told(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 import tifffile
 import torch
+from PIL import Image
 from processes import alone, check_equal, pair
 
 from matssl.core import checkpoint
@@ -156,7 +157,7 @@ def test_an_evaluation_leaves_scores_masks_pictures_and_a_report(evaluated: Path
     assert len(metrics["baselines"]) == 3
     assert sum(map(sum, metrics["confusion"])) == 2 * 96 * 96
     for name in ("specimenG_1", "specimenH_1"):
-        index = cv2.imread(str(evaluated / f"masks/index/{name}.png"), cv2.IMREAD_UNCHANGED)
+        index = np.array(Image.open(evaluated / f"masks/index/{name}.png"))
         label = tifffile.imread(evaluated / f"masks/label/{name}.tif")
         assert index.shape == (96, 96) and index.max() <= 2
         assert np.array_equal(index, label)
@@ -175,7 +176,7 @@ def test_the_scores_follow_from_the_masks_on_disk(evaluated: Path, synthetic_fol
     metrics = json.loads((evaluated / "metrics.json").read_text())
     hits, union = np.zeros(3), np.zeros(3)
     for path in (evaluated / "masks/index").iterdir():
-        guess = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+        guess = np.array(Image.open(path))
         truth = cv2.imread(str(synthetic_folder / "test_annot" / path.name), cv2.IMREAD_UNCHANGED)
         for c in range(3):
             hits[c] += ((guess == c) & (truth == c)).sum()
@@ -198,10 +199,7 @@ def test_a_folder_without_masks_is_predicted(pool_folder: Path, out: Path, tuned
     assert _here("eval_model", *argv) == 0
     metrics = json.loads((out / "eval" / "p" / "metrics.json").read_text())
     assert metrics["images"] == 12 and "pooled" not in metrics
-    bars = [
-        cv2.imread(str(p), cv2.IMREAD_UNCHANGED)
-        for p in sorted((out / "eval" / "p" / "masks/index").iterdir())
-    ]
+    bars = [np.array(Image.open(p)) for p in sorted((out / "eval" / "p" / "masks/index").iterdir())]
     # Masks are as large as their image; rows of an information bar hold 255.
     tall = [mask for mask in bars if mask.shape[0] > 96]
     assert tall and all((mask[96:] == 255).all() and mask[:96].max() < 3 for mask in tall)

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import tifffile
 
-from matssl.core.errors import guard
+from matssl import preflight
+from matssl.core.errors import UserError, guard
 from matssl.data import layouts, synthetic
 from matssl.data.preprocess import Preprocess
 from matssl.data.specimens import Pair
@@ -135,6 +136,75 @@ def test_what_the_doctor_writes_gives_the_same_facts_again(
     assert (folder / "specimens.csv").read_text(encoding="utf-8-sig") == edited
     assert "splits.csv in the folder is not used; --splits" in said
     assert {pair.group for pair in layouts.find(folder).pairs} == {"S1", "steel B"}
+
+
+def test_no_second_table_of_specimens_is_written_above_one_beside_the_images(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A table at the root would take the place of the one that the user wrote."""
+    table = folder / "pics" / "specimens.csv"
+    rows = [f"{s}/img {n}.tif,steel {s}" for s in ("S1", "S2") for n in range(4)]
+    table.write_text("image,specimen\n" + "\n".join(rows) + "\n", encoding="utf-8")
+    code, said, _ = _doctor(capsys, folder, "--write_layout")
+    assert code == 0 and f"kept    {table}, which was there" in said
+    assert not (folder / "specimens.csv").exists() and (folder / "splits.csv").is_file()
+    assert {pair.group for pair in layouts.find(folder).pairs} == {"steel S1", "steel S2"}
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_masks_that_nothing_tells_from_micrographs_are_a_warning(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], alone: bool
+) -> None:
+    """A13: names that have nothing to do with the images', in a folder that says nothing."""
+    for number in range(3):
+        image, mask = synthetic.micrograph("two_phase", 64, 64, number)
+        for name, pixels in ((f"B/q{number * 7}x.png", mask), (f"A/p{number}.png", image)):
+            (tmp_path / name).parent.mkdir(exist_ok=True)
+            if not alone or name[0] == "B":
+                cv2.imwrite(str(tmp_path / name), pixels)
+    code, said, _ = _doctor(capsys, tmp_path)
+    assert code == 1 and "3 micrographs hold few flat values, as masks do (first: q0x.png)" in said
+    images, left_out = layouts.unlabelled(tmp_path)
+    found = preflight.examine("pool", {"pool": images}, Preprocess(), left_out=left_out)
+    assert "warning      3 micrographs hold few flat values" in found.text()
+
+
+def test_files_that_are_no_pictures_are_counted_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Pictures of other formats are named with what to make of them; our own tables are none."""
+    image, _ = synthetic.micrograph("two_phase", 64, 64, 1)
+    cv2.imwrite(str(tmp_path / "a.png"), image)
+    for name in ("notes.docx", "Thumbs.db", "b.docx", "x.gif", "y.GIF", "README", "a.txt"):
+        (tmp_path / name).write_bytes(b"anything")
+    (tmp_path / "specimens.csv").write_text("image,specimen\na.png,A\n")
+    code, said, _ = _doctor(capsys, tmp_path)
+    assert code == 0
+    line = "left out     6 files that are no pictures: .docx (2), .gif (2), "
+    assert line in said and ".db (1)" in said and "no ending (1)" in said and ".txt" not in said
+    assert "2 GIF files (first: x.gif), which matssl does not read: save them as PNG" in said
+
+
+def test_masks_saved_as_gif_are_named_with_what_to_do(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No mask is found, and the reason is said, in folders of any name."""
+    image, _ = synthetic.micrograph("two_phase", 64, 64, 1)
+    for number, (images, masks) in enumerate((("images", "masks"), ("A", "B"), (".", "."))):
+        root = tmp_path / str(number)
+        for place in (root / images, root / masks):
+            place.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(root / images / "a.png"), image)
+        (root / masks / "a.gif").write_bytes(b"GIF89a")
+        with pytest.raises(UserError, match="1 GIF file .first: a.gif., .*save them as PNG"):
+            layouts.find(root)
+    with pytest.raises(UserError, match="GIF file"):
+        layouts.find(tmp_path / "1", mask_folder="B")
+    (tmp_path / "b.png").write_bytes(b"GIF89a" + bytes(60))
+    code, said, _ = _doctor(capsys, tmp_path / "b.png")
+    assert code == 1 and "b.png is a GIF file, which matssl does not read: save it as PNG" in said
+    code, _, told = _doctor(capsys, tmp_path / "0" / "masks" / "a.gif")
+    assert code == 2 and "save them as PNG" in told
 
 
 def test_names_and_colours_of_classes_are_written_and_read_again(

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import tifffile
 import torch
+from PIL import Image
 
 from matssl.core import checkpoint
 from matssl.core.errors import UserError
@@ -278,7 +279,7 @@ def test_both_phase_fractions_are_over_the_labelled_pixels(
     table = _table(NAMES, (0, 1), ignore_values=(9,))
     out = tmp_path / "out"
     _run(make_model(table), make_data("part", [mask]), out)
-    guess = cv2.imread(str(out / "masks/index/fieldA.png"), cv2.IMREAD_UNCHANGED)
+    guess = np.array(Image.open(out / "masks/index/fieldA.png"))
     row = _rows(out / "per_image.csv")[0]
     assert float(row["predicted fraction pore"]) == pytest.approx(
         (guess[:, 40:] == 1).mean(), abs=1e-5
@@ -420,7 +421,7 @@ def test_pooled_and_single_image_scores_follow_from_the_files(
     gathered = []
     for mask, row in zip(masks, _rows(out / "per_image.csv"), strict=True):
         name = Path(row["image"]).stem
-        guess = cv2.imread(str(out / f"masks/index/{name}.png"), cv2.IMREAD_UNCHANGED)
+        guess = np.array(Image.open(out / f"masks/index/{name}.png"))
         matrix = np.array([[((mask == t) & (guess == p)).sum() for p in (0, 1)] for t in (0, 1)])
         assert float(row["miou"]) == pytest.approx(overlap.miou(matrix), abs=1e-5)
         for score, values in by_name([gather(mask, guess, 2)]).items():

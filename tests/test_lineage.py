@@ -48,6 +48,14 @@ def test_people_read_short_hashes_and_no_lists() -> None:
     assert Lineage().text() == "unknown"
 
 
+def test_weights_of_a_run_that_stopped_say_how_far_it_had_come() -> None:
+    assert Lineage.read([SSL]).unfinished() == ""
+    stopped = Lineage.read([{**SSL, "planned": 200}])
+    assert stopped.unfinished() == "encoder of a run that stopped at step 8 of 200"
+    # Whoever fine-tuned from it was told, and a model is another thing.
+    assert stopped.then(FILE).then(TUNED).unfinished() == ""
+
+
 @pytest.mark.parametrize(
     ("verdicts", "doubted"),
     [((), ""), (("healthy",), ""), (("too early",), ""), (("blank",), "'blank'")]

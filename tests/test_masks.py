@@ -242,6 +242,45 @@ def test_a_class_file_takes_ranges(tmp_path: Path) -> None:
             masks.find_table(paths, folder=tmp_path)
 
 
+def test_clean_masks_beside_soft_ones_are_not_counted_as_soft(tmp_path: Path) -> None:
+    """The clean ones are of 0 and 254, and JPEG made 255 the commonest white."""
+    clean = _write(tmp_path, *(_blob(i) * 254 for i in range(4)))
+    soft = []
+    for number in range(8):
+        soft.append(tmp_path / f"j{number}.jpg")
+        soft[-1].write_bytes(cv2.imencode(".jpg", _blob(number) * 255, [1, 60])[1].tobytes())
+    table, notes = masks.find_table([*clean, *soft])
+    assert [c.values for c in table.classes] == [(0,), (255,)]
+    assert notes[0].startswith("8 masks (j0.jpg ...): ") and "stray grey values" in notes[0]
+
+
+def test_colours_that_jpeg_has_mixed_are_refused_with_a_remedy_for_colours(tmp_path: Path) -> None:
+    """Ranges of grey values mend no colours."""
+    labels = (_blob(0) + 2 * _blob(1)).clip(0, 2)
+    drawn = np.array([[0, 0, 0], [255, 0, 0], [0, 255, 0]], np.uint8)[labels]
+    path = tmp_path / "m.jpg"
+    path.write_bytes(cv2.imencode(".jpg", drawn, [1, 40])[1].tobytes())
+    for text in ("", "classes: {a: '#000000', b: '#0000ff', c: '#00ff00'}\n"):
+        if text:
+            (tmp_path / "classes.yaml").write_text(text)
+        with pytest.raises(UserError, match="export them anew as PNG") as caught:
+            masks.find_table([path], folder=tmp_path)
+        assert "128-255" not in str(caught.value)
+
+
+def test_255_that_a_class_file_counts_beside_class_numbers_is_a_warning(tmp_path: Path) -> None:
+    """Two annotators wrote 1 and 255; the third left half of a mask unlabelled."""
+    (tmp_path / "classes.yaml").write_text("classes: {matrix: 0, particle: [1, 255]}\n")
+    half = _blob(2)
+    half[:5] = 255
+    _, notes = masks.find_table(_write(tmp_path, _blob(0), _blob(1) * 255), folder=tmp_path)
+    assert not any("not labelled" in note for note in notes)
+    _, notes = masks.find_table(_write(tmp_path, _blob(0), _blob(1) * 255, half), folder=tmp_path)
+    (told,) = [note for note in notes if "not labelled" in note]
+    assert told.startswith("mask m2.tif: 255 stands beside class numbers")
+    assert "counts it as particle; list it under ignore" in told
+
+
 def test_a_mask_of_class_numbers_is_not_taken_for_a_dark_soft_one(tmp_path: Path) -> None:
     """A15: masks that are opened later may follow another convention than those of training."""
     table, _ = masks.find_table(_write(tmp_path, *(_jpeg(_blob(i) * 255) for i in range(2))))

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from numeric import small_encoder
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from matssl.core import geometry, optim
+from matssl.core import geometry, optim, runtime
 from matssl.core.batch import Batch
 from matssl.core.errors import UserError
 from matssl.core.runtime import Runtime
@@ -289,7 +289,7 @@ def _worker(rank: int, port: int, folder: str) -> None:
     own = torch.tensor([3.0, math.nan, 3e38] if rank else [1.0, 1.0, 3e38])
     mean = Runtime(torch.device("cpu"), "fp32", 1, 0, rank, 2).mean(own)
     torch.save(mean, Path(folder) / f"mean{rank}.pt")
-    dist.destroy_process_group()
+    runtime.close()
 
 
 def _half_the_batch(

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import tifffile
 import torch
+from PIL import Image
 from torch import nn
 
 from matssl import phases
@@ -258,7 +259,7 @@ def test_a_folder_becomes_maps_tables_and_a_report(
     ]
     for row in rows:
         image = tifffile.imread(row["image"])
-        index = cv2.imread(str(out / f"maps/index/{Path(row['image']).stem}.png"), -1)
+        index = np.array(Image.open(out / f"maps/index/{Path(row['image']).stem}.png"))
         colour = cv2.imread(str(out / f"maps/colour/{Path(row['image']).stem}.png"))
         assert index.shape == image.shape and colour.shape[:2] == image.shape
         inside = index[index != IGNORE]
@@ -269,7 +270,7 @@ def test_a_folder_becomes_maps_tables_and_a_report(
             assert np.all(colour[index == value][:, ::-1] == palette.COLOURS[value])
         assert (out / f"panels/{Path(row['image']).stem}.png").is_file()
     # The information bar belongs to no phase.
-    barred = cv2.imread(str(out / "maps/index/specimen1_2.png"), -1)
+    barred = np.array(Image.open(out / "maps/index/specimen1_2.png"))
     assert np.all(barred[-5:] == IGNORE) and np.all(barred[:140] != IGNORE)
     summary = {row["phase"]: row for row in _table(out / "phase_summary.csv")}
     assert list(summary) == names and sum(float(r["mean"]) for r in summary.values()) == (
@@ -341,7 +342,7 @@ def test_a_run_of_another_method_has_its_features_clustered(
     other_run: Path, halves: Path, tmp_path: Path
 ) -> None:
     assert _map(other_run, halves, tmp_path / "two", "--phases", "2") == 0
-    index = cv2.imread(str(tmp_path / "two/maps/index/halves.png"), -1)
+    index = np.array(Image.open(tmp_path / "two/maps/index/halves.png"))
     truth = np.broadcast_to(np.arange(192) >= 96, index.shape)
     right = float((index == truth).mean())
     assert max(right, 1 - right) > 0.9

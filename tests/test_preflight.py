@@ -54,7 +54,26 @@ def test_copies_of_test_images_in_the_pool_are_found(tmp_path: Path) -> None:
     test = next((tmp_path / "set" / "test").iterdir())
     copy = pool / "copy.png"
     copy.write_bytes(test.read_bytes())
-    assert "test/" + test.name in _screen(tmp_path / "set", pool=sorted(pool.iterdir()))
+    text = _screen(tmp_path / "set", pool=sorted(pool.iterdir()))
+    assert "test/" + test.name in text and "copies of test images in the pool spoil" in text
+
+
+def test_copies_of_training_images_in_the_pool_are_no_leak(tmp_path: Path) -> None:
+    """A pretraining sees no masks: it may learn from what is trained and validated on."""
+    synthetic.write_dataset(tmp_path / "set", "cracks", 1, 1, 1, size=128, seed=4)
+    pool = tmp_path / "pool"
+    synthetic.write_pool(pool, 4, size=128, seed=9)
+    for split in ("train", "val"):
+        source = next((tmp_path / "set" / split).iterdir())
+        (pool / f"{split}.png").write_bytes(source.read_bytes())
+    dataset = layouts.find(tmp_path / "set")
+    found = preflight.examine_dataset(dataset, Preprocess(), sorted(pool.iterdir()))
+    assert found.exit_code == 0 and len(found.duplicates) == 2 and not found.leaks
+    told = (
+        "note         2 pictures of the pool show images for training and validation: pretraining"
+    )
+    assert told in found.text() and "duplicates   none across splits" in found.text()
+    assert "warning" not in found.text()
 
 
 def test_the_doctor_takes_no_mask_of_a_pool_for_an_image(

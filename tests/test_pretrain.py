@@ -439,8 +439,13 @@ def test_sigterm_finishes_the_step_saves_and_exits_143(
     assert "stopped at step 5" in capsys.readouterr().out
     assert _status(run)["state"] == "stopped" and _status(run)["step"] == 5
     assert checkpoint.load(run / "last.ckpt")["step"] == 5
+    # Whoever goes on from it is told, in one line.
+    told = weights.load(build_encoder("tu-test_resnet", 1), run, in_channels=1).text()
+    assert told.count("encoder of a run that stopped at step 5 of 8") == 1
     assert _main(*argv, "--resume", "--quiet") == 0
     assert _bits(run) == _bits(whole)
+    told = weights.load(build_encoder("tu-test_resnet", 1), run, in_channels=1).text()
+    assert "stopped at step" not in told
 
 
 def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint_and_names_the_images(

@@ -154,7 +154,13 @@ def test_a_run_keeps_the_encoder_that_scores_best_and_resumes_with_it(
     capsys.readouterr()
     assert probe_tool.main(words) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split("%  ")[1] for line in lines] == [*found, "none"]
+    told = [line.split("%  ")[1].split("  ") for line in lines]
+    assert [source for source, _ in told] == [*found, "none"]
+    assert [what for _, what in told] == [
+        "(tu-test_resnet, simclr, step 4)",
+        "(encoder.safetensors, tu-test_resnet, simclr, step 6)",
+        "(random weights, resnet18)",
+    ]
     # Images are read as the run read them, so it is the same score.
     assert float(lines[0].split()[0]) == pytest.approx(100 * scores[2], abs=0.051)
     # Killed after step 5, resumed from step 4: the same scores and the same best encoder.
@@ -241,6 +247,32 @@ def test_weights_are_shown_the_grey_levels_of_their_run(tmp_path: Path) -> None:
     save_file(state, tmp_path / "x.safetensors", facts)
     untold = ("standard", 0.5, 99.5)
     assert _grey_levels("none") == _grey_levels(tmp_path / "x.safetensors") == untold
+
+
+def test_all_weights_that_cannot_be_used_are_told_at_once_before_one_is_scored(
+    synthetic_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "notes.pth").write_text("no weights")
+    other = tmp_path / "other.pth"
+    torch.save({"layer.weight": torch.zeros(3, 3)}, other)
+    cut = tmp_path / "cut.pth"
+    cut.write_bytes(other.read_bytes()[:-40])
+    gone = tmp_path / "gone.pth"
+    labels = ["--probe_path", synthetic_folder]
+
+    def told(*sources: object) -> str:
+        words = [str(w) for w in (*sources, *labels)]
+        assert guard(probe_tool.main, words) == 2
+        said = capsys.readouterr()
+        assert said.out == "" and said.err.count("\n") == 1
+        return said.err
+
+    # Before anything is opened, then what only whole files tell.
+    first = told(gone, tmp_path / "notes.pth", "none")
+    assert "there is no weights file" in first and "no weights file: it is a text file" in first
+    second = told("none", other, cut)
+    assert second.startswith("error: 2 of 3 weights cannot be used: ")
+    assert "other.pth" in second and "cut.pth" in second
 
 
 def _grey_levels(source: Path | str) -> tuple[str, float, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -18,8 +19,11 @@ from matssl.data.specimens import (
     Pair,
     Row,
     cut_all,
+    cut_validation,
     group,
+    one_left,
     read_table,
+    validated_inside,
     write_table,
 )
 
@@ -152,6 +156,25 @@ OURS: dict[str, tuple[list[str], dict[str, int]]] = {
     "polished sections": (
         _named("Schliff {} Bild {}", "12", "12"),
         {"Schliff 1": 2, "Schliff 2": 2},
+    ),
+    "times of day in front": (_named("09{}_Z1_0{}", [15, 30], "12"), UNSURE),
+    "times of day with an h": (_named("09h{}_A_0{}", [15, 30], "12"), UNSURE),
+    "hours and minutes apart": (_named("09-{}_Z1_0{}", [15, 30], "12"), UNSURE),
+    "times of day behind a t": (_named("t09{}_{}", [15, 30], "AB"), UNSURE),
+    "months": (_named("2024-0{}_A_0{}", "56", "12"), UNSURE),
+    "magnifications or specimens in front of letters": (_named("X{}_{}", [20, 30], "ab"), UNSURE),
+    "the same in front of codes": (_named("X{}_A{}", [20, 30], "12"), UNSURE),
+    "days in front of letters": (_named("2024050{}_{}", "12", "ab"), UNSURE),
+    "days in front of letters and counters": (_named("2024050{}_{}_0{}", "12", "AB", "12"), UNSURE),
+    "days in front of numbers": (_named("2024050{}_{}_0{}", "12", "12", "12"), UNSURE),
+    "folders of days with letters inside": (_named("2024050{}/{}_0{}", "12", "ab", "12"), UNSURE),
+    "folders of days with specimens inside": (
+        _named("2024050{}/s{}_0{}", "12", "12", "12"),
+        {"s1": 4, "s2": 4},
+    ),
+    "plain magnifications in front of letters and counters": (
+        _named("{}x_{}_0{}", [500, 1000], "AB", "12"),
+        {"A": 4, "B": 4},
     ),
     "another order in time": (
         ["s2_0007.tif", "s1_0001.tif", "s2_0008.tif", "s1_0002.tif"],
@@ -370,6 +393,23 @@ def test_the_largest_specimens_are_trained_on(
         largest = max(sizes.values())
         kept = [n for n, count in sizes.items() if count == largest]
         assert {p.split for p in cut if p.group in kept} >= {"train"}
+
+
+def test_one_specimen_left_for_training_is_said(tmp_path: Path) -> None:
+    """Its images validate each other, which no other specimen would bear out."""
+    pairs = [Pair(Path(f"A{i}.png"), Path("m.png"), "A", "train") for i in range(5)]
+    other = Pair(Path("B.png"), Path("m.png"), "B", "test")
+    train, val = cut_validation([replace(p, group=p.image.stem) for p in pairs], 0.2, 0)
+    assert validated_inside([*pairs, other], train, val) == (
+        "one specimen is left for training (A): 1 of its 5 images validate, and their score is too "
+        "good for other specimens",
+    )
+    assert one_left([*pairs, other]).startswith("one specimen is left for training (A): ")
+    two = [*pairs, replace(other, split="train")]
+    assert one_left(two) == "" and validated_inside(two, *cut_validation(two, 0.2, 0)) == ()
+    named = [*pairs, replace(pairs[0], split="val")]
+    assert one_left(named) == "" and validated_inside(named, pairs, named[-1:]) == ()
+    assert one_left(pairs[:3]) == ""
 
 
 def test_an_automatic_cut_says_its_real_shares(tmp_path: Path) -> None:

@@ -73,6 +73,15 @@ def test_json_that_is_more_than_settings_is_refused_in_a_short_line(
     assert told in _refused(read_settings, tmp_path / "a.json", content.encode())
 
 
+@pytest.mark.parametrize("content", [b"a: [1, 2\nb: 3\n", b"a: \x07\n", b"a: 'x\n", b"\tb: 1\n"])
+def test_what_is_wrong_in_yaml_is_told_with_the_name_of_the_file(
+    tmp_path: Path, content: bytes
+) -> None:
+    """The parser itself speaks of an unnamed text."""
+    told = _refused(read_settings, tmp_path / "classes.yaml", content)
+    assert "unicode string" not in told and " in classes.yaml, " in told
+
+
 def test_a_date_in_yaml_stays_the_name_it_is(tmp_path: Path) -> None:
     """D7: a date as a name was no text any more."""
     path = tmp_path / "a.yaml"

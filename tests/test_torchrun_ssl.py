@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
 from processes import alone, check_equal, pair
+
+from matssl.core import runtime
 
 pytestmark = pytest.mark.usefixtures("no_drawing")
 
@@ -27,3 +33,30 @@ def test_two_processes_take_the_steps_of_one_and_one_of_them_writes(
     # One process speaks.
     assert said.count("done: ") == 1
     check_equal(tmp_path / "ssl" / "one", tmp_path / "ssl" / "two")
+
+
+def _comes_and_goes(rank: int, rounds: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    for number in range(rounds):
+        place = f"file://{folder}/{number}"
+        dist.init_process_group("gloo", init_method=place, rank=rank, world_size=2)
+        model = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(64, 1))
+        for _ in range(2):
+            model(torch.ones(4, 64)).sum().backward()
+            dist.all_reduce(torch.zeros(1))
+        dist.barrier()
+        runtime.close()
+        # With the network goes what it holds of the group.
+        del model
+
+
+@pytest.mark.slow
+def test_processes_that_leave_do_not_wait_for_their_own_threads(tmp_path: Path) -> None:
+    """Closed at once, one of the first twenty groups waited for ever."""
+    both = mp.spawn(_comes_and_goes, (20, str(tmp_path)), nprocs=2, join=False)
+    end = time.monotonic() + 120
+    while not both.join(timeout=1):
+        if time.monotonic() > end:
+            for process in both.processes:
+                process.kill()
+            pytest.fail("the processes hang")

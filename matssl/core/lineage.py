@@ -10,6 +10,8 @@ from matssl.core.wording import SOUND
 # Facts that are hashes, and how much of one people read.
 HASHES = ("data", "sha256")
 HASH_SHOWN = 16
+# The steps that a pretraining was to take; of a run that had not come so far.
+PLANNED = "planned"
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,13 @@ class Lineage:
     def text(self) -> str:
         """Return :meth:`lines` as one text for a report."""
         return "\n".join(self.lines()) or "unknown"
+
+    def unfinished(self) -> str:
+        """Return in words how far the pretraining of these weights had come, "" for to its end."""
+        link = self.last
+        if PLANNED not in link:
+            return ""
+        return f"encoder of a run that stopped at step {link.get('steps')} of {link[PLANNED]}"
 
     def doubt(self) -> str:
         """Return what speaks against the weights, by the state their pretraining ended in."""

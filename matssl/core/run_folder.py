@@ -36,6 +36,8 @@ PACKAGES = (
     "tifffile",
     "safetensors",
 )
+# What a run goes on from; one of them is there.
+MARKS = ("last.ckpt", "last.prev.ckpt")
 
 
 @contextmanager
@@ -127,10 +129,14 @@ class RunFolder:
 
     @staticmethod
     def at(
-        root: Path, resume: bool = False, overwrite: bool = False, writer: bool = True
+        root: Path,
+        resume: bool = False,
+        overwrite: bool = False,
+        writer: bool = True,
+        marks: Sequence[str] = MARKS,
     ) -> RunFolder:
-        """Like :meth:`open`, for a folder whose whole path the user chose."""
-        exists = RunFolder.check(root, resume, overwrite)
+        """Like :meth:`open`, for a folder whose whole path the user chose; see :meth:`check`."""
+        exists = RunFolder.check(root, resume, overwrite, marks=marks)
         if writer:
             try:
                 if exists:
@@ -147,9 +153,20 @@ class RunFolder:
 
     @staticmethod
     def check(
-        root: Path, resume: bool = False, overwrite: bool = False, resumable: bool = True
+        root: Path,
+        resume: bool = False,
+        overwrite: bool = False,
+        resumable: bool = True,
+        marks: Sequence[str] = MARKS,
     ) -> bool:
         """Return whether the run exists, before anything is written.
+
+        Args:
+            root: of the run.
+            resume: whether it is to go on.
+            overwrite: whether it may be replaced.
+            resumable: whether a run of its kind can go on at all.
+            marks: names of files one of which a run that can go on has.
 
         Raises:
             UserError: it exists and must not be touched, or is to be resumed and does not exist.
@@ -158,8 +175,8 @@ class RunFolder:
             exists = root.exists() and (not root.is_dir() or any(root.iterdir()))
         except OSError as error:
             raise UserError(f"cannot write to {root}: {error.strerror or error}") from error
-        if resume and not any((root / name).is_file() for name in ("last.ckpt", "last.prev.ckpt")):
-            raise UserError(f"nothing to resume: {root / 'last.ckpt'} does not exist")
+        if resume and not any((root / name).is_file() for name in marks):
+            raise UserError(f"nothing to resume: {root / marks[0]} does not exist")
         if exists and not resume and not overwrite:
             other = "--name, or --resume to continue it" if resumable else "--output_dir or --name"
             raise UserError(
@@ -332,18 +349,22 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
-# The lock of the folder this process writes to; the kernel frees that of a killed one.
-_claimed: list[int] = []
+# The locks of the folder this process writes to, and of those that this one lies in; the kernel
+# frees those of a killed process.
+_claimed: dict[Path, int] = {}
 
 
 def _claim(root: Path) -> None:
     """Make this process the only one that writes to a run folder, until it takes another.
 
+    A folder inside it, a fold's, is no other one.
+
     Raises:
         UserError: another process has it.
     """
-    while _claimed:
-        os.close(_claimed.pop())
+    own = root.resolve()
+    for other in [path for path in _claimed if path not in own.parents]:
+        os.close(_claimed.pop(other))
     handle = os.open(root, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -355,7 +376,7 @@ def _claim(root: Path) -> None:
     except OSError:
         # Some network file systems have no locks.
         pass
-    _claimed.append(handle)
+    _claimed[own] = handle
 
 
 def _remove_run(root: Path) -> None:

@@ -9,6 +9,7 @@ import resource
 import shutil
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import FrameType
@@ -21,6 +22,9 @@ from torch import Tensor, nn
 from matssl.core import rng
 from matssl.core.errors import UserError
 from matssl.core.wording import counted
+
+# Seconds in which the threads of a process group come to rest, see ``close``.
+SETTLING = 0.2
 
 
 @dataclass(frozen=True)
@@ -201,8 +205,14 @@ def keep_freed_memory() -> None:
 
 def close() -> None:
     """Leave the process group, where there is one."""
-    if dist.is_available() and dist.is_initialized():
-        dist.destroy_process_group()
+    if not (dist.is_available() and dist.is_initialized()):
+        return
+    if dist.get_backend() == "gloo":
+        # A thread of gloo lets go of the tensors of its last work with the group's lock held, and
+        # waits for the interpreter's lock to do so; the group's end, which a wrapped network's end
+        # may bring about, waits for the one with the other held. Asleep, this thread holds none.
+        time.sleep(SETTLING)
+    dist.destroy_process_group()
 
 
 def available_cores() -> int:

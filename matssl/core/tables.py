@@ -43,6 +43,18 @@ def csv_text(
     return text.getvalue()
 
 
+def cells_text(lines: Sequence[Sequence[str]], separator: str = ",") -> str:
+    """Return lines of cells as CSV, each cell as it is: of a table that a user wrote and we amend.
+
+    Args:
+        lines: the heading first.
+        separator: of the columns.
+    """
+    text = io.StringIO()
+    csv.writer(text, delimiter=separator, lineterminator="\n").writerows(lines)
+    return text.getvalue()
+
+
 def filled(rows: Sequence[Row]) -> list[dict[str, object]]:
     """Return rows with the columns of the longest one; what a row lacks is None."""
     columns = max(rows, key=len, default={})

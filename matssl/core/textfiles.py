@@ -169,7 +169,9 @@ def read_yaml(path: Path, what: str = "") -> Any:
     except RecursionError as error:
         raise UserError(f"{path} is nested too deeply") from error
     except (yaml.YAMLError, ValueError) as error:
-        told = cut(" ".join(str(error).split()))
+        # The parser reads a text and does not know whose.
+        told = " ".join(str(error).split()).replace('"<unicode string>"', path.name)
+        told = cut(told)
         raise UserError(f"{path} cannot be read: it is not valid YAML: {told}") from error
     finally:
         if loader is not None:

@@ -6,8 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from matssl.core.wording import counted
 from matssl.data.bars import Look
+from matssl.data.copies import Copy
 
+POOL = "pool"
+# What may be in a pool, and what it is for.
+_SEEN = {"train": "training", "val": "validation", "predict": "prediction"}
+LISTED = 4
 HEAD = ("image", "mask", "split", "specimen", "size", "bits", "pixel", "from", "bar")
 
 
@@ -29,6 +35,7 @@ class Facts:
         misread: why the values of its mask cannot be used, "" where they can or were not read.
         error: why it could not be read; then nothing else holds.
         look: what it shows of its bar.
+        flat: whether it holds few values in flat areas, as masks do.
     """
 
     path: Path
@@ -44,6 +51,7 @@ class Facts:
     misread: str = ""
     error: str | None = None
     look: Look | None = None
+    flat: bool = False
 
     @property
     def calibrated(self) -> str:
@@ -88,3 +96,55 @@ def _cells(fact: Facts, root: Path) -> tuple[str, ...]:
 
 def _below(path: Path, root: Path) -> str:
     return str(path.relative_to(root)) if root in path.parents else str(path)
+
+
+# Two files of different splits that show the same, and how.
+Duplicate = tuple[Facts, Facts, Copy]
+
+
+def leaking(duplicates: Sequence[Duplicate]) -> tuple[Duplicate, ...]:
+    """Return those copies that a test would suffer from.
+
+    A pretraining may see what is trained or validated on: it sees no mask.
+    """
+    return tuple(d for d in duplicates if not _may_be_seen(d))
+
+
+def copies_told(duplicates: Sequence[Duplicate]) -> list[str]:
+    """Return the lines of a screen on copies across splits."""
+    leaks = leaking(duplicates)
+    harmless = [d for d in duplicates if _may_be_seen(d)]
+    lines = ["  duplicates   none across splits"]
+    if leaks:
+        spoilt = any(POOL in (first.split, second.split) for first, second, _ in leaks)
+        more = "; copies of test images in the pool spoil the test" if spoilt else ""
+        lines = [f"  warning      {len(leaks)} near-duplicates across splits{more}", *_pairs(leaks)]
+    if harmless:
+        pool = {fact.path for d in harmless for fact in d[:2] if fact.split == POOL}
+        number, verb = counted(len(pool), "picture"), "shows" if len(pool) == 1 else "show"
+        kinds = " and ".join(sorted({_SEEN[_beside_pool(d).split] for d in harmless}))
+        lines.append(
+            f"  note         {number} of the pool {verb} images for {kinds}: pretraining may see "
+            "them, since it sees no masks"
+        )
+        lines += _pairs(harmless)
+    return lines
+
+
+def _beside_pool(copy: Duplicate) -> Facts:
+    return copy[1] if copy[0].split == POOL else copy[0]
+
+
+def _may_be_seen(copy: Duplicate) -> bool:
+    """Return whether one of two copies lies in the pool and the other is no test."""
+    return POOL in (copy[0].split, copy[1].split) and _beside_pool(copy).split in _SEEN
+
+
+def _pairs(duplicates: Sequence[Duplicate]) -> list[str]:
+    lines = [
+        f"               {first.split}/{first.path.name} = {second.split}/{second.path.name} "
+        f"({copy.text}; correlation {copy.correlation:.2f})"
+        for first, second, copy in duplicates[:LISTED]
+    ]
+    more = len(duplicates) - LISTED
+    return lines + ([f"               and {more} more"] if more > 0 else [])

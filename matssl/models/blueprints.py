@@ -11,7 +11,8 @@ import segmentation_models_pytorch as smp
 import torch
 from torch import Tensor, nn
 
-from matssl.models import small_unet
+from matssl.core.errors import UserError
+from matssl.models import classic_unet, small_unet
 from matssl.models.encoders import DEPTH, DILATED_STRIDE, REFUSALS
 
 # The library's own encoders by the tensor that each begins with. Those of timm (tu-NAME) are too
@@ -48,6 +49,14 @@ def blueprint(name: str, in_channels: int = 3, dilated: bool = False) -> Mapping
     if name == small_unet.NAME:
         with torch.device("meta"):
             return small_unet.SmallUnetEncoder(in_channels).state_dict()
+    if classic_unet.is_classic(name):
+        try:
+            filters, batchnorm = classic_unet.shape(name)
+        except UserError:
+            return {}
+        with torch.device("meta"):
+            made_of = classic_unet.ClassicUnetEncoder(in_channels, filters, batchnorm)
+            return made_of.state_dict()
     stride = {"output_stride": DILATED_STRIDE} if dilated else {}
 
     def made() -> nn.Module:
@@ -84,3 +93,36 @@ def candidates(names: Mapping[str, object]) -> tuple[str, ...]:
         if any(re.fullmatch(rf"([^\d]*\.)?{re.escape(first)}", name) for name in names)
     ]
     return tuple(name for name in known if any(re.match(kind, name) for kind in kinds))
+
+
+def timm_name(encoder: nn.Module) -> str | None:
+    """Return the name by which timm builds an encoder; None for one that is not timm's."""
+    found = getattr(encoder, "name", None)
+    universal = isinstance(encoder, smp.encoders.TimmUniversalEncoder)
+    return str(found) if universal and found else None
+
+
+@functools.lru_cache(maxsize=16)
+def left_out(name: str) -> Mapping[str, torch.Size]:
+    """Return the shapes of what timm's whole network has and its feature extractor leaves out.
+
+    An extractor ends with the first layer of the last stride: of ghostnet_100 the last five blocks
+    are left out, beside the head that all networks have.
+
+    Args:
+        name: of timm.
+
+    Returns:
+        By names of the whole network; nothing where timm builds none.
+    """
+    import timm
+
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            with torch.device("meta"):
+                whole = timm.create_model(name, pretrained=False).state_dict()
+        except REFUSALS:
+            return {}
+    features = {key.removeprefix("model.").replace(".", "_") for key in blueprint(f"tu-{name}")}
+    return {k: v.shape for k, v in whole.items() if k.replace(".", "_") not in features}

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from matssl.core.errors import UserError
 from matssl.core.wording import counted
-from matssl.models import small_unet, trial
+from matssl.models import classic_unet, small_unet, trial
 
 # Maps that are learned from: the deepest four, of most encoders at strides 4, 8, 16 and 32.
 STAGES = 4
@@ -65,7 +65,8 @@ def build_encoder(name: str, in_channels: int = 1, dilated: bool = False) -> nn.
 
     Args:
         name: any encoder name of segmentation-models-pytorch, timm's with the prefix ``tu-``, or
-            ``small_unet``, whose four stages have strides 1, 2, 4 and 8.
+            ``small_unet``, whose four stages have strides 1, 2, 4 and 8, or ``classic_unet``, see
+            :func:`matssl.models.classic_unet.shape`.
         in_channels: channels of the input.
         dilated: whether the last stage keeps the size of the one before, at stride 16.
 
@@ -75,6 +76,8 @@ def build_encoder(name: str, in_channels: int = 1, dilated: bool = False) -> nn.
     """
     if name == small_unet.NAME:
         encoder: nn.Module = small_unet.SmallUnetEncoder(in_channels)
+    elif classic_unet.is_classic(name):
+        encoder = classic_unet.ClassicUnetEncoder(in_channels, *classic_unet.shape(name))
     else:
         stride = {"output_stride": DILATED_STRIDE} if dilated else {}
         try:
@@ -177,7 +180,8 @@ def _examined(encoder: nn.Module) -> Encoder:
             continue
         # A few encoders cut borders off: the nearest power of two.
         found = [(m.shape[1], 2 ** round(log2(height / m.shape[-2]))) for m in maps if m.shape[1]]
-        if found[0] == (channels, 1):
+        # Encoders of ours, which say their multiple, have no image before their maps.
+        if found[0] == (channels, 1) and not hasattr(encoder, "multiple"):
             del found[0]
         strides = tuple(stride for _, stride in found)
         multiple: int = getattr(encoder, "multiple", None) or max(strides)
@@ -208,7 +212,7 @@ def usual_input(encoder: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...
     Args:
         encoder: from :func:`build_encoder`.
     """
-    if isinstance(encoder, small_unet.SmallUnetEncoder):
+    if isinstance(encoder, (small_unet.SmallUnetEncoder, classic_unet.ClassicUnetEncoder)):
         return None
     config = getattr(getattr(encoder, "model", None), "default_cfg", None)
     if config is not None:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import TypedDict
+from collections.abc import Sequence
+from typing import NotRequired, TypedDict
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from matssl.core.errors import UserError
-from matssl.decoders import DECODERS, check_pair
+from matssl.decoders import DECODERS, check_pair, named
 from matssl.models import trial
 from matssl.models.decoders import Variant, kind
 from matssl.models.encoders import DEPTH, REFUSALS, USUAL, check_encoder, encoder_facts, unusable
@@ -20,12 +21,17 @@ _TRIED: set[tuple[str, str, int]] = set()
 
 
 class Description(TypedDict):
-    """What :func:`build_model` makes a model of, as checkpoints keep it."""
+    """What :func:`build_model` makes a model of, as checkpoints keep it.
+
+    The last two are there where they are not the decoder's usual ones.
+    """
 
     encoder: str
     decoder: str
     num_classes: int
     in_channels: int
+    decoder_filters: NotRequired[Sequence[int]]
+    batchnorm: NotRequired[bool]
 
 
 class SegmentationModel(nn.Module):
@@ -84,6 +90,8 @@ def build_model(
     num_classes: int,
     in_channels: int = 1,
     variant: Variant | None = None,
+    decoder_filters: Sequence[int] | None = None,
+    batchnorm: bool = False,
 ) -> SegmentationModel:
     """Return a segmentation model with random weights.
 
@@ -93,12 +101,19 @@ def build_model(
         num_classes: channels of the logits.
         in_channels: channels of the input.
         variant: what another's model has chosen of its decoder; None: as ours are.
+        decoder_filters: of the decoder's blocks, the deepest first; None: the usual ones.
+        batchnorm: behind each convolution of a classic U-Net's decoder.
 
     Raises:
-        UserError: no such encoder or decoder, or two that do not go together.
+        UserError: no such encoder or decoder, two that do not go together, or a decoder that cannot
+            have such filters.
     """
     built = kind(decoder)
     check_pair(encoder, decoder)
+    if decoder_filters or batchnorm:
+        check_chosen(decoder, decoder_filters, batchnorm)
+        filters = tuple(map(int, decoder_filters)) if decoder_filters else None
+        variant = Variant(channels=filters, batchnorm=batchnorm)
     use = f"--decoder {decoder}, {DEPTH} halvings"
     try:
         parts = built.model(encoder, in_channels, num_classes, variant or Variant())
@@ -111,6 +126,10 @@ def build_model(
         "num_classes": num_classes,
         "in_channels": in_channels,
     }
+    if decoder_filters:
+        description["decoder_filters"] = list(map(int, decoder_filters))
+    if batchnorm:
+        description["batchnorm"] = True
     model = SegmentationModel(parts, description)
     if variant is not None or (encoder, decoder, in_channels) not in _TRIED:
         side = 2 * model.multiple
@@ -121,6 +140,26 @@ def build_model(
         assert logits.shape[-2:] == (side, 2 * side)
         _TRIED.add((encoder, decoder, in_channels))
     return model
+
+
+def check_chosen(decoder: str, filters: Sequence[int] | None, batchnorm: bool) -> None:
+    """Refuse what cannot be chosen of a decoder.
+
+    Raises:
+        UserError: it has no filters to choose or another number of them, or no BatchNorm to switch.
+    """
+    known = DECODERS[decoder]
+    if batchnorm and known.own is None:
+        own = named(name for name, other in DECODERS.items() if other.own)
+        raise UserError(f"--batchnorm acts with --decoder {own}, not with {decoder}")
+    if filters and not known.filters:
+        able = named(name for name, other in DECODERS.items() if other.filters)
+        raise UserError(f"--decoder_filters acts with --decoder {able}, not with {decoder}")
+    if filters and known.own is None and len(filters) != known.filters:
+        raise UserError(
+            f"--decoder_filters needs {known.filters} numbers with --decoder {decoder}, the "
+            f"deepest first, not {len(filters)}"
+        )
 
 
 def check_input_size(model: SegmentationModel, side: int | None) -> None:

@@ -13,7 +13,6 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 from matplotlib.patheffects import Normal, Stroke
-from matplotlib.ticker import FormatStrFormatter, LogLocator, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
 from matssl import pictures
@@ -26,12 +25,12 @@ RIGHT, WRONG = (225, 230, 235), (200, 30, 40)
 # Layout of a panel; images this much wider than high stand one below the other.
 TOTAL_INCHES, HEAD_INCHES, LINE_INCHES, GAP_INCHES = 12.4, 0.27, 0.24, 0.12
 WIDE = 2.5
+# Room for the words above a picture that is narrower; about a letter of a scale bar.
+LABEL_INCHES, LETTER_INCHES = 2.05, 0.085
 # Longest side of a micrograph in a panel, in pixels; what is larger is drawn smaller.
 MOST_DRAWN = 2048
 # Characters of a class name in a picture.
 LABEL = 48
-# Fewer regions have no distribution.
-FEW = 3
 
 
 def legible(names: Sequence[str], most: int = LABEL) -> list[str]:
@@ -144,7 +143,7 @@ def panel(
     figure = plt.figure(figsize=(TOTAL_INCHES, total))
     for number, (label, content) in enumerate(parts):
         row, column = divmod(number, columns)
-        left = column * (cell + GAP_INCHES)
+        left = column * (max(cell, LABEL_INCHES) + GAP_INCHES)
         top = HEAD_INCHES + LINE_INCHES + row * (cell_height + LINE_INCHES + GAP_INCHES)
         bottom = total - top - cell_height
         axis = figure.add_axes(
@@ -154,7 +153,7 @@ def panel(
         axis.set_title(label, fontsize=9, fontweight="normal", loc="left", pad=4)
         axis.axis("off")
         if number == 0 and pixel_size is not None:
-            _scale_bar(axis, height, width, pixel_size)
+            _scale_bar(axis, height, width, pixel_size, cell)
     figure.legend(
         handles=patches,
         loc="lower left",
@@ -218,10 +217,18 @@ def confusion_plot(counts: NDArray[np.int64], names: Sequence[str], path: Path) 
 
 
 def fraction_plot(truth: Array, predicted: Array, names: Sequence[str], path: Path) -> None:
-    """Write predicted against true area fraction, one point per image and class."""
+    """Write predicted against true area fraction in %, one point per image and class.
+
+    Args:
+        truth: (images, classes), 0 to 1.
+        predicted: the same.
+        names: of the classes.
+        path: PNG file.
+    """
     names = legible(names)
     figure, axis = plt.subplots(figsize=(4.2, 4.0))
-    top = 1.04 * max(float(np.nanmax(truth)), float(np.nanmax(predicted)), 0.05)
+    truth, predicted = 100 * truth, 100 * predicted
+    top = 1.04 * max(float(np.nanmax(truth)), float(np.nanmax(predicted)), 5.0)
     axis.plot([0, top], [0, top], color=pictures.FAINT, lw=1, ls="--", zorder=1)
     for number, (name, colour) in enumerate(zip(names, class_colours(len(names)), strict=True)):
         axis.scatter(
@@ -237,8 +244,8 @@ def fraction_plot(truth: Array, predicted: Array, names: Sequence[str], path: Pa
     axis.set_xlim(0, top)
     axis.set_ylim(0, top)
     axis.set_aspect("equal")
-    axis.set_xlabel("true area fraction")
-    axis.set_ylabel("predicted area fraction")
+    axis.set_xlabel("true area fraction, %")
+    axis.set_ylabel("predicted area fraction, %")
     axis.set_title("phase fraction, one point per image")
     axis.legend(fontsize=8)
     pictures.save(figure, path)
@@ -305,58 +312,20 @@ def _short_names(names: Sequence[str], length: int) -> list[str]:
     return [n if len(n) <= length else f"{n[: half - 1]}…{n[-half:]}" for n in short]
 
 
-def size_plot(
-    values: Sequence[Sequence[float]], names: Sequence[str], unit: str, path: Path
-) -> None:
-    """Draw the diameters of the regions of each class, one panel a class that has a few.
-
-    Args:
-        values: diameters of each class.
-        names: of the classes.
-        unit: of the diameters.
-        path: PNG file.
-    """
-    shown = [i for i, own in enumerate(values) if len(own) >= FEW] or [0]
-    columns = min(3, len(shown))
-    rows = -(-len(shown) // columns)
-    size = (max(4.6, 3.2 * columns), 2.5 * rows + 0.2)
-    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False)
-    colours = class_colours(len(names))
-    for axis, kind in zip(axes.flat, shown, strict=False):
-        own = np.array(values[kind], float)
-        if len(own) >= FEW:
-            # Sizes of particles spread over decades; equal steps of the logarithm show all of them.
-            edges = np.geomspace(own.min() * 0.95, own.max() * 1.05, 24)
-            axis.hist(own, edges, color=_hex(colours[kind]), edgecolor="white", lw=0.5)
-            axis.axvline(np.median(own), color=pictures.INK, lw=1, ls="--")
-            axis.set_xscale("log")
-            axis.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-            axis.xaxis.set_major_formatter(FormatStrFormatter("%g"))
-            axis.xaxis.set_minor_locator(NullLocator())
-            axis.set_axisbelow(True)
-            axis.set_ylim(0, 1.4 * axis.get_ylim()[1])
-            middle = f"median {np.median(own):.3g} {unit}\nmean {own.mean():.3g} {unit}"
-            text = f"n = {len(own)}\n{middle}"
-            corner = {"xy": (0.98, 0.97), "xycoords": "axes fraction", "ha": "right", "va": "top"}
-            box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1.5}
-            axis.annotate(text, fontsize=8, bbox=box, **corner)
-            axis.yaxis.set_major_locator(MaxNLocator(integer=True))
-        axis.set_title(pictures.legible(names[kind], LABEL))
-        axis.set_xlabel(f"equivalent diameter ({unit})")
-    for axis in axes[:, 0]:
-        axis.set_ylabel("regions")
-    for axis in list(axes.flat)[len(shown) :]:
-        axis.axis("off")
-    figure.tight_layout()
-    pictures.save(figure, path)
-
-
 def _hex(colour: tuple[int, int, int]) -> str:
     return "#{:02x}{:02x}{:02x}".format(*colour)
 
 
-def _scale_bar(axis: Axes, height: int, width: int, pixel_size: float) -> None:
-    """Draw a bar of round length, about a fifth of the image's width."""
+def _scale_bar(axis: Axes, height: int, width: int, pixel_size: float, inches: float) -> None:
+    """Draw a bar of round length, about a fifth of the image's width.
+
+    Args:
+        axis: with the image.
+        height: of the image in pixels.
+        width: of the image in pixels.
+        pixel_size: nm.
+        inches: how wide the image is drawn.
+    """
     target = 0.2 * width * pixel_size
     power = 10 ** np.floor(np.log10(target))
     length = max(step * power for step in (1, 2, 5) if step * power <= target)
@@ -372,13 +341,16 @@ def _scale_bar(axis: Axes, height: int, width: int, pixel_size: float) -> None:
         solid_capstyle="butt",
         path_effects=[Stroke(linewidth=5.5, foreground="black"), Normal()],
     )
+    label = f"{length / scale:g} {unit}"
+    # A number wider than the image begins at its left edge and goes on beside it.
+    fits = LETTER_INCHES * len(label) < 0.96 * inches
     axis.annotate(
-        f"{length / scale:g} {unit}",
-        (x0 + pixels, y0),
+        label,
+        (x0 + pixels if fits else 0, y0),
         xytext=(0, 4),
         textcoords="offset points",
         color="white",
-        ha="right",
+        ha="right" if fits else "left",
         va="bottom",
         fontsize=8,
         fontweight="bold",

@@ -4,19 +4,35 @@ from __future__ import annotations
 
 import hashlib
 import os
+import struct
+import zlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import cv2
 import numpy as np
+import tifffile
 from numpy.typing import NDArray
 
-from matssl.core.arrays import roomy, strips
+from matssl.core.arrays import Array, roomy, strips
+from matssl.core.run_folder import RunFolder, atomic_path
 from matssl.data.preprocess import Preprocess
 from matssl.data.readers import Micrograph
 from matssl.pictures import segmentation as pictures
 
+# Masks repeat from row to row: the difference to the row above in runs is smaller and several times
+# faster than the writer's own choice.
+MASK_PNG = (
+    *(cv2.IMWRITE_PNG_COMPRESSION, 1),
+    *(cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE),
+    *(cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_UP),
+)
+# Bytes of a PNG file before its second chunk, and where the type of its colours stands: 3 is a
+# palette.
+PNG_HEADER, PNG_COLOUR, PNG_PALETTE = 33, 25, 3
 # Bytes of a name of output files; file systems allow 255, with ending and temporary marks.
 LONGEST = 160
 
@@ -59,6 +75,17 @@ def colour_bgr(classes: NDArray[np.uint8], count: int) -> NDArray[np.uint8]:
     return result
 
 
+def eight_bit(probabilities: Array) -> NDArray[np.uint8]:
+    """Return 255 times the probability of the second of two classes, uint8 (H, W).
+
+    A pixel above a threshold t is one above 255 t, in every picture alike.
+
+    Args:
+        probabilities: (2, H, W).
+    """
+    return np.rint(255 * probabilities[1]).astype(np.uint8)
+
+
 def data_name(path: str) -> str:
     """Return what a folder of images, or one image, is called in the name of a run."""
     place = Path(path).resolve()
@@ -71,3 +98,73 @@ def shown(micrograph: Micrograph, record: Preprocess) -> NDArray[np.uint8]:
         record, window="percentile", low=0.5, high=99.5, resize=None, target_pixel_size=None
     )
     return native.plane_u8(micrograph)
+
+
+def write_masks(
+    folder: RunFolder,
+    kind: str,
+    name: str,
+    classes: NDArray[np.uint8],
+    num_classes: int,
+) -> None:
+    """Write class indices as a PNG that viewers show in colour, and as a colour PNG.
+
+    Args:
+        folder: of the run.
+        kind: folder inside it, masks or maps.
+        name: of the files.
+        classes: uint8 (H, W); 255 for none.
+        num_classes: how many colours there are.
+    """
+    colour = cv2.imencode(".png", colour_bgr(classes, num_classes), MASK_PNG)[1].tobytes()
+    for place, content in (("index", indexed_png(classes, num_classes)), ("colour", colour)):
+        with atomic_path(folder.path(f"{kind}/{place}/{name}.png")) as temporary:
+            temporary.write_bytes(content)
+
+
+def write_label(
+    folder: RunFolder, name: str, classes: NDArray[np.uint8], pixel_size: float | None
+) -> None:
+    """Write class indices as TIFF with the pixel size.
+
+    Args:
+        folder: of the run.
+        name: of the file.
+        classes: uint8 (H, W); 255 for none.
+        pixel_size: nm, None where unknown.
+    """
+    with atomic_path(folder.path(f"masks/label/{name}.tif")) as temporary:
+        tifffile.imwrite(temporary, classes, compression="zlib", **scale_tags(pixel_size))
+
+
+def indexed_png(classes: NDArray[np.uint8], num_classes: int) -> bytes:
+    """Return class indices as PNG whose palette has the colours of the classes.
+
+    OpenCV writes one byte a pixel as grey; the same bytes are indices where the header says so and
+    the palette follows it (PNG specification, sections 11.2.2 and 11.2.3).
+
+    Args:
+        classes: uint8 (H, W); what is no class is light grey.
+        num_classes: how many colours there are.
+    """
+    data = cv2.imencode(".png", classes, MASK_PNG)[1].tobytes()
+    head = bytearray(data[:PNG_HEADER])
+    head[PNG_COLOUR] = PNG_PALETTE
+    head[-4:] = struct.pack(">I", zlib.crc32(head[12:-4]))
+    colours = pictures.colour_mask(np.arange(256, dtype=np.uint8)[None], num_classes)
+    chunk = b"PLTE" + colours.tobytes()
+    palette = struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    return bytes(head) + palette + data[PNG_HEADER:]
+
+
+def scale_tags(pixel_size: float | None) -> dict[str, Any]:
+    """Return what a TIFF file needs to carry a pixel size, as ImageJ writes and reads it.
+
+    Args:
+        pixel_size: nm, None where unknown.
+    """
+    if pixel_size is None:
+        return {}
+    per_pixel = (1 / pixel_size, 1 / pixel_size)
+    text = "ImageJ=1.54f\nunit=nm\n"
+    return {"resolution": per_pixel, "resolutionunit": 1, "description": text, "metadata": None}

@@ -1,14 +1,21 @@
-"""Settings of published codes in ours: MatSSL's environment, the SimCLR study's YAML files."""
+"""Settings of published codes in ours: MatSSL's environment, files of the SimCLR study and others.
+
+Those of unet-compare are understood in :mod:`matssl.stages.unet_compare`; whose file one is, its
+keys say.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any
 
 from matssl.core.errors import UserError
 from matssl.core.parsing import read_settings
+from matssl.stages import unet_compare
+from matssl.stages.unet_compare_keys import KEYS
+from matssl.stages.unet_compare_keys import read as read_keys
 
 # What MatSSL reads from the environment and from .env; SSL_BATCH_SIZE and SSL_WORKERS, which its
 # .env lists too, were never read.
@@ -20,6 +27,8 @@ ENVIRONMENT = {
     "SSL_EPOCHS": "epochs",
     "SSL_EXP_PATH": "output_dir",
 }
+# Parts of the study's files; the last may be absent.
+STUDY_CODE, STUDY_PARTS = "the SimCLR study", ("model", "training", "data", "experiment")
 # The study's data sets are fetched by these names; the weights it got from them go by others.
 STUDY_DATA = {"cifar10": "cifar10", "cats_vs_dogs": "cats_vs_dogs", "oxford_pets": "oxford-pets"}
 STUDY_WEIGHTS = "experiments/pretrained_models/{}_simclr_backbone.ckpt"
@@ -119,31 +128,82 @@ def environment(folder: Path = Path()) -> dict[str, str]:
     return values
 
 
-def read(path: str, finetune: bool) -> dict[str, object]:
-    """Return the settings in a ``--config`` file, which may be one of the SimCLR study.
+def read(path: str, finetune: bool, own: Container[str] = ()) -> dict[str, object]:
+    """Return the settings in a ``--config`` file, which may be one of another code.
 
     Args:
         path: YAML or JSON.
-        finetune: whether it is for train_finetune.py.
+        finetune: whether it is for train_finetune.py, else for train_ssl.py.
+        own: names of the flags of the command.
 
     Raises:
-        UserError: it cannot be read, or says what has no counterpart.
+        UserError: it cannot be read, mixes the settings of two codes, or says what has no
+            counterpart.
     """
     content = read_settings(Path(path))
-    if not is_simclr_study(content):
-        return content
-    return simclr_study(content, finetune, path)[0]
+    owner = owner_of(content, own, path)
+    if owner == unet_compare.CODE and not finetune:
+        raise UserError(
+            f"{path} is a file of {owner}, which trains with masks alone: python train_finetune.py "
+            f"--config {path}"
+        )
+    if owner == unet_compare.CODE:
+        return unet_compare.training(content, path)
+    return simclr_study(content, finetune, path)[0] if owner == STUDY_CODE else content
 
 
-def notes(path: str | None, finetune: bool) -> list[str]:
-    """Return what to tell of a ``--config`` file of the SimCLR study; nothing of other files.
+def read_evaluation(path: str, own: Container[str]) -> dict[str, object]:
+    """Return the settings in a ``--config`` file of eval_model.py; see :func:`read`.
+
+    Args:
+        path: YAML or JSON.
+        own: names of the flags of the command.
+
+    Raises:
+        UserError: see :func:`read`.
+    """
+    content = read_settings(Path(path))
+    owner = owner_of(content, own, path)
+    if owner == STUDY_CODE:
+        raise UserError(f"{path} is a file of {owner}, which says nothing of an evaluation")
+    return unet_compare.inference(content, path) if owner == unet_compare.CODE else content
+
+
+def owner_of(content: Mapping[str, object], own: Container[str], source: str) -> str:
+    """Return the code that a settings file is written for, "" where it is this one.
+
+    Args:
+        content: of the file.
+        own: names of the flags of the command.
+        source: named in errors.
+
+    Raises:
+        UserError: it has settings of two codes.
+    """
+    parts = STUDY_PARTS if is_simclr_study(content) else ()
+    theirs = [key for key in content if key in KEYS and key not in own]
+    ours = [key for key in content if key in own and key not in KEYS and key not in parts]
+    found = {STUDY_CODE: list(parts), unet_compare.CODE: theirs, "this toolkit": ours}
+    owners = {code: keys for code, keys in found.items() if keys}
+    if len(owners) > 1:
+        told = " with those of ".join(f"{c} ({', '.join(k[:3])})" for c, k in owners.items())
+        raise UserError(f"{source} mixes settings of {told}; write it for one of them")
+    return next((code for code in owners if code != "this toolkit"), "")
+
+
+def notes(path: str | None, finetune: bool, own: Container[str] = ()) -> list[str]:
+    """Return what to tell of a ``--config`` file of another code; nothing of ours.
 
     Args:
         path: of the file, None without one.
         finetune: whether it is for train_finetune.py.
+        own: names of the flags of the command.
     """
     content = read_settings(Path(path)) if path else {}
-    if not is_simclr_study(content):
+    study = is_simclr_study(content)
+    if finetune and not study and owner_of(content, own, str(path)) == unet_compare.CODE:
+        return unet_compare.notes(content, str(path))
+    if not study:
         return []
     told = [f"{path} is read as a file of the SimCLR study"]
     unused = simclr_study(content, finetune, str(path))[1]
@@ -158,9 +218,21 @@ def notes(path: str | None, finetune: bool) -> list[str]:
     return told
 
 
+def unet_compare_config(path: str | None, own: Container[str]) -> dict[str, Any] | None:
+    """Return all settings of a ``--config`` file of unet-compare; None where it is no such file.
+
+    Args:
+        path: of the file, None without one; it may be gone.
+        own: names of the flags of the command.
+    """
+    content = read_settings(Path(path)) if path and Path(path).is_file() else {}
+    theirs = owner_of(content, own, str(path)) == unet_compare.CODE
+    return read_keys(content, str(path)) if theirs else None
+
+
 def is_simclr_study(content: Mapping[str, object]) -> bool:
     """Whether a YAML file has the parts of the SimCLR study's instead of lines of ours."""
-    return all(isinstance(content.get(part), Mapping) for part in ("model", "training", "data"))
+    return all(isinstance(content.get(part), Mapping) for part in STUDY_PARTS[:3])
 
 
 def simclr_study(

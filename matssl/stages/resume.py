@@ -263,12 +263,22 @@ def note_end(folder: RunFolder, step: int, error: BaseException) -> None:
         folder.status("stopped" if stopped else "failed", step=step, error=reason)
 
 
-def stop(folder: RunFolder, rt: Runtime, step: int, exit_code: int) -> None:
-    """Say how to go on after an interruption, and leave with the signal's exit code."""
+def stop(
+    folder: RunFolder, rt: Runtime, step: int, exit_code: int, name: str | None = None
+) -> None:
+    """Say how to go on after an interruption, and leave with the signal's exit code.
+
+    Args:
+        folder: of the run.
+        rt: one process prints.
+        step: the last one taken.
+        exit_code: of the signal.
+        name: of the run, where its folder is a part of one.
+    """
     if rt.is_main:
         print(
             f"\nstopped at step {step}; continue with the same command and "
-            f"--name {folder.root.name} --resume",
+            f"--name {name or folder.root.name} --resume",
             flush=True,
         )
     raise SystemExit(exit_code if exit_code > 128 else 143)

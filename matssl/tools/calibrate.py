@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -93,7 +93,7 @@ def main(argv: Sequence[str]) -> int:
     from matssl.data import layouts, readers
     from matssl.data.preprocess import Preprocess
     from matssl.data.specimens.sizes import write_pixel_sizes
-    from matssl.data.specimens.table import FILE_NAME
+    from matssl.data.specimens.table import tables_of
 
     length = readers.parse_pixel_size(args.length)
     assert length is not None
@@ -113,14 +113,22 @@ def main(argv: Sequence[str]) -> int:
             f"no scale bar is found in {counted(len(chosen), 'image')} of {folder} (first: "
             f"{chosen[0].name}); measure it in a viewer and give --pixels"
         )
-    written = write_pixel_sizes(folder / FILE_NAME, sizes)
+    # A new table above it would take the place of one beside the images.
+    tables = tables_of(sizes, folder)
+    written = {
+        table: write_pixel_sizes(table, {path: sizes[path] for path in images})
+        for table, images in tables.items()
+    }
     if args.pictures:
         _draw(measured, Path(args.pictures), args.length, length)
     for nm, count in Counter(f"{size:.5g} nm" for size in sizes.values()).most_common(LISTED):
         print(f"  pixel size   {nm} ({counted(count, 'image')})")
-    kept = f", {counted(written.others, 'other line')} as before" if written.others else ""
-    told = f"{written.added} new, {written.changed} had another pixel size{kept}"
-    print(f"  written      {folder / FILE_NAME}: {counted(len(sizes), 'image')}, {told}")
+    for table, one in written.items():
+        kept = f", {counted(one.others, 'other line')} as before" if one.others else ""
+        told = f"{one.added} new, {one.changed} had another pixel size{kept}"
+        print(f"  written      {table}: {counted(len(tables[table]), 'image')}, {told}")
+        for line in _changes(one.before, sizes):
+            print(f"  changed      {line}")
     doubts = _doubts(measured, length, args.pixels is None)
     for told in doubts:
         print(f"  warning      {told}")
@@ -141,6 +149,19 @@ def _measured(micrograph: Micrograph, path: Path, pixels: float | None) -> Measu
         return Measured(path, pixels, None, micrograph.pixel_size)
     bar = scale_bar.find(micrograph.pixels)
     return Measured(path, bar.pixels if bar else None, bar, micrograph.pixel_size)
+
+
+def _changes(before: Mapping[Path, float], sizes: Mapping[Path, float]) -> list[str]:
+    """Return in words which pixel size of the table became which."""
+    steps: dict[str, list[str]] = {}
+    for path, old in before.items():
+        steps.setdefault(f"{old:.5g} nm -> {sizes[path]:.5g} nm", []).append(path.name)
+    lines = [
+        f"{step} ({counted(len(names), 'image')}: {_listed(names)})"
+        for step, names in steps.items()
+    ]
+    more = len(lines) - LISTED
+    return lines[:LISTED] + ([f"and {counted(more, 'other pair')} of sizes"] if more > 0 else [])
 
 
 def _doubts(measured: Sequence[Measured], length: float, by_bar: bool) -> list[str]:

@@ -10,10 +10,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 from matssl.core import paths
-from matssl.core.errors import guard
+from matssl.core.errors import UserError, guard
 from matssl.core.flags import flag
 from matssl.core.parsing import parse_one
 from matssl.stages.settings import (
@@ -37,6 +38,25 @@ from matssl.stages.settings import (
 if TYPE_CHECKING:
     from matssl.data.preprocess import Preprocess
     from matssl.stages.pretrain.settings import PretrainSettings
+    from matssl.trained.encoder import Encoder
+
+
+def weights_problem(source: str) -> str:
+    """Return what is wrong with weights as far as their path and first bytes tell, "" for nothing.
+
+    What only the whole file tells is found by :func:`check`.
+    """
+    from matssl import hub
+    from matssl.core import file_kinds
+
+    told = weights_file(source)
+    if told or source in ("none", "imagenet") or hub.locate(source).is_dir():
+        return told
+    try:
+        kind = file_kinds.named(hub.locate(source))
+    except OSError as error:
+        return f"{source} cannot be read: {error.strerror or error}"
+    return f"{source} is no weights file: it is {kind}" if kind else ""
 
 
 @dataclass(frozen=True)
@@ -49,7 +69,7 @@ class ProbeSettings(LabelSettings, ToolSettings):
         "runs of train_ssl.py, weights files, imagenet, or none for random weights",
         required=True,
         positional=True,
-        leads=weights_file,
+        leads=weights_problem,
     )
     probe_path: str = flag(
         "", "data", "folder of a few images with masks", required=True, leads=paths.folder
@@ -96,9 +116,42 @@ def main(argv: Sequence[str]) -> int:
         precision=args.precision,
         crop_bottom=args.crop_bottom or "auto",
     )
-    for name, miou in scores(args.weights, config, args.encoder, args.crop_bottom):
-        print(f"{100 * miou:5.1f} %  {name}", flush=True)
+    check(args.weights, args.encoder)
+    for one in scores(args.weights, config, args.encoder, args.crop_bottom):
+        print(f"{100 * one.miou:5.1f} %  {one.source}  ({one.what})", flush=True)
     return 0
+
+
+class Scored(NamedTuple):
+    """Weights as they were given, what they are in words, and the mean IoU of their read-out."""
+
+    source: str
+    what: str
+    miou: float
+
+
+def check(sources: Sequence[str], name: str = "resnet18") -> None:
+    """Refuse weights that cannot be used, all of them at once, before the first is scored.
+
+    Args:
+        sources: as in :func:`scores`.
+        name: of the encoder where a source does not say it.
+
+    Raises:
+        UserError: some cannot; each is told with its cause.
+    """
+    from matssl.trained.encoder import Encoder
+
+    wrong = []
+    for source in dict.fromkeys(sources):
+        try:
+            Encoder.load(source, encoder=name, in_channels=1, device="cpu", precision="fp32")
+        except UserError as error:
+            wrong.append(str(error))
+    if wrong:
+        told = "; ".join(wrong)
+        many = f"{len(wrong)} of {len(sources)} weights cannot be used: {told}"
+        raise UserError(many if len(sources) > 1 else told)
 
 
 def scores(
@@ -106,8 +159,8 @@ def scores(
     config: PretrainSettings,
     name: str = "resnet18",
     crop_bottom: str | None = None,
-) -> Iterator[tuple[str, float]]:
-    """Yield each source with its mean IoU, 0 to 1.
+) -> Iterator[Scored]:
+    """Yield each source with what it is and its mean IoU, 0 to 1.
 
     Args:
         sources: see :meth:`matssl.trained.encoder.Encoder.load`; grey levels are shown as the run
@@ -147,7 +200,24 @@ def scores(
             probes[seen] = dense_probe(levels, record if measured else None, encoder.multiple)
         probe = probes[seen]
         assert probe is not None
-        yield source, probe.score(encoder.network.model, rt.device, rt.autocast)
+        miou = probe.score(encoder.network.model, rt.device, rt.autocast)
+        yield Scored(source, _what(source, encoder), miou)
+
+
+def _what(source: str, encoder: Encoder) -> str:
+    """Return in words which weights a source stands for."""
+    from matssl import hub
+
+    if source == "none":
+        return f"random weights, {encoder.name}"
+    if source == "imagenet":
+        return f"ImageNet weights, {encoder.name}"
+    file = hub.locate(source).name
+    last = encoder.lineage.last
+    facts = [file] if file != Path(source).name else []
+    facts += [encoder.name, *([str(last["method"])] if "method" in last else [])]
+    facts += [f"step {last['steps']}"] if "steps" in last else []
+    return ", ".join(facts)
 
 
 if __name__ == "__main__":

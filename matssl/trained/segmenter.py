@@ -15,24 +15,25 @@ from torch import nn
 
 from matssl import hub, weights
 from matssl.core import checkpoint
-from matssl.core.arrays import Array, roomy
+from matssl.core.arrays import Array, decided, roomy, strips
 from matssl.core.errors import UserError
 from matssl.core.labels import IGNORE
 from matssl.core.lineage import Lineage
 from matssl.data import masks, readers
+from matssl.data.layouts import Lists
 from matssl.data.masks import ClassTable, MaskClass
 from matssl.data.preprocess import Preprocess
 from matssl.data.readers import Micrograph
 from matssl.decoders import DECODERS
 from matssl.measure.field import areas
-from matssl.models.forest import ForestModel, is_forest
+from matssl.metrics import calibration
 from matssl.models.segmentation import (
     BackgroundLogit,
-    Description,
-    SegmentationModel,
     build_model,
     check_input_size,
 )
+from matssl.trained import ensemble
+from matssl.trained.ensemble import Member
 from matssl.trained.network import Network
 from matssl.weights.containers import Content
 from matssl.weights.folding import IMAGENET
@@ -54,6 +55,7 @@ class TrainedOn:
         mask_folder: where the masks lay, as the user said it.
         specimens: the table that named them, where one was given.
         seed: of the cut.
+        lists: images that were given by name or share.
         images: paths of the training images.
         digests: of their pixels, see :func:`matssl.data.readers.digest`.
     """
@@ -64,6 +66,7 @@ class TrainedOn:
     mask_folder: str | None = None
     specimens: str | None = None
     seed: int = 0
+    lists: Lists = Lists()
     images: frozenset[str] = frozenset()
     digests: frozenset[str] = frozenset()
 
@@ -75,12 +78,14 @@ class Prediction:
     Attributes:
         classes: most likely class of each pixel, uint8 (H, W); 255 in the rows of an information
             bar that was cut off.
-        probabilities: float32 (C, rows above the bar, W); sums to 1 over the classes.
+        probabilities: float32 (C, rows above the bar, W); sums to 1 over the classes, calibrated
+            by the model's temperature.
         pixel_size: nm, None where unknown.
         table: names of the classes and their values in masks.
         record: how the micrograph was prepared for the network.
         source: path of the micrograph.
         seen: rows and columns at which the network saw it; other than its own where it was resized.
+        temperature: that calibrated the probabilities; 1 where they are as the network gave them.
     """
 
     classes: NDArray[np.uint8] = field(repr=False)
@@ -90,6 +95,7 @@ class Prediction:
     record: Preprocess
     source: str
     seen: tuple[int, int]
+    temperature: float = 1.0
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -126,6 +132,11 @@ class Segmenter:
         lineage: the chain of what it was trained from.
         raw: whether the file is a bare state dict, whose use had to be assumed.
         note: what was assumed, in words.
+        temperature: of its probabilities, fitted on validation images; 1 where there were none.
+        members: the models of an ensemble, the first of them that of ``network`` and ``record``;
+            empty for a single model.
+        threshold: of two classes, the second is where the network's own probability is above it;
+            None: the most likely class.
     """
 
     network: Network = field(repr=False)
@@ -136,6 +147,9 @@ class Segmenter:
     lineage: Lineage = Lineage()
     raw: bool = False
     note: str = ""
+    temperature: float = 1.0
+    members: tuple[Member, ...] = field(default=(), repr=False)
+    threshold: float | None = None
 
     @classmethod
     def load(
@@ -151,8 +165,8 @@ class Segmenter:
         """Return the model in a file.
 
         Args:
-            path: run folder or checkpoint of train_finetune.py, raw state dict of
-                segmentation-models-pytorch, or name in the model hub.
+            path: run folder or checkpoint of train_finetune.py, that of the ensemble of its folds
+                too, raw state dict of segmentation-models-pytorch, or name in the model hub.
             device: auto, cpu, cuda or cuda:N.
             precision: fp32, bf16, or auto: bf16 where the hardware multiplies in it.
             threads: CPU threads of torch, for the whole process; None leaves them as they are.
@@ -175,14 +189,29 @@ class Segmenter:
         payload = checkpoint.checked(content.payload, path, stage="finetune")
         if encoder is not None:
             raise UserError(f"{path} says its encoder itself; leave --encoder out")
-        model, record, table = _own(payload, path, input_size)
-        if input_size is not None:
-            record = replace(record, resize=input_size)
-        network = Network.on(model, device, precision, threads)
+        members = []
+        for model, record, temperature in ensemble.models(payload, path, input_size):
+            network = Network.on(model, device, precision, threads)
+            members.append(Member(network, record, temperature))
         lineage = Lineage.read(payload.get("lineage"))
         with checkpoint.damage_told(path):
             trained_on = _trained_on(payload)
-        return cls(network, record, table, str(path), trained_on, lineage)
+            table = ClassTable.from_dict(payload["classes"])
+            threshold = payload["recipe"].get("threshold")
+            if threshold is not None and not (table.num_classes == 2 and 0 < threshold < 1):
+                raise ValueError("its threshold is none of its classes")
+        first = members[0]
+        return cls(
+            first.network,
+            first.record,
+            table,
+            str(path),
+            trained_on,
+            lineage,
+            temperature=first.temperature if len(members) == 1 else 1.0,
+            members=tuple(members) if len(members) > 1 else (),
+            threshold=threshold,
+        )
 
     def predict(
         self,
@@ -211,28 +240,42 @@ class Segmenter:
         """
         picture = opened(micrograph, self.record)
         plane = self.record.plane(picture)
-        probabilities = self.network.probabilities(
-            self.record.tensor(plane),
-            self.table.num_classes,
-            tile_size=tile_size,
-            overlap=overlap,
-            tta=tta,
-            batch_size=batch_size,
-            scratch=scratch,
-        )
         shape = (self.record.kept_rows(picture), picture.pixels.shape[1])
-        probabilities = _native(probabilities, shape)
         classes = roomy(picture.pixels.shape[:2], np.uint8)
         classes[shape[0] :] = IGNORE
-        _most_likely(probabilities, classes)
+        alone = Member(self.network, self.record, self.temperature)
+        total = None
+        for number, member in enumerate(self.members or (alone,)):
+            probabilities = member.probabilities(
+                plane,
+                self.table.num_classes,
+                tile_size=tile_size,
+                overlap=overlap,
+                tta=tta,
+                batch_size=batch_size,
+                scratch=ensemble.folder(scratch, number) if self.members else scratch,
+            )
+            probabilities = _native(probabilities, shape)
+            if self.members:
+                calibration.temper(probabilities, member.temperature)
+                total = ensemble.add(total, probabilities, len(self.members))
+            else:
+                # Of the network's own ones: rounding must not decide between two classes.
+                _decide(probabilities, classes, self.threshold)
+                calibration.temper(probabilities, member.temperature)
+                total = probabilities
+        assert total is not None
+        if self.members:
+            _decide(total, classes, self.threshold)
         return Prediction(
             classes,
-            probabilities,
+            total,
             picture.pixel_size,
             self.table,
             self.record,
             picture.source,
             (plane.shape[0], plane.shape[1]),
+            self.temperature,
         )
 
 
@@ -258,36 +301,6 @@ def opened(picture: Picture, record: Preprocess) -> Micrograph:
     return readers.from_array(np.asarray(picture), record.pixel_size, record.color)
 
 
-def _built(description: Description) -> SegmentationModel:
-    """Return a model whose weights are to be replaced; torch's generator stays where it is."""
-    with torch.random.fork_rng(devices=[]):
-        return build_model(**description)
-
-
-def _own(
-    payload: Mapping[str, Any], path: Path, input_size: int | None
-) -> tuple[nn.Module, Preprocess, ClassTable]:
-    """Return model, record and class table of a checkpoint of fine-tuning."""
-    with checkpoint.damage_told(path):
-        record = Preprocess.from_dict(payload["preprocess"])
-        table = ClassTable.from_dict(payload["classes"])
-        description = payload["model"]
-        if description["num_classes"] != table.num_classes:
-            raise ValueError(f"its model has not the {table.num_classes} classes of its table")
-        if description["in_channels"] != record.channels:
-            raise ValueError(f"its model has not the {record.channels} channels of its record")
-        state = payload["state"]
-        if is_forest(description):
-            return ForestModel.stored(description, state), record, table
-        model = _built(description)
-        if any(key.startswith("ema.") for key in state):
-            # last.ckpt holds both; the averaged weights are the ones that were validated.
-            state = {k.removeprefix("ema."): v for k, v in state.items() if k.startswith("ema.")}
-        check_input_size(model, input_size)
-        model.load_state_dict(state)
-        return model, record, table
-
-
 def _trained_on(payload: Mapping[str, Any]) -> TrainedOn:
     parts = (payload.get(name) for name in ("recipe", "progress"))
     settings, progress = (part if isinstance(part, Mapping) else {} for part in parts)
@@ -298,6 +311,12 @@ def _trained_on(payload: Mapping[str, Any]) -> TrainedOn:
         mask_folder=settings.get("mask_folder"),
         specimens=settings.get("specimens"),
         seed=int(settings.get("seed", 0)),
+        lists=Lists(
+            tuple(settings.get("training_set", ())),
+            tuple(settings.get("validation_set", ())),
+            settings.get("auto_split"),
+            settings.get("folds") is not None,
+        ),
         images=frozenset(progress.get("train_images", [])),
         digests=frozenset(progress.get("train_digests", [])),
     )
@@ -361,8 +380,9 @@ def _native(probabilities: NDArray[np.float32], shape: tuple[int, int]) -> NDArr
     return native
 
 
-def _most_likely(probabilities: NDArray[np.float32], classes: NDArray[np.uint8]) -> None:
+def _decide(
+    probabilities: NDArray[np.float32], classes: NDArray[np.uint8], threshold: float | None
+) -> None:
     """Write the class of each pixel, in strips so that the index array stays small."""
-    for top in range(0, probabilities.shape[1], 1024):
-        part = probabilities[:, top : top + 1024]
-        classes[top : top + part.shape[1]] = part.argmax(axis=0)
+    for rows in strips(probabilities.shape[1]):
+        classes[rows] = decided(probabilities[:, rows], threshold)

@@ -75,9 +75,7 @@ class WeightsReport:
             lines.append(f"  {len(self.missing)} BatchNorm counters are not in the file: harmless")
         lines += [f"  {note}" for note in self.notes]
         lines += [f"  from {line}" for line in self.lineage.lines()]
-        doubt = self.lineage.doubt()
-        if doubt:
-            lines.append(f"  warning {doubt}")
+        lines += [f"  warning {t}" for t in (self.lineage.unfinished(), self.lineage.doubt()) if t]
         return "\n".join(lines)
 
 

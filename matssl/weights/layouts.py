@@ -26,7 +26,8 @@ def own_segmentation(content: Content) -> dict[str, Tensor] | None:
     """Read ``best.ckpt`` or ``last.ckpt`` of a fine-tuning run; of both weights the averaged.
 
     Raises:
-        UserError: it is a random forest.
+        UserError: it is a random forest, which has no encoder, or the ensemble of a
+            cross-validation, which has one for each fold.
     """
     if not own_format(content.facts, content.path) or content.facts.get("stage") != "finetune":
         return None
@@ -34,6 +35,11 @@ def own_segmentation(content: Content) -> dict[str, Tensor] | None:
         raise UserError(
             f"{content.path} is a random forest (--head forest) and has no encoder; eval_model.py "
             "--model_path uses it as it is"
+        )
+    if content.has("members."):
+        raise UserError(
+            f"{content.path} is the ensemble of several folds, each with an encoder of its own; "
+            "give the best.ckpt of one of them (fold_1/best.ckpt)"
         )
     return content.below("ema.encoder.") or content.below("encoder.")
 

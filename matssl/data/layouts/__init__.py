@@ -26,6 +26,7 @@ from matssl.data.layouts import (
     split_annot,
     written,
 )
+from matssl.data.layouts.lists import Lists, part
 from matssl.data.layouts.pairing import (
     SPLITS,
     Found,
@@ -39,16 +40,29 @@ from matssl.data.layouts.survey import (
     ELSEWHERE,
     MASK,
     MASKS_ELSEWHERE,
+    OTHER,
     LeftOut,
     Survey,
+    other_files,
     refuse_run,
     summed,
 )
 from matssl.data.layouts.survey import listed as _listed
 from matssl.data.layouts.survey import survey as _survey
+from matssl.data.readers import Listing
 from matssl.data.specimens import MIN_IMAGES_TO_SPLIT, Grouping, Pair, cut_all, group
 
-__all__ = ["DATA_LAYOUTS", "Cut", "Dataset", "LeftOut", "Pair", "find", "tests", "unlabelled"]
+__all__ = [
+    "DATA_LAYOUTS",
+    "Cut",
+    "Dataset",
+    "LeftOut",
+    "Lists",
+    "Pair",
+    "find",
+    "tests",
+    "unlabelled",
+]
 
 DATA_LAYOUTS: dict[str, Layout] = {
     "split + split_annot": split_annot.LAYOUT,
@@ -154,6 +168,7 @@ def find(
     mask_folder: str | None = None,
     table: masks.ClassTable | None = None,
     opened: Sequence[str] | None = None,
+    lists: Lists | None = None,
 ) -> Dataset:
     """Return the data set in a folder: pairs by split, class table, groups.
 
@@ -169,6 +184,7 @@ def find(
         mask_folder: ``--mask_folder``, where names do not say which folder holds the masks.
         table: use this class table instead of looking for one (evaluation of a model).
         opened: only masks of these splits are opened to find the classes; all when None.
+        lists: images that are given by name or share, in place of ``splits``.
 
     Raises:
         UserError: nothing found, images without masks or the reverse, masks that cannot be read.
@@ -177,7 +193,8 @@ def find(
     name, found, left_out, told = _recognise(root, mask_folder)
     if not any(item.mask for item in found):
         if need_masks:
-            raise UserError(_no_masks(root, found, told))
+            others = {out.path: out.files for out in left_out if out.why == OTHER}
+            raise UserError(_no_masks(root, found, [*told, *readers.unread(others)]))
         name = IMAGES_ONLY
     notes = [*told]
     named = {item.split for item in found} - {""}
@@ -197,9 +214,11 @@ def find(
     if splits is not None:
         found, remarks = apply_splits(found, Path(splits), root)
         notes += remarks
-    pairs, cut = _cut(
-        [Pair(item.image, item.mask, specimen[item.image], item.split) for item in found], seed
-    )
+    pairs = [Pair(item.image, item.mask, specimen[item.image], item.split) for item in found]
+    if lists:
+        pairs, remarks = part(pairs, lists, seed, root)
+        notes += remarks
+    pairs, cut = _cut(pairs, seed)
     notes += [cut.text] if cut.text else []
     alone = sum(pair.mask is None for pair in pairs)
     if 0 < alone < len(pairs):
@@ -266,11 +285,11 @@ def _recognise(
     paths, told = listed.images, outlines.notes(listed.others)
     if mask_folder is not None:
         found = anywhere.given(root, _survey(root, (), found=listed).images, mask_folder)
-        return GIVEN, found, _elsewhere(root, paths, found), told
+        return GIVEN, found, _elsewhere(root, listed, found), told
     for name, layout in DATA_LAYOUTS.items():
         pairs = layout.pairs(root)
         if pairs:
-            return name, pairs, _elsewhere(root, paths, pairs), told
+            return name, pairs, _elsewhere(root, listed, pairs), told
     seen = _survey(root, tuple(DATA_LAYOUTS.values()), pairing=True, found=listed)
     if seen.matched.images:
         pairs = anywhere.pairs(root, seen.images, seen.matched)
@@ -280,7 +299,7 @@ def _recognise(
         return BY_CONTENT, pairs, left_out, told
     inside = _in_splits(root)
     if inside:
-        return IN_SPLITS, inside, _elsewhere(root, paths, inside), told
+        return IN_SPLITS, inside, _elsewhere(root, listed, inside), told
     found = [Found(image, None, "") for image in seen.images]
     return IMAGES_ONLY, found, list(seen.left_out), told
 
@@ -312,10 +331,11 @@ def _unused_masks(
     return summed(root, rest, MASKS_ELSEWHERE, paths)
 
 
-def _elsewhere(root: Path, paths: Sequence[Path], found: list[Found]) -> list[LeftOut]:
-    """Return pictures below a folder that its layout has no place for."""
+def _elsewhere(root: Path, listed: Listing, found: list[Found]) -> list[LeftOut]:
+    """Return what lies below a folder and its layout has no place for."""
     known = {path for item in found for path in (item.image, item.mask)}
-    return summed(root, [path for path in paths if path not in known], ELSEWHERE, paths)
+    rest = [path for path in listed.images if path not in known]
+    return [*summed(root, rest, ELSEWHERE, listed.images), *other_files(listed)]
 
 
 def _no_masks(root: Path, found: list[Found], told: list[str]) -> str:

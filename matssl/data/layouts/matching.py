@@ -6,6 +6,7 @@ besides the image's) a few are looked at, all of them where these disagree.
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -162,11 +163,13 @@ def _widows(paths: Sequence[Path], matched: Matched, looked: _Looked) -> set[Pat
     None of them goes with a picture.
     """
     folders = {(kind.folder, kind.suffix) for kind in matched.kinds.values()}
+    # What the folders above them all are called says nothing of some of them.
+    above = len(Path(os.path.commonpath([path.parent for path in paths])).parts) if paths else 0
     pictures = {path for images in matched.images.values() for path in images}
     rest = [
         path
         for path in paths
-        if ((path.parent, path.suffix.lower()) in folders or _in_masks(path))
+        if ((path.parent, path.suffix.lower()) in folders or _in_masks(path, above))
         and path not in matched.images
         and path not in pictures
     ]
@@ -176,14 +179,15 @@ def _widows(paths: Sequence[Path], matched: Matched, looked: _Looked) -> set[Pat
     # What JPEG smeared looks like a picture; most of its folder tells.
     said: dict[Path, list[bool]] = defaultdict(list)
     for path in rest:
-        if _in_masks(path):
+        if _in_masks(path, above):
             said[path.parent].append(few[path])
     masks = {folder for folder, own in said.items() if 2 * sum(own) > len(own)}
     return {path for path in rest if few[path] or path.parent in masks}
 
 
-def _in_masks(path: Path) -> bool:
-    return any(map(naming.says_mask, path.parts[:-1]))
+def _in_masks(path: Path, above: int) -> bool:
+    """Return whether a folder on the way to a file is said to hold masks, but for the first."""
+    return any(map(naming.says_mask, path.parts[above:-1]))
 
 
 def _few(files: Sequence[Path], most: int, looked: _Looked) -> list[Path]:

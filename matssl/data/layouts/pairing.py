@@ -94,6 +94,7 @@ def pair_by_name(images: Path, masks: Path, split: str) -> list[Found]:
             f"{counted(len(lonely), 'image')} in {images} without a mask in {masks.name} (first: "
             f"{lonely[0].name}); add the mask or remove the image"
         )
+        wrong += readers.unread({path: 1 for path in sorted(masks.iterdir()) if path.is_file()})
     if widowed:
         wrong.append(
             f"{counted(len(widowed), 'mask')} in {masks} without an image in {images.name} (first: "

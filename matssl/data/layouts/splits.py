@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -34,7 +34,25 @@ def apply_splits(found: list[Found], source: Path, root: Path) -> tuple[list[Fou
     Raises:
         UserError: unreadable, names that match no image or several, or a name in two splits.
     """
-    table = read_splits(source, root)
+    result, unused = apply_table(found, read_splits(source, root), str(source), root)
+    notes = [f"{unused} images are in no split of {source.name} and are left out"] * bool(unused)
+    return result, notes
+
+
+def apply_table(
+    found: list[Found], table: Mapping[str, Sequence[str]], source: str, root: Path
+) -> tuple[list[Found], int]:
+    """Return the images that a table names, each with its split, and how many it does not name.
+
+    Args:
+        found: all images of the folder.
+        table: names by split.
+        source: where they come from, for messages.
+        root: folder of the data set.
+
+    Raises:
+        UserError: names that match no image or several, or a name in two splits.
+    """
     named: dict[str, list[Found]] = {}
     for item in found:
         for key in {_plain(item.image.name), naming.stem(item.image)}:
@@ -68,9 +86,7 @@ def apply_splits(found: list[Found], source: Path, root: Path) -> tuple[list[Fou
         )
     if not result:
         raise UserError(f"{source} gives no image a split")
-    unused = len(found) - len(seen)
-    notes = [f"{unused} images are in no split of {source.name} and are left out"] * bool(unused)
-    return result, notes
+    return result, len(found) - len(seen)
 
 
 def _meant(name: str, split: str, named: dict[str, list[Found]]) -> list[Found]:

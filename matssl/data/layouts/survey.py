@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from matssl.core.errors import UserError
+from matssl.core.wording import counted
 from matssl.data import readers
 from matssl.data.layouts import matching, naming
 from matssl.data.layouts.matching import Matched
@@ -20,6 +22,12 @@ RESULTS = "results of matssl"
 CLOSED = "may not be read"
 ELSEWHERE = "not part of the layout"
 MASKS_ELSEWHERE = "masks that are not used"
+OTHER = "no pictures that are read"
+# Tables of ours, and texts that microscopes write beside a picture of their name.
+_TABLES = frozenset(("specimens.csv", "splits.csv", "classes.yaml", "classes.yml", "classes.csv"))
+_BESIDE = frozenset((".txt", ".hdr"))
+# Names that a line tells; of folders of masks.
+LISTED, FOLDERS_TOLD = 4, 8
 
 
 @dataclass(frozen=True)
@@ -155,6 +163,45 @@ def summed(root: Path, files: Sequence[Path], why: str, paths: Sequence[Path]) -
     return [LeftOut(path, why, count) for path, count in sorted(told.items())]
 
 
+def told(parts: Sequence[LeftOut]) -> list[str]:
+    """Return in words which pictures are not taken for micrographs, and why."""
+    masks = [part for part in parts if part.why == MASK]
+    files = [part.path.name for part in masks if not part.path.is_dir()]
+    folders = list(dict.fromkeys(part.path.name for part in masks if part.path.is_dir()))
+    more = f" and {len(folders) - FOLDERS_TOLD} more" if len(folders) > FOLDERS_TOLD else ""
+    lines = [f"folders of masks: {', '.join(folders[:FOLDERS_TOLD])}{more}"] if folders else []
+    if files:
+        lines.append(f"{counted(len(files), 'mask')} beside micrographs (first: {files[0]})")
+    lines += _others([part for part in parts if part.why == OTHER])
+    for why in dict.fromkeys(part.why for part in parts if part.why not in (MASK, OTHER)):
+        these = [part for part in parts if part.why == why]
+        number = sum(part.files for part in these)
+        names = list(dict.fromkeys(part.path.name for part in these))
+        more = " ..." if len(names) > LISTED else ""
+        told = f"{counted(number, 'picture')}, " if number else ""
+        places = f" (in {len(these)} places)" if len(these) > len(names) else ""
+        lines.append(f"{told}{why}: {', '.join(names[:LISTED])}{more}{places}")
+    return lines
+
+
+def _others(parts: Sequence[LeftOut]) -> list[str]:
+    """Return in words which files are no pictures, and which are pictures of another kind."""
+    if not parts:
+        return []
+    counts: Counter[str] = Counter()
+    for part in parts:
+        counts[part.path.suffix.lower() or "no ending"] += part.files
+    number = counted(counts.total(), "file that is no picture", "files that are no pictures")
+    unread = readers.unread({part.path: part.files for part in parts})
+    return [f"{number}: {_tally(counts)}", *unread]
+
+
+def _tally(counts: Mapping[str, int]) -> str:
+    ordered = sorted(counts.items(), key=lambda item: -item[1])
+    more = f" and {len(ordered) - LISTED} other kinds" if len(ordered) > LISTED else ""
+    return ", ".join(f"{name} ({count})" for name, count in ordered[:LISTED]) + more
+
+
 def _by_name(root: Path, paths: Sequence[Path], layouts: Sequence[Layout]) -> set[Path]:
     """Return files and folders that a layout of their folder calls masks."""
     places = {path.parent for path in paths}
@@ -178,7 +225,22 @@ def _drawn(root: Path, pictures: Sequence[Path]) -> set[Path]:
     return beside | {path for path in inside if not names.isdisjoint(naming.of_mask(path))}
 
 
+def other_files(found: Listing) -> list[LeftOut]:
+    """Return the files that are no pictures: of each ending the first, which stands for all."""
+    kinds: dict[str, list[Path]] = {}
+    # A description of a.tif is a.txt, or a-tif.hdr of TESCAN.
+    known = {path.with_suffix("") for path in found.images}
+    known |= {path.with_name(f"{path.stem}-{path.suffix[1:]}") for path in found.images}
+    for path in found.others:
+        end = path.suffix.lower()
+        text = end in _BESIDE and path.with_suffix("") in known
+        if path.name.lower() not in _TABLES and not text and not path.name.startswith("."):
+            kinds.setdefault(end, []).append(path)
+    return [LeftOut(files[0], OTHER, len(files)) for files in kinds.values()]
+
+
 def _unread(found: Listing) -> tuple[LeftOut, ...]:
-    """Return the folders that were not looked into."""
+    """Return the folders that were not looked into, and the files that are no pictures."""
     kinds = ((found.junk, JUNK), (found.runs, RESULTS), (found.closed, CLOSED))
-    return tuple(LeftOut(path, why, 0) for paths, why in kinds for path in paths)
+    folders = (LeftOut(path, why, 0) for paths, why in kinds for path in paths)
+    return (*folders, *other_files(found))

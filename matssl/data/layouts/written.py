@@ -12,7 +12,7 @@ from matssl.core.run_folder import atomic_write_bytes
 from matssl.core.tables import csv_text
 from matssl.data import masks
 from matssl.data.masks import ClassTable
-from matssl.data.specimens.table import FILE_NAME, Row, write_table
+from matssl.data.specimens.table import FILE_NAME, Row, tables_of, write_table
 
 if TYPE_CHECKING:
     from matssl.data.layouts import Dataset
@@ -24,7 +24,7 @@ def write(dataset: Dataset, pixel_sizes: Mapping[Path, float | None]) -> list[st
     """Write specimens.csv, classes.yaml and splits.csv; return in words what became of each.
 
     The first two are read from the folder by every command, the last with ``--splits``. A file
-    that is there already is left as it is.
+    that is there already is left as it is, and a table of specimens beside the images, too.
 
     Args:
         dataset: as it was found.
@@ -37,7 +37,10 @@ def write(dataset: Dataset, pixel_sizes: Mapping[Path, float | None]) -> list[st
     if not root.is_dir():
         raise UserError(f"{root} is one image; --write_layout needs a folder")
     labelled = dataset.table is not None
-    said = [_new(root / FILE_NAME, lambda path: _specimens(path, dataset, pixel_sizes))]
+    # A second table above it would take the place of one beside the images.
+    tables = sorted(tables_of([pair.image for pair in dataset.pairs], root))
+    beside = next((path for path in tables if path.is_file()), root / FILE_NAME)
+    said = [_new(beside, lambda path: _specimens(path, dataset, pixel_sizes))]
     if dataset.table is not None:
         table = dataset.table
         there = masks.class_file(None, root)

@@ -23,6 +23,7 @@ from matssl.data.masks.values import RANGE, Value, code_of, shown, span
 SNAP_SHARE = 0.01
 # Highest grey value of a range.
 HIGHEST = 65_535
+WHITE = 255
 # Where no --classes names another one.
 CLASS_FILES = ("classes.yaml", "classes.yml", "classes.csv")
 Entries = list[tuple[str, tuple[Value, ...]]]
@@ -79,7 +80,7 @@ def from_file(file: Path, agreed: Agreed) -> tuple[ClassTable, tuple[str, ...]]:
         palette=agreed.palette,
         any_white=True,
     )
-    notes = [f"class names from {file.name}", *agreed.notes]
+    notes = [f"class names from {file.name}", *agreed.notes, *_unlabelled(table, surveys, file)]
     scaled = [s.renumbered(table.codes(s.values, str(s.path))) for s in surveys]
     other = [
         s.path
@@ -93,6 +94,25 @@ def from_file(file: Path, agreed: Agreed) -> tuple[ClassTable, tuple[str, ...]]:
         table, found = _with_strays(table, scaled, file)
         notes += found
     return counted(table, surveys), tuple(notes)
+
+
+def _unlabelled(table: ClassTable, surveys: list[Survey], file: Path) -> list[str]:
+    """Return a warning where a mask has 255, which often means not labelled, beside its own class.
+
+    Who lists 255 with a class number means masks of 0 and 255 beside those of 0 and 1; a mask that
+    holds both is half labelled.
+    """
+    white = next((c for c in table.classes if WHITE in c.values), None)
+    if white is None:
+        return []
+    name, numbers = white.name, set(map(code_of, white.values)) - {WHITE}
+    both = [s.path for s in surveys if WHITE in s.lit and numbers & s.lit and not s.lossy]
+    if not both:
+        return []
+    return [
+        f"{files(both)}: 255 stands beside class numbers, where it often means not labelled, and "
+        f"{file.name} counts it as {name}; list it under ignore, or save these masks otherwise"
+    ]
 
 
 def _with_strays(
@@ -124,9 +144,11 @@ def _with_strays(
     soft = replace(table, snap=SNAP_DISTANCE if near.all() else HALF_WAY)
     unclear = not near.all() and table.num_classes + bool(table.ignore_values) > 2
     if unclear and not edges_are_few(surveys, soft.decode, table.num_classes, table.kind):
+        remedy = f"give ranges in {file.name} (particle: 128-255), or save them without soft edges"
+        if table.kind == "color":
+            remedy = "export them anew as PNG: JPEG, smoothing and resizing mix the colours"
         raise UserError(
-            f"the masks are soft: the edge of two classes has the values of a third; give ranges "
-            f"in {file.name} (particle: 128-255), or save them without soft edges"
+            f"the masks are soft: the edge of two classes has the values of a third; {remedy}"
         )
     share = 100 * sizes.sum() / max(1, summed.pixels)
     found = [s.path for s in surveys if set(values.tolist()) & set(s.values.tolist())]

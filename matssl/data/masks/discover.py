@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from matssl.core import wording
 from matssl.core.arrays import Array
 from matssl.core.errors import UserError
 from matssl.data.masks import conventions
@@ -33,7 +34,9 @@ MAX_CLASSES = 64
 # --classes binary: every value but 0 is one class; binary:128 says from which value on.
 BINARY = "binary"
 HIGHEST = 65_535
+# What helps where values are not clear. Colours are mixed at soft edges, and no file says how.
 NAME_THEM = "name the classes in classes.yaml (ranges as particle: 128-255)"
+NO_MIXTURES = "export them anew as PNG, without JPEG, smoothing or resizing, which mix the colours"
 
 
 def find_table(
@@ -332,10 +335,13 @@ def _soft(
         between_levels(summed, found.levels) > MOST_BETWEEN
         or not edges_are_few(masks, table.decode, len(found.levels), base.kind)
     ):
+        what = "colours" if base.kind == "color" else "values"
+        remedy = NO_MIXTURES
+        if base.kind == "index":
+            remedy = f"{NAME_THEM}, or save them without soft edges"
         raise UserError(
-            f"the masks are soft: between {shown(list(found.levels), base.kind)} lie values whose "
-            f"class is not clear, since the edge of two classes has the colour of a third; "
-            f"{NAME_THEM}, or save them without soft edges"
+            f"the masks are soft: between {shown(list(found.levels), base.kind)} lie {what} whose "
+            f"class is not clear, since the edge of two classes has the colour of a third; {remedy}"
         )
     if len(found.levels) == 2:
         conventions.refuse_numbers_beside_white(masks)
@@ -344,23 +350,29 @@ def _soft(
 
 def _not_clear(kind: str, summed: Total, found: Heaps) -> UserError:
     values = list(found.unclear) or summed.values.tolist()
-    what = "colours" if kind == "color" else "grey values"
+    colored = kind == "color"
+    what, remedy = ("colours", NO_MIXTURES) if colored else ("grey values", NAME_THEM)
     if found.unclear and found.clear:
         return UserError(
-            f"the masks hold {what} far from every class: {shown(values, kind)}; {NAME_THEM}"
+            f"the masks hold {what} far from every class: {shown(values, kind)}; {remedy}"
         )
     return UserError(
         f"the masks hold {len(summed.values)} {what} ({shown(values, kind)}), not in clear heaps; "
-        f"{NAME_THEM}, or --classes binary:THRESHOLD"
+        f"{remedy}, or --classes binary:THRESHOLD where what is bright is one class"
     )
 
 
 def _soft_note(masks: Sequence[Survey], found: Heaps, kind: str = "index") -> str:
-    lit = set(found.strays)
-    soft = [s.path for s in masks if lit & set(s.values.tolist())]
+    known = set(found.strays)
+    holding = [(s, known & set(s.values.tolist())) for s in masks]
+    holding = [(s, own) for s, own in holding if own]
+    # A clean mask among them may have a level of its own, a step from theirs.
+    soft = [(s, own) for s, own in holding if s.lossy or len(s.values) > len(found.levels)]
+    soft = soft or holding
+    number = len(set().union(*(own for _, own in soft)))
     what = "colour" if kind == "color" else "grey value"
     return (
-        f"{files(soft)}: {len(found.strays)} stray {what}s "
+        f"{files([s.path for s, _ in soft])}: {wording.counted(number, f'stray {what}')} "
         f"({100 * found.share:.2f} % of the pixels are more than {NOISE} off), as JPEG, resizing "
         "or soft edges leave them, "
         f"are cut half-way between {shown(list(found.levels), kind)}"

@@ -18,6 +18,7 @@ from matssl.data.readers.files import (
     listing,
     natural,
     size_of,
+    unread,
 )
 from matssl.data.readers.formats import (
     Micrograph,
@@ -50,5 +51,6 @@ __all__ = [
     "read",
     "read_mask",
     "size_of",
+    "unread",
     "with_pixel_size",
 ]

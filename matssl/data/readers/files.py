@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from matssl.core.errors import UserError
+from matssl.core.wording import counted
 
 EXTENSIONS = frozenset({".tif", ".tiff", ".png", ".jpg", ".jpeg", ".bmp", ".pgm", ".ppm", ".webp"})
 # Folders of servers (Synology, QNAP) and systems, in lower case; those that begin with a dot are
@@ -23,6 +24,19 @@ RUNS = (
     frozenset(("config.yaml", "command.txt", "environment.json")),
     frozenset(("regions.csv", "summary.csv", "sizes.png")),
 )
+# Pictures that are not read here: what a file of this ending is, and what to make of it.
+_PLAIN, _EXPORT = "save them as PNG", "export them as TIFF"
+UNREAD = {
+    **{".gif": ("GIF", _PLAIN), ".svg": ("SVG", _PLAIN)},
+    **{".heic": ("HEIC", _PLAIN), ".avif": ("AVIF", _PLAIN), ".psd": ("Photoshop", _PLAIN)},
+    **{".jp2": ("JPEG 2000", _PLAIN), ".xcf": ("GIMP", _PLAIN), ".tga": ("TGA", _PLAIN)},
+    **{".dm3": ("DigitalMicrograph", _EXPORT), ".dm4": ("DigitalMicrograph", _EXPORT)},
+    **{".czi": ("Zeiss CZI", _EXPORT), ".nd2": ("Nikon ND2", _EXPORT), ".lif": ("Leica", _EXPORT)},
+    **{".oib": ("Olympus", _EXPORT), ".oif": ("Olympus", _EXPORT), ".ser": ("FEI SER", _EXPORT)},
+    **{".emd": ("EMD", _EXPORT), ".h5": ("HDF5", _EXPORT), ".hdf5": ("HDF5", _EXPORT)},
+    **{".npy": ("numpy", _EXPORT), ".mat": ("MATLAB", _EXPORT)},
+    **{".nii": ("NIfTI", _EXPORT), ".mrc": ("MRC", _EXPORT)},
+}
 # What may carry the name of a picture and never ends, or never begins.
 SPECIAL = (
     (stat.S_ISDIR, "a folder"),
@@ -101,7 +115,9 @@ def find_images(folder: Path | str) -> list[Path]:
         raise UserError(f"there is no folder {root}")
     if not root.is_dir():
         if not is_image_name(root.name):
-            raise UserError(f"{root} is a file and no image; give a folder of images, or an image")
+            told = "; ".join(unread({root: 1}))
+            what = told or "give a folder of images, or an image"
+            raise UserError(f"{root} is a file and no image that is read; {what}")
         return [root]
     found = listing(root)
     if not found.images:
@@ -111,8 +127,27 @@ def find_images(folder: Path | str) -> list[Path]:
             where += f"; {found.runs[0]} holds results of a run"
         if found.closed:
             where += f"; {found.closed[0]} may not be read"
+        where = "; ".join((where, *unread(dict.fromkeys(found.others, 1))))
         raise UserError(f"there is no image in {root} ({where})")
     return list(found.images)
+
+
+def unread(files: Mapping[Path, int]) -> list[str]:
+    """Return which of some files are pictures that are not read, and what to make of them.
+
+    Args:
+        files: how many of its kind each stands for.
+    """
+    kinds: dict[tuple[str, str], list[Path]] = {}
+    for path in files:
+        kind = UNREAD.get(path.suffix.lower())
+        if kind is not None:
+            kinds.setdefault(kind, []).append(path)
+    return [
+        f"{counted(sum(files[path] for path in paths), f'{name} file')} (first: {paths[0].name}), "
+        f"which matssl does not read: {remedy}"
+        for (name, remedy), paths in kinds.items()
+    ]
 
 
 def is_junk(name: str) -> bool:

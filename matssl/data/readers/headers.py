@@ -78,6 +78,8 @@ def _header(path: Path, start: bytes, page: int | None) -> Header:
         return _jpeg_header(path, start)
     if start[:2] in (b"P5", b"P6") or start[:4] == b"RIFF":
         return _other_header(path, start)
+    if start[:4] == b"GIF8":
+        raise UserError(f"{path} is a GIF file, which matssl does not read: save it as PNG")
     raise UserError(f"{path} is no TIFF, PNG, JPEG, BMP, PGM or WebP file, or is cut off")
 
 

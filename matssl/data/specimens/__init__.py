@@ -11,7 +11,10 @@ from matssl.data.specimens.splitting import (
     cut_all,
     cut_validation,
     folds,
+    grouped_folds,
+    one_left,
     take,
+    validated_inside,
 )
 from matssl.data.specimens.table import FILE_NAME, Row, SpecimenTable, read_table, write_table
 
@@ -26,7 +29,10 @@ __all__ = [
     "cut_validation",
     "folds",
     "group",
+    "one_left",
+    "grouped_folds",
     "read_table",
     "take",
+    "validated_inside",
     "write_table",
 ]

@@ -148,6 +148,7 @@ class _Place:
         short: the same without folders of splits and images.
         folders: those that may name a specimen.
         home: folders that tell two pictures of one name apart.
+        dated: the name behind the folders of days on the way to it, of which it may be a part.
     """
 
     path: Path
@@ -155,6 +156,7 @@ class _Place:
     short: str
     folders: tuple[str, ...]
     home: tuple[str, ...]
+    dated: str
 
     @property
     def stem(self) -> str:
@@ -174,6 +176,7 @@ class _Place:
             PurePosixPath(*named, path.stem).as_posix(),
             tuple(f for f in named if not _only(f, _NO_IDENTITY)),
             tuple(f for f in folders if not _only(f, _SETTINGS)),
+            "_".join((*(f for f in named if _only(f, (Kind.DATE,))), path.stem)),
         )
 
 
@@ -294,7 +297,7 @@ def _by_folders(places: Sequence[_Place]) -> Grouping | None:
     named: dict[Path, str | None] = {}
     for folders, own in members.items():
         told = _told(folders)
-        guesses = guess([place.stem for place in own])
+        guesses = guess([place.dated for place in own])
         for place, name in zip(own, guesses, strict=True):
             if told == "specimen":
                 named[place.path] = _specimen_folder(folders)
@@ -338,7 +341,7 @@ def _build(places: Sequence[_Place]) -> tuple[Kind, ...]:
 
 # --- names ----------------------------------------------------------------------------------------
 def _by_names(places: Sequence[_Place]) -> Grouping:
-    named = guess([place.stem for place in places])
+    named = guess([place.dated for place in places])
     return _settled(places, named, ("names", "as the file names tell"))
 
 

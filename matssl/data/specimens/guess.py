@@ -7,6 +7,7 @@ parts could be meant, or only a counter changes, nothing is guessed.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from itertools import combinations
@@ -18,6 +19,12 @@ _NO_IDENTITY = (Kind.PLACE, Kind.SETTING, Kind.DATE, Kind.STATE)
 _ORIENTATIONS = {"l", "t", "s", "lt", "st"}
 # Digits behind which a code that no two images share is a camera's number.
 _CAMERA_DIGITS = 3
+# Times of day and years, which look like numbers: 0915, 091530, t0915; 09h15; 09 and 15 apart.
+_CLOCK = re.compile(r"t?([01]\d|2[0-3])[0-5]\d([0-5]\d)?|(19|20)\d\d", re.IGNORECASE)
+_CLOCK_OF_HOURS = re.compile(r"(?<!\d)([01]?\d|2[0-3])h[0-5]\d(?!\d)", re.IGNORECASE)
+_HOUR_OR_YEAR, _MINUTE_OR_MONTH = re.compile(r"[01]\d|2[0-3]|(19|20)\d\d"), re.compile(r"[0-5]\d")
+# X20 in front may be a magnification or the specimen; 20x and x500 behind it are magnifications.
+_MAGNIFICATION_FIRST = re.compile(r"x\d+")
 
 
 def guess(stems: Sequence[str]) -> list[str | None]:
@@ -112,6 +119,8 @@ def _by_codes(
         return None
     if any({part.key for part in column} <= _ORIENTATIONS for column in telling):
         return None
+    if any(_is_clock(names, column) or _under_several(names, column) for column in telling):
+        return None
     for one, other in combinations(varying, 2):
         kinds = {one[0].kind, other[0].kind}
         if Kind.LOT not in kinds and kinds != {Kind.TREATMENT} and _crossed(one, other):
@@ -121,6 +130,41 @@ def _by_codes(
         if len(telling) > 1 or not _counted_anew(names, telling[0]):
             return None
     return rows
+
+
+def _is_clock(names: Sequence[Name], column: Sequence[Part]) -> bool:
+    """Return whether a part may be a time of day, a month or a year, which name no specimen."""
+    if all(_CLOCK.fullmatch(part.text) for part in column):
+        return True
+    if all(_CLOCK_OF_HOURS.search(name.stem) for name in names):
+        return True
+    if not all(p.kind is Kind.NUMBER and _MINUTE_OR_MONTH.fullmatch(p.text) for p in column):
+        return False
+    before = [
+        next((q for q in reversed(name.parts) if q.start < part.start), None)
+        for name, part in zip(names, column, strict=True)
+    ]
+    return all(part is not None and bool(_HOUR_OR_YEAR.fullmatch(part.text)) for part in before)
+
+
+def _under_several(names: Sequence[Name], column: Sequence[Part]) -> bool:
+    """Return whether a letter or a number stands behind several days, or anything behind several X.
+
+    20240501_a_01 and 20240502_a_01 may be of one specimen a or of two, of one a day.
+    """
+    letters = all(len(part.text) == 1 or part.kind is Kind.NUMBER for part in column)
+    fronts: dict[str, set[tuple[str, ...]]] = {}
+    for name, part in zip(names, column, strict=True):
+        first = name.parts[0]
+        front = [first.key] if _is_magnification_first(first) else []
+        if letters:
+            front += [p.key for p in name.parts if p.start < part.start and p.kind is Kind.DATE]
+        fronts.setdefault(part.key, set()).add(tuple(front))
+    return any(len(several) > 1 for several in fronts.values())
+
+
+def _is_magnification_first(first: Part) -> bool:
+    return first.kind is Kind.SETTING and bool(_MAGNIFICATION_FIRST.fullmatch(first.key))
 
 
 def _all_differ(rows: Sequence[Sequence[Part]]) -> bool:
@@ -150,24 +194,22 @@ def _identity(name: Name) -> tuple[Part, ...]:
 
 
 def _without_counter(name: Name) -> tuple[Part, ...]:
-    """Return the parts without a number, or a small letter behind others, that counts images.
+    """Return the parts without a number, or a letter behind others, that counts images.
 
-    Whatever is before the letter may be the specimen: Z1_a and Z1_b show none called a.
+    Whatever is before the letter may be the specimen: Z1_a, X20_a, 20240501_A show none called a.
+    Behind codes and words a capital letter is one of their parts.
     """
     row = _identity(name)
     if not row:
         return row
     last = row[-1]
-    letter = last.kind is Kind.CODE and len(last.text) == 1 and last.text.islower()
-    counts = letter and any(_may_name(part) for part in name.parts if part.start < last.start)
-    return row[:-1] if last.kind is Kind.NUMBER or counts else row
-
-
-def _may_name(part: Part) -> bool:
-    """Return whether a part may be a specimen, whatever it is taken for: region Z1, version V1."""
-    if part.kind is Kind.STATE:
-        return any(c.isdigit() for c in part.key)
-    return part.kind not in (Kind.SETTING, Kind.DATE)
+    before = [part for part in name.parts if part.start < last.start]
+    letter = last.kind is Kind.CODE and len(last.text) == 1
+    small = letter and last.text.islower()
+    counts = small or all(part.kind in (Kind.DATE, Kind.SETTING) for part in before)
+    if letter and before and counts:
+        return row[:-1]
+    return row[:-1] if last.kind is Kind.NUMBER else row
 
 
 def _without_camera_number(rows: Sequence[tuple[Part, ...]]) -> Sequence[tuple[Part, ...]]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from matssl.core.errors import UserError
 from matssl.core.run_folder import atomic_write_bytes
-from matssl.core.tables import quoted
+from matssl.core.tables import cells_text, quoted
 from matssl.core.textfiles import SEPARATORS, read_text
 from matssl.core.wording import counted
 from matssl.data.specimens.table import Row, heading, read_table, relative, write_table
@@ -26,11 +26,13 @@ class Written:
         added: lines for images that it did not name.
         changed: lines that said another pixel size.
         others: lines that were left as they are.
+        before: the pixel size that each of the changed lines said, nm, by image.
     """
 
     added: int
     changed: int
     others: int
+    before: Mapping[Path, float] = field(default_factory=dict)
 
 
 def write_pixel_sizes(path: Path, sizes: Mapping[Path, float]) -> Written:
@@ -63,26 +65,25 @@ def write_pixel_sizes(path: Path, sizes: Mapping[Path, float]) -> Written:
     if column == len(head):
         head.append(COLUMN)
     numbers = {row.image: number for number, row in enumerate(table.rows)}
-    changed = 0
+    changed: dict[Path, float] = {}
     for image, row in known.items():
         line, size = lines[numbers[row.image]], sizes[image]
         line += [""] * (column + 1 - len(line))
         before = row.pixel_size
-        changed += before is not None and abs(before / size - 1) > 1e-6
+        if before is not None and abs(before / size - 1) > 1e-6:
+            changed[image] = before
         line[column] = _text(size)
     place = next(i for i, cell in enumerate(head) if heading(cell)[0] == "image")
     for image in missing:
         line = [""] * len(head)
         line[place], line[column] = quoted(relative(image, folder)), _text(sizes[image])
         lines.append(line)
-    stream = io.StringIO()
-    writer = csv.writer(stream, delimiter=separator, lineterminator="\n")
-    writer.writerows([head, *lines])
+    text = start + cells_text([head, *lines], separator)
     try:
-        atomic_write_bytes(path, b"\xef\xbb\xbf" + (start + stream.getvalue()).encode("utf-8"))
+        atomic_write_bytes(path, b"\xef\xbb\xbf" + text.encode("utf-8"))
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
-    return Written(len(missing), changed, len(table.rows) - len(known))
+    return Written(len(missing), len(changed), len(table.rows) - len(known), changed)
 
 
 def _raw(path: Path) -> tuple[list[str], list[list[str]], str, str]:

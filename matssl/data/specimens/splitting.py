@@ -62,6 +62,45 @@ def cut_validation(
     return train, tuple(replace(pair, split="val") for pair in pairs if pair.group in chosen)
 
 
+def validated_inside(
+    pairs: Sequence[Pair], train: Sequence[Pair], val: Sequence[Pair]
+) -> tuple[str, ...]:
+    """Return a note where validation was cut from inside the one specimen that is left to train on.
+
+    Args:
+        pairs: of the data set, with their specimens.
+        train: what is learned from.
+        val: what validates, cut by :func:`cut_validation` or named.
+    """
+    groups = {pair.image: pair.group for pair in pairs}
+    named = any(pair.split == "val" and pair.mask is not None for pair in pairs)
+    both = {groups[p.image] for p in train} & {groups[p.image] for p in val}
+    if named or not both:
+        return ()
+    return (
+        f"one specimen is left for training ({', '.join(sorted(both))}): {len(val)} of its "
+        f"{len(train) + len(val)} images validate, and their score is too good for other specimens",
+    )
+
+
+def one_left(pairs: Sequence[Pair]) -> str:
+    """Return a note where fine-tuning would cut validation from inside one specimen; "" elsewhere.
+
+    Args:
+        pairs: of a data set, with splits and specimens.
+    """
+    labelled = [pair for pair in pairs if pair.mask is not None]
+    train = [pair for pair in labelled if pair.split == "train"]
+    groups = {pair.group for pair in train}
+    few = len(train) < MIN_IMAGES_TO_SPLIT
+    if few or len(groups) > 1 or any(pair.split == "val" for pair in labelled):
+        return ""
+    return (
+        f"one specimen is left for training ({groups.pop()}): validation will be cut from inside "
+        "it, and its score is too good for other specimens"
+    )
+
+
 def folds(pairs: Sequence[Pair], count: int, seed: int) -> list[tuple[int, ...]]:
     """Return the held-out indices of each of ``count`` folds; groups stay whole where they can."""
     groups = sorted({pair.group for pair in pairs})
@@ -74,6 +113,34 @@ def folds(pairs: Sequence[Pair], count: int, seed: int) -> list[tuple[int, ...]]
         held = {groups[place] for place in part}
         result.append(tuple(i for i, pair in enumerate(pairs) if pair.group in held))
     return result
+
+
+def grouped_folds(pairs: Sequence[Pair], count: int, seed: int) -> list[tuple[int, ...]]:
+    """Return the held-out indices of each of ``count`` folds of whole groups, about equally large.
+
+    The largest group goes first, into the fold that has the fewest images so far; equal ones come
+    in an order drawn from ``seed``. The order of the pairs decides nothing.
+
+    Args:
+        pairs: in whatever order.
+        count: 2 to the number of groups.
+        seed: of the draw.
+
+    Raises:
+        ValueError: more folds than groups, or fewer than two.
+    """
+    sizes = Counter(pair.group for pair in pairs)
+    groups = sorted(sizes)
+    if not 2 <= count <= len(groups):
+        raise ValueError(f"{len(groups)} groups cannot make {count} folds")
+    order = rng.generator(seed, 1, 0, stream=rng.ORDER).permutation(len(groups))
+    by_size = sorted((groups[place] for place in order), key=lambda name: -sizes[name])
+    held: list[set[str]] = [set() for _ in range(count)]
+    for name in by_size:
+        # Of folds with as many images, one without a group: each gets one.
+        least = min(held, key=lambda own: (sum(sizes[group] for group in own), len(own)))
+        least.add(name)
+    return [tuple(i for i, pair in enumerate(pairs) if pair.group in own) for own in held]
 
 
 def cut_all(pairs: Sequence[Pair], seed: int) -> list[Pair]:

@@ -182,6 +182,21 @@ def write_table(path: Path | str, rows: Iterable[Row]) -> None:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
 
 
+def tables_of(images: Iterable[Path], root: Path) -> dict[Path, list[Path]]:
+    """Return the images by the table that speaks for them.
+
+    It is the highest that there is on the way from the root to the image; where there is none, one
+    of the root would be.
+    """
+    found: dict[Path, list[Path]] = {}
+    for image in images:
+        folders = [f for f in reversed(image.parents) if f == root or root in f.parents]
+        tables = [folder / FILE_NAME for folder in folders]
+        there = next((table for table in tables if table.is_file()), root / FILE_NAME)
+        found.setdefault(there, []).append(image)
+    return found
+
+
 def heading(cell: str) -> tuple[str, str]:
     """Return which column a heading means ("" for none of ours) and the unit it names."""
     text = cell.lower().strip()

@@ -9,23 +9,26 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from matssl.core.errors import UserError
-from matssl.decoders import DECODERS, check_pair, named
+from matssl.decoders import CLASSIC, DECODERS, check_pair, named
+from matssl.models.classic_unet import ClassicUnetEncoder
 from matssl.models.small_unet import NAME, SmallUnetEncoder
 
 
 @dataclass(frozen=True)
 class Variant:
-    """What the library lets one choose of a decoder; our own models have none of it.
+    """What one may choose of a decoder, where it is not the usual one.
 
     Attributes:
         attention: "scse" behind each block of a U-Net or U-Net++.
-        channels: of the blocks from stride 16 to 1, where they are not the usual ones.
+        channels: of the blocks, the deepest first, where they are not the usual ones.
         rates: of the dilated convolutions of DeepLabV3+, where they are not ours.
+        batchnorm: behind each convolution of a classic U-Net.
     """
 
     attention: str | None = None
     channels: tuple[int, ...] | None = None
     rates: tuple[int, ...] | None = None
+    batchnorm: bool = False
 
 
 @dataclass(frozen=True)
@@ -78,8 +81,8 @@ def build_decoder(name: str, encoder: nn.Module) -> nn.Module:
     Raises:
         UserError: another name, or half of what is one piece.
     """
-    small = isinstance(encoder, SmallUnetEncoder)
-    check_pair(NAME if small else "another encoder", name)
+    small, classic = (isinstance(encoder, k) for k in (SmallUnetEncoder, ClassicUnetEncoder))
+    check_pair(NAME if small else CLASSIC if classic else "another encoder", name)
     channels: Sequence[int] = encoder.out_channels  # type: ignore[assignment]
     return kind(name).alone(channels)
 

@@ -13,9 +13,17 @@ def load_model(path: str | Path) -> Network:
     """Return the network of a trained model, for scripts that have called it here since the start.
 
     Raises:
-        UserError: see :meth:`matssl.trained.segmenter.Segmenter.load`, which says more of a model.
+        UserError: see :meth:`matssl.trained.segmenter.Segmenter.load`, which says more of a model;
+            or an ensemble, which is no single network.
     """
     # Late: --help imports this package and knows no torch.
+    from matssl.core.errors import UserError
     from matssl.trained.segmenter import Segmenter
 
-    return Segmenter.load(path, device="cpu", precision="fp32").network
+    found = Segmenter.load(path, device="cpu", precision="fp32")
+    if found.members:
+        raise UserError(
+            f"{path} is an ensemble of {len(found.members)} networks; use Segmenter.load, or the "
+            "best.ckpt of one fold"
+        )
+    return found.network

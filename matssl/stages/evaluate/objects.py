@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from matssl.core.errors import UserError
+from matssl.data import readers
+from matssl.data.layouts import Pair
+from matssl.data.masks import ClassTable
 from matssl.metrics import matching, shapes, surface
 from matssl.metrics.matching import LEAST_PIXELS, Matched
 
@@ -90,7 +94,24 @@ class Seen:
         if not kinds:
             return (), ()
         parts = ", ".join(f"{self.names[i]} ({every[i].parts:,} parts)" for i in kinds)
-        return kinds, (f"objects matched one by one: {parts}, as the masks show; --objects none",)
+        return kinds, (f"objects matched one by one: {parts}, as the masks show",)
+
+
+def of_masks(pairs: Sequence[Pair], table: ClassTable) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    """Return the classes that are objects in the masks of a folder, and what is to be said of them.
+
+    Masks that cannot be read are left to those who work on them one by one.
+
+    Args:
+        pairs: images with their masks.
+        table: what the masks mean.
+    """
+    seen = Seen(table.names)
+    for pair in pairs:
+        if pair.mask is not None:
+            with contextlib.suppress(UserError):
+                seen.look(table.decode(readers.read_mask(pair.mask), str(pair.mask)))
+    return seen.chosen(None)
 
 
 def compared(

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-import cv2
 import numpy as np
 import tifffile
 from numpy.typing import NDArray
@@ -24,13 +24,13 @@ from matssl.data.masks import ClassTable
 from matssl.data.prefetch import prefetched
 from matssl.data.readers import Micrograph
 from matssl.measure.field import Field, areas
+from matssl.metrics import calibration
 from matssl.metrics.counts import confusion
 from matssl.models.forest import ForestModel
 from matssl.preflight import Preflight
 from matssl.stages import console, drawing, failures, resume
-from matssl.stages.evaluate import leaks, objects, rivals
+from matssl.stages.evaluate import leaks, objects, published, rivals
 from matssl.stages.evaluate.objects import OneField
-from matssl.stages.evaluate.published import name_panels
 from matssl.stages.evaluate.report import (
     draw_panels,
     print_summary,
@@ -44,15 +44,6 @@ from matssl.stages.evaluate.truth import check_masks, is_file_name, mask_paths, 
 from matssl.stages.failures import Failures
 from matssl.stages.settings import EXPERIMENTS, TileSettings
 from matssl.trained.segmenter import Segmenter
-
-# Masks repeat from row to row: the difference to the row above in runs is smaller and several times
-# faster than the writer's own choice.
-MASK_PNG = (
-    *(cv2.IMWRITE_PNG_COMPRESSION, 1),
-    *(cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE),
-    *(cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_UP),
-)
-
 
 # Endings of the weights files that the published code evaluates.
 PUBLISHED = (".pth", ".pt")
@@ -116,26 +107,58 @@ def evaluate(settings: EvaluateSettings, argv: Sequence[str] = ()) -> Path:
     folder = RunFolder.at(root, False, settings.overwrite, rt.is_main)
     folder.start(flags.to_dict(settings), argv)
     folder.write_text("preflight.txt", facts + "\n")
+    published.write_config(folder, settings)
     failed = Failures(folder)
     with resume.disk_errors(folder), runtime.memory_errors("--tile_size or --batch_size"):
-        results = _predicted(settings, rt, folder, inputs, failed)
+        names = drawing.output_names([p.image for p in inputs.pairs], inputs.dataset.root)
+        results = predicted(settings, rt, folder, inputs, names, failed)
         if not results:
             failed.end(len(inputs.pairs), 0)
 
     copies = leaks.by_pixels(results, segmenter)
     for warning in copies:
         console.say(settings, rt, f"warning {warning}")
-    names = segmenter.table.names
-    summary = summarise(results, names, inputs.excluded, settings.bootstrap, settings.seed)
-    summary |= {
+    about = {
         "model": str(settings.model_path),
         "dataset": settings.dataset_name or inputs.dataset.root.name,
         "split": settings.split or (inputs.pairs[0].split if inputs.pairs else ""),
+        "temperature": segmenter.temperature,
         "lineage": segmenter.lineage.stored(),
         "warnings": [*warnings, *copies],
         "baselines_wanted": settings.baselines,
-        "failed": {str(image): reason for image, reason in failed.images.items()},
     }
+    concluded(settings, folder, inputs, results, about, failed, facts)
+    runtime.close()
+    failed.end(len(inputs.pairs), len(results))
+    return root
+
+
+def concluded(
+    settings: EvaluateSettings,
+    folder: RunFolder,
+    inputs: Inputs,
+    results: Sequence[Result],
+    about: Mapping[str, Any],
+    failed: Failures,
+    facts: str,
+    beside: Sequence[tuple[str, str]] = (),
+) -> None:
+    """Write tables, pictures and the report of all results, and print the scores.
+
+    Args:
+        settings: of the command.
+        folder: of the results.
+        inputs: the images and their truth.
+        results: of every image.
+        about: facts of metrics.json beside the scores.
+        failed: images without a result.
+        facts: what was found, in words.
+        beside: further parts of the report, each heading and HTML.
+    """
+    root, names = folder.root, inputs.segmenter.table.names
+    summary = summarise(results, names, inputs.excluded, settings.bootstrap, settings.seed)
+    summary |= dict(about)
+    summary["failed"] = {str(image): reason for image, reason in failed.images.items()}
     write_tables(folder, results, summary, names, inputs.excluded)
     with tempfile.TemporaryDirectory(prefix=".panels", dir=root) as scratch:
         place = Path(scratch)
@@ -143,32 +166,40 @@ def evaluate(settings: EvaluateSettings, argv: Sequence[str] = ()) -> Path:
             place = root / "visualizations"
             place.mkdir()
         drawn = results if settings.save_visualizations else worst_and_best(results)
-        draw_panels(folder, place, drawn, inputs.truth, segmenter.record, failed)
+        draw_panels(folder, place, drawn, inputs.truth, inputs.segmenter.record, failed)
         if settings.save_visualizations:
-            name_panels(place, results)
-        write_report(folder, results, summary, names, facts, place)
+            published.name_panels(place, results)
+        write_report(folder, results, summary, names, facts, place, beside)
     folder.status("done", images=len(results), failed=len(failed.images))
     print_summary(folder, summary, inputs.dataset.grouping.source)
-    runtime.close()
-    failed.end(len(inputs.pairs), len(results))
-    return root
 
 
-def _predicted(
+def predicted(
     settings: EvaluateSettings,
     rt: Runtime,
     folder: RunFolder,
     inputs: Inputs,
+    names: Sequence[str],
     failed: Failures,
 ) -> list[Result]:
-    """Predict and count image by image; what fails on one is noted and costs no other."""
+    """Predict and count image by image; what fails on one is noted and costs no other.
+
+    Args:
+        settings: of the command.
+        rt: where it computes.
+        folder: of the results.
+        inputs: the model and its images.
+        names: of the files of each image.
+        failed: where failures are noted.
+    """
     against: list[baselines.Baseline] = []
     if settings.baselines:
         console.say(settings, rt, "fitting the baselines on the training images")
         against = rivals.fitted(inputs.segmenter, inputs.dataset, inputs.pairs, inputs.truth, rt)
     results = []
     bar = tqdm(total=len(inputs.pairs), desc="predicting", disable=settings.quiet or None)
-    for pair, name, micrograph in _read(inputs, min(1, rt.workers)):
+    read = zip(names, _read(inputs, min(1, rt.workers)), strict=True)
+    for name, (pair, micrograph) in read:
         with failed.of(pair.image):
             if isinstance(micrograph, Exception):
                 raise micrograph
@@ -183,6 +214,8 @@ def _root(settings: EvaluateSettings, raw: bool) -> Path:
 
     The published command has no --name, evaluates a .pth file and writes to --output_dir itself.
     """
+    if settings.results_dir:
+        return Path(settings.results_dir)
     model = hub.locate(settings.model_path).resolve()
     published = raw or model.suffix in PUBLISHED
     if published and settings.name is None and settings.output_dir != EXPERIMENTS:
@@ -200,13 +233,14 @@ def _segmenter(settings: EvaluateSettings, rt: Runtime) -> Segmenter:
     Raises:
         UserError: there is none in the file.
     """
-    return Segmenter.load(
+    segmenter = Segmenter.load(
         settings.model_path,
         device=str(rt.device),
         precision=rt.precision,
         input_size=settings.input_size,
         encoder=settings.encoder,
     )
+    return published.as_asked(segmenter, settings)
 
 
 def _inputs(settings: EvaluateSettings, segmenter: Segmenter) -> Inputs:
@@ -262,6 +296,7 @@ def _dataset(settings: EvaluateSettings, segmenter: Segmenter) -> Dataset:
         group_regex=regex,
         specimens=specimens,
         pixel_size=settings.pixel_size,
+        lists=trained_on.lists if _at_home(settings, segmenter) and not settings.splits else None,
         mask_folder=settings.mask_folder
         or (trained_on.mask_folder if _at_home(settings, segmenter) else None),
         seed=trained_on.seed,
@@ -322,16 +357,15 @@ def _facts(settings: EvaluateSettings, inputs: Inputs) -> str:
     return "\n".join(part for part in parts if part)
 
 
-def _read(inputs: Inputs, ahead: int) -> Iterator[tuple[Pair, str, Micrograph | Exception]]:
-    """Yield each pair with the name of its files and its micrograph, or why there is none.
+def _read(inputs: Inputs, ahead: int) -> Iterator[tuple[Pair, Micrograph | Exception]]:
+    """Yield each pair with its micrograph, or why there is none.
 
     One thread reads ahead at most: more would only hold more images.
     """
     pairs, record = inputs.pairs, inputs.segmenter.record
-    names = drawing.output_names([pair.image for pair in pairs], inputs.dataset.root)
     read = failures.attempt(record.read, [pair.image for pair in pairs])
     pixels = prefetched(read, range(len(pairs)), ahead)
-    yield from zip(pairs, names, pixels, strict=True)
+    yield from zip(pairs, pixels, strict=True)
 
 
 def _one_image(
@@ -358,9 +392,15 @@ def _one_image(
         if settings.save_probabilities:
             with atomic_path(folder.path(f"probabilities/{name}.tif")) as temporary:
                 half = found.probabilities.astype(np.float16)
-                tifffile.imwrite(temporary, half, compression="zlib", photometric="minisblack")
-    _write_masks(folder, name, found.classes, count)
+                tags = drawing.scale_tags(micrograph.pixel_size)
+                tifffile.imwrite(
+                    temporary, half, compression="zlib", photometric="minisblack", **tags
+                )
+    published.write_preds(folder, settings, name, found.probabilities)
+    drawing.write_masks(folder, "masks", name, found.classes, count)
+    drawing.write_label(folder, name, found.classes, micrograph.pixel_size)
     predicted, truth_areas, gathered = areas(found.classes, count), None, None
+    probable = None
     rival_counts: dict[str, NDArray[np.int64]] = {}
     matched: dict[int, OneField] = {}
     if pair.mask is not None:
@@ -374,20 +414,8 @@ def _one_image(
             predicted, truth_areas = counts.sum(axis=0), counts.sum(axis=1)
             rival_counts = rivals.counts(against, segmenter.record, micrograph, mask, count)
             matched = objects.compared(mask, found.classes[: found.rows], inputs.objects)
+            probable = calibration.before_and_after(found.probabilities, mask, found.temperature)
     field = Field(pair.image, name, pair.group, predicted, micrograph.pixel_size)
     true = None if truth_areas is None else replace(field, areas=truth_areas)
     pixels = readers.digest(micrograph.pixels)
-    return Result(pair, field, true, gathered, rival_counts, pixels, matched)
-
-
-def _write_masks(
-    folder: RunFolder, name: str, classes: NDArray[np.uint8], num_classes: int
-) -> None:
-    """Write the prediction as index PNG, colour PNG and label TIFF, all of the image's size."""
-    colour = drawing.colour_bgr(classes, num_classes)
-    for kind, content in (("index", classes), ("colour", colour)):
-        with atomic_path(folder.path(f"masks/{kind}/{name}.png")) as temporary:
-            data = cv2.imencode(".png", content, MASK_PNG)[1]
-            temporary.write_bytes(data.tobytes())
-    with atomic_path(folder.path(f"masks/label/{name}.tif")) as temporary:
-        tifffile.imwrite(temporary, classes, compression="zlib")
+    return Result(pair, field, true, gathered, rival_counts, pixels, probable, matched)

@@ -19,6 +19,8 @@ from matssl.data.masks import ClassTable
 from matssl.data.preprocess import Preprocess
 from matssl.measure import tables
 from matssl.metrics import overlap
+from matssl.metrics.calibration import together
+from matssl.pictures import reliability
 from matssl.pictures import segmentation as pictures
 from matssl.stages import console, drawing
 from matssl.stages.evaluate import objects
@@ -83,7 +85,7 @@ def write_tables(
     names: Sequence[str],
     excluded: Sequence[int] = (),
 ) -> None:
-    """Write metrics.json, evaluation_results.json, per_image.csv, and the plots.
+    """Write metrics.json, confusion.json, evaluation_results.json, per_image.csv, and the plots.
 
     Args:
         folder: of the run.
@@ -93,6 +95,13 @@ def write_tables(
         excluded: classes that the published mean leaves out.
     """
     folder.write_json("metrics.json", summary)
+    counted_images = [
+        {"image": r.name, "specimen": r.pair.group, "confusion": r.counts}
+        for r in results
+        if r.counts is not None
+    ]
+    if counted_images:
+        folder.write_json("confusion.json", {"classes": list(names), "images": counted_images})
     for row in filled([_row(result, names) for result in results]):
         folder.append_csv("per_image.csv", row)
     scored = [r for r in results if r.truth is not None]
@@ -104,6 +113,19 @@ def write_tables(
         truth = np.array([r.truth.fractions for r in scored if r.truth is not None])
         predicted = np.array([r.field.fractions for r in scored])
         pictures.fraction_plot(truth, predicted, names, folder.path("fractions.png"))
+        _draw_reliability(folder, scored)
+
+
+def _draw_reliability(folder: RunFolder, scored: Sequence[Result]) -> None:
+    """Draw how often pixels are right that are said to be, before and after calibration."""
+    parts = [r.reliability for r in scored if r.reliability is not None]
+    before, after = (together([part[i] for part in parts]) for i in (0, 1))
+    if before is None or after is None:
+        return
+    curves = {"before calibration": before.points, "after": after.points}
+    if before.error == after.error:
+        curves = {"": after.points}
+    reliability.plot(curves, folder.path("reliability.png"))
 
 
 def _row(result: Result, names: Sequence[str]) -> dict[str, object]:
@@ -128,8 +150,19 @@ def write_report(
     names: Sequence[str],
     facts: str,
     panels: Path,
+    beside: Sequence[tuple[str, str]] = (),
 ) -> None:
-    """Write report.html, with the panels that lie in ``panels``."""
+    """Write report.html.
+
+    Args:
+        folder: of the run.
+        results: of all images.
+        summary: their scores together.
+        names: of the classes.
+        facts: what was found of the images, in words.
+        panels: folder of the pictures of images.
+        beside: further parts, each heading and HTML, behind the scores.
+    """
     root = folder.root
     colours = pictures.colour_names(names)
     sections: list[tuple[str, str]] = []
@@ -137,7 +170,8 @@ def write_report(
         sections += _score_sections(root, summary, colours)
     else:
         images = (str(len(results)), "images predicted")
-        sections.append(("", report.headline([images])))
+        sections.append(("", report.headline([images]) + _warnings(summary)))
+    sections += beside
     sections.append(("Phase fractions", _fraction_section(root, summary, colours)))
     sections.append(("Images", _panel_section(panels, results)))
     sections.append(("All images", report.table(filled([_image_row(r, names) for r in results]))))
@@ -167,6 +201,7 @@ def _score_sections(
         ("Scores by class", body),
         *_object_section(summary, colours),
         ("Beside simpler methods", _rivals(summary)),
+        *_calibration(root, summary),
     ]
 
 
@@ -194,8 +229,7 @@ def _headline(summary: Mapping[str, Any]) -> str:
         head += report.note(
             f"No interval: {pooled['groups']} independent specimens or fields are too few for one."
         )
-    for warning in summary["warnings"]:
-        head += report.note(f"Warning: {warning}.")
+    head += _warnings(summary)
     if means["absent_classes"]:
         names = ", ".join(summary["classes"][i] for i in means["absent_classes"])
         head += report.note(f"In neither truth nor prediction, left out of the means: {names}.")
@@ -207,6 +241,11 @@ def _headline(summary: Mapping[str, Any]) -> str:
             f"{percent(each['miou_max'])} %."
         )
     return head
+
+
+def _warnings(summary: Mapping[str, Any]) -> str:
+    """Return what is to be known before any number is believed."""
+    return "".join(report.note(f"Warning: {warning}.") for warning in summary["warnings"])
 
 
 def _rivals(summary: Mapping[str, Any]) -> str:
@@ -232,6 +271,24 @@ def _rivals(summary: Mapping[str, Any]) -> str:
     return report.table(rows, strong=[0]) + report.note(note)
 
 
+def _calibration(root: Path, summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return whether pixels are right as often as the model says."""
+    if "calibration" not in summary:
+        return []
+    entry = summary["calibration"]
+    after = f"{percent(entry['ece_after'])} % (15 bins, all labelled pixels)"
+    surplus = entry["confidence_minus_accuracy"]
+    lean = f"on the whole {percent(abs(surplus))} points too {'sure' if surplus > 0 else 'unsure'}"
+    said = f"Expected calibration error {after}; {lean}."
+    if entry["ece_before"] != entry["ece_after"]:
+        said += (
+            f" It was {percent(entry['ece_before'])} % before the temperature that training fitted "
+            "on its validation images; masks do not change by it."
+        )
+    body = report.picture(root / "reliability.png", width=400) + report.note(said)
+    return [("Calibration of the probabilities", body)]
+
+
 def _fraction_section(root: Path, summary: Mapping[str, Any], colours: dict[str, str]) -> str:
     rows = []
     for name, entry in summary["phase_fractions"].items():
@@ -241,7 +298,9 @@ def _fraction_section(root: Path, summary: Mapping[str, Any], colours: dict[str,
             row["mean error"] = f"{100 * entry['mean_error']:+.2f}"
             row["mean absolute error"] = percent(entry["mean_absolute_error"], digits=2)
         rows.append(row)
-    note = f"{tables.FRACTION_NOTE} Errors are means over images."
+    note = tables.FRACTION_NOTE
+    if any("truth" in entry for entry in summary["phase_fractions"].values()):
+        note += " Errors are means over images."
     left = report.table(rows, swatches=colours) + report.note(note)
     return report.beside(left, report.picture(root / "fractions.png", width=400))
 

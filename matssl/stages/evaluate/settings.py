@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from matssl.core import paths
-from matssl.core.flags import flag
-from matssl.core.parsing import parse_one
+from matssl.core.flags import Command, Problem, declared, flag
+from matssl.core.parsing import parse
 from matssl.stages.settings import (
     LabelSettings,
     RunSettings,
@@ -108,6 +108,21 @@ class EvaluateSettings(RunSettings, LabelSettings, SpecimenSettings, TileSetting
         "classes whose parts are matched one by one with those of the masks (a,b), or none",
         auto="those of many compact separate parts, as the masks show",
     )
+    threshold: float | None = flag(
+        None,
+        "prediction",
+        "of two classes, the second is where its probability is above this",
+        auto="as trained; else the most likely class",
+        above=0,
+        below=1,
+    )
+    results_dir: str | None = flag(
+        None,
+        "results",
+        "folder of the results itself, with preds/NAME.png (255 times the probability of the "
+        "second of two classes) as unet-compare has them; it must not exist",
+        auto="OUTPUT_DIR/eval/NAME",
+    )
     bootstrap: int = flag(
         2000,
         "results",
@@ -115,6 +130,13 @@ class EvaluateSettings(RunSettings, LabelSettings, SpecimenSettings, TileSetting
         low=0,
         high=1_000_000,
     )
+
+    def problems(self) -> list[Problem]:
+        """Return what does not go together, one sentence each."""
+        if not (self.results_dir and self.name):
+            return []
+        told = "--results_dir is the folder of the results itself; leave --name out"
+        return [Problem(told, ("results_dir", "name"))]
 
 
 def resolve(argv: Sequence[str], here: bool = False) -> EvaluateSettings:
@@ -128,4 +150,18 @@ def resolve(argv: Sequence[str], here: bool = False) -> EvaluateSettings:
         UserError: all that is wrong with it.
         SystemExit: after ``--help``.
     """
-    return parse_one(EvaluateSettings, argv, DESCRIPTION, here=here)
+
+    def read(path: str) -> Mapping[str, object]:
+        from matssl.stages import published
+
+        return published.read_evaluation(path, declared(EvaluateSettings))
+
+    command = Command(DESCRIPTION, (EvaluateSettings,))
+    parsed = parse(
+        command,
+        argv,
+        read=read,
+        problems=lambda found: found.section(EvaluateSettings).problems(),
+        here=here,
+    )
+    return parsed.section(EvaluateSettings)

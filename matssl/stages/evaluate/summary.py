@@ -16,6 +16,7 @@ from matssl.data.layouts import Pair
 from matssl.measure import fractions, intervals
 from matssl.measure.field import Field
 from matssl.metrics import overlap
+from matssl.metrics.calibration import Reliability, together
 from matssl.metrics.counts import confusion
 from matssl.metrics.score import Gathered
 from matssl.stages.evaluate import objects
@@ -34,6 +35,8 @@ class Result:
         gathered: what the scores need of the image; None without a mask.
         baseline_counts: confusion matrix of each baseline by name.
         digest: SHA-256 of the image's pixels as they lie in its file.
+        reliability: how often pixels are right that are said to be, before and after calibration;
+            None without a mask.
         objects: what was matched of each class that is made of objects.
     """
 
@@ -43,6 +46,7 @@ class Result:
     gathered: Gathered | None
     baseline_counts: dict[str, NDArray[np.int64]]
     digest: str
+    reliability: tuple[Reliability, Reliability] | None = None
     objects: Mapping[int, OneField] = dataclasses.field(default_factory=dict)
 
     @property
@@ -105,6 +109,7 @@ def summarise(
         summary["objects"] = objects.summary(
             [r.objects for r in scored], [r.field.pixel_size for r in scored], names
         )
+    summary |= _calibration(scored)
     if scored[0].baseline_counts:
         summary["baselines"] = _baselines(scored, names)
     return summary
@@ -139,6 +144,17 @@ def _by_class(gathered: Sequence[Gathered], names: Sequence[str]) -> dict[str, d
         }
         for i, name in enumerate(names)
     }
+
+
+def _calibration(scored: Sequence[Result]) -> dict[str, Any]:
+    """Return the calibration error before and after, and the bins of the reliability diagram."""
+    parts = [r.reliability for r in scored if r.reliability is not None]
+    before, after = (together([part[i] for part in parts]) for i in (0, 1))
+    if before is None or after is None:
+        return {}
+    entry: dict[str, Any] = {"ece_before": before.error, "ece_after": after.error}
+    entry |= {"confidence_minus_accuracy": after.excess, "pixels": int(after.pixels.sum())}
+    return {"calibration": {**entry, "bins_before": before.rows(), "bins_after": after.rows()}}
 
 
 def _baselines(scored: Sequence[Result], names: Sequence[str]) -> dict[str, dict[str, Any]]:

@@ -26,7 +26,7 @@ from matssl.metrics import overlap
 from matssl.models.forest import ForestModel
 from matssl.pictures import segmentation
 from matssl.stages import console, resume
-from matssl.stages.finetune import folds, report
+from matssl.stages.finetune import calibrate, folds, report
 from matssl.stages.finetune import inputs as reading
 from matssl.stages.finetune.forest_settings import scales
 from matssl.stages.finetune.inputs import Inputs
@@ -34,6 +34,8 @@ from matssl.stages.finetune.settings import FinetuneSettings
 
 # Filters that the report lists, the most telling first.
 SHOWN_FILTERS = 8
+# Bytes of predictions that are kept for the next use.
+REMEMBERED = 1 << 29
 START = "a random forest on filters of the picture: no network, no weights"
 
 
@@ -103,8 +105,8 @@ def _train(settings: FinetuneSettings, rt: Runtime, folder: RunFolder, inputs: I
         + ", ".join(f"{n} {c}" for n, c in zip(inputs.table.names, grown.pixels, strict=True))
         + ")",
     )
-    model = ForestModel(grown.forest)
-    each = _scores(settings, rt, inputs, model)
+    predictor = Predictor(inputs, grown)
+    each = _scores(settings, rt, inputs, predictor)
     best = float(np.nanmean([overlap.miou(c) for c in each])) if each else -1.0
     best = best if np.isfinite(best) else -1.0
     pixels = sum(mask.size for mask in (inputs.val.masks if inputs.val else ()))
@@ -119,8 +121,11 @@ def _train(settings: FinetuneSettings, rt: Runtime, folder: RunFolder, inputs: I
         kind = "validation" if pixels else f"held-out, {counted(len(each), 'fold')}:"
         console.say(settings, rt, f"{kind} mIoU {100 * best:.1f} ({classes})")
     folder.append_csv("log.csv", row)
-    _save(settings, folder, inputs, model, best)
-    _finish(settings, folder, inputs, model, grown, best)
+    payload = _payload(settings, inputs, predictor.model, best)
+    checkpoint.save(folder.path("best.ckpt"), payload)
+    if inputs.val is not None:
+        calibrate.fit(folder, payload, inputs.val, predictor.probabilities)
+    _finish(settings, folder, inputs, predictor, grown, best)
 
 
 def _grown(settings: FinetuneSettings, rt: Runtime, inputs: Inputs, data: Labelled) -> Grown:
@@ -138,42 +143,54 @@ def _grown(settings: FinetuneSettings, rt: Runtime, inputs: Inputs, data: Labell
     )
 
 
+class Predictor:
+    """What a forest says of the images of a run; of some at once it remembers it."""
+
+    def __init__(self, inputs: Inputs, grown: Grown) -> None:
+        self.model, self.record = ForestModel(grown.forest), inputs.record
+        self.known: dict[int, Array] = {}
+
+    def probabilities(self, plane: Array) -> Array:
+        """Return class probabilities of a plane, float32 (C, H, W), a copy of its own."""
+        found = self.known.get(id(plane))
+        if found is None:
+            found = self.model.probabilities(self.record.tensor(plane))
+            if sum(other.nbytes for other in self.known.values()) < REMEMBERED:
+                self.known[id(plane)] = found
+        return found.copy()
+
+    def classes(self, plane: Array) -> NDArray[np.uint8]:
+        """Return class indices of a plane, uint8 (H, W)."""
+        return self.probabilities(plane).argmax(axis=0).astype(np.uint8)
+
+    def confusion(self, data: Labelled) -> NDArray[np.int64]:
+        """Return the pooled confusion matrix of labelled images."""
+        count = self.model.forest.num_classes
+        total = np.zeros((count, count), np.int64)
+        for plane, mask in zip(data.planes, data.masks, strict=True):
+            total += counting.confusion(mask, self.classes(plane), count)
+        return total
+
+
 def _scores(
-    settings: FinetuneSettings, rt: Runtime, inputs: Inputs, model: ForestModel
+    settings: FinetuneSettings, rt: Runtime, inputs: Inputs, predictor: Predictor
 ) -> list[NDArray[np.int64]]:
     """Return the confusion matrix of the validation images, or of each held-out part."""
     if inputs.val is not None:
-        return [_confusion(inputs, model, inputs.val)]
+        return [predictor.confusion(inputs.val)]
     few = len(inputs.train.planes) < specimens.MIN_IMAGES_TO_SPLIT
     if not few or settings.val_fraction == 0:
         return []
-    found = []
-    for train, held in folds.parts(inputs.train):
-        grown = _grown(settings, rt, inputs, train)
-        found.append(_confusion(inputs, ForestModel(grown.forest), held))
-    return found
+    return [
+        Predictor(inputs, _grown(settings, rt, inputs, train)).confusion(held)
+        for train, held in folds.parts(inputs.train)
+    ]
 
 
-def _confusion(inputs: Inputs, model: ForestModel, data: Labelled) -> NDArray[np.int64]:
-    count = inputs.table.num_classes
-    total = np.zeros((count, count), np.int64)
-    for plane, mask in zip(data.planes, data.masks, strict=True):
-        total += counting.confusion(mask, _classes(inputs, model, plane), count)
-    return total
-
-
-def _classes(inputs: Inputs, model: ForestModel, plane: Array) -> NDArray[np.uint8]:
-    found = model.probabilities(inputs.record.tensor(plane))
-    return found.argmax(axis=0).astype(np.uint8)
-
-
-def _save(
-    settings: FinetuneSettings,
-    folder: RunFolder,
-    inputs: Inputs,
-    model: ForestModel,
-    best: float,
-) -> None:
+def _payload(
+    settings: FinetuneSettings, inputs: Inputs, model: ForestModel, best: float
+) -> dict[str, Any]:
+    """Return the content of best.ckpt."""
     link: dict[str, object] = {
         "stage": "finetune",
         "dataset": inputs.dataset.root.name,
@@ -181,7 +198,7 @@ def _save(
         "images": len(inputs.train.planes),
         "trees": settings.trees,
     }
-    payload: dict[str, Any] = {
+    return {
         "stage": "finetune",
         "model": model.description,
         "state": dict(model.state_dict()),
@@ -198,20 +215,19 @@ def _save(
             "data": inputs.identity,
         },
     }
-    checkpoint.save(folder.path("best.ckpt"), payload)
 
 
 def _finish(
     settings: FinetuneSettings,
     folder: RunFolder,
     inputs: Inputs,
-    model: ForestModel,
+    predictor: Predictor,
     grown: Grown,
     best: float,
 ) -> None:
     """Write the panels and the report, and say where they lie."""
     root = folder.root
-    paths = report.drawn(folder, inputs, lambda plane: _classes(inputs, model, plane))
+    paths = report.drawn(folder, inputs, predictor.classes)
     folder.status("done", step=settings.trees, total=settings.trees, best_miou=best)
     kind = "validation mIoU" if inputs.val else "mIoU of held-out parts"
     score = f"{100 * best:.1f} %" if best >= 0 else "none"
@@ -239,6 +255,7 @@ def _finish(
     sections = [
         ("", page.headline(figures)),
         ("Validation images", "".join(page.picture(path) for path in paths)),
+        *calibrate.section(root),
         ("Classes", page.table(rows, swatches=colours)),
         ("What it looks at", page.table(telling)),
         ("Data", page.text(run_folder.read_text(root / "preflight.txt"))),

@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from matssl import preflight
 from matssl.core import checkpoint, flags, runtime, textfiles
 from matssl.core.errors import UserError
 from matssl.core.lineage import Lineage
@@ -18,15 +17,16 @@ from matssl.core.runtime import Interrupts, Runtime
 from matssl.core.wording import counted
 from matssl.data import specimens
 from matssl.metrics import overlap
-from matssl.models.segmentation import SegmentationModel, build_model, check_training
+from matssl.models.segmentation import SegmentationModel
 from matssl.stages import console, lineage, resume
 from matssl.stages.console import Clock
-from matssl.stages.finetune import folds, forest, report
+from matssl.stages.finetune import calibrate, folds, forest, report, results, scores, start
 from matssl.stages.finetune import inputs as reading
 from matssl.stages.finetune.forest_settings import FOREST
 from matssl.stages.finetune.inputs import Inputs
 from matssl.stages.finetune.learner import Learner
 from matssl.stages.finetune.objective import Objective, Schedule
+from matssl.stages.finetune.scores import Course
 from matssl.stages.finetune.settings import NAMED_WEIGHTS, FinetuneSettings, given_weights
 from matssl.weights import WeightsReport
 
@@ -46,47 +46,56 @@ def finetune(settings: FinetuneSettings, argv: Sequence[str] = ()) -> Path:
     Raises:
         UserError: anything the user can mend; nothing is written where it is found at the start.
     """
-    settings = settings.resolved()
-    wrong = settings.problems()
-    if wrong:
-        raise UserError("; ".join(problem.text for problem in wrong))
-    console.check_tensorboard(settings.tensorboard)
-    rt = settings.runtime()
-    name = settings.name or reading.default_name(settings)
-    root = Path(settings.output_dir) / "finetune" / name
+    settings, rt, root = start.begun(settings)
     RunFolder.check(root, settings.resume, settings.overwrite)
-    if settings.head == FOREST:
-        return _forest(settings, rt, root, argv)
-    encoder, decoder = reading.architecture(settings, root)
-    settings = replace(settings, encoder=encoder, decoder=decoder)
-
-    unmeasured = settings.record(settings.in_channels, settings.input_size)
-    dataset, train, val, notes = reading.find(settings)
-    unmeasured = unmeasured.told(dataset.grouping.pixel_sizes)
-    assert dataset.table is not None
-    model = build_model(encoder, decoder, dataset.table.num_classes, settings.in_channels)
-    settings = replace(settings, crop_size=reading.crop_size(settings, model))
-    found = preflight.examine_dataset(dataset, unmeasured, opened=reading.OPENED)
-    found.judged.refuse_misfits()
-    facts = found.text()
-    console.say(settings, rt, facts)
-    for note in notes:
+    settings, dataset, known, found = start.examined(settings, rt, root)
+    train, val = reading.parted(settings, known)
+    for note in specimens.validated_inside(known.pairs, train, val):
         console.say(settings, rt, f"note    {note}")
-
     inputs = reading.load(dataset, train, val, found.record)
-    most = reading.largest_batch(settings, len(train), rt.world_size)
+    try:
+        return trained(settings, rt, root, inputs, found.text(), argv)
+    finally:
+        runtime.close()
+
+
+def trained(
+    settings: FinetuneSettings,
+    rt: Runtime,
+    root: Path,
+    inputs: Inputs,
+    facts: str,
+    argv: Sequence[str],
+) -> Path:
+    """Train a model and return its run folder; a fold of a cross-validation is one as any other.
+
+    Args:
+        settings: from :func:`matssl.stages.finetune.start.examined`.
+        rt: where it computes.
+        root: of the run.
+        inputs: its images.
+        facts: what was found of them, for preflight.txt.
+        argv: what the user typed, for command.txt.
+
+    Raises:
+        UserError: see :func:`finetune`.
+    """
+    if settings.head == FOREST:
+        return forest.trained(settings, rt, root, inputs, facts, argv)
+    settings = start.sampled(settings, inputs.table, inputs.train)
+    model = start.built(settings, inputs.table)
+    images = len(inputs.train.planes)
+    most = reading.largest_batch(settings, images, rt.world_size)
     if most < settings.batch_size:
         console.say(settings, rt, f"note    a batch holds the {most} training images at most")
         settings = replace(settings, batch_size=most)
-    _check_training(settings, model, len(train))
+    start.check_batches(settings, model, images)
     # A resumed run has its weights in the checkpoint; the file it started from may be gone.
     source = None if settings.resume else settings.ssl_weights_path or settings.weights
     started_from = lineage.start_weights(
-        model, source, encoder, inputs.record, settings.pretrained_decoder
+        model, source, settings.encoder, inputs.record, settings.pretrained_decoder
     )
-    folder = RunFolder.open(
-        "finetune", name, settings.output_dir, settings.resume, settings.overwrite, rt.is_main
-    )
+    folder = RunFolder.at(root, settings.resume, settings.overwrite, rt.is_main)
     rt.barrier()
     run = Run(settings, rt, folder, inputs, model, started_from)
     if folder.resumed:
@@ -103,45 +112,15 @@ def finetune(settings: FinetuneSettings, argv: Sequence[str] = ()) -> Path:
         with resume.disk_errors(folder):
             if not folder.resumed:
                 folder.write_text("preflight.txt", facts + "\n")
-                folder.write_json("classes.json", dataset.table.to_dict())
+                folder.write_json("classes.json", inputs.table.to_dict())
                 reading.describe(folder, inputs)
+                results.begin(folder, settings, run.learner.model, inputs)
                 run.save("last.ckpt")
             run.train()
     except BaseException as error:
         resume.note_end(folder, run.step, error)
         raise
-    finally:
-        runtime.close()
     return folder.root
-
-
-def _forest(settings: FinetuneSettings, rt: Runtime, root: Path, argv: Sequence[str]) -> Path:
-    """Train no network, but a forest; see :func:`matssl.stages.finetune.forest.trained`."""
-    unmeasured = settings.record(settings.in_channels, settings.input_size)
-    dataset, train, val, notes = reading.find(settings)
-    unmeasured = unmeasured.told(dataset.grouping.pixel_sizes)
-    found = preflight.examine_dataset(dataset, unmeasured, opened=reading.OPENED)
-    found.judged.refuse_misfits()
-    console.say(settings, rt, "\n".join([found.text(), *(f"note    {note}" for note in notes)]))
-    inputs = reading.load(dataset, train, val, found.record)
-    try:
-        return forest.trained(settings, rt, root, inputs, found.text(), argv)
-    finally:
-        runtime.close()
-
-
-def _check_training(settings: FinetuneSettings, model: SegmentationModel, images: int) -> None:
-    """Refuse batches that the model cannot be trained with; see ``check_training``."""
-    assert settings.crop_size is not None
-    still = settings.freeze_encoder_steps >= reading.total_steps(settings, images)
-    check_training(
-        model,
-        settings.batch_size,
-        settings.crop_size,
-        settings.in_channels,
-        flag="--crop_size",
-        frozen=model.encoder if still else None,
-    )
 
 
 class Run:
@@ -181,6 +160,9 @@ class Run:
         self.keep: str | None = checkpoint.PREVIOUS
         # Steps taken; mIoU of the best model and its step; validations since then.
         self.step, self.best, self.best_step, self.stale = 0, -1.0, 0, 0
+        # What the best model is the best in; the steps since the last validation.
+        self.top, self.course = scores.LOWEST, Course()
+        self.val_every = reading.val_every(settings, len(inputs.train.planes))
 
     def train(self) -> None:
         """Take the steps that are left; validate, keep the best, save."""
@@ -199,7 +181,9 @@ class Run:
                 loss = learner.learn(self.step, lr, images, target)
                 self.step += 1
                 clock.stepped()
+                self.course.add(loss, learner.positives)
                 row = {"step": self.step, "loss": loss, "lr": lr, "wait_share": clock.wait_share}
+                row |= {"l2": learner.penalty} if settings.l2 > 0 else {}
                 folder.append_csv("steps.csv", row)
                 folder.append_jsonl("metrics.jsonl", row)
                 writer.add_scalar("loss", loss, self.step)
@@ -207,7 +191,7 @@ class Run:
                 bar.set_postfix_str(f"loss {loss:.3f}, wait {100 * clock.wait_share:.0f}%")
                 if clock.steps == STEPS_TO_ESTIMATE:
                     self._estimate(clock)
-                if self._due(settings.val_every) or self.step == self.stop_at:
+                if self._due(self.val_every) or self.step == self.stop_at:
                     self._validate(loss)
                     clock.restart()
                 if self._due(settings.snapshot_every):
@@ -217,7 +201,7 @@ class Run:
                     clock.restart()
                 if rt.any(interrupts.received is not None):
                     self.save("last.ckpt")
-                    resume.stop(folder, rt, self.step, interrupts.exit_code)
+                    resume.stop(folder, rt, self.step, interrupts.exit_code, settings.name)
                 if self._out_of_patience():
                     self.say(f"no gain in {self.stale} validations: stopped")
                     break
@@ -227,6 +211,8 @@ class Run:
             self.best_step = self.step
             self.save("best.ckpt")
         if rt.is_main:
+            calibrate.kept(folder, self.inputs, learner)
+            results.finish(folder, settings, self.inputs, learner)
             report.finish(settings, folder, self.inputs, learner, self._outcome())
 
     def say(self, text: str) -> None:
@@ -256,22 +242,31 @@ class Run:
         """Score the averaged model on the validation images; keep it where it is the best."""
         if self.inputs.val is None:
             return
-        counts = self.learner.validate(self.inputs.val)
+        scored = self.settings.scored
+        counts, val_loss = self.learner.examine(self.inputs.val, lossy=scored)
         miou = overlap.miou(counts)
-        scores = dict(zip(self.inputs.table.names, map(float, overlap.iou(counts)), strict=True))
-        better = miou > self.best
+        classes = dict(zip(self.inputs.table.names, map(float, overlap.iou(counts)), strict=True))
+        value = scores.monitored(self.settings.monitor, counts, val_loss)
+        better = value > self.top
+        row: dict[str, object] = {"step": self.step, "loss": loss, "val_miou": miou}
+        figures = scores.figures(counts)
+        if scored:
+            row |= self.course.row() | {"val_loss": val_loss}
+            row |= {f"val_{name}": figure for name, figure in figures.items()}
+            row |= {"l2": self.learner.penalty} if self.settings.l2 > 0 else {}
+        self.course = Course()
         if better:
-            self.best, self.best_step, self.stale = miou, self.step, 0
+            self.best, self.best_step, self.stale, self.top = miou, self.step, 0, value
             self.save("best.ckpt")
         else:
             self.stale += 1
-        row = {"step": self.step, "loss": loss, "val_miou": miou}
-        row |= {f"iou {name}": score for name, score in scores.items()}
+        row |= {f"iou {name}": score for name, score in classes.items()}
         self.folder.append_csv("log.csv", row)
-        classes = ", ".join(f"{name} {100 * score:.1f}" for name, score in scores.items())
+        shares = ", ".join(f"{name} {100 * score:.1f}" for name, score in classes.items())
+        beside = f", loss {val_loss:.3f}, F1 {100 * figures['f1']:.1f}" if scored else ""
         self.say(
             f"step {self.step}/{self.stop_at}: loss {loss:.3f}, validation mIoU {100 * miou:.1f} "
-            f"({classes}){' *' if better else ''}"
+            f"({shares}){beside}{' *' if better else ''}"
         )
 
     def _steps_by_folds(self) -> int:
@@ -289,7 +284,7 @@ class Run:
                 self.start_state,
                 self.learner.model.description,
                 self.make_learner,
-                self.settings.val_every,
+                self.val_every,
                 self.say,
             )
             if choice is None:
@@ -316,6 +311,8 @@ class Run:
                     "best": self.best,
                     "best_step": self.best_step,
                     "stale": self.stale,
+                    "top": self.top,
+                    "course": self.course.stored(),
                     "start": self.start_text,
                     "train_images": [str(pair.image) for pair in self.inputs.train.pairs],
                     "train_digests": list(self.inputs.train.digests),
@@ -364,6 +361,8 @@ class Run:
         self.best = float(facts["best"])
         self.best_step = resume.whole_number("best_step", facts["best_step"], self.step)
         self.stale = resume.whole_number("stale", facts["stale"])
+        # A checkpoint that is older was kept for its mean IoU.
+        self.top, self.course = float(facts.get("top", self.best)), Course.read(facts.get("course"))
         self.ancestors = Lineage.read(payload["lineage"]).ancestors
         self.start_text = str(facts["start"])
 
@@ -387,7 +386,13 @@ def objective(settings: FinetuneSettings) -> Objective:
     chosen: tuple[float, ...] | str | None = settings.class_weights
     if settings.class_weights not in NAMED_WEIGHTS:
         chosen = given_weights(settings.class_weights)
-    return Objective(settings.loss, None if chosen == "none" else chosen)
+    return Objective(
+        settings.loss,
+        None if chosen == "none" else chosen,
+        l2=settings.l2,
+        threshold=settings.threshold,
+        counted=settings.scored,
+    )
 
 
 def schedule(settings: FinetuneSettings, images: int) -> Schedule:
@@ -402,4 +407,5 @@ def schedule(settings: FinetuneSettings, images: int) -> Schedule:
         clip=settings.clip,
         freeze_encoder_steps=settings.freeze_encoder_steps,
         ema=settings.ema,
+        blocks=settings.finetune_blocks,
     )

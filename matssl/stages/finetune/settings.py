@@ -12,6 +12,7 @@ from matssl.core import parsing, paths
 from matssl.core.flags import Command, Problem, declared, flag, peek, to_dict
 from matssl.decoders import described, segmenting
 from matssl.stages.finetune.forest_settings import GROUPS, HEEDED, ForestSettings
+from matssl.stages.finetune.sections import ListSettings, NetworkSettings, ScoreSettings
 from matssl.stages.settings import (
     ImageSettings,
     LabelSettings,
@@ -32,6 +33,8 @@ CROP_SIZE = 192
 LOSSES = ("dice_ce", "dice", "ce", "focal", "bce")
 # Values of --class_weights that are no numbers.
 NAMED_WEIGHTS = ("none", "balanced")
+# Value of --folds for as many as there are specimens.
+ALL, MOST_FOLDS = "all", 1000
 
 
 def loss_problem(name: str) -> str:
@@ -39,6 +42,13 @@ def loss_problem(name: str) -> str:
     if name.lower() in LOSSES:
         return ""
     return f"--loss_function must be BCE, Dice or Focal, not {name}"
+
+
+def folds_problem(text: str) -> str:
+    """Return what is wrong with ``--folds``, "" where nothing is."""
+    if text == ALL or (text.isascii() and text.isdigit() and 2 <= int(text[:9]) <= MOST_FOLDS):
+        return ""
+    return f"--folds must be 2 to {MOST_FOLDS}, or {ALL} (a fold for each specimen), not {text}"
 
 
 def given_weights(class_weights: str) -> tuple[float, ...]:
@@ -68,7 +78,16 @@ def study_weights(name: str) -> str:
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class FinetuneSettings(RunSettings, TrainingSettings, LabelSettings, ImageSettings, ForestSettings):
+class FinetuneSettings(
+    RunSettings,
+    TrainingSettings,
+    LabelSettings,
+    ImageSettings,
+    NetworkSettings,
+    ScoreSettings,
+    ListSettings,
+    ForestSettings,
+):
     """Flags of train_finetune.py."""
 
     finetune_dataset: str = flag(
@@ -89,6 +108,15 @@ class FinetuneSettings(RunSettings, TrainingSettings, LabelSettings, ImageSettin
         "folds inside a few images choose the number of steps",
         low=0,
         below=1,
+    )
+    folds: str | None = flag(
+        None,
+        "data",
+        "cross-validation: train so many models (2 or more; all: one for each specimen), each "
+        "without the specimens of its fold, which it is then scored on; test images stay closed",
+        auto="one model",
+        first=True,
+        check=folds_problem,
     )
     max_train_images: int | None = flag(None, "data", "use only the first N after shuffling", low=1)
     data_ratio: float = flag(
@@ -180,6 +208,7 @@ class FinetuneSettings(RunSettings, TrainingSettings, LabelSettings, ImageSettin
         auto="192, or --input_size",
         low=1,
         high=8192,
+        excludes="whole_images",
     )
     loss: str = flag("dice_ce", "training", "loss function", choices=LOSSES)
     class_weights: str = flag(
@@ -217,7 +246,9 @@ class FinetuneSettings(RunSettings, TrainingSettings, LabelSettings, ImageSettin
         low=0,
         below=1,
     )
-    val_every: int = flag(100, "training", "steps between two validations", low=1)
+    val_every: int = flag(
+        100, "training", "steps between two validations", low=1, excludes="val_epochs"
+    )
     patience: int = flag(
         0, "training", "stop after so many validations without gain; 0: never", low=0
     )
@@ -231,8 +262,9 @@ class FinetuneSettings(RunSettings, TrainingSettings, LabelSettings, ImageSettin
     d4: str = flag(
         "full",
         "augmentation",
-        "orientations drawn: all eight, without quarter turns, mirror only, none",
-        choices=("full", "flips", "hflip", "none"),
+        "orientations drawn: all eight, without quarter turns, mirror only, none; each: all eight "
+        "in turn",
+        choices=("full", "flips", "hflip", "none", "each"),
     )
     scale_jitter: float = flag(
         0.0, "augmentation", "crops are zoomed by up to this share", low=0, high=2
@@ -259,9 +291,12 @@ class FinetuneSettings(RunSettings, TrainingSettings, LabelSettings, ImageSettin
         if self.data_ratio < 1 and self.max_train_images is not None:
             told = "give --data_ratio or --max_train_images, not both"
             wrong.append(Problem(told, ("data_ratio", "max_train_images")))
-        wrong += self.forest_problems(self.resume)
-        if self.resume and not self.name:
+        wrong += self.forest_problems(self.resume and self.folds is None)
+        if self.resume and not (self.name or self.results_dir):
             wrong.append(Problem("--resume needs the --name of the run", ("name",)))
+        wrong += self.network_problems(self.encoder, self.decoder)
+        wrong += self.sample_problems(self.input_size, self.rare_class_p, self.d4)
+        wrong += self.list_problems(self.splits, self.name)
         return wrong
 
     def resolved(self) -> FinetuneSettings:
@@ -313,7 +348,7 @@ def resolve(argv: Sequence[str], here: bool = False) -> FinetuneSettings:
     def read(path: str) -> Mapping[str, Any]:
         from matssl.stages import published
 
-        return published.read(path, finetune=True)
+        return published.read(path, finetune=True, own=declared(FinetuneSettings))
 
     command = Command(
         DESCRIPTION,

@@ -94,9 +94,10 @@ def _of_run(settings: MeasureSettings, folder: Path, predicted: Path) -> Source:
             f"--crop_bottom acts on a labelled folder; in {folder} the rows were cut off when it "
             f"was made: give --crop_bottom to {EVALUATION} or {PHASES}"
         )
-    if settings.classes or settings.mask_folder:
+    if settings.classes or settings.mask_folder or settings.split:
         raise UserError(
-            f"{folder} says its classes and masks itself; leave --classes and --mask_folder out"
+            f"{folder} says its classes and masks itself; leave --classes, --mask_folder and "
+            "--split out"
         )
     files = readers.find_images(predicted)
     names, table = _facts(folder)
@@ -219,6 +220,12 @@ def _of_labels(settings: MeasureSettings, folder: Path) -> Source:
         return _of_masks(settings, folder)
     table = dataset.table
     pairs = [pair for pair in dataset.pairs if pair.mask is not None]
+    if settings.split is not None:
+        pairs = [pair for pair in pairs if pair.split == settings.split]
+        if not pairs:
+            raise UserError(
+                f"{root} has no split {settings.split!r}; there are: {', '.join(dataset.splits)}"
+            )
     record = _record(settings).told(dataset.grouping.pixel_sizes)
     judged = bars.of_pairs(
         [(pair.image, pair.mask) for pair in pairs], record.read, record.crop_bottom
@@ -255,6 +262,8 @@ def _of_masks(settings: MeasureSettings, folder: Path) -> Source:
     files = readers.find_images(folder)
     if not files:
         raise UserError(f"no images in {folder}")
+    if settings.split is not None:
+        raise UserError(f"{folder} holds masks alone, in no splits; leave --split out")
     table: ClassTable
     table, told = masks.find_table(files, settings.classes, folder)
     given = readers.parse_pixel_size(settings.pixel_size)

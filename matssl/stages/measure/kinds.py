@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from matssl.core.errors import UserError
 from matssl.stages.measure.fractions import Fractions
 from matssl.stages.measure.kind import Kind
+from matssl.stages.measure.layers import Layers
+from matssl.stages.measure.objects import Objects
 from matssl.stages.measure.settings import MeasureSettings
 
-KINDS: dict[str, type[Kind]] = {kind.name: kind for kind in (Fractions,)}
+KINDS: dict[str, type[Kind]] = {kind.name: kind for kind in (Fractions, Objects, Layers)}
 
 
 def made(

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from matssl.core import paths
 from matssl.core.flags import Problem, flag
 from matssl.core.parsing import parse_one
+from matssl.stages.measure.defect_settings import DefectSettings
+from matssl.stages.measure.layer_settings import LayerSettings
+from matssl.stages.measure.object_settings import ObjectSettings
 from matssl.stages.settings import (
     EXPERIMENTS,
     MASK_FOLDER_HELP,
@@ -23,7 +26,7 @@ DESCRIPTION = (
     "(CSV, XLSX, JSON), pictures and a report go to experiments/measure/NAME."
 )
 # Names of stages.measure.kinds.KINDS; a test holds that they agree.
-WHAT = ("fractions",)
+WHAT = ("fractions", "objects", "layers")
 
 
 def what_problem(text: str) -> str:
@@ -36,15 +39,17 @@ def what_problem(text: str) -> str:
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class MeasureSettings(SpecimenSettings, ToolSettings):
+class MeasureSettings(
+    ObjectSettings, LayerSettings, DefectSettings, SpecimenSettings, ToolSettings
+):
     """Flags of the measurement."""
 
     input: str = flag(
         "",
         "data",
         "run of eval_model.py or phase_map, labelled folder, or folder of masks",
-        required=True,
         positional=True,
+        first=True,
         leads=paths.folder,
     )
     images: str | None = flag(
@@ -58,6 +63,7 @@ class MeasureSettings(SpecimenSettings, ToolSettings):
         check=classes_problem,
         leads=paths.class_file,
     )
+    split: str | None = flag(None, "data", "only this split of a labelled folder")
     what: str | None = flag(
         None,
         "measurement",
@@ -87,7 +93,9 @@ class MeasureSettings(SpecimenSettings, ToolSettings):
 
     def problems(self) -> list[Problem]:
         """Return what does not go together."""
-        wrong = []
+        wrong = self.object_problems(self.wanted) + self.defect_problems()
+        if not self.input and self.algorithm is None:
+            wrong.append(Problem("missing INPUT", ("input",)))
         if self.images is not None and self.mask_folder is not None:
             told = "--images says that INPUT holds the masks; leave --mask_folder out"
             wrong.append(Problem(told, ("images", "mask_folder")))

@@ -18,7 +18,7 @@ from matssl.core import flags, runtime
 from matssl.core.arrays import roomy, strips
 from matssl.core.errors import UserError
 from matssl.core.labels import IGNORE
-from matssl.core.run_folder import RunFolder, atomic_path
+from matssl.core.run_folder import RunFolder
 from matssl.data import layouts, readers, specimens
 from matssl.data.facts import Facts
 from matssl.data.prefetch import prefetched
@@ -242,7 +242,4 @@ def _write_map(
     full = roomy(micrograph.pixels.shape[:2], np.uint8)
     full[: len(labels)] = labels
     full[len(labels) :] = IGNORE
-    colour = drawing.colour_bgr(full, len(names))
-    for kind, content in (("index", full), ("colour", colour)):
-        with atomic_path(folder.path(f"maps/{kind}/{name}.png")) as temporary:
-            temporary.write_bytes(cv2.imencode(".png", content)[1].tobytes())
+    drawing.write_masks(folder, "maps", name, full, len(names))

@@ -14,7 +14,7 @@ from torch import nn
 from matssl.core import checkpoint, flags, optim, run_folder, runtime
 from matssl.core.batch import Batch
 from matssl.core.errors import UserError
-from matssl.core.lineage import Lineage
+from matssl.core.lineage import PLANNED, Lineage
 from matssl.core.run_folder import RunFolder
 from matssl.core.runtime import Interrupts, Runtime
 from matssl.core.wording import counted
@@ -344,7 +344,9 @@ class Run:
     def _save_encoder(self, name: str) -> None:
         """Write what fine-tuning may use, by one process."""
         if self.rt.is_main:
-            encoder_file.write(self.folder.path(name), self.method.weights(), self.lineage())
+            # A snapshot and the best of the probe are of an earlier step on purpose.
+            chain = self.lineage(name == "encoder.safetensors")
+            encoder_file.write(self.folder.path(name), self.method.weights(), chain)
 
     def save(self) -> None:
         """Write last.ckpt, encoder.safetensors and pictures, atomically, by one process."""
@@ -412,8 +414,8 @@ class Run:
         self.ancestors = Lineage.read(payload["lineage"]).ancestors
         self.watch.restore(payload.get("progress", {}), self.step)
 
-    def lineage(self) -> Lineage:
-        """Return the chain of what these weights were trained from."""
+    def lineage(self, last: bool = True) -> Lineage:
+        """Return the chain of what these weights were trained from, of the last ones to the end."""
         here: dict[str, object] = {
             "stage": "ssl",
             "method": self.settings.model,
@@ -422,6 +424,8 @@ class Run:
             "images": len(self.inputs.pool),
             "steps": self.step,
         }
+        if last and self.step < self.plan.total_steps:
+            here[PLANNED] = self.plan.total_steps
         if self.watch.state:
             here["verdict"] = self.watch.state
         if "decoder" in self.method.weights():

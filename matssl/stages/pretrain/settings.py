@@ -10,7 +10,7 @@ from typing import NamedTuple
 from matssl import methods
 from matssl.core import parsing, paths
 from matssl.core.errors import UserError
-from matssl.core.flags import Command, Parsed, Problem, flag, peek
+from matssl.core.flags import Command, Parsed, Problem, declared, flag, peek
 from matssl.methods import METHODS
 from matssl.methods.settings import GuidedSettings, MethodSettings
 from matssl.stages.settings import (
@@ -290,7 +290,9 @@ def resolve(
     def read(path: str) -> Mapping[str, object]:
         from matssl.stages import published
 
-        return published.read(path, finetune=False)
+        kinds = (PretrainSettings, *map(methods.settings_class, methods.distinct()))
+        own = {name for kind in kinds for name in declared(kind)}
+        return published.read(path, finetune=False, own=own)
 
     model = peek(argv, "model")
     file = peek(argv, "config")

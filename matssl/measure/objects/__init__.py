@@ -1,0 +1,1 @@
+"""Objects of a class (particles, pores, bubbles): found, counted, sized, with what edges ask."""

@@ -1,0 +1,447 @@
+"""Cross-validation: a model for each fold, scored on specimens that it has not seen.
+
+Each fold is a run as any other, by the loop of a single training, in a folder of its own. Its
+held-out part chooses nothing: the best step is that of a validation cut inside the fold's training
+images, as a single training cuts it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from matssl.core import checkpoint, flags, runtime, textfiles
+from matssl.core.errors import DiskFull, Incomplete, UserError
+from matssl.core.lineage import Lineage
+from matssl.core.run_folder import MARKS, RunFolder, atomic_write_text
+from matssl.core.runtime import Runtime
+from matssl.core.tables import csv_text
+from matssl.core.wording import counted, cut
+from matssl.data import crops, preprocess, specimens
+from matssl.data.crops import Labelled
+from matssl.data.layouts import Dataset, Pair
+from matssl.metrics.score import Gathered
+from matssl.preflight import Preflight
+from matssl.stages import console, resume
+from matssl.stages.finetune import cross_report, loop, start
+from matssl.stages.finetune import inputs as reading
+from matssl.stages.finetune.forest_settings import FOREST
+from matssl.stages.finetune.inputs import Inputs
+from matssl.stages.finetune.settings import ALL, FinetuneSettings
+from matssl.trained import ensemble
+
+# What a cross-validation goes on from: which image is in which fold, and how they are trained.
+PLAN = "cross_validation.json"
+# All folds as one model.
+ENSEMBLE = "ensemble.ckpt"
+# An image that was scored by the model of its fold, which its split names.
+Scored = tuple[Pair, Gathered]
+
+
+class Scorer(Protocol):
+    """Scores images by models that have not seen them, and writes masks, tables and the report."""
+
+    def __call__(
+        self,
+        folder: RunFolder,
+        parts: Sequence[tuple[Path, Dataset, Sequence[Pair]]],
+        found: Preflight,
+        rt: Runtime,
+        *,
+        seed: int,
+        quiet: bool,
+        beside: Callable[[Sequence[Scored]], Sequence[tuple[str, str]]],
+    ) -> None:
+        """Score and write.
+
+        Args:
+            folder: of the results.
+            parts: of each model its checkpoint, the folder as it saw it, and what it is scored on.
+            found: what the images hold.
+            rt: where it computes.
+            seed: of resamples.
+            quiet: whether only the result is printed.
+            beside: is given every scored image and returns further parts of the report.
+        """
+
+
+@dataclass(frozen=True)
+class Fold:
+    """One fold.
+
+    Attributes:
+        number: from 1.
+        dataset: all images with the splits they have in this fold.
+        train: images that are learned from.
+        val: images inside the training part that choose the step; empty where there are too few.
+        held: images that neither teach nor choose.
+    """
+
+    number: int
+    dataset: Dataset
+    train: tuple[Pair, ...]
+    val: tuple[Pair, ...]
+    held: tuple[Pair, ...]
+
+    @property
+    def name(self) -> str:
+        """Name of its folder and of its split."""
+        return f"fold_{self.number}"
+
+
+def cross_validate(settings: FinetuneSettings, argv: Sequence[str], score: Scorer) -> Path:
+    """Train all folds, score each on its held-out part, and return the folder of all of them.
+
+    Args:
+        settings: of train_finetune.py, with ``folds``.
+        argv: what the user typed, for command.txt.
+        score: of the held-out parts.
+
+    Raises:
+        UserError: anything the user can mend, a fold that fails among it; finished folds are kept.
+    """
+    settings, rt, root = start.begun(settings)
+    settings = replace(settings, name=root.name)
+    RunFolder.check(root, settings.resume, settings.overwrite, marks=(PLAN,))
+    before = _stored(root) if settings.resume else {}
+    settings = _as_before(settings, before)
+    settings, dataset, known, found = start.examined(settings, rt, root)
+    folds = cut_folds(known, settings)
+    said = _described(folds, dataset)
+    console.say(settings, rt, said)
+    pairs = sorted((pair for fold in folds for pair in fold.held), key=lambda pair: pair.image)
+    assert dataset.table is not None
+    whole = crops.load(pairs, found.record, dataset.table)
+    settings = start.sampled(settings, dataset.table, whole)
+    plan = _plan(settings, folds, whole)
+    if before:
+        _refuse_other(before, plan, root)
+    # Before anything is written; the fold with the fewest images has the smallest batch.
+    _check(settings, min(folds, key=lambda fold: len(fold.train)), rt)
+
+    folder = RunFolder.at(root, settings.resume, settings.overwrite, rt.is_main, marks=(PLAN,))
+    states = [_state(root / fold.name) for fold in folds]
+    rt.barrier()
+    if not folder.resumed:
+        folder.start(flags.to_dict(settings), argv)
+        folder.write_text("preflight.txt", f"{found.text()}\n{said}\n")
+        folder.write_json("classes.json", dataset.table.to_dict())
+        if rt.is_main:
+            atomic_write_text(folder.path("folds.csv"), csv_text(_rows(folds, dataset)))
+        folder.write_json(PLAN, plan)
+    number = 0
+    try:
+        with resume.disk_errors(folder):
+            for fold, state in zip(folds, states, strict=True):
+                number = fold.number
+                folder.status("running", fold=number, folds=len(folds))
+                _train(settings, rt, root, fold, state, whole, found, argv)
+                rt.barrier()
+            if rt.is_main:
+                join(folder, folds, settings)
+                _score(settings, rt, folder, folds, found, score)
+    except BaseException as error:
+        resume.note_end(folder, number, error)
+        raise
+    finally:
+        runtime.close()
+    return root
+
+
+def cut_folds(known: Dataset, settings: FinetuneSettings) -> list[Fold]:
+    """Return the folds of all labelled images that are no test.
+
+    Args:
+        known: images with their splits, without those of no label.
+        settings: with the number of folds and the seed.
+
+    Raises:
+        UserError: more folds than specimens.
+    """
+    pairs = [p for p in known.pairs if p.split in reading.OPENED and p.mask is not None]
+    # Folders list files in any order.
+    pairs.sort(key=lambda pair: pair.image)
+    groups = {pair.group for pair in pairs}
+    count = len(groups) if settings.folds == ALL else int(settings.folds or 0)
+    if not 2 <= count <= len(groups):
+        told = f"{settings.folds} ({len(groups)})" if settings.folds == ALL else settings.folds
+        most = f"{len(groups)} at most" if len(groups) > 1 else "none here"
+        raise UserError(
+            f"--folds {told}: {counted(len(pairs), 'labelled image')} of "
+            f"{counted(len(groups), 'specimen')} in {known.root}, and images of one specimen are "
+            f"never parted, so {most}; label more specimens, or say which images are of which with "
+            "--specimens or --group_regex"
+        )
+    held_out = specimens.grouped_folds(pairs, count, settings.seed)
+    rest = [pair for pair in known.pairs if pair.split not in reading.OPENED]
+    folds = []
+    for number, held in enumerate(held_out, start=1):
+        name = f"fold_{number}"
+        own = [
+            replace(pair, split=name if place in held else "train")
+            for place, pair in enumerate(pairs)
+        ]
+        dataset = replace(known, pairs=(*own, *rest))
+        train, val = reading.parted(settings, dataset)
+        folds.append(Fold(number, dataset, train, val, dataset.split(name)))
+    return folds
+
+
+def _described(folds: Sequence[Fold], dataset: Dataset) -> str:
+    """Return in words what is folded, what stays closed and what chooses the step."""
+    held = [pair for fold in folds for pair in fold.held]
+    groups = len({pair.group for pair in held})
+    closed = [p for p in dataset.pairs if p.split not in reading.OPENED and p.mask is not None]
+    lines = [
+        f"folds   {len(folds)} of {counted(groups, 'specimen')} "
+        f"({counted(len(held), 'labelled image')} of train and val)"
+    ]
+    if closed:
+        lines.append(
+            f"        {counted(len(closed), 'test image')} stay closed; a --splits that names no "
+            "test folds all"
+        )
+    for fold in folds:
+        own = sorted({pair.group for pair in fold.held})
+        shown = cut(", ".join(own), 60)
+        chosen = f"{len(fold.val)} inside validate"
+        if not fold.val:
+            chosen = "none inside validate: too few to choose the step by a cut"
+        lines.append(
+            f"  {fold.number:>3}   {len(fold.train)} to train, {chosen}, {len(fold.held)} held out "
+            f"({shown})"
+        )
+    return "\n".join(lines)
+
+
+def _rows(folds: Sequence[Fold], dataset: Dataset) -> list[dict[str, object]]:
+    """Return a row an image: its fold, its specimen, and its part in every fold."""
+    held = {pair.image: (pair, fold.number) for fold in folds for pair in fold.held}
+    rows = []
+    for image, (pair, number) in sorted(held.items()):
+        row: dict[str, object] = {"image": str(image), "specimen": pair.group, "fold": number}
+        for fold in folds:
+            parts = {"train": fold.train, "val": fold.val, "held out": fold.held}
+            inside = (name for name, own in parts.items() if image in {p.image for p in own})
+            row[fold.name] = next(inside, "unused")
+        rows.append(row)
+    return rows
+
+
+def _plan(settings: FinetuneSettings, folds: Sequence[Fold], whole: Labelled) -> dict[str, Any]:
+    """Return what a continuation must agree with, as plain values."""
+    root = folds[0].dataset.root
+
+    def names(pairs: Sequence[Pair]) -> list[str]:
+        return [Path(os.path.relpath(pair.image, root)).as_posix() for pair in pairs]
+
+    plan = {
+        "folds": [
+            {"train": names(fold.train), "val": names(fold.val), "held_out": names(fold.held)}
+            for fold in folds
+        ],
+        "data": whole.identity(),
+        "settings": flags.to_dict(settings),
+    }
+    # As it is read again: a tuple would differ from its list.
+    again: dict[str, Any] = json.loads(json.dumps(plan))
+    return again
+
+
+def _stored(root: Path) -> dict[str, Any]:
+    """Return the plan of the run that is to go on.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    try:
+        plan = textfiles.read_json(root / PLAN)
+        if not isinstance(plan["settings"], Mapping) or not isinstance(plan["folds"], list):
+            raise TypeError("no plan")
+        return dict(plan)
+    except (UserError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{root / PLAN} is damaged, and with it which image is in which fold; start a new run "
+            "under another --name"
+        ) from error
+
+
+def _as_before(settings: FinetuneSettings, before: Mapping[str, Any]) -> FinetuneSettings:
+    """Return the settings with the architecture of the run that goes on where they leave it."""
+    old = before.get("settings", {})
+    for name in ("encoder", "decoder"):
+        if getattr(settings, name) == "auto" and isinstance(old.get(name), str):
+            settings = replace(settings, **{name: old[name]})
+    return settings
+
+
+def _refuse_other(before: Mapping[str, Any], plan: Mapping[str, Any], root: Path) -> None:
+    """Refuse to go on with other settings, images or folds than the run was started with.
+
+    Raises:
+        UserError: the sentence names what differs.
+    """
+    instead = "start a new run under another --name"
+    defaults = flags.defaults(FinetuneSettings)
+    resume.refuse_other_plan(before["settings"], plan["settings"], defaults, instead)
+    if before["data"] != plan["data"] or before["folds"] != plan["folds"]:
+        raise UserError(
+            f"the labelled images, or which are of one specimen, changed since {root} began; "
+            f"{instead}"
+        )
+
+
+def _check(settings: FinetuneSettings, fold: Fold, rt: Runtime) -> None:
+    """Refuse a fold that cannot be trained."""
+    if settings.head == FOREST:
+        return
+    images = len(fold.train)
+    assert fold.dataset.table is not None
+    batch = reading.largest_batch(settings, images, rt.world_size)
+    model = start.built(settings, fold.dataset.table)
+    start.check_batches(replace(settings, batch_size=batch), model, images)
+
+
+def _state(root: Path) -> str:
+    """Return how far a fold is: done, begun or new."""
+    try:
+        status = textfiles.read_json(root / "status.json")
+        done = isinstance(status, Mapping) and status.get("state") == "done"
+    except UserError:
+        done = False
+    if done and (root / "best.ckpt").is_file():
+        return "done"
+    return "begun" if any((root / name).is_file() for name in MARKS) else "new"
+
+
+def _train(
+    settings: FinetuneSettings,
+    rt: Runtime,
+    root: Path,
+    fold: Fold,
+    state: str,
+    whole: Labelled,
+    found: Preflight,
+    argv: Sequence[str],
+) -> None:
+    """Train one fold, or what is left of it.
+
+    Raises:
+        UserError: it failed; how to go on is said.
+    """
+    told = {"done": "done before, kept", "begun": "goes on", "new": "begins"}[state]
+    console.say(settings, rt, f"\nfold {fold.number} of {root.name}: {told}")
+    if state == "done":
+        return
+    own = replace(settings, resume=state == "begun", overwrite=state == "new")
+    inputs = inputs_of(fold, whole, found)
+    _note_absent(settings, rt, fold, inputs)
+    try:
+        loop.trained(own, rt, root / fold.name, inputs, found.text(), argv)
+    except (DiskFull, Incomplete):
+        raise
+    except UserError as error:
+        raise UserError(
+            f"fold {fold.number} failed, so that no table is made of the others: {error}. "
+            f"Finished folds are kept: go on with --name {root.name} --resume"
+        ) from error
+
+
+def inputs_of(fold: Fold, whole: Labelled, found: Preflight) -> Inputs:
+    """Return the images of a fold, of those that were decoded once for all of them.
+
+    Mean and spread are those of its own training images.
+    """
+    place = {pair.image: number for number, pair in enumerate(whole.pairs)}
+
+    def part(pairs: Sequence[Pair]) -> Labelled:
+        return replace(whole.take([place[pair.image] for pair in pairs]), pairs=tuple(pairs))
+
+    table = fold.dataset.table
+    assert table is not None
+    train = part(fold.train)
+    record = preprocess.measure(found.record, train.planes)
+    return Inputs(fold.dataset, table, train, part(fold.val) if fold.val else None, record)
+
+
+def _note_absent(settings: FinetuneSettings, rt: Runtime, fold: Fold, inputs: Inputs) -> None:
+    """Say which classes a fold cannot learn since no training image of it shows them."""
+    shown = {int(value) for mask in inputs.train.masks for value in np.unique(mask)}
+    absent = [name for index, name in enumerate(inputs.table.names) if index not in shown]
+    if absent:
+        console.say(
+            settings,
+            rt,
+            f"note    fold {fold.number} has no labelled pixel of {', '.join(absent)} to learn "
+            "from: its images are scored as they are, and lower the mean",
+        )
+
+
+def join(folder: RunFolder, folds: Sequence[Fold], settings: FinetuneSettings) -> None:
+    """Write all folds as one model, whose probabilities are the mean of theirs.
+
+    Args:
+        folder: of all folds.
+        folds: trained.
+        settings: of the run.
+
+    Raises:
+        UserError: the checkpoint of a fold cannot be read.
+    """
+    payloads = [
+        checkpoint.load(folder.root / fold.name / "best.ckpt", stage="finetune") for fold in folds
+    ]
+    parts = ensemble.joined(payloads)
+    steps = [int(payload["step"]) for payload in payloads]
+    seen: dict[str, set[str]] = {"train_images": set(), "train_digests": set()}
+    for payload in payloads:
+        for name, own in seen.items():
+            own |= set(payload["progress"][name])
+    link: dict[str, object] = {
+        "stage": "finetune",
+        "dataset": folds[0].dataset.root.name,
+        **({"head": FOREST} if settings.head == FOREST else {"encoder": settings.encoder}),
+        "images": len(seen["train_images"]),
+        "steps": max(steps),
+        "folds": len(folds),
+    }
+    checkpoint.save(
+        folder.path(ENSEMBLE),
+        {
+            **parts,
+            "stage": "finetune",
+            "step": max(steps),
+            "recipe": flags.to_dict(settings),
+            "classes": payloads[0]["classes"],
+            "lineage": Lineage.read(payloads[0]["lineage"]).ancestors.then(link).stored(),
+            "progress": parts["progress"] | {name: sorted(own) for name, own in seen.items()},
+        },
+    )
+
+
+def _score(
+    settings: FinetuneSettings,
+    rt: Runtime,
+    folder: RunFolder,
+    folds: Sequence[Fold],
+    found: Preflight,
+    score: Scorer,
+) -> None:
+    """Score every image by the model of its fold, and write the tables over the folds."""
+    root = folder.root
+    parts = [(root / fold.name / "best.ckpt", fold.dataset, fold.held) for fold in folds]
+    names = {fold.number: root / fold.name for fold in folds}
+    table = folds[0].dataset.table
+    assert table is not None
+
+    def beside(scored: Sequence[Scored]) -> list[tuple[str, str]]:
+        return cross_report.write(folder, names, scored, table.names)
+
+    score(folder, parts, found, rt, seed=settings.seed, quiet=settings.quiet, beside=beside)
+    print(f"      {len(folds)} folds as one model: {root / ENSEMBLE}", flush=True)
