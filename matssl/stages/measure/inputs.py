@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -44,6 +45,9 @@ class Source:
         labelled: whether the masks number objects.
         predicted: whether a model made the masks, whose own error the numbers then hold.
         specimens: which each field is of.
+        images: the micrograph of each field, where there are any.
+        regions: pictures of what counts (``--roi``).
+        left: pixels that count before and after ``--roi``, by field; filled as fields are opened.
     """
 
     what: str
@@ -57,6 +61,9 @@ class Source:
     labelled: bool = False
     predicted: bool = False
     specimens: tuple[str, ...] = ()
+    images: tuple[Path, ...] = ()
+    regions: tuple[Path, ...] = ()
+    left: dict[str, tuple[int, int]] = dataclasses.field(default_factory=dict)
 
     def fields(self) -> Iterator[Masked]:
         """Yield every field; the pixels of one are in memory at a time."""
@@ -74,13 +81,23 @@ def find(settings: MeasureSettings) -> Source:
     drawn = [folder / kind / "index" for kind in ("masks", "maps")]
     predicted = next((place for place in drawn if place.is_dir()), None)
     if predicted is not None:
-        return _of_run(settings, folder, predicted)
+        return _counting(settings, _of_run(settings, folder, predicted))
     if (folder / "status.json").is_file():
         raise UserError(
             f"{folder} is a run without predicted masks; give the results of {EVALUATION} or of "
             f"{PHASES}, or a labelled folder"
         )
-    return _of_labels(settings, folder)
+    return _counting(settings, _of_labels(settings, folder))
+
+
+def _counting(settings: MeasureSettings, source: Source) -> Source:
+    """Return the masks with what ``--roi`` leaves of them."""
+    if settings.roi is None:
+        return source
+    # It needs the type of what it gets.
+    from matssl.stages.measure import roi
+
+    return roi.within(settings.roi, source)
 
 
 class Listed(NamedTuple):
@@ -296,6 +313,7 @@ def _of_labels(settings: MeasureSettings, folder: Path) -> Source:
         tuple(notes),
         labelled=table.instances,
         specimens=tuple(pair.group for pair in pairs),
+        images=tuple(pair.image for pair in pairs if pair.mask is not None),
     )
 
 

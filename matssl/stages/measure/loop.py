@@ -10,7 +10,7 @@ from tqdm import tqdm
 from matssl.core import flags
 from matssl.core.run_folder import RunFolder
 from matssl.stages.failures import Failures
-from matssl.stages.measure import compare, export, inputs, kinds, report
+from matssl.stages.measure import compare, export, inputs, kinds, report, roi
 from matssl.stages.measure.settings import MeasureSettings
 
 
@@ -46,6 +46,10 @@ def measure(settings: MeasureSettings, argv: Sequence[str] = ()) -> Path:
             done += 1
     if not done:
         failed.end(source.count, 0)
+    if source.left:
+        facts += f"\nnote    {roi.text(source.left)}"
+        if not settings.quiet:
+            print(facts.splitlines()[-1])
     found = {kind.name: kind.result() for kind in asked}
     drawn = {name: one.draw(root) for name, one in found.items()}
     export.write(folder, found, source, settings)
