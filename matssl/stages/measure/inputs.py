@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -263,6 +265,8 @@ def _of_labels(settings: MeasureSettings, folder: Path) -> Source:
     )
     judged.refuse_misfits()
     record = record.knowing(judged.rows)
+    images = [pair.image for pair in pairs]
+    called = _called(images, [image.name for image in images], root)
 
     def opened(number: int) -> Masked:
         pair = pairs[number]
@@ -271,8 +275,7 @@ def _of_labels(settings: MeasureSettings, folder: Path) -> Source:
         raw = table.decode(readers.read_mask(pair.mask), str(pair.mask))
         mask = record.mask(raw, micrograph)
         own = areas(mask, table.num_classes)
-        name = pair.image.name
-        field = Field(pair.image, name, pair.group, own, micrograph.pixel_size)
+        field = Field(pair.image, called[number], pair.group, own, micrograph.pixel_size)
         return Masked(field, mask, picture=_picture(pair.image, record, mask.shape))
 
     notes = (*dataset.notes, *judged.notes, *judged.warnings)
@@ -289,6 +292,15 @@ def _of_labels(settings: MeasureSettings, folder: Path) -> Source:
     )
 
 
+def _called(files: Sequence[Path], names: Sequence[str], root: Path) -> list[str]:
+    """Return what each file is called: its name; of two that share one the path below the root."""
+    often = Counter(names)
+    return [
+        name if often[name] == 1 else Path(os.path.relpath(path, root)).as_posix()
+        for path, name in zip(files, names, strict=True)
+    ]
+
+
 def _of_masks(settings: MeasureSettings, folder: Path) -> Source:
     """Return the files of a folder that holds masks alone."""
     files = readers.find_images(folder)
@@ -301,13 +313,14 @@ def _of_masks(settings: MeasureSettings, folder: Path) -> Source:
     given = readers.parse_pixel_size(settings.pixel_size)
     grouping = group(files, folder, regex=settings.group_regex, specimens=settings.specimens)
     sizes = _sizes(grouping, files)
+    called = _called(files, [path.stem for path in files], folder)
 
     def opened(number: int) -> Masked:
         path = files[number]
         mask = table.decode(readers.read_mask(path), str(path))
         size = given or sizes[number]
-        name = grouping.names[number]
-        return Masked(Field(path, path.stem, name, areas(mask, table.num_classes), size), mask)
+        own = areas(mask, table.num_classes)
+        return Masked(Field(path, called[number], grouping.names[number], own, size), mask)
 
     note = f"{counted(len(files), 'file')} without images beside, taken for masks (--images)"
     return Source(
