@@ -64,7 +64,7 @@ def from_boundaries(
     added, closed = links(drawn, close_gaps) if close_gaps else (np.zeros_like(drawn), 0)
     lines = drawn | (added & counted)
     open_ = np.where(lines | ~counted, -1, phases.astype(np.int16))
-    return _shared(label(open_, connectivity=1, background=-1), counted, closed)
+    return _shared(_connected(open_), counted, closed)
 
 
 def from_phases(phases: NDArray[np.uint8], counted: NDArray[np.bool_]) -> Network:
@@ -75,7 +75,7 @@ def from_phases(phases: NDArray[np.uint8], counted: NDArray[np.bool_]) -> Networ
         counted: pixels that count.
     """
     whole = np.where(counted, phases.astype(np.int16), -1)
-    return _shared(label(whole, connectivity=1, background=-1), counted)
+    return _shared(_connected(whole), counted)
 
 
 def from_labels(numbers: NDArray[np.int32], counted: NDArray[np.bool_]) -> Network:
@@ -85,7 +85,7 @@ def from_labels(numbers: NDArray[np.int32], counted: NDArray[np.bool_]) -> Netwo
         numbers: of the grains, 0 for none, (H, W).
         counted: pixels that count.
     """
-    return _shared(np.where(counted, numbers, 0), counted)
+    return _shared(np.where(counted, numbers, 0).astype(np.int64), counted)
 
 
 def window(counted: NDArray[np.bool_]) -> tuple[slice, slice]:
@@ -96,7 +96,14 @@ def window(counted: NDArray[np.bool_]) -> tuple[slice, slice]:
     return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
 
 
-def _shared(parts: NDArray[np.int32], counted: NDArray[np.bool_], closed: int = 0) -> Network:
+def _connected(phases: NDArray[np.int16]) -> NDArray[np.int64]:
+    """Return the numbers of the parts of equal class whose pixels meet at sides; 0 for class -1."""
+    parts: NDArray[np.int64]
+    parts = label(phases, connectivity=1, background=-1)  # type: ignore[no-untyped-call]
+    return parts
+
+
+def _shared(parts: NDArray[np.int64], counted: NDArray[np.bool_], closed: int = 0) -> Network:
     """Return parts without fragments, numbered from 1 on, with every counted pixel shared out."""
     values, places, sizes = np.unique(parts, return_inverse=True, return_counts=True)
     kept = (values > 0) & (sizes >= SMALLEST)

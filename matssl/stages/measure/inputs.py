@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 from collections import Counter
@@ -11,10 +12,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from matssl.core import textfiles
 from matssl.core.arrays import Array
 from matssl.core.errors import UserError
+from matssl.core.labels import IGNORE
 from matssl.core.wording import counted, cut
 from matssl.data import bars, layouts, masks, readers
 from matssl.data.masks import ClassTable
@@ -44,6 +47,9 @@ class Source:
         labelled: whether the masks number objects.
         predicted: whether a model made the masks, whose own error the numbers then hold.
         specimens: which each field is of.
+        images: the micrograph of each field, where there are any.
+        regions: pictures of what counts (``--roi``).
+        left: pixels that count before and after ``--roi``, by field; filled as fields are opened.
     """
 
     what: str
@@ -57,6 +63,9 @@ class Source:
     labelled: bool = False
     predicted: bool = False
     specimens: tuple[str, ...] = ()
+    images: tuple[Path, ...] = ()
+    regions: tuple[Path, ...] = ()
+    left: dict[str, tuple[int, int]] = dataclasses.field(default_factory=dict)
 
     def fields(self) -> Iterator[Masked]:
         """Yield every field; the pixels of one are in memory at a time."""
@@ -74,13 +83,23 @@ def find(settings: MeasureSettings) -> Source:
     drawn = [folder / kind / "index" for kind in ("masks", "maps")]
     predicted = next((place for place in drawn if place.is_dir()), None)
     if predicted is not None:
-        return _of_run(settings, folder, predicted)
+        return _counting(settings, _of_run(settings, folder, predicted))
     if (folder / "status.json").is_file():
         raise UserError(
             f"{folder} is a run without predicted masks; give the results of {EVALUATION} or of "
             f"{PHASES}, or a labelled folder"
         )
-    return _of_labels(settings, folder)
+    return _counting(settings, _of_labels(settings, folder))
+
+
+def _counting(settings: MeasureSettings, source: Source) -> Source:
+    """Return the masks with what ``--roi`` leaves of them."""
+    if settings.roi is None:
+        return source
+    # It needs the type of what it gets.
+    from matssl.stages.measure import roi
+
+    return roi.within(settings.roi, source)
 
 
 class Listed(NamedTuple):
@@ -248,6 +267,7 @@ def _of_labels(settings: MeasureSettings, folder: Path) -> Source:
         pixel_size=settings.pixel_size,
         classes=settings.classes,
         mask_folder=mask_folder,
+        whole=True,
     )
     if dataset.table is None:
         return _of_masks(settings, folder)
@@ -272,11 +292,15 @@ def _of_labels(settings: MeasureSettings, folder: Path) -> Source:
         pair = pairs[number]
         assert pair.mask is not None
         micrograph = record.read(pair.image)
-        raw = table.decode(readers.read_mask(pair.mask), str(pair.mask))
-        mask = record.mask(raw, micrograph)
+        raw = readers.read_mask(pair.mask)
+        decoded = table.decode(raw, str(pair.mask))
+        mask = record.mask(decoded, micrograph)
+        labels = _numbers(table, raw, decoded)
+        if labels is not None:
+            labels = np.where(mask == IGNORE, 0, record.mask(labels, micrograph))
         own = areas(mask, table.num_classes)
         field = Field(pair.image, called[number], pair.group, own, micrograph.pixel_size)
-        return Masked(field, mask, picture=_picture(pair.image, record, mask.shape))
+        return Masked(field, mask, labels, _picture(pair.image, record, mask.shape))
 
     notes = (*dataset.notes, *judged.notes, *judged.warnings)
     return Source(
@@ -288,7 +312,9 @@ def _of_labels(settings: MeasureSettings, folder: Path) -> Source:
         tuple(pair.mask for pair in pairs if pair.mask is not None),
         dataset.grouping,
         tuple(notes),
+        labelled=table.instances,
         specimens=tuple(pair.group for pair in pairs),
+        images=tuple(pair.image for pair in pairs if pair.mask is not None),
     )
 
 
@@ -309,7 +335,7 @@ def _of_masks(settings: MeasureSettings, folder: Path) -> Source:
     if settings.split is not None:
         raise UserError(f"{folder} holds masks alone, in no splits; leave --split out")
     table: ClassTable
-    table, told = masks.find_table(files, settings.classes, folder)
+    table, told = masks.find_table(files, settings.classes, folder, whole=True)
     given = readers.parse_pixel_size(settings.pixel_size)
     grouping = group(files, folder, regex=settings.group_regex, specimens=settings.specimens)
     sizes = _sizes(grouping, files)
@@ -317,10 +343,12 @@ def _of_masks(settings: MeasureSettings, folder: Path) -> Source:
 
     def opened(number: int) -> Masked:
         path = files[number]
-        mask = table.decode(readers.read_mask(path), str(path))
+        raw = readers.read_mask(path)
+        mask = table.decode(raw, str(path))
         size = given or sizes[number]
         own = areas(mask, table.num_classes)
-        return Masked(Field(path, called[number], grouping.names[number], own, size), mask)
+        field = Field(path, called[number], grouping.names[number], own, size)
+        return Masked(field, mask, _numbers(table, raw, mask))
 
     note = f"{counted(len(files), 'file')} without images beside, taken for masks (--images)"
     return Source(
@@ -332,8 +360,16 @@ def _of_masks(settings: MeasureSettings, folder: Path) -> Source:
         tuple(files),
         grouping,
         (note, *told),
+        labelled=table.instances,
         specimens=grouping.names,
     )
+
+
+def _numbers(table: ClassTable, raw: Array, mask: NDArray[np.uint8]) -> NDArray[np.int32] | None:
+    """Return the numbers of objects where masks number them, None where they hold classes."""
+    if not table.instances:
+        return None
+    return masks.numbers(masks.plain(raw, table.alpha), mask == 1)
 
 
 def chosen(settings: MeasureSettings, source: Source) -> tuple[int, ...]:

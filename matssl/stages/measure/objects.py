@@ -75,6 +75,12 @@ class Objects(Kind):
         """Objects are measured where masks number them, or a class may be some."""
         return labelled or any(not (AROUND.search(n) or OTHERS.search(n)) for n in names)
 
+    def check(self, one: Masked) -> None:
+        """Refuse flags in units of length for fields without a pixel size."""
+        for given in (self.rules.least, self.rules.depth):
+            if given is not None:
+                given.pixels(one.field.pixel_size, one.field.name)
+
     def add(self, one: Masked, place: Path) -> None:
         """Find the objects of a field, and draw them."""
         made = list(objects.find(one, self.kinds, len(self.names), self.rules))
