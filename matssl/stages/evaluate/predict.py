@@ -30,7 +30,7 @@ from matssl.metrics import calibration
 from matssl.metrics.counts import confusion
 from matssl.preflight import Preflight
 from matssl.stages import console, drawing, failures, resume
-from matssl.stages.evaluate import leaks, published
+from matssl.stages.evaluate import classifier_error, leaks, published
 from matssl.stages.evaluate.report import (
     draw_panels,
     print_summary,
@@ -113,7 +113,7 @@ def evaluate(settings: EvaluateSettings, argv: Sequence[str] = ()) -> Path:
         if not results:
             failed.end(len(inputs.pairs), 0)
 
-    copies = leaks.by_pixels(results, segmenter)
+    copies, home = leaks.by_pixels(results, segmenter), _at_home(settings, segmenter)
     for warning in copies:
         console.say(settings, rt, f"warning {warning}")
     about = {
@@ -124,6 +124,7 @@ def evaluate(settings: EvaluateSettings, argv: Sequence[str] = ()) -> Path:
         "lineage": segmenter.lineage.stored(),
         "warnings": [*warnings, *copies],
         "baselines_wanted": settings.baselines,
+        "classifier_error": classifier_error.known(results, segmenter, settings.model_path, home),
     }
     concluded(settings, folder, inputs, results, about, failed, facts)
     runtime.close()
@@ -154,7 +155,7 @@ def concluded(
         beside: further parts of the report, each heading and HTML.
     """
     root, names = folder.root, inputs.segmenter.table.names
-    summary = summarise(results, names, inputs.excluded, settings.bootstrap, settings.seed)
+    summary = summarise(results, names, inputs.excluded)
     summary |= dict(about)
     summary["failed"] = {str(image): reason for image, reason in failed.images.items()}
     write_tables(folder, results, summary, names, inputs.excluded)

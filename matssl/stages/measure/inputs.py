@@ -45,6 +45,7 @@ class Source:
         images: the micrograph of each field, where there are any.
         regions: pictures of what counts (``--roi``).
         left: pixels that count before and after ``--roi``, by field; filled as fields are opened.
+        specimens: which each field is of.
     """
 
     what: str
@@ -60,6 +61,7 @@ class Source:
     images: tuple[Path, ...] = ()
     regions: tuple[Path, ...] = ()
     left: dict[str, tuple[int, int]] = dataclasses.field(default_factory=dict)
+    specimens: tuple[str, ...] = ()
 
     def fields(self) -> Iterator[Masked]:
         """Yield every field; the pixels of one are in memory at a time."""
@@ -124,13 +126,14 @@ def _of_run(settings: MeasureSettings, folder: Path, predicted: Path) -> Source:
     grouping = group(files, predicted, regex=settings.group_regex, specimens=settings.specimens)
     sizes = dict(zip(files, _sizes(grouping, files), strict=True))
     record = _record(settings)
+    own = list(grouping.names)
+    for number, path in enumerate(files):
+        if path.stem in listed and not grouping.told:
+            own[number] = listed[path.stem].group
 
     def opened(number: int) -> Masked:
-        path = files[number]
+        path, specimen = files[number], own[number]
         row = listed.get(path.stem)
-        specimen = grouping.names[number]
-        if row is not None and not grouping.told:
-            specimen = row.group
         size = given or sizes[path] or (row.pixel_size if row else None)
         mask = np.asarray(readers.read_mask(path)).astype(np.uint8, copy=False)
         # Rows of a cut-off information bar are no field.
@@ -141,7 +144,17 @@ def _of_run(settings: MeasureSettings, folder: Path, predicted: Path) -> Source:
         return Masked(field, mask, picture=_picture(image, record, mask.shape))
 
     what = "phase maps" if predicted.parent.name == "maps" else "predicted masks"
-    return Source(what, folder, names, len(files), opened, tuple(files), grouping, predicted=True)
+    return Source(
+        what,
+        folder,
+        names,
+        len(files),
+        opened,
+        tuple(files),
+        grouping,
+        predicted=True,
+        specimens=tuple(own),
+    )
 
 
 def _sizes(grouping: Grouping, files: Sequence[Path]) -> list[float | None]:
@@ -272,6 +285,7 @@ def _of_labels(settings: MeasureSettings, folder: Path) -> Source:
         dataset.grouping,
         tuple(notes),
         images=tuple(pair.image for pair in pairs if pair.mask is not None),
+        specimens=tuple(pair.group for pair in pairs),
     )
 
 
@@ -297,7 +311,15 @@ def _of_masks(settings: MeasureSettings, folder: Path) -> Source:
 
     note = f"{counted(len(files), 'file')} without images beside, taken for masks (--images)"
     return Source(
-        "masks", folder, table.names, len(files), opened, tuple(files), grouping, (note, *told)
+        "masks",
+        folder,
+        table.names,
+        len(files),
+        opened,
+        tuple(files),
+        grouping,
+        (note, *told),
+        specimens=grouping.names,
     )
 
 

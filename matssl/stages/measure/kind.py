@@ -47,9 +47,11 @@ class Kind(ABC):
 
     Attributes:
         name: what ``--what`` calls it, and the name of its table.
+        predicted: whether a model made the masks, whose own error the numbers then hold.
     """
 
     name: ClassVar[str]
+    predicted: bool = False
 
     def __init__(
         self, settings: MeasureSettings, names: Sequence[str], chosen: Sequence[int]

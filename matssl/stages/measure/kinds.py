@@ -16,7 +16,11 @@ KINDS: dict[str, type[Kind]] = {kind.name: kind for kind in (Fractions, Objects,
 
 
 def made(
-    settings: MeasureSettings, names: Sequence[str], chosen: Sequence[int], labelled: bool
+    settings: MeasureSettings,
+    names: Sequence[str],
+    chosen: Sequence[int],
+    labelled: bool,
+    predicted: bool = False,
 ) -> list[Kind]:
     """Return the measurements that a command asks for, each without a field.
 
@@ -25,6 +29,7 @@ def made(
         names: of the classes.
         chosen: indices of those asked for, empty for none.
         labelled: whether the masks number objects.
+        predicted: whether a model made the masks.
 
     Raises:
         UserError: nothing suits the classes.
@@ -38,4 +43,6 @@ def made(
     found = [KINDS[name](settings, names, chosen) for name in dict.fromkeys(wanted)]
     if settings.grid is not None:
         found.append(PointCount(settings, names, chosen))
+    for kind in found:
+        kind.predicted = predicted
     return found

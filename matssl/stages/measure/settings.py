@@ -107,6 +107,17 @@ class MeasureSettings(
         "also count the points of a grid, rows x columns, on every field (ASTM E562): 10x10",
         check=grid_problem,
     )
+    folds_from: str | None = flag(
+        None,
+        "measurement",
+        "run of train_finetune.py --folds, or of eval_model.py on labelled images, whose held-out "
+        "truth tells the classifier's error",
+        leads=paths.folder,
+        first=True,
+    )
+    compare: tuple[str, ...] = flag(
+        (), "measurement", "two specimens, for their difference with its interval", first=True
+    )
     name: str | None = flag(
         None, "run", "name of the results", auto="that of INPUT", check=name_problem
     )
@@ -135,6 +146,9 @@ class MeasureSettings(
         if self.images is not None and self.mask_folder is not None:
             told = "--images says that INPUT holds the masks; leave --mask_folder out"
             wrong.append(Problem(told, ("images", "mask_folder")))
+        if self.compare and len(set(self.compare)) != 2:
+            told = f"--compare takes the names of two specimens, not {len(set(self.compare))}"
+            wrong.append(Problem(told, ("compare",)))
         return wrong
 
 
