@@ -29,7 +29,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-STAGES = ("pretraining", "fine-tuning", "evaluation", "phase map", "regions")
+STAGES = ("pretraining", "fine-tuning", "evaluation", "phase map", "objects")
 PRELOADED = "MATSSL_FULL_DISK"
 
 
@@ -269,8 +269,9 @@ class Stage:
                 ),
                 *("--output_dir", str(out), *common),
             ],
-            "regions": [
-                *("matssl.tools.regions", str(self.sound / "evaluation/eval/x")),
+            "objects": [
+                *("matssl.tools.measure", str(self.sound / "evaluation/eval/x")),
+                *("--what", "objects"),
                 *("--output_dir", str(out)),
             ],
         }

@@ -3,7 +3,7 @@
     python -m benchmarks.same_bits --output after.json
     python -m benchmarks.same_bits --compare benchmarks/same_bits_before.json after.json
 
-Small runs of every self-supervised method, fine-tuning, evaluation, phase maps, regions, the probe
+Small runs of every self-supervised method, fine-tuning, evaluation, phase maps, objects, the probe
 and the export of weights, through the commands and their public flags. Of each run: a hash of every
 column of its tables (times and speeds left out), of its weights and of its predicted masks.
 ``--compare`` names what differs, one line each, and exits 1 where anything does.
@@ -61,7 +61,7 @@ MODULES = {
     "finetune": "train_finetune",
     "eval": "eval_model",
     "phases": "matssl.tools.phase_map",
-    "regions": "matssl.tools.regions",
+    "objects": "matssl.tools.measure",
     "probe": "matssl.tools.probe",
     "export": "matssl.tools.export_weights",
 }
@@ -72,7 +72,7 @@ BASE = {
     "finetune": f"--steps 6 --val_every 3 --batch_size 2 --crop_size 64 {STEADY}",
     "eval": f"--bootstrap 50 {STEADY}",
     "phases": STEADY,
-    "regions": "--min_area 4",
+    "objects": "--what objects --min_area 4 --quiet",
     "probe": "--device cpu --threads 1",
     "export": "",
 }
@@ -107,7 +107,9 @@ class Run:
         word = self.name.partition("/")[2]
         if self.command == "export":
             return f"export/{word}.pth"
-        return f"regions/{word}" if self.command == "regions" else f"experiments/{self.name}"
+        if self.command == "objects":
+            return f"experiments/measure/{word}"
+        return f"experiments/{self.name}"
 
     @property
     def needs(self) -> list[str]:
@@ -128,8 +130,6 @@ class Run:
         if self.command == "export":
             Path(self.folder).parent.mkdir(exist_ok=True)
             return [*words, "--output", self.folder]
-        if self.command == "regions":
-            return [*words, "--output_dir", self.folder]
         return [*words, "--name", self.name.partition("/")[2]]
 
 
@@ -297,15 +297,15 @@ RUNS = [
         "--model_path {finetune/folds}/best.ckpt --dataset few --group_regex ^(specimen.) --seed 5",
     ),
     Run("eval/raw", "--model_path {finetune/paper}/raw.pt --dataset labelled --input_size 64"),
-    # Phase maps of prototypes and of clusters, regions of everything, probe and export.
+    # Phase maps of prototypes and of clusters, objects of everything, probe and export.
     Run("phases/prototypes", "--model_path {ssl/slotcon} --data plain"),
     Run("phases/joined", "--model_path {ssl/slotcon} --data plain --phases 2 --tta --smooth 0"),
     Run("phases/clusters", "--model_path {ssl/matssl} --data plain --names a,b,c"),
     Run("phases/spark", "--model_path {ssl/spark}/last.ckpt --data bar/test --pixel_size 5nm"),
-    Run("regions/predicted", "{eval/test}"),
-    Run("regions/bar", "{eval/bar}"),
-    Run("regions/phases", "{phases/clusters}"),
-    Run("regions/labels", "labelled --pixel_size 12.5nm --group_regex ^(specimen.)"),
+    Run("objects/predicted", "{eval/test}"),
+    Run("objects/bar", "{eval/bar}"),
+    Run("objects/phases", "{phases/clusters}"),
+    Run("objects/labels", "labelled --pixel_size 12.5nm --group_regex ^(specimen.)"),
     Run("probe/encoders", "none {ssl/matssl} {ssl/probed} --probe_path labelled"),
     Run("export/torchvision", "{ssl/matssl}"),
     Run("export/smp", "{finetune/unet} --layout smp --channels 3"),

@@ -149,6 +149,6 @@ def test_phase_maps_regions_and_the_probe_read_run_folders_of_then(
     _main(phases, "--data pool --output_dir a --phases 3 --model_path", runs / "ssl/matssl", STEADY)
     for run in ("eval/test", "phases/matssl"):
         _main("matssl.tools.regions", runs / run, "--output_dir", f"measured/{run}")
-        assert _rows(Path("measured", run, "regions", run.split("/")[1], "summary.csv"))
+        assert _rows(Path("measured", run, "measure", run.split("/")[1], "specimens.csv"))
     _main("matssl.tools.probe", runs / "ssl/slotcon", "--probe_path labelled --threads 1")
     assert "%" in capsys.readouterr().out

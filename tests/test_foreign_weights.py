@@ -20,10 +20,11 @@ from torch import Tensor, nn
 from matssl import weights
 from matssl.core import checkpoint, torch_file
 from matssl.core.errors import UserError
+from matssl.models.blueprints import left_out
 from matssl.models.encoders import build_encoder, smp
 from matssl.tools import export_weights, inspect_weights
 from matssl.trained.segmenter import Segmenter
-from matssl.weights import folding
+from matssl.weights import fitting, folding
 from matssl.weights.recognition import encoders_for
 
 EXTRA = torch.zeros(4, 4)
@@ -469,6 +470,22 @@ def test_the_first_blocks_of_a_deeper_network_are_no_encoder(tmp_path: Path) -> 
         _loaded(longer, tmp_path / "w.pth")
 
 
+def test_blocks_that_timm_leaves_out_of_an_extractor_are_no_deeper_network(tmp_path: Path) -> None:
+    """B6: timm's ghostnet_100 has five blocks behind its last map; those of no other fit."""
+    import timm
+
+    whole = timm.create_model("ghostnet_100", pretrained=False).state_dict()
+    prefixed = _prefixed(dict(whole), "module.net.")
+    encoder, report = _loaded(prefixed, tmp_path / "w.pth", "tu-ghostnet_100")
+    expected = {f"model.{k}".replace("blocks.", "blocks_", 1): v for k, v in whole.items()}
+    assert report.matched == report.total and _same(encoder, expected)
+    longer = dict(whole) | {"blocks.9.0.ghost1.primary_conv.0.weight": torch.zeros(1, 1, 1, 1)}
+    for content, fits in ((whole, True), (longer, False)):
+        beyond = functools.partial(left_out, "ghostnet_100")
+        found = fitting.by_name(content, encoder.state_dict(), 3, beyond)
+        assert (found is not None) == fits
+
+
 def test_a_file_says_which_encoder_it_fits(tmp_path: Path) -> None:
     """B6, B12: the hint names --encoder; "auto" takes it."""
     state = dict(_encoder("mobilenet_v2").state_dict())
@@ -498,12 +515,16 @@ def test_exported_dilated_models_keep_their_rates(tmp_path: Path) -> None:
     ours = build_model("resnet18", "deeplabv3plus", 2)
     payload = {"stage": "finetune", "model": dict(ours.description), "state": ours.state_dict()}
     checkpoint.save(tmp_path / "best.ckpt", payload)
-    torch.save(export_weights.export(tmp_path / "best.ckpt", "smp"), tmp_path / "model.pth")
-    again = _segmenter(tmp_path / "model.pth")
+    exported = export_weights.export(tmp_path / "best.ckpt", "smp")
+    torch.save(exported, tmp_path / "model.pth")
+    export_weights.write(exported, tmp_path / "written.pth")
+    export_weights.write(exported, tmp_path / "model.safetensors")
     x = torch.randn(1, 1, SIZE, SIZE)
     ours.eval().to(memory_format=torch.channels_last)
-    with torch.inference_mode():
-        assert torch.equal(ours(x), again.network.model(x))
+    for name in ("model.pth", "written.pth", "model.safetensors"):
+        again = _segmenter(tmp_path / name)
+        with torch.inference_mode():
+            assert torch.equal(ours(x), again.network.model(x))
 
 
 # --- EfficientNet-Lite: padding and eps of TensorFlow ---

@@ -327,11 +327,28 @@ def test_the_study_runs_as_printed_in_colour_and_finds_its_weights(
     assert tuned["preprocess"]["color"] == "rgb"
 
 
+def test_a_trunk_of_another_run_is_kept_and_said(tmp_path: Path) -> None:
+    """B15: a file under the study's name may be of another training, or fetched."""
+    trunk, path = tmp_path / "run.ckpt", tmp_path / "pretrained_models" / "pets.ckpt"
+    trunk.write_bytes(b"one")
+    assert encoder_file.publish(trunk, path, None, False) == f"under the study's name: {path}"
+    # The same run, resumed: its own file is written again.
+    trunk.write_bytes(b"two")
+    assert "kept" not in encoder_file.publish(trunk, path, b"one", False)
+    assert path.read_bytes() == b"two"
+    trunk.write_bytes(b"other run")
+    told = encoder_file.publish(trunk, path, None, False)
+    assert told.startswith(f"kept {path}, which is not of this run; its trunk is {trunk}")
+    assert path.read_bytes() == b"two"
+    assert "another one was replaced" in encoder_file.publish(trunk, path, None, True)
+    assert path.read_bytes() == b"other run"
+
+
 def test_a_trunk_is_for_images_normalised_like_imagenets(tmp_path: Path) -> None:
     torch.manual_seed(0)
     encoder = build_encoder("resnet18", 3).eval()
     record = Preprocess(window="dtype", mean=(0.4, 0.5, 0.3), std=(0.2, 0.1, 0.3), channels=3)
-    path = tmp_path / "pretrained_models" / "x_simclr_backbone.ckpt"
+    path = tmp_path / "x_simclr_backbone.ckpt"
     encoder_file.write_trunk(path, encoder.state_dict(), record)
     other = build_encoder("resnet18", 3).eval()
     other.load_state_dict(torch.load(path, weights_only=True))

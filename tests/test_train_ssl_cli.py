@@ -16,7 +16,8 @@ import yaml
 from matssl.core import checkpoint, flags
 from matssl.core.errors import guard
 from matssl.methods import METHODS, settings_class
-from matssl.methods.settings import GuidedSettings
+from matssl.methods.settings import GuidedSettings, PoolFacts, negatives
+from matssl.methods.slotcon.settings import SlotConSettings
 from matssl.pictures import training as pictures
 from matssl.stages.pretrain import plan, settings
 from matssl.stages.pretrain.plan import make_plan
@@ -111,6 +112,18 @@ def test_a_specimen_that_fills_the_pool_keeps_its_negatives(
         assert settings.get("group_negatives") == wanted, name
         assert ("specimen 'sample1' holds 75 % of the pool" in said) == (sentence is not None)
         assert sentence is None or sentence in said
+
+
+def test_what_few_specimens_mean_to_a_comparison_is_said_plainly() -> None:
+    """SlotCon's note spoke of telling apart, and not of what is done or how to do otherwise."""
+    shares = {"a": 0.4, "b": 0.3, "c": 0.3}
+    auto = SlotConSettings(group_negatives="auto")
+    settings, (note,) = negatives(auto, PoolFacts(8, 100, shares))
+    assert settings.group_negatives == "drop"
+    assert note.startswith("only 3 specimens in the pool (as far as names tell; specimens.csv or ")
+    assert "tiles of one specimen are not compared" in note and "--group_negatives keep" in note
+    _, (note,) = negatives(auto, PoolFacts(8, 100, shares, named=True))
+    assert note.startswith("only 3 specimens in the pool: ")
 
 
 def test_masks_stay_out_of_the_pool_and_test_folders_are_named(

@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from matssl import weights
 from matssl.core import checkpoint
-from matssl.core.errors import guard
+from matssl.core.errors import UserError, guard
 from matssl.models.encoders import build_encoder, smp
 from matssl.models.segmentation import build_model
 from matssl.tools import export_weights, inspect_weights
@@ -50,6 +52,27 @@ def test_an_exported_encoder_comes_back_as_it_was(layout: str, tmp_path: Path) -
     weights.load(encoder, tmp_path / f"w-{layout}.pth", in_channels=3)
     expected = _state()
     assert all(torch.equal(v, expected[k]) for k, v in encoder.state_dict().items())
+
+
+@pytest.mark.parametrize("ending", ["pth", "safetensors"])
+def test_an_export_carries_the_digest_of_its_tensors(ending: str, tmp_path: Path) -> None:
+    """D1: a changed tensor is found by us; others read what they always read."""
+    torch.save(_state(), tmp_path / "w.pth")
+    file = tmp_path / f"out.{ending}"
+    assert _tool("export_weights", tmp_path / "w.pth", "--output", file) == 0
+    report = weights.load(build_encoder("resnet18", 3), file, in_channels=3)
+    assert report.matched == report.total
+    state = load_file(file) if ending == "safetensors" else torch.load(file, weights_only=True)
+    assert all(torch.equal(state[k], v) for k, v in _state().items())
+    state["conv1.weight"] = state["conv1.weight"] + 1
+    if ending == "safetensors":
+        with safe_open(file, "pt") as opened:
+            facts = opened.metadata()
+        save_file(state, file, facts)
+    else:
+        torch.save(state, file)
+    with pytest.raises(UserError, match="SHA-256 differs"):
+        weights.load(build_encoder("resnet18", 3), file, in_channels=3)
 
 
 def test_torchvision_itself_takes_the_exported_file(tmp_path: Path) -> None:

@@ -123,3 +123,16 @@ def histogram(values: Array, least: int = 0) -> NDArray[np.int64]:
     for start in range(0, len(flat), BLOCK):
         counts += np.bincount(flat[start : start + BLOCK], minlength=len(counts))
     return counts
+
+
+def decided(probabilities: Array, threshold: float | None = None) -> NDArray[np.uint8]:
+    """Return the class of each pixel, uint8 (H, W).
+
+    Args:
+        probabilities: (C, H, W).
+        threshold: of two classes, the second is where its probability is above; None: the most
+            likely class.
+    """
+    if threshold is None:
+        return probabilities.argmax(axis=0).astype(np.uint8)
+    return (probabilities[1] > threshold).astype(np.uint8)

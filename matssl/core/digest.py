@@ -13,6 +13,8 @@ from matssl.core.errors import UserError
 
 # Entry of a checkpoint, and of the metadata of a safetensors file. Files of before have none.
 ENTRY = "digest"
+# The same of an export for other programs, in the metadata of safetensors or of a torch state dict.
+EXPORTED = "matssl_digest"
 # Of containers in a checkpoint; ours have six.
 DEPTH = 12
 

@@ -66,7 +66,8 @@ class CropAugmentation:
     Attributes:
         size: side in pixels.
         rare_p: share of the crops of a batch that hold a pixel of a chosen class.
-        d4: "full", "flips", "hflip" or "none".
+        d4: "full", "flips", "hflip" or "none"; "each": all eight in turn, for images that come in
+            turn too.
         scale: log of the largest zoom.
         brightness: largest shift as a share of the grey range.
         contrast: log of the largest factor about the crop's mean.
@@ -208,6 +209,10 @@ class CropLoader:
         flip = augmentation.d4 != "none" and bool(generator.integers(2))
         turns = {"full": int(generator.integers(4)), "flips": 2 * int(generator.integers(2))}
         element = (flip, turns.get(augmentation.d4, 0))
+        if augmentation.d4 == "each":
+            # Eight passes show an image in each of its orientations once; images begin elsewhere.
+            epoch = (step * self.batch_size + sample) // len(self.data.planes)
+            element = ((epoch + image) % 8 >= 4, (epoch + image) % 4)
         plane, mask = apply_d4(plane, *element), apply_d4(mask, *element)
         return self.record.tensor(np.ascontiguousarray(plane)), np.ascontiguousarray(mask)
 

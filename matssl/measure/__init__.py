@@ -1,1 +1,1 @@
-"""Measurement on masks: area fractions, regions, intervals, and their tables; no torch."""
+"""Measurement on masks: area fractions, objects, intervals, and their tables; no torch."""

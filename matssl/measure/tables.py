@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from matssl.core.tables import percent
 from matssl.measure.field import Field
 from matssl.measure.intervals import MIN_FIELDS, Fraction
-from matssl.measure.regions import FieldRegions, RegionSummary
 
 FRACTION_NOTE = (
-    "Mean over specimens (images, where each is one) and half width of its 95 % interval (ASTM "
-    f"E562); no interval below {MIN_FIELDS} of them."
+    "Area fraction (ASTM E1245): mean over specimens (images, where each is one; fields, where all "
+    f"are of one specimen) with its 95 % interval; no interval below {MIN_FIELDS} of them."
 )
 
 
@@ -27,30 +26,11 @@ def percent_cells(field: Field, names: Sequence[str]) -> dict[str, str]:
 
 
 def fraction_text(fraction: Fraction, digits: int = 1) -> str:
-    """Return a fraction in per cent with the half width of its interval, where it has one."""
-    return percent(fraction.mean, fraction.half_width, digits)
+    """Return a fraction in per cent with its interval, where it has one.
 
-
-def region_rows(found: Sequence[FieldRegions], names: Sequence[str]) -> list[dict[str, object]]:
-    """Return one row a region; lengths and areas in nm where the pixel size is known."""
-    rows = []
-    for one in found:
-        size = one.field.pixel_size
-        for region in one.regions:
-            row: dict[str, object] = {"image": one.field.name, "specimen": one.field.specimen}
-            row |= {"class": names[region.kind], "area_px": region.area}
-            row |= {"diameter_px": region.diameter, "box_diagonal_px": region.diagonal}
-            row |= {"row": region.row, "column": region.column, "at_edge": int(region.edge)}
-            row["area_nm2"] = None if size is None else region.area * size**2
-            row["diameter_nm"] = None if size is None else region.diameter * size
-            row["box_diagonal_nm"] = None if size is None else region.diagonal * size
-            rows.append(row)
-    return rows
-
-
-def summary_rows(summaries: Sequence[RegionSummary]) -> list[dict[str, object]]:
-    """Return one row a specimen and class."""
-    return [
-        {"class" if name == "kind" else name: value for name, value in vars(one).items()}
-        for one in summaries
-    ]
+    With the half width where the interval is symmetric, else with both ends.
+    """
+    if fraction.scale in ("none", "t"):
+        return percent(fraction.mean, fraction.half_width, digits)
+    low, high = (percent(end, digits=digits) for end in (fraction.low, fraction.high))
+    return f"{percent(fraction.mean, digits=digits)} ({low} to {high})"

@@ -156,7 +156,8 @@ def negatives(settings: Settings, pool: PoolFacts) -> tuple[Settings, tuple[str,
     # The chance that two tiles belong to different specimens, and may be told apart.
     apart = 1 - sum(share**2 for share in pool.specimens.values())
     note = ""
-    named = "" if pool.named else ", as the file names have it; --group_regex names others"
+    # Where they were guessed, each image may be one.
+    named = "" if pool.named else " (as far as names tell; specimens.csv or --group_regex says it)"
     if len(pool.specimens) == 1:
         note = "one image or specimen only: its own tiles are the negatives"
         wanted = "keep"
@@ -173,8 +174,9 @@ def negatives(settings: Settings, pool: PoolFacts) -> tuple[Settings, tuple[str,
         wanted = "keep" if wanted == "auto" else wanted
     elif len(pool.specimens) < FEW_SPECIMENS:
         note = (
-            f"only {len(pool.specimens)} specimens{named}: telling them apart is all there is to "
-            "learn; --group_negatives keep also compares the images of one specimen"
+            f"only {len(pool.specimens)} specimens in the pool{named}: tiles of one specimen are "
+            f"not compared, so the network learns to tell these {len(pool.specimens)} apart and "
+            "little else; --group_negatives keep compares them, too"
         )
     decided = "drop" if wanted == "auto" else wanted
     changed: dict[str, Any] = {"group_negatives": decided}

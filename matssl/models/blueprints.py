@@ -93,3 +93,36 @@ def candidates(names: Mapping[str, object]) -> tuple[str, ...]:
         if any(re.fullmatch(rf"([^\d]*\.)?{re.escape(first)}", name) for name in names)
     ]
     return tuple(name for name in known if any(re.match(kind, name) for kind in kinds))
+
+
+def timm_name(encoder: nn.Module) -> str | None:
+    """Return the name by which timm builds an encoder; None for one that is not timm's."""
+    found = getattr(encoder, "name", None)
+    universal = isinstance(encoder, smp.encoders.TimmUniversalEncoder)
+    return str(found) if universal and found else None
+
+
+@functools.lru_cache(maxsize=16)
+def left_out(name: str) -> Mapping[str, torch.Size]:
+    """Return the shapes of what timm's whole network has and its feature extractor leaves out.
+
+    An extractor ends with the first layer of the last stride: of ghostnet_100 the last five blocks
+    are left out, beside the head that all networks have.
+
+    Args:
+        name: of timm.
+
+    Returns:
+        By names of the whole network; nothing where timm builds none.
+    """
+    import timm
+
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            with torch.device("meta"):
+                whole = timm.create_model(name, pretrained=False).state_dict()
+        except REFUSALS:
+            return {}
+    features = {key.removeprefix("model.").replace(".", "_") for key in blueprint(f"tu-{name}")}
+    return {k: v.shape for k, v in whole.items() if k.replace(".", "_") not in features}

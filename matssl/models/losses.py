@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from matssl.core.labels import IGNORE
+from matssl.models.classic_unet import ClassicUnetEncoder
+from matssl.models.small_unet import SmallUnetEncoder
 
 
 def dice(logits: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
@@ -100,6 +102,42 @@ def bce(logits: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
 def _full(logits: Tensor) -> Tensor:
     """Return half precision as float32: sums over a batch of pixels need it."""
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
+def kernels(model: nn.Module) -> list[nn.Parameter]:
+    """Return the kernels that an L2 term is taken of: of decoder, head, and an encoder of ours.
+
+    A pretrained backbone's are none of them.
+
+    Args:
+        model: a segmentation model.
+    """
+    own = isinstance(model.get_submodule("encoder"), (SmallUnetEncoder, ClassicUnetEncoder))
+    parts = ("decoder.", "segmentation_head.", *(("encoder.",) if own else ()))
+    return [p for n, p in model.named_parameters() if p.ndim == 4 and n.startswith(parts)]
+
+
+def squares(weights: Sequence[Tensor]) -> Tensor:
+    """Return the sum of squares of some tensors, in float32."""
+    return torch.stack([weight.float().square().sum() for weight in weights]).sum()
+
+
+def of_probabilities(loss: str, probabilities: Tensor, target: Tensor) -> Tensor:
+    """Return a loss of class probabilities instead of logits.
+
+    What takes each class against the others takes the probabilities so; the others are functions of
+    the softmax, which the logarithm of the probabilities gives back.
+
+    Args:
+        loss: a key of LOSSES.
+        probabilities: (B, C, H, W), sums of 1.
+        target: int64 (B, H, W), class indices or 255.
+    """
+    least = torch.finfo(torch.float32).tiny
+    logits = probabilities.float().clamp_min(least).log()
+    if loss == "bce":
+        logits = logits - (1 - probabilities.float()).clamp_min(least).log()
+    return LOSSES[loss](logits, target, None)
 
 
 LOSSES: dict[str, Callable[..., Tensor]] = {

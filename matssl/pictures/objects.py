@@ -20,7 +20,7 @@ from matssl.core.arrays import Array, percentiles
 from matssl.core.run_folder import atomic_path
 
 # Longest side of an overlay in its own pixels: small fields are drawn larger, big ones smaller.
-DRAWN = 1600
+DRAWN, LARGER = 1600, 8
 # So many objects get their number; of more the largest.
 NUMBERED = 200
 LETTER, LINE = 17, 2
@@ -69,7 +69,7 @@ def overlay(
         pixel_size: nm; draws a scale bar.
     """
     height, width = objects[0].labels.shape
-    factor = DRAWN / max(height, width)
+    factor = min(DRAWN / max(height, width), LARGER)
     size = (max(1, round(width * factor)), max(1, round(height * factor)))
     canvas = _ground(micrograph, objects, size)
     colours = [BRIGHT[i % len(BRIGHT)] for i in range(len(objects))]
@@ -77,12 +77,12 @@ def overlay(
         _outlines(canvas, one, colour, factor)
     picture = Image.fromarray(canvas)
     draw = ImageDraw.Draw(picture)
-    _numbers(draw, objects, factor)
+    _numbers(draw, objects, factor, size)
     if pixel_size is not None:
         _bar(draw, size, pixel_size / factor)
     whole = _with_head(picture, objects, colours, title)
     with atomic_path(path) as temporary:
-        whole.save(temporary, format="PNG")
+        whole.save(temporary, format="PNG", compress_level=4)
 
 
 def _font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
@@ -103,9 +103,7 @@ def _ground(
     grey = (micrograph.astype(np.float32) - low) / max(high - low, 1e-6)
     grey = np.rint(255 * grey.clip(0, 1)).astype(np.uint8)
     smaller = size[0] < micrograph.shape[1]
-    grey = cv2.resize(
-        grey, size, interpolation=cv2.INTER_AREA if smaller else cv2.INTER_CUBIC
-    )
+    grey = cv2.resize(grey, size, interpolation=cv2.INTER_AREA if smaller else cv2.INTER_CUBIC)
     return np.repeat(grey[..., None], 3, axis=2)
 
 
@@ -124,22 +122,42 @@ def _outlines(
         cv2.polylines(canvas, shifted, True, colour, LINE, cv2.LINE_AA, shift=4)
 
 
-def _numbers(draw: ImageDraw.ImageDraw, objects: Sequence[Outlined], factor: float) -> None:
+def _numbers(
+    draw: ImageDraw.ImageDraw,
+    objects: Sequence[Outlined],
+    factor: float,
+    size: tuple[int, int],
+) -> None:
     """Write the numbers of the largest objects where none covers another."""
     font = _font(LETTER, bold=True)
     all_ = [(float(one.area[i]), one, i) for one in objects for i in range(len(one.area))]
     taken: list[tuple[float, float, float, float]] = []
     for _, one, place in sorted(all_, key=lambda found: -found[0])[:NUMBERED]:
-        x, y = _middle(one, place)
-        at = ((x + 0.5) * factor, (y + 0.5) * factor)
         text = str(one.first + place)
-        box = draw.textbbox(at, text, font=font, anchor="mm", stroke_width=2)
+        at, anchor = _spot(one, place, factor, draw.textbbox((0, 0), text, font, stroke_width=2))
+        box = draw.textbbox(at, text, font=font, anchor=anchor, stroke_width=2)
+        # No number leaves the picture.
+        across = max(0.0, -box[0]) - max(0.0, box[2] - size[0])
+        down = max(0.0, -box[1]) - max(0.0, box[3] - size[1])
+        at = (at[0] + across, at[1] + down)
+        box = draw.textbbox(at, text, font=font, anchor=anchor, stroke_width=2)
         if any(_meet(box, other) for other in taken):
             continue
         taken.append(box)
         draw.text(
-            at, text, (255, 255, 255), font, anchor="mm", stroke_width=2, stroke_fill=(0, 0, 0)
+            at, text, (255, 255, 255), font, anchor=anchor, stroke_width=2, stroke_fill=(0, 0, 0)
         )
+
+
+def _spot(
+    one: Outlined, place: int, factor: float, box: Sequence[float]
+) -> tuple[tuple[float, float], str]:
+    """Return where the number of an object stands: in it, or beside one that it would cover."""
+    left, top, wide, high = one.boxes[place].tolist()
+    if wide * factor > 1.15 * (box[2] - box[0]) and high * factor > 1.3 * (box[3] - box[1]):
+        x, y = _middle(one, place)
+        return ((x + 0.5) * factor, (y + 0.5) * factor), "mm"
+    return ((left + wide) * factor + 2, (top + 0.2 * high) * factor), "lm"
 
 
 def _middle(one: Outlined, place: int) -> tuple[float, float]:
@@ -237,7 +255,7 @@ def size_plot(
     title: str,
     unit: str,
     log: bool,
-    words: str,
+    words: Sequence[str],
 ) -> None:
     """Draw the histogram by number, and the cumulative curves by number and by area.
 
@@ -249,7 +267,7 @@ def size_plot(
         title: above it.
         unit: of the diameters.
         log: whether the axis of diameters is logarithmic.
-        words: mean and median with their intervals, for a corner.
+        words: lines about it, for its side.
     """
     figure, axis = plt.subplots(figsize=(7.2, 4.2))
     curve = axis.twinx()
@@ -266,12 +284,20 @@ def size_plot(
     if len(single) > 1:
         for one in single[:MOST_CURVES]:
             own, _, rising = _steps(one, 0)
-            curve.plot(own, rising, color=pictures.FAINT, lw=0.8, zorder=3)
-        curve.plot([], [], color=pictures.FAINT, lw=0.8, label="single specimens, by number")
-    curve.plot(diameter, share, color=pictures.SERIES[0], lw=2.2, label="by number", zorder=4)
+            curve.step(own, rising, where="post", color=pictures.FAINT, lw=0.8, zorder=3)
+        curve.plot([], [], color=pictures.FAINT, lw=0.8, label="single specimens,\nby number")
+    curve.step(
+        *(diameter, share),
+        where="post",
+        color=pictures.SERIES[0],
+        lw=2.2,
+        label="by number",
+        zorder=4,
+    )
     by_area = _steps(together, 2)
-    curve.plot(
+    curve.step(
         *(by_area[0], by_area[2]),
+        where="post",
         color=pictures.SERIES[1],
         lw=2.2,
         ls="--",
@@ -282,22 +308,9 @@ def size_plot(
     curve.set_ylabel("cumulative (%)")
     curve.spines["right"].set_visible(True)
     curve.grid(False)
-    curve.legend(
-        *(),
-        title="cumulative",
-        title_fontsize=8,
-        alignment="left",
-        loc="center right",
-        fontsize=8,
-        bbox_to_anchor=(0.99, 0.42),
-        frameon=True,
-        facecolor="white",
-        edgecolor="none",
-        framealpha=0.85,
-    )
     if log:
         axis.set_xscale("log")
-        axis.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axis.xaxis.set_major_locator(LogLocator(subs=(1.0, 1.5, 2.0, 3.0, 5.0, 7.0)))
         axis.xaxis.set_major_formatter(FormatStrFormatter("%g"))
         axis.xaxis.set_minor_locator(NullLocator())
     axis.set_xlim(edges[0], edges[-1])
@@ -305,9 +318,21 @@ def size_plot(
     axis.set_xlabel(f"equivalent circle diameter ({unit})")
     axis.set_ylabel("share of the objects in a class (%)")
     axis.set_title(pictures.legible(title), pad=10)
-    figure.text(1.0, 0.5, pictures.legible(words, 10_000) if "\n" not in words else words,
-                fontsize=8.5, va="center", ha="left", linespacing=1.6)
     figure.tight_layout()
+    said = "\n".join(map(pictures.legible, words))
+    figure.text(1.0, 0.9, said, va="top", ha="left", fontsize=8.5, linespacing=1.6)
+    curve.legend(
+        *(),
+        title="cumulative",
+        title_fontsize=8.5,
+        alignment="left",
+        loc="lower left",
+        fontsize=8.5,
+        bbox_to_anchor=(0.995, 0.12),
+        bbox_transform=figure.transFigure,
+        borderpad=0,
+        borderaxespad=0,
+    )
     pictures.save(figure, path)
 
 

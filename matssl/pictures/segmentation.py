@@ -13,7 +13,6 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 from matplotlib.patheffects import Normal, Stroke
-from matplotlib.ticker import FormatStrFormatter, LogLocator, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
 from matssl import pictures
@@ -32,8 +31,6 @@ LABEL_INCHES, LETTER_INCHES = 2.05, 0.085
 MOST_DRAWN = 2048
 # Characters of a class name in a picture.
 LABEL = 48
-# Fewer regions have no distribution.
-FEW = 3
 
 
 def legible(names: Sequence[str], most: int = LABEL) -> list[str]:
@@ -313,52 +310,6 @@ def _short_names(names: Sequence[str], length: int) -> list[str]:
     short = [f"{start}{name[front : len(name) - back]}{stop}" for name in names]
     half = length // 2
     return [n if len(n) <= length else f"{n[: half - 1]}…{n[-half:]}" for n in short]
-
-
-def size_plot(
-    values: Sequence[Sequence[float]], names: Sequence[str], unit: str, path: Path
-) -> None:
-    """Draw the diameters of the regions of each class, one panel a class that has a few.
-
-    Args:
-        values: diameters of each class.
-        names: of the classes.
-        unit: of the diameters.
-        path: PNG file.
-    """
-    shown = [i for i, own in enumerate(values) if len(own) >= FEW] or [0]
-    columns = min(3, len(shown))
-    rows = -(-len(shown) // columns)
-    size = (max(4.6, 3.2 * columns), 2.5 * rows + 0.2)
-    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False)
-    colours = class_colours(len(names))
-    for axis, kind in zip(axes.flat, shown, strict=False):
-        own = np.array(values[kind], float)
-        if len(own) >= FEW:
-            # Sizes of particles spread over decades; equal steps of the logarithm show all of them.
-            edges = np.geomspace(own.min() * 0.95, own.max() * 1.05, 24)
-            axis.hist(own, edges, color=_hex(colours[kind]), edgecolor="white", lw=0.5)
-            axis.axvline(np.median(own), color=pictures.INK, lw=1, ls="--")
-            axis.set_xscale("log")
-            axis.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-            axis.xaxis.set_major_formatter(FormatStrFormatter("%g"))
-            axis.xaxis.set_minor_locator(NullLocator())
-            axis.set_axisbelow(True)
-            axis.set_ylim(0, 1.4 * axis.get_ylim()[1])
-            middle = f"median {np.median(own):.3g} {unit}\nmean {own.mean():.3g} {unit}"
-            text = f"n = {len(own)}\n{middle}"
-            corner = {"xy": (0.98, 0.97), "xycoords": "axes fraction", "ha": "right", "va": "top"}
-            box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1.5}
-            axis.annotate(text, fontsize=8, bbox=box, **corner)
-            axis.yaxis.set_major_locator(MaxNLocator(integer=True))
-        axis.set_title(pictures.legible(names[kind], LABEL))
-        axis.set_xlabel(f"equivalent diameter ({unit})")
-    for axis in axes[:, 0]:
-        axis.set_ylabel("regions")
-    for axis in list(axes.flat)[len(shown) :]:
-        axis.axis("off")
-    figure.tight_layout()
-    pictures.save(figure, path)
 
 
 def _hex(colour: tuple[int, int, int]) -> str:

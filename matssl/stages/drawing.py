@@ -17,7 +17,7 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
-from matssl.core.arrays import roomy, strips
+from matssl.core.arrays import Array, roomy, strips
 from matssl.core.run_folder import RunFolder, atomic_path
 from matssl.data.preprocess import Preprocess
 from matssl.data.readers import Micrograph
@@ -56,10 +56,11 @@ def output_names(paths: Sequence[Path], root: Path) -> list[str]:
         else f"{name}_{place.suffix.lstrip('.')}"
         for place, name in zip(places, joined, strict=True)
     ]
-    return [_fitting(name) for name in names]
+    return [fitting(name) for name in names]
 
 
-def _fitting(name: str) -> str:
+def fitting(name: str) -> str:
+    """Return a name that a file system takes: of one too long the beginning and a check sum."""
     data = os.fsencode(name)
     if len(data) <= LONGEST:
         return name
@@ -73,6 +74,17 @@ def colour_bgr(classes: NDArray[np.uint8], count: int) -> NDArray[np.uint8]:
     for rows in strips(len(classes)):
         result[rows] = pictures.colour_mask(classes[rows], count)[..., ::-1]
     return result
+
+
+def eight_bit(probabilities: Array) -> NDArray[np.uint8]:
+    """Return 255 times the probability of the second of two classes, uint8 (H, W).
+
+    A pixel above a threshold t is one above 255 t, in every picture alike.
+
+    Args:
+        probabilities: (2, H, W).
+    """
+    return np.rint(255 * probabilities[1]).astype(np.uint8)
 
 
 def data_name(path: str) -> str:

@@ -15,6 +15,7 @@ from matssl.core.errors import UserError
 from matssl.core.parsing import read_settings
 from matssl.stages import unet_compare
 from matssl.stages.unet_compare_keys import KEYS
+from matssl.stages.unet_compare_keys import read as read_keys
 
 # What MatSSL reads from the environment and from .env; SSL_BATCH_SIZE and SSL_WORKERS, which its
 # .env lists too, were never read.
@@ -215,6 +216,18 @@ def notes(path: str | None, finetune: bool, own: Container[str] = ()) -> list[st
     if unused:
         told.append(f"without counterpart here: {', '.join(unused)}")
     return told
+
+
+def unet_compare_config(path: str | None, own: Container[str]) -> dict[str, Any] | None:
+    """Return all settings of a ``--config`` file of unet-compare; None where it is no such file.
+
+    Args:
+        path: of the file, None without one; it may be gone.
+        own: names of the flags of the command.
+    """
+    content = read_settings(Path(path)) if path and Path(path).is_file() else {}
+    theirs = owner_of(content, own, str(path)) == unet_compare.CODE
+    return read_keys(content, str(path)) if theirs else None
 
 
 def is_simclr_study(content: Mapping[str, object]) -> bool:

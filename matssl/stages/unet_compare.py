@@ -38,6 +38,7 @@ TUNED: dict[str, object] = {
     "ema": 0.0,
     "rare_class_p": 0.0,
     "whole_images": True,
+    "input_size": None,
     "brightness": 0.0,
     "contrast": 0.0,
     "gamma": 0.0,
@@ -88,7 +89,7 @@ def training(content: Mapping[str, object], source: str) -> dict[str, object]:
     if own:
         found["encoder_filters"] = values["encoder_filters"]
     if values["cross_validation"]:
-        found["folds"] = values["num_folds"]
+        found |= {"folds": str(values["num_folds"]), "training_set": ["all"]}
     lists = ("training_set", "validation_set", "auto_split")
     found |= {name: values[name] for name in lists if values[name] is not None}
     if not values["cross_validation"] and not any(values[name] is not None for name in lists):

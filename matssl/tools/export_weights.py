@@ -1,4 +1,8 @@
-"""Write weights for others: ``python -m matssl.tools.export_weights RUN --layout torchvision``."""
+"""Write weights for others: ``python -m matssl.tools.export_weights RUN --layout torchvision``.
+
+A file of torch, or of safetensors where --output ends so. Its tensors have a check sum in the
+metadata, which other programs pass over and ours compare.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +29,9 @@ class ExportSettings(ToolSettings):
 
     run: str = flag("", "data", "run folder or weights file", required=True, positional=True)
     layout: str = flag("torchvision", "data", "naming", choices=LAYOUTS)
-    output: str | None = flag(None, "data", "file to write", auto="beside the source")
+    output: str | None = flag(
+        None, "data", "file to write, .pth or .safetensors", auto="beside the source"
+    )
     channels: int | None = flag(None, "data", "input channels", auto="as they are", choices=(1, 3))
     overwrite: bool = flag(False, "run", "replace an existing file")
 
@@ -43,18 +49,43 @@ def main(argv: Sequence[str]) -> int:
     if output.exists() and not args.overwrite:
         raise UserError(f"{output} exists already; give another --output or --overwrite")
     tensors = export(source, args.layout, args.channels)
-    from matssl.core import checkpoint
-    from matssl.core.run_folder import atomic_path
-
     if not output.parent.is_dir():
         raise UserError(f"there is no folder {output.parent}")
-    with atomic_path(output) as temporary:
-        checkpoint.store(tensors, temporary, output)
+    write(tensors, output)
     print(f"{output}: {len(tensors)} tensors in the layout of {args.layout}, from {source}")
     stem = next(v for k, v in tensors.items() if v.ndim == 4)
     if stem.shape[1] == 1:
         print("note    one input channel; --channels 3 for programs that expect three")
     return 0
+
+
+def write(tensors: dict[str, Tensor], path: Path) -> None:
+    """Write tensors with their digest, which stands where other programs look for nothing.
+
+    Args:
+        tensors: as :func:`export` gives them.
+        path: of safetensors where it ends so, else of torch.
+    """
+    from collections import OrderedDict
+
+    from matssl.core import checkpoint, digest
+    from matssl.core.run_folder import atomic_path, atomic_write_bytes
+    from matssl.weights import encoder_file
+
+    described = getattr(tensors, "_metadata", {}).get("", {"version": 1})
+    described = {**described, digest.EXPORTED: digest.of_tensors(tensors)}
+    if path.suffix == ".safetensors":
+        apart = {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
+        del described["version"]
+        facts = {
+            k: ",".join(map(str, v)) if isinstance(v, list) else v for k, v in described.items()
+        }
+        atomic_write_bytes(path, encoder_file.as_safetensors(apart, facts))
+        return
+    content = OrderedDict(tensors)
+    content._metadata = {"": described}  # type: ignore[attr-defined]
+    with atomic_path(path) as temporary:
+        checkpoint.store(content, temporary, path)
 
 
 def find_source(run: Path) -> Path:

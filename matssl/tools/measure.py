@@ -14,6 +14,11 @@ SETTINGS = MeasureSettings
 def main(argv: Sequence[str]) -> int:
     """Measure all fields and write what was found; returns 0."""
     settings = resolve(argv, here=True)
+    if settings.algorithm is not None:
+        from matssl.stages.measure.defects import detect
+
+        detect(settings, argv)
+        return 0
     from matssl.stages.measure.loop import measure
 
     measure(settings, argv)

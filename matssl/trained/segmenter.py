@@ -15,11 +15,12 @@ from torch import nn
 
 from matssl import hub, weights
 from matssl.core import checkpoint
-from matssl.core.arrays import Array, roomy
+from matssl.core.arrays import Array, decided, roomy, strips
 from matssl.core.errors import UserError
 from matssl.core.labels import IGNORE
 from matssl.core.lineage import Lineage
 from matssl.data import masks, readers
+from matssl.data.layouts import Lists
 from matssl.data.masks import ClassTable, MaskClass
 from matssl.data.preprocess import Preprocess
 from matssl.data.readers import Micrograph
@@ -54,6 +55,7 @@ class TrainedOn:
         mask_folder: where the masks lay, as the user said it.
         specimens: the table that named them, where one was given.
         seed: of the cut.
+        lists: images that were given by name or share.
         images: paths of the training images.
         digests: of their pixels, see :func:`matssl.data.readers.digest`.
     """
@@ -64,6 +66,7 @@ class TrainedOn:
     mask_folder: str | None = None
     specimens: str | None = None
     seed: int = 0
+    lists: Lists = Lists()
     images: frozenset[str] = frozenset()
     digests: frozenset[str] = frozenset()
 
@@ -132,6 +135,8 @@ class Segmenter:
         temperature: of its probabilities, fitted on validation images; 1 where there were none.
         members: the models of an ensemble, the first of them that of ``network`` and ``record``;
             empty for a single model.
+        threshold: of two classes, the second is where the network's own probability is above it;
+            None: the most likely class.
     """
 
     network: Network = field(repr=False)
@@ -144,6 +149,7 @@ class Segmenter:
     note: str = ""
     temperature: float = 1.0
     members: tuple[Member, ...] = field(default=(), repr=False)
+    threshold: float | None = None
 
     @classmethod
     def load(
@@ -191,6 +197,9 @@ class Segmenter:
         with checkpoint.damage_told(path):
             trained_on = _trained_on(payload)
             table = ClassTable.from_dict(payload["classes"])
+            threshold = payload["recipe"].get("threshold")
+            if threshold is not None and not (table.num_classes == 2 and 0 < threshold < 1):
+                raise ValueError("its threshold is none of its classes")
         first = members[0]
         return cls(
             first.network,
@@ -201,6 +210,7 @@ class Segmenter:
             lineage,
             temperature=first.temperature if len(members) == 1 else 1.0,
             members=tuple(members) if len(members) > 1 else (),
+            threshold=threshold,
         )
 
     def predict(
@@ -251,12 +261,12 @@ class Segmenter:
                 total = ensemble.add(total, probabilities, len(self.members))
             else:
                 # Of the network's own ones: rounding must not decide between two classes.
-                _most_likely(probabilities, classes)
+                _decide(probabilities, classes, self.threshold)
                 calibration.temper(probabilities, member.temperature)
                 total = probabilities
         assert total is not None
         if self.members:
-            _most_likely(total, classes)
+            _decide(total, classes, self.threshold)
         return Prediction(
             classes,
             total,
@@ -301,6 +311,12 @@ def _trained_on(payload: Mapping[str, Any]) -> TrainedOn:
         mask_folder=settings.get("mask_folder"),
         specimens=settings.get("specimens"),
         seed=int(settings.get("seed", 0)),
+        lists=Lists(
+            tuple(settings.get("training_set", ())),
+            tuple(settings.get("validation_set", ())),
+            settings.get("auto_split"),
+            settings.get("folds") is not None,
+        ),
         images=frozenset(progress.get("train_images", [])),
         digests=frozenset(progress.get("train_digests", [])),
     )
@@ -364,8 +380,9 @@ def _native(probabilities: NDArray[np.float32], shape: tuple[int, int]) -> NDArr
     return native
 
 
-def _most_likely(probabilities: NDArray[np.float32], classes: NDArray[np.uint8]) -> None:
+def _decide(
+    probabilities: NDArray[np.float32], classes: NDArray[np.uint8], threshold: float | None
+) -> None:
     """Write the class of each pixel, in strips so that the index array stays small."""
-    for top in range(0, probabilities.shape[1], 1024):
-        part = probabilities[:, top : top + 1024]
-        classes[top : top + part.shape[1]] = part.argmax(axis=0)
+    for rows in strips(probabilities.shape[1]):
+        classes[rows] = decided(probabilities[:, rows], threshold)

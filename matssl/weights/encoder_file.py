@@ -23,16 +23,12 @@ def write(
     """Write what fine-tuning may use, with format and lineage.
 
     The digest of the tensors goes with them, and is compared when they are read.
-    Equal weights give equal bytes: the library writes the metadata in an order that changes from
-    call to call, so the header is written again in order.
 
     Args:
         path: of the file.
         parts: state dicts by part, "encoder" and perhaps "decoder".
         lineage: the chain of what the weights were trained from.
     """
-    from safetensors.torch import save
-
     tensors = {
         f"{part}.{name}": tensor.detach().cpu().contiguous()
         for part, state in parts.items()
@@ -40,19 +36,30 @@ def write(
     }
     facts = {"format": checkpoint.FORMAT, "stage": "ssl", "lineage": json.dumps(lineage.stored())}
     facts[digest.ENTRY] = digest.of_tensors(tensors)
-    data = save(tensors, metadata=facts)
+    atomic_write_bytes(path, as_safetensors(tensors, facts))
+
+
+def as_safetensors(tensors: Mapping[str, Tensor], facts: Mapping[str, str]) -> bytes:
+    """Return tensors and facts as a safetensors file; equal ones give equal bytes.
+
+    The library writes the metadata in an order that changes from call to call, so the header is
+    written again in order.
+    """
+    from safetensors.torch import save
+
+    data = save(dict(tensors), metadata=dict(facts))
     start = 8 + int.from_bytes(data[:8], "little")
-    header = json.loads(data[8:start]) | {"__metadata__": facts}
+    header = json.loads(data[8:start]) | {"__metadata__": dict(facts)}
     text = json.dumps(header, sort_keys=True, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    atomic_write_bytes(path, len(text).to_bytes(8, "little") + text + data[start:])
+    return len(text).to_bytes(8, "little") + text + data[start:]
 
 
 def write_trunk(path: Path, encoder: Mapping[str, Tensor], record: Preprocess) -> None:
     """Write an encoder as other codes do: its tensors alone, for images normalised like ImageNet's.
 
     Args:
-        path: of the file; its folder is made, an earlier file replaced.
+        path: of the file in a run folder; an earlier file is replaced.
         encoder: its state dict.
         record: how its images were read.
     """
@@ -64,6 +71,26 @@ def write_trunk(path: Path, encoder: Mapping[str, Tensor], record: Preprocess) -
         tensors, wanted, own, folding.IMAGENET_MEAN, folding.IMAGENET_STD, []
     )
     tensors = {name: t.to(wanted[name].dtype).contiguous() for name, t in tensors.items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as half:
         checkpoint.store(tensors, half, path)
+
+
+def publish(trunk: Path, path: Path, before: bytes | None, overwrite: bool) -> str:
+    """Copy a trunk of a run to where other codes look for it, and say what became of it.
+
+    A file of that name that is not of this run is kept: it may be of another training, or fetched.
+
+    Args:
+        trunk: in the run folder.
+        path: where it is looked for; its folder is made.
+        before: the trunk that the run had before it was resumed, None where it had none.
+        overwrite: whether another file of that name is replaced.
+    """
+    there = path.read_bytes() if path.is_file() else None
+    own = trunk.read_bytes()
+    if there not in (None, before, own) and not overwrite:
+        return f"kept {path}, which is not of this run; its trunk is {trunk} (--overwrite replaces)"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    atomic_write_bytes(path, own)
+    replaced = " (another one was replaced)" if there not in (None, before, own) else ""
+    return f"under the study's name: {path}{replaced}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from matssl import hub
@@ -45,9 +46,22 @@ def read(path: Path | str) -> Content:
             return _read_safetensors(path, kind)
         if path.suffix == ".pkl" and kind is None and head[:2] != b"PK":
             return containers.unwrap(checkpoint.read_arrays(path), str(path))
-        return containers.unwrap(checkpoint.read_tensors(path), str(path))
+        return containers.unwrap(_as_exported(checkpoint.read_tensors(path), path), str(path))
     except RecursionError as error:
         raise UserError(f"{path} is nested too deeply; it is no weights file") from error
+
+
+def _as_exported(payload: object, path: Path) -> object:
+    """Return what a file of torch holds, compared with its digest where we exported it.
+
+    Raises:
+        Damaged: its tensors are not those that were exported.
+    """
+    described = getattr(payload, "_metadata", None)
+    place = described.get("") if isinstance(described, Mapping) else None
+    if isinstance(place, Mapping) and digest.EXPORTED in place:
+        digest.check(payload, place[digest.EXPORTED], path)
+    return payload
 
 
 def _read_safetensors(path: Path, kind: str | None) -> Content:
@@ -67,6 +81,8 @@ def _read_safetensors(path: Path, kind: str | None) -> Content:
     if containers.own_format(facts, str(path)):
         digest.check(tensors, facts.get(digest.ENTRY), path)
         return Content(str(path), tensors, facts, _lineage(facts, path), ordered=False)
+    if digest.EXPORTED in facts:
+        digest.check(tensors, facts[digest.EXPORTED], path)
     payload = {**facts, **_config(path.with_name(CONFIG)), "state_dict": tensors}
     content = containers.unwrap(payload, str(path))
     content.ordered = False

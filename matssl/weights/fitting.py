@@ -8,10 +8,10 @@ that of a deeper network, whose first blocks are no encoder.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from torch import Tensor
+from torch import Size, Tensor
 
 from matssl.weights.containers import COUNTERS
 
@@ -48,7 +48,10 @@ class Ambiguous(Exception):
 
 
 def by_name(
-    tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor], channels: int
+    tensors: Mapping[str, Tensor],
+    wanted: Mapping[str, Tensor],
+    channels: int,
+    beyond: Callable[[], Mapping[str, Size]] = dict,
 ) -> Fit | None:
     """Return the fit of names that are the encoder's own behind one prefix, None where none fits.
 
@@ -59,6 +62,8 @@ def by_name(
         tensors: of the file.
         wanted: of the encoder.
         channels: of the encoder's input.
+        beyond: gives what the encoder's own whole network has besides; asked where a file has more
+            blocks than the encoder.
 
     Raises:
         Ambiguous: two different networks of the file fit.
@@ -79,7 +84,7 @@ def by_name(
             alike(tensors[theirs], wanted[ours], channels) for ours, theirs in names.items()
         ):
             fits[prefix] = Fit(names, prefix)
-    fits = {p: f for p, f in fits.items() if not deeper(tensors, f, p)}
+    fits = {p: f for p, f in fits.items() if not further(tensors, f, p, beyond)}
     if len(fits) > 1:
         leading = {p: f for p, f in fits.items() if not FOLLOWERS.search(p.rstrip("_"))}
         if len(leading) != 1 and not _equal(tensors, list((leading or fits).values())):
@@ -127,6 +132,25 @@ def alike(theirs: Tensor, ours: Tensor, channels: int) -> bool:
     stem = theirs.ndim == ours.ndim == 4 and ours.shape[1] == channels
     rest = theirs.shape[:1] + theirs.shape[2:] == ours.shape[:1] + ours.shape[2:]
     return stem and rest and {theirs.shape[1], channels} == {1, 3}
+
+
+def further(
+    tensors: Mapping[str, Tensor],
+    fit: Fit,
+    prefix: str,
+    beyond: Callable[[], Mapping[str, Size]],
+) -> list[str]:
+    """Return the tensors of :func:`deeper` that are not the encoder's own.
+
+    Args:
+        tensors: of the file.
+        fit: of some of them.
+        prefix: before the names, signs as :func:`by_name` has them.
+        beyond: see :func:`by_name`.
+    """
+    more = deeper(tensors, fit, prefix)
+    own = {_flat(name): shape for name, shape in beyond().items()} if more else {}
+    return [name for name in more if own.get(_flat(name)[len(prefix) :]) != tensors[name].shape]
 
 
 def deeper(tensors: Mapping[str, Tensor], fit: Fit, prefix: str = "") -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from matssl.core.errors import UserError
 from matssl.models import small_unet
-from matssl.models.blueprints import blueprint, candidates
+from matssl.models.blueprints import blueprint, candidates, left_out, timm_name
 from matssl.models.encoders import pads_like_tensorflow, usual_input
 from matssl.weights import fitting, layouts, refusals
 from matssl.weights.containers import COUNTERS, Content
@@ -143,7 +144,8 @@ def match(content: Content, encoder: nn.Module, in_channels: int) -> Recognised:
     tried = [known] if known and known[0] in OWN else [known, ("", content.tensors)]
     try:
         for layout, tensors in filter(None, tried):
-            fit = _fit(tensors, wanted, in_channels, content.ordered and layout not in OWN)
+            ordered = content.ordered and layout not in OWN
+            fit = _fit(tensors, wanted, in_channels, ordered, timm_name(encoder))
             if fit is not None:
                 return _recognised(content, encoder, layout, tensors, fit)
     except fitting.Ambiguous as error:
@@ -200,7 +202,8 @@ def encoders_for(tensors: Mapping[str, Tensor], told: str | None = None) -> list
     for name in dict.fromkeys(names):
         wanted = blueprint(name)
         try:
-            if wanted and _fit(tensors, wanted, 3, name in LITE_ENCODERS) is not None:
+            theirs = name.removeprefix("tu-") if name.startswith("tu-") else None
+            if wanted and _fit(tensors, wanted, 3, name in LITE_ENCODERS, theirs) is not None:
                 fits.append(name)
         except fitting.Ambiguous:
             fits.append(name)
@@ -220,18 +223,31 @@ def _known(content: Content) -> tuple[str, dict[str, Tensor]] | None:
 
 
 def _fit(
-    tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor], channels: int, ordered: bool
+    tensors: Mapping[str, Tensor],
+    wanted: Mapping[str, Tensor],
+    channels: int,
+    ordered: bool,
+    timm: str | None = None,
 ) -> Fit | None:
-    """Return the fit of names as they are, else behind a prefix, else by order."""
+    """Return the fit of names as they are, else behind a prefix, else by order.
+
+    Args:
+        tensors: of the file.
+        wanted: of the encoder.
+        channels: of its input.
+        ordered: whether the file keeps the order of its network.
+        timm: name of the encoder there, None where it is not of timm.
+    """
     needed = [k for k in wanted if not k.endswith(COUNTERS)]
     theirs, ours = layouts.architecture(tensors), layouts.architecture(wanted)
+    beyond = partial(left_out, timm) if timm else dict
     # A deeper ResNet holds every tensor of a shallower one, yet its first blocks are no encoder.
     if theirs and ours and theirs != ours:
         return None
     if all(k in tensors and fitting.alike(tensors[k], wanted[k], channels) for k in needed):
         fit = Fit({k: k for k in wanted if k in tensors})
-        return None if fitting.deeper(tensors, fit) else fit
-    found = fitting.by_name(tensors, wanted, channels)
+        return None if fitting.further(tensors, fit, "", beyond) else fit
+    found = fitting.by_name(tensors, wanted, channels, beyond)
     if found is None and ordered:
         found = fitting.by_order(tensors, wanted, channels)
     return found

@@ -194,6 +194,9 @@ def _variant(
         if stride not in (None, 16):
             raise UserError(f"{content.path} has output stride {stride}; 16 is built here")
         rates = _said(content, RATES_KEY)
+        if isinstance(rates, str):
+            # In the metadata of safetensors all is text.
+            rates = [int(word) for word in rates.split(",") if word.strip().isdecimal()]
         if isinstance(rates, Sequence) and len(rates) == 3 and all(type(r) is int for r in rates):
             return Variant(rates=tuple(rates)), [f"rates {', '.join(map(str, rates))}, as it says"]
         return Variant(rates=RATES), [f"rates {', '.join(map(str, RATES))} assumed, as in smp"]

@@ -37,10 +37,15 @@ MODULES = (
         "matssl.stages.finetune.loop",
         "matssl.methods.matssl.method",
     ),
-    *("matssl.tools.doctor", "matssl.tools.regions", "matssl.tools.inspect_weights"),
+    *("matssl.tools.doctor", "matssl.tools.measure", "matssl.tools.inspect_weights"),
     *("matssl.preflight", "matssl.data.layouts", "matssl.hub", "scipy.ndimage"),
-    *("matssl.pictures.segmentation", "matssl.pictures.training", "matssl.measure.tables"),
-    "matssl.measure.regions",
+    *(
+        "matssl.pictures.segmentation",
+        "matssl.pictures.objects",
+        "matssl.pictures.training",
+        "matssl.measure.tables",
+    ),
+    "matssl.measure.objects.found",
 )
 
 

@@ -344,7 +344,7 @@ def list_file(rng: Rng, m: Material, place: Path) -> Case:
 
 
 def results(rng: Rng, m: Material, place: Path) -> Case:
-    """A folder of results whose tables or maps are spoiled: regions."""
+    """A folder of results whose tables or maps are spoiled: objects."""
     run = place / "run"
     (run / "masks" / "index").mkdir(parents=True)
     files: dict[str, bytes] = {
@@ -363,15 +363,16 @@ def results(rng: Rng, m: Material, place: Path) -> Case:
     out = place / "out"
 
     def absurd() -> str:
-        with open(_result(out, "regions.csv"), encoding="utf-8", newline="") as file:
+        with open(_result(out, "objects.csv"), encoding="utf-8-sig", newline="") as file:
             rows = list(csv.DictReader(file))
         for row in rows:
             for key, value in row.items():
-                if "diameter" in key and value and not 0 < float(value) < math.inf:
+                if key.startswith("ECD") and value and not 0 < float(value) < math.inf:
                     return f"{key} {value}"
         return ""
 
-    return Case(f"{name}, regions", _main("matssl.tools.regions", run, "--output_dir", out), absurd)
+    command = _main("matssl.tools.measure", run, "--what", "objects", "--output_dir", out)
+    return Case(f"{name}, objects", command, absurd)
 
 
 def archive(rng: Rng, m: Material, place: Path) -> Case:

@@ -20,6 +20,8 @@ from matssl.data.layouts.splits import apply_table
 from matssl.data.specimens import Pair, cut_validation
 
 SHOWN = 3
+# Name that stands for every labelled image.
+ALL = "all"
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class Lists:
     """What is said of the images of a folder.
 
     Attributes:
-        training: names of images to train on.
+        training: names of images to train on; "all" alone: every labelled one.
         validation: names of images to validate on.
         share: of the images, or of those to train on, that validates.
         folds: whether folds of the images to train on validate, so that no other does.
@@ -98,7 +100,8 @@ def part(
 def _given(labelled: list[Pair], lists: Lists, root: Path) -> tuple[list[Pair], list[Pair]]:
     """Return the images to train on and to validate on, as the lists say."""
     found = [Found(pair.image, pair.mask, "") for pair in labelled]
-    table = {"train": list(lists.training), "val": list(lists.validation)}
+    everything = [pair.image.name for pair in labelled] if lists.training == (ALL,) else None
+    table = {"train": everything or list(lists.training), "val": list(lists.validation)}
     said = {
         "train": "the training set (--training_set)",
         "val": "the validation set (--validation_set)",

@@ -1,4 +1,4 @@
-"""What the edge of a field does to counts and sizes: half and quarter rule, Miles and Lantuéjoul."""
+"""What the edge of a field does to counts and sizes: half rule, Miles and Lantuéjoul."""
 
 from __future__ import annotations
 

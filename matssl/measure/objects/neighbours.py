@@ -1,4 +1,4 @@
-"""Distances of nearest neighbours, and whether objects cluster, with what the edge of a field hides."""
+"""Nearest neighbours, and whether objects cluster, with what the edge of a field hides."""
 
 from __future__ import annotations
 

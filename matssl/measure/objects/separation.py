@@ -33,7 +33,9 @@ def separated(
     outside = ~(inside | unknown)
     if not inside.any() or not outside.any():
         return inside.astype(np.int32)
-    distance = cv2.distanceTransform((~outside).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    distance = cv2.distanceTransform(
+        (~outside).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE
+    )
     distance[~inside] = 0
     peaks = local_maxima(distance, connectivity=2) & inside
     count, seeds = cv2.connectedComponents(peaks.astype(np.uint8), connectivity=8)

@@ -66,7 +66,7 @@ class Shapes:
 
     @property
     def circularity(self) -> Floats:
-        """4 pi A / P^2 of the outer outline; pixels may bring it above 1, and it is not cut there."""
+        """4 pi A / P^2 of the outer outline; pixels may bring it above 1: it is not cut."""
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.asarray(4 * math.pi * self.area / self.outer**2)
 
@@ -122,7 +122,8 @@ def measured(
         (x + 0.5) * wide,
         (y + 0.5) * high,
         area * high * wide,
-        *(values.astype(np.float64) for values in (left, top)),
+        left.astype(np.float64),
+        top.astype(np.float64),
         (right - left + 1).astype(np.float64),
         (bottom - top + 1).astype(np.float64),
         outer,
@@ -154,7 +155,7 @@ def runs_of(labels: NDArray[np.int32]) -> Runs:
 
 
 def _sum(runs: Runs, values: Floats, count: int) -> Floats:
-    return np.bincount(runs.label, values, count + 1)[1:]
+    return np.asarray(np.bincount(runs.label, values, count + 1)[1:], np.float64)
 
 
 def _centres(runs: Runs, count: int) -> tuple[Floats, Floats, Floats]:

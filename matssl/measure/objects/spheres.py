@@ -22,11 +22,13 @@ class Spheres:
         sections: per area, N_A.
         spheres: per volume, N_V; a negative one says that the assumption or the number of sections
             does not carry the class, and is no error to be hidden.
+        smaller: how many sections are smaller than the smallest class and in none.
     """
 
     diameter: Floats
     sections: Floats
     spheres: Floats
+    smaller: int
 
 
 def coefficients(classes: int = CLASSES) -> Floats:
@@ -61,13 +63,13 @@ def spheres(diameter: Floats, weight: Floats, area: float) -> Spheres | None:
     if not inside.any() or area <= 0:
         return None
     largest = float(diameter[inside].max())
-    ends = largest * FACTOR ** np.arange(CLASSES)
+    ends: Floats = largest * FACTOR ** np.arange(CLASSES, dtype=np.float64)
     place = np.floor(-10 * np.log10(diameter[inside] / largest) + 1e-9).astype(int)
-    # What is smaller than the smallest class counts in it.
-    sections = np.bincount(place.clip(0, CLASSES - 1), weight[inside], CLASSES) / area
+    known = place < CLASSES
+    sections = np.bincount(place[known], weight[inside][known], CLASSES) / area
     solved = coefficients()
     found = np.array([solved[: i + 1] @ sections[i::-1] for i in range(CLASSES)]) / ends
-    return Spheres(ends, sections, found)
+    return Spheres(ends, sections, found, int(np.count_nonzero(~known)))
 
 
 def mean_diameter(found: Spheres) -> float:

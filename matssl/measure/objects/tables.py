@@ -1,4 +1,4 @@
-"""Rows of the tables of objects: a row an object, a field, a specimen, a class of sizes, a sphere."""
+"""Rows of the tables of objects: an object, a field, a specimen, a class of sizes, spheres."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def density_unit(unit: Unit) -> tuple[str, float]:
 def field_rows(found: Sequence[Found], names: Sequence[str], unit: Unit) -> list[Row]:
     """Return a row a field and class after ASTM E1245."""
     per, squares = density_unit(unit)
-    u, rows = unit.name, []
+    u, rows = unit.name, list[Row]()
     most: dict[tuple[str, int], float] = {}
     for one in found:
         key = (one.specimen, one.kind)
@@ -133,9 +133,7 @@ def field_rows(found: Sequence[Found], names: Sequence[str], unit: Unit) -> list
         row["Clark-Evans R"] = neighbours.clark_evans(
             one.neighbours.distance, one.neighbours.weight, number / max(one.pixels, 1)
         )
-        row["worst field"] = int(covered > 0 and math.isclose(
-            share, most[one.specimen, one.kind]
-        ))
+        row["worst field"] = int(covered > 0 and math.isclose(share, most[one.specimen, one.kind]))
         row["dropped"] = one.dropped
         rows.append({name: _told(v) if isinstance(v, float) else v for name, v in row.items()})
     return rows
@@ -207,14 +205,12 @@ def size_rows(summaries: Sequence[Summary], names: Sequence[str], unit: Unit) ->
     return rows
 
 
-def class_rows(
-    one: Summary, edges: Floats, names: Sequence[str], unit: Unit
-) -> list[Row]:
+def class_rows(one: Summary, edges: Floats, names: Sequence[str], unit: Unit) -> list[Row]:
     """Return the distribution of a specimen in classes, with both cumulative curves."""
     found = sizes.classes(one.diameter, one.weight, edges)
     if found is None:
         return []
-    u, rows = unit.name, []
+    u, rows = unit.name, list[Row]()
     number, area = np.cumsum(found.by_number), np.cumsum(found.by_area)
     for i, objects in enumerate(found.objects.tolist()):
         row: dict[str, object] = {"specimen": one.specimen, "class": names[one.kind]}
@@ -234,7 +230,7 @@ def sphere_rows(one: Summary, names: Sequence[str], unit: Unit) -> list[Row]:
     if found is None:
         return []
     per, squares = density_unit(unit)
-    u, rows = unit.name, []
+    u, rows = unit.name, list[Row]()
     volume = "Mpx^1.5" if unit.nm is None else per.replace("²", "³")
     for place in range(spheres.CLASSES):
         end = float(found.diameter[place])

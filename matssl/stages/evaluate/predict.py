@@ -30,8 +30,7 @@ from matssl.metrics import calibration
 from matssl.metrics.counts import confusion
 from matssl.preflight import Preflight
 from matssl.stages import console, drawing, failures, resume
-from matssl.stages.evaluate import leaks
-from matssl.stages.evaluate.published import name_panels
+from matssl.stages.evaluate import classifier_error, leaks, published
 from matssl.stages.evaluate.report import (
     draw_panels,
     print_summary,
@@ -106,6 +105,7 @@ def evaluate(settings: EvaluateSettings, argv: Sequence[str] = ()) -> Path:
     folder = RunFolder.at(root, False, settings.overwrite, rt.is_main)
     folder.start(flags.to_dict(settings), argv)
     folder.write_text("preflight.txt", facts + "\n")
+    published.write_config(folder, settings)
     failed = Failures(folder)
     with resume.disk_errors(folder), runtime.memory_errors("--tile_size or --batch_size"):
         names = drawing.output_names([p.image for p in inputs.pairs], inputs.dataset.root)
@@ -113,7 +113,7 @@ def evaluate(settings: EvaluateSettings, argv: Sequence[str] = ()) -> Path:
         if not results:
             failed.end(len(inputs.pairs), 0)
 
-    copies = leaks.by_pixels(results, segmenter)
+    copies, home = leaks.by_pixels(results, segmenter), _at_home(settings, segmenter)
     for warning in copies:
         console.say(settings, rt, f"warning {warning}")
     about = {
@@ -124,6 +124,7 @@ def evaluate(settings: EvaluateSettings, argv: Sequence[str] = ()) -> Path:
         "lineage": segmenter.lineage.stored(),
         "warnings": [*warnings, *copies],
         "baselines_wanted": settings.baselines,
+        "classifier_error": classifier_error.known(results, segmenter, settings.model_path, home),
     }
     concluded(settings, folder, inputs, results, about, failed, facts)
     runtime.close()
@@ -154,7 +155,7 @@ def concluded(
         beside: further parts of the report, each heading and HTML.
     """
     root, names = folder.root, inputs.segmenter.table.names
-    summary = summarise(results, names, inputs.excluded, settings.bootstrap, settings.seed)
+    summary = summarise(results, names, inputs.excluded)
     summary |= dict(about)
     summary["failed"] = {str(image): reason for image, reason in failed.images.items()}
     write_tables(folder, results, summary, names, inputs.excluded)
@@ -166,7 +167,7 @@ def concluded(
         drawn = results if settings.save_visualizations else worst_and_best(results)
         draw_panels(folder, place, drawn, inputs.truth, inputs.segmenter.record, failed)
         if settings.save_visualizations:
-            name_panels(place, results)
+            published.name_panels(place, results)
         write_report(folder, results, summary, names, facts, place, beside)
     folder.status("done", images=len(results), failed=len(failed.images))
     print_summary(folder, summary, inputs.dataset.grouping.source)
@@ -209,6 +210,8 @@ def _root(settings: EvaluateSettings, raw: bool) -> Path:
 
     The published command has no --name, evaluates a .pth file and writes to --output_dir itself.
     """
+    if settings.results_dir:
+        return Path(settings.results_dir)
     model = hub.locate(settings.model_path).resolve()
     published = raw or model.suffix in PUBLISHED
     if published and settings.name is None and settings.output_dir != EXPERIMENTS:
@@ -226,13 +229,14 @@ def _segmenter(settings: EvaluateSettings, rt: Runtime) -> Segmenter:
     Raises:
         UserError: there is none in the file.
     """
-    return Segmenter.load(
+    segmenter = Segmenter.load(
         settings.model_path,
         device=str(rt.device),
         precision=rt.precision,
         input_size=settings.input_size,
         encoder=settings.encoder,
     )
+    return published.as_asked(segmenter, settings)
 
 
 def _inputs(settings: EvaluateSettings, segmenter: Segmenter) -> Inputs:
@@ -286,6 +290,7 @@ def _dataset(settings: EvaluateSettings, segmenter: Segmenter) -> Dataset:
         group_regex=regex,
         specimens=specimens,
         pixel_size=settings.pixel_size,
+        lists=trained_on.lists if _at_home(settings, segmenter) and not settings.splits else None,
         mask_folder=settings.mask_folder
         or (trained_on.mask_folder if _at_home(settings, segmenter) else None),
         seed=trained_on.seed,
@@ -402,6 +407,7 @@ def _one_image(
                 tifffile.imwrite(
                     temporary, half, compression="zlib", photometric="minisblack", **tags
                 )
+    published.write_preds(folder, settings, name, found)
     drawing.write_masks(folder, "masks", name, found.classes, count)
     drawing.write_label(folder, name, found.classes, micrograph.pixel_size)
     predicted, truth_areas, gathered = areas(found.classes, count), None, None

@@ -1,17 +1,25 @@
-"""Files of an evaluation as the MatSSL code writes them, for scripts that look for them."""
+"""Files of an evaluation as MatSSL and unet-compare write them, for scripts that look for them."""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from matssl.metrics import overlap
+from matssl.core.errors import UserError
+from matssl.core.flags import declared
+from matssl.core.run_folder import RunFolder, atomic_write_bytes
+from matssl.metrics import calibration, overlap
+from matssl.stages import drawing, published
+from matssl.stages.evaluate.settings import EvaluateSettings
 from matssl.stages.evaluate.summary import Result
+from matssl.trained.segmenter import Prediction, Segmenter
 
 # Images a "batch" of the published result file stands for.
 PUBLISHED_BATCH = 128
@@ -58,6 +66,49 @@ def published_results(
             "true_negatives": tn,
         }
     return result
+
+
+def as_asked(segmenter: Segmenter, settings: EvaluateSettings) -> Segmenter:
+    """Return the model with the threshold of the command, where it names one.
+
+    Raises:
+        UserError: the model, or what is asked of it, is not of two classes.
+    """
+    count = segmenter.table.num_classes
+    if settings.threshold is None:
+        return segmenter
+    if count != 2:
+        raise UserError(f"--threshold is for models of two classes; this one has {count}")
+    return replace(segmenter, threshold=settings.threshold)
+
+
+def write_preds(
+    folder: RunFolder, settings: EvaluateSettings, name: str, found: Prediction
+) -> None:
+    """Write the probability of the second of two classes as unet-compare does, in preds/NAME.png.
+
+    It is the network's own, on which a threshold acts, before the calibration. Nothing without
+    ``--results_dir``, or with more classes.
+
+    Args:
+        folder: of the results.
+        settings: of the command.
+        name: of the image's files.
+        found: of the image.
+    """
+    if not settings.results_dir or len(found.probabilities) != 2:
+        return
+    probabilities = np.array(found.probabilities)
+    calibration.temper(probabilities, 1 / found.temperature)
+    png = cv2.imencode(".png", drawing.eight_bit(probabilities))[1]
+    atomic_write_bytes(folder.path(f"preds/{name}.png"), png.tobytes())
+
+
+def write_config(folder: RunFolder, settings: EvaluateSettings) -> None:
+    """Write configs.json, where the settings are those of a file of unet-compare."""
+    config = published.unet_compare_config(settings.config, declared(EvaluateSettings))
+    if config is not None:
+        folder.write_json("configs.json", config)
 
 
 def name_panels(place: Path, results: Sequence[Result]) -> None:

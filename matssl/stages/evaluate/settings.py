@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from matssl.core import paths
-from matssl.core.flags import flag
-from matssl.core.parsing import parse_one
+from matssl.core.flags import Command, Problem, declared, flag
+from matssl.core.parsing import parse
 from matssl.stages.settings import (
     LabelSettings,
     RunSettings,
@@ -99,10 +99,38 @@ class EvaluateSettings(RunSettings, LabelSettings, SpecimenSettings, TileSetting
     baselines: bool = flag(
         True, "results", "also score majority, grey-level and pixel-classifier baselines"
     )
+    threshold: float | None = flag(
+        None,
+        "prediction",
+        "of two classes, the second is where its probability is above this",
+        auto="as trained; else the most likely class",
+        above=0,
+        below=1,
+    )
+    results_dir: str | None = flag(
+        None,
+        "results",
+        "folder of the results itself, with preds/NAME.png (255 times the probability of the "
+        "second of two classes) as unet-compare has them; it must not exist",
+        auto="OUTPUT_DIR/eval/NAME",
+    )
+
+    def problems(self) -> list[Problem]:
+        """Return what does not go together, one sentence each."""
+        if not (self.results_dir and self.name):
+            return []
+        told = "--results_dir is the folder of the results itself; leave --name out"
+        return [Problem(told, ("results_dir", "name"))]
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class FormerSettings:
+    """Flags that are understood and have no effect any more."""
+
     bootstrap: int = flag(
         2000,
         "results",
-        "resamples of the specimens (images where each is one) for the intervals",
+        "resamples of the intervals of before, which were too short",
         low=0,
         high=1_000_000,
     )
@@ -119,4 +147,20 @@ def resolve(argv: Sequence[str], here: bool = False) -> EvaluateSettings:
         UserError: all that is wrong with it.
         SystemExit: after ``--help``.
     """
-    return parse_one(EvaluateSettings, argv, DESCRIPTION, here=here)
+
+    def read(path: str) -> Mapping[str, object]:
+        from matssl.stages import published
+
+        return published.read_evaluation(path, declared(EvaluateSettings))
+
+    command = Command(DESCRIPTION, (EvaluateSettings,), (FormerSettings,))
+    parsed = parse(
+        command,
+        argv,
+        read=read,
+        problems=lambda found: found.section(EvaluateSettings).problems(),
+        here=here,
+    )
+    for name in parsed.unused:
+        print(f"note    --{name} has no effect any more: intervals need no resamples")
+    return parsed.section(EvaluateSettings)

@@ -117,6 +117,7 @@ def cross_validate(settings: FinetuneSettings, argv: Sequence[str], score: Score
     pairs = sorted((pair for fold in folds for pair in fold.held), key=lambda pair: pair.image)
     assert dataset.table is not None
     whole = crops.load(pairs, found.record, dataset.table)
+    settings = start.sampled(settings, dataset.table, whole)
     plan = _plan(settings, folds, whole)
     if before:
         _refuse_other(before, plan, root)

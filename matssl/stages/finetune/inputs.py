@@ -13,10 +13,11 @@ from matssl.core.run_folder import RunFolder
 from matssl.core.wording import counted
 from matssl.data import crops, layouts, preprocess, specimens
 from matssl.data.crops import CropAugmentation, Labelled
-from matssl.data.layouts import Dataset, Pair
+from matssl.data.layouts import Dataset, Lists, Pair
 from matssl.data.masks import ClassTable
 from matssl.data.preprocess import Preprocess
-from matssl.decoders import with_encoder
+from matssl.decoders import CLASSIC, with_encoder
+from matssl.models import classic_unet
 from matssl.models.segmentation import SegmentationModel, check_input_size
 from matssl.stages import resume
 from matssl.stages.finetune.settings import CROP_SIZE, FinetuneSettings, given_weights
@@ -69,6 +70,7 @@ def find(settings: FinetuneSettings) -> tuple[Dataset, Dataset, tuple[str, ...]]
         mask_folder=settings.mask_folder,
         seed=settings.seed,
         opened=OPENED,
+        lists=lists(settings),
     )
     known, notes = _labelled(dataset)
     # Whatever is chosen of them later, there must be some.
@@ -89,6 +91,13 @@ def parted(
         data_ratio=settings.data_ratio,
         max_train_images=settings.max_train_images,
     )
+
+
+def lists(settings: FinetuneSettings) -> Lists:
+    """Return which images are given by name or share."""
+    cross = settings.folds is not None
+    given = settings.training_set, settings.validation_set, settings.auto_split
+    return Lists(*given, folds=cross)
 
 
 def _labelled(dataset: Dataset) -> tuple[Dataset, tuple[str, ...]]:
@@ -222,6 +231,20 @@ def architecture(settings: FinetuneSettings, root: Path) -> tuple[str, str]:
     return encoder, decoder
 
 
+def named_encoder(settings: FinetuneSettings, encoder: str) -> str:
+    """Return the whole name of an encoder, of which its filters are a part."""
+    filters, batchnorm = settings.encoder_filters, settings.batchnorm
+    if encoder != CLASSIC or not (filters or batchnorm):
+        return encoder
+    return classic_unet.encoder_name(filters or classic_unet.FILTERS, batchnorm)
+
+
+def side_of_images(images: Labelled, model: SegmentationModel) -> int:
+    """Return the side of a square that holds every image whole and that a model takes."""
+    longest = max(max(mask.shape) for mask in images.masks)
+    return longest + -longest % model.trained_multiple
+
+
 def default_name(settings: FinetuneSettings) -> str:
     """Return a name for the run: what it starts from, the data, the time and the note."""
     start = "random"
@@ -246,11 +269,20 @@ def largest_batch(settings: FinetuneSettings, images: int, processes: int) -> in
 def total_steps(settings: FinetuneSettings, images: int) -> int:
     """Return the steps of the plan.
 
-    An epoch sees as many crops as there are images, at least one batch.
+    An epoch sees as many crops as there are images, or a multiple of it; at least one batch.
     """
-    if settings.epochs:
-        return settings.epochs * max(1, round(images / settings.batch_size))
-    return settings.steps
+    return settings.epochs * epoch(settings, images) if settings.epochs else settings.steps
+
+
+def epoch(settings: FinetuneSettings, images: int) -> int:
+    """Return the steps of an epoch."""
+    return max(1, round(settings.epoch_views * images / settings.batch_size))
+
+
+def val_every(settings: FinetuneSettings, images: int) -> int:
+    """Return the steps between two validations."""
+    own = settings.val_epochs
+    return settings.val_every if own is None else own * epoch(settings, images)
 
 
 def crop_size(settings: FinetuneSettings, model: SegmentationModel) -> int:

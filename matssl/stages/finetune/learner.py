@@ -12,13 +12,14 @@ from torch import Tensor, nn
 
 from matssl import tiling
 from matssl.core import optim, runtime
-from matssl.core.arrays import Array
+from matssl.core.arrays import Array, decided
 from matssl.core.errors import UserError
+from matssl.core.labels import IGNORE
 from matssl.core.runtime import Runtime
 from matssl.data.crops import CropAugmentation, CropLoader, Labelled
 from matssl.data.preprocess import Preprocess
 from matssl.metrics import counts as counting
-from matssl.models import losses
+from matssl.models import blocks, losses
 from matssl.models.encoders import channels_last, set_batchnorm_training
 from matssl.models.heads import synchronise_batchnorm
 from matssl.models.segmentation import SegmentationModel
@@ -61,7 +62,8 @@ class Learner:
             UserError: the masks are all ignored, or the processes cannot share a batch.
         """
         self.model, self.record, self.rt = model, record, rt
-        self.schedule, self.seed = schedule, seed
+        self.schedule, self.seed, self.objective = schedule, seed, objective
+        blocks.freeze(model.encoder, schedule.blocks, model.description["encoder"])
         self.num_classes: int = model.description["num_classes"]
         channels_last(model).to(rt.device)
         if rt.world_size > 1:
@@ -69,6 +71,9 @@ class Learner:
         self.averaged = {k: v.detach().clone() for k, v in model.state_dict().items()}
         self.optimizer = schedule.optimizer(model)
         self.loss = losses.LOSSES[objective.loss]
+        self.kernels = losses.kernels(model) if objective.l2 > 0 else []
+        # Of the last step: the L2 term; true positives, false positives, false negatives.
+        self.penalty, self.positives = 0.0, (0, 0, 0)
         weights = objective.weights(data.masks, self.num_classes)
         self.class_weights = None if weights is None else weights.to(rt.device)
         self.loader = CropLoader(
@@ -88,7 +93,7 @@ class Learner:
         self.parallel = runtime.compiled(self.parallel, compile)
 
     def learn(self, step: int, lr: float, images: Tensor, target: Tensor) -> float:
-        """Take one step and return its loss, the mean over the processes.
+        """Take one step and return its loss without the L2 term, the mean over the processes.
 
         Args:
             step: from 0.
@@ -103,7 +108,7 @@ class Learner:
         optim.set_lr(self.optimizer, lr)
         frozen = step < self.schedule.freeze_encoder_steps
         self.model.train()
-        if frozen:
+        if frozen or self.schedule.blocks != blocks.ALL:
             set_batchnorm_training(self.model.encoder, False)
         self.optimizer.zero_grad(set_to_none=True)
         images = images.to(self.rt.device, non_blocking=True)
@@ -117,6 +122,12 @@ class Learner:
                 f"the loss is not finite at step {step + 1}; lower --lr or set --precision fp32; "
                 "the last checkpoint is from before"
             )
+        if self.objective.counted:
+            self.positives = self._positives(logits.detach(), target)
+        if self.kernels:
+            penalty = self.objective.l2 * losses.squares(self.kernels)
+            self.penalty = float(penalty.detach())
+            loss = loss + penalty
         loss.backward()
         if frozen:
             # Without a gradient the optimiser leaves weights, decay and moments alone.
@@ -128,19 +139,45 @@ class Learner:
         self._average(step)
         return value
 
+    def _positives(self, logits: Tensor, target: Tensor) -> tuple[int, int, int]:
+        """Return true positives, false positives and false negatives of the second class."""
+        chance, limit = logits.float().softmax(dim=1), self.objective.threshold
+        said = chance.argmax(dim=1) == 1 if limit is None else chance[:, 1] > limit
+        true, known = target == 1, target != IGNORE
+        counts = ((said & true), (said & ~true & known), (~said & true))
+        mean = self.rt.mean(torch.stack([count.sum().double() for count in counts]))
+        tp, fp, fn = (round(float(value) * self.rt.world_size) for value in mean)
+        return tp, fp, fn
+
     def validate(self, data: Labelled) -> NDArray[np.int64]:
         """Return the pooled confusion matrix of the averaged model on whole images."""
+        return self.examine(data, lossy=False)[0]
+
+    def examine(self, data: Labelled, lossy: bool = True) -> tuple[NDArray[np.int64], float]:
+        """Return the pooled confusion matrix of the averaged model, and its loss.
+
+        The loss is without class weights and L2 term, the mean over the images that have a labelled
+        pixel; NaN where it is not wanted.
+
+        Args:
+            data: the images, each taken whole.
+            lossy: whether the loss is wanted.
+        """
+        total, found = np.zeros((self.num_classes, self.num_classes), np.int64), []
         with Averaged(self.model, self.averaged):
             self.model.eval()
-            total = np.zeros((self.num_classes, self.num_classes), np.int64)
             for plane, mask in zip(data.planes, data.masks, strict=True):
-                prediction = self.predict(plane)
-                total += counting.confusion(mask, prediction, self.num_classes)
-        return total
+                probabilities = self.probabilities(plane)
+                said = decided(probabilities, self.objective.threshold)
+                total += counting.confusion(mask, said, self.num_classes)
+                if lossy and bool((mask != IGNORE).any()):
+                    one = torch.from_numpy(probabilities)[None], torch.from_numpy(mask).long()[None]
+                    found.append(float(losses.of_probabilities(self.objective.loss, *one)))
+        return total, float(np.mean(found)) if found else math.nan
 
     def predict(self, plane: Array) -> NDArray[np.uint8]:
         """Return class indices of a plane, by the predictor that evaluation uses."""
-        return self.probabilities(plane).argmax(axis=0).astype(np.uint8)
+        return decided(self.probabilities(plane), self.objective.threshold)
 
     def probabilities(self, plane: Array) -> NDArray[np.float32]:
         """Return class probabilities of a plane, float32 (C, H, W), as the network gives them."""

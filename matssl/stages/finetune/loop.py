@@ -20,11 +20,12 @@ from matssl.metrics import overlap
 from matssl.models.segmentation import SegmentationModel
 from matssl.stages import console, lineage, resume
 from matssl.stages.console import Clock
-from matssl.stages.finetune import calibrate, folds, report, start
+from matssl.stages.finetune import calibrate, folds, report, results, scores, start
 from matssl.stages.finetune import inputs as reading
 from matssl.stages.finetune.inputs import Inputs
 from matssl.stages.finetune.learner import Learner
 from matssl.stages.finetune.objective import Objective, Schedule
+from matssl.stages.finetune.scores import Course
 from matssl.stages.finetune.settings import NAMED_WEIGHTS, FinetuneSettings, given_weights
 from matssl.weights import WeightsReport
 
@@ -78,6 +79,7 @@ def trained(
     Raises:
         UserError: see :func:`finetune`.
     """
+    settings = start.sampled(settings, inputs.table, inputs.train)
     model = start.built(settings, inputs.table)
     images = len(inputs.train.planes)
     most = reading.largest_batch(settings, images, rt.world_size)
@@ -109,6 +111,7 @@ def trained(
                 folder.write_text("preflight.txt", facts + "\n")
                 folder.write_json("classes.json", inputs.table.to_dict())
                 reading.describe(folder, inputs)
+                results.begin(folder, settings, run.learner.model, inputs)
                 run.save("last.ckpt")
             run.train()
     except BaseException as error:
@@ -154,6 +157,9 @@ class Run:
         self.keep: str | None = checkpoint.PREVIOUS
         # Steps taken; mIoU of the best model and its step; validations since then.
         self.step, self.best, self.best_step, self.stale = 0, -1.0, 0, 0
+        # What the best model is the best in; the steps since the last validation.
+        self.top, self.course = scores.LOWEST, Course()
+        self.val_every = reading.val_every(settings, len(inputs.train.planes))
 
     def train(self) -> None:
         """Take the steps that are left; validate, keep the best, save."""
@@ -172,7 +178,9 @@ class Run:
                 loss = learner.learn(self.step, lr, images, target)
                 self.step += 1
                 clock.stepped()
+                self.course.add(loss, learner.positives)
                 row = {"step": self.step, "loss": loss, "lr": lr, "wait_share": clock.wait_share}
+                row |= {"l2": learner.penalty} if settings.l2 > 0 else {}
                 folder.append_csv("steps.csv", row)
                 folder.append_jsonl("metrics.jsonl", row)
                 writer.add_scalar("loss", loss, self.step)
@@ -180,7 +188,7 @@ class Run:
                 bar.set_postfix_str(f"loss {loss:.3f}, wait {100 * clock.wait_share:.0f}%")
                 if clock.steps == STEPS_TO_ESTIMATE:
                     self._estimate(clock)
-                if self._due(settings.val_every) or self.step == self.stop_at:
+                if self._due(self.val_every) or self.step == self.stop_at:
                     self._validate(loss)
                     clock.restart()
                 if self._due(settings.snapshot_every):
@@ -201,6 +209,7 @@ class Run:
             self.save("best.ckpt")
         if rt.is_main:
             calibrate.kept(folder, self.inputs, learner)
+            results.finish(folder, settings, self.inputs, learner)
             report.finish(settings, folder, self.inputs, learner, self._outcome())
 
     def say(self, text: str) -> None:
@@ -230,22 +239,31 @@ class Run:
         """Score the averaged model on the validation images; keep it where it is the best."""
         if self.inputs.val is None:
             return
-        counts = self.learner.validate(self.inputs.val)
+        scored = self.settings.scored
+        counts, val_loss = self.learner.examine(self.inputs.val, lossy=scored)
         miou = overlap.miou(counts)
-        scores = dict(zip(self.inputs.table.names, map(float, overlap.iou(counts)), strict=True))
-        better = miou > self.best
+        classes = dict(zip(self.inputs.table.names, map(float, overlap.iou(counts)), strict=True))
+        value = scores.monitored(self.settings.monitor, counts, val_loss)
+        better = value > self.top
+        row: dict[str, object] = {"step": self.step, "loss": loss, "val_miou": miou}
+        figures = scores.figures(counts)
+        if scored:
+            row |= self.course.row() | {"val_loss": val_loss}
+            row |= {f"val_{name}": figure for name, figure in figures.items()}
+            row |= {"l2": self.learner.penalty} if self.settings.l2 > 0 else {}
+        self.course = Course()
         if better:
-            self.best, self.best_step, self.stale = miou, self.step, 0
+            self.best, self.best_step, self.stale, self.top = miou, self.step, 0, value
             self.save("best.ckpt")
         else:
             self.stale += 1
-        row = {"step": self.step, "loss": loss, "val_miou": miou}
-        row |= {f"iou {name}": score for name, score in scores.items()}
+        row |= {f"iou {name}": score for name, score in classes.items()}
         self.folder.append_csv("log.csv", row)
-        classes = ", ".join(f"{name} {100 * score:.1f}" for name, score in scores.items())
+        shares = ", ".join(f"{name} {100 * score:.1f}" for name, score in classes.items())
+        beside = f", loss {val_loss:.3f}, F1 {100 * figures['f1']:.1f}" if scored else ""
         self.say(
             f"step {self.step}/{self.stop_at}: loss {loss:.3f}, validation mIoU {100 * miou:.1f} "
-            f"({classes}){' *' if better else ''}"
+            f"({shares}){beside}{' *' if better else ''}"
         )
 
     def _steps_by_folds(self) -> int:
@@ -263,7 +281,7 @@ class Run:
                 self.start_state,
                 self.learner.model.description,
                 self.make_learner,
-                self.settings.val_every,
+                self.val_every,
                 self.say,
             )
             if choice is None:
@@ -290,6 +308,8 @@ class Run:
                     "best": self.best,
                     "best_step": self.best_step,
                     "stale": self.stale,
+                    "top": self.top,
+                    "course": self.course.stored(),
                     "start": self.start_text,
                     "train_images": [str(pair.image) for pair in self.inputs.train.pairs],
                     "train_digests": list(self.inputs.train.digests),
@@ -338,6 +358,8 @@ class Run:
         self.best = float(facts["best"])
         self.best_step = resume.whole_number("best_step", facts["best_step"], self.step)
         self.stale = resume.whole_number("stale", facts["stale"])
+        # A checkpoint that is older was kept for its mean IoU.
+        self.top, self.course = float(facts.get("top", self.best)), Course.read(facts.get("course"))
         self.ancestors = Lineage.read(payload["lineage"]).ancestors
         self.start_text = str(facts["start"])
 
@@ -361,7 +383,13 @@ def objective(settings: FinetuneSettings) -> Objective:
     chosen: tuple[float, ...] | str | None = settings.class_weights
     if settings.class_weights not in NAMED_WEIGHTS:
         chosen = given_weights(settings.class_weights)
-    return Objective(settings.loss, None if chosen == "none" else chosen)
+    return Objective(
+        settings.loss,
+        None if chosen == "none" else chosen,
+        l2=settings.l2,
+        threshold=settings.threshold,
+        counted=settings.scored,
+    )
 
 
 def schedule(settings: FinetuneSettings, images: int) -> Schedule:
@@ -376,4 +404,5 @@ def schedule(settings: FinetuneSettings, images: int) -> Schedule:
         clip=settings.clip,
         freeze_encoder_steps=settings.freeze_encoder_steps,
         ema=settings.ema,
+        blocks=settings.finetune_blocks,
     )

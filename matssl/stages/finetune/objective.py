@@ -25,10 +25,17 @@ class Objective:
         loss: a key of ``models.losses.LOSSES``.
         class_weights: of the classes in the cross-entropy; None: all alike, "balanced": by the
             inverse root of each class's share.
+        l2: of the kernels' sum of squares, which is added.
+        threshold: of two classes, the second is where its probability is above; None: the most
+            likely one is.
+        counted: whether true and false positives of the training samples are counted.
     """
 
     loss: str
     class_weights: tuple[float, ...] | str | None = None
+    l2: float = 0.0
+    threshold: float | None = None
+    counted: bool = False
 
     def weights(self, masks: Sequence[NDArray[np.uint8]], num_classes: int) -> Tensor | None:
         """Return the weight of each class, float32 (num_classes,); None where all are alike.
@@ -65,6 +72,7 @@ class Schedule:
         clip: largest gradient norm; 0: no clipping.
         freeze_encoder_steps: first steps, in which the encoder stays as it is.
         ema: decay of the averaged weights; 0: no averaging.
+        blocks: of the encoder that learn, see :func:`matssl.models.blocks.freeze`.
     """
 
     total_steps: int
@@ -76,6 +84,7 @@ class Schedule:
     clip: float = 1.0
     freeze_encoder_steps: int = 0
     ema: float = 0.99
+    blocks: str = "all"
 
     def rate(self, step: int) -> float:
         """Return the learning rate of a step, from 0."""

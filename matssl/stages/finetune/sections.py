@@ -91,6 +91,7 @@ class ScoreSettings:
         False,
         "training",
         "a sample is a whole image, filled up by mirroring, instead of a crop",
+        excludes="crop_size",
     )
     epoch_views: int = flag(
         1, "training", "times each training image comes in an epoch", low=1, high=10_000
@@ -124,22 +125,18 @@ class ScoreSettings:
         """Whether loss, precision, recall and F1 are recorded beside the mean IoU."""
         return self.monitor != "miou" or self.threshold is not None
 
-    def sample_problems(
-        self, crop_size: int | None, input_size: int | None, rare: float, d4: str
-    ) -> list[Problem]:
+    def sample_problems(self, input_size: int | None, rare: float, d4: str) -> list[Problem]:
         """Return what does not go together in the samples of a step.
 
         Args:
-            crop_size: ``--crop_size``.
             input_size: ``--input_size``.
             rare: ``--rare_class_p``.
             d4: ``--d4``.
         """
         wrong = []
-        if self.whole_images and (crop_size or input_size):
-            given = "crop_size" if crop_size else "input_size"
-            told = f"--whole_images are no crops and are not resized; leave --{given} out"
-            wrong.append(Problem(told, ("whole_images", given)))
+        if self.whole_images and input_size:
+            told = "--whole_images are not resized; leave --input_size out"
+            wrong.append(Problem(told, ("whole_images", "input_size")))
         for name, word, on in (
             ("whole_images", "--whole_images", self.whole_images),
             ("d4", "--d4 each", d4 == "each"),

@@ -206,6 +206,7 @@ class FinetuneSettings(
         auto="192, or --input_size",
         low=1,
         high=8192,
+        excludes="whole_images",
     )
     loss: str = flag("dice_ce", "training", "loss function", choices=LOSSES)
     class_weights: str = flag(
@@ -291,7 +292,7 @@ class FinetuneSettings(
         if self.resume and not (self.name or self.results_dir):
             wrong.append(Problem("--resume needs the --name of the run", ("name",)))
         wrong += self.network_problems(self.encoder, self.decoder)
-        wrong += self.sample_problems(self.crop_size, self.input_size, self.rare_class_p, self.d4)
+        wrong += self.sample_problems(self.input_size, self.rare_class_p, self.d4)
         wrong += self.list_problems(self.splits, self.name)
         return wrong
 

@@ -10,8 +10,10 @@ import torch
 from matssl import preflight
 from matssl.core.errors import UserError
 from matssl.core.runtime import Runtime
+from matssl.data.crops import Labelled
 from matssl.data.layouts import Dataset
 from matssl.data.masks import ClassTable
+from matssl.models import blocks
 from matssl.models.segmentation import SegmentationModel, build_model, check_training
 from matssl.preflight import Preflight
 from matssl.stages import console
@@ -32,7 +34,8 @@ def begun(settings: FinetuneSettings) -> tuple[FinetuneSettings, Runtime, Path]:
     console.check_tensorboard(settings.tensorboard)
     rt = settings.runtime()
     name = settings.name or reading.default_name(settings)
-    return settings, rt, Path(settings.output_dir) / "finetune" / name
+    root = Path(settings.output_dir) / "finetune" / name
+    return settings, rt, Path(settings.results_dir) if settings.results_dir else root
 
 
 def examined(
@@ -53,13 +56,23 @@ def examined(
         UserError: anything that is wrong with folder, images or masks.
     """
     encoder, decoder = reading.architecture(settings, root)
+    encoder = reading.named_encoder(settings, encoder)
     settings = replace(settings, encoder=encoder, decoder=decoder)
     unmeasured = settings.record(settings.in_channels, settings.input_size)
     dataset, known, notes = reading.find(settings)
     unmeasured = unmeasured.told(dataset.grouping.pixel_sizes)
     assert dataset.table is not None
-    side = reading.crop_size(settings, built(settings, dataset.table))
-    settings = replace(settings, crop_size=side)
+    if settings.threshold is not None and dataset.table.num_classes != 2:
+        raise UserError(
+            f"--threshold is for two classes; the masks in {dataset.root} have "
+            f"{dataset.table.num_classes} ({', '.join(dataset.table.names)}): --classes binary "
+            "makes two of them"
+        )
+    model = built(settings, dataset.table)
+    if settings.finetune_blocks not in (blocks.ALL, blocks.NONE):
+        blocks.wanted(model.encoder, settings.finetune_blocks, encoder)
+    if not settings.whole_images:
+        settings = replace(settings, crop_size=reading.crop_size(settings, model))
     found = preflight.examine_dataset(dataset, unmeasured, opened=reading.OPENED)
     found.judged.refuse_misfits()
     console.say(settings, rt, found.text())
@@ -71,13 +84,34 @@ def examined(
 def built(settings: FinetuneSettings, table: ClassTable) -> SegmentationModel:
     """Return the model of a run with random weights, the same ones whatever was drawn before."""
     torch.manual_seed(settings.seed)
-    return build_model(settings.encoder, settings.decoder, table.num_classes, settings.in_channels)
+    return build_model(
+        settings.encoder,
+        settings.decoder,
+        table.num_classes,
+        settings.in_channels,
+        decoder_filters=settings.decoder_filters,
+        batchnorm=settings.batchnorm,
+    )
+
+
+def sampled(settings: FinetuneSettings, table: ClassTable, images: Labelled) -> FinetuneSettings:
+    """Return the settings with the side of a square that holds each image whole, where asked.
+
+    Args:
+        settings: with the side of a crop, where samples are crops.
+        table: classes of the model.
+        images: all that are learned from, in every fold.
+    """
+    if settings.crop_size is not None:
+        return settings
+    return replace(settings, crop_size=reading.side_of_images(images, built(settings, table)))
 
 
 def check_batches(settings: FinetuneSettings, model: SegmentationModel, images: int) -> None:
     """Refuse batches that the model cannot be trained with; see ``check_training``."""
     assert settings.crop_size is not None
     still = settings.freeze_encoder_steps >= reading.total_steps(settings, images)
+    still = still or settings.finetune_blocks != blocks.ALL
     check_training(
         model,
         settings.batch_size,

@@ -10,7 +10,7 @@ from tqdm import tqdm
 from matssl.core import flags
 from matssl.core.run_folder import RunFolder
 from matssl.stages.failures import Failures
-from matssl.stages.measure import export, inputs, kinds, report
+from matssl.stages.measure import compare, export, inputs, kinds, report
 from matssl.stages.measure.settings import MeasureSettings
 
 
@@ -29,7 +29,8 @@ def measure(settings: MeasureSettings, argv: Sequence[str] = ()) -> Path:
     RunFolder.check(root, False, settings.overwrite, resumable=False)
     source = inputs.find(settings)
     chosen = inputs.chosen(settings, source)
-    asked = kinds.made(settings, source.names, chosen, source.labelled)
+    compare.check(settings.compare, source)
+    asked = kinds.made(settings, source.names, chosen, source.labelled, source.predicted)
     facts = report.facts(source, asked)
     if not settings.quiet:
         print(facts)

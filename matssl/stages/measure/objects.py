@@ -10,6 +10,7 @@ from typing import ClassVar
 import numpy as np
 
 from matssl.core.tables import Row
+from matssl.core.wording import counted
 from matssl.measure.field import Masked
 from matssl.measure.objects import found as objects
 from matssl.measure.objects import sizes, summary, tables
@@ -37,8 +38,8 @@ RULE = (
     "four directions (straight edges come out 5 % short to 3 % long). Feret diameters on corners "
     "of pixels. Aspect ratio and orientation from second moments; angles counter-clockwise from x, "
     "y up; no shape below an ECD of 10 px; circularity is 4 pi A / P² of the outer outline and may "
-    "exceed 1. Nearest neighbours by centres; empty where the edge is nearer. x and y from the upper "
-    "left corner. S_V = 2 P_L, mean free path and the other values of ASTM E1245 come from lines "
+    "exceed 1. Nearest neighbours by centres; empty where the edge is nearer. x and y from the "
+    "upper left corner. S_V = 2 P_L, mean free path and the values of ASTM E1245 come from lines "
     "through all pixels in four directions; S_V holds where outlines have no preferred direction "
     "(isotropic) or sections are cut at random. Intervals: 95 %, bootstrap of specimens and of "
     "their fields, from five of them on."
@@ -123,7 +124,7 @@ class Objects(Kind):
             notes += summary.doubts(self.names[kind], together, own)
         several = any(one.specimens > 1 for one in all_)
         said = each + (all_ if several else [])
-        notes += self._few(each) + self._scales()
+        notes += self._few(each) + self._scales() + self._numbered()
         edges = [self._edges(one) for one in all_]
         classes = [
             row
@@ -153,7 +154,8 @@ class Objects(Kind):
             rows,
             {"unit of length": unit.name, "specimens": rows, "sizes": written["sizes"]},
             [figure for one in all_ for figure in self._figures(one, unit)],
-            [tables.page_row(one, self.names, unit) for one in said],
+            # What stands first is seen where there are many specimens.
+            [tables.page_row(one, self.names, unit) for one in (all_ if several else []) + each],
             notes,
             lambda folder: self._pictures(folder, all_, each, edges, unit),
         )
@@ -175,7 +177,10 @@ class Objects(Kind):
         if not own:
             return []
         named = ", ".join(own[:3]) + (f" and {len(own) - 3} more" if len(own) > 3 else "")
-        return [f"Fewer than {FEW} fields of {named}: no interval; image more fields."]
+        return [
+            f"No interval for {counted(len(own), 'specimen')} of fewer than {FEW} fields "
+            f"({named}): image more fields of each."
+        ]
 
     def _scales(self) -> list[str]:
         known = {one.pixel_size for one in self.found}
@@ -191,6 +196,20 @@ class Objects(Kind):
             told = f"{min(map(float, filter(None, known))):.4g} to {max(filter(None, known)):.4g}"
             return [f"Pixel sizes from {told} nm: each field is measured with its own."]
         return []
+
+    def _numbered(self) -> list[str]:
+        if not any(one.numbered for one in self.found):
+            return []
+        idle = [
+            flag
+            for flag, given in (
+                ("--separate", self.rules.separate),
+                ("--fill_holes", self.rules.fill),
+            )
+            if given
+        ]
+        told = f"; {' and '.join(idle)} did not act on them" if idle else ""
+        return [f"The masks number their objects, which are taken as they are{told}."]
 
     def _edges(self, one: Summary) -> tuple[np.ndarray, bool]:
         """Return the edges of the classes of sizes, and whether they are logarithmic."""
@@ -262,7 +281,7 @@ def _by_specimen(found: Sequence[Found]) -> list[Found]:
     return sorted(found, key=lambda one: order.index(one.specimen))
 
 
-def _words(one: Summary, unit: Unit) -> str:
+def _words(one: Summary, unit: Unit) -> list[str]:
     """Return what the distribution says, for the side of its picture."""
     mean, written = one.by_number["mean"], tables.written
     lines = [f"n = {int(np.count_nonzero(one.weight))} of {one.objects}"]
@@ -272,4 +291,4 @@ def _words(one: Summary, unit: Unit) -> str:
     for name in summary.VALUES[1:]:
         lines.append(f"{name} {written(one.by_number[name].value)} {unit.name}")
     lines.append(f"D50 by area {written(one.by_area['D50'].value)} {unit.name}")
-    return "\n".join(lines)
+    return lines

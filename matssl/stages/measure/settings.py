@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from matssl.core import paths
 from matssl.core.flags import Problem, flag
 from matssl.core.parsing import parse_one
+from matssl.stages.measure.defect_settings import DefectSettings
+from matssl.stages.measure.grain_settings import GrainSettings
 from matssl.stages.measure.layer_settings import LayerSettings
 from matssl.stages.measure.object_settings import ObjectSettings
 from matssl.stages.settings import (
@@ -25,7 +27,7 @@ DESCRIPTION = (
     "(CSV, XLSX, JSON), pictures and a report go to experiments/measure/NAME."
 )
 # Names of stages.measure.kinds.KINDS; a test holds that they agree.
-WHAT = ("fractions", "objects", "layers")
+WHAT = ("fractions", "objects", "grains", "layers")
 
 
 def what_problem(text: str) -> str:
@@ -38,15 +40,17 @@ def what_problem(text: str) -> str:
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class MeasureSettings(ObjectSettings, LayerSettings, SpecimenSettings, ToolSettings):
+class MeasureSettings(
+    ObjectSettings, GrainSettings, LayerSettings, DefectSettings, SpecimenSettings, ToolSettings
+):
     """Flags of the measurement."""
 
     input: str = flag(
         "",
         "data",
         "run of eval_model.py or phase_map, labelled folder, or folder of masks",
-        required=True,
         positional=True,
+        first=True,
         leads=paths.folder,
     )
     images: str | None = flag(
@@ -76,6 +80,17 @@ class MeasureSettings(ObjectSettings, LayerSettings, SpecimenSettings, ToolSetti
         auto="all",
         first=True,
     )
+    folds_from: str | None = flag(
+        None,
+        "measurement",
+        "run of train_finetune.py --folds, or of eval_model.py on labelled images, whose held-out "
+        "truth tells the classifier's error",
+        leads=paths.folder,
+        first=True,
+    )
+    compare: tuple[str, ...] = flag(
+        (), "measurement", "two specimens, for their difference with its interval", first=True
+    )
     name: str | None = flag(
         None, "run", "name of the results", auto="that of INPUT", check=name_problem
     )
@@ -90,10 +105,15 @@ class MeasureSettings(ObjectSettings, LayerSettings, SpecimenSettings, ToolSetti
 
     def problems(self) -> list[Problem]:
         """Return what does not go together."""
-        wrong = self.object_problems(self.wanted)
+        wrong = self.object_problems(self.wanted) + self.defect_problems()
+        if not self.input and self.algorithm is None:
+            wrong.append(Problem("missing INPUT", ("input",)))
         if self.images is not None and self.mask_folder is not None:
             told = "--images says that INPUT holds the masks; leave --mask_folder out"
             wrong.append(Problem(told, ("images", "mask_folder")))
+        if self.compare and len(set(self.compare)) != 2:
+            told = f"--compare takes the names of two specimens, not {len(set(self.compare))}"
+            wrong.append(Problem(told, ("compare",)))
         return wrong
 
 

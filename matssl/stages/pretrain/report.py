@@ -109,14 +109,22 @@ def finish(run: Shown) -> None:
     run.folder.alias("last.ckpt", name, f"{run.settings.model}_loss_*.pth")
     write_report(run, health, verdict)
     run.folder.status("done", step=run.step, total=run.plan.total_steps, verdict=verdict.text)
-    trunks = published.study_backbones(run.settings.config)
-    for path in trunks:
-        encoder_file.write_trunk(path, run.method.weights()["encoder"], run.inputs.record)
     lines = [f"done: {root / 'encoder.safetensors'}", f"verdict: {verdict.text}"]
     lines += [_best_by_probe(run)] if run.inputs.probe is not None else []
-    lines += [f"under the study's name: {path}" for path in trunks]
+    lines += _trunks(run)
     lines.append(f"report: {root / 'report.html'}")
     print("\n      ".join(lines), flush=True)
+
+
+def _trunks(run: Shown) -> list[str]:
+    """Write the trunk where the SimCLR study looks for it; return what became of it, in words."""
+    told = []
+    for path in published.study_backbones(run.settings.config):
+        trunk = run.folder.path(path.name)
+        before = trunk.read_bytes() if trunk.is_file() else None
+        encoder_file.write_trunk(trunk, run.method.weights()["encoder"], run.inputs.record)
+        told.append(encoder_file.publish(trunk, path, before, run.settings.overwrite))
+    return told
 
 
 def _best_by_probe(run: Shown) -> str:

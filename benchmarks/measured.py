@@ -1,0 +1,150 @@
+"""Numbers measured on predicted masks beside those of the annotators' masks; resumable.
+
+    python -m benchmarks.measured --data DATA --out OUT run     # an hour or two on two cores
+    python -m benchmarks.measured --data DATA --out OUT table   # the markdown table of RESULTS.md
+
+Of each set: a cross-validation inside the training images, its ensemble on the test images, and
+the tools' own measurements of the predicted and of the true masks of these, with the flags a user
+would give. Folds and test are cut by specimen; where a set names no test, by the toolkit. The test
+images are predicted once. A command whose result exists is not run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import math
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True)
+class Set:
+    """A labelled set: its folder, what is measured on it, and what a user has to say of it."""
+
+    folder: str
+    what: str
+    said: tuple[str, ...] = ()
+
+
+SETS = {
+    "gb": Set("tem/gb_512", "fractions,grains"),
+    "bubbles": Set("tem/bubble_512", "fractions,objects"),
+    "Super1": Set("nasa/Super1", "fractions,objects"),
+    "uhcs": Set("uhcs", "fractions", ("--mask_folder", "labels")),
+    "EBC1": Set("nasa/EBC1", "fractions,layers"),
+}
+
+
+@dataclass(frozen=True)
+class Campaign:
+    data: Path
+    out: Path
+    steps: int
+    folds: int
+    threads: int
+
+    def command(self, result: Path, *words: object) -> None:
+        """Run a command of the toolkit unless its result is there; its words go to the log."""
+        if result.exists():
+            return
+        line = [sys.executable, *map(str, words)]
+        print("$ python", " ".join(line[1:]), flush=True)
+        start = time.monotonic()
+        with open(self.out / "log.txt", "a", encoding="utf-8") as log:
+            code = subprocess.run(line, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT).returncode
+        print(f"  {time.monotonic() - start:.0f} s, exit code {code}", flush=True)
+        # An image that failed is listed in the results; they hold the others.
+        if code not in (0, 1):
+            sys.exit(f"failed; see {self.out / 'log.txt'}")
+
+    def run(self, name: str) -> None:
+        """Train with folds, predict the test images, measure both kinds of masks."""
+        one, out = SETS[name], self.out
+        data = self.data / one.folder
+        told = ("--output_dir", out, "--quiet")
+        model = out / "finetune" / name
+        plan = ("--steps", self.steps, "--folds", self.folds, "--threads", self.threads)
+        # A cross-validation that was broken off goes on.
+        again = ("--resume",) if model.exists() else ()
+        tune = ("train_finetune.py", "--finetune_dataset", data, "--name", name)
+        self.command(model / "ensemble.ckpt", *tune, *plan, *one.said, *told, *again)
+        predicted = out / "eval" / name
+        words = ("eval_model.py", "--model_path", model / "ensemble.ckpt", "--dataset", data)
+        words = (*words, "--split", "test", "--name", name, "--threads", self.threads)
+        self.command(predicted / "report.html", *words, *one.said, *told)
+        measure = ("-m", "matssl.tools.measure")
+        what = ("--what", one.what, "--overwrite")
+        result = out / "measure" / f"{name}-predicted"
+        words = (*measure, predicted, "--folds_from", model, "--name", result.name)
+        self.command(result / "report.html", *words, *what, *told)
+        result = out / "measure" / f"{name}-true"
+        words = (*measure, data, "--split", "test", "--name", result.name)
+        self.command(result / "report.html", *words, *what, *one.said, *told)
+
+
+def compared(folder: Path, name: str) -> Iterator[dict[str, object]]:
+    """Yield a row a specimen, class and column that both measurements have."""
+    predicted, true = (_rows(folder / f"{name}-{kind}" / "specimens.csv") for kind in KINDS)
+    for key, own in predicted.items():
+        other = true.get(key, {})
+        for column, text in own.items():
+            values = [_number(part) for part in (text, other.get(column, ""))]
+            if all(map(math.isfinite, values)):
+                yield {
+                    "set": name,
+                    "specimen": key[0],
+                    "class": key[1],
+                    "quantity": column,
+                    "true": values[1],
+                    "measured": values[0],
+                }
+
+
+KINDS = ("predicted", "true")
+
+
+def _rows(path: Path) -> dict[tuple[str, str], dict[str, str]]:
+    if not path.is_file():
+        return {}
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        return {(row["specimen"], row["class"]): row for row in csv.DictReader(file)}
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
+def main() -> int:
+    """Run what is missing, or print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("what", choices=("run", "table"))
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--out", type=Path, default=Path("experiments/measured"))
+    parser.add_argument("--sets", nargs="*", default=list(SETS), choices=list(SETS))
+    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--folds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=2)
+    args = parser.parse_args()
+    out = args.out.resolve()
+    out.mkdir(parents=True, exist_ok=True)
+    campaign = Campaign(args.data.resolve(), out, args.steps, args.folds, args.threads)
+    for name in args.sets:
+        if args.what == "run":
+            campaign.run(name)
+        for row in compared(out / "measure", name):
+            print("|", *row.values(), "|", sep=" | ")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
