@@ -27,6 +27,8 @@ COMPACT = 0.3
 LARGE = 100_000_000
 # Marks what lies between objects, as in the masks of Pascal VOC.
 VOID = 255
+# The other end of the scale of 16 bits, which lies around objects in some programs' masks.
+WHITE_16 = 65_535
 # After so many the values of a picture are known for what they are.
 TRIED = 20
 # Smaller ones are specks that make no object.
@@ -77,8 +79,9 @@ def objects(mask: Array, values: Array, sizes: Array) -> Objects:
     colored = mask.ndim == 3
     zero = BLACK if colored else 0
     background: int | None = zero if zero in values else None
-    if colored and background is None and len(values):
-        background = int(values[sizes.argmax()])
+    most = int(values[sizes.argmax()]) if len(values) else None
+    if background is None and (colored or most == WHITE_16):
+        background = most
     own = (values > 0) & (values != (-1 if background is None else background))
     number = int(own.sum())
     gapless = not colored and bool((values[own] == np.arange(1, number + 1)).all())
