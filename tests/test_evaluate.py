@@ -382,6 +382,10 @@ def test_the_published_file_means_over_batches_with_absent_classes_as_zero() -> 
     assert means["mean_IOU"] == pytest.approx((0.75 + 0.25 + 0.5 + 0.5) / 4)
     assert means["mean_IOU_no_minority"] == pytest.approx((0.75 + 0.25 + 0.5) / 3)
     assert "pixel_metrics" not in result
+    # C4: the published numbers of MetalDAM leave its precipitates out, those of a batch too.
+    result = published_results([first] * 128 + [second], 4, dataset="MetalDAM (bar cut)")
+    assert result["batch_results"][1]["iou"]["mean_IOU"] == pytest.approx((0.5 + 0.5 + 1) / 3)
+    assert result["avg_class_ious"]["mean_IOU"] == pytest.approx((0.75 + 0.25 + 0.5) / 3)
 
 
 def test_the_published_pixel_metrics_are_of_class_one() -> None:

@@ -286,13 +286,12 @@ def mean_of_fields(values: Sequence[float]) -> Mean:
     """Return mean and 95 % interval of a length measured on several fields.
 
     Args:
-        values: one per field, in any unit.
+        values: one per field, in any unit; at least one.
     """
-    n = len(values)
-    average = float(np.mean(values)) if n else math.nan
-    std = float(np.std(values, ddof=1)) if n > 1 else math.nan
-    half = student_t(n - 1) * std / math.sqrt(n) if n >= MIN_FIELDS else math.nan
-    return Mean(average, std, half, n)
+    own = sample(values)
+    std = math.sqrt(own.variance * own.n) if own.n > 1 else math.nan
+    half = half_width(own.variance, own.degrees) if own.n >= MIN_FIELDS else math.nan
+    return Mean(own.mean, std, half, own.n)
 
 
 def paired(first: Sequence[float], second: Sequence[float]) -> tuple[float, float]:
