@@ -135,9 +135,10 @@ def summary(
         below[COUNT][column] = len(values)
         if not values:
             continue
-        own = intervals.sample(values)
-        half = intervals.half_width(own.variance, own.degrees)
-        mean = below[MEAN][column] = own.mean
+        known = intervals.sample(values)
+        half = intervals.half_width(known.variance, known.degrees)
+        mean = known.mean
+        below[MEAN][column] = mean
         below[SD][column] = float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
         # Scores are shares.
         below[LOW][column] = max(0.0, mean - half) if math.isfinite(half) else math.nan

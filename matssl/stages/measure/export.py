@@ -13,6 +13,7 @@ import matssl
 from matssl.core import flags
 from matssl.core.run_folder import RunFolder, atomic_path, atomic_write_bytes
 from matssl.core.tables import Row, csv_text, quoted
+from matssl.stages.measure import roi
 from matssl.stages.measure.inputs import Source
 from matssl.stages.measure.kind import Measured
 from matssl.stages.measure.settings import MeasureSettings
@@ -47,6 +48,8 @@ def write(
     sheets: dict[str, Sequence[Row]] = {"specimens": rows}
     for one in found.values():
         sheets |= one.tables
+    if source.left:
+        sheets["roi"] = roi.rows(source.left)
     for name, table in sheets.items():
         write_csv(folder.path(f"{name}.csv"), table)
     folder.write_json("measure.json", {name: one.summary for name, one in found.items()})
@@ -150,6 +153,7 @@ def protocol(
         "rules": {name: one.rule for name, one in found.items()},
         "specimens": source.grouping.text,
         "sha256": {
-            str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in source.files
+            str(path): hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in (*source.files, *source.regions)
         },
     }

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +47,9 @@ class Source:
         labelled: whether the masks number objects.
         predicted: whether a model made the masks, whose own error the numbers then hold.
         specimens: which each field is of.
+        images: the micrograph of each field, where there are any.
+        regions: pictures of what counts (``--roi``).
+        left: pixels that count before and after ``--roi``, by field; filled as fields are opened.
     """
 
     what: str
@@ -57,6 +63,9 @@ class Source:
     labelled: bool = False
     predicted: bool = False
     specimens: tuple[str, ...] = ()
+    images: tuple[Path, ...] = ()
+    regions: tuple[Path, ...] = ()
+    left: dict[str, tuple[int, int]] = dataclasses.field(default_factory=dict)
 
     def fields(self) -> Iterator[Masked]:
         """Yield every field; the pixels of one are in memory at a time."""
@@ -74,13 +83,23 @@ def find(settings: MeasureSettings) -> Source:
     drawn = [folder / kind / "index" for kind in ("masks", "maps")]
     predicted = next((place for place in drawn if place.is_dir()), None)
     if predicted is not None:
-        return _of_run(settings, folder, predicted)
+        return _counting(settings, _of_run(settings, folder, predicted))
     if (folder / "status.json").is_file():
         raise UserError(
             f"{folder} is a run without predicted masks; give the results of {EVALUATION} or of "
             f"{PHASES}, or a labelled folder"
         )
-    return _of_labels(settings, folder)
+    return _counting(settings, _of_labels(settings, folder))
+
+
+def _counting(settings: MeasureSettings, source: Source) -> Source:
+    """Return the masks with what ``--roi`` leaves of them."""
+    if settings.roi is None:
+        return source
+    # It needs the type of what it gets.
+    from matssl.stages.measure import roi
+
+    return roi.within(settings.roi, source)
 
 
 class Listed(NamedTuple):
@@ -248,6 +267,8 @@ def _of_labels(settings: MeasureSettings, folder: Path) -> Source:
         pixel_size=settings.pixel_size,
         classes=settings.classes,
         mask_folder=mask_folder,
+        # Masks may lie alone.
+        need_masks=mask_folder is not None,
         whole=True,
     )
     if dataset.table is None:
@@ -266,6 +287,8 @@ def _of_labels(settings: MeasureSettings, folder: Path) -> Source:
     )
     judged.refuse_misfits()
     record = record.knowing(judged.rows)
+    images = [pair.image for pair in pairs]
+    called = _called(images, [image.name for image in images], root)
 
     def opened(number: int) -> Masked:
         pair = pairs[number]
@@ -278,8 +301,7 @@ def _of_labels(settings: MeasureSettings, folder: Path) -> Source:
         if labels is not None:
             labels = np.where(mask == IGNORE, 0, record.mask(labels, micrograph))
         own = areas(mask, table.num_classes)
-        name = pair.image.name
-        field = Field(pair.image, name, pair.group, own, micrograph.pixel_size)
+        field = Field(pair.image, called[number], pair.group, own, micrograph.pixel_size)
         return Masked(field, mask, labels, _picture(pair.image, record, mask.shape))
 
     notes = (*dataset.notes, *judged.notes, *judged.warnings)
@@ -294,7 +316,17 @@ def _of_labels(settings: MeasureSettings, folder: Path) -> Source:
         tuple(notes),
         labelled=table.instances,
         specimens=tuple(pair.group for pair in pairs),
+        images=tuple(pair.image for pair in pairs if pair.mask is not None),
     )
+
+
+def _called(files: Sequence[Path], names: Sequence[str], root: Path) -> list[str]:
+    """Return what each file is called: its name; of two that share one the path below the root."""
+    often = Counter(names)
+    return [
+        name if often[name] == 1 else Path(os.path.relpath(path, root)).as_posix()
+        for path, name in zip(files, names, strict=True)
+    ]
 
 
 def _of_masks(settings: MeasureSettings, folder: Path) -> Source:
@@ -309,13 +341,15 @@ def _of_masks(settings: MeasureSettings, folder: Path) -> Source:
     given = readers.parse_pixel_size(settings.pixel_size)
     grouping = group(files, folder, regex=settings.group_regex, specimens=settings.specimens)
     sizes = _sizes(grouping, files)
+    called = _called(files, [path.stem for path in files], folder)
 
     def opened(number: int) -> Masked:
         path = files[number]
         raw = readers.read_mask(path)
         mask = table.decode(raw, str(path))
         size = given or sizes[number]
-        field = Field(path, path.stem, grouping.names[number], areas(mask, table.num_classes), size)
+        own = areas(mask, table.num_classes)
+        field = Field(path, called[number], grouping.names[number], own, size)
         return Masked(field, mask, _numbers(table, raw, mask))
 
     note = f"{counted(len(files), 'file')} without images beside, taken for masks (--images)"

@@ -10,6 +10,7 @@ from matssl.stages.measure.grains import Grains
 from matssl.stages.measure.kind import Kind
 from matssl.stages.measure.layers import Layers
 from matssl.stages.measure.objects import Objects
+from matssl.stages.measure.point_count import PointCount
 from matssl.stages.measure.settings import MeasureSettings
 
 KINDS: dict[str, type[Kind]] = {kind.name: kind for kind in (Fractions, Objects, Grains, Layers)}
@@ -41,6 +42,8 @@ def made(
     if not wanted:
         raise UserError(f"nothing to measure on {', '.join(asked)}; say it with --what")
     found = [KINDS[name](settings, names, chosen) for name in dict.fromkeys(wanted)]
+    if settings.grid is not None:
+        found.append(PointCount(settings, names, chosen))
     for kind in found:
         kind.predicted = predicted
         kind.ready(labelled)

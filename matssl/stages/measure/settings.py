@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -29,6 +30,9 @@ DESCRIPTION = (
 # Names of stages.measure.kinds.KINDS; a test holds that they agree.
 WHAT = ("fractions", "objects", "grains", "layers")
 
+# Points along a side of a grid.
+MOST_POINTS = 1000
+
 
 def what_problem(text: str) -> str:
     """Return what is wrong with ``--what``, "" where nothing is."""
@@ -37,6 +41,16 @@ def what_problem(text: str) -> str:
     if not wrong:
         return ""
     return f"--what must be of {', '.join(WHAT)}, several between commas, not {wrong[0]!r}"
+
+
+def grid_problem(text: str) -> str:
+    """Return what is wrong with ``--grid``, "" where nothing is."""
+    sides = re.fullmatch(r"(\d{1,4})[xX×](\d{1,4})", text.strip())
+    if sides and all(1 <= int(side) <= MOST_POINTS for side in sides.groups()):
+        return ""
+    return (
+        f"--grid must be rows x columns of 1 to {MOST_POINTS} points, such as 10x10, not {text!r}"
+    )
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -63,6 +77,14 @@ class MeasureSettings(
         "class names, a YAML file, binary or binary:128, for a labelled folder",
         check=classes_problem,
         leads=paths.class_file,
+    )
+    roi: str | None = flag(
+        None,
+        "data",
+        "folder of regions of interest, pictures of the names of the images or masks: pixels at 0 "
+        "count nowhere",
+        leads=paths.folder,
+        first=True,
     )
     split: str | None = flag(None, "data", "only this split of a labelled folder")
     what: str | None = flag(
@@ -91,6 +113,12 @@ class MeasureSettings(
     compare: tuple[str, ...] = flag(
         (), "measurement", "two specimens, for their difference with its interval", first=True
     )
+    grid: str | None = flag(
+        None,
+        "measurement",
+        "also count the points of a grid, rows x columns, on every field (ASTM E562): 10x10",
+        check=grid_problem,
+    )
     name: str | None = flag(
         None, "run", "name of the results", auto="that of INPUT", check=name_problem
     )
@@ -102,6 +130,14 @@ class MeasureSettings(
     def wanted(self) -> tuple[str, ...]:
         """What ``--what`` names; empty where the classes decide."""
         return tuple(word.strip() for word in (self.what or "").split(",") if word.strip())
+
+    @property
+    def grid_points(self) -> tuple[int, int]:
+        """Rows and columns of ``--grid``; (0, 0) without it."""
+        if self.grid is None:
+            return 0, 0
+        rows, columns = re.split("[xX×]", self.grid.strip())
+        return int(rows), int(columns)
 
     def problems(self) -> list[Problem]:
         """Return what does not go together."""
