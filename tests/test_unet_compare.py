@@ -458,6 +458,13 @@ def test_lists_that_name_nothing_and_shares_that_leave_nothing_are_refused(home:
         _parted(home, training=tuple(_tiles(1)), share=0.8)
 
 
+def test_a_test_of_the_folder_stays_closed(synthetic_folder: Path) -> None:
+    """What a folder calls a test is none of the images that a share parts."""
+    found = layouts.find(synthetic_folder, lists=Lists(share=0.5))
+    parts = {split: len(found.split(split)) for split in found.splits}
+    assert parts["test"] == 2 and parts["train"] + parts["val"] == 6
+
+
 def test_folds_are_of_the_list_or_of_all(home: Path) -> None:
     """U-03: cross-validation on the training list, else on all images."""
     found = _parted(home, training=("all",), folds=True)

@@ -264,7 +264,12 @@ def note_end(folder: RunFolder, step: int, error: BaseException) -> None:
 
 
 def stop(
-    folder: RunFolder, rt: Runtime, step: int, exit_code: int, name: str | None = None
+    folder: RunFolder,
+    rt: Runtime,
+    step: int,
+    exit_code: int,
+    name: str | None = None,
+    results_dir: str | None = None,
 ) -> None:
     """Say how to go on after an interruption, and leave with the signal's exit code.
 
@@ -274,11 +279,13 @@ def stop(
         step: the last one taken.
         exit_code: of the signal.
         name: of the run, where its folder is a part of one.
+        results_dir: that the user chose instead of a name.
     """
     if rt.is_main:
+        where = f"--results_dir {results_dir}"
+        where = where if results_dir else f"--name {name or folder.root.name}"
         print(
-            f"\nstopped at step {step}; continue with the same command and "
-            f"--name {name or folder.root.name} --resume",
+            f"\nstopped at step {step}; continue with the same command and {where} --resume",
             flush=True,
         )
     raise SystemExit(exit_code if exit_code > 128 else 143)

@@ -62,7 +62,9 @@ class _Bones:
 
     def __init__(self, bones: NDArray[np.bool_], depth: NDArray[np.float64]) -> None:
         self.bones, self.depth = bones, depth
-        around = ndimage.convolve(bones.astype(np.uint8), np.ones((3, 3), np.uint8), mode="constant")
+        around = ndimage.convolve(
+            bones.astype(np.uint8), np.ones((3, 3), np.uint8), mode="constant"
+        )
         self.neighbours = np.where(bones, around - 1, 0)
 
     def ends(self) -> list[tuple[int, int]]:

@@ -198,7 +198,8 @@ class Run:
                     clock.restart()
                 if rt.any(interrupts.received is not None):
                     self.save("last.ckpt")
-                    resume.stop(folder, rt, self.step, interrupts.exit_code, settings.name)
+                    own = settings.name, settings.results_dir
+                    resume.stop(folder, rt, self.step, interrupts.exit_code, *own)
                 if self._out_of_patience():
                     self.say(f"no gain in {self.stale} validations: stopped")
                     break
