@@ -286,7 +286,7 @@ class FinetuneSettings(
     def again(self) -> str | None:
         """Flags that go on with a run that was broken off; None where only its folder tells."""
         if self.results_dir:
-            return "--resume"
+            return f"--results_dir {self.results_dir} --resume"
         return f"--name {self.name} --resume" if self.name else None
 
     def problems(self) -> list[Problem]:
