@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from benchmarks import drawn_bars
 from benchmarks.drawn_bars import Drawn
 from matssl.core.errors import UserError
@@ -42,6 +44,18 @@ def main() -> None:
                 if (kind, str(number)) not in done:
                     row = {"kind": kind, "name": str(number), **measured(draw(number))}
                     done[kind, str(number)] = row
+                    log.write(json.dumps(row) + "\n")
+                    log.flush()
+        # The first so many that are of 8 bits, beside those above.
+        for number in range(args.number // 3):
+            for kind, draw in (("bar", drawn_bars.with_bar), ("none", drawn_bars.without_bar)):
+                if (f"noisy {kind}", str(number)) in done:
+                    continue
+                drawn = draw(number)
+                if drawn.pixels.dtype == np.uint8:
+                    found = measured(drawn_bars.noisy(drawn, number))
+                    row = {"kind": f"noisy {kind}", "name": str(number), **found}
+                    done[row["kind"], str(number)] = row
                     log.write(json.dumps(row) + "\n")
                     log.flush()
         for row in _real(args.data, done):
@@ -87,6 +101,9 @@ def table(rows: list[dict[str, Any]]) -> str:
     lines.append(_line("**all bars, to 1 row**", bars))
     none = [row for row in rows if row["kind"] == "none"]
     lines.append(_line("**without a bar, drawn**", none))
+    for kind, what in (("bar", "bars"), ("none", "without a bar")):
+        these = [row for row in rows if row["kind"] == f"noisy {kind}"]
+        lines.append(_line(f"{what}, each pixel off by up to 2 levels", these))
     real = [row for row in rows if row["kind"] == "real"]
     fired = [f"{row['name']} ({row['found']} rows)" for row in real if row["found"]]
     told = "; ".join(fired) or "none"

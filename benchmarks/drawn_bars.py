@@ -74,6 +74,19 @@ def without_bar(number: int, size: tuple[int, int] | None = None) -> Drawn:
     return Drawn(pixels, 0, f"{name}, {stored}")
 
 
+def noisy(drawn: Drawn, number: int) -> Drawn:
+    """Return a picture of which each pixel is off by up to two grey levels, as by a conversion.
+
+    Args:
+        drawn: of 8 bits.
+        number: equal numbers give equal noise.
+    """
+    shape = (*drawn.pixels.shape[:2], *[1] * (drawn.pixels.ndim - 2))
+    noise = np.random.default_rng([29, number]).integers(-2, 3, shape)
+    pixels = np.clip(drawn.pixels.astype(int) + noise, 0, 255).astype(np.uint8)
+    return Drawn(pixels, drawn.rows, f"{drawn.what}, off by up to 2", drawn.scale_bar)
+
+
 # --- how a picture is stored ---
 def _stored(pixels: NDArray[np.uint8], number: int, g: Draw) -> tuple[Array, str]:
     way = number % 10

@@ -17,6 +17,7 @@ from matssl.core.errors import UserError
 from matssl.core.labels import IGNORE
 from matssl.data import bars, crops, layouts, readers, synthetic
 from matssl.data.preprocess import Preprocess
+from matssl.data.readers.bar import _is_paper
 from matssl.stages.settings import bar_problem
 from matssl.tools import doctor, regions, study
 
@@ -66,6 +67,25 @@ def test_no_bar_is_seen_where_none_is(number: int) -> None:
     """A1: flat substrates, white resin, gradients, polished bands, writing on the specimen."""
     drawn = drawn_bars.without_bar(number, (240, 400))
     assert readers.bar_height(drawn.pixels) == 0, drawn.what
+
+
+@pytest.mark.parametrize("number", [4, 5, 29])
+def test_a_bar_whose_paper_was_made_noisy_without_jpeg_is_found(number: int) -> None:
+    """Converted pictures: each pixel may be off by up to two grey levels, and never by more."""
+    drawn = drawn_bars.with_bar(number, (240, 400))
+    noise = np.random.default_rng(number).integers(-2, 3, drawn.pixels.shape)
+    noisy = np.clip(drawn.pixels.astype(int) + noise, 0, 255).astype(np.uint8)
+    assert abs(readers.bar_height(noisy) - drawn.rows) <= 1
+
+
+def test_paper_is_told_from_the_noise_of_a_detector_by_its_bounds() -> None:
+    """Both differ from pixel to pixel as often; the detector's has tails."""
+    generator = np.random.default_rng(0)
+    drawn = 100 + generator.integers(-2, 3, (40, 300))
+    seen = np.rint(100 + generator.normal(0, np.sqrt(2), (40, 300)))
+    for values, paper in ((drawn, True), (seen, False)):
+        away = np.abs(values - 100).astype(np.int16)
+        assert _is_paper(away, values.astype(np.uint8)) == paper
 
 
 @pytest.mark.parametrize("quality", [50, 75, 95])

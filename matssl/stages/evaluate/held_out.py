@@ -13,7 +13,7 @@ from matssl.data.layouts import Dataset, Pair
 from matssl.metrics.score import Gathered
 from matssl.preflight import Preflight
 from matssl.stages import console, drawing, resume
-from matssl.stages.evaluate import leaks
+from matssl.stages.evaluate import classifier_error, leaks
 from matssl.stages.evaluate.objects import of_masks
 from matssl.stages.evaluate.predict import Inputs, concluded, predicted
 from matssl.stages.evaluate.settings import EvaluateSettings
@@ -90,6 +90,7 @@ def score(
         "lineage": inputs.segmenter.lineage.stored(),
         "warnings": warnings,
         "baselines_wanted": settings.baselines,
+        "classifier_error": classifier_error.OUT_OF_FOLD,
     }
     extra = beside(scored)
     concluded(settings, folder, inputs, results, about, failed, found.text(), extra)

@@ -29,7 +29,7 @@ from matssl.metrics.counts import confusion
 from matssl.models.forest import ForestModel
 from matssl.preflight import Preflight
 from matssl.stages import console, drawing, failures, resume
-from matssl.stages.evaluate import leaks, objects, published, rivals
+from matssl.stages.evaluate import classifier_error, leaks, objects, published, rivals
 from matssl.stages.evaluate.objects import OneField
 from matssl.stages.evaluate.report import (
     draw_panels,
@@ -115,7 +115,7 @@ def evaluate(settings: EvaluateSettings, argv: Sequence[str] = ()) -> Path:
         if not results:
             failed.end(len(inputs.pairs), 0)
 
-    copies = leaks.by_pixels(results, segmenter)
+    copies, home = leaks.by_pixels(results, segmenter), _at_home(settings, segmenter)
     for warning in copies:
         console.say(settings, rt, f"warning {warning}")
     about = {
@@ -126,6 +126,7 @@ def evaluate(settings: EvaluateSettings, argv: Sequence[str] = ()) -> Path:
         "lineage": segmenter.lineage.stored(),
         "warnings": [*warnings, *copies],
         "baselines_wanted": settings.baselines,
+        "classifier_error": classifier_error.known(results, segmenter, settings.model_path, home),
     }
     concluded(settings, folder, inputs, results, about, failed, facts)
     runtime.close()
@@ -156,7 +157,7 @@ def concluded(
         beside: further parts of the report, each heading and HTML.
     """
     root, names = folder.root, inputs.segmenter.table.names
-    summary = summarise(results, names, inputs.excluded, settings.bootstrap, settings.seed)
+    summary = summarise(results, names, inputs.excluded)
     summary |= dict(about)
     summary["failed"] = {str(image): reason for image, reason in failed.images.items()}
     write_tables(folder, results, summary, names, inputs.excluded)
@@ -402,7 +403,7 @@ def _one_image(
                 tifffile.imwrite(
                     temporary, half, compression="zlib", photometric="minisblack", **tags
                 )
-    published.write_preds(folder, settings, name, found.probabilities)
+    published.write_preds(folder, settings, name, found)
     drawing.write_masks(folder, "masks", name, found.classes, count)
     drawing.write_label(folder, name, found.classes, micrograph.pixel_size)
     predicted, truth_areas, gathered = areas(found.classes, count), None, None

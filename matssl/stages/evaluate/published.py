@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from matssl.core.errors import UserError
 from matssl.core.flags import declared
 from matssl.core.run_folder import RunFolder, atomic_write_bytes
-from matssl.metrics import overlap
+from matssl.metrics import calibration, overlap
 from matssl.stages import drawing, published
 from matssl.stages.evaluate.settings import EvaluateSettings
 from matssl.stages.evaluate.summary import Result
-from matssl.trained.segmenter import Segmenter
+from matssl.trained.segmenter import Prediction, Segmenter
 
 # Images a "batch" of the published result file stands for.
 PUBLISHED_BATCH = 128
@@ -98,20 +98,23 @@ def as_asked(segmenter: Segmenter, settings: EvaluateSettings) -> Segmenter:
 
 
 def write_preds(
-    folder: RunFolder, settings: EvaluateSettings, name: str, probabilities: NDArray[np.float32]
+    folder: RunFolder, settings: EvaluateSettings, name: str, found: Prediction
 ) -> None:
     """Write the probability of the second of two classes as unet-compare does, in preds/NAME.png.
 
-    Nothing without ``--results_dir``, or with more classes.
+    It is the network's own, on which a threshold acts, before the calibration. Nothing without
+    ``--results_dir``, or with more classes.
 
     Args:
         folder: of the results.
         settings: of the command.
         name: of the image's files.
-        probabilities: (C, H, W).
+        found: of the image.
     """
-    if not settings.results_dir or len(probabilities) != 2:
+    if not settings.results_dir or len(found.probabilities) != 2:
         return
+    probabilities = np.array(found.probabilities)
+    calibration.temper(probabilities, 1 / found.temperature)
     png = cv2.imencode(".png", drawing.eight_bit(probabilities))[1]
     atomic_write_bytes(folder.path(f"preds/{name}.png"), png.tobytes())
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from matssl import metrics
 from matssl.core.errors import UserError
 from matssl.data.layouts import Pair
-from matssl.measure import fractions, intervals
+from matssl.measure import fractions, score_intervals
 from matssl.measure.field import Field
 from matssl.metrics import overlap
 from matssl.metrics.calibration import Reliability, together
@@ -61,11 +61,7 @@ class Result:
 
 
 def summarise(
-    results: Sequence[Result],
-    names: Sequence[str],
-    excluded: Sequence[int] = (),
-    resamples: int = 2000,
-    seed: int = 0,
+    results: Sequence[Result], names: Sequence[str], excluded: Sequence[int] = ()
 ) -> dict[str, Any]:
     """Return all scores as plain values; every one a function of what was gathered.
 
@@ -73,8 +69,6 @@ def summarise(
         results: of all images.
         names: of the classes.
         excluded: classes that one further mean IoU leaves out.
-        resamples: of the specimens, for the interval of the mean IoU.
-        seed: of the resamples.
     """
     gathered = [r.gathered for r in results if r.gathered is not None]
     summary: dict[str, Any] = {
@@ -91,11 +85,14 @@ def summarise(
     groups = [r.pair.group for r in scored]
     by_group = len(set(groups)) < len(groups)
     per_image = np.array([overlap.miou(c) for c in matrices])
+    interval = score_intervals.mean_iou(matrices, groups)
     summary["pooled"] = {
         "classes": _by_class(gathered, names),
         "means": metrics.means(gathered, excluded),
-        "miou_interval_95": intervals.bootstrap(matrices, groups, overlap.miou, resamples, seed),
-        "interval_resamples": "groups" if by_group else "images",
+        "miou_interval_95": interval.ends,
+        "interval_over": "groups" if by_group else "images",
+        "interval_needs": interval.needed,
+        "interval_lonely": None if interval.lonely is None else names[interval.lonely],
         "groups": len(set(groups)),
     }
     summary["per_image"] = {
@@ -168,19 +165,19 @@ def _baselines(scored: Sequence[Result], names: Sequence[str]) -> dict[str, dict
 
 
 def _fractions(results: Sequence[Result], names: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Return predicted and true phase fractions over specimens, with ASTM E562 intervals."""
+    """Return predicted and true area fractions (ASTM E1245) with their intervals."""
     predicted = fractions.over_specimens([r.field for r in results])
     summary: dict[str, dict[str, Any]] = {
-        name: {"predicted": vars(fraction)} for name, fraction in zip(names, predicted, strict=True)
+        name: {"predicted": one.stored()} for name, one in zip(names, predicted, strict=True)
     }
     truth = [r.truth for r in results if r.truth is not None]
     if not truth:
         return summary
     off = fractions.errors([r.field for r in results if r.truth is not None], truth)
     true = fractions.over_specimens(truth)
-    for name, fraction, error in zip(names, true, off, strict=True):
+    for name, one, error in zip(names, true, off, strict=True):
         summary[name] |= {
-            "truth": vars(fraction),
+            "truth": one.stored(),
             "mean_error": error.mean,
             "mean_absolute_error": error.mean_absolute,
         }

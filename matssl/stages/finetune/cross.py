@@ -217,6 +217,8 @@ def _described(folds: Sequence[Fold], dataset: Dataset) -> str:
             f"  {fold.number:>3}   {len(fold.train)} to train, {chosen}, {len(fold.held)} held out "
             f"({shown})"
         )
+        notes = specimens.validated_inside(fold.dataset.pairs, fold.train, fold.val)
+        lines += [f"        note: {note}" for note in notes]
     return "\n".join(lines)
 
 
