@@ -66,6 +66,7 @@ class Grains(Kind):
         self.boundaries: tuple[int, ...] = ()
         self.labelled = False
         self.fields: list[Sized] = []
+        self.stretched = 0
         self.drawn: list[tuple[Path, str, str]] = []
 
     @classmethod
@@ -108,6 +109,7 @@ class Grains(Kind):
         if found.closed:
             bare = sizing.measured(self._network(one, window, own, 0), spacing)
         self.fields.append(Sized(one.field, size, bare))
+        self.stretched += one.aspect != 1
         self._draw(one, found, window, place)
 
     def _network(
@@ -226,6 +228,16 @@ class Grains(Kind):
 
     def _notes(self, parts: Sequence[Summary], said: Sequence[Summary]) -> list[str]:
         notes = self._scales() + self._gaps(said[-1]) + self._shares()
+        if self.predicted:
+            notes.append(
+                "A model drew the boundaries: its own errors are not in the intervals; hold it "
+                "against fields with drawn boundaries."
+            )
+        if self.stretched:
+            notes.append(
+                f"Pixels are not square in {counted(self.stretched, 'field')}: their rows or "
+                "columns were repeated until they are, so that lengths hold in every direction."
+            )
         fragments = sum(one.size.fragments for one in self.fields)
         if fragments:
             notes.append(
