@@ -297,3 +297,18 @@ def test_pixels_that_are_not_square_give_the_lengths_of_both_directions(
     assert "Pixels are not square in 1 field" in capsys.readouterr().out
     (row,) = _rows(_run(root, "--pixel_size", "10nm", "--name", "given"))
     assert float(row["mean intercept 90° (nm)"]) == pytest.approx(200, rel=0.005)
+
+
+def test_two_specimens_are_compared_by_their_g(tmp_path: Path) -> None:
+    """Fields of 16, 19, 22 against 25, 30 px cells: G by Welch over fields."""
+    pitches = {"A": (16, 19, 22), "B": (25, 30)}
+    drawn = {f"{s}_{i}": _grid(160, p, 7) for s, own in pitches.items() for i, p in enumerate(own)}
+    words = ("--group_regex", "^([AB])_", "--compare", "A", "B")
+    found = _run(_folder(tmp_path, drawn), "--pixel_size", "1um", *words)
+    row = _rows(found, "grains_compared")[0]
+    column = "G planimetric (ASTM E112)"
+    values = {s: [float(r[column]) for r in _rows(found) if r["specimen"] == s] for s in "AB"}
+    assert row["class"] == "G planimetric"
+    right = np.mean(values["B"]) - np.mean(values["A"])
+    assert float(row["difference G"]) == pytest.approx(right, abs=1e-4)
+    assert float(row["difference low G"]) < float(row["difference high G"])

@@ -101,6 +101,18 @@ def test_pixel_sizes_and_specimens_are_kept_where_two_images_share_a_name(tmp_pa
         assert float(found[name]["area (µm²)"]) == pytest.approx(20 * (0.1 * number) ** 2)
 
 
+def test_images_of_one_name_in_two_folders_keep_their_rows_and_pictures(tmp_path: Path) -> None:
+    for place in ("train", "val"):
+        for kind, value in (("", 120), ("_annot", 255)):
+            path = tmp_path / "set" / f"{place}{kind}" / "x.png"
+            path.parent.mkdir(parents=True)
+            cv2.imwrite(str(path), np.minimum(_mask(), 1) * value)
+    out = _measure(tmp_path, tmp_path / "set", "--what", "objects")
+    images = {row["image"] for row in _rows(out / "objects.csv")}
+    assert images == {"train/x.png", "val/x.png"}
+    assert len(list((out / "fields").glob("*_objects.png"))) == 2
+
+
 def test_mixed_and_missing_pixel_sizes_are_said(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -293,6 +295,8 @@ def _of_labels(settings: MeasureSettings, folder: Path) -> Source:
     )
     judged.refuse_misfits()
     record = record.knowing(judged.rows)
+    images = [pair.image for pair in pairs]
+    called = _called(images, [image.name for image in images], root)
 
     def opened(number: int) -> Masked:
         pair = pairs[number]
@@ -305,8 +309,7 @@ def _of_labels(settings: MeasureSettings, folder: Path) -> Source:
         if labels is not None:
             labels = np.where(mask == IGNORE, 0, record.mask(labels, micrograph))
         own = areas(mask, table.num_classes)
-        name = pair.image.name
-        field = Field(pair.image, name, pair.group, own, micrograph.pixel_size)
+        field = Field(pair.image, called[number], pair.group, own, micrograph.pixel_size)
         one = Masked(field, mask, labels, _picture(pair.image, record, mask.shape))
         return replace(one, aspect=micrograph.aspect)
 
@@ -326,6 +329,15 @@ def _of_labels(settings: MeasureSettings, folder: Path) -> Source:
     )
 
 
+def _called(files: Sequence[Path], names: Sequence[str], root: Path) -> list[str]:
+    """Return what each file is called: its name; of two that share one the path below the root."""
+    often = Counter(names)
+    return [
+        name if often[name] == 1 else Path(os.path.relpath(path, root)).as_posix()
+        for path, name in zip(files, names, strict=True)
+    ]
+
+
 def _of_masks(settings: MeasureSettings, folder: Path) -> Source:
     """Return the files of a folder that holds masks alone."""
     files = readers.find_images(folder)
@@ -338,13 +350,15 @@ def _of_masks(settings: MeasureSettings, folder: Path) -> Source:
     given = readers.parse_pixel_size(settings.pixel_size)
     grouping = group(files, folder, regex=settings.group_regex, specimens=settings.specimens)
     sizes = _sizes(grouping, files)
+    called = _called(files, [path.stem for path in files], folder)
 
     def opened(number: int) -> Masked:
         path = files[number]
         raw = readers.read_mask(path)
         mask = table.decode(raw, str(path))
         size = given or sizes[number]
-        field = Field(path, path.stem, grouping.names[number], areas(mask, table.num_classes), size)
+        own = areas(mask, table.num_classes)
+        field = Field(path, called[number], grouping.names[number], own, size)
         return Masked(field, mask, _numbers(table, raw, mask))
 
     note = f"{counted(len(files), 'file')} without images beside, taken for masks (--images)"

@@ -85,6 +85,16 @@ class Kind(ABC):
             UserError: in words, with the flag that helps.
         """
 
+    def check(self, one: Masked) -> None:  # noqa: B027 - most have nothing to refuse
+        """Refuse what cannot be measured, before anything is written.
+
+        Args:
+            one: the first field that can be read.
+
+        Raises:
+            UserError: a flag needs what the field lacks.
+        """
+
     @abstractmethod
     def add(self, one: Masked, place: Path) -> None:
         """Measure a field.
