@@ -188,6 +188,8 @@ def train(out: Path) -> None:
         _call(
             "train_finetune.py",
             *("--finetune_dataset", str(labelled), "--steps", str(STEPS), "--name", "grains"),
+            # All steps on both pictures: folds inside would train three times.
+            *("--val_fraction", "0"),
             *("--output_dir", str(runs), "--device", "cpu", *resume),
         )
         _call(
