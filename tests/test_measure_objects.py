@@ -139,6 +139,32 @@ def test_the_old_command_says_the_new_one_and_runs_it(
     assert len(areas) == 3 and len(rows) == 9
 
 
+def test_masks_that_none_can_read_leave_nothing_behind(tmp_path: Path) -> None:
+    run = _run_folder(tmp_path / "run")
+    for mask in (run / "masks" / "index").iterdir():
+        mask.write_bytes(b"no picture")
+    with pytest.raises(UserError, match="none of 3 masks can be read; the first: "):
+        measure.main([str(run), "--what", "objects", "--output_dir", str(tmp_path / "out")])
+    assert not (tmp_path / "out").exists()
+
+
+def test_numbers_of_a_mask_are_its_objects(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mask = np.zeros((60, 80), np.uint8)
+    for number in range(12):
+        y, x = divmod(number, 4)
+        # Neighbours touch: only their numbers tell them apart.
+        mask[5 + 15 * y : 20 + 15 * y, 5 + 15 * x : 20 + 15 * x] = number + 1
+    for kind, pixels in (("images", mask * 5), ("masks", mask)):
+        (tmp_path / "set" / kind).mkdir(parents=True)
+        cv2.imwrite(str(tmp_path / "set" / kind / "a.png"), pixels)
+    out = _measure(tmp_path, tmp_path / "set", "--what", "objects", "--separate")
+    assert {row["area (px)"] for row in _rows(out / "objects.csv")} == {"225"}
+    assert len(_rows(out / "objects.csv")) == 12
+    assert "taken as they are; --separate did not act" in capsys.readouterr().out
+
+
 def test_a_run_without_results_is_named(tmp_path: Path) -> None:
     (tmp_path / "masks" / "index").mkdir(parents=True)
     cv2.imwrite(str(tmp_path / "masks" / "index" / "a.png"), _mask())
@@ -176,6 +202,7 @@ def test_a_smallest_area_in_units_of_length_needs_a_pixel_size(tmp_path: Path) -
     folder = _labelled(tmp_path / "set", *[np.minimum(_mask(), 1)] * 2)
     with pytest.raises(UserError, match="has no pixel size, so that --min_area 0.05um2"):
         _measure(tmp_path, folder, "--what", "objects", "--min_area", "0.05um2")
+    assert not (tmp_path / "out").exists()
     out = _measure(
         tmp_path, folder, *("--what", "objects", "--min_area", "0.24um2", "--pixel_size", "0.1um"),
         "--overwrite",
