@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from matssl.core.errors import UserError
+from matssl.pictures import objects as pictures
 from matssl.stages.measure import export
 from matssl.stages.measure.object_settings import area, depth
 from matssl.stages.measure.objects import Objects
@@ -280,6 +281,42 @@ def test_long_tables_are_whole_in_csv_and_begun_in_the_workbook(
         # Of the sheets the second, behind that of the specimens.
         rows = book.read("xl/worksheets/sheet2.xml").count(b"<row ")
     assert rows == 1 + 5 + 1 and "the first 5 of 12 rows; all of them: objects.csv" in strings
+
+
+def test_pictures_of_many_objects_number_the_largest_and_draw_without_a_micrograph(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from PIL import ImageDraw
+
+    labels = np.zeros((160, 320), np.int32)
+    boxes = []
+    for number in range(400):
+        y, x = 2 + 7 * (number // 20), 2 + 16 * (number % 20)
+        labels[y : y + 4, x : x + 4] = number + 1
+        boxes.append((x, y, 4, 4))
+    written: list[str] = []
+    text = ImageDraw.ImageDraw.text
+
+    def noted(self: object, xy: object, said: str, *rest: object, **more: object) -> None:
+        written.append(said)
+        text(self, xy, said, *rest, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", noted)
+    for count in (400, 20):
+        written.clear()
+        one = pictures.Outlined(
+            "particle $x",
+            np.where(labels <= count, labels, 0).astype(np.int32),
+            1,
+            np.array(boxes[:count]),
+            np.full(count, 16.0),
+            np.zeros(count, bool),
+        )
+        path = tmp_path / f"{count}.png"
+        pictures.overlay(None, [one], path, "a", 10.0)
+        numbers = [said for said in written if said.isdigit()]
+        assert len(numbers) == (pictures.LARGEST if count == 400 else count)
+        assert cv2.imread(str(path)).shape == (160 * 5 + 92, 1600, 3)
 
 
 def test_objects_are_measured_where_a_class_may_be_some() -> None:
