@@ -7,6 +7,8 @@ import json
 import math
 import shutil
 import signal
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -544,3 +546,24 @@ def test_an_interruption_names_the_run_and_not_the_fold(
     assert "--name cv --resume" in capsys.readouterr().out
     status = _json(tmp_path / "finetune" / "cv" / "status.json")
     assert (status["state"], status["step"]) == ("stopped", 1)
+
+
+@pytest.mark.slow
+def test_two_processes_go_on_with_folds(run: Path, folder: Path, tmp_path: Path) -> None:
+    """That two come to the same numbers as one is shown for a single training."""
+    mine = tmp_path / "finetune" / "cv"
+    shutil.copytree(run, mine)
+    # One fold is done, one was broken off at its end, one has not begun.
+    (mine / "fold_2" / "status.json").unlink()
+    shutil.rmtree(mine / "fold_3")
+    (mine / "ensemble.ckpt").unlink()
+    script = Path(train_finetune.__file__)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    argv = _argv(folder, tmp_path, "--folds", 3, "--quiet", "--resume")
+    done = subprocess.run(
+        [*launch, str(script), *argv], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert len(_rows(mine / "per_image.csv")) == 10 and (mine / "ensemble.ckpt").is_file()
+    assert _same(mine / "fold_2" / "best.ckpt", run / "fold_2" / "best.ckpt")
+    assert [_json(mine / f"fold_{n}" / "status.json")["state"] for n in (1, 2, 3)] == ["done"] * 3

@@ -282,6 +282,21 @@ def test_objects_of_no_class_of_the_model_are_refused(
     assert not (tmp_path / "eval").exists()
 
 
+def test_folds_of_forests_are_one_model(
+    synthetic_folder: Path, tmp_path: Path, no_drawing: None
+) -> None:
+    flags = "--head forest --trees 3 --samples 300 --filters 1 --name c --threads 1 --folds 2"
+    words = ["--finetune_dataset", str(synthetic_folder), "--output_dir", str(tmp_path), "--quiet"]
+    assert train_finetune.main([*words, *flags.split()]) == 0
+    root = tmp_path / "finetune" / "c"
+    path = _test_image(synthetic_folder)
+    found = Segmenter.load(root / "ensemble.ckpt", device="cpu").predict(path)
+    folds = [Segmenter.load(root / f"fold_{n}", device="cpu").predict(path) for n in (1, 2)]
+    mean = np.mean([fold.probabilities for fold in folds], axis=0)
+    assert np.abs(found.probabilities - mean).max() < 1e-5
+    assert len(json.loads((root / "metrics.json").read_text())["classes"]) == 3
+
+
 def test_flags_of_a_network_are_told_to_be_without_effect(synthetic_folder: Path) -> None:
     words = ["--finetune_dataset", str(synthetic_folder), "--head", "forest"]
     assert resolve(words).unheeded() == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -26,7 +27,7 @@ from matssl.measure.grains.spread import Sizes
 
 def _net(drawn: NDArray[np.bool_], close_gaps: int = 0) -> Network:
     counted = np.ones(drawn.shape, bool)
-    return network.from_boundaries(drawn.astype(np.uint8), 1, counted, close_gaps)
+    return network.from_boundaries(drawn.astype(np.uint8), drawn, counted, close_gaps)
 
 
 def _grid(side: int, pitch: int, offset: int, width: int = 1) -> NDArray[np.bool_]:
@@ -183,7 +184,7 @@ def test_ignored_pixels_are_neither_grain_nor_line() -> None:
     drawn = _grid(200, 20, 10)
     counted = np.ones(drawn.shape, bool)
     counted[80:120, 80:120] = False
-    found = network.from_boundaries(drawn.astype(np.uint8), 1, counted)
+    found = network.from_boundaries(drawn.astype(np.uint8), drawn, counted)
     assert not found.labels[80:120, 80:120].any()
     size = sizing.measured(found)
     assert size.rectangle.area == 200 * 200 - 40 * 40
@@ -305,7 +306,7 @@ def test_mirrored_turned_and_enlarged_fields_give_the_same_numbers() -> None:
     drawn = polycrystals.polycrystal(240, 240, 36, np.random.default_rng(8), 1.6, 20).mask(2)
     first = sizing.measured(_net(drawn, 5))
     assert first.rose.degrees is not None and first.rose.anisotropy is not None
-    seen = {
+    seen: dict[str, tuple[NDArray[np.bool_], Callable[[float], float]]] = {
         "mirrored": (drawn[:, ::-1], lambda d: 180 - d),
         "upside down": (drawn[::-1], lambda d: 180 - d),
         "turned": (np.rot90(drawn), lambda d: d + 90),

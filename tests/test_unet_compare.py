@@ -20,7 +20,7 @@ import torch
 import eval_model
 import train_finetune
 import train_ssl
-from matssl import Segmenter
+from matssl import Segmenter, hub, weights
 from matssl.core import checkpoint
 from matssl.core.errors import UserError, guard
 from matssl.data import crops, layouts
@@ -302,6 +302,15 @@ def test_blocks_of_the_backbone_are_chosen_as_there(chosen: Any, start: str, lea
     assert found["encoder"] == "efficientnet-b7" and found["finetune_blocks"] == learn
     assert found["weights"] == ("imagenet" if start == "imagenet" else "none")
     assert "encoder_filters" not in found
+
+
+def test_imagenet_weights_of_the_backbone_are_fetched_by_a_command_that_is_named() -> None:
+    """U-02 backbone_weights: nothing is fetched unasked, and nothing else is taken instead."""
+    entry = hub.imagenet("efficientnet-b7")
+    assert entry is not None
+    if not entry.path.is_file():
+        with pytest.raises(UserError, match="fetch_weights imagenet-efficientnet-b7"):
+            weights.imagenet(torch.nn.Identity(), "efficientnet-b7", 3)
 
 
 def test_the_backbone_needs_to_be_told_its_start_and_five_decoder_filters() -> None:
@@ -705,7 +714,7 @@ def test_fewer_images_than_a_batch_still_take_steps(home: Path) -> None:
     assert inputs.total_steps(views, 10) == 60 and inputs.val_every(views, 10) == 40
 
 
-def test_patience_counts_epochs(home: Path) -> None:
+def test_patience_counts_epochs(home: Path, no_drawing: None) -> None:
     """F-U17: the shipped example never stopped; a rate that spoils the model stops here."""
     out = _train(
         home,
@@ -723,7 +732,7 @@ def test_patience_counts_epochs(home: Path) -> None:
     assert len(rows) == best + 3 < 30
 
 
-def test_nested_skips_and_resuming_end_at_the_same_bits(home: Path) -> None:
+def test_nested_skips_and_resuming_end_at_the_same_bits(home: Path, no_drawing: None) -> None:
     """U-05 UNet++; a run that is stopped goes on, its epoch's sums too."""
     content: dict[str, Any] = {
         "decoder_name": "UNet++",
@@ -757,7 +766,7 @@ def test_nested_skips_and_resuming_end_at_the_same_bits(home: Path) -> None:
     assert all(torch.equal(one[name], value) for name, value in other.items())
 
 
-def test_frozen_blocks_stay_as_they_were(home: Path) -> None:
+def test_frozen_blocks_stay_as_they_were(home: Path, no_drawing: None) -> None:
     """U-06: weights, and the statistics of BatchNorm."""
     argv = ["--finetune_dataset", "data/bubbles", "--output_dir", "frozen", "--name", "x"]
     argv += ["--encoder", "tu-test_resnet", "--steps", 3, "--crop_size", 32, "--batch_size", 2]
@@ -784,7 +793,7 @@ def test_more_blocks_than_there_are_end_before_anything_is_written(
     assert "--finetune_blocks must be all, none or numbers" in told
 
 
-def test_a_cross_validation_runs_by_its_file(home: Path) -> None:
+def test_a_cross_validation_runs_by_its_file(home: Path, no_drawing: None) -> None:
     """U-09: a folder a fold with its files; F-U18: as many folds as pictures are allowed."""
     out = _train(
         home,

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from matssl.measure import intervals
+from matssl.measure.intervals import Fraction
 
 
 @dataclass(frozen=True)
@@ -24,27 +25,6 @@ class Hits:
     points: int
     on: NDArray[np.float64]
     border: int
-
-
-@dataclass(frozen=True)
-class PointFraction:
-    """Point fraction P_P of a phase over fields, and what ASTM E562 says of it.
-
-    Attributes:
-        mean: of the fields, 0 to 1.
-        std: of the fields, with n - 1; NaN for one field.
-        half_width: of the 95 % interval by Student's t; NaN below the fields that carry one.
-        relative_accuracy: half width over mean in per cent; NaN without either.
-        fields: how many.
-        points: all points that count.
-    """
-
-    mean: float
-    std: float
-    half_width: float
-    relative_accuracy: float
-    fields: int
-    points: int
 
 
 def places(length: int, number: int) -> NDArray[np.int64]:
@@ -86,14 +66,14 @@ def count(mask: NDArray[np.uint8], num_classes: int, rows: int, columns: int) ->
     return Hits(around.shape[1], on, border)
 
 
-def over_fields(hits: Sequence[tuple[float, int]]) -> PointFraction:
-    """Return the point fraction of a phase over fields (ASTM E562).
+def over_fields(hits: Sequence[tuple[float, int]]) -> Fraction | None:
+    """Return the point fraction of a phase over fields, and what ASTM E562 says of it.
 
     Args:
         hits: points on the phase and points that count, of each field.
+
+    Returns:
+        None where no field has a point.
     """
-    known = [(on, points) for on, points in hits if points]
-    found = intervals.mean_of_fields([on / points for on, points in known])
-    accuracy = 100 * found.half_width / found.mean if found.mean > 0 else float("nan")
-    points = sum(number for _, number in known)
-    return PointFraction(found.mean, found.std, found.half_width, accuracy, found.fields, points)
+    known = [on / points for on, points in hits if points]
+    return intervals.fraction(known) if known else None

@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from matssl.core.arrays import strips
 from matssl.core.labels import IGNORE
 
 # Intersection over union from which on two objects are the same.
@@ -90,7 +91,8 @@ def parts(
     if not kept.all():
         number = np.zeros(count, np.int32)
         number[1:][kept] = np.arange(1, int(kept.sum()) + 1)
-        labels = number[labels]
+        for rows in strips(len(labels)):
+            labels[rows] = number[labels[rows]]
     left, top = stats[:, cv2.CC_STAT_LEFT], stats[:, cv2.CC_STAT_TOP]
     right, bottom = left + stats[:, cv2.CC_STAT_WIDTH], top + stats[:, cv2.CC_STAT_HEIGHT]
     height, width = own.shape
@@ -202,11 +204,14 @@ def _pairs(
     predicted: NDArray[np.int64],
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Return the matches of two label images, and their IoU."""
-    both = np.flatnonzero((true_labels > 0) & (labels > 0))
     # One number for each pair of objects; its pixels are their intersection.
-    codes = true_labels.ravel()[both].astype(np.int64) * (len(predicted) + 1)
-    codes += labels.ravel()[both]
-    met, shared = np.unique(codes, return_counts=True)
+    met, shared = np.zeros(0, np.int64), np.zeros(0, np.int64)
+    for rows in strips(len(labels)):
+        both = (true_labels[rows] > 0) & (labels[rows] > 0)
+        codes = true_labels[rows][both].astype(np.int64) * (len(predicted) + 1)
+        found, here = np.unique(codes + labels[rows][both], return_counts=True)
+        met, place = np.unique(np.concatenate([met, found]), return_inverse=True)
+        shared = np.bincount(place, np.concatenate([shared, here])).astype(np.int64)
     first, second = np.divmod(met, len(predicted) + 1)
     first, second = first - 1, second - 1
     union = true[first] + predicted[second] - shared

@@ -220,8 +220,10 @@ def _of_objects(agreed: Agreed, whole: bool) -> tuple[ClassTable, tuple[str, ...
     ground = grounds.pop()
     table = replace(binary_table(), instances=True)
     if ground is not None and ground not in (0, BLACK):
-        dark = MaskClass(0, "background", (show(ground, "color"),))
-        table = replace(table, kind="color", classes=(dark, table.classes[1]))
+        kind = "color" if ground > BLACK else "index"
+        around = show(ground, "color") if kind == "color" else ground
+        dark = MaskClass(0, "background", (around,))
+        table = replace(table, kind=kind, classes=(dark, table.classes[1]))
     ignored: tuple[int, ...] = agreed.ignored
     border = [s for s in agreed.surveys if s.objects.void]
     notes = [

@@ -28,6 +28,8 @@ COMPACT = 0.3
 LARGE = 100_000_000
 # Marks what lies between objects, as in the masks of Pascal VOC.
 VOID = 255
+# The other end of the scale of 16 bits, which lies around objects in some programs' masks.
+WHITE_16 = 65_535
 # After so many the values of a picture are known for what they are.
 TRIED = 20
 # Smaller ones are specks that make no object.
@@ -79,12 +81,15 @@ def objects(mask: Array, values: Array, sizes: Array) -> Objects:
     zero = BLACK if colored else 0
     background: int | None = zero if zero in values else None
     where: Array | None = None
-    if colored and background is None and len(values):
+    if background is None and len(values):
         most = int(sizes.argmax())
-        where = _places(mask, values)
-        # What lies around objects reaches to the edges; the largest of grains without any does not.
-        if not _single(where, _boxes(where, len(sizes)), np.array([most]), sizes)[0]:
-            background = int(values[most])
+        if colored:
+            where = _places(mask, values)
+            # What lies around objects reaches to the edges; the largest of grains does not.
+            if not _single(where, _boxes(where, len(sizes)), np.array([most]), sizes)[0]:
+                background = int(values[most])
+        elif int(values[most]) == WHITE_16:
+            background = WHITE_16
     own = (values > 0) & (values != (-1 if background is None else background))
     number = int(own.sum())
     gapless = not colored and bool((values[own] == np.arange(1, number + 1)).all())

@@ -34,7 +34,7 @@ def links(drawn: NDArray[np.bool_], widest: float) -> tuple[NDArray[np.bool_], i
         return added, 0
     wide = np.pad(drawn, BEYOND, mode="edge")
     depth = ndimage.distance_transform_edt(wide)
-    bones = skeletonize(wide)  # type: ignore[no-untyped-call]
+    bones = skeletonize(wide)
     bones[[0, -1]], bones[:, [0, -1]] = False, False
     places = np.argwhere(bones)
     if not len(places):

@@ -117,6 +117,8 @@ def pieces(labels: NDArray[np.int32], degrees: float) -> tuple[int, float]:
         degrees: a direction of ``HEYN``.
     """
     step = HEYN[degrees]
+    if not labels.size:
+        return 0, 0.0
     lines = labels
     if step == (-1, 0):
         lines = labels.T

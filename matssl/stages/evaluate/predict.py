@@ -195,8 +195,14 @@ def predicted(
     """
     against: list[baselines.Baseline] = []
     if settings.baselines:
-        console.say(settings, rt, "fitting the baselines on the training images")
-        against = rivals.fitted(inputs.segmenter, inputs.dataset, inputs.pairs, inputs.truth, rt)
+        against = rivals.fitted(
+            inputs.segmenter,
+            inputs.dataset,
+            inputs.pairs,
+            inputs.truth,
+            rt,
+            lambda line: console.say(settings, rt, line),
+        )
     results = []
     bar = tqdm(total=len(inputs.pairs), desc="predicting", disable=settings.quiet or None)
     read = zip(names, _read(inputs, min(1, rt.workers)), strict=True)

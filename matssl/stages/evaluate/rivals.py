@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import cv2
@@ -13,6 +13,7 @@ from torch import nn
 from matssl import baselines
 from matssl.core.labels import IGNORE
 from matssl.core.runtime import Runtime
+from matssl.core.wording import counted
 from matssl.data import crops
 from matssl.data.layouts import Dataset, Pair
 from matssl.data.masks import ClassTable
@@ -24,7 +25,12 @@ from matssl.trained.segmenter import Segmenter
 
 
 def fitted(
-    segmenter: Segmenter, dataset: Dataset, pairs: Sequence[Pair], truth: ClassTable, rt: Runtime
+    segmenter: Segmenter,
+    dataset: Dataset,
+    pairs: Sequence[Pair],
+    truth: ClassTable,
+    rt: Runtime,
+    say: Callable[[str], None],
 ) -> list[baselines.Baseline]:
     """Return the baselines fitted on the images that the model learned from.
 
@@ -36,6 +42,7 @@ def fitted(
         pairs: images of it that are evaluated.
         truth: the model's classes with the values that mean them in these masks.
         rt: where the encoder computes, and threads.
+        say: prints a line.
     """
     if not any(pair.mask for pair in pairs):
         return []
@@ -44,6 +51,7 @@ def fitted(
     train = [p for p in train if (not used or p.image.name in used) and p not in pairs]
     if not train:
         return []
+    say(f"fitting baselines on {counted(len(train), 'training image')}")
     data = crops.load(train, segmenter.record, truth)
     classes, tensor = segmenter.table.num_classes, segmenter.record.tensor
     found = [
@@ -89,10 +97,10 @@ def counts(
         # What is asked for some pixels alone stands for all of the image.
         asked = guess != IGNORE
         share = np.count_nonzero(asked) / asked.size
-        counted = confusion(
+        pixels = confusion(
             np.where(asked, mask, np.uint8(IGNORE)),
             np.where(asked, guess, np.uint8(0)),
             num_classes,
         )
-        found[rival.name] = np.rint(counted / share).astype(np.int64)
+        found[rival.name] = np.rint(pixels / share).astype(np.int64)
     return found

@@ -15,6 +15,7 @@ FOREST = HEADS[1]
 # Flags that a forest heeds in the groups of those that are a network's.
 HEEDED = ("head", "in_channels")
 GROUPS = ("model", "training", "augmentation")
+UNHEEDED = ("compile", "tensorboard")
 OWN = ("trees", "samples", "leaf_pixels", "filters")
 
 

@@ -117,7 +117,8 @@ def _labelled(dataset: Dataset) -> tuple[Dataset, tuple[str, ...]]:
     if all(pair in without for pair in opened if pair.split == "train"):
         raise UserError(
             f"every pixel of the training masks in {dataset.root} is to be ignored (first: "
-            f"{without[0].mask}); label some pixels, or name the classes with --classes"
+            f"{without[0].mask}); label some pixels, name images with labels for training with "
+            "--splits, or name the classes with --classes"
         )
     shown = ", ".join(pair.image.name for pair in without[:4])
     more = " ..." if len(without) > 4 else ""

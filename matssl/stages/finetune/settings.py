@@ -11,7 +11,7 @@ from typing import Any
 from matssl.core import parsing, paths
 from matssl.core.flags import Command, Problem, declared, flag, peek, to_dict
 from matssl.decoders import described, segmenting
-from matssl.stages.finetune.forest_settings import GROUPS, HEEDED, ForestSettings
+from matssl.stages.finetune.forest_settings import GROUPS, HEEDED, UNHEEDED, ForestSettings
 from matssl.stages.finetune.sections import ListSettings, NetworkSettings, ScoreSettings
 from matssl.stages.settings import (
     ImageSettings,
@@ -327,9 +327,8 @@ class FinetuneSettings(
         return [
             known.word
             for name, known in declared(FinetuneSettings).items()
-            if known.flag.group in GROUPS
-            and name not in HEEDED
-            and own[name] not in (plain[name], known.default)
+            if (known.flag.group in GROUPS and name not in HEEDED) or name in UNHEEDED
+            if own[name] not in (plain[name], known.default)
         ]
 
 

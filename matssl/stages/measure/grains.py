@@ -40,8 +40,9 @@ RULE = (
     "(ASTM E112, Heyn): changes of grain along lines at 0°, 45°, 90° and 135°, {spacing}, tangents "
     "as 1, intercepts shorter than a pixel added; P_L is the mean of the four directions; "
     "G = −6.643856 log10 l − 3.288 with l in mm. Circles (Hilliard: one; Abrams: three, 79.58 : "
-    "53.05 : 26.53) are put down at {places} x {places} places of the field, the largest {largest:g} of its shorter "
-    "side. Anisotropy index and direction of elongation (counter-clockwise from x, y up): axes of "
+    "53.05 : 26.53) are put down at {places} x {places} places of the field, the largest "
+    "{largest:g} of its shorter side. Anisotropy index and direction of elongation "
+    "(counter-clockwise from x, y up): axes of "
     "the ellipse through the intercepts of eight directions. Intervals: 95 %, Student's t over the "
     "fields of a specimen, on N_A and P_L, their ends carried over to G. Jeffries' circle "
     "stands beside for comparison: it counts about 0.9 grain too many (G +0.03 at 39 grains), the "
@@ -62,7 +63,7 @@ class Grains(Kind):
         self, settings: MeasureSettings, names: Sequence[str], chosen: Sequence[int]
     ) -> None:
         super().__init__(settings, names, chosen)
-        self.boundary: int | None = None
+        self.boundaries: tuple[int, ...] = ()
         self.labelled = False
         self.fields: list[Sized] = []
         self.drawn: list[tuple[Path, str, str]] = []
@@ -83,21 +84,17 @@ class Grains(Kind):
             return
         asked = self.chosen or range(len(self.names))
         found = [i for i in asked if _is_boundary(self.names[i])]
-        if len(self.chosen) == 1:
+        if not found and len(self.chosen) == 1:
             found = list(self.chosen)
-        if len(found) > 1:
-            named = ", ".join(self.names[i] for i in found)
-            raise UserError(f"--class must name one class as the grain boundary, not {named}")
         others = [i for i, name in enumerate(self.names) if not GRAIN.match(name)]
         if not found and len(self.names) == 2 and len(others) == 1:
             found = others
-        if found:
-            self.boundary = found[0]
-        elif self.chosen or all(UNNAMED.match(name) for name in self.names):
+        if not found and (self.chosen or all(UNNAMED.match(name) for name in self.names)):
             raise UserError(
                 f"which class is the grain boundary? None of {', '.join(self.names)} is called so; "
                 "name it with --class, or call it boundary in classes.yaml"
             )
+        self.boundaries = tuple(found)
 
     def add(self, one: Masked, place: Path) -> None:
         """Measure the grains of a field, and draw them."""
@@ -120,17 +117,16 @@ class Grains(Kind):
             assert one.labels is not None
             return network.from_labels(one.labels[window], own)
         phases = self._without_twins(one.mask[window])
-        if self.boundary is None:
+        if not self.boundaries:
             return network.from_phases(phases, own)
-        return network.from_boundaries(phases, self.boundary, own, close_gaps)
+        drawn = np.isin(phases, self.boundaries)
+        return network.from_boundaries(phases, drawn, own, close_gaps)
 
     def _without_twins(self, phases: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Return classes with twin boundaries as part of the grain that they run through."""
-        twins = [i for i, name in enumerate(self.names) if TWIN.search(name) and i != self.boundary]
-        drawn = np.isin(phases, twins)
-        rest = drawn | (phases == IGNORE)
-        if self.boundary is not None:
-            rest |= phases == self.boundary
+        twins = [i for i, name in enumerate(self.names) if TWIN.search(name)]
+        drawn = np.isin(phases, [i for i in twins if i not in self.boundaries])
+        rest = drawn | np.isin(phases, [*self.boundaries, IGNORE])
         if not drawn.any() or rest.all():
             return phases
         nearest = ndimage.distance_transform_edt(rest, return_distances=False, return_indices=True)
@@ -188,27 +184,30 @@ class Grains(Kind):
     def _taken(self) -> str:
         if self.labelled:
             return "numbers of the label images"
-        if self.boundary is None:
+        if not self.boundaries:
             return f"borders between {', '.join(self.names)}"
-        return f"class {self.names[self.boundary]}"
+        return f"class {self._named()}"
+
+    def _named(self) -> str:
+        return " and ".join(self.names[i] for i in self.boundaries)
 
     def _rule(self) -> str:
         spacing = self.settings.intercept_spacing
         far = "one through every pixel" if spacing == 1 else f"{spacing} px apart"
         if self.labelled:
             grains = "Grains are the numbers of the label images, one each."
-        elif self.boundary is None:
+        elif not self.boundaries:
             grains = (
                 "No class is called a boundary: grains are the 4-connected parts of each of "
                 f"{', '.join(self.names)}, and the borders between these their boundaries."
             )
         else:
             grains = (
-                f"Grains are the 4-connected parts between the class {self.names[self.boundary]}, "
+                f"Grains are the 4-connected parts between the class {self._named()}, "
                 "which was taken for the boundary."
             )
         gaps = ""
-        if self.boundary is not None:
+        if self.boundaries:
             widest = self.settings.close_gaps
             gaps = (
                 f"Boundaries are thinned and gaps of up to {widest} px ahead of an end are closed "
@@ -254,7 +253,7 @@ class Grains(Kind):
 
     def _gaps(self, last: Summary) -> list[str]:
         closed = sum(one.size.closed for one in self.fields)
-        if self.boundary is None or not self.settings.close_gaps:
+        if not self.boundaries or not self.settings.close_gaps:
             return []
         if not closed:
             return [f"No gap of up to {self.settings.close_gaps} px in the boundaries."]

@@ -267,6 +267,8 @@ def _of_labels(settings: MeasureSettings, folder: Path) -> Source:
         pixel_size=settings.pixel_size,
         classes=settings.classes,
         mask_folder=mask_folder,
+        # Masks may lie alone.
+        need_masks=mask_folder is not None,
         whole=True,
     )
     if dataset.table is None:

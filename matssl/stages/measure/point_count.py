@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
@@ -87,16 +86,14 @@ class PointCount(Kind):
         ]
         found = point_count.over_fields(own)
         row: dict[str, object] = {"specimen": specimen, "class": self.names[kind]}
-        row |= {"fields counted (E562)": found.fields, "points (E562)": found.points}
-        row |= {"P_P mean (E562)": found.mean, "P_P SD (E562)": found.std}
-        row["P_P half width 95 % (E562)"] = found.half_width
-        # The interval of a share ends at 0 and at 1.
-        low, high = found.mean - found.half_width, found.mean + found.half_width
-        known = not math.isnan(found.half_width)
-        row["P_P low (E562)"] = max(0.0, low) if known else None
-        row["P_P high (E562)"] = min(1.0, high) if known else None
-        row["%RA (E562)"] = found.relative_accuracy
-        return row
+        row["points (E562)"] = sum(points for _, points in own)
+        if found is None:
+            return row
+        row |= {"fields (E562)": found.n, "P_P mean (E562)": found.mean}
+        row |= {"P_P SD (E562)": found.std, "P_P half width 95 % (E562)": found.half_width}
+        row |= {"P_P low (E562)": found.low, "P_P high (E562)": found.high}
+        row |= {"interval (E562)": found.scale, "%RA (E562)": found.relative_accuracy}
+        return row | {"fields for 10 %RA (E562)": found.needed}
 
     def _notes(self) -> list[str]:
         """Return what the count leaves out."""
