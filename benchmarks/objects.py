@@ -28,6 +28,10 @@ COMMON = (
 )
 
 
+# Specimens and fields of each, for the coverage of intervals.
+SAMPLES = [(1, 5), (1, 10), (1, 30), (5, 1), (5, 4), (8, 4), (15, 4)]
+
+
 def _masked(mask: NDArray[np.uint8], grey: NDArray[np.uint8] | None = None) -> Masked:
     field = Field(Path("a.png"), "a", "a", areas(mask, 2))
     return Masked(field, mask, picture=None if grey is None else lambda: grey)
@@ -136,7 +140,7 @@ def discs(fields: int = 20) -> None:
 def coverage(worlds: int = 1000) -> None:
     """Lognormal sizes; specimens differ in their mean, fields within a specimen, too."""
     print("specimens fields | covered (%): mean, D10, D50, D90, N_A | median width of the mean (%)")
-    for specimens, fields in ((1, 4), (1, 5), (1, 10), (1, 30), (4, 4), (5, 1), (8, 4), (15, 4)):
+    for specimens, fields in SAMPLES:
         hits, widths = np.zeros(5), []
         for world in range(worlds):
             generator = np.random.default_rng([specimens, fields, world])
