@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -336,6 +337,25 @@ def test_the_command_measures_layers_and_their_cracks_by_specimen(tmp_path: Path
         cracks = list(csv.DictReader(file))
     assert len(cracks) == 10 and {row["in layer"] for row in cracks} == {"oxide 1"}
     assert (out / "fields" / "a_1_layers.png").is_file()
+
+
+def test_the_mean_over_specimens_is_a_number_of_its_own(tmp_path: Path) -> None:
+    masks = {f"{name}_{n}": _coating(t) for name, t in (("a", 20), ("b", 40)) for n in range(2)}
+    folder = _folder(tmp_path / "data", masks, NAMES)
+    _measured(folder, tmp_path, "--group_regex", "^([ab])_")
+    found = json.loads((tmp_path / "measure" / "data" / "measure.json").read_text())["layers"]
+    assert sorted(row["thickness mean (px)"] for row in found["specimens"]) == [20, 40]
+    (mean,) = found["over specimens"]
+    assert mean["thickness mean (px)"] == 30 and mean["specimen"] == "mean of 2 specimens"
+    assert mean["thickness half width 95 % (px)"] is None
+
+
+def test_a_flag_of_layers_acts_on_layers_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = [str(tmp_path), "--what", "fractions", "--min_crack", "9px"]
+    assert guard(measure.main, argv) == 2
+    assert "--min_crack: only --what layers takes it" in capsys.readouterr().err
 
 
 def test_a_class_is_taken_for_cracks_by_its_shape_and_it_is_said(
