@@ -431,7 +431,7 @@ def _set(name: str, own: Record, known: Record) -> Iterator[RealCell]:
     parts = [_shares(images, axis) for axis in (0, 1)]
     seen, true = (_by_specimen(images, part) if several else part for part in parts)
     apart = known.without(own.specimens)
-    held = apart if len(apart.specimens) >= classifier.MIN_SPECIMENS else known
+    held = apart if len(apart.specimens) >= classifier.MIN_HELD_OUT else known
     yield from _cells(name, own.classes, seen, true.mean(axis=0), held.images, several)
 
 

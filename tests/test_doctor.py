@@ -185,6 +185,20 @@ def test_files_that_are_no_pictures_are_counted_in_one_line(
     assert "2 GIF files (first: x.gif), which matssl does not read: save them as PNG" in said
 
 
+def test_names_of_any_kind_take_one_line_of_the_table(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """D2: line feeds, signs that turn the direction of writing, two hundred letters."""
+    image, _ = synthetic.micrograph("two_phase", 64, 64, 1)
+    data = cv2.imencode(".png", image)[1].tobytes()
+    for name in ("a\nb.png", "\u202egnp.png", "x" * 200 + ".png"):
+        (tmp_path / name).write_bytes(data)
+    _, said, _ = _doctor(capsys, tmp_path)
+    lines = [line for line in said.splitlines() if "64 x 64  8" in line]
+    assert len(lines) == 3 and max(map(len, lines)) < 200
+    assert "a\\nb.png" in said and "\\u202egnp.png" in said and "xxx...xxx" in said
+
+
 def test_masks_saved_as_gif_are_named_with_what_to_do(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -40,7 +40,7 @@ def test_the_difference_of_two_specimens_is_welchs() -> None:
     assert found.value == 8.0 and found.clear
     assert (found.low, found.high) == pytest.approx((other.low, other.high))
     back = intervals.difference(second, first)
-    assert (back.value, back.half_width) == (-8.0, pytest.approx(found.half_width))
+    assert (back.value, back.half_width) == pytest.approx((-8.0, found.half_width))
 
 
 def test_one_field_has_no_spread_to_compare_with() -> None:

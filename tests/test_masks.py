@@ -281,6 +281,43 @@ def test_255_that_a_class_file_counts_beside_class_numbers_is_a_warning(tmp_path
     assert "counts it as particle; list it under ignore" in told
 
 
+def test_masks_of_255_alone_beside_a_half_labelled_one_are_unlabelled(tmp_path: Path) -> None:
+    """B7: they were counted as masks of 0 and 255, and the set was refused."""
+    half = _blob(0)
+    half[:5] = 255
+    blank = np.full_like(half, 255)
+    table, notes = masks.find_table(_write(tmp_path, half, blank, blank, blank))
+    assert table.ignore_values == (255,) and table.num_classes == 2
+    assert any(n == "3 masks (m1.tif ...): 255 alone, so no pixel is labelled" for n in notes)
+    with pytest.raises(UserError, match="or ignore: 255"):
+        masks.find_table(_write(tmp_path, half, *(_blob(i) * 255 for i in range(1, 5))))
+
+
+def test_numbered_objects_on_the_white_of_16_bits_are_one_class(tmp_path: Path) -> None:
+    """A16: what lies around them need not be 0."""
+    raws = []
+    for number in (6, 7):
+        raw = np.full((60, 100), 65_535, np.uint16)
+        for place in range(number):
+            raw[5 + 25 * (place % 2) :, 5 + 12 * place :][:9, :9] = place + 1
+        raws.append(raw)
+    table, notes = masks.find_table(_write(tmp_path, *raws))
+    assert table.instances and [c.values for c in table.classes] == [(65_535,), ()]
+    assert [np.unique(table.decode(raw)).tolist() for raw in raws] == [[0, 1], [0, 1]]
+    assert any("number 13 objects" in note for note in notes)
+
+
+@pytest.mark.parametrize("text", ["classes:\n  no: 0\n  on: 1\n", "classes: ['no', 'on']\n"])
+def test_a_class_may_be_called_no(tmp_path: Path, text: str) -> None:
+    """YAML takes such words for false and true."""
+    (tmp_path / "classes.yaml").write_text(text)
+    table, _ = masks.find_table(_write(tmp_path, _blob(0)), folder=tmp_path)
+    assert table.names == ("no", "on")
+    (tmp_path / "classes.yaml").write_text("classes: [no, on]\n")
+    with pytest.raises(UserError, match="write it in quotes"):
+        masks.find_table(_write(tmp_path, _blob(0)), folder=tmp_path)
+
+
 def test_a_mask_of_class_numbers_is_not_taken_for_a_dark_soft_one(tmp_path: Path) -> None:
     """A15: masks that are opened later may follow another convention than those of training."""
     table, _ = masks.find_table(_write(tmp_path, *(_jpeg(_blob(i) * 255) for i in range(2))))

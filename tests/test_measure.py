@@ -57,7 +57,9 @@ def test_a_fraction_is_written_once_for_tables_and_for_pages() -> None:
 
 
 def test_measuring_and_reporting_need_no_torch() -> None:
-    rooms = "measure.tables measure.fractions measure.regions metrics report pictures.segmentation"
+    rooms = (
+        "measure.tables measure.fractions measure.objects.tables metrics report pictures.objects"
+    )
     modules = [f"matssl.{room}" for room in rooms.split()]
     code = f"import sys, {', '.join(modules)}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=300).returncode == 0

@@ -172,6 +172,13 @@ OURS: dict[str, tuple[list[str], dict[str, int]]] = {
         _named("2024050{}/s{}_0{}", "12", "12", "12"),
         {"s1": 4, "s2": 4},
     ),
+    "folders of magnifications or specimens": (_named("X{}/{}_{}", [20, 30], "ab", "12"), UNSURE),
+    "magnifications in front of codes": (
+        _named("x{}_A{}_{}", [500, 1000], "12", "12"),
+        {"A1": 4, "A2": 4},
+    ),
+    "magnifications that look like codes": (_named("M{}_{}", [500, 1000], "12"), UNSURE),
+    "steps of time": (_named("t{}_{}", [0, 10], "12"), UNSURE),
     "plain magnifications in front of letters and counters": (
         _named("{}x_{}_0{}", [500, 1000], "AB", "12"),
         {"A": 4, "B": 4},

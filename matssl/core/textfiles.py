@@ -231,12 +231,14 @@ def _check_yaml(path: Path, root: Any) -> None:
 
 
 def _check_names(path: Path, keys: list[Any]) -> None:
+    """Refuse a name that stands twice; names are what is written: no is a name, not False."""
     seen: set[str] = set()
     for key in keys:
         if isinstance(key.value, str) and key.value != "<<":
             if key.value in seen:
                 raise UserError(f"{path} names {cut(repr(key.value))} twice")
             seen.add(key.value)
+            key.tag = "tag:yaml.org,2002:str"
 
 
 @functools.cache

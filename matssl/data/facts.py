@@ -14,6 +14,8 @@ POOL = "pool"
 # What may be in a pool, and what it is for.
 _SEEN = {"train": "training", "val": "validation", "predict": "prediction"}
 LISTED = 4
+# Letters of a name in the table of files.
+WIDEST = 60
 HEAD = ("image", "mask", "split", "specimen", "size", "bits", "pixel", "from", "bar")
 
 
@@ -82,8 +84,8 @@ def table(facts: Sequence[Facts], root: Path, most: int | None = None) -> str:
 
 
 def _cells(fact: Facts, root: Path) -> tuple[str, ...]:
-    mask = "-" if fact.mask is None else _below(fact.mask, root)
-    start = (_below(fact.path, root), mask, fact.split, fact.specimen or "-")
+    mask = "-" if fact.mask is None else _in_line(_below(fact.mask, root))
+    start = (_in_line(_below(fact.path, root)), mask, fact.split, _in_line(fact.specimen or "-"))
     if fact.error:
         return (*start, "unreadable", *[""] * 4)
     size = "unknown" if fact.pixel_size is None else f"{fact.pixel_size:.4g} nm"
@@ -92,6 +94,13 @@ def _cells(fact: Facts, root: Path) -> tuple[str, ...]:
         *(*start, f"{width} x {height}", str(fact.bits), size),
         *(fact.calibration or "-", str(fact.bar or "-")),
     )
+
+
+def _in_line(name: str) -> str:
+    """Return a name as a table can show it: no sign that moves others, and the middle left out."""
+    plain = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name)
+    half = (WIDEST - 3) // 2
+    return plain if len(plain) <= WIDEST else f"{plain[:half]}...{plain[-half:]}"
 
 
 def _below(path: Path, root: Path) -> str:

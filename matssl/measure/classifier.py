@@ -21,7 +21,7 @@ from matssl.measure.held_out import HeldOut
 from matssl.measure.intervals import Difference, Interval, Sample
 
 # Fewer held-out specimens do not tell how specimens differ.
-MIN_SPECIMENS = 4
+MIN_HELD_OUT = 4
 # A classifier that finds less than this above chance has no error to be inverted.
 MIN_SKILL = 0.1
 
@@ -177,10 +177,10 @@ def rates(images: Sequence[HeldOut], kind: int) -> Rates:
 
 def refusal(held: Rates) -> str:
     """Return why nothing is corrected from these held-out images, in words; "" where it is."""
-    if held.count < MIN_SPECIMENS:
+    if held.count < MIN_HELD_OUT:
         return (
             f"{held.count} held-out specimens show the phase and something else, and "
-            f"{MIN_SPECIMENS} are needed to know the classifier's error"
+            f"{MIN_HELD_OUT} are needed to know the classifier's error"
         )
     if held.skill < MIN_SKILL:
         return "the classifier does not tell the phase from the rest on held-out images"

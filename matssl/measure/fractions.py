@@ -61,7 +61,7 @@ class Estimate:
 def of_specimen(values: Sequence[float], correlated: Sequence[Correlated] = ()) -> Estimate:
     """Return the area fraction of one specimen over its fields.
 
-    From MIN_FIELDS fields on by their spread. Of fewer nothing tells the spread: the interval comes
+    From MIN_SHARES fields on by their spread. Of fewer nothing tells the spread: the interval comes
     from the correlation within them, where it is given and each is large enough for it, and from
     the spread where that is larger.
 
@@ -70,9 +70,9 @@ def of_specimen(values: Sequence[float], correlated: Sequence[Correlated] = ()) 
         correlated: what each field tells of its own error, in the same order; empty for unknown.
     """
     n, found = len(values), intervals.fraction(values)
-    if n >= intervals.MIN_FIELDS:
+    if n >= intervals.MIN_SHARES:
         return Estimate(found, intervals.sample(values), "fields", 1, n)
-    few = f"{n} of at least {intervals.MIN_FIELDS} fields"
+    few = f"{n} of at least {intervals.MIN_SHARES} fields"
     if len(correlated) != n:
         unknown = Sample(found.mean, math.nan, math.nan, n)
         return Estimate(found, unknown, "fields", 1, n, few)
@@ -105,7 +105,7 @@ def of_specimens(means: Sequence[float], count: int) -> Estimate:
         means: of each specimen.
         count: fields of all of them.
     """
-    n, found = len(means), intervals.fraction(means)
+    n, found = len(means), intervals.fraction(means, intervals.MIN_FIELDS)
     few = "" if n >= intervals.MIN_FIELDS else f"{n} of at least {intervals.MIN_FIELDS} specimens"
     return Estimate(found, intervals.sample(means), "specimens", n, count, few)
 

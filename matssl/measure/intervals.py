@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 
 from matssl.core import rng
 
-# Fewer fields or specimens are no sample of their spread (ASTM E562 wants 30 fields).
-MIN_FIELDS = 4
+# Fewer specimens, or fields of what may be skewed, are no sample of their spread; 30 are wanted.
+MIN_FIELDS = 5
+# Fewer area fractions of fields of one specimen; coverage from here on: benchmarks/RESULTS.md.
+MIN_SHARES = 4
 # %RA that ASTM E562 and E1245 want.
 WANTED_ACCURACY = 10.0
 # Below and above these shares an interval is symmetric in the logit.
@@ -70,7 +72,7 @@ class Fraction:
     Attributes:
         mean: of the values.
         std: of the values, with n - 1; NaN for one value.
-        half_width: t s / sqrt(n); NaN below MIN_FIELDS values.
+        half_width: t s / sqrt(n); NaN below MIN_SHARES fields or MIN_FIELDS specimens.
         low: lower end of the interval; NaN where there is none.
         high: upper end of it.
         scale: see :class:`Interval`.
@@ -191,7 +193,7 @@ def expit(value: float) -> float:
     return 1 / (1 + math.exp(-value)) if value > -700 else 0.0
 
 
-def fraction(values: Sequence[float]) -> Fraction:
+def fraction(values: Sequence[float], least: int = MIN_SHARES) -> Fraction:
     """Return an area fraction over fields of one specimen, or over specimens (ASTM E1245).
 
     Mean +/- t(n - 1) s / sqrt(n); see :func:`of_share` near the limits. Where all values are 0 (or
@@ -199,19 +201,20 @@ def fraction(values: Sequence[float]) -> Fraction:
 
     Args:
         values: one fraction a field, 0 to 1; at least one.
+        least: number of values that carry an interval.
     """
     n, own = len(values), sample(values)
     std = math.sqrt(own.variance * n) if n > 1 else math.nan
-    half = half_width(own.variance, own.degrees) if n >= MIN_FIELDS else math.nan
+    half = half_width(own.variance, own.degrees) if n >= least else math.nan
     found = of_share(own.mean, half)
-    if n >= MIN_FIELDS and own.mean in (0.0, 1.0):
+    if n >= least and own.mean in (0.0, 1.0):
         reach = min(1.0, 3 / n)
         found = Interval(
             max(0.0, own.mean - reach), min(1.0, own.mean + reach), math.nan, "rule of three"
         )
     half = found.half_width
     relative = 100 * half / own.mean if own.mean > 0 else math.nan
-    needed = fields_needed(own.mean, std) if n >= MIN_FIELDS else None
+    needed = fields_needed(own.mean, std) if n >= least else None
     return Fraction(own.mean, std, half, found.low, found.high, found.scale, relative, n, needed)
 
 

@@ -9,10 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from matssl.measure.intervals import expit, half_width
-
-# Fewer specimens carry no interval of a mean IoU: see benchmarks/RESULTS.md.
-MIN_SCORED = 5
+from matssl.measure.intervals import MIN_FIELDS, expit, half_width
 
 
 @dataclass(frozen=True)
@@ -54,12 +51,12 @@ def mean_iou(counts: Sequence[NDArray[np.int64]], groups: Sequence[str]) -> Scor
         groups: group of each image.
 
     Returns:
-        Without ends below MIN_SCORED groups, and where a class lies in one group alone.
+        Without ends below MIN_FIELDS groups, and where a class lies in one group alone.
     """
     names = sorted(set(groups))
-    n, needed = len(names), max(len(names), MIN_SCORED)
+    n, needed = len(names), max(len(names), MIN_FIELDS)
     missing = ScoreInterval(math.nan, math.nan, n, needed)
-    if n < MIN_SCORED:
+    if n < MIN_FIELDS:
         return missing
     places = np.array([names.index(group) for group in groups])
     sums = np.zeros((n, *np.shape(counts[0])))

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 
 from matssl.core.tables import percent
 from matssl.measure.field import Field
-from matssl.measure.intervals import MIN_FIELDS, Fraction
+from matssl.measure.intervals import MIN_FIELDS, MIN_SHARES, Fraction
 
 FRACTION_NOTE = (
     "Area fraction (ASTM E1245): mean over specimens (images, where each is one; fields, where all "
-    f"are of one specimen) with its 95 % interval; no interval below {MIN_FIELDS} of them."
+    f"are of one specimen) with its 95 % interval; none below {MIN_FIELDS} specimens or "
+    f"{MIN_SHARES} fields."
 )
 
 

@@ -11,7 +11,7 @@ from matssl.core.errors import UserError
 from matssl.core.tables import percent
 from matssl.core.wording import counted
 from matssl.measure import held_out
-from matssl.measure.classifier import MIN_SPECIMENS, Corrected, Correction
+from matssl.measure.classifier import MIN_HELD_OUT, Corrected, Correction
 from matssl.measure.held_out import Record
 
 MISSING = (
@@ -105,10 +105,10 @@ def told(record: Record, found: Sequence[Corrected], names: Sequence[str]) -> li
         names: of the classes.
     """
     images, specimens = len(record.images), len(record.specimens)
-    if specimens < MIN_SPECIMENS:
+    if specimens < MIN_HELD_OUT:
         return [
             f"The classifier's own error is not in these intervals: {record.source} holds "
-            f"{counted(specimens, 'specimen')}, and {MIN_SPECIMENS} are needed to know it."
+            f"{counted(specimens, 'specimen')}, and {MIN_HELD_OUT} are needed to know it."
         ]
     lines = [
         f"Corrected for the classifier's error known from {counted(images, 'held-out image')} of "

@@ -198,7 +198,8 @@ def _others(parts: Sequence[LeftOut]) -> list[str]:
 
 def _tally(counts: Mapping[str, int]) -> str:
     ordered = sorted(counts.items(), key=lambda item: -item[1])
-    more = f" and {len(ordered) - LISTED} other kinds" if len(ordered) > LISTED else ""
+    left = len(ordered) - LISTED
+    more = f" and {counted(left, 'other kind')}" if left > 0 else ""
     return ", ".join(f"{name} ({count})" for name, count in ordered[:LISTED]) + more
 
 

@@ -175,6 +175,8 @@ def _yaml_classes(file: Path, kind: str) -> tuple[Entries, tuple[Value, ...], in
     if not isinstance(content, dict) or not isinstance(content.get("classes"), (dict, list)):
         raise UserError(f"{file} must have a part 'classes:' with lines of the form name: value")
     listed = content["classes"]
+    if isinstance(listed, list) and any(isinstance(name, bool) for name in listed):
+        raise UserError(f"{file} lists yes, no, true or false as a name; write it in quotes: 'no'")
     pairs = enumerate(listed) if isinstance(listed, list) else None
     items = [(str(n), i) for i, n in pairs] if pairs is not None else list(listed.items())
     entries: Entries = []

@@ -307,13 +307,18 @@ def _ignoring(
             "its own; where it means nothing, list it under ignore in classes.yaml"
         )
         return replace(found, notes=(*found.notes, note))
+    # A mask of 255 alone has no labelled pixel; it is none of 0 and 255.
+    blank = [s for s in white if 0 not in s.values]
+    white = [s for s in white if 0 in s.values]
     if numbers == {1} and len(white) > len(marked) + len(small):
         raise UserError(
             f"{marked[0].path} holds 0, 1 and 255, {white[0].path.name} and "
             f"{counted(len(white) - 1, 'other')} 0 and 255 alone: 255 is either the foreground or "
-            f"to be ignored; {WAY_OUT}"
+            f"to be ignored; {WAY_OUT}, or ignore: 255"
         )
     notes = [f"grey value 255 beside class numbers is ignored ({files(_paths(marked))})"]
+    if blank:
+        notes.append(f"{files(_paths(blank))}: 255 alone, so no pixel is labelled")
     if white:
         notes.append(
             f"{files(_paths(white))}: 255 is ignored here too, although no class number but 0 "

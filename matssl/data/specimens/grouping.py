@@ -17,7 +17,7 @@ from typing import Literal
 from matssl.core.errors import UserError
 from matssl.core.wording import counted
 from matssl.data import readers
-from matssl.data.specimens.guess import guess, places
+from matssl.data.specimens.guess import MAGNIFICATION_FIRST, guess, places
 from matssl.data.specimens.names import Kind, parse
 from matssl.data.specimens.table import FILE_NAME, Row, SpecimenTable, read_table
 
@@ -148,7 +148,7 @@ class _Place:
         short: the same without folders of splits and images.
         folders: those that may name a specimen.
         home: folders that tell two pictures of one name apart.
-        dated: the name behind the folders of days on the way to it, of which it may be a part.
+        dated: the name behind the folders of days, and such as X20, of which it may be a part.
     """
 
     path: Path
@@ -175,8 +175,8 @@ class _Place:
             PurePosixPath(*folders, path.stem).as_posix(),
             PurePosixPath(*named, path.stem).as_posix(),
             tuple(f for f in named if not _only(f, _NO_IDENTITY)),
-            tuple(f for f in folders if not _only(f, _SETTINGS)),
-            "_".join((*(f for f in named if _only(f, (Kind.DATE,))), path.stem)),
+            tuple(f for f in folders if not _only(f, _SETTINGS) or _may_hold_a_part(f)),
+            "_".join((*(f for f in named if _may_hold_a_part(f)), path.stem)),
         )
 
 
@@ -185,6 +185,12 @@ def _names_a_part(folder: str, splits: Sequence[str]) -> bool:
     if _NEUTRAL.fullmatch(folder.lower()):
         return True
     return folder in splits and not any(part.rank for part in parse(folder).parts)
+
+
+def _may_hold_a_part(folder: str) -> bool:
+    """Return whether what a file of this folder shows may be a part of what the folder names."""
+    day = _only(folder, (Kind.DATE,)) and bool(parse(folder).parts)
+    return day or MAGNIFICATION_FIRST.fullmatch(folder.lower()) is not None
 
 
 def _only(folder: str, kinds: Sequence[Kind]) -> bool:

@@ -14,6 +14,7 @@ from matssl.metrics.score import Gathered
 from matssl.preflight import Preflight
 from matssl.stages import console, drawing, resume
 from matssl.stages.evaluate import classifier_error, leaks
+from matssl.stages.evaluate.objects import of_masks
 from matssl.stages.evaluate.predict import Inputs, concluded, predicted
 from matssl.stages.evaluate.settings import EvaluateSettings
 from matssl.stages.evaluate.summary import Result
@@ -59,6 +60,11 @@ def score(
     names = drawing.output_names([pair.image for pair in pairs], root)
     name_of = dict(zip([pair.image for pair in pairs], names, strict=True))
     failed = Failures(folder)
+    table = parts[0][1].table
+    assert table is not None
+    objects, told_of = of_masks(pairs, table)
+    for line in told_of:
+        console.say(EvaluateSettings(quiet=quiet), rt, f"note    {line}")
     results: list[Result] = []
     warnings: list[str] = []
     with resume.disk_errors(folder), runtime.memory_errors("--device cpu"):
@@ -66,7 +72,7 @@ def score(
             settings = EvaluateSettings(
                 model_path=str(path), dataset=str(root), seed=seed, quiet=quiet
             )
-            inputs = _inputs(path, dataset, own, found, rt)
+            inputs = replace(_inputs(path, dataset, own, found, rt), objects=objects)
             here = [name_of[pair.image] for pair in own]
             told = predicted(settings, rt, folder, inputs, here, failed)
             warnings += leaks.by_pixels(told, inputs.segmenter)
@@ -100,4 +106,4 @@ def _inputs(
     segmenter = replace(segmenter, record=record)
     table = dataset.table
     assert table is not None
-    return Inputs(segmenter, dataset, list(pairs), table, (), found, "")
+    return Inputs(segmenter, dataset, list(pairs), table, (), found, "", ())

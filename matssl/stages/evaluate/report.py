@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from matssl import metrics, report
+from matssl import baselines, metrics, report
 from matssl.core import run_folder
 from matssl.core.lineage import Lineage
 from matssl.core.run_folder import RunFolder
@@ -23,7 +23,7 @@ from matssl.metrics.calibration import together
 from matssl.pictures import reliability
 from matssl.pictures import segmentation as pictures
 from matssl.stages import console, drawing, held_out
-from matssl.stages.evaluate import classifier_error
+from matssl.stages.evaluate import classifier_error, objects
 from matssl.stages.evaluate.published import published_results
 from matssl.stages.evaluate.summary import Result
 from matssl.stages.failures import Failures
@@ -101,7 +101,7 @@ def write_tables(
     scored = [r for r in results if r.truth is not None]
     if scored:
         matrices = [r.counts for r in scored if r.counts is not None]
-        published = published_results(matrices, len(names), excluded)
+        published = published_results(matrices, len(names), excluded, str(summary["dataset"]))
         folder.write_json("evaluation_results.json", published)
         pictures.confusion_plot(np.sum(matrices, axis=0), names, folder.path("confusion.png"))
         truth = np.array([r.truth.fractions for r in scored if r.truth is not None])
@@ -131,6 +131,7 @@ def _row(result: Result, names: Sequence[str]) -> dict[str, object]:
         row["accuracy"] = overlap.accuracy(result.counts)
         for kind, values in metrics.by_name([result.gathered]).items():
             row |= {f"{kind} {n}": v for n, v in zip(names, values.tolist(), strict=True)}
+        row |= objects.cells(result.objects, result.field.pixel_size, names)
         row |= tables.fraction_cells(result.truth, names, "true fraction")
     row |= tables.fraction_cells(result.field, names, "predicted fraction")
     return row | {"pixel_size_nm": result.field.pixel_size}
@@ -192,9 +193,17 @@ def _score_sections(
     return [
         ("", _headline(summary)),
         ("Scores by class", body),
+        *_object_section(summary, colours),
         ("Beside simpler methods", _rivals(summary)),
         *_calibration(root, summary),
     ]
+
+
+def _object_section(summary: Mapping[str, Any], colours: dict[str, str]) -> list[tuple[str, str]]:
+    if "objects" not in summary:
+        return []
+    table = report.table(objects.rows(summary["objects"]), swatches=colours)
+    return [("Objects", table + report.note(objects.notes(summary["objects"])))]
 
 
 def _headline(summary: Mapping[str, Any]) -> str:
@@ -259,8 +268,11 @@ def _rivals(summary: Mapping[str, Any]) -> str:
         row = {"method": name, "mean IoU": entry["miou"], "accuracy": entry["accuracy"]}
         rows.append(row | {f"IoU {n}": v for n, v in entry["iou"].items()})
     note = (
-        "Fitted on the training images of this folder. The pixel classifier is a linear one on "
-        "this model's own encoder, as interactive tools fit it to painted pixels."
+        "Fitted on the training images of this folder. The random forest looks at filters of the "
+        f"picture alone, as ilastik and Weka do, with {baselines.TREES} trees from "
+        f"{baselines.SAMPLES:,} pixels (train_finetune.py --head forest takes more), and is asked "
+        f"for {baselines.ASKED:,} pixels of an image at most, on a grid; the pixel classifier is a "
+        "linear one on this model's own encoder."
     )
     return report.table(rows, strong=[0]) + report.note(note)
 
@@ -349,6 +361,12 @@ def print_summary(folder: RunFolder, summary: Mapping[str, Any], source: str = "
             print(f"  mIoU without the excluded classes {left} %")
         for name, scores in pooled["classes"].items():
             print(f"  {name:<24} IoU {100 * scores['IoU']:5.1f}  Dice {100 * scores['Dice']:5.1f}")
+        for name, found in summary.get("objects", {}).items():
+            print(
+                f"  objects {name}: {found['predicted']} predicted, {found['true']} true, "
+                f"{found['matched']} matched (F1 {percent(found['f1'])}, panoptic quality "
+                f"{percent(found['pq'])})"
+            )
         for name, entry in summary.get("baselines", {}).items():
             print(f"  baseline {name}: mIoU {percent(entry['miou'])}")
     fields = summary["images"]

@@ -97,7 +97,16 @@ class EvaluateSettings(RunSettings, LabelSettings, SpecimenSettings, TileSetting
         False, "results", "write class probabilities as float16 TIFF", first=True
     )
     baselines: bool = flag(
-        True, "results", "also score majority, grey-level and pixel-classifier baselines"
+        True,
+        "results",
+        "also score simpler methods fitted on the training images: majority, grey levels, a random "
+        "forest on filters, a pixel classifier",
+    )
+    objects: str | None = flag(
+        None,
+        "results",
+        "classes whose parts are matched one by one with those of the masks (a,b), or none",
+        auto="those of many compact separate parts, as the masks show",
     )
     threshold: float | None = flag(
         None,

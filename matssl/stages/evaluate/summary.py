@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,8 @@ from matssl.metrics import overlap
 from matssl.metrics.calibration import Reliability, together
 from matssl.metrics.counts import confusion
 from matssl.metrics.score import Gathered
+from matssl.stages.evaluate import objects
+from matssl.stages.evaluate.objects import OneField
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,7 @@ class Result:
         digest: SHA-256 of the image's pixels as they lie in its file.
         reliability: how often pixels are right that are said to be, before and after calibration;
             None without a mask.
+        objects: what was matched of each class that is made of objects.
     """
 
     pair: Pair
@@ -43,6 +47,7 @@ class Result:
     baseline_counts: dict[str, NDArray[np.int64]]
     digest: str
     reliability: tuple[Reliability, Reliability] | None = None
+    objects: Mapping[int, OneField] = dataclasses.field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -97,6 +102,10 @@ def summarise(
         "miou_max": float(np.nanmax(per_image)),
     }
     summary["confusion"] = pooled.tolist()
+    if any(r.objects for r in scored):
+        summary["objects"] = objects.summary(
+            [r.objects for r in scored], [r.field.pixel_size for r in scored], names
+        )
     summary |= _calibration(scored)
     if scored[0].baseline_counts:
         summary["baselines"] = _baselines(scored, names)

@@ -18,7 +18,7 @@ from matssl.measure.correlation import Correlated
 from matssl.measure.field import Field, Masked
 from matssl.measure.fractions import Estimate
 from matssl.measure.held_out import Record
-from matssl.measure.intervals import MIN_FIELDS, WANTED_ACCURACY
+from matssl.measure.intervals import MIN_SHARES, WANTED_ACCURACY
 from matssl.pictures import fractions as pictures
 from matssl.stages import held_out
 from matssl.stages.measure import compare
@@ -85,8 +85,8 @@ class Fractions(Kind):
         if not one.field.areas.sum():
             return
         known = self.correlated.setdefault(one.field.specimen, [])
-        # From MIN_FIELDS fields on their spread tells the interval.
-        if len(known) < MIN_FIELDS:
+        # From MIN_SHARES fields on their spread tells the interval.
+        if len(known) < MIN_SHARES:
             inside = one.mask < len(self.names)
             known.append(
                 [correlation.of_field(one.mask == kind, inside) for kind in range(len(self.names))]
@@ -133,7 +133,7 @@ class Fractions(Kind):
         own = [f.fractions.tolist() for f in self.fields if f.specimen == name and f.areas.sum()]
         if not own:
             return Shares(name, [], [], None)
-        known = self.correlated[name] if len(own) < MIN_FIELDS else []
+        known = self.correlated[name] if len(own) < MIN_SHARES else []
         estimates = [
             fractions.of_specimen([row[kind] for row in own], [one[kind] for one in known])
             for kind in range(len(self.names))

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from matssl.core import textfiles
 from matssl.core.arrays import Array
 from matssl.core.errors import UserError
+from matssl.core.labels import IGNORE
 from matssl.core.wording import counted, cut
 from matssl.data import bars, layouts, masks, readers
 from matssl.data.masks import ClassTable
@@ -42,10 +46,10 @@ class Source:
         notes: what was taken for what, in words.
         labelled: whether the masks number objects.
         predicted: whether a model made the masks, whose own error the numbers then hold.
+        specimens: which each field is of.
         images: the micrograph of each field, where there are any.
         regions: pictures of what counts (``--roi``).
         left: pixels that count before and after ``--roi``, by field; filled as fields are opened.
-        specimens: which each field is of.
     """
 
     what: str
@@ -58,10 +62,10 @@ class Source:
     notes: tuple[str, ...] = ()
     labelled: bool = False
     predicted: bool = False
+    specimens: tuple[str, ...] = ()
     images: tuple[Path, ...] = ()
     regions: tuple[Path, ...] = ()
     left: dict[str, tuple[int, int]] = dataclasses.field(default_factory=dict)
-    specimens: tuple[str, ...] = ()
 
     def fields(self) -> Iterator[Masked]:
         """Yield every field; the pixels of one are in memory at a time."""
@@ -120,7 +124,7 @@ def _of_run(settings: MeasureSettings, folder: Path, predicted: Path) -> Source:
         )
     files = readers.find_images(predicted)
     names, table = _facts(folder)
-    listed = {row.image.stem: row for row in table}
+    listed = _by_output(table, [path.stem for path in files])
     images = _images_beside(settings, files)
     given = readers.parse_pixel_size(settings.pixel_size)
     grouping = group(files, predicted, regex=settings.group_regex, specimens=settings.specimens)
@@ -155,6 +159,24 @@ def _of_run(settings: MeasureSettings, folder: Path, predicted: Path) -> Source:
         predicted=True,
         specimens=tuple(own),
     )
+
+
+def _by_output(table: Sequence[Listed], names: Sequence[str]) -> dict[str, Listed]:
+    """Return the line of a run's table by the name of its mask.
+
+    That is the stem of the image; where two images share one, its folders stand before it, and its
+    ending behind it where that is needed (:func:`matssl.stages.drawing.output_names`).
+    """
+    from matssl.stages.drawing import fitting
+
+    wanted, found = set(names), dict[str, list[Listed]]()
+    for row in table:
+        parts = row.image.with_suffix("").parts
+        ends = ["_".join(parts[-n:]) for n in range(1, len(parts) + 1)]
+        ends += [f"{end}_{row.image.suffix.lstrip('.')}" for end in ends]
+        for name in {fitting(end) for end in ends} & wanted:
+            found.setdefault(name, []).append(row)
+    return {name: rows[0] for name, rows in found.items() if len(rows) == 1}
 
 
 def _sizes(grouping: Grouping, files: Sequence[Path]) -> list[float | None]:
@@ -245,6 +267,9 @@ def _of_labels(settings: MeasureSettings, folder: Path) -> Source:
         pixel_size=settings.pixel_size,
         classes=settings.classes,
         mask_folder=mask_folder,
+        # Masks may lie alone.
+        need_masks=mask_folder is not None,
+        whole=True,
     )
     if dataset.table is None:
         return _of_masks(settings, folder)
@@ -262,17 +287,22 @@ def _of_labels(settings: MeasureSettings, folder: Path) -> Source:
     )
     judged.refuse_misfits()
     record = record.knowing(judged.rows)
+    images = [pair.image for pair in pairs]
+    called = _called(images, [image.name for image in images], root)
 
     def opened(number: int) -> Masked:
         pair = pairs[number]
         assert pair.mask is not None
         micrograph = record.read(pair.image)
-        raw = table.decode(readers.read_mask(pair.mask), str(pair.mask))
-        mask = record.mask(raw, micrograph)
+        raw = readers.read_mask(pair.mask)
+        decoded = table.decode(raw, str(pair.mask))
+        mask = record.mask(decoded, micrograph)
+        labels = _numbers(table, raw, decoded)
+        if labels is not None:
+            labels = np.where(mask == IGNORE, 0, record.mask(labels, micrograph))
         own = areas(mask, table.num_classes)
-        name = pair.image.name
-        field = Field(pair.image, name, pair.group, own, micrograph.pixel_size)
-        return Masked(field, mask, picture=_picture(pair.image, record, mask.shape))
+        field = Field(pair.image, called[number], pair.group, own, micrograph.pixel_size)
+        return Masked(field, mask, labels, _picture(pair.image, record, mask.shape))
 
     notes = (*dataset.notes, *judged.notes, *judged.warnings)
     return Source(
@@ -284,9 +314,19 @@ def _of_labels(settings: MeasureSettings, folder: Path) -> Source:
         tuple(pair.mask for pair in pairs if pair.mask is not None),
         dataset.grouping,
         tuple(notes),
-        images=tuple(pair.image for pair in pairs if pair.mask is not None),
+        labelled=table.instances,
         specimens=tuple(pair.group for pair in pairs),
+        images=tuple(pair.image for pair in pairs if pair.mask is not None),
     )
+
+
+def _called(files: Sequence[Path], names: Sequence[str], root: Path) -> list[str]:
+    """Return what each file is called: its name; of two that share one the path below the root."""
+    often = Counter(names)
+    return [
+        name if often[name] == 1 else Path(os.path.relpath(path, root)).as_posix()
+        for path, name in zip(files, names, strict=True)
+    ]
 
 
 def _of_masks(settings: MeasureSettings, folder: Path) -> Source:
@@ -297,17 +337,20 @@ def _of_masks(settings: MeasureSettings, folder: Path) -> Source:
     if settings.split is not None:
         raise UserError(f"{folder} holds masks alone, in no splits; leave --split out")
     table: ClassTable
-    table, told = masks.find_table(files, settings.classes, folder)
+    table, told = masks.find_table(files, settings.classes, folder, whole=True)
     given = readers.parse_pixel_size(settings.pixel_size)
     grouping = group(files, folder, regex=settings.group_regex, specimens=settings.specimens)
     sizes = _sizes(grouping, files)
+    called = _called(files, [path.stem for path in files], folder)
 
     def opened(number: int) -> Masked:
         path = files[number]
-        mask = table.decode(readers.read_mask(path), str(path))
+        raw = readers.read_mask(path)
+        mask = table.decode(raw, str(path))
         size = given or sizes[number]
-        name = grouping.names[number]
-        return Masked(Field(path, path.stem, name, areas(mask, table.num_classes), size), mask)
+        own = areas(mask, table.num_classes)
+        field = Field(path, called[number], grouping.names[number], own, size)
+        return Masked(field, mask, _numbers(table, raw, mask))
 
     note = f"{counted(len(files), 'file')} without images beside, taken for masks (--images)"
     return Source(
@@ -319,8 +362,16 @@ def _of_masks(settings: MeasureSettings, folder: Path) -> Source:
         tuple(files),
         grouping,
         (note, *told),
+        labelled=table.instances,
         specimens=grouping.names,
     )
+
+
+def _numbers(table: ClassTable, raw: Array, mask: NDArray[np.uint8]) -> NDArray[np.int32] | None:
+    """Return the numbers of objects where masks number them, None where they hold classes."""
+    if not table.instances:
+        return None
+    return masks.numbers(masks.plain(raw, table.alpha), mask == 1)
 
 
 def chosen(settings: MeasureSettings, source: Source) -> tuple[int, ...]:

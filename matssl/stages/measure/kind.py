@@ -75,6 +75,26 @@ class Kind(ABC):
             labelled: whether the masks number objects.
         """
 
+    def ready(self, labelled: bool) -> None:  # noqa: B027
+        """Refuse what cannot be measured, before anything is written.
+
+        Args:
+            labelled: whether the masks number objects.
+
+        Raises:
+            UserError: in words, with the flag that helps.
+        """
+
+    def check(self, one: Masked) -> None:  # noqa: B027 - most have nothing to refuse
+        """Refuse what cannot be measured, before anything is written.
+
+        Args:
+            one: the first field that can be read.
+
+        Raises:
+            UserError: a flag needs what the field lacks.
+        """
+
     @abstractmethod
     def add(self, one: Masked, place: Path) -> None:
         """Measure a field.

@@ -6,13 +6,14 @@ from collections.abc import Sequence
 
 from matssl.core.errors import UserError
 from matssl.stages.measure.fractions import Fractions
+from matssl.stages.measure.grains import Grains
 from matssl.stages.measure.kind import Kind
 from matssl.stages.measure.layers import Layers
 from matssl.stages.measure.objects import Objects
 from matssl.stages.measure.point_count import PointCount
 from matssl.stages.measure.settings import MeasureSettings
 
-KINDS: dict[str, type[Kind]] = {kind.name: kind for kind in (Fractions, Objects, Layers)}
+KINDS: dict[str, type[Kind]] = {kind.name: kind for kind in (Fractions, Objects, Grains, Layers)}
 
 
 def made(
@@ -32,7 +33,7 @@ def made(
         predicted: whether a model made the masks.
 
     Raises:
-        UserError: nothing suits the classes.
+        UserError: nothing suits the classes, or a measurement cannot tell what they are.
     """
     asked = [names[i] for i in chosen] or list(names)
     wanted = settings.wanted or tuple(
@@ -45,4 +46,5 @@ def made(
         found.append(PointCount(settings, names, chosen))
     for kind in found:
         kind.predicted = predicted
+        kind.ready(labelled)
     return found

@@ -10,6 +10,7 @@ from matssl.core import paths
 from matssl.core.flags import Problem, flag
 from matssl.core.parsing import parse_one
 from matssl.stages.measure.defect_settings import DefectSettings
+from matssl.stages.measure.grain_settings import GrainSettings
 from matssl.stages.measure.layer_settings import LayerSettings
 from matssl.stages.measure.object_settings import ObjectSettings
 from matssl.stages.settings import (
@@ -27,7 +28,7 @@ DESCRIPTION = (
     "(CSV, XLSX, JSON), pictures and a report go to experiments/measure/NAME."
 )
 # Names of stages.measure.kinds.KINDS; a test holds that they agree.
-WHAT = ("fractions", "objects", "layers")
+WHAT = ("fractions", "objects", "grains", "layers")
 
 # Points along a side of a grid.
 MOST_POINTS = 1000
@@ -54,7 +55,7 @@ def grid_problem(text: str) -> str:
 
 @dataclass(frozen=True, repr=False, eq=False)
 class MeasureSettings(
-    ObjectSettings, LayerSettings, DefectSettings, SpecimenSettings, ToolSettings
+    ObjectSettings, GrainSettings, LayerSettings, DefectSettings, SpecimenSettings, ToolSettings
 ):
     """Flags of the measurement."""
 
@@ -101,12 +102,6 @@ class MeasureSettings(
         auto="all",
         first=True,
     )
-    grid: str | None = flag(
-        None,
-        "measurement",
-        "also count the points of a grid, rows x columns, on every field (ASTM E562): 10x10",
-        check=grid_problem,
-    )
     folds_from: str | None = flag(
         None,
         "measurement",
@@ -117,6 +112,12 @@ class MeasureSettings(
     )
     compare: tuple[str, ...] = flag(
         (), "measurement", "two specimens, for their difference with its interval", first=True
+    )
+    grid: str | None = flag(
+        None,
+        "measurement",
+        "also count the points of a grid, rows x columns, on every field (ASTM E562): 10x10",
+        check=grid_problem,
     )
     name: str | None = flag(
         None, "run", "name of the results", auto="that of INPUT", check=name_problem
