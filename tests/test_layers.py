@@ -150,6 +150,24 @@ def test_pixels_that_count_nowhere_hide_an_edge() -> None:
     assert layer.outside == 20 and layer.mean == pytest.approx(40, abs=0.01)
 
 
+def test_a_strip_that_counts_nowhere_ends_the_field_as_its_edge_does() -> None:
+    band = np.zeros((100, 400), bool)
+    band[30:70] = True
+    known = np.ones(band.shape, bool)
+    known[:, :100] = False
+    layer = _only(band & known, known)
+    assert len(layer.thickness) == 300 and layer.broken == 0 and layer.outside == 100
+    assert layer.thickness == pytest.approx(np.full(300, 40.0))
+
+
+def test_specks_of_a_prediction_change_a_thickness_by_less_than_a_percent() -> None:
+    x, y = _grid()
+    clean = (y > 100 + 8 * np.sin(x / 30)) & (y < 210)
+    noise = np.random.default_rng(0).random(clean.shape)
+    specked = (clean & (noise > 0.02)) | (~clean & (noise < 0.005))
+    assert _only(specked).mean == pytest.approx(_only(clean).mean, rel=0.01)
+
+
 def test_an_interrupted_layer_is_said() -> None:
     band = np.zeros((100, 400), bool)
     band[30:70] = True
