@@ -252,6 +252,27 @@ def test_a_forked_crack_is_one_with_the_length_of_all_its_branches() -> None:
     assert crack.length == pytest.approx(140 + 2 * math.hypot(80, 100), rel=0.02)
 
 
+@pytest.mark.parametrize("width", [1, 3, 8])
+def test_cracks_that_cross_are_one_with_four_ends(width: float) -> None:
+    mask = _line(width, (50.5, 50.5), (250.5, 250.5)) | _line(width, (50.5, 250.5), (250.5, 50.5))
+    found, _ = find_cracks(mask)
+    assert len(found) == 1 and found[0][0].tips == 4
+    assert found[0][0].length == pytest.approx(400 * math.sqrt(2), rel=0.01)
+
+
+def test_a_rough_outline_makes_no_branches() -> None:
+    mask = _line(6, (50.5, 150.5), (250.5, 180.5))
+    generator = np.random.default_rng(0)
+    for grow in (True, False):
+        other = cv2.dilate(mask.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
+        if not grow:
+            other = cv2.erode(mask.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
+        mask = np.where(generator.random(mask.shape) < 0.15, other, mask)
+    crack = max((one for one, _ in find_cracks(mask)[0]), key=lambda one: one.area)
+    # Both caps belong to what is drawn, half of them to the middle line.
+    assert crack.tips == 2 and 200 <= crack.length <= 212
+
+
 def test_a_ring_has_the_length_of_its_circle() -> None:
     x, y = _grid(200, 200)
     ring = np.abs(np.hypot(x - 100, y - 100) - 60) <= 2
