@@ -15,7 +15,7 @@ def main(argv: Sequence[str]) -> int:
     resolved = settings.resolve(argv, here=True)
     from matssl.stages import published
 
-    notes = published.notes(resolved.config, finetune=True, own=declared(type(resolved)))
+    notes = published.notes(resolved.config, finetune=True, own=declared(settings.EvaluateSettings))
     for note in notes if not resolved.quiet else ():
         print(f"note    {note}", flush=True)
     # torch is imported here, so that --help and wrong flags answer at once.

@@ -1,7 +1,8 @@
-"""What a model must beat: three ways to segment without training a network."""
+"""What a model must beat: four ways to segment without training a network."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -16,11 +17,17 @@ from matssl.core import rng
 from matssl.core.arrays import Array
 from matssl.core.labels import IGNORE
 from matssl.data.preprocess import quantise
+from matssl.forest import growing
+from matssl.metrics import overlap
 from matssl.models.encoders import encoder_facts, maps_at, sampled
 
 # Pixels a training image gives to the pixel classifier, and how strongly its weights are held.
 PIXELS_PER_IMAGE = 4000
 L2 = 1e-4
+# Ways to give classes to grey clusters that are all tried.
+MOST_MEANINGS = 5**5
+# Of the forest: trees, labelled pixels it learns from, pixels of an image that it answers for.
+TREES, SAMPLES, ASKED = 50, 10_000, 1 << 17
 # Of the maps it reads.
 STRIDES = (2, 4, 8)
 
@@ -31,7 +38,8 @@ class Baseline:
 
     Attributes:
         name: for tables.
-        predict: float plane (H, W) or (H, W, 3) to uint8 class indices (H, W).
+        predict: float plane (H, W) or (H, W, 3) to uint8 class indices (H, W); 255 where it was
+            not asked.
     """
 
     name: str
@@ -52,19 +60,63 @@ def grey_levels(
 ) -> Baseline:
     """Return thresholds by Otsu (two classes) or k-means in each image's grey levels.
 
-    The grey clusters of an image are ordered from dark to bright; which class each place in that
-    order means is learned from the labelled images.
+    The grey clusters of an image are ordered from dark to bright; each place in that order means
+    the class with which the mean IoU of the labelled images is best. Several may mean one class, so
+    that there it is never below the majority class.
     """
     votes = np.zeros((num_classes, num_classes), np.int64)
     for plane, mask in zip(planes, masks, strict=True):
         clusters = _grey_clusters(plane, num_classes)
         known = mask != IGNORE
         np.add.at(votes, (clusters[known], mask[known]), 1)
-    # By share of the class, so that a frequent class does not take every cluster.
-    share = votes / np.maximum(votes.sum(axis=0, keepdims=True), 1)
-    meaning = share.argmax(axis=1).astype(np.uint8)
+    meaning = _best_meaning(votes)
     name = "Otsu threshold" if num_classes == 2 else f"k-means of grey, k = {num_classes}"
     return Baseline(name, lambda plane: meaning[_grey_clusters(plane, num_classes)])
+
+
+def forest(
+    tensor: Callable[[Array], NDArray[np.float32]],
+    planes: Sequence[Array],
+    masks: Sequence[NDArray[np.uint8]],
+    num_classes: int,
+    threads: int = 1,
+    seed: int = 0,
+) -> Baseline:
+    """Return a random forest on filters of the picture, what ilastik and Weka users have.
+
+    It is that of ``train_finetune.py --head forest`` with fewer trees and pixels, so that it costs
+    seconds, and it answers for ASKED pixels of an image at most, on a grid; 255 elsewhere.
+
+    Args:
+        tensor: plane to normalised input (C, H, W).
+        planes: labelled images.
+        masks: their class indices.
+        num_classes: C.
+        threads: no influence on the result.
+        seed: of the pixels drawn and of the trees.
+    """
+    grown = growing.grow(
+        planes,
+        masks,
+        num_classes,
+        trees=TREES,
+        samples=SAMPLES,
+        seed=seed,
+        jobs=threads,
+        tensor=tensor,
+    )
+
+    def predict(plane: Array) -> NDArray[np.uint8]:
+        answer = np.full(plane.shape[:2], IGNORE, np.uint8)
+        step = int(np.ceil(np.sqrt(answer.size / ASKED)))
+        grid = np.zeros(answer.shape, bool)
+        grid[step // 2 :: step, step // 2 :: step] = True
+        features = growing.at(tensor(plane), np.flatnonzero(grid), grown.forest.sigmas)
+        found = grown.forest.of_pixels(np.ascontiguousarray(features.T), threads)
+        answer[grid] = found.argmax(axis=0)
+        return answer
+
+    return Baseline("random forest on filters", predict)
 
 
 def pixel_classifier(
@@ -118,6 +170,38 @@ def pixel_classifier(
         return scores[0, :, :height, :width].argmax(0).numpy().astype(np.uint8)
 
     return Baseline("pixel classifier on encoder features", predict)
+
+
+def _best_meaning(votes: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """Return the class of each cluster with which the mean IoU is best, uint8 (K,).
+
+    All ways are tried where they are few; else each cluster in turn, from one class everywhere and
+    from the most frequent class of each cluster, until nothing is gained.
+
+    Args:
+        votes: labelled pixels by cluster and class, int64 (K, C).
+    """
+    count, classes = votes.shape
+
+    def score(meaning: Sequence[int]) -> float:
+        counts = np.zeros((classes, classes), np.int64)
+        np.add.at(counts.T, np.asarray(meaning), votes)
+        return overlap.miou(counts)
+
+    if classes**count <= MOST_MEANINGS:
+        best = max(itertools.product(range(classes), repeat=count), key=score)
+        return np.array(best, np.uint8)
+    starts = [[kind] * count for kind in range(classes)] + [votes.argmax(axis=1).tolist()]
+    found = []
+    for meaning in starts:
+        before = -1.0
+        while score(meaning) > before:
+            before = score(meaning)
+            for place in range(count):
+                tried = [[*meaning[:place], k, *meaning[place + 1 :]] for k in range(classes)]
+                meaning = max([meaning, *tried], key=score)
+        found.append(meaning)
+    return np.array(max(found, key=score), np.uint8)
 
 
 def _grey_clusters(plane: Array, count: int) -> NDArray[np.int64]:

@@ -8,6 +8,7 @@ import torch
 
 from matssl import baselines
 from matssl.data.preprocess import Preprocess
+from matssl.metrics import overlap
 from matssl.models.encoders import build_encoder
 
 CPU = torch.device("cpu")
@@ -54,6 +55,48 @@ def test_ignored_pixels_teach_the_grey_baseline_nothing() -> None:
     wrong[mask == 3] = 255
     first, second = (baselines.grey_levels([plane], [m], 2) for m in (truth, wrong))
     assert np.array_equal(first.predict(plane), second.predict(plane))
+
+
+def test_the_grey_baseline_is_never_below_the_majority_class_in_training() -> None:
+    """C5: by its share of a rare class a cluster went to that class and cost the frequent one.
+
+    By hand: dark pixels are 90 of class 0 and 5 of class 1, bright ones 10 and 5. The rare class
+    has half of its pixels bright, the frequent one a tenth, yet bright means class 0: mean IoU of
+    (0, 0) is (100 / 110 + 0) / 2, of (0, 1) (90 / 105 + 5 / 20) / 2, the best.
+    """
+    votes = np.array([[90, 5], [10, 5]])
+    assert baselines._best_meaning(votes).tolist() == [0, 1]
+    # With 40 of class 0 among the bright it is (90 / 135 + 5 / 50) / 2 against 130 / 140 / 2.
+    assert baselines._best_meaning(np.array([[90, 5], [40, 5]])).tolist() == [0, 0]
+
+
+def test_many_clusters_are_mapped_as_well_as_by_trying_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = np.random.default_rng(1)
+    for _ in range(5):
+        votes = generator.integers(0, 100, (3, 3)) ** 2
+        best = baselines._best_meaning(votes)
+        with monkeypatch.context() as patch:
+            patch.setattr(baselines, "MOST_MEANINGS", 0)
+            climbed = baselines._best_meaning(votes)
+        scores = []
+        for meaning in (best, climbed, np.full(3, votes.sum(axis=0).argmax())):
+            counts = np.zeros((3, 3), np.int64)
+            np.add.at(counts.T, meaning, votes)
+            scores.append(overlap.miou(counts))
+        assert scores[0] >= scores[1] >= scores[2]
+
+
+def test_the_forest_tells_textures_and_answers_on_a_grid(monkeypatch: pytest.MonkeyPatch) -> None:
+    train, test = _texture(0), _texture(1)
+    monkeypatch.setattr(baselines, "SAMPLES", 1500)
+    monkeypatch.setattr(baselines, "TREES", 10)
+    monkeypatch.setattr(baselines, "ASKED", 64 * 96 // 4)
+    found = baselines.forest(Preprocess().tensor, [train[0]], [train[1]], 2)
+    guess = found.predict(test[0])
+    asked = guess != 255
+    assert asked.sum() == 64 * 96 // 4 and asked[1::2, 1::2].all()
+    inner = asked & (np.abs(np.arange(96) - 48) > 8)
+    assert (guess == test[1])[inner].mean() > 0.9
 
 
 @pytest.fixture(scope="module")

@@ -7,23 +7,29 @@ import json
 import math
 import shutil
 import signal
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import cv2
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
 
 import eval_model
 import train_finetune
-from matssl import Segmenter
+from matssl import Segmenter, pictures
 from matssl.core import checkpoint
 from matssl.core.errors import UserError, guard
+from matssl.core.run_folder import atomic_write_bytes
 from matssl.data import readers, specimens, synthetic
 from matssl.data.layouts import Pair
 from matssl.metrics.counts import confusion
+from matssl.pictures import folds as curves
+from matssl.stages.evaluate import predict
 from matssl.stages.finetune import cross_report, loop
 from matssl.tools import measure as measuring
 
@@ -58,10 +64,17 @@ def _argv(folder: Path, out: Path, *words: object) -> list[str]:
 
 @pytest.fixture(scope="module")
 def run(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of three folds, drawn as users get them."""
+    """The folder of three folds; pictures are drawn by a test of their own."""
     out = tmp_path_factory.mktemp("cv")
-    assert guard(train_finetune.main, _argv(folder, out, "--folds", 3, "--quiet")) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pictures, "save", _blank)
+        assert guard(train_finetune.main, _argv(folder, out, "--folds", 3, "--quiet")) == 0
     return out / "finetune" / "cv"
+
+
+def _blank(figure: Any, path: Path) -> None:
+    atomic_write_bytes(path, cv2.imencode(".png", np.full((1, 1, 3), 255, np.uint8))[1].tobytes())
+    plt.close(figure)
 
 
 def _rows(path: Path) -> list[dict[str, str]]:
@@ -260,7 +273,15 @@ def test_the_epochs_are_means_of_the_folds_by_name(run: Path) -> None:
     (loss,) = (row for row in rows if (row["step"], row["metric"]) == ("3", "loss"))
     assert float(loss["mean"]) == pytest.approx(np.mean([float(s[2]["loss"]) for s in steps]), 1e-4)
     for name in ("loss.png", "metrics.png"):
-        assert (run / name).stat().st_size > 5000
+        assert (run / name).is_file()
+
+
+def test_curves_of_the_folds_are_drawn(tmp_path: Path) -> None:
+    rows = cross_report.epochs(
+        {n: {"loss": {i: 1 / (i + n) for i in range(1, 200)}, "a": {5: 0.1 * n}} for n in (1, 2)}
+    )
+    curves.band(rows, ["loss", "a"], tmp_path / "x.png", "both")
+    assert (tmp_path / "x.png").stat().st_size > 5000
 
 
 def test_columns_in_another_order_are_read_by_their_names(tmp_path: Path) -> None:
@@ -392,6 +413,7 @@ def test_folds_killed_between_two_and_within_one_go_on_to_the_same_bits(
 ) -> None:
     argv = _argv(folder, tmp_path, "--folds", 3)
     mine = tmp_path / "finetune" / "cv"
+    monkeypatch.setattr(predict, "_baselines", lambda *rest: [])
 
     class Killed(BaseException):
         pass
@@ -489,6 +511,7 @@ def test_few_images_are_folded_too_and_a_test_stays_closed(
     names = ["specimenA_0.png", "specimenB_0.png", "specimenC_0.png"]
     (tmp_path / "s.json").write_text(json.dumps({"train": names, "test": ["specimenT_0.png"]}))
     argv = _argv(folder, tmp_path, "--splits", tmp_path / "s.json", "--folds", "all")
+    argv[argv.index("--steps") + 1] = "2"
     broken = folder / "test_annot" / "specimenT_0.png"
     assert broken.is_file()
     assert guard(train_finetune.main, argv) == 0
@@ -523,3 +546,24 @@ def test_an_interruption_names_the_run_and_not_the_fold(
     assert "--name cv --resume" in capsys.readouterr().out
     status = _json(tmp_path / "finetune" / "cv" / "status.json")
     assert (status["state"], status["step"]) == ("stopped", 1)
+
+
+@pytest.mark.slow
+def test_two_processes_go_on_with_folds(run: Path, folder: Path, tmp_path: Path) -> None:
+    """That two come to the same numbers as one is shown for a single training."""
+    mine = tmp_path / "finetune" / "cv"
+    shutil.copytree(run, mine)
+    # One fold is done, one was broken off at its end, one has not begun.
+    (mine / "fold_2" / "status.json").unlink()
+    shutil.rmtree(mine / "fold_3")
+    (mine / "ensemble.ckpt").unlink()
+    script = Path(train_finetune.__file__)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    argv = _argv(folder, tmp_path, "--folds", 3, "--quiet", "--resume")
+    done = subprocess.run(
+        [*launch, str(script), *argv], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert len(_rows(mine / "per_image.csv")) == 10 and (mine / "ensemble.ckpt").is_file()
+    assert _same(mine / "fold_2" / "best.ckpt", run / "fold_2" / "best.ckpt")
+    assert [_json(mine / f"fold_{n}" / "status.json")["state"] for n in (1, 2, 3)] == ["done"] * 3

@@ -296,7 +296,8 @@ def test_an_image_without_a_labelled_pixel_is_predicted_and_not_scored(
     model = make_model(table)
     metrics = _run(model, make_data("some", [*_masks(2), empty]), tmp_path / "a")
     assert (metrics["images"], metrics["images_with_truth"]) == (3, 2)
-    assert metrics["phase_fractions"]["pore"]["truth"]["fields"] == 2
+    entry = metrics["phase_fractions"]["pore"]["truth"]
+    assert (entry["specimens"], entry["fields"]) == (2, 2)
     scores = [row["miou"] for row in _rows(tmp_path / "a/per_image.csv")]
     assert scores[0] and scores[1] and not scores[2]
     _refused(model, make_data("none", [empty]), tmp_path / "b", "is to be ignored")
@@ -345,12 +346,12 @@ def test_the_report_has_pictures_whether_they_are_saved_or_not(
     model, data = make_model(), make_data("data", _masks(7))
     _run(model, data, tmp_path / "a", baselines=False)
     assert not (tmp_path / "a/visualizations").exists()
-    assert (tmp_path / "a/report.html").read_text().count("data:image/png") == 2 + 6
+    assert (tmp_path / "a/report.html").read_text().count("data:image/png") == 3 + 6
     _run(model, data, tmp_path / "b", baselines=False, save_visualizations=True)
     names = {path.name for path in (tmp_path / "b/visualizations").iterdir()}
     plain = {f"field{letter}.png" for letter in "ABCDEFG"}
     assert names == plain | {f"vis_batch0_img{i}.png" for i in range(7)}
-    assert (tmp_path / "b/report.html").read_text().count("data:image/png") == 2 + 6
+    assert (tmp_path / "b/report.html").read_text().count("data:image/png") == 3 + 6
     for folder in ("a", "b"):
         assert not [p for p in (tmp_path / folder).rglob("*") if p.name.startswith(".")]
 
@@ -381,6 +382,10 @@ def test_the_published_file_means_over_batches_with_absent_classes_as_zero() -> 
     assert means["mean_IOU"] == pytest.approx((0.75 + 0.25 + 0.5 + 0.5) / 4)
     assert means["mean_IOU_no_minority"] == pytest.approx((0.75 + 0.25 + 0.5) / 3)
     assert "pixel_metrics" not in result
+    # C4: the published numbers of MetalDAM leave its precipitates out, those of a batch too.
+    result = published_results([first] * 128 + [second], 4, dataset="MetalDAM (bar cut)")
+    assert result["batch_results"][1]["iou"]["mean_IOU"] == pytest.approx((0.5 + 0.5 + 1) / 3)
+    assert result["avg_class_ious"]["mean_IOU"] == pytest.approx((0.75 + 0.25 + 0.5) / 3)
 
 
 def test_the_published_pixel_metrics_are_of_class_one() -> None:
@@ -446,7 +451,9 @@ def test_images_of_one_specimen_are_one_field(
     grouped = _run(make_model(), data, tmp_path / "b", group_regex="(field)[A-C]")
     entry = grouped["phase_fractions"]["pore"]["predicted"]
     assert grouped["pooled"]["miou_interval_95"] is None
-    assert entry["fields"] < 6 and entry["half_width"] is None
+    # C15: the fields are the images; the interval is over specimens, and of four there is none.
+    assert (entry["specimens"], entry["fields"], entry["over"]) == (4, 6, "specimens")
+    assert entry["half_width"] is None and entry["low"] is None
 
 
 def test_a_training_image_is_known_by_its_pixels_under_any_name(

@@ -17,7 +17,7 @@ PACKAGE = ROOT / "matssl"
 FILES = sorted(PACKAGE.rglob("*.py"))
 STOREYS = [
     {"core"},
-    {"decoders", "tiles"},
+    {"decoders", "tiles", "forest"},
     {"data", "models", "metrics", "measure", "pictures", "hub"},
     {"methods", "monitor", "probe", "weights", "tiling", "phases"}
     | {"report", "preflight", "baselines"},
@@ -30,7 +30,7 @@ STOREYS = [
 NO_TORCH = [
     *("core/flags.py", "core/parsing.py", "core/usage.py", "core/errors.py", "core/tables.py"),
     *("decoders.py", "tiles.py", "report.py", "data/readers", "data/masks", "data/layouts"),
-    *("data/specimens", "measure", "metrics", "methods/settings.py"),
+    *("data/specimens", "forest", "measure", "metrics", "methods/settings.py"),
     *("methods/*/settings.py", "methods/*/*/settings.py"),
     *("stages/settings.py", "stages/*/settings.py", "stages/published.py"),
 ]

@@ -30,9 +30,11 @@ def test_images_of_one_specimen_are_averaged_before_specimens_are() -> None:
     fields = [_field("a", [1, 9]), _field("b", [5, 5]), _field("a", [3, 7])]
     first, second = fractions.over_specimens(fields)
     # Specimen a has 0.2, b 0.5.
-    assert (first.mean, first.fields) == (pytest.approx(0.35), 2)
-    assert first.std == pytest.approx(0.3 / math.sqrt(2)) and math.isnan(first.half_width)
-    assert second.mean == pytest.approx(0.65)
+    assert (first.fraction.mean, first.specimens) == (pytest.approx(0.35), 2)
+    assert (first.fields, first.over) == (3, "specimens")
+    own = first.fraction
+    assert own.std == pytest.approx(0.3 / math.sqrt(2)) and math.isnan(own.half_width)
+    assert second.fraction.mean == pytest.approx(0.65)
 
 
 def test_errors_are_means_over_images() -> None:
@@ -51,11 +53,13 @@ def test_a_fraction_is_written_once_for_tables_and_for_pages() -> None:
     }
     assert tables.percent_cells(field, names) == {"ferrite %": "12.5", "pearlite %": "87.5"}
     five = [_field(str(i), [i, 10 - i]) for i in range(1, 6)]
-    assert tables.fraction_text(fractions.over_specimens(five)[0], 2) == "30.00 ± 19.63"
+    assert tables.fraction_text(fractions.over_specimens(five)[0].fraction, 2) == "30.00 ± 19.63"
 
 
 def test_measuring_and_reporting_need_no_torch() -> None:
-    rooms = "measure.tables measure.fractions measure.regions metrics report pictures.segmentation"
+    rooms = (
+        "measure.tables measure.fractions measure.objects.tables metrics report pictures.objects"
+    )
     modules = [f"matssl.{room}" for room in rooms.split()]
     code = f"import sys, {', '.join(modules)}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=300).returncode == 0

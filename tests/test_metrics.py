@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from matssl import metrics
-from matssl.measure import intervals
 from matssl.metrics import SCORES, counts, overlap
 
 # Rows truth, columns prediction.
@@ -199,38 +198,3 @@ def test_what_scores_share_is_gathered_once() -> None:
     gathered = metrics.gather(*_images(1)[0], 5)
     assert set(gathered) == {score.gather for score in SCORES.values()}
     assert np.array_equal(gathered[counts.confusion], counts.confusion(*_images(1)[0], 5))
-
-
-# --- intervals ---
-def test_phase_fraction_after_astm_e562() -> None:
-    hits = [22, 25, 19, 24, 28, 21, 23, 26, 20, 22]
-    result = intervals.phase_fraction([h / 100 for h in hits])
-    assert result.mean == pytest.approx(0.23)
-    assert result.std == pytest.approx(0.02789, abs=1e-5)
-    assert result.half_width == pytest.approx(0.01995, abs=1e-5)
-    assert result.relative_accuracy == pytest.approx(8.67, abs=0.01)
-
-
-def test_few_fields_have_no_interval() -> None:
-    result = intervals.phase_fraction([0.2, 0.3, 0.4])
-    assert result.mean == pytest.approx(0.3)
-    assert math.isnan(result.half_width)
-
-
-@pytest.mark.parametrize(
-    ("degrees", "value"), [(4, 2.776), (9, 2.262), (29, 2.045), (60, 2.000), (120, 1.980)]
-)
-def test_student_t(degrees: int, value: float) -> None:
-    assert intervals.student_t(degrees) == pytest.approx(value, abs=1e-3)
-
-
-def test_the_bootstrap_draws_whole_groups() -> None:
-    good, bad = np.array([[10, 0], [0, 10]]), np.array([[5, 5], [5, 5]])
-    matrices = [good, good, bad, bad, good, bad]
-    # Six images of four specimens: too few to say anything, as for phase fractions.
-    assert intervals.bootstrap(matrices, list("aabbcd"), overlap.miou, 100, 0) is None
-    low, high = intervals.bootstrap(matrices, list("abcdef"), overlap.miou, 2000, 0) or (0, 0)
-    assert overlap.miou(bad) <= low < overlap.miou(sum(matrices)) < high <= 1.0
-    assert intervals.bootstrap(matrices, list("abcdef"), overlap.miou, 2000, 0) == (low, high)
-    same = [good] * 5
-    assert intervals.bootstrap(same, list("abcde"), overlap.miou, 50, 0) == (1.0, 1.0)

@@ -473,8 +473,8 @@ def test_spheres_of_one_size_are_found_from_their_sections() -> None:
 
 
 def test_intervals_of_sizes_draw_specimens_and_their_fields() -> None:
-    assert intervals.redrawn([4], lambda drawn: drawn[:1].astype(float)) is None
-    assert intervals.redrawn([3, 3, 3, 3], lambda drawn: drawn[:1].astype(float)) is None
+    assert intervals.redrawn([3], lambda drawn: drawn[:1].astype(float)) is None
+    assert intervals.redrawn([3, 3, 3], lambda drawn: drawn[:1].astype(float)) is None
     values = np.array([9.0, 10, 11, 10, 12, 8, 10, 9, 11, 10])
 
     def mean(drawn: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import html
 from html.parser import HTMLParser
 from pathlib import Path
 
 import cv2
 import numpy as np
+import pytest
 
 from matssl import report
 
@@ -98,3 +100,25 @@ def test_names_beyond_ascii_survive(tmp_path: Path) -> None:
     path = tmp_path / "report.html"
     report.write(path, "Gefüge γ′ 組織", "µm", [])
     assert "Gefüge γ′ 組織" in path.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ("/home/me/lab el/data\n  images 3", "…/data\n  images 3"),
+        ("finetune_dataset: /home/me/lab el/data\nseed: 0", "finetune_dataset: …/data\nseed: 0"),
+        (
+            "python x.py --d '/home/me/lab el/data' --n /tmp/a.ckpt",
+            "python x.py --d '…/data' --n …/a.ckpt",
+        ),
+        ("weights /mnt/a/b/encoder.safetensors, 3 of 4", "weights …/encoder.safetensors, 3 of 4"),
+        # What tells nothing of a machine stays.
+        ("experiments/finetune/x/best.ckpt, 10 px/nm, and/or 3 / 4", None),
+        ("out-of-fold images, model a/b.ckpt; ~/c/d", None),
+        ("http://example.org/a/b", None),
+    ],
+)
+def test_a_page_for_others_keeps_local_paths_to_itself(said: str, shown: str | None) -> None:
+    """found.md C7."""
+    assert report.placeless(said) == (said if shown is None else shown)
+    assert report.placeless(said) in html.unescape(report.text(said))

@@ -60,14 +60,16 @@ def show(
         more = f"--help all shows all {len(flags)} flags and what they take."
         flags = few
     needed = [
-        k.word if k.flag.positional else f"{k.word} X" for k in flags.values() if k.flag.required
+        (k.word if k.flag.required else f"[{k.word}]") if k.flag.positional else f"{k.word} X"
+        for k in flags.values()
+        if k.flag.required or k.flag.positional
     ]
     prog = command.prog or os.path.basename(sys.argv[0])
     width = _columns()
     lines = [f"usage: {' '.join([prog, *needed, '[--FLAG X ...]'])}", ""]
     lines += _wrapped(command.description.replace("``", ""), width)
     groups: dict[str, list[str]] = {}
-    for flag in sorted(flags.values(), key=lambda k: not k.flag.required):
+    for flag in sorted(flags.values(), key=lambda k: not (k.flag.required or k.flag.positional)):
         title = flag.flag.group if whole or not short else "options"
         allowed = command.choices.get(flag.name) or flag.flag.choices
         text = _described(flag, shown.get(flag.name))

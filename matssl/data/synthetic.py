@@ -40,7 +40,7 @@ def micrograph(
         raise UserError(f"there is no kind {kind!r} of micrograph; there are: {', '.join(KINDS)}")
     generator = rng.generator(seed, 0, list(KINDS).index(kind), stream=rng.NOISE)
     specimen, mask = KINDS[kind](height, width, generator)
-    image = _imaged(specimen, generator)
+    image = imaged(specimen, generator)
     if bar:
         image = np.concatenate([image, _bar(height, width, generator)])
     return image, mask
@@ -211,7 +211,7 @@ CLASS_NAMES = {
 }
 
 
-def _imaged(specimen: Array, g: np.random.Generator) -> NDArray[np.uint8]:
+def imaged(specimen: Array, g: np.random.Generator) -> NDArray[np.uint8]:
     """Return what a microscope makes of a specimen: blur, uneven light, contrast, noise."""
     height, width = specimen.shape
     blurred = cv2.GaussianBlur(specimen.astype(np.float32), (0, 0), float(g.uniform(0.5, 0.9)))

@@ -78,7 +78,7 @@ def find_cracks(mask: Mask, shortest: float = 0.0) -> tuple[list[tuple[Crack, Pi
         left, top, wide, high, area = (int(v) for v in facts[number])
         inner = (slice(top, top + high), slice(left, left + wide))
         part = labels[inner] == number
-        thin = np.pad(np.asarray(skeletonize(part)), 1)  # type: ignore[no-untyped-call]
+        thin = np.pad(np.asarray(skeletonize(part)), 1)
         lines, tips = middle_lines(thin, np.pad(depth[inner] * part, 1))
         # Padding moved all by one.
         paths = tuple(line + np.array([left - 1, top - 1]) for line in lines)

@@ -1,14 +1,18 @@
-"""Area fractions of several images: by specimen, and over specimens with an interval."""
+"""Area fractions (ASTM E1245): of each specimen over its fields, and over specimens."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from typing import Literal
 
 import numpy as np
 
+from matssl.measure import intervals
+from matssl.measure.correlation import Correlated
 from matssl.measure.field import Field
-from matssl.measure.intervals import Fraction, phase_fraction
+from matssl.measure.intervals import Fraction, Sample
 
 
 @dataclass(frozen=True)
@@ -24,22 +28,126 @@ class Errors:
     mean_absolute: float
 
 
-def by_specimen(fields: Sequence[Field], values: Sequence[float]) -> list[float]:
-    """Return the mean of each specimen: images of one are no independent fields.
+@dataclass(frozen=True)
+class Estimate:
+    """An area fraction, and what it is a mean of.
+
+    Attributes:
+        fraction: mean, spread and interval.
+        sample: the mean and its variance, for corrections and differences.
+        over: of what the fraction is a mean, and its interval speaks: fields of one specimen, or
+            specimens of several; correlation where fields are too few and the interval comes from
+            within them.
+        specimens: how many.
+        fields: how many, of all of them.
+        refusal: why there is no interval, in words; "" where there is one.
+    """
+
+    fraction: Fraction
+    sample: Sample
+    over: Literal["fields", "specimens", "correlation"]
+    specimens: int
+    fields: int
+    refusal: str = ""
+
+    def stored(self) -> dict[str, object]:
+        """Return it as plain values, for a table or a JSON file."""
+        own: dict[str, object] = {
+            f.name: getattr(self.fraction, f.name) for f in fields(Fraction) if f.name != "n"
+        }
+        return own | {"specimens": self.specimens, "fields": self.fields, "over": self.over}
+
+
+def of_specimen(values: Sequence[float], correlated: Sequence[Correlated] = ()) -> Estimate:
+    """Return the area fraction of one specimen over its fields.
+
+    From MIN_SHARES fields on by their spread. Of fewer nothing tells the spread: the interval comes
+    from the correlation within them, where it is given and each is large enough for it, and from
+    the spread where that is larger.
+
+    Args:
+        values: fraction of each field, at least one.
+        correlated: what each field tells of its own error, in the same order; empty for unknown.
+    """
+    n, found = len(values), intervals.fraction(values)
+    if n >= intervals.MIN_SHARES:
+        return Estimate(found, intervals.sample(values), "fields", 1, n)
+    few = f"{n} of at least {intervals.MIN_SHARES} fields"
+    if len(correlated) != n:
+        unknown = Sample(found.mean, math.nan, math.nan, n)
+        return Estimate(found, unknown, "fields", 1, n, few)
+    refused = next((one.refusal for one in correlated if one.refusal), "")
+    if refused:
+        unknown = Sample(found.mean, math.nan, math.nan, n)
+        return Estimate(found, unknown, "fields", 1, n, refused if n == 1 else f"{few}; {refused}")
+    variance = sum(one.variance for one in correlated) / n**2
+    degrees = sum(one.degrees for one in correlated)
+    spread = intervals.sample(values)
+    if n > 1 and spread.variance > variance:
+        variance, degrees = spread.variance, spread.degrees
+    half = intervals.half_width(variance, degrees)
+    ends = intervals.of_share(found.mean, half)
+    own = replace(
+        found,
+        half_width=half,
+        low=ends.low,
+        high=ends.high,
+        scale=ends.scale,
+        relative_accuracy=100 * half / found.mean,
+    )
+    return Estimate(own, Sample(found.mean, variance, degrees, n), "correlation", 1, n)
+
+
+def of_specimens(means: Sequence[float], count: int) -> Estimate:
+    """Return the mean over specimens.
+
+    Args:
+        means: of each specimen.
+        count: fields of all of them.
+    """
+    n, found = len(means), intervals.fraction(means, intervals.MIN_FIELDS)
+    few = "" if n >= intervals.MIN_FIELDS else f"{n} of at least {intervals.MIN_FIELDS} specimens"
+    return Estimate(found, intervals.sample(means), "specimens", n, count, few)
+
+
+def by_specimen(fields: Sequence[Field], kind: int) -> dict[str, list[float]]:
+    """Return the fractions of a class in the fields of each specimen; empty fields have none.
 
     Args:
         fields: in the order in which specimens come.
-        values: one per field.
+        kind: index of the class.
     """
     specimens: dict[str, list[float]] = {}
-    for field, value in zip(fields, values, strict=True):
-        specimens.setdefault(field.specimen, []).append(value)
-    return [float(np.mean(own)) for own in specimens.values()]
+    for field in fields:
+        share = float(field.fractions[kind])
+        own = specimens.setdefault(field.specimen, [])
+        if not math.isnan(share):
+            own.append(share)
+    return {name: own for name, own in specimens.items() if own}
 
 
-def over_specimens(fields: Sequence[Field]) -> list[Fraction]:
-    """Return the area fraction of each class over the specimens, with its interval."""
-    return [phase_fraction(by_specimen(fields, column)) for column in _columns(fields)]
+def over_specimens(fields: Sequence[Field]) -> list[Estimate]:
+    """Return the area fraction of each class: over specimens, or over the fields of a single one.
+
+    Images of one specimen are no independent fields of a material: of several specimens the mean of
+    each counts once.
+
+    Args:
+        fields: of all specimens.
+    """
+    found = []
+    for kind in range(len(fields[0].areas)):
+        own = by_specimen(fields, kind)
+        count = sum(map(len, own.values()))
+        if len(own) == 1:
+            found.append(of_specimen(next(iter(own.values()))))
+        elif own:
+            found.append(of_specimens([float(np.mean(one)) for one in own.values()], count))
+        else:
+            nothing = replace(intervals.fraction([math.nan]), n=0)
+            unknown = Sample(math.nan, math.nan, math.nan, 0)
+            found.append(Estimate(nothing, unknown, "fields", 0, 0, "no pixel counts"))
+    return found
 
 
 def errors(predicted: Sequence[Field], truth: Sequence[Field]) -> list[Errors]:

@@ -1,68 +1,268 @@
-"""What a few images say about others: the only intervals, with images or specimens as sample."""
+"""What a few fields say about the rest: the only intervals, with fields or specimens as sample.
+
+All are two-sided and of 95 %. Nothing here leaves [0, 1] where a share cannot.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from matssl.core import rng
 
-# Two-sided 95 % points of Student's t for 1 to 30 degrees of freedom.
-T95 = (
-    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228,
-    2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086,
-    2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
-)  # fmt: skip
-# Fewer fields or specimens tell nothing about their spread (ASTM E562 wants 30 fields).
+# Fewer specimens, or fields of what may be skewed, are no sample of their spread; 30 are wanted.
 MIN_FIELDS = 5
+# Fewer area fractions of fields of one specimen; coverage from here on: benchmarks/RESULTS.md.
+MIN_SHARES = 4
+# %RA that ASTM E562 and E1245 want.
+WANTED_ACCURACY = 10.0
+# Below and above these shares an interval is symmetric in the logit.
+LOW_SHARE, HIGH_SHARE = 0.05, 0.95
+
+Scale = Literal["t", "logit", "rule of three", "none"]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A mean and what is known of its error.
+
+    Attributes:
+        mean: of n values, or one value.
+        variance: of the mean.
+        degrees: of freedom of the variance.
+        n: values.
+    """
+
+    mean: float
+    variance: float
+    degrees: float
+    n: int
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Where a value lies with 95 % confidence.
+
+    Attributes:
+        low: lower end; NaN where there is no interval.
+        high: upper end.
+        half_width: of the symmetric interval, from which the ends come; NaN where there is none.
+        scale: t where the ends lie half a width off the value, logit where this is so in the logit,
+            rule of three where all fields have nothing or nothing else; none without an interval.
+    """
+
+    low: float
+    high: float
+    half_width: float
+    scale: Scale
+
+
+NONE = Interval(math.nan, math.nan, math.nan, "none")
 
 
 @dataclass(frozen=True)
 class Fraction:
-    """A phase fraction over fields, after ASTM E562.
+    """An area fraction over n fields or over n specimens (ASTM E1245).
 
     Attributes:
-        mean: of the fields.
-        std: of the fields, with n - 1; NaN for one field.
-        half_width: of the 95 % interval; NaN below MIN_FIELDS fields.
-        relative_accuracy: half width over mean in percent.
-        fields: how many images.
+        mean: of the values.
+        std: of the values, with n - 1; NaN for one value.
+        half_width: t s / sqrt(n); NaN below MIN_SHARES fields or MIN_FIELDS specimens.
+        low: lower end of the interval; NaN where there is none.
+        high: upper end of it.
+        scale: see :class:`Interval`.
+        relative_accuracy: %RA, half width over mean in per cent; NaN where there is none.
+        n: values.
+        needed: values for a %RA of 10 with this spread, in all; None where nothing tells.
     """
 
     mean: float
     std: float
     half_width: float
+    low: float
+    high: float
+    scale: Scale
     relative_accuracy: float
-    fields: int
+    n: int
+    needed: int | None
 
 
-def student_t(degrees: int) -> float:
-    """Return the two-sided 95 % point of Student's t."""
-    if degrees < 1:
-        return math.nan
-    if degrees <= len(T95):
-        return T95[degrees - 1]
-    # Cornish-Fisher about the normal point; error below 1e-3 from 31 on.
-    z = 1.959964
-    return z + (z**3 + z) / (4 * degrees) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * degrees**2)
+@dataclass(frozen=True)
+class Difference:
+    """Second minus first.
+
+    Attributes:
+        value: the difference.
+        half_width: of its interval (Welch); NaN where either side has no spread to go by.
+        degrees: of freedom.
+    """
+
+    value: float
+    half_width: float
+    degrees: float
+
+    @property
+    def low(self) -> float:
+        """Lower end of the interval."""
+        return self.value - self.half_width
+
+    @property
+    def high(self) -> float:
+        """Upper end of the interval."""
+        return self.value + self.half_width
+
+    @property
+    def clear(self) -> bool:
+        """Whether the interval excludes zero."""
+        return self.low > 0 or self.high < 0
 
 
-def phase_fraction(values: Sequence[float]) -> Fraction:
-    """Return mean and 95 % interval of a fraction measured on several fields.
+def student_t(degrees: float) -> float:
+    """Return the two-sided 95 % point of Student's t; NaN below one degree of freedom.
 
     Args:
-        values: one fraction per image, 0 to 1.
+        degrees: of freedom, from Welch's equation no whole number.
+    """
+    from scipy.special import stdtrit
+
+    return float(stdtrit(degrees, 0.975)) if degrees >= 1 else math.nan
+
+
+def sample(values: Sequence[float]) -> Sample:
+    """Return mean, variance of the mean and degrees of freedom of values; NaN from fewer than two.
+
+    Args:
+        values: at least one.
     """
     n = len(values)
-    average = float(np.mean(values)) if n else math.nan
-    std = float(np.std(values, ddof=1)) if n > 1 else math.nan
-    half = student_t(n - 1) * std / math.sqrt(n) if n >= MIN_FIELDS else math.nan
-    relative = 100 * half / average if average > 0 else math.nan
-    return Fraction(average, std, half, relative, n)
+    variance = float(np.var(values, ddof=1)) / n if n > 1 else math.nan
+    return Sample(float(np.mean(values)), variance, n - 1.0, n)
+
+
+def combined(parts: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """Return the sum of variances and its degrees of freedom (Welch and Satterthwaite).
+
+    Args:
+        parts: (variance, degrees of freedom) of independent parts.
+
+    Returns:
+        V = sum of v_i, and V^2 / sum of v_i^2 / d_i, at least the smallest d_i.
+    """
+    total = sum(variance for variance, _ in parts)
+    smallest = min(degrees for _, degrees in parts)
+    below = sum(variance**2 / degrees for variance, degrees in parts if degrees > 0)
+    if not below > 0:
+        return total, max(degrees for _, degrees in parts)
+    return total, max(total**2 / below, min(smallest, 1.0))
+
+
+def half_width(variance: float, degrees: float) -> float:
+    """Return t sqrt(variance), NaN where nothing is known of the spread."""
+    return student_t(degrees) * math.sqrt(variance) if variance >= 0 else math.nan
+
+
+def of_share(share: float, half: float) -> Interval:
+    """Return the interval of a share between 0 and 1 from the half width of its t interval.
+
+    The logit scale (half width h / (g (1 - g))) where the share lies below 5 % or above 95 %, or an
+    end comes within a quarter of it to a limit.
+
+    Args:
+        share: 0 to 1, neither of both.
+        half: half width of the symmetric interval.
+    """
+    if math.isnan(half) or math.isnan(share):
+        return NONE
+    low, high = share - half, share + half
+    near = low < share / 4 or high > 1 - (1 - share) / 4
+    if half == 0 or (LOW_SHARE <= share <= HIGH_SHARE and not near):
+        return Interval(low, high, half, "t")
+    if not 0 < share < 1:
+        return Interval(max(0.0, low), min(1.0, high), half, "t")
+    centre, reach = math.log(share / (1 - share)), half / (share * (1 - share))
+    return Interval(expit(centre - reach), expit(centre + reach), half, "logit")
+
+
+def expit(value: float) -> float:
+    """Return 1 / (1 + exp(-value))."""
+    return 1 / (1 + math.exp(-value)) if value > -700 else 0.0
+
+
+def fraction(values: Sequence[float], least: int = MIN_SHARES) -> Fraction:
+    """Return an area fraction over fields of one specimen, or over specimens (ASTM E1245).
+
+    Mean +/- t(n - 1) s / sqrt(n); see :func:`of_share` near the limits. Where all values are 0 (or
+    1) their spread is none and tells nothing: the rule of three, 3 / n over the values, bounds it.
+
+    Args:
+        values: one fraction a field, 0 to 1; at least one.
+        least: number of values that carry an interval.
+    """
+    n, own = len(values), sample(values)
+    std = math.sqrt(own.variance * n) if n > 1 else math.nan
+    half = half_width(own.variance, own.degrees) if n >= least else math.nan
+    found = of_share(own.mean, half)
+    if n >= least and own.mean in (0.0, 1.0):
+        reach = min(1.0, 3 / n)
+        found = Interval(
+            max(0.0, own.mean - reach), min(1.0, own.mean + reach), math.nan, "rule of three"
+        )
+    half = found.half_width
+    relative = 100 * half / own.mean if own.mean > 0 else math.nan
+    needed = fields_needed(own.mean, std) if n >= least else None
+    return Fraction(own.mean, std, half, found.low, found.high, found.scale, relative, n, needed)
+
+
+def fields_needed(mean: float, std: float, accuracy: float = WANTED_ACCURACY) -> int | None:
+    """Return the smallest n with t(n - 1) s / sqrt(n) <= accuracy / 100 of the mean, in all.
+
+    Args:
+        mean: of the fields so far.
+        std: of the fields so far.
+        accuracy: wanted %RA.
+
+    Returns:
+        None where the mean is 0 or nothing is known of the spread.
+    """
+    if not mean > 0 or math.isnan(std):
+        return None
+    wanted = accuracy / 100 * mean
+    # t is above 1.96, so that no smaller n fits; a few steps on it is below 2.1.
+    n = max(2, math.floor((1.9599 * std / wanted) ** 2))
+    while student_t(n - 1) * std > wanted * math.sqrt(n) * (1 + 1e-12):
+        n += 1
+    return n
+
+
+def difference(first: Sequence[float], second: Sequence[float]) -> Difference:
+    """Return the mean of second minus the mean of first with its 95 % interval (Welch).
+
+    Args:
+        first: values of one specimen, a field each; any unit.
+        second: values of the other.
+    """
+    return difference_of(sample(first), sample(second))
+
+
+def difference_of(first: Sample, second: Sample) -> Difference:
+    """Return second minus first with its 95 % interval (Welch).
+
+    Args:
+        first: of one specimen.
+        second: of the other.
+    """
+    value = second.mean - first.mean
+    if math.isnan(first.variance) or math.isnan(second.variance):
+        return Difference(value, math.nan, math.nan)
+    variance, degrees = combined(
+        [(first.variance, first.degrees), (second.variance, second.degrees)]
+    )
+    return Difference(value, half_width(variance, degrees), degrees)
 
 
 @dataclass(frozen=True)
@@ -86,13 +286,12 @@ def mean_of_fields(values: Sequence[float]) -> Mean:
     """Return mean and 95 % interval of a length measured on several fields.
 
     Args:
-        values: one per field, in any unit.
+        values: one per field, in any unit; at least one.
     """
-    n = len(values)
-    average = float(np.mean(values)) if n else math.nan
-    std = float(np.std(values, ddof=1)) if n > 1 else math.nan
-    half = student_t(n - 1) * std / math.sqrt(n) if n >= MIN_FIELDS else math.nan
-    return Mean(average, std, half, n)
+    own = sample(values)
+    std = math.sqrt(own.variance * own.n) if own.n > 1 else math.nan
+    half = half_width(own.variance, own.degrees) if own.n >= MIN_FIELDS else math.nan
+    return Mean(own.mean, std, half, own.n)
 
 
 def paired(first: Sequence[float], second: Sequence[float]) -> tuple[float, float]:
@@ -105,46 +304,8 @@ def paired(first: Sequence[float], second: Sequence[float]) -> tuple[float, floa
     Returns:
         The half width is NaN with a single pair, of whose spread nothing is known.
     """
-    gains = np.subtract(second, first)
-    half = math.nan
-    if len(gains) > 1:
-        half = student_t(len(gains) - 1) * float(np.std(gains, ddof=1)) / math.sqrt(len(gains))
-    return float(np.mean(gains)), half
-
-
-def bootstrap(
-    counts: Sequence[NDArray[np.int64]],
-    groups: Sequence[str],
-    score: Callable[[NDArray[np.int64]], float],
-    resamples: int,
-    seed: int,
-) -> tuple[float, float] | None:
-    """Return the 95 % percentile interval of a pooled score.
-
-    Whole groups are drawn with replacement, since images of one specimen are no independent
-    samples; each image is its own group where all groups differ.
-
-    Args:
-        counts: confusion matrix of each image.
-        groups: group of each image.
-        score: of the summed counts.
-        resamples: how many draws.
-        seed: of the draws.
-
-    Returns:
-        Lower and upper end; None below MIN_FIELDS groups, which tell nothing about their spread.
-    """
-    names = sorted(set(groups))
-    if len(names) < MIN_FIELDS or resamples < 1:
-        return None
-    sums = np.stack(
-        [np.sum([c for c, g in zip(counts, groups, strict=True) if g == n], axis=0) for n in names]
-    )
-    generator = rng.generator(seed, 0, 0, stream=rng.SUBSETS)
-    drawn = generator.integers(len(names), size=(resamples, len(names)))
-    values = np.array([score(sums[row].sum(axis=0)) for row in drawn])
-    low, high = np.nanpercentile(values, [2.5, 97.5])
-    return float(low), float(high)
+    gains = sample(np.subtract(second, first).tolist())
+    return gains.mean, half_width(gains.variance, gains.degrees)
 
 
 def redrawn(

@@ -50,6 +50,7 @@ class Layer:
         angle: of the layer against the x axis, degrees counter-clockwise, above -90 up to 90.
         curved: whether its form is a curve.
         length: of the form, as far as it is measured.
+        place: of each normal, along the form from the first one of the field, (N,).
         thickness: at each normal, (N,).
         first: ends of the normals on the upper edge (the left one of an upright layer), (N, 2)
             as x, y.
@@ -62,6 +63,7 @@ class Layer:
     angle: float
     curved: bool
     length: float
+    place: Floats
     thickness: Floats
     first: Floats
     second: Floats
@@ -162,6 +164,7 @@ def measure(band: Mask, known: Mask) -> Layer | None:
         angle=frame.angle,
         curved=len(frame.form) > 2,
         length=float(np.count_nonzero(good)) * lines.step,
+        place=np.flatnonzero(good).astype(np.float64) * lines.step,
         thickness=np.abs(heights[1] - heights[0]),
         first=ends[0],
         second=ends[1],

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 
 from matssl.core.tables import percent
 from matssl.measure.field import Field
-from matssl.measure.intervals import MIN_FIELDS, Fraction
+from matssl.measure.intervals import MIN_FIELDS, MIN_SHARES, Fraction
 
 FRACTION_NOTE = (
-    "Mean over specimens (images, where each is one) and half width of its 95 % interval (ASTM "
-    f"E562); no interval below {MIN_FIELDS} of them."
+    "Area fraction (ASTM E1245): mean over specimens (images, where each is one; fields, where all "
+    f"are of one specimen) with its 95 % interval; none below {MIN_FIELDS} specimens or "
+    f"{MIN_SHARES} fields."
 )
 
 
@@ -26,5 +27,11 @@ def percent_cells(field: Field, names: Sequence[str]) -> dict[str, str]:
 
 
 def fraction_text(fraction: Fraction, digits: int = 1) -> str:
-    """Return a fraction in per cent with the half width of its interval, where it has one."""
-    return percent(fraction.mean, fraction.half_width, digits)
+    """Return a fraction in per cent with its interval, where it has one.
+
+    With the half width where the interval is symmetric, else with both ends.
+    """
+    if fraction.scale in ("none", "t"):
+        return percent(fraction.mean, fraction.half_width, digits)
+    low, high = (percent(end, digits=digits) for end in (fraction.low, fraction.high))
+    return f"{percent(fraction.mean, digits=digits)} ({low} to {high})"

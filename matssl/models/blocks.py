@@ -121,10 +121,9 @@ def _of_layers(encoder: nn.Module) -> dict[str, int]:
     if isinstance(parts, nn.ModuleList):
         return dict(_grouped(parts))
     features = getattr(encoder, "features", None)
-    pooled = isinstance(features, nn.Sequential) and any(
-        isinstance(layer, nn.MaxPool2d) for layer in features
-    )
-    if not pooled or hasattr(features, "conv0"):
+    if not isinstance(features, nn.Sequential):
+        return {}
+    if not any(isinstance(layer, nn.MaxPool2d) for layer in features):
         return {}
     numbers, block = {}, 1
     for place, layer in features.named_children():

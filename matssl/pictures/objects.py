@@ -20,10 +20,12 @@ from matssl.core.arrays import Array, percentiles
 from matssl.core.run_folder import atomic_path
 
 # Longest side of an overlay in its own pixels: small fields are drawn larger, big ones smaller.
-DRAWN = 1600
-# So many objects get their number; of more the largest.
-NUMBERED = 200
+DRAWN, LARGER = 1600, 8
+# So many objects get their number; of more some of the largest, so that numbers hide no objects.
+NUMBERED, LARGEST = 200, 60
 LETTER, LINE = 17, 2
+# Objects below so many drawn pixels get the thinnest line.
+FINE = 24
 # Outlines must be seen on any grey: brighter than the colours of areas. Cut objects have their own.
 BRIGHT = ((0, 220, 255), (255, 225, 0), (255, 90, 210), (120, 255, 70), (190, 150, 255))
 CUT = (255, 105, 35)
@@ -69,7 +71,7 @@ def overlay(
         pixel_size: nm; draws a scale bar.
     """
     height, width = objects[0].labels.shape
-    factor = DRAWN / max(height, width)
+    factor = min(DRAWN / max(height, width), LARGER)
     size = (max(1, round(width * factor)), max(1, round(height * factor)))
     canvas = _ground(micrograph, objects, size)
     colours = [BRIGHT[i % len(BRIGHT)] for i in range(len(objects))]
@@ -111,15 +113,19 @@ def _outlines(
     canvas: NDArray[np.uint8], one: Outlined, whole: tuple[int, int, int], factor: float
 ) -> None:
     """Draw the outline of every object, of a cut one in another colour, halves of pixels exact."""
+    sides = one.boxes[:, 2:] * factor
+    line = 1 if len(sides) and float(np.median(sides)) < FINE else LINE
     for place, (left, top, wide, high) in enumerate(one.boxes.tolist()):
         part = one.labels[top : top + high, left : left + wide] == place + 1
         # Borders lie in the middle of their pixels; a pixel of white around closes them.
-        lines = cv2.findContours(
+        outlines = cv2.findContours(
             part.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE, offset=(left, top)
         )[0]
         colour = CUT if one.cut[place] else whole
-        shifted = [np.rint(16 * ((line + 0.5) * factor - 0.5)).astype(np.int32) for line in lines]
-        cv2.polylines(canvas, shifted, True, colour, LINE, cv2.LINE_AA, shift=4)
+        shifted = [
+            np.rint(16 * ((each + 0.5) * factor - 0.5)).astype(np.int32) for each in outlines
+        ]
+        cv2.polylines(canvas, shifted, True, colour, line, cv2.LINE_AA, shift=4)
 
 
 def _numbers(
@@ -132,7 +138,8 @@ def _numbers(
     font = _font(LETTER, bold=True)
     all_ = [(float(one.area[i]), one, i) for one in objects for i in range(len(one.area))]
     taken: list[tuple[float, float, float, float]] = []
-    for _, one, place in sorted(all_, key=lambda found: -found[0])[:NUMBERED]:
+    most = len(all_) if len(all_) <= NUMBERED else LARGEST
+    for _, one, place in sorted(all_, key=lambda found: -found[0])[:most]:
         text = str(one.first + place)
         at, anchor = _spot(one, place, factor, draw.textbbox((0, 0), text, font, stroke_width=2))
         box = draw.textbbox(at, text, font=font, anchor=anchor, stroke_width=2)
@@ -222,7 +229,7 @@ def _with_head(
     if cut:
         keys.append((CUT, f"of these cut by an edge: {cut}"))
     if sum(len(one.area) for one in objects) > NUMBERED:
-        keys.append(((255, 255, 255), f"numbers on the largest {NUMBERED}"))
+        keys.append(((255, 255, 255), f"numbers on the {LARGEST} largest"))
     for colour, text in keys:
         if colour != (255, 255, 255):
             draw.rectangle((x, 60, x + 34, 66), colour)

@@ -56,10 +56,11 @@ def output_names(paths: Sequence[Path], root: Path) -> list[str]:
         else f"{name}_{place.suffix.lstrip('.')}"
         for place, name in zip(places, joined, strict=True)
     ]
-    return [_fitting(name) for name in names]
+    return [fitting(name) for name in names]
 
 
-def _fitting(name: str) -> str:
+def fitting(name: str) -> str:
+    """Return a name that a file system takes: of one too long the beginning and a check sum."""
     data = os.fsencode(name)
     if len(data) <= LONGEST:
         return name

@@ -31,7 +31,7 @@ class Key(NamedTuple):
         below: numbers must be smaller.
         above: numbers must be larger.
         choices: the texts it takes.
-        count: numbers of a list, where there is one right one.
+        length: numbers of a list, where there is one right one.
         modes: of operation in which it says something.
         required: whether there must be a value.
     """
@@ -42,7 +42,7 @@ class Key(NamedTuple):
     below: float | None = None
     above: float | None = None
     choices: tuple[str, ...] = ()
-    count: int | None = None
+    length: int | None = None
     modes: tuple[str, ...] = (TRAIN,)
     required: bool = False
 
@@ -53,7 +53,7 @@ KEYS = {
     "results_dir": Key("text", modes=(TRAIN, INFERENCE)),
     "encoder_name": Key("text", "UNet", choices=tuple(ENCODERS)),
     "decoder_name": Key("text", "UNet", choices=tuple(DECODERS)),
-    "encoder_filters": Key("numbers", [64, 128, 256, 512, 1024], low=1, count=5),
+    "encoder_filters": Key("numbers", [64, 128, 256, 512, 1024], low=1, length=5),
     "decoder_filters": Key("numbers", [512, 256, 128, 64, 32], low=1),
     "batchnorm": Key("switch", False),
     "backbone_weights": Key("text", choices=tuple(STARTS)),
@@ -155,8 +155,8 @@ def _problem(name: str, key: Key, value: object) -> str:
         return f"{name} must be {KINDS[key.kind]}, not {cut(repr(value), 60)}"
     if key.choices and value not in key.choices:
         return f"{name} must be {' or '.join(key.choices)}, not {cut(str(value), 60)}"
-    if isinstance(value, list) and key.count not in (None, len(value)):
-        return f"{name} must be {key.count} numbers, not {len(value)}"
+    if isinstance(value, list) and key.length not in (None, len(value)):
+        return f"{name} must be {key.length} numbers, not {len(value)}"
     numbers = value if isinstance(value, list) else [value]
     for number in numbers:
         if isinstance(number, bool) or not isinstance(number, (int, float)):

@@ -50,9 +50,16 @@ def describe(path: Path) -> str:
     """
     from matssl import weights
     from matssl.core import checkpoint
+    from matssl.models.forest import is_forest
     from matssl.weights.recognition import identify
 
     content = weights.read(path)
+    payload = content.payload
+    if isinstance(payload, Mapping) and is_forest(payload.get("model")):
+        lines = [str(path), "  layout        random forest of train_finetune.py --head forest"]
+        lines.append(f"  segments      eval_model.py --model_path {path}")
+        lines += [f"  made from     {line}" for line in content.lineage.lines()]
+        return "\n".join([*lines, f"  sha256        {checkpoint.file_hash(content.path)}"])
     layout, encoder, names = identify(content)
     size = sum(tensor.numel() for tensor in encoder.values())
     rest = len(content.tensors) - len(encoder)

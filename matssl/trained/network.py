@@ -1,4 +1,4 @@
-"""A trained network where it computes: probabilities of whole images, of whatever size."""
+"""A trained network or forest where it computes: probabilities of images of whatever size."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from matssl.core import runtime
 from matssl.core.arrays import IN_MEMORY_BYTES
 from matssl.core.errors import UserError
 from matssl.models.encoders import channels_last
+from matssl.models.forest import ForestModel
 
 
 @dataclass(frozen=True)
 class Network:
-    """A torch module on its device, in evaluation mode.
+    """A torch module on its device, in evaluation mode; a random forest is one too.
 
     What computes by other means (an exported file) stands in its place where it has
     :meth:`probabilities`; the segmenter above asks for no more.
@@ -96,6 +97,9 @@ class Network:
         shape = (num_classes, *image.shape[1:])
         if scratch is not None and 4 * int(np.prod(shape, dtype=np.int64)) > IN_MEMORY_BYTES:
             out = np.memmap(scratch / "probabilities", np.float32, "w+", shape=shape)
+        if isinstance(self.model, ForestModel):
+            # It needs no tiles: it goes through the image in strips.
+            return self.model.probabilities(image, out)
         return tiling.predict(
             self.model,
             image,

@@ -34,6 +34,10 @@ __all__ = [
 ]
 
 
+# Encoders whose ImageNet weights torchvision has.
+TORCHVISION = r"resnet(18|34|50|101|152)"
+
+
 @dataclass(frozen=True)
 class WeightsReport:
     """What was loaded from where.
@@ -243,10 +247,14 @@ def imagenet(
     from torchvision import models
 
     entry = hub.imagenet(name)
-    if entry is not None and (entry.package or entry.path.is_file()):
+    of_torchvision = re.fullmatch(TORCHVISION, name)
+    # Those of ResNets lie in torchvision's cache too; of others it is said what fetches them.
+    if entry is not None and (not of_torchvision or entry.path.is_file()):
         return load(encoder, entry.name, in_channels=in_channels, mean=mean, std=std)
-    if not re.fullmatch(r"resnet(18|34|50|101|152)", name):
-        known = sorted(e.architecture for e in hub.weights_registry().values() if e.package)
+    if not of_torchvision:
+        entries = hub.weights_registry().items()
+        names = {entry.architecture for key, entry in entries if key.startswith("imagenet-")}
+        known = sorted(other for other in names if not re.fullmatch(TORCHVISION, other))
         raise UserError(
             f"there are no ImageNet weights for {name}; use a ResNet, {named(known)}, or a weights "
             "file"

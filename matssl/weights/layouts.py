@@ -13,6 +13,7 @@ from torch import Tensor
 
 from matssl.core.errors import UserError
 from matssl.models import small_unet
+from matssl.models.forest import is_forest
 from matssl.weights.containers import Content, own_format
 
 # Places of a ResNet's parts in a Sequential: 2 is the ReLU, 3 the pooling.
@@ -25,10 +26,16 @@ def own_segmentation(content: Content) -> dict[str, Tensor] | None:
     """Read ``best.ckpt`` or ``last.ckpt`` of a fine-tuning run; of both weights the averaged.
 
     Raises:
-        UserError: it is the ensemble of a cross-validation, which has an encoder for each fold.
+        UserError: it is a random forest, which has no encoder, or the ensemble of a
+            cross-validation, which has one for each fold.
     """
     if not own_format(content.facts, content.path) or content.facts.get("stage") != "finetune":
         return None
+    if isinstance(content.payload, Mapping) and is_forest(content.payload.get("model")):
+        raise UserError(
+            f"{content.path} is a random forest (--head forest) and has no encoder; eval_model.py "
+            "--model_path uses it as it is"
+        )
     if content.has("members."):
         raise UserError(
             f"{content.path} is the ensemble of several folds, each with an encoder of its own; "

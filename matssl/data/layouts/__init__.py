@@ -169,6 +169,7 @@ def find(
     table: masks.ClassTable | None = None,
     opened: Sequence[str] | None = None,
     lists: Lists | None = None,
+    whole: bool = False,
 ) -> Dataset:
     """Return the data set in a folder: pairs by split, class table, groups.
 
@@ -185,6 +186,7 @@ def find(
         table: use this class table instead of looking for one (evaluation of a model).
         opened: only masks of these splits are opened to find the classes; all when None.
         lists: images that are given by name or share, in place of ``splits``.
+        whole: see :func:`matssl.data.masks.find_table`.
 
     Raises:
         UserError: nothing found, images without masks or the reverse, masks that cannot be read.
@@ -226,7 +228,7 @@ def find(
     seen = [pair for pair in pairs if opened is None or pair.split in opened]
     mask_paths = [pair.mask for pair in seen if pair.mask is not None]
     if mask_paths and table is None:
-        table, found_notes = masks.find_table(mask_paths, classes, root)
+        table, found_notes = masks.find_table(mask_paths, classes, root, whole)
         notes += found_notes
     return Dataset(
         root,

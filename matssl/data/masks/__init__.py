@@ -14,7 +14,8 @@ from matssl.data.masks.discover import (
     find_table,
     is_binary,
 )
-from matssl.data.masks.table import ClassTable, MaskClass, binary_table
+from matssl.data.masks.instances import numbers
+from matssl.data.masks.table import ClassTable, MaskClass, binary_table, plain
 from matssl.data.masks.values import Value
 
 __all__ = [
@@ -30,4 +31,6 @@ __all__ = [
     "find_binary",
     "find_table",
     "is_binary",
+    "numbers",
+    "plain",
 ]

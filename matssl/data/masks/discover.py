@@ -40,7 +40,10 @@ NO_MIXTURES = "export them anew as PNG, without JPEG, smoothing or resizing, whi
 
 
 def find_table(
-    mask_paths: Sequence[Path], classes: str | None = None, folder: Path | None = None
+    mask_paths: Sequence[Path],
+    classes: str | None = None,
+    folder: Path | None = None,
+    whole: bool = False,
 ) -> tuple[ClassTable, tuple[str, ...]]:
     """Return the class table of these masks, and notes in words.
 
@@ -49,15 +52,17 @@ def find_table(
         classes: ``--classes``: a YAML file, names in order separated by commas, "binary" or
             "binary:THRESHOLD".
         folder: the data set's folder, where a classes.yaml or classes.csv may lie.
+        whole: whether numbered objects may fill their masks, as grains do: nothing is learned
+            from these, but they can be measured.
 
     Raises:
         UserError: no two classes, strange values, or a class file that does not fit.
     """
-    table, notes = _table(mask_paths, classes, folder)
+    table, notes = _table(mask_paths, classes, folder, whole)
     if not any(c.pixels for c in table.classes):
         raise UserError("every pixel of every mask is to be ignored; there is nothing to learn")
     present = [c for c in table.classes if c.pixels]
-    if len(present) < 2:
+    if len(present) < 2 and not (whole and table.instances):
         raise UserError(
             f"all masks hold one class only ({present[0].name}); at least two are needed"
         )
@@ -113,7 +118,7 @@ def find_binary(
 
 
 def _table(
-    paths: Sequence[Path], classes: str | None, folder: Path | None
+    paths: Sequence[Path], classes: str | None, folder: Path | None, whole: bool
 ) -> tuple[ClassTable, tuple[str, ...]]:
     file = class_file(classes, folder)
     if file is None and classes is not None and is_binary(classes):
@@ -124,7 +129,7 @@ def _table(
     if file is not None:
         table, notes = from_file(file, conventions.by_color(agreed, strict=False))
     elif not _named(agreed, classes) and number_objects([s.objects for s in agreed.surveys]):
-        table, notes = _of_objects(agreed)
+        table, notes = _of_objects(agreed, whole)
     else:
         agreed = conventions.by_color(agreed)
         table, notes = _of_colors(agreed) if agreed.color else _of_numbers(agreed, classes)
@@ -191,8 +196,12 @@ def _cut(surveys: list[Survey], summed: Total) -> tuple[int, str]:
     return first, _soft_note(surveys, found) + f"; foreground from {first} on"
 
 
-def _of_objects(agreed: Agreed) -> tuple[ClassTable, tuple[str, ...]]:
+def _of_objects(agreed: Agreed, whole: bool) -> tuple[ClassTable, tuple[str, ...]]:
     """Return background and foreground of masks that number objects.
+
+    Args:
+        agreed: the masks.
+        whole: whether a mask may be objects from edge to edge.
 
     Raises:
         UserError: there is no background.
@@ -200,6 +209,8 @@ def _of_objects(agreed: Agreed) -> tuple[ClassTable, tuple[str, ...]]:
     found = [s.objects for s in agreed.surveys if s.objects.values]
     number = sum(one.values for one in found)
     grounds = {one.background for one in found}
+    if whole and grounds <= {None, 0, BLACK}:
+        grounds = {0}
     if None in grounds or len(grounds) > 1:
         raise UserError(
             f"each of the {number} values of the masks is one region, so they number "

@@ -8,6 +8,7 @@ from typing import Literal
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from matssl.core.arrays import Array
 from matssl.data.masks.values import BLACK, pack
@@ -79,16 +80,23 @@ def objects(mask: Array, values: Array, sizes: Array) -> Objects:
     colored = mask.ndim == 3
     zero = BLACK if colored else 0
     background: int | None = zero if zero in values else None
-    most = int(values[sizes.argmax()]) if len(values) else None
-    if background is None and (colored or most == WHITE_16):
-        background = most
+    where: Array | None = None
+    if background is None and len(values):
+        most = int(sizes.argmax())
+        if colored:
+            where = _places(mask, values)
+            # What lies around objects reaches to the edges; the largest of grains does not.
+            if not _single(where, _boxes(where, len(sizes)), np.array([most]), sizes)[0]:
+                background = int(values[most])
+        elif int(values[most]) == WHITE_16:
+            background = WHITE_16
     own = (values > 0) & (values != (-1 if background is None else background))
     number = int(own.sum())
     gapless = not colored and bool((values[own] == np.arange(1, number + 1)).all())
     too_large = number < MANY and mask.shape[0] * mask.shape[1] > LARGE
     if number < 2 or sizes[own].sum() < SMALLEST * number or too_large:
         return Objects(background, number, gapless=gapless)
-    where = _places(mask, values)
+    where = _places(mask, values) if where is None else where
     boxes = _boxes(where, len(sizes))
     single, pixels = _single(where, boxes, np.flatnonzero(own), sizes)
     share = pixels / max(1, int(sizes[own].sum()))
@@ -102,6 +110,18 @@ def objects(mask: Array, values: Array, sizes: Array) -> Objects:
     share = pixels / max(1, int(sizes[rest].sum()))
     found = Objects(background, number - 1, single, share, True, True)
     return found if found.numbered else Objects(background, number)
+
+
+def numbers(mask: Array, own: NDArray[np.bool_]) -> NDArray[np.int32]:
+    """Return the objects of a mask that numbers them, from 1 on, int32 (H, W); 0 for none.
+
+    Args:
+        mask: (H, W) numbers of any depth, or (H, W, 3) colours.
+        own: (H, W), pixels of objects; what lies around them and what is ignored is none.
+    """
+    codes = pack(mask)
+    found = np.searchsorted(np.unique(codes[own]), codes) + 1
+    return np.where(own, found, 0).astype(np.int32)
 
 
 def _places(mask: Array, values: Array) -> Array:

@@ -160,7 +160,7 @@ def _blobs(grey: Floats) -> Floats:
     """Return blobs (N, 3) as x, y, r by the Laplacian of Gaussian (Lindeberg 1998)."""
     from skimage.feature import blob_log
 
-    found = blob_log(  # type: ignore[no-untyped-call]
+    found = blob_log(
         grey,
         min_sigma=SIGMAS[0],
         max_sigma=SIGMAS[1],

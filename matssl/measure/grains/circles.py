@@ -41,10 +41,15 @@ def placed(height: int, width: int, diameters: Sequence[float]) -> list[Circle]:
         width: of the field in pixels.
         diameters: of the circles over the largest one.
     """
-    radius = LARGEST * (min(height, width) - 1) / 2
+    radius = largest(height, width)
     rows = np.linspace(radius, height - 1 - radius, PLACES).tolist()
     columns = np.linspace(radius, width - 1 - radius, PLACES).tolist()
     return [Circle(r, c, radius * d) for r in rows for c in columns for d in diameters]
+
+
+def largest(height: int, width: int) -> float:
+    """Return the radius of the largest circle on a field, in pixels."""
+    return LARGEST * max(0, min(height, width) - 1) / 2
 
 
 def along(labels: NDArray[np.int32], circles: Sequence[Circle]) -> Hits:
@@ -59,8 +64,10 @@ def along(labels: NDArray[np.int32], circles: Sequence[Circle]) -> Hits:
         labels: number of each pixel's grain from 1 on, 0 where it counts nowhere, (H, W).
         circles: that lie in the field.
     """
-    field = _Field(labels)
     total = Hits()
+    if not circles:
+        return total
+    field = _Field(labels)
     for one in circles:
         steps = max(8, math.ceil(2 * math.pi * one.radius))
         turn = 2 * math.pi * np.arange(steps) / steps

@@ -6,7 +6,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial import cKDTree
-from skimage.draw import line
 from skimage.morphology import skeletonize
 
 # The mask is carried on beyond the field by so many pixels, so that no line ends at its edge.
@@ -50,7 +49,7 @@ def links(drawn: NDArray[np.bool_], widest: float) -> tuple[NDArray[np.bool_], i
         near = places[tree.query_ball_point(end, reach)]
         found = _best(known, wide, end, path, near, widest)
         if found is not None:
-            rows, columns = line(*end, *found)
+            rows, columns = _line(end, found)
             grown[rows, columns] = True
     inner = slice(BEYOND, -BEYOND)
     added = grown[inner, inner] & ~drawn
@@ -62,7 +61,9 @@ class _Bones:
 
     def __init__(self, bones: NDArray[np.bool_], depth: NDArray[np.float64]) -> None:
         self.bones, self.depth = bones, depth
-        around = ndimage.convolve(bones.astype(np.uint8), np.ones((3, 3), np.uint8), mode="constant")
+        around = ndimage.convolve(
+            bones.astype(np.uint8), np.ones((3, 3), np.uint8), mode="constant"
+        )
         self.neighbours = np.where(bones, around - 1, 0)
 
     def ends(self) -> list[tuple[int, int]]:
@@ -130,11 +131,20 @@ def _best(
         distance = float(np.hypot(*step))
         if not distance or float(step @ way) < AHEAD * distance:
             continue
-        rows, columns = line(*end, *place)
+        rows, columns = _line(end, place)
         bare = float((~drawn[rows, columns]).mean()) * distance
         if 0 < bare <= widest + 0.5 and (best is None or distance < best[0]):
             best = distance, place
     return None if best is None else best[1]
+
+
+def _line(
+    start: tuple[int, int], end: tuple[int, int]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return rows and columns of the pixels of a straight line that touch at least at corners."""
+    steps = max(abs(end[0] - start[0]), abs(end[1] - start[1])) + 1
+    rows, columns = (np.rint(np.linspace(start[i], end[i], steps)).astype(int) for i in (0, 1))
+    return rows, columns
 
 
 def _edge(

@@ -98,9 +98,7 @@ def along(labels: NDArray[np.int32], step: tuple[int, int], spacing: int = 1) ->
     return Hits(changes, touches, int(alone.sum()) - touches, length)
 
 
-def _chosen(
-    shape: tuple[int, ...], down: int, right: int, spacing: int
-) -> NDArray[np.bool_]:
+def _chosen(shape: tuple[int, ...], down: int, right: int, spacing: int) -> NDArray[np.bool_]:
     """Return the pixels on lines that are so far apart, of those from one step to the next."""
     apart = max(1, round(spacing * math.hypot(down, right)))
     y, x = np.ogrid[: shape[0], : shape[1]]
@@ -119,6 +117,8 @@ def pieces(labels: NDArray[np.int32], degrees: float) -> tuple[int, float]:
         degrees: a direction of ``HEYN``.
     """
     step = HEYN[degrees]
+    if not labels.size:
+        return 0, 0.0
     lines = labels
     if step == (-1, 0):
         lines = labels.T

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,7 +46,10 @@ class Network:
 
 
 def from_boundaries(
-    phases: NDArray[np.uint8], boundary: int, counted: NDArray[np.bool_], close_gaps: int = 0
+    phases: NDArray[np.uint8],
+    drawn: NDArray[np.bool_],
+    counted: NDArray[np.bool_],
+    close_gaps: int = 0,
 ) -> Network:
     """Return the grains between drawn boundaries.
 
@@ -56,15 +60,15 @@ def from_boundaries(
 
     Args:
         phases: class of each pixel, (H, W).
-        boundary: class of the boundaries.
+        drawn: pixels of boundaries, (H, W).
         counted: pixels that count.
         close_gaps: widest gap in pixels that is closed.
     """
-    drawn = (phases == boundary) & counted
+    drawn = drawn & counted
     added, closed = links(drawn, close_gaps) if close_gaps else (np.zeros_like(drawn), 0)
     lines = drawn | (added & counted)
     open_ = np.where(lines | ~counted, -1, phases.astype(np.int16))
-    return _shared(label(open_, connectivity=1, background=-1), counted, closed)
+    return _shared(_connected(open_), counted, closed)
 
 
 def from_phases(phases: NDArray[np.uint8], counted: NDArray[np.bool_]) -> Network:
@@ -75,17 +79,24 @@ def from_phases(phases: NDArray[np.uint8], counted: NDArray[np.bool_]) -> Networ
         counted: pixels that count.
     """
     whole = np.where(counted, phases.astype(np.int16), -1)
-    return _shared(label(whole, connectivity=1, background=-1), counted)
+    return _shared(_connected(whole), counted)
 
 
 def from_labels(numbers: NDArray[np.int32], counted: NDArray[np.bool_]) -> Network:
     """Return the grains of a label image; pixels without a number go to the nearest grain.
 
+    A number below ``SMALLEST`` pixels at the edge is what the field shows of a grain, not a
+    fragment between lines.
+
     Args:
         numbers: of the grains, 0 for none, (H, W).
         counted: pixels that count.
     """
-    return _shared(np.where(counted, numbers, 0), counted)
+    parts = np.where(counted, numbers, 0).astype(np.int64)
+    if not parts.size:
+        return _shared(parts, counted)
+    edge = np.unique(np.concatenate([parts[0], parts[-1], parts[:, 0], parts[:, -1]]))
+    return _shared(parts, counted, whole=edge)
 
 
 def window(counted: NDArray[np.bool_]) -> tuple[slice, slice]:
@@ -96,10 +107,29 @@ def window(counted: NDArray[np.bool_]) -> tuple[slice, slice]:
     return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
 
 
-def _shared(parts: NDArray[np.int32], counted: NDArray[np.bool_], closed: int = 0) -> Network:
-    """Return parts without fragments, numbered from 1 on, with every counted pixel shared out."""
+def _connected(phases: NDArray[np.int16]) -> NDArray[np.int64]:
+    """Return the numbers of the parts of equal class whose pixels meet at sides; 0 for class -1."""
+    parts: NDArray[np.int64]
+    parts = label(phases, connectivity=1, background=-1)
+    return parts
+
+
+def _shared(
+    parts: NDArray[np.int64],
+    counted: NDArray[np.bool_],
+    closed: int = 0,
+    whole: Sequence[int] | NDArray[np.int64] = (),
+) -> Network:
+    """Return parts without fragments, numbered from 1 on, with every counted pixel shared out.
+
+    Args:
+        parts: number of each pixel's part, 0 for none.
+        counted: pixels that count.
+        closed: gaps that were closed.
+        whole: numbers of parts that are no fragments, however small.
+    """
     values, places, sizes = np.unique(parts, return_inverse=True, return_counts=True)
-    kept = (values > 0) & (sizes >= SMALLEST)
+    kept = (values > 0) & ((sizes >= SMALLEST) | np.isin(values, whole))
     fragments = int(((values > 0) & ~kept).sum())
     numbers = np.where(kept, np.cumsum(kept), 0).astype(np.int32)
     labels = numbers[places.reshape(parts.shape)]

@@ -109,13 +109,13 @@ class Spread:
             grains = "grain is" if self.outliers == 1 else "grains are"
             said.append(
                 f"ALA (ASTM E930): {self.outliers} {grains} 3 or more numbers of G coarser than "
-                f"the others ({100 * self.outlier_area:.1f} % of the area); the mean G does not "
-                "describe such grains"
+                f"the others ({100 * self.outlier_area:.1f} % of the area): the mean G does not "
+                "describe them, or boundaries within them are missing"
             )
         if self.peaks is not None:
             said.append(
-                f"duplex suspected (ASTM E1181): two heaps of grain sizes, {self.peaks:.1f} numbers "
-                "of G apart; the mean G is a size that few grains have"
+                f"duplex suspected (ASTM E1181): two heaps of grain sizes, {self.peaks:.1f} "
+                "numbers of G apart; the mean G is a size that few grains have"
             )
         elif self.range is not None and self.range >= WIDE:
             said.append(
@@ -170,6 +170,8 @@ def _heaps(coarse: NDArray[np.float64]) -> float | None:
             clear = smooth[valley] < min(smooth[first], smooth[second]) / 2
             apart = float(edges[second] - edges[first])
             each = min(mass[:valley].sum(), mass[valley:].sum()) / mass.sum()
-            if clear and apart >= APART and each >= 1 - TOGETHER:
+            near = np.minimum(abs(edges[:-1] - edges[first]), abs(edges[:-1] - edges[second])) <= 2
+            both = mass[near].sum() / mass.sum() >= TOGETHER
+            if clear and both and apart >= APART and each >= RARE:
                 best = max(best or 0.0, apart)
     return best

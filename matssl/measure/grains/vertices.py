@@ -7,6 +7,7 @@ cent of the boundary hits so in grains of 50 pixels.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -97,7 +98,7 @@ def _vertex(
     """
     near = np.array(borders.tree.query_ball_point(start, 4 * reach + SHOWN + 6), np.int64)
     points, low, high = borders.points[near], borders.low[near], borders.high[near]
-    centre = start
+    centre: NDArray[np.float64] = start
     arms: list[_Arm] = []
     # The second time from where the first one led to.
     for _ in range(2):
@@ -109,16 +110,26 @@ def _vertex(
             if len(own) < LEAST:
                 return None
             middle = own.mean(axis=0)
-            normal = np.linalg.eigh(np.cov((own - middle).T))[1][:, 0]
-            outer = np.outer(normal, normal)
+            outer = _across(own - middle)
             sums, moments = sums + outer, moments + outer @ middle
             arms.append(_Arm(middle, frozenset((int(grains[a]), int(grains[b])))))
         if np.linalg.eigvalsh(sums)[0] < CLEAR:
             return None
-        centre = np.linalg.solve(sums, moments)
+        centre = np.linalg.solve(sums, moments).astype(np.float64)
         if np.hypot(*(centre - start)) > 2.5 * reach + 1:
             return None
     return centre, arms
+
+
+def _across(points: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the outer product of the normal of the straight line through points about 0, (2, 2).
+
+    The direction of the line is half the angle of (s_rr − s_cc, 2 s_rc).
+    """
+    (rr, rc), (_, cc) = points.T @ points
+    turn = math.atan2(2 * rc, rr - cc) / 2
+    normal = np.array([-math.sin(turn), math.cos(turn)])
+    return normal[:, None] * normal
 
 
 def _redivide(

@@ -129,7 +129,7 @@ class Resampled:
         area = drawn @ self.area
         with np.errstate(divide="ignore", invalid="ignore"):
             density = [drawn @ self.number / area, drawn @ self.covered / area]
-        weight = self.weight * drawn[self.field]
+        weight = self.weight * drawn[self.field].astype(np.float64)
         by_area = weight * self.diameter**2
         return np.concatenate(
             [density, _statistics(self.diameter, weight), _statistics(self.diameter, by_area)]
@@ -164,7 +164,7 @@ def class_edges(diameter: Floats, weight: Floats, log: bool) -> Floats:
     power = 10.0 ** math.floor(math.log10(step))
     step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= step)
     first, last = math.floor(low / step), math.floor(high / step) + 1
-    return step * np.arange(first, last + 1)
+    return step * np.arange(first, last + 1, dtype=np.float64)
 
 
 def classes(diameter: Floats, weight: Floats, edges: Floats) -> Classes | None:

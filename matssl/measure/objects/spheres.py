@@ -63,7 +63,7 @@ def spheres(diameter: Floats, weight: Floats, area: float) -> Spheres | None:
     if not inside.any() or area <= 0:
         return None
     largest = float(diameter[inside].max())
-    ends = largest * FACTOR ** np.arange(CLASSES)
+    ends: Floats = largest * FACTOR ** np.arange(CLASSES, dtype=np.float64)
     place = np.floor(-10 * np.log10(diameter[inside] / largest) + 1e-9).astype(int)
     known = place < CLASSES
     sections = np.bincount(place[known], weight[inside][known], CLASSES) / area

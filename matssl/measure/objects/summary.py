@@ -196,12 +196,17 @@ def doubts(name: str, all_: Summary, fields: Sequence[Found]) -> list[str]:
         )
     if all_.at_edge == all_.objects:
         told.append(f"{name}: no object lies whole in a field, so that there are no sizes.")
-    small = [float(np.mean(one.shapes.diameter)) for one in fields if one.count]
-    if small and float(np.median(small)) < LEAST_SHAPE:
+    elif 2 * all_.at_edge > all_.objects:
         told.append(
-            f"Warning: the mean ECD of {name} is {np.median(small):.1f} px, below "
-            f"{LEAST_SHAPE:g} px: too coarse for sizes within a few per cent, and for shapes; "
-            "image at a higher magnification."
+            f"Warning: most objects of {name} are cut by the edges of their fields, and the few "
+            "whole ones stand for many; image larger fields."
+        )
+    coarse = _mean_pixels(fields)
+    if coarse < LEAST_SHAPE:
+        told.append(
+            f"Warning: the mean ECD of {name} is {coarse:.1f} px, below {LEAST_SHAPE:g} px: too "
+            "coarse for sizes within a few per cent, and for shapes; image at a higher "
+            "magnification."
         )
     surrounding = [one for one in fields if _surrounds(one)]
     if surrounding:
@@ -210,6 +215,16 @@ def doubts(name: str, all_: Summary, fields: Sequence[Found]) -> list[str]:
             "what lies around the objects? Leave it out with --class."
         )
     return told
+
+
+def _mean_pixels(fields: Sequence[Found]) -> float:
+    """Return the mean diameter in pixels, NaN where no object lies whole in a field."""
+    weight = np.concatenate([one.edges.weight for one in fields])
+    if not weight.any():
+        return math.nan
+    return float(
+        np.average(np.concatenate([one.shapes.diameter for one in fields]), weights=weight)
+    )
 
 
 def _surrounds(one: Found) -> bool:

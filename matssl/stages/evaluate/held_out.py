@@ -13,7 +13,8 @@ from matssl.data.layouts import Dataset, Pair
 from matssl.metrics.score import Gathered
 from matssl.preflight import Preflight
 from matssl.stages import console, drawing, resume
-from matssl.stages.evaluate import leaks
+from matssl.stages.evaluate import classifier_error, leaks
+from matssl.stages.evaluate.objects import of_masks
 from matssl.stages.evaluate.predict import Inputs, concluded, predicted
 from matssl.stages.evaluate.settings import EvaluateSettings
 from matssl.stages.evaluate.summary import Result
@@ -59,6 +60,11 @@ def score(
     names = drawing.output_names([pair.image for pair in pairs], root)
     name_of = dict(zip([pair.image for pair in pairs], names, strict=True))
     failed = Failures(folder)
+    table = parts[0][1].table
+    assert table is not None
+    objects, told_of = of_masks(pairs, table)
+    for line in told_of:
+        console.say(EvaluateSettings(quiet=quiet), rt, f"note    {line}")
     results: list[Result] = []
     warnings: list[str] = []
     with resume.disk_errors(folder), runtime.memory_errors("--device cpu"):
@@ -66,7 +72,7 @@ def score(
             settings = EvaluateSettings(
                 model_path=str(path), dataset=str(root), seed=seed, quiet=quiet
             )
-            inputs = _inputs(path, dataset, own, found, rt)
+            inputs = replace(_inputs(path, dataset, own, found, rt), objects=objects)
             here = [name_of[pair.image] for pair in own]
             told = predicted(settings, rt, folder, inputs, here, failed)
             warnings += leaks.by_pixels(told, inputs.segmenter)
@@ -84,6 +90,7 @@ def score(
         "lineage": inputs.segmenter.lineage.stored(),
         "warnings": warnings,
         "baselines_wanted": settings.baselines,
+        "classifier_error": classifier_error.OUT_OF_FOLD,
     }
     extra = beside(scored)
     concluded(settings, folder, inputs, results, about, failed, found.text(), extra)
@@ -99,4 +106,4 @@ def _inputs(
     segmenter = replace(segmenter, record=record)
     table = dataset.table
     assert table is not None
-    return Inputs(segmenter, dataset, list(pairs), table, (), found, "")
+    return Inputs(segmenter, dataset, list(pairs), table, (), found, "", ())

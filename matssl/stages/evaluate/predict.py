@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import tifffile
 from numpy.typing import NDArray
@@ -19,18 +18,19 @@ from matssl.core import flags, runtime
 from matssl.core.errors import UserError
 from matssl.core.run_folder import RunFolder, atomic_path
 from matssl.core.runtime import Runtime
-from matssl.data import crops, layouts, masks, readers
+from matssl.data import layouts, masks, readers
 from matssl.data.layouts import Dataset, Pair
 from matssl.data.masks import ClassTable
 from matssl.data.prefetch import prefetched
-from matssl.data.preprocess import Preprocess
 from matssl.data.readers import Micrograph
 from matssl.measure.field import Field, areas
 from matssl.metrics import calibration
 from matssl.metrics.counts import confusion
+from matssl.models.forest import ForestModel
 from matssl.preflight import Preflight
 from matssl.stages import console, drawing, failures, resume
-from matssl.stages.evaluate import leaks, published
+from matssl.stages.evaluate import classifier_error, leaks, objects, published, rivals
+from matssl.stages.evaluate.objects import OneField
 from matssl.stages.evaluate.report import (
     draw_panels,
     print_summary,
@@ -42,7 +42,7 @@ from matssl.stages.evaluate.settings import EvaluateSettings
 from matssl.stages.evaluate.summary import Result, excluded_classes, summarise
 from matssl.stages.evaluate.truth import check_masks, is_file_name, mask_paths, truth_table
 from matssl.stages.failures import Failures
-from matssl.stages.settings import EXPERIMENTS
+from matssl.stages.settings import EXPERIMENTS, TileSettings
 from matssl.trained.segmenter import Segmenter
 
 # Endings of the weights files that the published code evaluates.
@@ -63,6 +63,7 @@ class Inputs:
         excluded: classes that one further mean IoU leaves out.
         found: what the images hold.
         beaten: what ``--crop_bottom`` beats, in words.
+        objects: classes whose parts are matched one by one.
     """
 
     segmenter: Segmenter
@@ -72,6 +73,7 @@ class Inputs:
     excluded: tuple[int, ...]
     found: Preflight
     beaten: str
+    objects: tuple[int, ...]
 
 
 def evaluate(settings: EvaluateSettings, argv: Sequence[str] = ()) -> Path:
@@ -94,7 +96,7 @@ def evaluate(settings: EvaluateSettings, argv: Sequence[str] = ()) -> Path:
     RunFolder.check(root, False, settings.overwrite, resumable=False)
     inputs = _inputs(settings, segmenter)
     segmenter = inputs.segmenter
-    facts = _facts(inputs)
+    facts = _facts(settings, inputs)
     console.say(settings, rt, facts)
     console.say(settings, rt, f"device  {rt.describe()}\nfolder  {root}")
     regex, table = _said_of_specimens(settings, segmenter)
@@ -113,7 +115,7 @@ def evaluate(settings: EvaluateSettings, argv: Sequence[str] = ()) -> Path:
         if not results:
             failed.end(len(inputs.pairs), 0)
 
-    copies = leaks.by_pixels(results, segmenter)
+    copies, home = leaks.by_pixels(results, segmenter), _at_home(settings, segmenter)
     for warning in copies:
         console.say(settings, rt, f"warning {warning}")
     about = {
@@ -124,6 +126,7 @@ def evaluate(settings: EvaluateSettings, argv: Sequence[str] = ()) -> Path:
         "lineage": segmenter.lineage.stored(),
         "warnings": [*warnings, *copies],
         "baselines_wanted": settings.baselines,
+        "classifier_error": classifier_error.known(results, segmenter, settings.model_path, home),
     }
     concluded(settings, folder, inputs, results, about, failed, facts)
     runtime.close()
@@ -154,7 +157,7 @@ def concluded(
         beside: further parts of the report, each heading and HTML.
     """
     root, names = folder.root, inputs.segmenter.table.names
-    summary = summarise(results, names, inputs.excluded, settings.bootstrap, settings.seed)
+    summary = summarise(results, names, inputs.excluded)
     summary |= dict(about)
     summary["failed"] = {str(image): reason for image, reason in failed.images.items()}
     write_tables(folder, results, summary, names, inputs.excluded)
@@ -190,7 +193,16 @@ def predicted(
         names: of the files of each image.
         failed: where failures are noted.
     """
-    rivals = _baselines(settings, rt, inputs)
+    against: list[baselines.Baseline] = []
+    if settings.baselines:
+        against = rivals.fitted(
+            inputs.segmenter,
+            inputs.dataset,
+            inputs.pairs,
+            inputs.truth,
+            rt,
+            lambda line: console.say(settings, rt, line),
+        )
     results = []
     bar = tqdm(total=len(inputs.pairs), desc="predicting", disable=settings.quiet or None)
     read = zip(names, _read(inputs, min(1, rt.workers)), strict=True)
@@ -198,7 +210,7 @@ def predicted(
         with failed.of(pair.image):
             if isinstance(micrograph, Exception):
                 raise micrograph
-            results.append(_one_image(settings, folder, inputs, pair, name, micrograph, rivals))
+            results.append(_one_image(settings, folder, inputs, pair, name, micrograph, against))
         bar.update()
     bar.close()
     return results
@@ -267,9 +279,11 @@ def _inputs(settings: EvaluateSettings, segmenter: Segmenter) -> Inputs:
     found.judged.refuse_misfits()
     segmenter = replace(segmenter, record=found.record)
     truth, notes = truth_table(dataset, table, settings.classes, segmenter.raw)
-    truth, said = check_masks(pairs, truth, table, segmenter.record)
-    dataset = replace(dataset, notes=(*dataset.notes, *dict.fromkeys((*notes, *said))))
-    return Inputs(segmenter, dataset, pairs, truth, excluded, found, beaten)
+    seen = objects.Seen(table.names)
+    truth, said = check_masks(pairs, truth, table, segmenter.record, seen.look)
+    kinds, told = seen.chosen(settings.objects)
+    dataset = replace(dataset, notes=(*dataset.notes, *dict.fromkeys((*notes, *said, *told))))
+    return Inputs(segmenter, dataset, pairs, truth, excluded, found, beaten, kinds)
 
 
 def _dataset(settings: EvaluateSettings, segmenter: Segmenter) -> Dataset:
@@ -333,12 +347,20 @@ def _chosen(settings: EvaluateSettings, dataset: Dataset, segmenter: Segmenter) 
     return list(dataset.split("test") or dataset.pairs)
 
 
-def _facts(inputs: Inputs) -> str:
+def _facts(settings: EvaluateSettings, inputs: Inputs) -> str:
     """Return in words what was found, and what had to be assumed of the model."""
     table = inputs.truth if mask_paths(inputs.pairs) else None
+    unheeded = ""
+    given = [
+        f"--{name}"
+        for name, default in flags.defaults(TileSettings).items()
+        if getattr(settings, name) != default
+    ]
+    if given and isinstance(inputs.segmenter.network.model, ForestModel):
+        unheeded = f"note    without effect on a forest, which has no tiles: {', '.join(given)}"
     shown = replace(inputs.dataset, pairs=tuple(inputs.pairs), table=table)
     beaten = f"note    {inputs.beaten}" if inputs.beaten else ""
-    parts = (inputs.segmenter.note, beaten, replace(inputs.found, dataset=shown).text())
+    parts = (inputs.segmenter.note, beaten, unheeded, replace(inputs.found, dataset=shown).text())
     return "\n".join(part for part in parts if part)
 
 
@@ -353,31 +375,6 @@ def _read(inputs: Inputs, ahead: int) -> Iterator[tuple[Pair, Micrograph | Excep
     yield from zip(pairs, pixels, strict=True)
 
 
-def _baselines(settings: EvaluateSettings, rt: Runtime, inputs: Inputs) -> list[baselines.Baseline]:
-    """Return the baselines fitted on the images that the model learned from.
-
-    None where no evaluated image has a mask, or where the training images are not in the folder.
-    """
-    segmenter, pairs = inputs.segmenter, inputs.pairs
-    if not settings.baselines or not any(pair.mask for pair in pairs):
-        return []
-    used = {Path(path).name for path in segmenter.trained_on.images}
-    train = [p for p in inputs.dataset.split("train") if p.mask]
-    train = [p for p in train if (not used or p.image.name in used) and p not in pairs]
-    if not train:
-        return []
-    data = crops.load(train, segmenter.record, inputs.truth)
-    classes = segmenter.table.num_classes
-    encoder = segmenter.network.model.get_submodule("encoder")
-    return [
-        baselines.majority(data.masks, classes),
-        baselines.grey_levels(data.planes, data.masks, classes),
-        baselines.pixel_classifier(
-            encoder, segmenter.record.tensor, data.planes, data.masks, classes, rt.device
-        ),
-    ]
-
-
 def _one_image(
     settings: EvaluateSettings,
     folder: RunFolder,
@@ -385,7 +382,7 @@ def _one_image(
     pair: Pair,
     name: str,
     micrograph: Micrograph,
-    rivals: Sequence[baselines.Baseline],
+    against: Sequence[baselines.Baseline],
 ) -> Result:
     """Predict one image, write its files, return its counts."""
     segmenter = inputs.segmenter
@@ -406,12 +403,13 @@ def _one_image(
                 tifffile.imwrite(
                     temporary, half, compression="zlib", photometric="minisblack", **tags
                 )
-    published.write_preds(folder, settings, name, found.probabilities)
+    published.write_preds(folder, settings, name, found)
     drawing.write_masks(folder, "masks", name, found.classes, count)
     drawing.write_label(folder, name, found.classes, micrograph.pixel_size)
     predicted, truth_areas, gathered = areas(found.classes, count), None, None
     probable = None
     rival_counts: dict[str, NDArray[np.int64]] = {}
+    matched: dict[int, OneField] = {}
     if pair.mask is not None:
         raw = inputs.truth.decode(readers.read_mask(pair.mask), str(pair.mask))
         mask = segmenter.record.fitted(raw, micrograph)
@@ -421,29 +419,10 @@ def _one_image(
             gathered = None
         else:
             predicted, truth_areas = counts.sum(axis=0), counts.sum(axis=1)
-            rival_counts = _rival_counts(rivals, segmenter.record, micrograph, mask, count)
+            rival_counts = rivals.counts(against, segmenter.record, micrograph, mask, count)
+            matched = objects.compared(mask, found.classes[: found.rows], inputs.objects)
             probable = calibration.before_and_after(found.probabilities, mask, found.temperature)
     field = Field(pair.image, name, pair.group, predicted, micrograph.pixel_size)
     true = None if truth_areas is None else replace(field, areas=truth_areas)
     pixels = readers.digest(micrograph.pixels)
-    return Result(pair, field, true, gathered, rival_counts, pixels, probable)
-
-
-def _rival_counts(
-    rivals: Sequence[baselines.Baseline],
-    record: Preprocess,
-    micrograph: Micrograph,
-    mask: NDArray[np.uint8],
-    num_classes: int,
-) -> dict[str, NDArray[np.int64]]:
-    """Return the confusion matrix of each baseline on one image."""
-    if not rivals:
-        return {}
-    plane = record.plane(micrograph)
-    counts = {}
-    for rival in rivals:
-        guess = rival.predict(plane)
-        if guess.shape != mask.shape:
-            guess = cv2.resize(guess, mask.shape[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
-        counts[rival.name] = confusion(mask, guess, num_classes)
-    return counts
+    return Result(pair, field, true, gathered, rival_counts, pixels, probable, matched)

@@ -15,24 +15,39 @@ from numpy.typing import NDArray
 from matssl.core.errors import UserError
 from matssl.core.flags import declared
 from matssl.core.run_folder import RunFolder, atomic_write_bytes
-from matssl.metrics import overlap
+from matssl.metrics import calibration, overlap
 from matssl.stages import drawing, published
 from matssl.stages.evaluate.settings import EvaluateSettings
 from matssl.stages.evaluate.summary import Result
-from matssl.trained.segmenter import Segmenter
+from matssl.trained.segmenter import Prediction, Segmenter
 
 # Images a "batch" of the published result file stands for.
 PUBLISHED_BATCH = 128
+# The data set of which the published mean leaves a class out, and that class.
+METALDAM, MINORITY = "metaldam", 3
 
 
 def published_results(
-    matrices: Sequence[NDArray[np.int64]], num_classes: int, excluded: Sequence[int] = ()
+    matrices: Sequence[NDArray[np.int64]],
+    num_classes: int,
+    excluded: Sequence[int] = (),
+    dataset: str = "",
 ) -> dict[str, Any]:
     """Return ``evaluation_results.json`` with the keys of the MatSSL code.
 
     Absent classes count 0, as published. ``mean_IOU_no_minority``, which the published code never
     computes, is the mean without the excluded classes, without class 3 where none are named.
+    ``mean_IOU`` is the same where the data set is called MetalDAM, whose precipitates (class 3) the
+    published numbers leave out; else the mean over all classes.
+
+    Args:
+        matrices: confusion matrix of each image.
+        num_classes: C.
+        excluded: classes of ``--exclude_classes``.
+        dataset: name of the data set.
     """
+    kept = [i for i in range(num_classes) if i not in (excluded or (MINORITY,))]
+    counted = kept if METALDAM in dataset.lower() else list(range(num_classes))
     batches = [
         np.sum(matrices[i : i + PUBLISHED_BATCH], axis=0)
         for i in range(0, len(matrices), PUBLISHED_BATCH)
@@ -41,14 +56,14 @@ def published_results(
     for number, counts in enumerate(batches):
         scores = np.nan_to_num(overlap.iou(counts))
         iou = {f"IOU_{i}": float(s) for i, s in enumerate(scores)}
-        entries.append({"batch_idx": number, "iou": {**iou, "mean_IOU": float(scores.mean())}})
+        iou["mean_IOU"] = float(scores[counted].mean())
+        entries.append({"batch_idx": number, "iou": iou})
     mean = np.mean([np.nan_to_num(overlap.iou(c)) for c in batches], axis=0)
-    kept = [i for i in range(num_classes) if i not in (excluded or (3,))]
     result: dict[str, Any] = {
         "avg_class_ious": {
             **{str(i): float(s) for i, s in enumerate(mean)},
             "mean_IOU_no_minority": float(mean[kept].mean()),
-            "mean_IOU": float(mean.mean()),
+            "mean_IOU": float(mean[counted].mean()),
         },
         "batch_results": entries,
     }
@@ -83,20 +98,23 @@ def as_asked(segmenter: Segmenter, settings: EvaluateSettings) -> Segmenter:
 
 
 def write_preds(
-    folder: RunFolder, settings: EvaluateSettings, name: str, probabilities: NDArray[np.float32]
+    folder: RunFolder, settings: EvaluateSettings, name: str, found: Prediction
 ) -> None:
     """Write the probability of the second of two classes as unet-compare does, in preds/NAME.png.
 
-    Nothing without ``--results_dir``, or with more classes.
+    It is the network's own, on which a threshold acts, before the calibration. Nothing without
+    ``--results_dir``, or with more classes.
 
     Args:
         folder: of the results.
         settings: of the command.
         name: of the image's files.
-        probabilities: (C, H, W).
+        found: of the image.
     """
-    if not settings.results_dir or len(probabilities) != 2:
+    if not settings.results_dir or len(found.probabilities) != 2:
         return
+    probabilities = np.array(found.probabilities)
+    calibration.temper(probabilities, 1 / found.temperature)
     png = cv2.imencode(".png", drawing.eight_bit(probabilities))[1]
     atomic_write_bytes(folder.path(f"preds/{name}.png"), png.tobytes())
 

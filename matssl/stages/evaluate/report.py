@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from matssl import metrics, report
+from matssl import baselines, metrics, report
 from matssl.core import run_folder
 from matssl.core.lineage import Lineage
 from matssl.core.run_folder import RunFolder
@@ -22,7 +22,8 @@ from matssl.metrics import overlap
 from matssl.metrics.calibration import together
 from matssl.pictures import reliability
 from matssl.pictures import segmentation as pictures
-from matssl.stages import console, drawing
+from matssl.stages import console, drawing, held_out
+from matssl.stages.evaluate import classifier_error, objects
 from matssl.stages.evaluate.published import published_results
 from matssl.stages.evaluate.summary import Result
 from matssl.stages.failures import Failures
@@ -94,19 +95,13 @@ def write_tables(
         excluded: classes that the published mean leaves out.
     """
     folder.write_json("metrics.json", summary)
-    counted_images = [
-        {"image": r.name, "specimen": r.pair.group, "confusion": r.counts}
-        for r in results
-        if r.counts is not None
-    ]
-    if counted_images:
-        folder.write_json("confusion.json", {"classes": list(names), "images": counted_images})
+    classifier_error.write(folder, results, names, summary)
     for row in filled([_row(result, names) for result in results]):
         folder.append_csv("per_image.csv", row)
     scored = [r for r in results if r.truth is not None]
     if scored:
         matrices = [r.counts for r in scored if r.counts is not None]
-        published = published_results(matrices, len(names), excluded)
+        published = published_results(matrices, len(names), excluded, str(summary["dataset"]))
         folder.write_json("evaluation_results.json", published)
         pictures.confusion_plot(np.sum(matrices, axis=0), names, folder.path("confusion.png"))
         truth = np.array([r.truth.fractions for r in scored if r.truth is not None])
@@ -136,6 +131,7 @@ def _row(result: Result, names: Sequence[str]) -> dict[str, object]:
         row["accuracy"] = overlap.accuracy(result.counts)
         for kind, values in metrics.by_name([result.gathered]).items():
             row |= {f"{kind} {n}": v for n, v in zip(names, values.tolist(), strict=True)}
+        row |= objects.cells(result.objects, result.field.pixel_size, names)
         row |= tables.fraction_cells(result.truth, names, "true fraction")
     row |= tables.fraction_cells(result.field, names, "predicted fraction")
     return row | {"pixel_size_nm": result.field.pixel_size}
@@ -197,9 +193,17 @@ def _score_sections(
     return [
         ("", _headline(summary)),
         ("Scores by class", body),
+        *_object_section(summary, colours),
         ("Beside simpler methods", _rivals(summary)),
         *_calibration(root, summary),
     ]
+
+
+def _object_section(summary: Mapping[str, Any], colours: dict[str, str]) -> list[tuple[str, str]]:
+    if "objects" not in summary:
+        return []
+    table = report.table(objects.rows(summary["objects"]), swatches=colours)
+    return [("Objects", table + report.note(objects.notes(summary["objects"])))]
 
 
 def _headline(summary: Mapping[str, Any]) -> str:
@@ -209,16 +213,14 @@ def _headline(summary: Mapping[str, Any]) -> str:
     figures = [(f"{percent(means['miou'])} %", "mean IoU, all pixels pooled")]
     if pooled["miou_interval_95"]:
         low, high = map(percent, pooled["miou_interval_95"])
-        unit = pooled["interval_resamples"]
+        unit = pooled["interval_over"]
         figures.append((f"{low} – {high} %", f"95 % interval over {unit}"))
     figures.append((f"{percent(means['mdice'])} %", "mean Dice"))
     figures.append((f"{percent(means['accuracy'])} %", "right pixels"))
     figures.append((str(summary["images_with_truth"]), "images"))
     head = report.headline(figures)
     if not pooled["miou_interval_95"]:
-        head += report.note(
-            f"No interval: {pooled['groups']} independent specimens or fields are too few for one."
-        )
+        head += report.note(_no_interval(pooled))
     head += _warnings(summary)
     if means["absent_classes"]:
         names = ", ".join(summary["classes"][i] for i in means["absent_classes"])
@@ -231,6 +233,20 @@ def _headline(summary: Mapping[str, Any]) -> str:
             f"{percent(each['miou_max'])} %."
         )
     return head
+
+
+def _no_interval(pooled: Mapping[str, Any]) -> str:
+    """Return why the mean IoU has no interval, and what it would take."""
+    groups, lonely = pooled["groups"], pooled["interval_lonely"]
+    if lonely is not None:
+        return (
+            f"No interval: of {groups} independent specimens or fields a single one has {lonely} "
+            "in truth or prediction; more with this class are needed."
+        )
+    return (
+        f"No interval: {groups} independent specimens or fields are too few for one, "
+        f"{pooled['interval_needs']} carry it."
+    )
 
 
 def _warnings(summary: Mapping[str, Any]) -> str:
@@ -252,8 +268,11 @@ def _rivals(summary: Mapping[str, Any]) -> str:
         row = {"method": name, "mean IoU": entry["miou"], "accuracy": entry["accuracy"]}
         rows.append(row | {f"IoU {n}": v for n, v in entry["iou"].items()})
     note = (
-        "Fitted on the training images of this folder. The pixel classifier is a linear one on "
-        "this model's own encoder, as interactive tools fit it to painted pixels."
+        "Fitted on the training images of this folder. The random forest looks at filters of the "
+        f"picture alone, as ilastik and Weka do, with {baselines.TREES} trees from "
+        f"{baselines.SAMPLES:,} pixels (train_finetune.py --head forest takes more), and is asked "
+        f"for {baselines.ASKED:,} pixels of an image at most, on a grid; the pixel classifier is a "
+        "linear one on this model's own encoder."
     )
     return report.table(rows, strong=[0]) + report.note(note)
 
@@ -277,23 +296,28 @@ def _calibration(root: Path, summary: Mapping[str, Any]) -> list[tuple[str, str]
 
 
 def _fraction_section(root: Path, summary: Mapping[str, Any], colours: dict[str, str]) -> str:
-    rows = []
+    rows, known = [], summary["classifier_error"]
     for name, entry in summary["phase_fractions"].items():
         row = {"class": name, "predicted %": _fraction(entry["predicted"])}
         if "truth" in entry:
             row["true %"] = _fraction(entry["truth"])
             row["mean error"] = f"{100 * entry['mean_error']:+.2f}"
             row["mean absolute error"] = percent(entry["mean_absolute_error"], digits=2)
+        if known["corrected"]:
+            row["corrected %"] = held_out.ends_text(known["corrected"].get(name))
         rows.append(row)
     note = tables.FRACTION_NOTE
     if any("truth" in entry for entry in summary["phase_fractions"].values()):
         note += " Errors are means over images."
-    left = report.table(rows, swatches=colours) + report.note(note)
+    left = report.table(rows, swatches=colours)
+    left += "".join(report.note(text) for text in (note, *known["notes"]))
     return report.beside(left, report.picture(root / "fractions.png", width=400))
 
 
-def _fraction(entry: Mapping[str, float]) -> str:
-    return percent(entry["mean"], entry["half_width"], 2)
+def _fraction(entry: Mapping[str, Any]) -> str:
+    if entry["scale"] in ("none", "t"):
+        return percent(entry["mean"], entry["half_width"], 2)
+    return held_out.ends_text(entry)
 
 
 def _panel_section(panels: Path, results: Sequence[Result]) -> str:
@@ -337,11 +361,19 @@ def print_summary(folder: RunFolder, summary: Mapping[str, Any], source: str = "
             print(f"  mIoU without the excluded classes {left} %")
         for name, scores in pooled["classes"].items():
             print(f"  {name:<24} IoU {100 * scores['IoU']:5.1f}  Dice {100 * scores['Dice']:5.1f}")
+        for name, found in summary.get("objects", {}).items():
+            print(
+                f"  objects {name}: {found['predicted']} predicted, {found['true']} true, "
+                f"{found['matched']} matched (F1 {percent(found['f1'])}, panoptic quality "
+                f"{percent(found['pq'])})"
+            )
         for name, entry in summary.get("baselines", {}).items():
             print(f"  baseline {name}: mIoU {percent(entry['miou'])}")
     fields = summary["images"]
     for name, entry in summary["phase_fractions"].items():
         print(f"  area fraction {name}: {_fraction(entry['predicted'])} %")
-        fields = entry["predicted"]["fields"]
+        fields = entry["predicted"]["specimens"]
+    for name, entry in summary["classifier_error"]["corrected"].items():
+        print(f"  corrected for the model's error, {name}: {held_out.ends_text(entry)} %")
     print(console.specimens_text(fields, summary["images"], source), end="")
     print(f"report: {folder.root / 'report.html'}", flush=True)

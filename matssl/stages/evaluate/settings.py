@@ -97,7 +97,16 @@ class EvaluateSettings(RunSettings, LabelSettings, SpecimenSettings, TileSetting
         False, "results", "write class probabilities as float16 TIFF", first=True
     )
     baselines: bool = flag(
-        True, "results", "also score majority, grey-level and pixel-classifier baselines"
+        True,
+        "results",
+        "also score simpler methods fitted on the training images: majority, grey levels, a random "
+        "forest on filters, a pixel classifier",
+    )
+    objects: str | None = flag(
+        None,
+        "results",
+        "classes whose parts are matched one by one with those of the masks (a,b), or none",
+        auto="those of many compact separate parts, as the masks show",
     )
     threshold: float | None = flag(
         None,
@@ -114,13 +123,6 @@ class EvaluateSettings(RunSettings, LabelSettings, SpecimenSettings, TileSetting
         "second of two classes) as unet-compare has them; it must not exist",
         auto="OUTPUT_DIR/eval/NAME",
     )
-    bootstrap: int = flag(
-        2000,
-        "results",
-        "resamples of the specimens (images where each is one) for the intervals",
-        low=0,
-        high=1_000_000,
-    )
 
     def problems(self) -> list[Problem]:
         """Return what does not go together, one sentence each."""
@@ -128,6 +130,19 @@ class EvaluateSettings(RunSettings, LabelSettings, SpecimenSettings, TileSetting
             return []
         told = "--results_dir is the folder of the results itself; leave --name out"
         return [Problem(told, ("results_dir", "name"))]
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class FormerSettings:
+    """Flags that are understood and have no effect any more."""
+
+    bootstrap: int = flag(
+        2000,
+        "results",
+        "resamples of the intervals of before, which were too short",
+        low=0,
+        high=1_000_000,
+    )
 
 
 def resolve(argv: Sequence[str], here: bool = False) -> EvaluateSettings:
@@ -147,7 +162,7 @@ def resolve(argv: Sequence[str], here: bool = False) -> EvaluateSettings:
 
         return published.read_evaluation(path, declared(EvaluateSettings))
 
-    command = Command(DESCRIPTION, (EvaluateSettings,))
+    command = Command(DESCRIPTION, (EvaluateSettings,), (FormerSettings,))
     parsed = parse(
         command,
         argv,
@@ -155,4 +170,6 @@ def resolve(argv: Sequence[str], here: bool = False) -> EvaluateSettings:
         problems=lambda found: found.section(EvaluateSettings).problems(),
         here=here,
     )
+    for name in parsed.unused:
+        print(f"note    --{name} has no effect any more: intervals need no resamples")
     return parsed.section(EvaluateSettings)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,12 +13,14 @@ from numpy.typing import NDArray
 from matssl import metrics
 from matssl.core.errors import UserError
 from matssl.data.layouts import Pair
-from matssl.measure import fractions, intervals
+from matssl.measure import fractions, score_intervals
 from matssl.measure.field import Field
 from matssl.metrics import overlap
 from matssl.metrics.calibration import Reliability, together
 from matssl.metrics.counts import confusion
 from matssl.metrics.score import Gathered
+from matssl.stages.evaluate import objects
+from matssl.stages.evaluate.objects import OneField
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,7 @@ class Result:
         digest: SHA-256 of the image's pixels as they lie in its file.
         reliability: how often pixels are right that are said to be, before and after calibration;
             None without a mask.
+        objects: what was matched of each class that is made of objects.
     """
 
     pair: Pair
@@ -43,6 +47,7 @@ class Result:
     baseline_counts: dict[str, NDArray[np.int64]]
     digest: str
     reliability: tuple[Reliability, Reliability] | None = None
+    objects: Mapping[int, OneField] = dataclasses.field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -56,11 +61,7 @@ class Result:
 
 
 def summarise(
-    results: Sequence[Result],
-    names: Sequence[str],
-    excluded: Sequence[int] = (),
-    resamples: int = 2000,
-    seed: int = 0,
+    results: Sequence[Result], names: Sequence[str], excluded: Sequence[int] = ()
 ) -> dict[str, Any]:
     """Return all scores as plain values; every one a function of what was gathered.
 
@@ -68,8 +69,6 @@ def summarise(
         results: of all images.
         names: of the classes.
         excluded: classes that one further mean IoU leaves out.
-        resamples: of the specimens, for the interval of the mean IoU.
-        seed: of the resamples.
     """
     gathered = [r.gathered for r in results if r.gathered is not None]
     summary: dict[str, Any] = {
@@ -86,11 +85,14 @@ def summarise(
     groups = [r.pair.group for r in scored]
     by_group = len(set(groups)) < len(groups)
     per_image = np.array([overlap.miou(c) for c in matrices])
+    interval = score_intervals.mean_iou(matrices, groups)
     summary["pooled"] = {
         "classes": _by_class(gathered, names),
         "means": metrics.means(gathered, excluded),
-        "miou_interval_95": intervals.bootstrap(matrices, groups, overlap.miou, resamples, seed),
-        "interval_resamples": "groups" if by_group else "images",
+        "miou_interval_95": interval.ends,
+        "interval_over": "groups" if by_group else "images",
+        "interval_needs": interval.needed,
+        "interval_lonely": None if interval.lonely is None else names[interval.lonely],
         "groups": len(set(groups)),
     }
     summary["per_image"] = {
@@ -100,6 +102,10 @@ def summarise(
         "miou_max": float(np.nanmax(per_image)),
     }
     summary["confusion"] = pooled.tolist()
+    if any(r.objects for r in scored):
+        summary["objects"] = objects.summary(
+            [r.objects for r in scored], [r.field.pixel_size for r in scored], names
+        )
     summary |= _calibration(scored)
     if scored[0].baseline_counts:
         summary["baselines"] = _baselines(scored, names)
@@ -159,19 +165,19 @@ def _baselines(scored: Sequence[Result], names: Sequence[str]) -> dict[str, dict
 
 
 def _fractions(results: Sequence[Result], names: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Return predicted and true phase fractions over specimens, with ASTM E562 intervals."""
+    """Return predicted and true area fractions (ASTM E1245) with their intervals."""
     predicted = fractions.over_specimens([r.field for r in results])
     summary: dict[str, dict[str, Any]] = {
-        name: {"predicted": vars(fraction)} for name, fraction in zip(names, predicted, strict=True)
+        name: {"predicted": one.stored()} for name, one in zip(names, predicted, strict=True)
     }
     truth = [r.truth for r in results if r.truth is not None]
     if not truth:
         return summary
     off = fractions.errors([r.field for r in results if r.truth is not None], truth)
     true = fractions.over_specimens(truth)
-    for name, fraction, error in zip(names, true, off, strict=True):
+    for name, one, error in zip(names, true, off, strict=True):
         summary[name] |= {
-            "truth": vars(fraction),
+            "truth": one.stored(),
             "mean_error": error.mean,
             "mean_absolute_error": error.mean_absolute,
         }

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from matssl.core.errors import UserError
 from matssl.core.labels import IGNORE
@@ -146,12 +147,23 @@ def _listed(table: ClassTable) -> str:
 
 
 def check_masks(
-    pairs: Sequence[Pair], truth: ClassTable, table: ClassTable, record: Preprocess
+    pairs: Sequence[Pair],
+    truth: ClassTable,
+    table: ClassTable,
+    record: Preprocess,
+    look: Callable[[NDArray[np.uint8]], None] | None = None,
 ) -> tuple[ClassTable, tuple[str, ...]]:
     """Read every mask once before anything is written; return the table with its pixels counted.
 
     What the reader said of the masks comes with it, in words. Files that cannot be read are left
     to those who work on them one by one.
+
+    Args:
+        pairs: images with their masks.
+        truth: the model's classes with the values that mean them here.
+        table: of the model.
+        record: how images are cut.
+        look: is shown each mask, class indices (H, W).
 
     Raises:
         UserError: no file can be read, another kind of mask, or values that the model does not
@@ -181,6 +193,8 @@ def check_masks(
                 f"{table.num_classes} classes ({_listed(table)})"
             ) from error
         record.mask(decoded, micrograph)
+        if look is not None:
+            look(decoded)
         sizes = np.bincount(decoded.ravel(), minlength=256)
         pixels += sizes[: truth.num_classes]
         explained += int(sizes[:IGNORE].sum() - (sizes[rest] if rest != IGNORE else 0))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,6 +16,7 @@ from matssl.core.labels import IGNORE
 from matssl.core.run_folder import RunFolder
 from matssl.core.tables import percent
 from matssl.core.wording import counted
+from matssl.data.crops import Labelled
 from matssl.metrics import calibration
 from matssl.metrics.calibration import MOST_PIXELS, Sample, together
 from matssl.pictures import reliability as pictures
@@ -32,29 +35,47 @@ def kept(folder: RunFolder, inputs: Inputs, learner: Learner) -> None:
         inputs: its images.
         learner: predicts with the kept weights.
     """
-    path, data = folder.root / "best.ckpt", inputs.val
-    if data is None or not path.is_file():
+    path = folder.root / "best.ckpt"
+    if inputs.val is None or not path.is_file():
         return
     payload = checkpoint.load(path, stage="finetune")
+    with Averaged(learner.model, payload["state"]):
+        learner.model.eval()
+        fit(folder, payload, inputs.val, learner.probabilities)
+
+
+def fit(
+    folder: RunFolder,
+    payload: Mapping[str, Any],
+    data: Labelled,
+    probabilities: Callable[[Array], Array],
+) -> None:
+    """Fit the temperature of a model on labelled images, and write it into best.ckpt.
+
+    Args:
+        folder: of the run.
+        payload: of its best.ckpt.
+        data: the images.
+        probabilities: plane to (C, H, W), an array that may be changed.
+    """
     labelled = sum(int(np.count_nonzero(mask != IGNORE)) for mask in data.masks)
     if not labelled:
         return
     every = max(1, -(-labelled // MOST_PIXELS))
     samples: list[Sample] = []
-    with Averaged(learner.model, payload["state"]):
-        learner.model.eval()
-        # Predicted twice instead of kept: the images may be large.
-        for plane, mask in zip(data.planes, data.masks, strict=True):
-            samples.append(calibration.sample(learner.probabilities(plane), mask, every))
-        temperature = calibration.fitted(samples)
-        before, after = [], []
-        for plane, mask in zip(data.planes, data.masks, strict=True):
-            probabilities: Array = learner.probabilities(plane)
-            before.append(calibration.reliability(probabilities, mask))
-            calibration.temper(probabilities, temperature)
-            after.append(calibration.reliability(probabilities, mask))
+    # Predicted twice instead of kept: the images may be large.
+    for plane, mask in zip(data.planes, data.masks, strict=True):
+        samples.append(calibration.sample(probabilities(plane), mask, every))
+    temperature = calibration.fitted(samples)
+    before, after = [], []
+    for plane, mask in zip(data.planes, data.masks, strict=True):
+        found: Array = probabilities(plane)
+        before.append(calibration.reliability(found, mask))
+        calibration.temper(found, temperature)
+        after.append(calibration.reliability(found, mask))
     checkpoint.save(
-        path, {**payload, "progress": {**payload["progress"], "temperature": temperature}}
+        folder.root / "best.ckpt",
+        {**payload, "progress": {**payload["progress"], "temperature": temperature}},
     )
     first, second = together(before), together(after)
     assert first is not None and second is not None

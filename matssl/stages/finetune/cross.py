@@ -31,6 +31,7 @@ from matssl.preflight import Preflight
 from matssl.stages import console, resume
 from matssl.stages.finetune import cross_report, loop, start
 from matssl.stages.finetune import inputs as reading
+from matssl.stages.finetune.forest_settings import FOREST
 from matssl.stages.finetune.inputs import Inputs
 from matssl.stages.finetune.settings import ALL, FinetuneSettings
 from matssl.trained import ensemble
@@ -216,6 +217,8 @@ def _described(folds: Sequence[Fold], dataset: Dataset) -> str:
             f"  {fold.number:>3}   {len(fold.train)} to train, {chosen}, {len(fold.held)} held out "
             f"({shown})"
         )
+        notes = specimens.validated_inside(fold.dataset.pairs, fold.train, fold.val)
+        lines += [f"        note: {note}" for note in notes]
     return "\n".join(lines)
 
 
@@ -298,6 +301,8 @@ def _refuse_other(before: Mapping[str, Any], plan: Mapping[str, Any], root: Path
 
 def _check(settings: FinetuneSettings, fold: Fold, rt: Runtime) -> None:
     """Refuse a fold that cannot be trained."""
+    if settings.head == FOREST:
+        return
     images = len(fold.train)
     assert fold.dataset.table is not None
     batch = reading.largest_batch(settings, images, rt.world_size)
@@ -403,7 +408,7 @@ def join(folder: RunFolder, folds: Sequence[Fold], settings: FinetuneSettings) -
     link: dict[str, object] = {
         "stage": "finetune",
         "dataset": folds[0].dataset.root.name,
-        "encoder": settings.encoder,
+        **({"head": FOREST} if settings.head == FOREST else {"encoder": settings.encoder}),
         "images": len(seen["train_images"]),
         "steps": max(steps),
         "folds": len(folds),

@@ -20,6 +20,7 @@ from matssl.decoders import CLASSIC, with_encoder
 from matssl.models import classic_unet
 from matssl.models.segmentation import SegmentationModel, check_input_size
 from matssl.stages import resume
+from matssl.stages.finetune.forest_settings import HEADS
 from matssl.stages.finetune.settings import CROP_SIZE, FinetuneSettings, given_weights
 
 # Whatever else a folder calls a split is a test of some kind and stays closed.
@@ -249,7 +250,9 @@ def side_of_images(images: Labelled, model: SegmentationModel) -> int:
 def default_name(settings: FinetuneSettings) -> str:
     """Return a name for the run: what it starts from, the data, the time and the note."""
     start = "random"
-    if settings.ssl_weights_path:
+    if settings.head != HEADS[0]:
+        start = settings.head
+    elif settings.ssl_weights_path:
         path = Path(settings.ssl_weights_path)
         start = path.resolve().parent.name if path.stem in ("encoder", "last") else path.stem
     elif settings.weights != "none":

@@ -20,8 +20,9 @@ from matssl.metrics import overlap
 from matssl.models.segmentation import SegmentationModel
 from matssl.stages import console, lineage, resume
 from matssl.stages.console import Clock
-from matssl.stages.finetune import calibrate, folds, report, results, scores, start
+from matssl.stages.finetune import calibrate, folds, forest, report, results, scores, start
 from matssl.stages.finetune import inputs as reading
+from matssl.stages.finetune.forest_settings import FOREST
 from matssl.stages.finetune.inputs import Inputs
 from matssl.stages.finetune.learner import Learner
 from matssl.stages.finetune.objective import Objective, Schedule
@@ -79,6 +80,8 @@ def trained(
     Raises:
         UserError: see :func:`finetune`.
     """
+    if settings.head == FOREST:
+        return forest.trained(settings, rt, root, inputs, facts, argv)
     settings = start.sampled(settings, inputs.table, inputs.train)
     model = start.built(settings, inputs.table)
     images = len(inputs.train.planes)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from matssl import report
 from matssl.core import checkpoint, run_folder
+from matssl.core.arrays import Array
 from matssl.core.run_folder import RunFolder
 from matssl.data import preprocess
 from matssl.metrics import counts as counting
@@ -163,19 +166,32 @@ def panels(folder: RunFolder, inputs: Inputs, learner: Learner) -> list[Path]:
     best = folder.root / "best.ckpt"
     if not best.is_file():
         return []
-    data, table = inputs.val or inputs.train, inputs.table
     kept = checkpoint.load(best, stage="finetune")["state"]
-    paths = []
     with Averaged(learner.model, kept):
         learner.model.eval()
-        for number in range(min(SHOWN_PANELS, len(data.planes))):
-            plane, mask = data.planes[number], data.masks[number]
-            prediction = learner.predict(plane)
-            counts = counting.confusion(mask, prediction, table.num_classes)
-            path = folder.path(f"validation/{number + 1}.png")
-            title = f"{data.pairs[number].image.name}: mIoU {100 * overlap.miou(counts):.1f} %"
-            image = preprocess.quantise(plane)
-            nm = data.facts[number][1]
-            segmentation.panel(image, mask, prediction, table.names, path, title, nm)
-            paths.append(path)
+        return drawn(folder, inputs, learner.predict)
+
+
+def drawn(
+    folder: RunFolder, inputs: Inputs, predict: Callable[[Array], NDArray[np.uint8]]
+) -> list[Path]:
+    """Write panels of the first validation images (training images where there are none).
+
+    Args:
+        folder: of the run.
+        inputs: the images.
+        predict: plane to class indices (H, W).
+    """
+    data, table = inputs.val or inputs.train, inputs.table
+    paths = []
+    for number in range(min(SHOWN_PANELS, len(data.planes))):
+        plane, mask = data.planes[number], data.masks[number]
+        prediction = predict(plane)
+        counts = counting.confusion(mask, prediction, table.num_classes)
+        path = folder.path(f"validation/{number + 1}.png")
+        title = f"{data.pairs[number].image.name}: mIoU {100 * overlap.miou(counts):.1f} %"
+        image = preprocess.quantise(plane)
+        nm = data.facts[number][1]
+        segmentation.panel(image, mask, prediction, table.names, path, title, nm)
+        paths.append(path)
     return paths

@@ -17,7 +17,6 @@ from matssl.core.flags import declared
 from matssl.core.run_folder import RunFolder, atomic_write_bytes
 from matssl.core.tables import csv_text
 from matssl.data.crops import Labelled
-from matssl.metrics import calibration
 from matssl.models import trial
 from matssl.models.segmentation import SegmentationModel
 from matssl.pictures import epochs
@@ -85,26 +84,23 @@ def finish(folder: RunFolder, settings: FinetuneSettings, inputs: Inputs, learne
     _course(folder, int(best["step"]))
     if learner.num_classes != 2:
         return
-    temperature = float(best["progress"].get("temperature", 1.0))
     with Averaged(learner.model, best["state"]):
         learner.model.eval()
         for place, data in (("train_preds", inputs.train), ("val_preds", inputs.val)):
-            for name, chance in _predicted(learner, data, inputs.dataset.root, temperature):
+            for name, chance in _predicted(learner, data, inputs.dataset.root):
                 png = cv2.imencode(".png", chance)[1].tobytes()
                 atomic_write_bytes(folder.path(f"{place}/{name}.png"), png)
 
 
 def _predicted(
-    learner: Learner, data: Labelled | None, root: Path, temperature: float
+    learner: Learner, data: Labelled | None, root: Path
 ) -> Iterator[tuple[str, NDArray[np.uint8]]]:
-    """Yield name and probabilities of each image, calibrated as those of an evaluation are."""
+    """Yield name and probabilities of each image: the network's own, which a threshold acts on."""
     if data is None:
         return
     names = drawing.output_names([pair.image for pair in data.pairs], root)
     for name, plane in zip(names, data.planes, strict=True):
-        probabilities: Array = learner.probabilities(plane)
-        calibration.temper(probabilities, temperature)
-        yield name, drawing.eight_bit(probabilities)
+        yield name, drawing.eight_bit(learner.probabilities(plane))
 
 
 def _course(folder: RunFolder, kept: int) -> None:
@@ -143,7 +139,7 @@ def summary(model: SegmentationModel, side: int) -> str:
         return hook
 
     layers = [(name, m) for name, m in model.named_modules() if not list(m.children())]
-    handles = [layer.register_forward_hook(note(name)) for name, layer in layers]  # type: ignore[arg-type]
+    handles = [layer.register_forward_hook(note(name)) for name, layer in layers]
     try:
         trial.attempt(model, (1, model.description["in_channels"], side, side))
     except trial.Misfit:

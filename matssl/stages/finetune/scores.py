@@ -41,7 +41,7 @@ class Course:
         self.false += positives[1]
         self.missed += positives[2]
 
-    def row(self) -> dict[str, object]:
+    def row(self) -> dict[str, float]:
         """Return mean loss, precision, recall and F1; NaN where there is nothing to divide by."""
         counts = np.array([[0, self.false], [self.missed, self.true]], np.int64)
         return {"train_loss": self.loss / self.steps if self.steps else math.nan} | {

@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from matssl.core import parsing, paths
-from matssl.core.flags import Command, Problem, declared, flag, peek
+from matssl.core.flags import Command, Problem, declared, flag, peek, to_dict
 from matssl.decoders import described, segmenting
+from matssl.stages.finetune.forest_settings import GROUPS, HEEDED, UNHEEDED, ForestSettings
 from matssl.stages.finetune.sections import ListSettings, NetworkSettings, ScoreSettings
 from matssl.stages.settings import (
     ImageSettings,
@@ -85,6 +86,7 @@ class FinetuneSettings(
     NetworkSettings,
     ScoreSettings,
     ListSettings,
+    ForestSettings,
 ):
     """Flags of train_finetune.py."""
 
@@ -289,6 +291,7 @@ class FinetuneSettings(
         if self.data_ratio < 1 and self.max_train_images is not None:
             told = "give --data_ratio or --max_train_images, not both"
             wrong.append(Problem(told, ("data_ratio", "max_train_images")))
+        wrong += self.forest_problems(self.resume and self.folds is None)
         if self.resume and not (self.name or self.results_dir):
             wrong.append(Problem("--resume needs the --name of the run", ("name",)))
         wrong += self.network_problems(self.encoder, self.decoder)
@@ -316,6 +319,17 @@ class FinetuneSettings(
         if new.note and new.name:
             new = replace(new, name=f"{new.name}-{new.note}", note="")
         return new
+
+    def unheeded(self) -> list[str]:
+        """Return the flags that were given and that a forest has no use for, as they are typed."""
+        own = to_dict(self)
+        plain = to_dict(resolve(["--finetune_dataset", ".", "--recipe", self.recipe]))
+        return [
+            known.word
+            for name, known in declared(FinetuneSettings).items()
+            if (known.flag.group in GROUPS and name not in HEEDED) or name in UNHEEDED
+            if own[name] not in (plain[name], known.default)
+        ]
 
 
 def resolve(argv: Sequence[str], here: bool = False) -> FinetuneSettings:

@@ -18,6 +18,7 @@ from matssl.models.segmentation import SegmentationModel, build_model, check_tra
 from matssl.preflight import Preflight
 from matssl.stages import console
 from matssl.stages.finetune import inputs as reading
+from matssl.stages.finetune.forest_settings import FOREST
 from matssl.stages.finetune.settings import FinetuneSettings
 
 
@@ -55,9 +56,10 @@ def examined(
     Raises:
         UserError: anything that is wrong with folder, images or masks.
     """
-    encoder, decoder = reading.architecture(settings, root)
-    encoder = reading.named_encoder(settings, encoder)
-    settings = replace(settings, encoder=encoder, decoder=decoder)
+    if settings.head != FOREST:
+        encoder, decoder = reading.architecture(settings, root)
+        encoder = reading.named_encoder(settings, encoder)
+        settings = replace(settings, encoder=encoder, decoder=decoder)
     unmeasured = settings.record(settings.in_channels, settings.input_size)
     dataset, known, notes = reading.find(settings)
     unmeasured = unmeasured.told(dataset.grouping.pixel_sizes)
@@ -68,17 +70,24 @@ def examined(
             f"{dataset.table.num_classes} ({', '.join(dataset.table.names)}): --classes binary "
             "makes two of them"
         )
-    model = built(settings, dataset.table)
-    if settings.finetune_blocks not in (blocks.ALL, blocks.NONE):
-        blocks.wanted(model.encoder, settings.finetune_blocks, encoder)
-    if not settings.whole_images:
-        settings = replace(settings, crop_size=reading.crop_size(settings, model))
+    if settings.head != FOREST:
+        settings = _tried(settings, dataset.table)
     found = preflight.examine_dataset(dataset, unmeasured, opened=reading.OPENED)
     found.judged.refuse_misfits()
     console.say(settings, rt, found.text())
     for note in notes:
         console.say(settings, rt, f"note    {note}")
     return settings, dataset, known, found
+
+
+def _tried(settings: FinetuneSettings, table: ClassTable) -> FinetuneSettings:
+    """Return the settings with the size of the crops, where a model can be built as they say."""
+    model = built(settings, table)
+    if settings.finetune_blocks not in (blocks.ALL, blocks.NONE):
+        blocks.wanted(model.encoder, settings.finetune_blocks, settings.encoder)
+    if not settings.whole_images:
+        settings = replace(settings, crop_size=reading.crop_size(settings, model))
+    return settings
 
 
 def built(settings: FinetuneSettings, table: ClassTable) -> SegmentationModel:
@@ -102,7 +111,7 @@ def sampled(settings: FinetuneSettings, table: ClassTable, images: Labelled) -> 
         table: classes of the model.
         images: all that are learned from, in every fold.
     """
-    if settings.crop_size is not None:
+    if settings.crop_size is not None or settings.head == FOREST:
         return settings
     return replace(settings, crop_size=reading.side_of_images(images, built(settings, table)))
 

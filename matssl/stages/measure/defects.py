@@ -14,7 +14,6 @@ from tqdm import tqdm
 from matssl import report
 from matssl.core import flags, run_folder
 from matssl.core.arrays import Array
-from matssl.core.errors import UserError
 from matssl.core.run_folder import RunFolder
 from matssl.core.tables import Row, csv_text
 from matssl.core.wording import counted
@@ -26,7 +25,7 @@ from matssl.measure.objects import tables
 from matssl.measure.objects.found import Found, Rules, Size, find
 from matssl.measure.units import Unit
 from matssl.stages.failures import Failures
-from matssl.stages.measure import export, levels
+from matssl.stages.measure import export, levels, pairs
 from matssl.stages.measure.settings import MeasureSettings
 
 NM = Unit("nm", 1.0)
@@ -131,48 +130,13 @@ def _sources(settings: MeasureSettings) -> Sources:
         UserError: two files of one name, files without a partner, masks of other sizes.
     """
     assert settings.seg_dir is not None
-    masks = _by_stem(Path(settings.seg_dir), "--seg_dir")
-    pictures = _partners(settings.tem_dir, "--tem_dir", masks)
-    truth = _partners(settings.ann_dir, "--ann_dir", masks)
-    wrong = []
-    for name, others in (("--tem_dir", pictures), ("--ann_dir", truth)):
-        for stem, other in others.items():
-            one, two = (readers.header(path) for path in (masks[stem], other))
-            if (one.height, one.width) != (two.height, two.width):
-                wrong.append(
-                    f"{name}: {other.name} has {two.width} x {two.height} pixels, its mask "
-                    f"{one.width} x {one.height}"
-                )
-    if wrong:
-        more = f"; and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-        raise UserError("; ".join(wrong[:3]) + more)
+    masks = pairs.by_stem(Path(settings.seg_dir), "--seg_dir")
+    pictures = pairs.partners(settings.tem_dir, "--tem_dir", masks)
+    truth = pairs.partners(settings.ann_dir, "--ann_dir", masks)
+    pairs.check_sizes(masks, {"--tem_dir": pictures, "--ann_dir": truth})
     scale = levels.scale(list(masks.values()), "--seg_dir")
     truth_scale = levels.scale(list(truth.values()), "--ann_dir") if truth else None
     return Sources(masks, pictures, truth, scale, truth_scale)
-
-
-def _by_stem(folder: Path, name: str) -> dict[str, Path]:
-    """Return the images of a folder by their names without ending."""
-    files: dict[str, Path] = {}
-    for path in readers.find_images(folder):
-        if path.stem in files:
-            raise UserError(
-                f"{name} {folder} holds {files[path.stem].name} and {path.name}; one image a name"
-            )
-        files[path.stem] = path
-    return files
-
-
-def _partners(folder: str | None, name: str, masks: dict[str, Path]) -> dict[str, Path]:
-    """Return the file of each mask in another folder."""
-    if folder is None:
-        return {}
-    files = _by_stem(Path(folder), name)
-    absent = [stem for stem in masks if stem not in files]
-    if absent:
-        shown = ", ".join(absent[:4]) + (" ..." if len(absent) > 4 else "")
-        raise UserError(f"{name} {folder} lacks {counted(len(absent), 'image')}: {shown}")
-    return {stem: files[stem] for stem in masks}
 
 
 def _one(

@@ -6,12 +6,14 @@ import hashlib
 import io
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import matssl
 from matssl.core import flags
-from matssl.core.run_folder import RunFolder, atomic_write_bytes
+from matssl.core.run_folder import RunFolder, atomic_path, atomic_write_bytes
 from matssl.core.tables import Row, csv_text, quoted
+from matssl.stages.measure import roi
 from matssl.stages.measure.inputs import Source
 from matssl.stages.measure.kind import Measured
 from matssl.stages.measure.settings import MeasureSettings
@@ -19,8 +21,11 @@ from matssl.stages.measure.settings import MeasureSettings
 if TYPE_CHECKING:
     import pandas as pd
 
-# What a sheet of a workbook holds, with its head, and letters of its name.
-SHEET_ROWS, SHEET_NAME = 1_048_575, 31
+# Rows of a sheet: a spreadsheet with more opens slowly, and takes gigabytes while it is written.
+# Letters of its name.
+SHEET_ROWS, SHEET_NAME = 50_000, 31
+# Rows that become text at a time.
+CHUNK = 10_000
 # Spreadsheets of Windows take a CSV without this mark for another encoding.
 MARK = "\ufeff"
 
@@ -43,11 +48,24 @@ def write(
     sheets: dict[str, Sequence[Row]] = {"specimens": rows}
     for one in found.values():
         sheets |= one.tables
+    if source.left:
+        sheets["roi"] = roi.rows(source.left)
     for name, table in sheets.items():
-        folder.write_text(f"{name}.csv", MARK + csv_text(table, columns(table)))
+        write_csv(folder.path(f"{name}.csv"), table)
     folder.write_json("measure.json", {name: one.summary for name, one in found.items()})
     atomic_write_bytes(folder.path("measure.xlsx"), workbook(sheets))
     folder.write_json("protocol.json", protocol(found, source, settings))
+
+
+def write_csv(path: Path, rows: Sequence[Row]) -> None:
+    """Write a table as CSV, so many rows at a time: a million of them are no text in memory."""
+    heads = columns(rows)
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        file.write(MARK.encode())
+        for start in range(0, max(len(rows), 1), CHUNK):
+            text = csv_text(rows[start : start + CHUNK], heads, head=start == 0)
+            # Of names that are none of an encoding, each stray byte as an escape.
+            file.write(text.encode("utf-8", "backslashreplace"))
 
 
 def specimens(found: Mapping[str, Measured]) -> list[dict[str, object]]:
@@ -80,11 +98,19 @@ def workbook(sheets: Mapping[str, Sequence[Row]]) -> bytes:
     with pd.ExcelWriter(data, engine="xlsxwriter") as file:
         used: set[str] = set()
         for name, rows in parts.items():
-            frame = _frame(rows[:SHEET_ROWS])
+            frame = _frame(_fitting(name, rows))
             sheet = _sheet(name, used)
             frame.to_excel(file, sheet_name=sheet, index=False)
             _fit(file, sheet, frame)
     return data.getvalue()
+
+
+def _fitting(name: str, rows: Sequence[Row]) -> Sequence[Row]:
+    """Return the rows that a sheet takes; of more the first, and a line that says where all are."""
+    if len(rows) <= SHEET_ROWS:
+        return rows
+    told = f"the first {SHEET_ROWS:,} of {len(rows):,} rows; all of them: {name}.csv"
+    return [*rows[:SHEET_ROWS], {columns(rows[:1])[0]: told}]
 
 
 def _frame(rows: Sequence[Row]) -> pd.DataFrame:
@@ -127,6 +153,7 @@ def protocol(
         "rules": {name: one.rule for name, one in found.items()},
         "specimens": source.grouping.text,
         "sha256": {
-            str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in source.files
+            str(path): hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in (*source.files, *source.regions)
         },
     }

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from matssl.core import textfiles
 from matssl.core.arrays import Array
 from matssl.core.errors import UserError
+from matssl.core.labels import IGNORE
 from matssl.core.wording import counted, cut
 from matssl.data import bars, layouts, masks, readers
 from matssl.data.masks import ClassTable
@@ -41,6 +46,10 @@ class Source:
         notes: what was taken for what, in words.
         labelled: whether the masks number objects.
         predicted: whether a model made the masks, whose own error the numbers then hold.
+        specimens: which each field is of.
+        images: the micrograph of each field, where there are any.
+        regions: pictures of what counts (``--roi``).
+        left: pixels that count before and after ``--roi``, by field; filled as fields are opened.
     """
 
     what: str
@@ -53,6 +62,10 @@ class Source:
     notes: tuple[str, ...] = ()
     labelled: bool = False
     predicted: bool = False
+    specimens: tuple[str, ...] = ()
+    images: tuple[Path, ...] = ()
+    regions: tuple[Path, ...] = ()
+    left: dict[str, tuple[int, int]] = dataclasses.field(default_factory=dict)
 
     def fields(self) -> Iterator[Masked]:
         """Yield every field; the pixels of one are in memory at a time."""
@@ -70,13 +83,23 @@ def find(settings: MeasureSettings) -> Source:
     drawn = [folder / kind / "index" for kind in ("masks", "maps")]
     predicted = next((place for place in drawn if place.is_dir()), None)
     if predicted is not None:
-        return _of_run(settings, folder, predicted)
+        return _counting(settings, _of_run(settings, folder, predicted))
     if (folder / "status.json").is_file():
         raise UserError(
             f"{folder} is a run without predicted masks; give the results of {EVALUATION} or of "
             f"{PHASES}, or a labelled folder"
         )
-    return _of_labels(settings, folder)
+    return _counting(settings, _of_labels(settings, folder))
+
+
+def _counting(settings: MeasureSettings, source: Source) -> Source:
+    """Return the masks with what ``--roi`` leaves of them."""
+    if settings.roi is None:
+        return source
+    # It needs the type of what it gets.
+    from matssl.stages.measure import roi
+
+    return roi.within(settings.roi, source)
 
 
 class Listed(NamedTuple):
@@ -101,19 +124,20 @@ def _of_run(settings: MeasureSettings, folder: Path, predicted: Path) -> Source:
         )
     files = readers.find_images(predicted)
     names, table = _facts(folder)
-    listed = {row.image.stem: row for row in table}
+    listed = _by_output(table, [path.stem for path in files])
     images = _images_beside(settings, files)
     given = readers.parse_pixel_size(settings.pixel_size)
     grouping = group(files, predicted, regex=settings.group_regex, specimens=settings.specimens)
     sizes = dict(zip(files, _sizes(grouping, files), strict=True))
     record = _record(settings)
+    own = list(grouping.names)
+    for number, path in enumerate(files):
+        if path.stem in listed and not grouping.told:
+            own[number] = listed[path.stem].group
 
     def opened(number: int) -> Masked:
-        path = files[number]
+        path, specimen = files[number], own[number]
         row = listed.get(path.stem)
-        specimen = grouping.names[number]
-        if row is not None and not grouping.told:
-            specimen = row.group
         size = given or sizes[path] or (row.pixel_size if row else None)
         mask = np.asarray(readers.read_mask(path)).astype(np.uint8, copy=False)
         # Rows of a cut-off information bar are no field.
@@ -124,7 +148,35 @@ def _of_run(settings: MeasureSettings, folder: Path, predicted: Path) -> Source:
         return Masked(field, mask, picture=_picture(image, record, mask.shape))
 
     what = "phase maps" if predicted.parent.name == "maps" else "predicted masks"
-    return Source(what, folder, names, len(files), opened, tuple(files), grouping, predicted=True)
+    return Source(
+        what,
+        folder,
+        names,
+        len(files),
+        opened,
+        tuple(files),
+        grouping,
+        predicted=True,
+        specimens=tuple(own),
+    )
+
+
+def _by_output(table: Sequence[Listed], names: Sequence[str]) -> dict[str, Listed]:
+    """Return the line of a run's table by the name of its mask.
+
+    That is the stem of the image; where two images share one, its folders stand before it, and its
+    ending behind it where that is needed (:func:`matssl.stages.drawing.output_names`).
+    """
+    from matssl.stages.drawing import fitting
+
+    wanted, found = set(names), dict[str, list[Listed]]()
+    for row in table:
+        parts = row.image.with_suffix("").parts
+        ends = ["_".join(parts[-n:]) for n in range(1, len(parts) + 1)]
+        ends += [f"{end}_{row.image.suffix.lstrip('.')}" for end in ends]
+        for name in {fitting(end) for end in ends} & wanted:
+            found.setdefault(name, []).append(row)
+    return {name: rows[0] for name, rows in found.items() if len(rows) == 1}
 
 
 def _sizes(grouping: Grouping, files: Sequence[Path]) -> list[float | None]:
@@ -215,6 +267,9 @@ def _of_labels(settings: MeasureSettings, folder: Path) -> Source:
         pixel_size=settings.pixel_size,
         classes=settings.classes,
         mask_folder=mask_folder,
+        # Masks may lie alone.
+        need_masks=mask_folder is not None,
+        whole=True,
     )
     if dataset.table is None:
         return _of_masks(settings, folder)
@@ -232,17 +287,22 @@ def _of_labels(settings: MeasureSettings, folder: Path) -> Source:
     )
     judged.refuse_misfits()
     record = record.knowing(judged.rows)
+    images = [pair.image for pair in pairs]
+    called = _called(images, [image.name for image in images], root)
 
     def opened(number: int) -> Masked:
         pair = pairs[number]
         assert pair.mask is not None
         micrograph = record.read(pair.image)
-        raw = table.decode(readers.read_mask(pair.mask), str(pair.mask))
-        mask = record.mask(raw, micrograph)
+        raw = readers.read_mask(pair.mask)
+        decoded = table.decode(raw, str(pair.mask))
+        mask = record.mask(decoded, micrograph)
+        labels = _numbers(table, raw, decoded)
+        if labels is not None:
+            labels = np.where(mask == IGNORE, 0, record.mask(labels, micrograph))
         own = areas(mask, table.num_classes)
-        name = pair.image.name
-        field = Field(pair.image, name, pair.group, own, micrograph.pixel_size)
-        return Masked(field, mask, picture=_picture(pair.image, record, mask.shape))
+        field = Field(pair.image, called[number], pair.group, own, micrograph.pixel_size)
+        return Masked(field, mask, labels, _picture(pair.image, record, mask.shape))
 
     notes = (*dataset.notes, *judged.notes, *judged.warnings)
     return Source(
@@ -254,7 +314,19 @@ def _of_labels(settings: MeasureSettings, folder: Path) -> Source:
         tuple(pair.mask for pair in pairs if pair.mask is not None),
         dataset.grouping,
         tuple(notes),
+        labelled=table.instances,
+        specimens=tuple(pair.group for pair in pairs),
+        images=tuple(pair.image for pair in pairs if pair.mask is not None),
     )
+
+
+def _called(files: Sequence[Path], names: Sequence[str], root: Path) -> list[str]:
+    """Return what each file is called: its name; of two that share one the path below the root."""
+    often = Counter(names)
+    return [
+        name if often[name] == 1 else Path(os.path.relpath(path, root)).as_posix()
+        for path, name in zip(files, names, strict=True)
+    ]
 
 
 def _of_masks(settings: MeasureSettings, folder: Path) -> Source:
@@ -265,22 +337,41 @@ def _of_masks(settings: MeasureSettings, folder: Path) -> Source:
     if settings.split is not None:
         raise UserError(f"{folder} holds masks alone, in no splits; leave --split out")
     table: ClassTable
-    table, told = masks.find_table(files, settings.classes, folder)
+    table, told = masks.find_table(files, settings.classes, folder, whole=True)
     given = readers.parse_pixel_size(settings.pixel_size)
     grouping = group(files, folder, regex=settings.group_regex, specimens=settings.specimens)
     sizes = _sizes(grouping, files)
+    called = _called(files, [path.stem for path in files], folder)
 
     def opened(number: int) -> Masked:
         path = files[number]
-        mask = table.decode(readers.read_mask(path), str(path))
+        raw = readers.read_mask(path)
+        mask = table.decode(raw, str(path))
         size = given or sizes[number]
-        name = grouping.names[number]
-        return Masked(Field(path, path.stem, name, areas(mask, table.num_classes), size), mask)
+        own = areas(mask, table.num_classes)
+        field = Field(path, called[number], grouping.names[number], own, size)
+        return Masked(field, mask, _numbers(table, raw, mask))
 
     note = f"{counted(len(files), 'file')} without images beside, taken for masks (--images)"
     return Source(
-        "masks", folder, table.names, len(files), opened, tuple(files), grouping, (note, *told)
+        "masks",
+        folder,
+        table.names,
+        len(files),
+        opened,
+        tuple(files),
+        grouping,
+        (note, *told),
+        labelled=table.instances,
+        specimens=grouping.names,
     )
+
+
+def _numbers(table: ClassTable, raw: Array, mask: NDArray[np.uint8]) -> NDArray[np.int32] | None:
+    """Return the numbers of objects where masks number them, None where they hold classes."""
+    if not table.instances:
+        return None
+    return masks.numbers(masks.plain(raw, table.alpha), mask == 1)
 
 
 def chosen(settings: MeasureSettings, source: Source) -> tuple[int, ...]:

@@ -47,9 +47,11 @@ class Kind(ABC):
 
     Attributes:
         name: what ``--what`` calls it, and the name of its table.
+        predicted: whether a model made the masks, whose own error the numbers then hold.
     """
 
     name: ClassVar[str]
+    predicted: bool = False
 
     def __init__(
         self, settings: MeasureSettings, names: Sequence[str], chosen: Sequence[int]
@@ -71,6 +73,26 @@ class Kind(ABC):
         Args:
             names: of the classes.
             labelled: whether the masks number objects.
+        """
+
+    def ready(self, labelled: bool) -> None:  # noqa: B027
+        """Refuse what cannot be measured, before anything is written.
+
+        Args:
+            labelled: whether the masks number objects.
+
+        Raises:
+            UserError: in words, with the flag that helps.
+        """
+
+    def check(self, one: Masked) -> None:  # noqa: B027 - most have nothing to refuse
+        """Refuse what cannot be measured, before anything is written.
+
+        Args:
+            one: the first field that can be read.
+
+        Raises:
+            UserError: a flag needs what the field lacks.
         """
 
     @abstractmethod

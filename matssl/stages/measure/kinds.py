@@ -6,16 +6,22 @@ from collections.abc import Sequence
 
 from matssl.core.errors import UserError
 from matssl.stages.measure.fractions import Fractions
+from matssl.stages.measure.grains import Grains
 from matssl.stages.measure.kind import Kind
 from matssl.stages.measure.layers import Layers
 from matssl.stages.measure.objects import Objects
+from matssl.stages.measure.point_count import PointCount
 from matssl.stages.measure.settings import MeasureSettings
 
-KINDS: dict[str, type[Kind]] = {kind.name: kind for kind in (Fractions, Objects, Layers)}
+KINDS: dict[str, type[Kind]] = {kind.name: kind for kind in (Fractions, Objects, Grains, Layers)}
 
 
 def made(
-    settings: MeasureSettings, names: Sequence[str], chosen: Sequence[int], labelled: bool
+    settings: MeasureSettings,
+    names: Sequence[str],
+    chosen: Sequence[int],
+    labelled: bool,
+    predicted: bool = False,
 ) -> list[Kind]:
     """Return the measurements that a command asks for, each without a field.
 
@@ -24,9 +30,10 @@ def made(
         names: of the classes.
         chosen: indices of those asked for, empty for none.
         labelled: whether the masks number objects.
+        predicted: whether a model made the masks.
 
     Raises:
-        UserError: nothing suits the classes.
+        UserError: nothing suits the classes, or a measurement cannot tell what they are.
     """
     asked = [names[i] for i in chosen] or list(names)
     wanted = settings.wanted or tuple(
@@ -34,4 +41,10 @@ def made(
     )
     if not wanted:
         raise UserError(f"nothing to measure on {', '.join(asked)}; say it with --what")
-    return [KINDS[name](settings, names, chosen) for name in dict.fromkeys(wanted)]
+    found = [KINDS[name](settings, names, chosen) for name in dict.fromkeys(wanted)]
+    if settings.grid is not None:
+        found.append(PointCount(settings, names, chosen))
+    for kind in found:
+        kind.predicted = predicted
+        kind.ready(labelled)
+    return found

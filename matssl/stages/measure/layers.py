@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
@@ -14,10 +13,11 @@ from numpy.typing import NDArray
 from matssl.core.errors import UserError
 from matssl.core.wording import counted
 from matssl.measure import intervals, layers, units
-from matssl.measure.cracks import Crack, find_cracks, per_area, per_length
+from matssl.measure.cracks import Crack, find_cracks
 from matssl.measure.field import Field, Masked
 from matssl.measure.units import Unit
 from matssl.stages.measure.kind import Kind, Measured
+from matssl.stages.measure.layer_tables import Found, FoundCrack, LayerTables
 from matssl.stages.measure.settings import MeasureSettings
 
 CRACK = re.compile(r"crack|riss|fissur|fractur|spalt", re.IGNORECASE)
@@ -34,27 +34,6 @@ RULE = (
     "waviness is in it). Cracks and pores inside a layer belong to its thickness. Cracks: parts "
     "joined also at corners, length of the smoothed middle line."
 )
-
-
-@dataclass(frozen=True)
-class Found:
-    """A layer of a field without its pixels; lengths in px."""
-
-    field: Field
-    kind: int
-    number: int
-    layer: layers.Layer
-
-
-@dataclass(frozen=True)
-class FoundCrack:
-    """A crack of a field: of which layer, 0 for none."""
-
-    field: Field
-    kind: int
-    layer: int
-    layer_kind: int
-    crack: Crack
 
 
 class Layers(Kind):
@@ -173,155 +152,36 @@ class Layers(Kind):
             unit = units.PIXELS
         else:
             unit = units.common([v for v, _ in lengths], [f.pixel_size for _, f in lengths])
-        rows = self._rows(unit)
+        looked_for = bool(self.named or self.by_shape)
+        tables = LayerTables(self.names, unit, self.fields, self.layers, self.cracks, looked_for)
         specimens = [
             row
             for name in dict.fromkeys(field.specimen for field in self.fields)
-            for row in self._of_specimen(name, unit)
+            for row in tables.of_specimen(name)
         ]
+        means = tables.over_specimens(specimens)
+        mean = tables.head("thickness mean")
         headline = [
-            (f"{row[_head(unit, 'thickness mean')]:.4g} {unit.name}", f"{row['class']} thickness")
-            for row in specimens[:3]
-            if row.get(_head(unit, "thickness mean")) is not None
+            (f"{row[mean]:.4g} {unit.name}", f"{row['class']} thickness, {row['specimen']}")
+            for row in (means or specimens)[:3]
+            if row.get(mean) is not None
         ]
         return Measured(
             RULE,
-            {self.name: rows, "cracks": self._crack_rows(unit)},
+            {self.name: tables.rows(), "cracks": tables.crack_rows()},
             specimens,
             {
                 "unit": unit.name,
                 "specimens": specimens,
+                "over specimens": means,
                 "layer classes": sorted({self.names[one.kind] for one in self.layers}),
                 "crack classes": [self.names[i] for i in (*self.named, *sorted(self.by_shape))],
             },
             headline,
-            specimens,
+            [tables.short(row) for row in (*specimens, *means)],
             self._notes(unit),
             lambda folder: self._pictures(folder, unit),
         )
-
-    def _rows(self, unit: Unit) -> list[dict[str, object]]:
-        """Return a row a layer, and one a field for cracks in none of its layers."""
-        rows = []
-        for field in self.fields:
-            for found in (one for one in self.layers if one.field is field):
-                rows.append(self._row(found, unit))
-            loose = [one for one in self.cracks if one.field is field and not one.layer]
-            if loose:
-                start: dict[str, object] = {"image": field.name, "specimen": field.specimen}
-                start |= {"class": self.names[loose[0].kind], "layer": None}
-                length = sum(one.crack.length for one in loose)
-                rows.append(
-                    {
-                        **start,
-                        "cracks": len(loose),
-                        _head(unit, "crack length"): unit.of(length, field.pixel_size),
-                        **per_area([(length, field.pixel_size)], [field]),
-                    }
-                )
-        return rows
-
-    def _row(self, found: Found, unit: Unit) -> dict[str, object]:
-        """Return a layer with its cracks."""
-        field, layer = found.field, found.layer
-        size = field.pixel_size
-        own = [one.crack for one in self.cracks if _is_of(one, found)]
-        row: dict[str, object] = {"image": field.name, "specimen": field.specimen}
-        row |= {"class": self.names[found.kind], "layer": found.number}
-        least, most = float(layer.thickness.min()), float(layer.thickness.max())
-        for name, value in (
-            ("mean", layer.mean),
-            ("SD", layer.std),
-            ("min", least),
-            ("max", most),
-        ):
-            row[_head(unit, f"thickness {name}")] = unit.of(value, size)
-        sides = ("left", "right") if layer.upright else ("upper", "lower")
-        row["edges"] = f"{sides[0]}, {sides[1]}"
-        for place, rough in zip(("upper or left", "lower or right"), layer.roughness, strict=True):
-            row[_head(unit, f"roughness Ra {place} edge")] = unit.of(rough.ra, size)
-            row[_head(unit, f"roughness Rq {place} edge")] = unit.of(rough.rq, size)
-        row["angle (deg)"] = layer.angle
-        row["form"] = "curved" if layer.curved else "straight"
-        row[_head(unit, "measured length")] = unit.of(layer.length, size)
-        row |= {"normals": len(layer.thickness), "leaving the field": layer.outside}
-        row |= {"without layer": layer.broken, "cracks": len(own)}
-        length = sum(crack.length for crack in own)
-        row[_head(unit, "crack length")] = unit.of(length, size)
-        row["crack length per layer length"] = length / layer.length
-        row |= per_length(len(own), layer.length, size)
-        return row
-
-    def _crack_rows(self, unit: Unit) -> list[dict[str, object]]:
-        """Return a row a crack."""
-        rows = []
-        for number, one in enumerate(self.cracks, 1):
-            crack, size = one.crack, one.field.pixel_size
-            row: dict[str, object] = {"image": one.field.name, "specimen": one.field.specimen}
-            row |= {"id": number, "class": self.names[one.kind]}
-            row["in layer"] = f"{self.names[one.layer_kind]} {one.layer}" if one.layer else None
-            row |= {"x (px)": crack.x, "y (px)": crack.y}
-            for name, value in (
-                ("length", crack.length),
-                ("mean width", crack.width),
-                ("largest width", crack.widest),
-            ):
-                row[_head(unit, name)] = unit.of(value, size)
-            row |= {"angle (deg)": crack.angle, "free ends": crack.tips}
-            rows.append(row | {"touches_edge": int(crack.edge)})
-        return rows
-
-    def _of_specimen(self, specimen: str, unit: Unit) -> list[dict[str, object]]:
-        """Return a row a class of layers, and one a class of cracks that lie in none."""
-        rows: list[dict[str, object]] = []
-        mine = [one for one in self.layers if one.field.specimen == specimen]
-        for kind in sorted({one.kind for one in mine}):
-            for number in sorted({one.number for one in mine if one.kind == kind}):
-                own = [one for one in mine if (one.kind, one.number) == (kind, number)]
-                rows.append(self._specimen_row(specimen, kind, number, own, unit))
-        loose = [one for one in self.cracks if one.field.specimen == specimen and not one.layer]
-        for kind in sorted({one.kind for one in loose}):
-            cracks = [one for one in loose if one.kind == kind]
-            fields = [field for field in self.fields if field.specimen == specimen]
-            total = sum(unit.of(one.crack.length, one.field.pixel_size) for one in cracks)
-            row: dict[str, object] = {"specimen": specimen, "class": self.names[kind]}
-            row |= {"layer fields": len(fields), "cracks": len(cracks)}
-            row[_head(unit, "crack length")] = total
-            sized = [(one.crack.length, one.field.pixel_size) for one in cracks]
-            rows.append(row | per_area(sized, fields))
-        return rows
-
-    def _specimen_row(
-        self, specimen: str, kind: int, number: int, own: Sequence[Found], unit: Unit
-    ) -> dict[str, object]:
-        name = self.names[kind] if number == 1 else f"{self.names[kind]} ({number})"
-        row: dict[str, object] = {"specimen": specimen, "class": name, "layer fields": len(own)}
-        mean = intervals.mean_of_fields(
-            [unit.of(one.layer.mean, one.field.pixel_size) for one in own]
-        )
-        row[_head(unit, "thickness mean")] = mean.mean
-        row[_head(unit, "thickness half width 95 %")] = mean.half_width
-        row[_head(unit, "thickness SD between fields")] = mean.std
-        for title, value in (
-            ("thickness SD along the layer", [one.layer.std for one in own]),
-            ("roughness Rq upper or left edge", [one.layer.roughness[0].rq for one in own]),
-            ("roughness Rq lower or right edge", [one.layer.roughness[1].rq for one in own]),
-        ):
-            sized = [unit.of(v, one.field.pixel_size) for v, one in zip(value, own, strict=True)]
-            row[_head(unit, title)] = float(np.sqrt(np.mean(np.square(sized))))
-        least = [unit.of(float(one.layer.thickness.min()), one.field.pixel_size) for one in own]
-        most = [unit.of(float(one.layer.thickness.max()), one.field.pixel_size) for one in own]
-        row[_head(unit, "thickness min")], row[_head(unit, "thickness max")] = min(least), max(most)
-        if self.named or self.by_shape:
-            cracks = [c for c in self.cracks if any(_is_of(c, one) for one in own)]
-            length = sum(unit.of(one.layer.length, one.field.pixel_size) for one in own)
-            cracked = sum(unit.of(c.crack.length, c.field.pixel_size) for c in cracks)
-            row |= {"cracks": len(cracks), _head(unit, "crack length"): cracked}
-            row["crack length per layer length"] = cracked / length
-            pixels = sum(one.layer.length for one in own)
-            scale = None if unit.nm is None else unit.nm * length / pixels
-            row |= per_length(len(cracks), pixels, scale)
-        return row
 
     def _notes(self, unit: Unit) -> list[str]:
         """Return what was taken for what, and what the numbers leave out."""
@@ -396,11 +256,9 @@ class Layers(Kind):
         for found in self.layers:
             size = found.field.pixel_size
             layer = found.layer
-            middle = (layer.first + layer.second) / 2
-            place = np.concatenate([[0.0], np.cumsum(np.hypot(*np.diff(middle, axis=0).T))])
             name = found.field.name if found.number == 1 else f"{found.field.name} {found.number}"
             scale = unit.of(1.0, size)
-            lines.append((name, place * scale, layer.thickness * scale))
+            lines.append((name, layer.place * scale, layer.thickness * scale))
         if lines:
             path = folder / "layer_profiles.png"
             pictures.profiles(lines, unit.name, path)
@@ -414,11 +272,6 @@ class Layers(Kind):
         return drawn
 
 
-def _head(unit: Unit, what: str) -> str:
-    """Return the head of a column of lengths."""
-    return f"{what} ({unit.name})"
-
-
 def _owner(crack: Crack, parts: Sequence[tuple[int, int, NDArray[np.bool_]]]) -> tuple[int, int]:
     """Return class and number of the layer that holds most of a crack, (0, 0) for none."""
     points = np.rint(np.concatenate(crack.paths)).astype(int)
@@ -428,8 +281,3 @@ def _owner(crack: Crack, parts: Sequence[tuple[int, int, NDArray[np.bool_]]]) ->
         if part[rows, columns].mean() >= 0.5:
             return kind, number
     return 0, 0
-
-
-def _is_of(crack: FoundCrack, found: Found) -> bool:
-    own = (crack.layer, crack.layer_kind) == (found.number, found.kind)
-    return crack.field is found.field and own

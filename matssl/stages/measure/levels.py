@@ -15,8 +15,9 @@ from matssl.data import readers
 
 # Above is foreground, as in unet-compare.
 THRESHOLD = 128
-# Numbers up to here are class numbers and no levels.
-MOST_CLASSES = 64
+# Class numbers end here, and most of those up to the highest one occur; levels of faint
+# predictions leave gaps, or reach higher.
+MOST_CLASSES = 32
 FULL_8, FULL_16 = 255, 65_535
 
 
@@ -69,32 +70,37 @@ def read(path: Path) -> Array:
     return np.asarray(values)
 
 
-def scale(paths: Sequence[Path], name: str, threshold: float = THRESHOLD) -> Scale:
+def scale(
+    paths: Sequence[Path],
+    name: str,
+    threshold: float = THRESHOLD,
+    advice: str = " (matssl.tools.measure INPUT --what objects takes any)",
+) -> Scale:
     """Return where the foreground begins in files of one folder.
 
     Args:
         paths: all of them.
         name: of the flag, for the refusal.
         threshold: above is foreground, 0 to 255.
+        advice: what to do where they number more than two classes.
 
     Raises:
         UserError: they number more than two classes.
     """
-    top, soft, first = 0.0, False, None
+    soft, seen = False, np.zeros(FULL_8 + 1, bool)
     for path in paths:
         try:
-            found = read(path)
+            found = np.rint(read(path)).astype(np.uint8)
         except (UserError, OSError):
             # It fails by itself where its turn comes.
             continue
-        highest = float(found.max(initial=0))
-        if 1 < highest < MOST_CLASSES and first is None:
-            first = path
-        top = max(top, highest)
-        soft = soft or bool(((found > 1) & (found < FULL_8)).any())
-    if 1 < top < MOST_CLASSES and first is not None:
+        own = np.bincount(found.ravel(), minlength=FULL_8 + 1) > 0
+        soft = soft or bool(own[2:FULL_8].any())
+        seen |= own
+    top = int(np.flatnonzero(seen).max(initial=0))
+    if 1 < top < MOST_CLASSES and int(seen[1 : top + 1].sum()) * 2 > top:
         raise UserError(
-            f"{name}: {first.name} holds class numbers up to {top:g}; a mask of two classes is "
-            "wanted, 0 and 255 (matssl.tools.measure INPUT --what objects takes any)"
+            f"{name} holds class numbers up to {top}; masks of two classes are wanted, 0 and "
+            f"255{advice}"
         )
     return Scale(threshold, numbers=not soft)

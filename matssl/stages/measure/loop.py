@@ -8,9 +8,12 @@ from pathlib import Path
 from tqdm import tqdm
 
 from matssl.core import flags
+from matssl.core.errors import UserError
 from matssl.core.run_folder import RunFolder
+from matssl.measure.field import Masked
 from matssl.stages.failures import Failures
-from matssl.stages.measure import export, inputs, kinds, report
+from matssl.stages.measure import compare, export, inputs, kinds, report, roi
+from matssl.stages.measure.inputs import Source
 from matssl.stages.measure.settings import MeasureSettings
 
 
@@ -29,7 +32,11 @@ def measure(settings: MeasureSettings, argv: Sequence[str] = ()) -> Path:
     RunFolder.check(root, False, settings.overwrite, resumable=False)
     source = inputs.find(settings)
     chosen = inputs.chosen(settings, source)
-    asked = kinds.made(settings, source.names, chosen, source.labelled)
+    compare.check(settings.compare, source)
+    asked = kinds.made(settings, source.names, chosen, source.labelled, source.predicted)
+    first = _first(source)
+    for kind in asked:
+        kind.check(first)
     facts = report.facts(source, asked)
     if not settings.quiet:
         print(facts)
@@ -45,6 +52,10 @@ def measure(settings: MeasureSettings, argv: Sequence[str] = ()) -> Path:
             done += 1
     if not done:
         failed.end(source.count, 0)
+    if source.left:
+        facts += f"\nnote    {roi.text(source.left)}"
+        if not settings.quiet:
+            print(facts.splitlines()[-1])
     found = {kind.name: kind.result() for kind in asked}
     drawn = {name: one.draw(root) for name, one in found.items()}
     export.write(folder, found, source, settings)
@@ -53,3 +64,18 @@ def measure(settings: MeasureSettings, argv: Sequence[str] = ()) -> Path:
     report.show(root, found)
     failed.end(source.count, done)
     return root
+
+
+def _first(source: Source) -> Masked:
+    """Return the first field that can be read.
+
+    Raises:
+        UserError: none can; nothing is written then.
+    """
+    refused: list[str] = []
+    for number in range(source.count):
+        try:
+            return source.open(number)
+        except UserError as error:
+            refused.append(f"{source.files[number].name}: {error}")
+    raise UserError(f"none of {source.count} masks can be read; the first: {refused[0]}")

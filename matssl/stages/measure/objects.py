@@ -12,6 +12,7 @@ import numpy as np
 from matssl.core.tables import Row
 from matssl.core.wording import counted
 from matssl.measure.field import Masked
+from matssl.measure.intervals import MIN_FIELDS
 from matssl.measure.objects import found as objects
 from matssl.measure.objects import sizes, summary, tables
 from matssl.measure.objects.found import Found, Rules, Size
@@ -27,8 +28,6 @@ AROUND = re.compile(r"\b(background|matrix|ferritic matrix|substrate|ground|none
 OTHERS = re.compile(r"boundar|grain|layer|coating|oxide|crack", re.I)
 # Overlays in the report; all of them lie in the folder of pictures.
 SHOWN = 4
-# Fields of a specimen below which the spread between them is not known.
-FEW = 5
 RULE = (
     "Objects are connected parts of a class (pixels that touch at a corner are connected, 8; what "
     "lies around them by edges, 4); {holes}; {touching}; the smallest has {least}. Number per area "
@@ -39,10 +38,10 @@ RULE = (
     "of pixels. Aspect ratio and orientation from second moments; angles counter-clockwise from x, "
     "y up; no shape below an ECD of 10 px; circularity is 4 pi A / P² of the outer outline and may "
     "exceed 1. Nearest neighbours by centres; empty where the edge is nearer. x and y from the "
-    "upper left corner. S_V = 2 P_L, mean free path and the other values of ASTM E1245 come from lines "
+    "upper left corner. S_V = 2 P_L, mean free path and the values of ASTM E1245 come from lines "
     "through all pixels in four directions; S_V holds where outlines have no preferred direction "
     "(isotropic) or sections are cut at random. Intervals: 95 %, bootstrap of specimens and of "
-    "their fields, from five of them on."
+    "their fields, from {few} of them on."
 )
 
 
@@ -76,6 +75,12 @@ class Objects(Kind):
         """Objects are measured where masks number them, or a class may be some."""
         return labelled or any(not (AROUND.search(n) or OTHERS.search(n)) for n in names)
 
+    def check(self, one: Masked) -> None:
+        """Refuse flags in units of length for fields without a pixel size."""
+        for given in (self.rules.least, self.rules.depth):
+            if given is not None:
+                given.pixels(one.field.pixel_size, one.field.name)
+
     def add(self, one: Masked, place: Path) -> None:
         """Find the objects of a field, and draw them."""
         made = list(objects.find(one, self.kinds, len(self.names), self.rules))
@@ -86,7 +91,7 @@ class Objects(Kind):
         from matssl.pictures import objects as pictures
 
         place.mkdir(parents=True, exist_ok=True)
-        path = place / f"{Path(one.field.name).stem}_objects.png"
+        path = self._place(one.field.name, place)
         outlined = []
         for found, own in made:
             s = found.shapes
@@ -104,6 +109,15 @@ class Objects(Kind):
         grey = objects.picture(one)
         pictures.overlay(grey, outlined, path, one.field.name, one.field.pixel_size)
         self.drawn.append((path, one.field.specimen, one.field.name))
+
+    def _place(self, name: str, place: Path) -> Path:
+        """Return the file of a field's picture; of two fields that differ in the ending two."""
+        from matssl.stages.drawing import fitting
+
+        stem = fitting(re.sub(r"[/\\]", "_", str(Path(name).with_suffix(""))))
+        taken = {path for path, _, _ in self.drawn}
+        paths = (place / f"{stem}{end}_objects.png" for end in ("", *map(str, range(2, 10_000))))
+        return next(path for path in paths if path not in taken)
 
     def result(self) -> Measured:
         """Return the tables, what they say in short, and what to doubt."""
@@ -124,7 +138,7 @@ class Objects(Kind):
             notes += summary.doubts(self.names[kind], together, own)
         several = any(one.specimens > 1 for one in all_)
         said = each + (all_ if several else [])
-        notes += self._few(each) + self._scales()
+        notes += self._few(each) + self._scales() + self._numbered()
         edges = [self._edges(one) for one in all_]
         classes = [
             row
@@ -154,7 +168,8 @@ class Objects(Kind):
             rows,
             {"unit of length": unit.name, "specimens": rows, "sizes": written["sizes"]},
             [figure for one in all_ for figure in self._figures(one, unit)],
-            [tables.page_row(one, self.names, unit) for one in said],
+            # What stands first is seen where there are many specimens.
+            [tables.page_row(one, self.names, unit) for one in (all_ if several else []) + each],
             notes,
             lambda folder: self._pictures(folder, all_, each, edges, unit),
         )
@@ -163,6 +178,7 @@ class Objects(Kind):
         rules = self.rules
         given = self.settings.separation_depth or "the larger of 1 px and 15 % of its radius"
         return RULE.format(
+            few=MIN_FIELDS,
             holes="holes are filled" if rules.fill else "holes are no part of them",
             touching=f"touching ones are taken apart where the smaller rises {given} above the neck"
             if rules.separate
@@ -171,13 +187,13 @@ class Objects(Kind):
         )
 
     def _few(self, each: Sequence[Summary]) -> list[str]:
-        few = [one.specimen for one in each if one.fields < FEW]
+        few = [one.specimen for one in each if one.fields < MIN_FIELDS]
         own = list(dict.fromkeys(few))
         if not own:
             return []
         named = ", ".join(own[:3]) + (f" and {len(own) - 3} more" if len(own) > 3 else "")
         return [
-            f"No interval for {counted(len(own), 'specimen')} of fewer than {FEW} fields "
+            f"No interval for {counted(len(own), 'specimen')} of fewer than {MIN_FIELDS} fields "
             f"({named}): image more fields of each."
         ]
 
@@ -195,6 +211,20 @@ class Objects(Kind):
             told = f"{min(map(float, filter(None, known))):.4g} to {max(filter(None, known)):.4g}"
             return [f"Pixel sizes from {told} nm: each field is measured with its own."]
         return []
+
+    def _numbered(self) -> list[str]:
+        if not any(one.numbered for one in self.found):
+            return []
+        idle = [
+            flag
+            for flag, given in (
+                ("--separate", self.rules.separate),
+                ("--fill_holes", self.rules.fill),
+            )
+            if given
+        ]
+        told = f"; {' and '.join(idle)} did not act on them" if idle else ""
+        return [f"The masks number their objects, which are taken as they are{told}."]
 
     def _edges(self, one: Summary) -> tuple[np.ndarray, bool]:
         """Return the edges of the classes of sizes, and whether they are logarithmic."""

@@ -20,6 +20,7 @@ TITLES = {
     "objects": "Objects",
     "grains": "Grain size",
     "layers": "Layers and cracks",
+    "point_count": "Point count (ASTM E562)",
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,6 +10,7 @@ from matssl.core import paths
 from matssl.core.flags import Problem, flag
 from matssl.core.parsing import parse_one
 from matssl.stages.measure.defect_settings import DefectSettings
+from matssl.stages.measure.grain_settings import GrainSettings
 from matssl.stages.measure.layer_settings import LayerSettings
 from matssl.stages.measure.object_settings import ObjectSettings
 from matssl.stages.settings import (
@@ -26,7 +28,10 @@ DESCRIPTION = (
     "(CSV, XLSX, JSON), pictures and a report go to experiments/measure/NAME."
 )
 # Names of stages.measure.kinds.KINDS; a test holds that they agree.
-WHAT = ("fractions", "objects", "layers")
+WHAT = ("fractions", "objects", "grains", "layers")
+
+# Points along a side of a grid.
+MOST_POINTS = 1000
 
 
 def what_problem(text: str) -> str:
@@ -38,9 +43,19 @@ def what_problem(text: str) -> str:
     return f"--what must be of {', '.join(WHAT)}, several between commas, not {wrong[0]!r}"
 
 
+def grid_problem(text: str) -> str:
+    """Return what is wrong with ``--grid``, "" where nothing is."""
+    sides = re.fullmatch(r"(\d{1,4})[xX×](\d{1,4})", text.strip())
+    if sides and all(1 <= int(side) <= MOST_POINTS for side in sides.groups()):
+        return ""
+    return (
+        f"--grid must be rows x columns of 1 to {MOST_POINTS} points, such as 10x10, not {text!r}"
+    )
+
+
 @dataclass(frozen=True, repr=False, eq=False)
 class MeasureSettings(
-    ObjectSettings, LayerSettings, DefectSettings, SpecimenSettings, ToolSettings
+    ObjectSettings, GrainSettings, LayerSettings, DefectSettings, SpecimenSettings, ToolSettings
 ):
     """Flags of the measurement."""
 
@@ -63,6 +78,14 @@ class MeasureSettings(
         check=classes_problem,
         leads=paths.class_file,
     )
+    roi: str | None = flag(
+        None,
+        "data",
+        "folder of regions of interest, pictures of the names of the images or masks: pixels at 0 "
+        "count nowhere",
+        leads=paths.folder,
+        first=True,
+    )
     split: str | None = flag(None, "data", "only this split of a labelled folder")
     what: str | None = flag(
         None,
@@ -79,6 +102,23 @@ class MeasureSettings(
         auto="all",
         first=True,
     )
+    folds_from: str | None = flag(
+        None,
+        "measurement",
+        "run of train_finetune.py --folds, or of eval_model.py on labelled images, whose held-out "
+        "truth tells the classifier's error",
+        leads=paths.folder,
+        first=True,
+    )
+    compare: tuple[str, ...] = flag(
+        (), "measurement", "two specimens, for their difference with its interval", first=True
+    )
+    grid: str | None = flag(
+        None,
+        "measurement",
+        "also count the points of a grid, rows x columns, on every field (ASTM E562): 10x10",
+        check=grid_problem,
+    )
     name: str | None = flag(
         None, "run", "name of the results", auto="that of INPUT", check=name_problem
     )
@@ -91,6 +131,14 @@ class MeasureSettings(
         """What ``--what`` names; empty where the classes decide."""
         return tuple(word.strip() for word in (self.what or "").split(",") if word.strip())
 
+    @property
+    def grid_points(self) -> tuple[int, int]:
+        """Rows and columns of ``--grid``; (0, 0) without it."""
+        if self.grid is None:
+            return 0, 0
+        rows, columns = re.split("[xX×]", self.grid.strip())
+        return int(rows), int(columns)
+
     def problems(self) -> list[Problem]:
         """Return what does not go together."""
         wrong = self.object_problems(self.wanted) + self.defect_problems()
@@ -99,6 +147,9 @@ class MeasureSettings(
         if self.images is not None and self.mask_folder is not None:
             told = "--images says that INPUT holds the masks; leave --mask_folder out"
             wrong.append(Problem(told, ("images", "mask_folder")))
+        if self.compare and len(set(self.compare)) != 2:
+            told = f"--compare takes the names of two specimens, not {len(set(self.compare))}"
+            wrong.append(Problem(told, ("compare",)))
         return wrong
 
 

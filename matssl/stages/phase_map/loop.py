@@ -122,7 +122,7 @@ def phase_map(settings: PhaseMapSettings, argv: Sequence[str] = ()) -> Path:
     folder.status("done", images=len(fields), failed=len(failed.images))
 
     for name, entry in summary.items():
-        print(f"  area fraction {name}: {tables.fraction_text(entry)} %")
+        print(f"  area fraction {name}: {tables.fraction_text(entry.fraction)} %")
     found = len({one.specimen for one in fields})
     print(console.specimens_text(found, len(fields), inputs.grouping.source), end="")
     empty = [n for i, n in enumerate(names) if max(f.fractions[i] for f in fields) < NO_PHASE]

@@ -16,8 +16,9 @@ from matssl.core.run_folder import RunFolder
 from matssl.data.readers import Micrograph
 from matssl.measure import fractions, tables
 from matssl.measure.field import Field
-from matssl.measure.intervals import Fraction
+from matssl.measure.fractions import Estimate
 from matssl.pictures import segmentation as pictures
+from matssl.stages.held_out import UNLABELLED
 from matssl.stages.phase_map.clustering import Source
 
 SHOWN_PANELS = 6
@@ -46,7 +47,7 @@ def draw_panel(
 
 def write_tables(
     folder: RunFolder, fields: Sequence[Field], names: Sequence[str], origin: list[list[int]]
-) -> dict[str, Fraction]:
+) -> dict[str, Estimate]:
     """Write the tables and return the fraction of each phase over the specimens."""
     for field in fields:
         row: dict[str, object] = {"image": str(field.image), "group": field.specimen}
@@ -54,10 +55,11 @@ def write_tables(
         folder.append_csv("phase_fractions.csv", row | {"pixel_size_nm": field.pixel_size})
     summary = dict(zip(names, fractions.over_specimens(fields), strict=True))
     for name, entry in summary.items():
-        folder.append_csv("phase_summary.csv", {"phase": name, **vars(entry)})
+        folder.append_csv("phase_summary.csv", {"phase": name, **entry.stored()})
     colours = pictures.colour_names(names)
     entries = {
-        name: {"index": i, "colour": colours[name], "prototypes": origin[i], **vars(summary[name])}
+        name: {"index": i, "colour": colours[name], "prototypes": origin[i]}
+        | summary[name].stored()
         for i, name in enumerate(names)
     }
     folder.write_json("phases.json", {"outside": IGNORE, "phases": entries})
@@ -71,7 +73,7 @@ def write_report(
     folder: RunFolder,
     fields: Sequence[Field],
     origin: list[list[int]],
-    summary: dict[str, Fraction],
+    summary: dict[str, Estimate],
     source: Source,
     facts: str,
     against: str,
@@ -98,6 +100,7 @@ def write_report(
     if against:
         note += report.note(f"Warning: {against}.")
     about = report.note(f"{tables.FRACTION_NOTE} From and to are single images.")
+    about += report.note(UNLABELLED)
     rows = _summary_rows(fields, origin, summary, joined=source.temperature is not None)
     table = report.table(rows, swatches=pictures.colour_names(names)) + about
     shown = [fields[i] for i in _chosen(len(fields))]
@@ -125,13 +128,13 @@ def write_report(
 def _summary_rows(
     fields: Sequence[Field],
     origin: list[list[int]],
-    summary: dict[str, Fraction],
+    summary: dict[str, Estimate],
     joined: bool,
 ) -> list[dict[str, object]]:
     """Return one row a phase: its fraction, its range, of how many prototypes it is joined."""
     rows = []
     for number, (name, entry) in enumerate(summary.items()):
-        row: dict[str, object] = {"phase": name, "area %": tables.fraction_text(entry)}
+        row: dict[str, object] = {"phase": name, "area %": tables.fraction_text(entry.fraction)}
         values = [field.fractions[number] for field in fields]
         row["from %"], row["to %"] = f"{100 * min(values):.1f}", f"{100 * max(values):.1f}"
         if joined:

@@ -1,0 +1,106 @@
+"""The baselines of an evaluation: fitted on what the model learned from, counted beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from matssl import baselines
+from matssl.core.labels import IGNORE
+from matssl.core.runtime import Runtime
+from matssl.core.wording import counted
+from matssl.data import crops
+from matssl.data.layouts import Dataset, Pair
+from matssl.data.masks import ClassTable
+from matssl.data.preprocess import Preprocess
+from matssl.data.readers import Micrograph
+from matssl.metrics.counts import confusion
+from matssl.models.forest import ForestModel
+from matssl.trained.segmenter import Segmenter
+
+
+def fitted(
+    segmenter: Segmenter,
+    dataset: Dataset,
+    pairs: Sequence[Pair],
+    truth: ClassTable,
+    rt: Runtime,
+    say: Callable[[str], None],
+) -> list[baselines.Baseline]:
+    """Return the baselines fitted on the images that the model learned from.
+
+    None where no evaluated image has a mask, or where the training images are not in the folder.
+
+    Args:
+        segmenter: the model.
+        dataset: the folder.
+        pairs: images of it that are evaluated.
+        truth: the model's classes with the values that mean them in these masks.
+        rt: where the encoder computes, and threads.
+        say: prints a line.
+    """
+    if not any(pair.mask for pair in pairs):
+        return []
+    used = {Path(path).name for path in segmenter.trained_on.images}
+    train = [p for p in dataset.split("train") if p.mask]
+    train = [p for p in train if (not used or p.image.name in used) and p not in pairs]
+    if not train:
+        return []
+    say(f"fitting baselines on {counted(len(train), 'training image')}")
+    data = crops.load(train, segmenter.record, truth)
+    classes, tensor = segmenter.table.num_classes, segmenter.record.tensor
+    found = [
+        baselines.majority(data.masks, classes),
+        baselines.grey_levels(data.planes, data.masks, classes),
+    ]
+    model = segmenter.network.model
+    if isinstance(model, ForestModel):
+        # It is its own baseline, and has no encoder for another.
+        return found
+    found.append(baselines.forest(tensor, data.planes, data.masks, classes, rt.threads))
+    encoder: nn.Module = model.get_submodule("encoder")
+    found.append(
+        baselines.pixel_classifier(encoder, tensor, data.planes, data.masks, classes, rt.device)
+    )
+    return found
+
+
+def counts(
+    against: Sequence[baselines.Baseline],
+    record: Preprocess,
+    micrograph: Micrograph,
+    mask: NDArray[np.uint8],
+    num_classes: int,
+) -> dict[str, NDArray[np.int64]]:
+    """Return the confusion matrix of each baseline on one image.
+
+    Args:
+        against: the baselines.
+        record: how the micrograph is prepared.
+        micrograph: the image.
+        mask: its class indices, uint8 (H, W).
+        num_classes: C.
+    """
+    if not against:
+        return {}
+    plane = record.plane(micrograph)
+    found = {}
+    for rival in against:
+        guess = rival.predict(plane)
+        if guess.shape != mask.shape:
+            guess = cv2.resize(guess, mask.shape[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+        # What is asked for some pixels alone stands for all of the image.
+        asked = guess != IGNORE
+        share = np.count_nonzero(asked) / asked.size
+        pixels = confusion(
+            np.where(asked, mask, np.uint8(IGNORE)),
+            np.where(asked, guess, np.uint8(0)),
+            num_classes,
+        )
+        found[rival.name] = np.rint(pixels / share).astype(np.int64)
+    return found

@@ -1,0 +1,117 @@
+"""Point count of each class (``--grid``): ASTM E562 beside the area fraction of E1245."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar
+
+from matssl.core.errors import UserError
+from matssl.core.tables import Row
+from matssl.measure import intervals, point_count
+from matssl.measure.field import Field, Masked
+from matssl.measure.point_count import Hits
+from matssl.stages.measure.kind import Kind, Measured
+from matssl.stages.measure.settings import MeasureSettings
+
+RULE = (
+    "Point fraction P_P (ASTM E562, manual point count, here on masks): a grid of {rows} x "
+    "{columns} points on every field, 1 for a point on the class, 1/2 for one on its border; mean "
+    "of the fields, 95 % interval by Student's t, %RA = 100 times half width over mean. It is "
+    "another method than the area fraction of ASTM E1245, which counts every pixel."
+)
+
+
+class PointCount(Kind):
+    """Point fraction of each class."""
+
+    name: ClassVar[str] = "point_count"
+
+    def __init__(
+        self, settings: MeasureSettings, names: Sequence[str], chosen: Sequence[int]
+    ) -> None:
+        super().__init__(settings, names, chosen)
+        self.rows, self.columns = settings.grid_points
+        self.hits: list[tuple[Field, Hits]] = []
+
+    @classmethod
+    def suits(cls, names: Sequence[str], labelled: bool) -> bool:
+        """Only ``--grid`` asks for it."""
+        return False
+
+    def add(self, one: Masked, place: Path) -> None:
+        """Count the points of a field."""
+        if min(one.mask.shape) < 2 or one.mask.shape[0] < self.rows:
+            raise UserError(
+                f"--grid {self.rows}x{self.columns} has more rows than {one.field.name} has pixels"
+            )
+        if one.mask.shape[1] < self.columns:
+            raise UserError(
+                f"--grid {self.rows}x{self.columns} has more columns than {one.field.name} has "
+                "pixels"
+            )
+        own = point_count.count(one.mask, len(self.names), self.rows, self.columns)
+        self.hits.append((one.field, own))
+
+    def result(self) -> Measured:
+        """Return point fractions by field and by specimen."""
+        kept = self.chosen or tuple(range(len(self.names)))
+        table: list[Row] = []
+        for field, own in self.hits:
+            for kind in kept:
+                row: dict[str, object] = {"image": field.name, "specimen": field.specimen}
+                row |= {"class": self.names[kind], "points on it (P)": float(own.on[kind])}
+                row |= {"points (P_T)": own.points, "points on a border": own.border}
+                row["P_P (E562)"] = float(own.on[kind]) / own.points if own.points else None
+                table.append(row)
+        specimens = [
+            self._specimen(specimen, kind)
+            for specimen in dict.fromkeys(field.specimen for field, _ in self.hits)
+            for kind in kept
+        ]
+        return Measured(
+            RULE.format(rows=self.rows, columns=self.columns),
+            {self.name: table},
+            specimens,
+            {"grid": [self.rows, self.columns], "specimens": specimens},
+            page=specimens,
+            notes=self._notes(),
+        )
+
+    def _specimen(self, specimen: str, kind: int) -> dict[str, object]:
+        own = [
+            (float(hits.on[kind]), hits.points)
+            for field, hits in self.hits
+            if field.specimen == specimen
+        ]
+        found = point_count.over_fields(own)
+        row: dict[str, object] = {"specimen": specimen, "class": self.names[kind]}
+        row["points (E562)"] = sum(points for _, points in own)
+        if found is None:
+            return row
+        row |= {"fields (E562)": found.n, "P_P mean (E562)": found.mean}
+        row |= {"P_P SD (E562)": found.std, "P_P half width 95 % (E562)": found.half_width}
+        row |= {"P_P low (E562)": found.low, "P_P high (E562)": found.high}
+        row |= {"interval (E562)": found.scale, "%RA (E562)": found.relative_accuracy}
+        return row | {"fields for 10 %RA (E562)": found.needed}
+
+    def _notes(self) -> list[str]:
+        """Return what the count leaves out."""
+        notes = []
+        whole = self.rows * self.columns
+        lost = sum(whole - hits.points for _, hits in self.hits)
+        if lost:
+            notes.append(
+                f"{lost} of {whole * len(self.hits)} points lie on pixels that count nowhere and "
+                "are left out."
+            )
+        fields: dict[str, int] = {}
+        for field, _ in self.hits:
+            fields[field.specimen] = fields.get(field.specimen, 0) + 1
+        few = [name for name, number in fields.items() if number < intervals.MIN_FIELDS]
+        if few:
+            notes.append(
+                f"No interval below {intervals.MIN_FIELDS} fields of a specimen; ASTM E562 wants "
+                "30."
+            )
+        return notes
