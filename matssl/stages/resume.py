@@ -264,12 +264,7 @@ def note_end(folder: RunFolder, step: int, error: BaseException) -> None:
 
 
 def stop(
-    folder: RunFolder,
-    rt: Runtime,
-    step: int,
-    exit_code: int,
-    name: str | None = None,
-    results_dir: str | None = None,
+    folder: RunFolder, rt: Runtime, step: int, exit_code: int, again: str | None = None
 ) -> None:
     """Say how to go on after an interruption, and leave with the signal's exit code.
 
@@ -278,14 +273,12 @@ def stop(
         rt: one process prints.
         step: the last one taken.
         exit_code: of the signal.
-        name: of the run, where its folder is a part of one.
-        results_dir: that the user chose instead of a name.
+        again: flags that go on with it, where they are not the name of its folder and --resume.
     """
     if rt.is_main:
-        where = f"--results_dir {results_dir}"
-        where = where if results_dir else f"--name {name or folder.root.name}"
         print(
-            f"\nstopped at step {step}; continue with the same command and {where} --resume",
+            f"\nstopped at step {step}; continue with the same command and "
+            f"{again or f'--name {folder.root.name} --resume'}",
             flush=True,
         )
     raise SystemExit(exit_code if exit_code > 128 else 143)
