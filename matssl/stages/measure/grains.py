@@ -26,7 +26,9 @@ from matssl.stages.measure import compare
 from matssl.stages.measure.kind import Kind, Measured
 from matssl.stages.measure.settings import MeasureSettings
 
-BOUNDARY = re.compile(r"boundar|korngrenz|\bgbs?\b|grain[ _-]?border|joints? de grain", re.I)
+BOUNDARY = re.compile(
+    r"boundar|korngrenz|(?<![a-z])gbs?(?![a-z])|grain[ _-]?border|joints? de grain", re.I
+)
 TWIN = re.compile(r"twin|zwilling", re.I)
 GRAIN = re.compile(r"^(grains?|k[oö]rn(er)?|crystals?|crystallites?)$", re.I)
 # Names that say nothing of what a class is.
@@ -110,7 +112,7 @@ class Grains(Kind):
         size = sizing.measured(found, spacing)
         bare = None
         if found.closed:
-            bare = sizing.measured(self._network(one, window, own, 0), spacing)
+            bare = sizing.counted(self._network(one, window, own, 0), spacing)
         self.fields.append(Sized(one.field, size, bare))
         self.stretched += one.aspect != 1
         self._draw(one, found, window, place)
