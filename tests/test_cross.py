@@ -127,6 +127,18 @@ def test_folds_hold_about_as_many_images_and_do_not_depend_on_the_order_of_files
     assert groups(first, pairs) != groups(specimens.grouped_folds(pairs, 3, 6), pairs)
 
 
+def test_quarters_of_one_picture_are_never_on_both_sides() -> None:
+    """F-U15: in the documented split all validation tiles had siblings in training."""
+    files = [Path(f"/x/{picture}_{part}.jpg") for picture in range(1, 12) for part in range(1, 5)]
+    names = specimens.group(files, Path("/x")).names
+    assert len(set(names)) == 11
+    pairs = [Pair(path, path, name, "train") for path, name in zip(files, names, strict=True)]
+    for own in specimens.grouped_folds(pairs, 3, 0):
+        inside = {pairs[i].image.name.split("_")[0] for i in own}
+        outside = {p.image.name.split("_")[0] for i, p in enumerate(pairs) if i not in own}
+        assert not inside & outside and len(own) == 4 * len(inside)
+
+
 def test_as_many_folds_as_specimens_leave_one_out_and_more_are_refused() -> None:
     """F-U18: k = n is the leave-one-out of the documents."""
     pairs = _pairs({"a": 2, "b": 1, "c": 1})

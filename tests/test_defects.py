@@ -13,7 +13,7 @@ import pytest
 import tifffile
 from numpy.typing import NDArray
 
-from matssl.core.errors import guard
+from matssl.core.errors import UserError, guard
 from matssl.measure.defects import boxes, bubbles, chac, found
 from matssl.stages.measure import levels
 from matssl.tools import measure
@@ -258,6 +258,14 @@ def test_a_one_beside_soft_predictions_is_a_low_probability(tmp_path: Path) -> N
     files = sorted(tmp_path.iterdir())
     scale = levels.scale(files, "x")
     assert [int(scale.foreground(levels.read(p)).sum()) for p in files] == [0, 50]
+
+
+def test_ones_beside_white_are_not_taken_for_background(tmp_path: Path) -> None:
+    mask = np.zeros((10, 10), np.uint8)
+    mask[:4], mask[8:] = 1, 255
+    cv2.imwrite(str(tmp_path / "a.png"), mask)
+    with pytest.raises(UserError, match="1 and 255 side by side"):
+        levels.scale([tmp_path / "a.png"], "--ann_dir")
 
 
 def test_probabilities_as_floats_colours_and_class_numbers(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -149,6 +150,24 @@ def test_pixels_that_count_nowhere_hide_an_edge() -> None:
     assert layer.outside == 20 and layer.mean == pytest.approx(40, abs=0.01)
 
 
+def test_a_strip_that_counts_nowhere_ends_the_field_as_its_edge_does() -> None:
+    band = np.zeros((100, 400), bool)
+    band[30:70] = True
+    known = np.ones(band.shape, bool)
+    known[:, :100] = False
+    layer = _only(band & known, known)
+    assert len(layer.thickness) == 300 and layer.broken == 0 and layer.outside == 100
+    assert layer.thickness == pytest.approx(np.full(300, 40.0))
+
+
+def test_specks_of_a_prediction_change_a_thickness_by_less_than_a_percent() -> None:
+    x, y = _grid()
+    clean = (y > 100 + 8 * np.sin(x / 30)) & (y < 210)
+    noise = np.random.default_rng(0).random(clean.shape)
+    specked = (clean & (noise > 0.02)) | (~clean & (noise < 0.005))
+    assert _only(specked).mean == pytest.approx(_only(clean).mean, rel=0.01)
+
+
 def test_an_interrupted_layer_is_said() -> None:
     band = np.zeros((100, 400), bool)
     band[30:70] = True
@@ -231,6 +250,27 @@ def test_a_forked_crack_is_one_with_the_length_of_all_its_branches() -> None:
     crack = find_cracks(mask)[0][0][0]
     assert crack.tips == 3
     assert crack.length == pytest.approx(140 + 2 * math.hypot(80, 100), rel=0.02)
+
+
+@pytest.mark.parametrize("width", [1, 3, 8])
+def test_cracks_that_cross_are_one_with_four_ends(width: float) -> None:
+    mask = _line(width, (50.5, 50.5), (250.5, 250.5)) | _line(width, (50.5, 250.5), (250.5, 50.5))
+    found, _ = find_cracks(mask)
+    assert len(found) == 1 and found[0][0].tips == 4
+    assert found[0][0].length == pytest.approx(400 * math.sqrt(2), rel=0.01)
+
+
+def test_a_rough_outline_makes_no_branches() -> None:
+    mask = _line(6, (50.5, 150.5), (250.5, 180.5))
+    generator = np.random.default_rng(0)
+    for grow in (True, False):
+        other = cv2.dilate(mask.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
+        if not grow:
+            other = cv2.erode(mask.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
+        mask = np.where(generator.random(mask.shape) < 0.15, other, mask)
+    crack = max((one for one, _ in find_cracks(mask)[0]), key=lambda one: one.area)
+    # Both caps belong to what is drawn, half of them to the middle line.
+    assert crack.tips == 2 and 200 <= crack.length <= 212
 
 
 def test_a_ring_has_the_length_of_its_circle() -> None:
@@ -336,6 +376,25 @@ def test_the_command_measures_layers_and_their_cracks_by_specimen(tmp_path: Path
         cracks = list(csv.DictReader(file))
     assert len(cracks) == 10 and {row["in layer"] for row in cracks} == {"oxide 1"}
     assert (out / "fields" / "a_1_layers.png").is_file()
+
+
+def test_the_mean_over_specimens_is_a_number_of_its_own(tmp_path: Path) -> None:
+    masks = {f"{name}_{n}": _coating(t) for name, t in (("a", 20), ("b", 40)) for n in range(2)}
+    folder = _folder(tmp_path / "data", masks, NAMES)
+    _measured(folder, tmp_path, "--group_regex", "^([ab])_")
+    found = json.loads((tmp_path / "measure" / "data" / "measure.json").read_text())["layers"]
+    assert sorted(row["thickness mean (px)"] for row in found["specimens"]) == [20, 40]
+    (mean,) = found["over specimens"]
+    assert mean["thickness mean (px)"] == 30 and mean["specimen"] == "mean of 2 specimens"
+    assert mean["thickness half width 95 % (px)"] is None
+
+
+def test_a_flag_of_layers_acts_on_layers_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = [str(tmp_path), "--what", "fractions", "--min_crack", "9px"]
+    assert guard(measure.main, argv) == 2
+    assert "--min_crack: only --what layers takes it" in capsys.readouterr().err
 
 
 def test_a_class_is_taken_for_cracks_by_its_shape_and_it_is_said(

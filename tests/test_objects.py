@@ -533,6 +533,21 @@ def test_pictures_of_several_pixel_sizes_are_measured_each_with_its_own() -> Non
     assert mean == pytest.approx(1.5 * ecd * 100)
 
 
+def test_the_accuracy_of_counts_is_that_of_fields_and_says_how_many_are_needed() -> None:
+    """measurement.md: 10, 12, 14, 16, 18 have %RA 28.0; 23 fields make it 10 %."""
+    found = []
+    for count in (10, 12, 14, 16, 18):
+        mask = np.zeros((100, 100), np.uint8)
+        for number in range(count):
+            y, x = divmod(number, 5)
+            mask[10 + 20 * y : 14 + 20 * y, 10 + 18 * x : 14 + 18 * x] = 1
+        found.append(_found(mask))
+    one = _summary(found)
+    assert one.accuracy == pytest.approx(28.0, abs=0.1) and one.needed == 23
+    row = tables.specimen_row(one, ("matrix", "particle"), units.PIXELS)
+    assert row["mean area (px)"] == pytest.approx(16)
+
+
 def test_a_field_without_objects_gives_no_nan() -> None:
     empty, blind = np.zeros((20, 20), np.uint8), np.full((20, 20), 255, np.uint8)
     for mask in (empty, blind):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import csv
+import json
 import math
 from pathlib import Path
 
@@ -132,6 +134,19 @@ def test_the_count_stands_beside_the_area_under_its_own_name(tmp_path: Path) -> 
     assert float(specimen["%RA (E562)"]) == pytest.approx(55.53, abs=0.02)
     assert "ASTM E562" in (out / "report.html").read_text()
     assert (out / "fractions.csv").is_file()
+
+
+def test_a_page_shows_the_points_on_the_pictures_to_count_by_hand(tmp_path: Path) -> None:
+    folder = _data(tmp_path, {"a": _striped(50)})
+    assert _run(folder, tmp_path, "--grid", "2x10") == 0
+    text = (tmp_path / "measure" / "data" / "point_count.html").read_text(encoding="utf-8")
+    data = json.loads(text.split("const D=")[1].split(";\nconst $")[0])
+    (field,) = data["fields"]
+    assert data["names"] == ["matrix", "particle"] and len(field["points"]) == 20
+    # Fifty columns of particle: points at 5, 15, ... of 100.
+    assert [on[1] for _, _, on in field["points"][:10]] == [1] * 5 + [0] * 5
+    assert field["points"][0][:2] == [0.05, 0.25] and field["specimen"] == "a"
+    assert base64.b64decode(field["picture"])[:2] == b"\xff\xd8"
 
 
 @pytest.mark.parametrize("grid", ["10", "0x5", "10x", "x", "10x2000", "10x10x10", "-3x4"])

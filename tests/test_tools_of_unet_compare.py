@@ -105,6 +105,21 @@ def test_any_class_is_held_against_the_rest(
     assert "--class 7: the classes are" in capsys.readouterr().err
 
 
+def test_a_run_of_eval_model_says_its_classes_itself(tmp_path: Path) -> None:
+    truth = np.zeros((20, 20), np.uint8)
+    truth[:10] = 255
+    _write(tmp_path / "ann" / "one.png", truth)
+    run = tmp_path / "run"
+    _write(run / "masks" / "index" / "one.png", (truth.T > 0).astype(np.uint8))
+    (run / "metrics.json").write_text(json.dumps({"classes": ["steel", "pore"]}))
+    words = ("--ann_dir", tmp_path / "ann", "--pred_dir", run)
+    for number, more in enumerate(((), ("--class", "pore", "--classes", "steel,pore"))):
+        out = tmp_path / f"out{number}"
+        assert _run(error_map.main, *words, *more, "--results_dir", out) == 0
+        row = _counts(out)
+        assert (row["TP"], row["FP"], row["FN"], row["TN"]) == ("100",) * 4
+
+
 def test_what_does_not_fit_together_is_told_before_anything_is_written(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -19,7 +19,10 @@ from numpy.typing import NDArray
 from matssl.measure.field import Field
 
 # Gaussian along the middle line that takes the steps of the pixels out of it, in pixels.
-SMOOTH = 3.0
+SMOOTH = 2.0
+# A branch is one that reaches this many pixels, or half of the half width, beyond the outline that
+# its fork would have without it.
+BEYOND, SHARE = 3.0, 0.5
 # Gaussians end here; beyond it they add nothing.
 REACH = 4
 Mask = NDArray[np.bool_]
@@ -69,17 +72,13 @@ def find_cracks(mask: Mask, shortest: float = 0.0) -> tuple[list[tuple[Crack, Pi
     from skimage.morphology import skeletonize
 
     count, labels, facts, centres = cv2.connectedComponentsWithStats(mask.astype(np.uint8))
-    depth = cv2.distanceTransform(
-        np.pad(mask, 1).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE
-    )[1:-1, 1:-1]
     height, width = mask.shape
     found, dropped = [], 0
     for number in range(1, count):
         left, top, wide, high, area = (int(v) for v in facts[number])
         inner = (slice(top, top + high), slice(left, left + wide))
-        part = labels[inner] == number
-        thin = np.pad(np.asarray(skeletonize(part)), 1)
-        lines, tips = middle_lines(thin, np.pad(depth[inner] * part, 1))
+        part, depth = _without_pits(np.pad(labels[inner] == number, 1))
+        lines, tips = middle_lines(np.asarray(skeletonize(part)), depth)
         # Padding moved all by one.
         paths = tuple(line + np.array([left - 1, top - 1]) for line in lines)
         length = sum(length_of(path) for path in paths)
@@ -87,8 +86,8 @@ def find_cracks(mask: Mask, shortest: float = 0.0) -> tuple[list[tuple[Crack, Pi
             dropped += 1
             continue
         edge = left == 0 or top == 0 or left + wide == width or top + high == height
-        deepest = float((depth[inner] * part).max())
-        row, column = np.argwhere(part)[0]
+        deepest = float(depth.max())
+        row, column = np.argwhere(labels[inner] == number)[0]
         x, y = (float(v) for v in centres[number])
         crack = Crack(
             area,
@@ -106,6 +105,31 @@ def find_cracks(mask: Mask, shortest: float = 0.0) -> tuple[list[tuple[Crack, Pi
     return found, dropped
 
 
+def _without_pits(part: Mask) -> tuple[Mask, NDArray[np.float32]]:
+    """Return a part without holes smaller than the square of its width, and its depth.
+
+    A pixel that is missing in a crack is no second branch around it.
+    """
+    depth = _depth(part)
+    count, around, facts, _ = cv2.connectedComponentsWithStats(
+        (~part).astype(np.uint8), connectivity=4
+    )
+    small = facts[:, cv2.CC_STAT_AREA] <= max(1.0, 2 * float(depth.max()) - 1) ** 2
+    # Number 0 is the part; what holds the corner lies outside.
+    small[0] = small[around[0, 0]] = False
+    if not small.any():
+        return part, depth
+    whole = part | small[around]
+    return whole, _depth(whole)
+
+
+def _depth(part: Mask) -> NDArray[np.float32]:
+    """Return the distance of each pixel to the outside."""
+    return np.asarray(
+        cv2.distanceTransform(part.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    )
+
+
 def length_of(path: NDArray[np.float64]) -> float:
     """Return the length of a path (N, 2), px."""
     return float(np.hypot(*np.diff(path, axis=0).T).sum()) if len(path) > 1 else 0.0
@@ -116,8 +140,8 @@ def middle_lines(
 ) -> tuple[list[NDArray[np.float64]], int]:
     """Return the branches of a skeleton as smoothed lines, and how many free ends they have.
 
-    Branches from a fork to a free end that are no longer than the part is wide there are corners
-    of its outline and left out.
+    Branches from a fork to a free end that hardly reach beyond the outline there are corners and
+    bumps of it, and left out.
 
     Args:
         skeleton: one pixel wide, with a margin of one pixel (H, W).
@@ -132,14 +156,13 @@ def middle_lines(
         spurs = [
             branch
             for branch in branches
-            if len(around[branch[0]]) == 1 != len(around[branch[-1]])
-            and len(branch) - 1 <= depth[branch[-1]] + 1
+            if len(around[branch[0]]) == 1 != len(around[branch[-1]]) and _is_spur(branch, depth)
         ]
         spurs += [
             branch[::-1]
             for branch in branches
             if len(around[branch[-1]]) == 1 != len(around[branch[0]])
-            and len(branch) - 1 <= depth[branch[0]] + 1
+            and _is_spur(branch[::-1], depth)
         ]
         forks = {branch[-1] for branch in spurs}
         if not spurs or len(branches) - len(spurs) < 1:
@@ -150,6 +173,12 @@ def middle_lines(
             _cut_off(around, branch)
     tips = sum(len(own) == 1 for own in around.values())
     return [smoothed(np.array(branch)[:, ::-1].astype(float)) for branch in _branches(around)], tips
+
+
+def _is_spur(branch: Sequence[Pixel], depth: NDArray[np.float32]) -> bool:
+    """Return whether a branch from a free end to a fork is a corner or a bump of the outline."""
+    tip, fork = float(depth[branch[0]]), float(depth[branch[-1]])
+    return len(branch) - 1 + tip - fork <= max(BEYOND, SHARE * fork)
 
 
 def smoothed(path: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -148,7 +148,7 @@ def measure(band: Mask, known: Mask) -> Layer | None:
     frame = frame.bent(_cut(band, known, frame, 2.0))
     lines = _cut(band, known, frame, 1.0)
     good = lines.good
-    crossing = lines.met | lines.outside
+    crossing = (lines.met | lines.outside) & lines.counts
     if np.count_nonzero(good) < max(LEAST_NORMALS, LEAST_MEASURED * np.count_nonzero(crossing)):
         return None
     if not _crosses(lines):
@@ -169,8 +169,8 @@ def measure(band: Mask, known: Mask) -> Layer | None:
         first=ends[0],
         second=ends[1],
         roughness=(rough[0], rough[1]),
-        outside=int(np.count_nonzero(lines.outside & ~good)),
-        broken=int(np.count_nonzero(~lines.met & ~lines.outside)),
+        outside=int(np.count_nonzero(lines.outside | ~lines.counts)),
+        broken=int(np.count_nonzero(~lines.met & ~lines.outside & lines.counts)),
     )
 
 
@@ -186,6 +186,7 @@ class _Lines:
         high: where it ends.
         met: whether it meets the band.
         outside: whether the field or the known pixels end before the band does.
+        counts: whether the foot lies on a pixel that counts.
         step: distance of two feet on the form.
     """
 
@@ -196,12 +197,13 @@ class _Lines:
     high: Floats
     met: Mask
     outside: Mask
+    counts: Mask
     step: float
 
     @property
     def good(self) -> Mask:
         """Which normals have both edges."""
-        return self.met & ~self.outside
+        return self.met & ~self.outside & self.counts
 
 
 @dataclass(frozen=True)
@@ -317,13 +319,13 @@ def _cut(band: Mask, known: Mask, frame: _Frame, step: float) -> _Lines:
     if not known.all():
         seen = cv2.remap(known.astype(np.uint8), x, y, cv2.INTER_NEAREST, borderValue=0)
         here &= seen > 0
-    return _edges(along, base, normal, t, values, here, step)
+    row = np.clip(np.rint(base[:, 1]).astype(int), 0, height - 1)
+    column = np.clip(np.rint(base[:, 0]).astype(int), 0, width - 1)
+    return _edges((along, base, normal, known[row, column]), t, values, here, step)
 
 
 def _edges(
-    along: Floats,
-    base: Floats,
-    normal: Floats,
+    feet: tuple[Floats, Floats, Floats, Mask],
     t: Floats,
     values: NDArray[np.float32],
     here: Mask,
@@ -349,7 +351,8 @@ def _edges(
 
     begin = np.where(met, crossing(before, start), np.nan)
     end = np.where(met, crossing(after, stop), np.nan)
-    return _Lines(along, base, normal, begin, end, met, outside & met, step)
+    along, base, normal, counts = feet
+    return _Lines(along, base, normal, begin, end, met, outside & met, counts, step)
 
 
 def _evenly(frame: _Frame, reach: float, step: float) -> Floats:
@@ -395,7 +398,7 @@ def _nearest_run(inside: Mask, middle: int) -> Mask:
 
 def _crosses(lines: _Lines) -> bool:
     """Return whether the band is there at both ends of its form in the field."""
-    there = lines.met
+    there = lines.met[lines.counts]
     end = max(1, len(there) // 20)
     return bool(there[:end].any() and there[-end:].any())
 

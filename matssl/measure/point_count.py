@@ -41,8 +41,23 @@ def places(length: int, number: int) -> NDArray[np.int64]:
     return np.clip(np.rint(exact), 1, max(1, length - 1)).astype(np.int64)
 
 
-def count(mask: NDArray[np.uint8], num_classes: int, rows: int, columns: int) -> Hits:
-    """Return what the points of a grid hit.
+@dataclass(frozen=True)
+class Grid:
+    """The points of a field that count, N of them.
+
+    Attributes:
+        x: columns left of each, float64 (N,).
+        y: rows above it.
+        on: what each counts for each class, 0, 1/2 or 1, float64 (C, N).
+    """
+
+    x: NDArray[np.float64]
+    y: NDArray[np.float64]
+    on: NDArray[np.float64]
+
+
+def grid(mask: NDArray[np.uint8], num_classes: int, rows: int, columns: int) -> Grid:
+    """Return the points of a grid and what they hit.
 
     A point lies where four pixels meet: on a class where all four are of it, on its border where
     some are, which counts one half. Where one of the four belongs to no class it does not count.
@@ -55,15 +70,18 @@ def count(mask: NDArray[np.uint8], num_classes: int, rows: int, columns: int) ->
     """
     down, right = (places(n, k) for n, k in zip(mask.shape, (rows, columns), strict=True))
     around = np.stack([mask[np.ix_(down - a, right - b)].ravel() for a in (1, 0) for b in (1, 0)])
-    around = around[:, (around < num_classes).all(axis=0)]
-    on = np.zeros(num_classes)
-    for kind in range(num_classes):
-        shares = (around == kind).sum(axis=0)
-        on[kind] = np.count_nonzero(shares == 4) + 0.5 * np.count_nonzero(
-            (0 < shares) & (shares < 4)
-        )
-    border = int(np.count_nonzero((around != around[:1]).any(axis=0)))
-    return Hits(around.shape[1], on, border)
+    known = (around < num_classes).all(axis=0)
+    shares = np.stack([(around == kind).sum(axis=0) for kind in range(num_classes)])[:, known]
+    y, x = (side.ravel()[known] for side in np.meshgrid(down, right, indexing="ij"))
+    on = np.where(shares == 4, 1.0, np.where(shares > 0, 0.5, 0.0))
+    return Grid(x.astype(np.float64), y.astype(np.float64), on)
+
+
+def count(mask: NDArray[np.uint8], num_classes: int, rows: int, columns: int) -> Hits:
+    """Return how many points of a grid hit each class; see :func:`grid`."""
+    found = grid(mask, num_classes, rows, columns)
+    border = int(np.count_nonzero((found.on == 0.5).any(axis=0)))
+    return Hits(len(found.x), found.on.sum(axis=1), border)
 
 
 def over_fields(hits: Sequence[tuple[float, int]]) -> Fraction | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,9 +18,11 @@ from matssl.core.tables import Row
 from matssl.core.wording import counted
 from matssl.measure import units
 from matssl.measure.field import Masked
-from matssl.measure.grains import circles, network, sizing, specimens, tables
+from matssl.measure.grains import circles, network, sizing, specimens, standards, tables
 from matssl.measure.grains.network import Network
 from matssl.measure.grains.specimens import Sized, Summary
+from matssl.measure.intervals import Sample, sample
+from matssl.stages.measure import compare
 from matssl.stages.measure.kind import Kind, Measured
 from matssl.stages.measure.settings import MeasureSettings
 
@@ -66,6 +69,7 @@ class Grains(Kind):
         self.boundaries: tuple[int, ...] = ()
         self.labelled = False
         self.fields: list[Sized] = []
+        self.stretched = 0
         self.drawn: list[tuple[Path, str, str]] = []
 
     @classmethod
@@ -108,6 +112,7 @@ class Grains(Kind):
         if found.closed:
             bare = sizing.measured(self._network(one, window, own, 0), spacing)
         self.fields.append(Sized(one.field, size, bare))
+        self.stretched += one.aspect != 1
         self._draw(one, found, window, place)
 
     def _network(
@@ -158,8 +163,12 @@ class Grains(Kind):
             self.name: [tables.field_row(one, unit, scaled) for one in self.fields],
             "grain_sizes": tables.grain_rows(self.fields, unit),
         }
+        compared = compare.rows(self.settings.compare, self._samples(), "G")
+        if compared:
+            written["grains_compared"] = compared
         summary = {
             "unit of length": unit.name,
+            "compared": compared,
             "boundary": self._taken(),
             "specimens": rows,
             "rose (mean intercept by direction)": {
@@ -171,15 +180,40 @@ class Grains(Kind):
             },
         }
         return Measured(
-            self._rule(),
+            f"{self._rule()} {compare.RULE}" if compared else self._rule(),
             written,
             rows,
             summary,
             _figures(said[-1], unit),
             [tables.page_row(one, unit) for one in said],
-            self._notes(parts, said),
+            [*self._notes(parts, said), *_differences(compared)],
             lambda folder: self._pictures(folder, said, unit),
         )
+
+    def _samples(self) -> dict[str, dict[str, Sample]]:
+        """Return the mean of G over the fields of each specimen, by method.
+
+        Differences of G need no scale: fields without a pixel size are taken for equally enlarged.
+        """
+        found: dict[str, dict[str, Sample]] = {"G planimetric": {}, "G intercept": {}}
+        for specimen in dict.fromkeys(one.field.specimen for one in self.fields):
+            own = [one for one in self.fields if one.field.specimen == specimen]
+            scales = [one.mm or 1.0 for one in own]
+            both = (
+                [
+                    standards.from_density(one.size.rectangle.density / mm**2)
+                    for one, mm in zip(own, scales, strict=True)
+                ],
+                [
+                    standards.from_hits(one.size.hits_per_length / mm)
+                    for one, mm in zip(own, scales, strict=True)
+                ],
+            )
+            for name, values in zip(found, both, strict=True):
+                kept = [value for value in values if not math.isnan(value)]
+                if kept:
+                    found[name][specimen] = sample(kept)
+        return found
 
     def _taken(self) -> str:
         if self.labelled:
@@ -226,6 +260,16 @@ class Grains(Kind):
 
     def _notes(self, parts: Sequence[Summary], said: Sequence[Summary]) -> list[str]:
         notes = self._scales() + self._gaps(said[-1]) + self._shares()
+        if self.predicted:
+            notes.append(
+                "A model drew the boundaries: its own errors are not in the intervals; hold it "
+                "against fields with drawn boundaries."
+            )
+        if self.stretched:
+            notes.append(
+                f"Pixels are not square in {counted(self.stretched, 'field')}: their rows or "
+                "columns were repeated until they are, so that lengths hold in every direction."
+            )
         fragments = sum(one.size.fragments for one in self.fields)
         if fragments:
             notes.append(
@@ -262,8 +306,6 @@ class Grains(Kind):
         if not last.scaled:
             change = last.density.value / last.open_density if last.open_density else float("nan")
             return [f"{told}{100 * (change - 1):.1f} % more grains than without closing."]
-        from matssl.measure.grains import standards
-
         return [
             f"{told}G planimetric {last.planimetric().value:.2f}, without closing "
             f"{standards.from_density(last.open_density):.2f}; G intercept "
@@ -347,6 +389,17 @@ def _figures(one: Summary, unit: units.Unit) -> list[tuple[str, str]]:
             of = "" if one.specimen != specimens.ALL else f", mean of {one.n} specimens"
             figures.append((str(row[name]), f"{name}, 95 % interval in brackets{of}"))
     return figures
+
+
+def _differences(rows: Sequence[Row]) -> list[str]:
+    """Return a sentence a difference of ``--compare``."""
+    said = []
+    for row in rows:
+        low, high = row["difference low G"], row["difference high G"]
+        told = f"{row['class']}: {row['second']} minus {row['first']} {row['difference G']:+.2f}"
+        known = isinstance(low, float) and not math.isnan(low)
+        said.append(f"{told} ({low:+.2f} to {high:+.2f})." if known else f"{told}, no interval.")
+    return said
 
 
 def _doubts(one: Summary) -> list[str]:

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 
 from matssl.core.errors import UserError
-from matssl.core.flags import flag
+from matssl.core.flags import Problem, flag
 from matssl.stages.settings import length_problem
 
 # Length of the shortest crack where --min_crack says none.
@@ -50,3 +50,14 @@ class LayerSettings:
             except UserError as error:
                 told = f"--min_crack {text!r} is no length; write 5px or 0.5um"
                 raise UserError(told) from error
+
+    def layer_problems(self, wanted: tuple[str, ...]) -> list[Problem]:
+        """Return what does not go together.
+
+        Args:
+            wanted: what ``--what`` names; empty where the classes decide.
+        """
+        if wanted and "layers" not in wanted and self.min_crack != SHORTEST_CRACK:
+            told = "--min_crack: only --what layers takes it"
+            return [Problem(told, ("what", "min_crack"))]
+        return []

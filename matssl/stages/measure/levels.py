@@ -85,9 +85,10 @@ def scale(
         advice: what to do where they number more than two classes.
 
     Raises:
-        UserError: they number more than two classes.
+        UserError: they number more than two classes, or have 1 and 255 side by side.
     """
     soft, seen = False, np.zeros(FULL_8 + 1, bool)
+    ignoring: Path | None = None
     for path in paths:
         try:
             found = np.rint(read(path)).astype(np.uint8)
@@ -97,10 +98,17 @@ def scale(
         own = np.bincount(found.ravel(), minlength=FULL_8 + 1) > 0
         soft = soft or bool(own[2:FULL_8].any())
         seen |= own
+        if own[1] and own[FULL_8] and not own[2:FULL_8].any():
+            ignoring = path
     top = int(np.flatnonzero(seen).max(initial=0))
     if 1 < top < MOST_CLASSES and int(seen[1 : top + 1].sum()) * 2 > top:
         raise UserError(
             f"{name} holds class numbers up to {top}; masks of two classes are wanted, 0 and "
             f"255{advice}"
+        )
+    if ignoring is not None and not soft:
+        raise UserError(
+            f"{name}: {ignoring.name} holds 1 and 255 side by side, so that 255 may be pixels to "
+            f"be ignored; masks of two classes are wanted, 0 and 255{advice}"
         )
     return Scale(threshold, numbers=not soft)

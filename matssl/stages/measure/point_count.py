@@ -11,6 +11,7 @@ from matssl.core.tables import Row
 from matssl.measure import intervals, point_count
 from matssl.measure.field import Field, Masked
 from matssl.measure.point_count import Hits
+from matssl.stages.measure import point_page
 from matssl.stages.measure.kind import Kind, Measured
 from matssl.stages.measure.settings import MeasureSettings
 
@@ -33,6 +34,7 @@ class PointCount(Kind):
         super().__init__(settings, names, chosen)
         self.rows, self.columns = settings.grid_points
         self.hits: list[tuple[Field, Hits]] = []
+        self.pictures: list[point_page.Counted] = []
 
     @classmethod
     def suits(cls, names: Sequence[str], labelled: bool) -> bool:
@@ -52,6 +54,13 @@ class PointCount(Kind):
             )
         own = point_count.count(one.mask, len(self.names), self.rows, self.columns)
         self.hits.append((one.field, own))
+        grey = None if one.picture is None else one.picture()
+        if grey is None or grey.shape != one.mask.shape:
+            return
+        if len(self.pictures) < point_page.MOST_FIELDS:
+            found = point_count.grid(one.mask, len(self.names), self.rows, self.columns)
+            path = place / f"{len(self.pictures):03d}_grid.jpg"
+            self.pictures.append(point_page.field(one.field, grey, found, path))
 
     def result(self) -> Measured:
         """Return point fractions by field and by specimen."""
@@ -76,7 +85,16 @@ class PointCount(Kind):
             {"grid": [self.rows, self.columns], "specimens": specimens},
             page=specimens,
             notes=self._notes(),
+            draw=self._page,
         )
+
+    def _page(self, folder: Path) -> list[tuple[Path, str]]:
+        """Write the page on which the points are counted by hand."""
+        if self.pictures:
+            kept = self.chosen or tuple(range(len(self.names)))
+            rule = RULE.format(rows=self.rows, columns=self.columns)
+            point_page.write(folder / "point_count.html", self.pictures, self.names, kept, rule)
+        return []
 
     def _specimen(self, specimen: str, kind: int) -> dict[str, object]:
         own = [
@@ -98,6 +116,8 @@ class PointCount(Kind):
     def _notes(self) -> list[str]:
         """Return what the count leaves out."""
         notes = []
+        if self.pictures:
+            notes.append("point_count.html shows the points on the pictures, to count by hand.")
         whole = self.rows * self.columns
         lost = sum(whole - hits.points for _, hits in self.hits)
         if lost:

@@ -142,6 +142,7 @@ class MeasureSettings(
     def problems(self) -> list[Problem]:
         """Return what does not go together."""
         wrong = self.object_problems(self.wanted) + self.defect_problems()
+        wrong += self.layer_problems(self.wanted)
         if not self.input and self.algorithm is None:
             wrong.append(Problem("missing INPUT", ("input",)))
         if self.images is not None and self.mask_folder is not None:
