@@ -57,7 +57,7 @@ def test_nested_skips_fill_the_whole_triangle() -> None:
     filters, up = (4, 8, 8, 16, 16), (16, 12, 8, 4)
     model = build_model(TINY, "classic_unetplusplus", 2, 1, decoder_filters=up)
     rows = up[::-1]
-    nodes = dict(model.decoder.nodes.named_children())
+    nodes = dict(model.decoder.get_submodule("nodes").named_children())
     assert sorted(nodes) == sorted(f"x_{i}_{j}" for i in range(4) for j in range(1, 5 - i))
     wanted = 0
     for i in range(4):
@@ -108,7 +108,7 @@ def test_decoder_filters_are_counted() -> None:
 
 def test_filters_of_the_usual_decoders_can_be_chosen_too() -> None:
     model = build_model("resnet18", "unet", 2, 1, decoder_filters=(32, 16, 8, 8, 4))
-    assert model.segmentation_head[0].weight.shape[1] == 4
+    assert model.state_dict()["segmentation_head.0.weight"].shape[1] == 4
     assert build_model(**model.description).state_dict().keys() == model.state_dict().keys()
 
 
@@ -135,14 +135,14 @@ def test_with_batchnorm_no_convolution_has_a_bias() -> None:
                 norms = [m for m in part.modules() if isinstance(m, nn.BatchNorm2d)]
                 assert all((layer.bias is None) == batchnorm for layer in layers)
                 assert len(norms) == (len(layers) if batchnorm else 0)
-            assert model.segmentation_head[0].bias is not None
+            assert model.segmentation_head.get_submodule("0").bias is not None
 
 
 def test_weights_start_he_normal() -> None:
     """U-05: variance 2 over the inputs of a value, nothing beyond what two deviations cut off."""
     torch.manual_seed(0)
     encoder = build_encoder("classic_unet-32-64-64-64-64", 1)
-    kernel = encoder.get_submodule("blocks.2.layers.conv1").weight
+    kernel = encoder.state_dict()["blocks.2.layers.conv1.weight"]
     deviation = (2 / (64 * 9)) ** 0.5
     assert float(kernel.std()) == pytest.approx(deviation, rel=0.02)
     assert float(kernel.abs().max()) <= 2 * deviation / classic_unet.CUT_OFF + 1e-6

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -326,6 +327,43 @@ def test_large_images_give_the_same_masks_through_a_file(
     assert not [path for path in (tmp_path / "b").rglob("*") if path.name.startswith(".")]
 
 
+def test_the_page_says_whether_probabilities_are_to_be_believed(
+    make_model: Make, make_data: Make, tmp_path: Path
+) -> None:
+    masks = _masks(3)
+    model, data = make_model(), make_data("data", masks)
+    plain = _run(model, data, tmp_path / "plain", save_probabilities=True)
+    payload = checkpoint.load(model)
+    payload["progress"]["temperature"] = 0.25
+    checkpoint.save(model, payload)
+    mended = _run(model, data, tmp_path / "mended", save_probabilities=True)
+    entry = plain["calibration"]
+    assert entry["ece_before"] == entry["ece_after"] and entry["pixels"] == 3 * 64 * 64
+    # By hand, from what was saved: the mean over bins of 1/15, weighed by their pixels.
+    found = []
+    for place in ("plain", "mended"):
+        maps = [
+            tifffile.imread(tmp_path / place / f"probabilities/field{n}.tif").astype(float)
+            for n in "ABC"
+        ]
+        sure = np.concatenate([one.max(0).ravel() for one in maps])
+        right = np.concatenate(
+            [(m.argmax(0) == t).ravel() for m, t in zip(maps, masks, strict=True)]
+        )
+        bins = np.minimum((15 * sure).astype(int), 14)
+        gaps = [abs(right[bins == b].sum() - sure[bins == b].sum()) for b in range(15)]
+        found.append(sum(gaps) / len(sure))
+    # Half precision rounds to three digits.
+    assert entry["ece_after"] == pytest.approx(found[0], abs=2e-3)
+    entry = mended["calibration"]
+    assert entry["ece_before"] == pytest.approx(found[0], abs=2e-3)
+    assert entry["ece_after"] == pytest.approx(found[1], abs=2e-3)
+    assert abs(found[0] - found[1]) > 0.02 and mended["temperature"] == 0.25
+    assert mended["confusion"] == plain["confusion"]
+    page = (tmp_path / "mended" / "report.html").read_text(encoding="utf-8")
+    assert "Calibration of the probabilities" in page and "before the temperature" in page
+
+
 def test_averaging_over_orientations_changes_the_masks_and_keeps_probabilities(
     make_model: Make, make_data: Make, tmp_path: Path
 ) -> None:
@@ -480,6 +518,16 @@ def test_a_training_image_is_known_by_its_pixels_under_any_name(
         "2 of 3 images guided or judged the pretraining of this model with their masks (fieldA, "
         "fieldC); the scores are no test of it",
     ]
+    # found.md C6: the page says it too, and also where there are no masks and no scores.
+    shutil.rmtree(other / "test_annot")
+    _run(model, other, tmp_path / "b")
+    for name, copies in (("a", "of 3 images are copies of"), ("b", "of 3 images are copies of")):
+        page = (tmp_path / name / "report.html").read_text(encoding="utf-8")
+        assert f"Warning: 1 {copies}" in page
+    # C7: nothing was compared with a truth, so that nothing is said of errors.
+    assert "Errors are means" in (tmp_path / "a" / "report.html").read_text(encoding="utf-8")
+    assert "Errors are means" not in page
+    assert str(tmp_path) not in page
 
 
 def test_images_of_a_specimen_that_was_trained_on_are_named(
@@ -517,3 +565,33 @@ def test_crop_bottom_of_the_command_beats_the_checkpoint_and_a_short_mask_is_sco
         assert (drawn[:rows] != 255).all()
         assert (drawn[rows:] == 255).all()
         assert np.sum(result["confusion"]) == 64 * min(rows, 56)
+
+
+# --- the model's own error ---
+def test_an_evaluation_keeps_its_truth_and_takes_that_of_the_models_folds(
+    make_model: Make, make_data: Make, tmp_path: Path
+) -> None:
+    model, data = make_model(), make_data("data", _masks(5))
+    first = _run(model, data, tmp_path / "a")
+    kept = json.loads((tmp_path / "a/confusion.json").read_text())
+    assert kept["classes"] == list(NAMES) and len(kept["images"]) == 5
+    total = np.sum([one["confusion"] for one in kept["images"]], axis=0)
+    assert total.tolist() == first["confusion"]
+    assert first["classifier_error"]["corrected"] == {}
+    page = (tmp_path / "a/report.html").read_text(encoding="utf-8")
+    assert "own error is not in these intervals" in page and "corrected %" not in page
+
+    # Of every held-out specimen half of the pores are missed, and a tenth of the rest is found.
+    images = [
+        {"image": f"h{k}", "specimen": f"h{k}", "confusion": [[810, 90], [50 + k, 50 - k]]}
+        for k in range(5)
+    ]
+    truth = {"classes": list(NAMES), "images": images}
+    (model.parent / "confusion.json").write_text(json.dumps(truth), encoding="utf-8")
+    second = _run(model, data, tmp_path / "b")
+    raw = second["phase_fractions"]["pore"]["predicted"]["mean"]
+    found = second["classifier_error"]["corrected"]["pore"]
+    assert found["mean"] == pytest.approx((raw - 0.1) / (1 - 0.52 - 0.1), abs=1e-6)
+    assert found["low"] < found["mean"] < found["high"] and found["held_out_specimens"] == 5
+    page = (tmp_path / "b/report.html").read_text(encoding="utf-8")
+    assert "corrected %" in page and "5 held-out images of 5 specimens" in page

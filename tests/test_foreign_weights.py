@@ -365,6 +365,15 @@ def test_what_trainers_wrap_weights_in_is_opened(name: str, tmp_path: Path) -> N
     )
 
 
+def test_of_two_networks_it_is_said_which_was_taken(tmp_path: Path) -> None:
+    """B5: a teacher beside its student was taken without a word."""
+    student = {f"backbone.{k}": torch.zeros_like(v) for k, v in _resnet().items()}
+    content = {"student": student, "teacher": _prefixed(_resnet(), "backbone.")}
+    encoder, report = _loaded(content, tmp_path / "w.pth")
+    assert _same(encoder, _resnet())
+    assert "tensors of its entry teacher taken, those of student not" in report.notes
+
+
 def test_averaged_weights_that_are_not_whole_are_left_and_said(tmp_path: Path) -> None:
     """B5: the average of parameters alone has no statistics of BatchNorm."""
     part = {k: v + 1 for k, v in _resnet().items() if "running" not in k}

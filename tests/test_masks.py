@@ -293,6 +293,33 @@ def test_masks_of_255_alone_beside_a_half_labelled_one_are_unlabelled(tmp_path: 
         masks.find_table(_write(tmp_path, half, *(_blob(i) * 255 for i in range(1, 5))))
 
 
+def test_points_that_are_labelled_on_255_leave_it_ignored(tmp_path: Path) -> None:
+    """B7: single pixels of 0, 1 and 2 are drawn as nothing, and 255 was taken for a class."""
+    labels = (_blob(0) + 2 * _blob(1)).clip(0, 2)
+    raws = [
+        np.where(np.random.default_rng(i).random(labels.shape) < 0.98, 255, labels)
+        for i in range(3)
+    ]
+    table, _ = masks.find_table(_write(tmp_path, *(raw.astype(np.uint8) for raw in raws)))
+    assert table.ignore_values == (255,) and table.num_classes == 3
+
+
+def test_a_class_of_a_few_pixels_is_noted(tmp_path: Path) -> None:
+    raw = _blob(0)
+    raw[0, :3] = 7
+    _, notes = masks.find_table(_write(tmp_path, raw, _blob(1)))
+    assert any(n.startswith("class 2 (7) has 3 pixels in all masks; if that is") for n in notes)
+    assert not any("in all masks" in n for n in masks.find_table(_write(tmp_path, _blob(1)))[1])
+
+
+def test_why_a_mask_of_negative_or_undefined_numbers_is_refused(tmp_path: Path) -> None:
+    raw = _blob(0).astype(np.int32) * 2 - 1
+    with pytest.raises(UserError, match="one class only .class 0., and -1, which is ignored"):
+        masks.find_table(_write(tmp_path, raw))
+    with pytest.raises(UserError, match="holds NaN"):
+        masks.find_table(_write(tmp_path, np.where(_blob(0) > 0, 1.0, np.nan)))
+
+
 def test_numbered_objects_on_the_white_of_16_bits_are_one_class(tmp_path: Path) -> None:
     """A16: what lies around them need not be 0."""
     raws = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import cv2
@@ -30,7 +30,9 @@ def _grid(side: int = 300, pitch: int = 30, offset: int = 15) -> NDArray[np.uint
     return drawn
 
 
-def _folder(root: Path, drawn: dict[str, NDArray[np.integer]], classes: str | None = GRID) -> Path:
+def _folder(
+    root: Path, drawn: Mapping[str, NDArray[np.integer]], classes: str | None = GRID
+) -> Path:
     for name, mask in drawn.items():
         for kind in ("images", "masks"):
             (root / kind).mkdir(parents=True, exist_ok=True)
@@ -148,6 +150,7 @@ def _kind(names: Sequence[str], chosen: Sequence[int] = (), labelled: bool = Fal
         (("ferrite", "pearlite", "gb"), 2),
         (("grain_boundaries", "grains"), 0),
         (("grain", "line"), 1),
+        (("gb_mask", "rest"), 0),
         (("grain", "twin boundary", "grain boundary"), 2),
     ],
 )
@@ -243,7 +246,7 @@ def test_classes_are_no_numbers(tmp_path: Path) -> None:
 def test_colours_number_objects_too() -> None:
     picture = np.zeros((10, 10, 3), np.uint8)
     picture[:5, :5], picture[:5, 5:] = (255, 0, 0), (0, 255, 0)
-    found = masks.numbers(picture, picture.any(axis=2))
+    found = masks.numbers(picture, np.asarray(picture.any(axis=2)))
     assert np.unique(found).tolist() == [0, 1, 2]
     assert found[0, 0] != found[0, 9] and not found[5:].any()
 
@@ -267,3 +270,46 @@ def test_a_field_without_grains_has_empty_cells(tmp_path: Path) -> None:
     rows = {row["image"].split(".")[0]: row for row in _rows(found)}
     assert rows["b"]["N grains"] == "0" and rows["c"]["N grains"] == "1"
     assert not rows["b"]["G intercept (ASTM E112)"]
+
+
+def test_pixels_that_are_not_square_give_the_lengths_of_both_directions(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Cells of 40 x 20 pixels of 10 x 20 nm are squares of 400 nm."""
+    import tifffile
+
+    drawn = np.zeros((200, 400), np.uint8)
+    drawn[10::20] = 1
+    drawn[:, 20::40] = 1
+    root = _folder(tmp_path, {"a": drawn})
+    (root / "images" / "a.png").unlink()
+    tifffile.imwrite(
+        root / "images" / "a.tif",
+        np.where(drawn > 0, 60, 180).astype(np.uint8),
+        imagej=True,
+        resolution=(0.1, 0.05),
+        metadata={"unit": "nm"},
+    )
+    (row,) = _rows(_run(root))
+    assert float(row["N grains"]) == 100
+    assert float(row["mean intercept 0° (nm)"]) == pytest.approx(400, rel=0.005)
+    assert float(row["mean intercept 90° (nm)"]) == pytest.approx(400, rel=0.005)
+    assert float(row["field area (mm²)"]) == pytest.approx(16e-6)
+    assert "Pixels are not square in 1 field" in capsys.readouterr().out
+    (row,) = _rows(_run(root, "--pixel_size", "10nm", "--name", "given"))
+    assert float(row["mean intercept 90° (nm)"]) == pytest.approx(200, rel=0.005)
+
+
+def test_two_specimens_are_compared_by_their_g(tmp_path: Path) -> None:
+    """Fields of 16, 19, 22 against 25, 30 px cells: G by Welch over fields."""
+    pitches = {"A": (16, 19, 22), "B": (25, 30)}
+    drawn = {f"{s}_{i}": _grid(160, p, 7) for s, own in pitches.items() for i, p in enumerate(own)}
+    words = ("--group_regex", "^([AB])_", "--compare", "A", "B")
+    found = _run(_folder(tmp_path, drawn), "--pixel_size", "1um", *words)
+    row = _rows(found, "grains_compared")[0]
+    column = "G planimetric (ASTM E112)"
+    values = {s: [float(r[column]) for r in _rows(found) if r["specimen"] == s] for s in "AB"}
+    assert row["class"] == "G planimetric"
+    right = np.mean(values["B"]) - np.mean(values["A"])
+    assert float(row["difference G"]) == pytest.approx(right, abs=1e-4)
+    assert float(row["difference low G"]) < float(row["difference high G"])

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from matssl.core.errors import UserError
+from matssl.pictures import objects as pictures
 from matssl.stages.measure import export
 from matssl.stages.measure.object_settings import area, depth
 from matssl.stages.measure.objects import Objects
@@ -139,6 +140,32 @@ def test_the_old_command_says_the_new_one_and_runs_it(
     assert len(areas) == 3 and len(rows) == 9
 
 
+def test_masks_that_none_can_read_leave_nothing_behind(tmp_path: Path) -> None:
+    run = _run_folder(tmp_path / "run")
+    for mask in (run / "masks" / "index").iterdir():
+        mask.write_bytes(b"no picture")
+    with pytest.raises(UserError, match="none of 3 masks can be read; the first: "):
+        measure.main([str(run), "--what", "objects", "--output_dir", str(tmp_path / "out")])
+    assert not (tmp_path / "out").exists()
+
+
+def test_numbers_of_a_mask_are_its_objects(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mask = np.zeros((60, 80), np.uint8)
+    for number in range(12):
+        y, x = divmod(number, 4)
+        # Neighbours touch: only their numbers tell them apart.
+        mask[5 + 15 * y : 20 + 15 * y, 5 + 15 * x : 20 + 15 * x] = number + 1
+    for kind, pixels in (("images", mask * 5), ("masks", mask)):
+        (tmp_path / "set" / kind).mkdir(parents=True)
+        cv2.imwrite(str(tmp_path / "set" / kind / "a.png"), pixels)
+    out = _measure(tmp_path, tmp_path / "set", "--what", "objects", "--separate")
+    assert {row["area (px)"] for row in _rows(out / "objects.csv")} == {"225"}
+    assert len(_rows(out / "objects.csv")) == 12
+    assert "taken as they are; --separate did not act" in capsys.readouterr().out
+
+
 def test_a_run_without_results_is_named(tmp_path: Path) -> None:
     (tmp_path / "masks" / "index").mkdir(parents=True)
     cv2.imwrite(str(tmp_path / "masks" / "index" / "a.png"), _mask())
@@ -176,6 +203,7 @@ def test_a_smallest_area_in_units_of_length_needs_a_pixel_size(tmp_path: Path) -
     folder = _labelled(tmp_path / "set", *[np.minimum(_mask(), 1)] * 2)
     with pytest.raises(UserError, match="has no pixel size, so that --min_area 0.05um2"):
         _measure(tmp_path, folder, "--what", "objects", "--min_area", "0.05um2")
+    assert not (tmp_path / "out").exists()
     out = _measure(
         tmp_path, folder, *("--what", "objects", "--min_area", "0.24um2", "--pixel_size", "0.1um"),
         "--overwrite",
@@ -253,6 +281,42 @@ def test_long_tables_are_whole_in_csv_and_begun_in_the_workbook(
         # Of the sheets the second, behind that of the specimens.
         rows = book.read("xl/worksheets/sheet2.xml").count(b"<row ")
     assert rows == 1 + 5 + 1 and "the first 5 of 12 rows; all of them: objects.csv" in strings
+
+
+def test_pictures_of_many_objects_number_the_largest_and_draw_without_a_micrograph(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from PIL import ImageDraw
+
+    labels = np.zeros((160, 320), np.int32)
+    boxes = []
+    for number in range(400):
+        y, x = 2 + 7 * (number // 20), 2 + 16 * (number % 20)
+        labels[y : y + 4, x : x + 4] = number + 1
+        boxes.append((x, y, 4, 4))
+    written: list[str] = []
+    text = ImageDraw.ImageDraw.text
+
+    def noted(self: object, xy: object, said: str, *rest: object, **more: object) -> None:
+        written.append(said)
+        text(self, xy, said, *rest, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", noted)
+    for count in (400, 20):
+        written.clear()
+        one = pictures.Outlined(
+            "particle $x",
+            np.where(labels <= count, labels, 0).astype(np.int32),
+            1,
+            np.array(boxes[:count]),
+            np.full(count, 16.0),
+            np.zeros(count, bool),
+        )
+        path = tmp_path / f"{count}.png"
+        pictures.overlay(None, [one], path, "a", 10.0)
+        numbers = [said for said in written if said.isdigit()]
+        assert len(numbers) == (pictures.LARGEST if count == 400 else count)
+        assert cv2.imread(str(path)).shape == (160 * 5 + 92, 1600, 3)
 
 
 def test_objects_are_measured_where_a_class_may_be_some() -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import cv2
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
+from matssl import pictures
 from matssl.core import palette
 from matssl.pictures import segmentation
 
@@ -82,6 +85,42 @@ def test_a_panel_shows_the_right_colours(tmp_path: Path) -> None:
     for colour in (palette.COLOURS[0], palette.COLOURS[1], segmentation.WRONG):
         # Four squares side by side fill most of the page; this one is all of one colour.
         assert (picture == colour).all(axis=1).mean() > 0.1
+
+
+@pytest.mark.parametrize("shape", [(1000, 60), (400, 400), (2000, 500)])
+def test_the_number_of_a_scale_bar_lies_beside_no_other_picture(
+    shape: tuple[int, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """found.md C7: of a narrow image the number ran into the margin and the next picture."""
+    kept: list[Any] = []
+    monkeypatch.setattr(pictures, "save", lambda figure, path: kept.append(figure))
+    image = np.full(shape, 90, np.uint8)
+    segmentation.panel(image, image // 90, image // 90, ["a", "b"], tmp_path / "x", "t", 1234.5)
+    (figure,) = kept
+    figure.canvas.draw()
+    first, second = figure.axes[:2]
+    (label,) = first.texts
+    box = label.get_window_extent()
+    assert label.get_text().endswith("µm") or label.get_text().endswith("mm")
+    assert first.get_window_extent().x0 - 2 <= box.x0
+    assert box.x1 < second.get_window_extent().x0
+    titles = [axis.get_tightbbox() for axis in figure.axes]
+    for left, right in zip(titles, titles[1:], strict=False):
+        assert left.x1 <= right.x0 + 1
+    plt.close(figure)
+
+
+def test_fractions_are_drawn_in_per_cent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """found.md C7: 0 to 1 beside a table in %."""
+    kept: list[Any] = []
+    monkeypatch.setattr(pictures, "save", lambda figure, path: kept.append(figure))
+    shares = np.array([[0.25, 0.75]])
+    segmentation.fraction_plot(shares, shares, ["a", "b"], tmp_path / "x.png")
+    (axis,) = kept[0].axes
+    assert axis.get_xlabel().endswith("%") and axis.get_ylabel().endswith("%")
+    assert axis.collections[1].get_offsets().tolist() == [[75.0, 75.0]]
+    assert axis.get_xlim()[1] == pytest.approx(78)
+    plt.close(kept[0])
 
 
 def test_confusion_and_fractions_are_drawn_with_absent_classes(tmp_path: Path) -> None:

@@ -89,6 +89,12 @@ def _train(home: Path, name: str, *words: object, **content: object) -> Path:
     return home / out
 
 
+def _png(path: Path) -> Any:
+    found = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    assert found is not None
+    return found
+
+
 def _rows(path: Path) -> list[dict[str, str]]:
     with open(path, newline="") as file:
         return list(csv.DictReader(file))
@@ -458,6 +464,13 @@ def test_lists_that_name_nothing_and_shares_that_leave_nothing_are_refused(home:
         _parted(home, training=tuple(_tiles(1)), share=0.8)
 
 
+def test_a_test_of_the_folder_stays_closed(synthetic_folder: Path) -> None:
+    """What a folder calls a test is none of the images that a share parts."""
+    found = layouts.find(synthetic_folder, lists=Lists(share=0.5))
+    parts = {split: len(found.split(split)) for split in found.splits}
+    assert parts["test"] == 2 and parts["train"] + parts["val"] == 6
+
+
 def test_folds_are_of_the_list_or_of_all(home: Path) -> None:
     """U-03: cross-validation on the training list, else on all images."""
     found = _parted(home, training=("all",), folds=True)
@@ -593,7 +606,7 @@ def test_stored_predictions_are_255_times_the_probability(trained: Path, home: P
     model = Segmenter.load(trained, device="cpu", precision="fp32")
     images = home / "data" / "bubbles" / "images"
     for place, name in (("train_preds", "1_1"), ("val_preds", "3_2")):
-        stored = cv2.imread(str(trained / place / f"{name}.png"), cv2.IMREAD_UNCHANGED)
+        stored = _png(trained / place / f"{name}.png")
         seen = model.record.tensor(model.record.plane(model.record.read(images / f"{name}.png")))
         with torch.inference_mode():
             logits = model.network.model(torch.from_numpy(seen)[None])
@@ -622,7 +635,7 @@ def test_a_prediction_runs_by_its_file(trained: Path, home: Path, tmp_path: Path
     for number, (shape, kind, end) in enumerate(
         [((40, 70), np.uint8, "png"), ((33, 33), np.uint16, "tif"), ((19, 90), np.uint8, "jpg")]
     ):
-        top = np.iinfo(kind).max
+        top = 255 if kind is np.uint8 else 65_535
         image = (draw.random(shape) * top).astype(kind)
         cv2.imwrite(str(flat / f"a.b{number}.{end}"), image)
     (flat / ".hidden.png").write_bytes(b"none")
@@ -630,10 +643,7 @@ def test_a_prediction_runs_by_its_file(trained: Path, home: Path, tmp_path: Path
     file = _write(home, "flat.json", **content, model_path=f"{trained.name}/best.ckpt")
     assert _run(home, eval_model, "--config", file) == 0
     out = home / "flat_out"
-    sizes = {
-        path.name: cv2.imread(str(path), cv2.IMREAD_UNCHANGED).shape
-        for path in (out / "preds").iterdir()
-    }
+    sizes = {path.name: _png(path).shape for path in (out / "preds").iterdir()}
     assert sizes == {"a.b0.png": (40, 70), "a.b1.png": (33, 33), "a.b2.png": (19, 90)}
     assert json.loads((out / "configs.json").read_text())["operation_mode"] == "inference"
     assert _run(home, eval_model, "--config", file) == 2  # it exists
@@ -651,8 +661,8 @@ def test_masks_follow_the_threshold_of_the_training_or_of_the_file(
         chance = model.network.model(raw[None]).softmax(dim=1)[0, 1].numpy()
     assert (model.predict(image).classes == (chance > 0.4)).all()
     content = {"operation_mode": "inference", "dataset_name": "bubbles", "results_dir": "limits"}
-    content |= {"model_path": f"{trained.name}/best.ckpt", "metric_threshold": 0.6}
-    file = _write(home, "limits.json", **content)
+    content["model_path"] = f"{trained.name}/best.ckpt"
+    file = _write(home, "limits.json", **content, metric_threshold=0.6)
     assert _run(home, eval_model, "--config", file) == 0
     # At home the splits are those of the lists, so that the test alone is scored.
     rows = _rows(home / "limits" / "per_image.csv")
@@ -660,7 +670,7 @@ def test_masks_follow_the_threshold_of_the_training_or_of_the_file(
     said = tifffile.imread(home / "limits" / "masks" / "label" / "4_1.tif")
     assert (said == (chance > 0.6)).all()
     # What is stored is what the threshold acts on: the network's own, not the calibrated one.
-    shown = cv2.imread(str(home / "limits" / "preds" / "4_1.png"), cv2.IMREAD_UNCHANGED)
+    shown = _png(home / "limits" / "preds" / "4_1.png")
     assert np.abs(shown - 255 * chance).max() <= 0.51
 
 
@@ -669,7 +679,7 @@ def test_a_threshold_is_for_two_classes(home: Path, capsys: pytest.CaptureFixtur
     if not three.exists():
         shutil.copytree(home / "data" / "bubbles", three)
         for path in (three / "annotations").iterdir():
-            mask = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+            mask = _png(path)
             mask[:4] = 128
             cv2.imwrite(str(path), mask)
     file = _write(home, "three.json", **{**SMALL, "dataset_name": "three"})
@@ -694,7 +704,7 @@ def test_soft_masks_are_refused_and_zero_and_one_are_two_classes(
         root = tmp_path / kind
         shutil.copytree(home / "data" / "bubbles", root)
         for path in (root / "annotations").iterdir():
-            mask = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+            mask = _png(path)
             mask = cv2.GaussianBlur(mask, (0, 0), 4) if kind == "soft" else mask // 255
             cv2.imwrite(str(path), mask)
     with pytest.raises(UserError, match="grey values"):
@@ -768,7 +778,8 @@ def test_nested_skips_and_resuming_end_at_the_same_bits(home: Path, no_drawing: 
 
 def test_frozen_blocks_stay_as_they_were(home: Path, no_drawing: None) -> None:
     """U-06: weights, and the statistics of BatchNorm."""
-    argv = ["--finetune_dataset", "data/bubbles", "--output_dir", "frozen", "--name", "x"]
+    argv: list[object] = ["--finetune_dataset", "data/bubbles", "--output_dir", "frozen"]
+    argv += ["--name", "x"]
     argv += ["--encoder", "tu-test_resnet", "--steps", 3, "--crop_size", 32, "--batch_size", 2]
     argv += ["--finetune_blocks", "4", "--seed", 5, "--val_every", 3]
     assert _run(home, train_finetune, *argv) == 0

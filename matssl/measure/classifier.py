@@ -115,8 +115,8 @@ class Correction:
         """Return it with share and interval times a factor, within [0, 1]."""
         ends = replace(
             self.interval,
-            low=min(1.0, self.interval.low * factor),
-            high=min(1.0, self.interval.high * factor),
+            low=float(np.minimum(1.0, self.interval.low * factor)),
+            high=float(np.minimum(1.0, self.interval.high * factor)),
             half_width=self.interval.half_width * factor,
         )
         return replace(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -48,12 +49,55 @@ class Masked:
             numbers them; None where it holds classes alone.
         picture: gives the grey levels of the micrograph, (H, W) in its own type; None where
             there is none beside the mask.
+        aspect: height of a pixel over its width in the files. Measurements get square pixels
+            (:func:`squared`), so that lengths are right in every direction.
     """
 
     field: Field
     mask: NDArray[np.uint8]
     labels: NDArray[np.int32] | None = None
     picture: Callable[[], Array] | None = None
+    aspect: float = 1.0
+
+
+def squared(one: Masked) -> Masked:
+    """Return a field with square pixels: rows or columns are repeated, so that no line breaks.
+
+    Args:
+        one: the field; its pixel size is the side of the square of the area of a pixel.
+    """
+    aspect = one.aspect
+    if aspect == 1:
+        return one
+    high, wide = one.mask.shape
+    down, across = (aspect, 1.0) if aspect > 1 else (1.0, 1 / aspect)
+    rows = _repeated(high, down)
+    columns = _repeated(wide, across)
+
+    def stretched(pixels: Array) -> Array:
+        return pixels[rows][:, columns]
+
+    picture = one.picture
+    size = one.field.pixel_size
+    mask = stretched(one.mask)
+    field = replace(
+        one.field,
+        areas=areas(mask, len(one.field.areas)),
+        pixel_size=None if size is None else size / math.sqrt(down * across),
+    )
+    return Masked(
+        field,
+        mask,
+        None if one.labels is None else stretched(one.labels),
+        None if picture is None else lambda: stretched(picture()),
+        aspect,
+    )
+
+
+def _repeated(count: int, factor: float) -> NDArray[np.int64]:
+    """Return which of so many rows each of factor times as many shows."""
+    places = (np.arange(round(count * factor)) + 0.5) / factor
+    return np.minimum(places.astype(np.int64), count - 1)
 
 
 def areas(mask: NDArray[np.uint8], num_classes: int) -> NDArray[np.int64]:

@@ -71,7 +71,7 @@ def of_specimen(values: Sequence[float], correlated: Sequence[Correlated] = ()) 
     """
     n, found = len(values), intervals.fraction(values)
     if n >= intervals.MIN_SHARES:
-        return Estimate(found, intervals.sample(values), "fields", 1, n)
+        return Estimate(found, _spread(values, found), "fields", 1, n)
     few = f"{n} of at least {intervals.MIN_SHARES} fields"
     if len(correlated) != n:
         unknown = Sample(found.mean, math.nan, math.nan, n)
@@ -106,8 +106,17 @@ def of_specimens(means: Sequence[float], count: int) -> Estimate:
         count: fields of all of them.
     """
     n, found = len(means), intervals.fraction(means, intervals.MIN_FIELDS)
-    few = "" if n >= intervals.MIN_FIELDS else f"{n} of at least {intervals.MIN_FIELDS} specimens"
-    return Estimate(found, intervals.sample(means), "specimens", n, count, few)
+    own = _spread(means, found)
+    if n >= intervals.MIN_FIELDS:
+        return Estimate(found, own, "specimens", n, count)
+    few = f"{n} of at least {intervals.MIN_FIELDS} specimens"
+    return Estimate(found, replace(own, variance=math.nan), "specimens", n, count, few)
+
+
+def _spread(values: Sequence[float], found: Fraction) -> Sample:
+    """Return values as a sample; that all have nothing, or nothing else, is no spread of none."""
+    own = intervals.sample(values)
+    return replace(own, variance=math.nan) if found.scale == "rule of three" else own
 
 
 def by_specimen(fields: Sequence[Field], kind: int) -> dict[str, list[float]]:

@@ -230,6 +230,27 @@ def unet_compare_config(path: str | None, own: Container[str]) -> dict[str, Any]
     return read_keys(content, str(path)) if theirs else None
 
 
+def check_absent(root: Path, may_exist: bool) -> None:
+    """Refuse a folder of results that is there.
+
+    Args:
+        root: ``--results_dir``.
+        may_exist: whether the run in it goes on or is replaced.
+
+    Raises:
+        UserError: it exists.
+    """
+    try:
+        exists = root.exists()
+    except OSError as error:
+        raise UserError(f"cannot write to {root}: {error.strerror or error}") from error
+    if exists and not may_exist:
+        raise UserError(
+            f"{root} exists already; name another --results_dir (results_dir in a file of "
+            "unet-compare), or --overwrite to replace it"
+        )
+
+
 def is_simclr_study(content: Mapping[str, object]) -> bool:
     """Whether a YAML file has the parts of the SimCLR study's instead of lines of ours."""
     return all(isinstance(content.get(part), Mapping) for part in STUDY_PARTS[:3])

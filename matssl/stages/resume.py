@@ -264,7 +264,7 @@ def note_end(folder: RunFolder, step: int, error: BaseException) -> None:
 
 
 def stop(
-    folder: RunFolder, rt: Runtime, step: int, exit_code: int, name: str | None = None
+    folder: RunFolder, rt: Runtime, step: int, exit_code: int, again: str | None = None
 ) -> None:
     """Say how to go on after an interruption, and leave with the signal's exit code.
 
@@ -273,12 +273,12 @@ def stop(
         rt: one process prints.
         step: the last one taken.
         exit_code: of the signal.
-        name: of the run, where its folder is a part of one.
+        again: flags that go on with it, where they are not the name of its folder and --resume.
     """
     if rt.is_main:
         print(
             f"\nstopped at step {step}; continue with the same command and "
-            f"--name {name or folder.root.name} --resume",
+            f"{again or f'--name {folder.root.name} --resume'}",
             flush=True,
         )
     raise SystemExit(exit_code if exit_code > 128 else 143)

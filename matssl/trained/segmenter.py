@@ -197,9 +197,7 @@ class Segmenter:
         with checkpoint.damage_told(path):
             trained_on = _trained_on(payload)
             table = ClassTable.from_dict(payload["classes"])
-            threshold = payload["recipe"].get("threshold")
-            if threshold is not None and not (table.num_classes == 2 and 0 < threshold < 1):
-                raise ValueError("its threshold is none of its classes")
+            threshold = _threshold(payload, table)
         first = members[0]
         return cls(
             first.network,
@@ -299,6 +297,19 @@ def opened(picture: Picture, record: Preprocess) -> Micrograph:
             picture = replace(picture, pixels=gray.pixels, bits=gray.bits)
         return picture if known else readers.with_pixel_size(picture, record.pixel_size)
     return readers.from_array(np.asarray(picture), record.pixel_size, record.color)
+
+
+def _threshold(payload: Mapping[str, Any], table: ClassTable) -> float | None:
+    """Return the threshold a model was trained with, None where there is none.
+
+    Raises:
+        ValueError: it is none of its classes.
+    """
+    recipe = payload.get("recipe")
+    value = recipe.get("threshold") if isinstance(recipe, Mapping) else None
+    if value is not None and not (table.num_classes == 2 and 0 < value < 1):
+        raise ValueError("its threshold is none of its classes")
+    return None if value is None else float(value)
 
 
 def _trained_on(payload: Mapping[str, Any]) -> TrainedOn:

@@ -237,7 +237,10 @@ def _state(content: object, seen: set[int]) -> Found:
     if averaged:
         return inner[averaged][0], (f"averaged weights (its entry {averaged}) taken",)
     if trained:
-        return inner[trained]
+        tensors, notes = inner[trained]
+        others = [k for k in CONTAINERS if k != trained and k in inner and inner[k][0]]
+        told = f"tensors of its entry {trained} taken, those of {', '.join(others)} not"
+        return tensors, (*([told] if others else []), *notes)
     networks = [k for k, v in inner.items() if any(t.ndim >= 2 for t in v[0].values())]
     if len(networks) != 1:
         return {}, ()

@@ -20,6 +20,8 @@ from matssl.data.layouts.splits import apply_table
 from matssl.data.specimens import Pair, cut_validation
 
 SHOWN = 3
+# What a folder may call images that lists part anew.
+OPEN = ("", "train", "val")
 # Name that stands for every labelled image.
 ALL = "all"
 
@@ -51,7 +53,7 @@ def part(
     """Return the images with a split each, and what is to be said.
 
     Images that nothing names test, where no picture of theirs trains or validates; else they are
-    left out.
+    left out. Those that the folder itself calls a test stay one.
 
     Args:
         pairs: all images of the folder; those without a mask are for prediction.
@@ -62,7 +64,9 @@ def part(
     Raises:
         UserError: names that match no image or several, or a share that leaves nothing to train on.
     """
-    labelled = [pair for pair in pairs if pair.mask is not None]
+    masked = [pair for pair in pairs if pair.mask is not None]
+    labelled = [pair for pair in masked if pair.split in OPEN]
+    closed = [pair for pair in masked if pair.split not in OPEN]
     told: list[str] = []
     train, val = _given(labelled, lists, root)
     if lists.share is not None and not lists.folds:
@@ -84,7 +88,7 @@ def part(
             f"{counted(len(left), 'image')} of pictures that train or validate are in no list and "
             f"are left out: {_names(left)}"
         )
-    tests = sum(pair.split == "test" for pair in result)
+    tests = sum(pair.split == "test" for pair in result) + len(closed)
     alone = "" if tests or not val else "; none tests, so scores are of images that chose the model"
     told.append(
         f"parted by picture: {len(train)} to train, {len(val)} to validate, {tests} to test{alone}"
@@ -93,6 +97,7 @@ def part(
     result.sort(key=lambda pair: order[pair.split])
     return [
         *result,
+        *closed,
         *(replace(pair, split="predict") for pair in pairs if pair.mask is None),
     ], told
 

@@ -263,7 +263,10 @@ def _is_drawn(one: Survey) -> bool:
     sizes = {v: one.of(v, one.sizes) for v in one.lit}
     beside = sum(size for v, size in sizes.items() if v != WHITE)
     drawn = any(one.of(v, one.drawn) for v in one.lit if v != WHITE)
-    return drawn or beside >= 0.01 * sizes[WHITE]
+    # Labels of single points, 0 among them, on all that is not labelled.
+    zero = one.of(0, one.sizes)
+    points = zero > 0 and not one.of(0, one.drawn) and one.of(WHITE, one.drawn) > 0
+    return drawn or points or beside >= 0.01 * sizes[WHITE]
 
 
 def numbers_beside_white(surveys: Sequence[Survey]) -> list[Path]:

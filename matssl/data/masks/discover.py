@@ -31,12 +31,18 @@ from matssl.data.masks.table import HALF_WAY, ClassTable, MaskClass, binary_tabl
 from matssl.data.masks.values import BLACK, COLOR, Value, channels, show, shown
 
 MAX_CLASSES = 64
+# A class of fewer pixels, and of a smaller share of them, may be a slip of the pen.
+SPECKS, SPECK_SHARE = 50, 2e-3
 # --classes binary: every value but 0 is one class; binary:128 says from which value on.
 BINARY = "binary"
 HIGHEST = 65_535
 # What helps where values are not clear. Colours are mixed at soft edges, and no file says how.
 NAME_THEM = "name the classes in classes.yaml (ranges as particle: 128-255)"
 NO_MIXTURES = "export them anew as PNG, without JPEG, smoothing or resizing, which mix the colours"
+
+
+class OneClass(UserError):
+    """Masks that hold fewer than two classes."""
 
 
 def find_table(
@@ -60,13 +66,26 @@ def find_table(
     """
     table, notes = _table(mask_paths, classes, folder, whole)
     if not any(c.pixels for c in table.classes):
-        raise UserError("every pixel of every mask is to be ignored; there is nothing to learn")
+        raise OneClass("every pixel of every mask is to be ignored; there is nothing to learn")
     present = [c for c in table.classes if c.pixels]
     if len(present) < 2 and not (whole and table.instances):
-        raise UserError(
-            f"all masks hold one class only ({present[0].name}); at least two are needed"
+        below = [value for value in table.ignore_values if isinstance(value, int) and value < 0]
+        told = f", and {shown(below)}, which is ignored" if below else ""
+        raise OneClass(
+            f"all masks hold one class only ({present[0].name}){told}; at least two are needed"
         )
-    return table, notes
+    return table, (*notes, *_specks(table))
+
+
+def _specks(table: ClassTable) -> list[str]:
+    """Return a note on classes of hardly any pixel: scores count a slip of the pen as a class."""
+    whole = sum(c.pixels for c in table.classes)
+    few = [c for c in table.classes if 0 < c.pixels < min(SPECKS, SPECK_SHARE * whole)]
+    return [
+        f"{c.name} ({', '.join(map(str, c.values))}) has {wording.counted(c.pixels, 'pixel')} in "
+        "all masks; if that is a slip, list its value under ignore in classes.yaml"
+        for c in few
+    ]
 
 
 def is_binary(classes: str | None) -> bool:

@@ -35,12 +35,14 @@ class Calibration:
         bar_height: rows of the information bar, 0 where there is none; None where it says nothing.
         notes: what is to be known of them, in words.
         source: who says it, in a word or two.
+        aspect: height of a pixel over its width.
     """
 
     pixel_size: float | None = None
     bar_height: int | None = None
     notes: tuple[str, ...] = ()
     source: str = ""
+    aspect: float = 1.0
 
     @property
     def known(self) -> bool:
@@ -80,13 +82,14 @@ def calibrated(
     if across is not None and possible(across) is None:
         told.append(f"a pixel size of {across:.4g} nm is impossible and left out")
     across, down = possible(across), possible(down)
+    aspect = 1.0
     if across is not None and down is not None and abs(down / across - 1) > SQUARE:
         told.append(
             f"pixels are not square ({across:.4g} x {down:.4g} nm): areas use both sides, lengths "
             "the square of that area"
         )
-        across = math.sqrt(across * down)
-    return Calibration(across, bar, tuple(told))
+        across, aspect = math.sqrt(across * down), down / across
+    return Calibration(across, bar, tuple(told), aspect=aspect)
 
 
 def _fei(tags: TiffTags, height: int, width: int) -> Calibration | None:

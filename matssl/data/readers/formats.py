@@ -35,6 +35,7 @@ class Micrograph:
         notes: what was noticed while reading, in words.
         calibration: who says the pixel size, in a word or two; "" where it is unknown.
         turned: the EXIF orientation in which the file stores it, 1 where it is stored upright.
+        aspect: height of a pixel over its width.
     """
 
     pixels: Array
@@ -46,6 +47,7 @@ class Micrograph:
     notes: tuple[str, ...] = ()
     turned: int = orientation.UPRIGHT
     calibration: str = ""
+    aspect: float = 1.0
 
 
 def read(path: Path | str, *, page: int | None = None, color: str = "gray") -> Micrograph:
@@ -92,6 +94,8 @@ def read(path: Path | str, *, page: int | None = None, color: str = "gray") -> M
         notes=(*notes, *remarks, *calibration.notes),
         turned=turned,
         calibration="" if size is None else calibration.source,
+        # From 5 on the picture lies on its side.
+        aspect=calibration.aspect if turned < 5 else 1 / calibration.aspect,
     )
 
 
@@ -121,6 +125,8 @@ def with_pixel_size(
 ) -> Micrograph:
     """Return the micrograph with the pixel size the user gave, where one was given.
 
+    One number says that pixels are square.
+
     Args:
         micrograph: as it was read.
         nm: side of a pixel.
@@ -128,7 +134,7 @@ def with_pixel_size(
     """
     if nm is None:
         return micrograph
-    return replace(micrograph, pixel_size=nm, unit="nm", calibration=calibration)
+    return replace(micrograph, pixel_size=nm, unit="nm", calibration=calibration, aspect=1.0)
 
 
 def digest(*arrays: Array) -> str:

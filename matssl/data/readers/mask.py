@@ -101,6 +101,11 @@ def read_mask(path: Path | str) -> Array:
         with np.errstate(invalid="ignore"):
             # NaN differs from itself; beyond 2^53 a double no longer counts by one.
             whole = np.array_equal(wide, np.rint(wide)) and np.abs(wide).max() <= 2**53
+        if np.isnan(wide).any():
+            raise UserError(
+                f"{path} holds NaN; a mask holds one whole number per pixel, 255 or a negative one "
+                "where nothing is labelled"
+            )
         if not whole:
             raise UserError(f"{path} holds fractions; a mask holds one class number per pixel")
         mask = wide.astype(np.int64)

@@ -19,9 +19,10 @@ _NO_IDENTITY = (Kind.PLACE, Kind.SETTING, Kind.DATE, Kind.STATE)
 _ORIENTATIONS = {"l", "t", "s", "lt", "st"}
 # Digits behind which a code that no two images share is a camera's number.
 _CAMERA_DIGITS = 3
-# Times of day and years, which look like numbers: 0915, 091530; 09h15; 09 and 15 apart. Steps of
-# time, t0 and t10, and magnifications, M500, look like codes.
-_CLOCK = re.compile(r"([01]\d|2[0-3])[0-5]\d([0-5]\d)?|(19|20)\d\d|t\d+|m\d*[05]0", re.IGNORECASE)
+# Times of day and years, which look like numbers: 0915, 091530, t0915; 09h15; 09 and 15 apart.
+# Magnifications, M500, look like codes, and so do steps of time, t0 and t10.
+_CLOCK = re.compile(r"t?([01]\d|2[0-3])[0-5]\d([0-5]\d)?|(19|20)\d\d|m\d*[05]0", re.IGNORECASE)
+_STEP, _FIRST_STEP = re.compile(r"t\d+"), "t0"
 _CLOCK_OF_HOURS = re.compile(r"(?<!\d)([01]?\d|2[0-3])h[0-5]\d(?!\d)", re.IGNORECASE)
 _HOUR_OR_YEAR, _MINUTE_OR_MONTH = re.compile(r"[01]\d|2[0-3]|(19|20)\d\d"), re.compile(r"[0-5]\d")
 # X20 in front may be a magnification or the specimen; 20x and x500 are magnifications.
@@ -136,6 +137,8 @@ def _by_codes(
 def _is_clock(names: Sequence[Name], column: Sequence[Part]) -> bool:
     """Return whether a part may be a time, a month, a year or M500, which name no specimen."""
     if all(_CLOCK.fullmatch(part.text) for part in column):
+        return True
+    if all(_STEP.fullmatch(p.key) for p in column) and any(p.key == _FIRST_STEP for p in column):
         return True
     if all(_CLOCK_OF_HOURS.search(name.stem) for name in names):
         return True

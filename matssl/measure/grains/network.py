@@ -109,8 +109,9 @@ def window(counted: NDArray[np.bool_]) -> tuple[slice, slice]:
 
 def _connected(phases: NDArray[np.int16]) -> NDArray[np.int64]:
     """Return the numbers of the parts of equal class whose pixels meet at sides; 0 for class -1."""
-    parts: NDArray[np.int64]
-    parts = label(phases, connectivity=1, background=-1)
+    parts = np.zeros(phases.shape, np.int64)
+    if parts.size:
+        parts = label(phases, connectivity=1, background=-1)
     return parts
 
 

@@ -45,6 +45,8 @@ def sizes(labels: NDArray[np.int32]) -> Sizes:
         labels: number of each pixel's grain from 1 on, 0 where it counts nowhere, (H, W).
     """
     height, width = labels.shape
+    if not labels.size:
+        return Sizes(np.zeros(0), np.zeros(0, bool), np.zeros(0))
     areas = np.bincount(labels.ravel(), minlength=1)[1:].astype(float)
     boxes = ndimage.find_objects(labels)
     weights = np.zeros(len(areas))

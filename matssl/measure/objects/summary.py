@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from matssl.core.wording import counted
 from matssl.measure import intervals, units
 from matssl.measure.objects import neighbours, sizes, stereology
 from matssl.measure.objects.found import Found
@@ -51,6 +52,9 @@ class Summary:
         objects: all of them, cut ones too.
         at_edge: those that touch an edge.
         density: objects per area (half rule).
+        accuracy: half width of the t interval of their number per area over its mean in per cent
+            (%RA of ASTM E1245); None below MIN_FIELDS fields, or of several specimens.
+        needed: how many fields it takes for 10 %, in all.
         share: area of the objects per area.
         by_number: VALUES by number.
         by_area: VALUES by area.
@@ -70,6 +74,8 @@ class Summary:
     objects: int
     at_edge: int
     density: Estimate
+    accuracy: float | None
+    needed: int | None
     share: Estimate
     by_number: dict[str, Estimate]
     by_area: dict[str, Estimate]
@@ -133,6 +139,7 @@ def summarise(specimen: str, fields: Sequence[Found], unit: Unit) -> Summary:
         sum(one.count for one in fields),
         sum(int(one.edges.touches.sum()) for one in fields),
         told[0],
+        *_accuracy(fields, areas, len(own)),
         told[1],
         dict(zip(VALUES, told[2:7], strict=True)),
         dict(zip(VALUES, told[7:12], strict=True)),
@@ -144,6 +151,19 @@ def summarise(specimen: str, fields: Sequence[Found], unit: Unit) -> Summary:
         np.concatenate(weights),
         float(sum(areas)),
     )
+
+
+def _accuracy(
+    fields: Sequence[Found], areas: Sequence[float], specimens: int
+) -> tuple[float | None, int | None]:
+    """Return %RA of the number per area, and the fields needed for 10 %."""
+    values = [one.number / area for one, area in zip(fields, areas, strict=True) if area]
+    if specimens > 1 or not values:
+        return None, None
+    found = intervals.mean_of_fields(values)
+    if not found.mean > 0 or math.isnan(found.half_width):
+        return None, None
+    return 100 * found.half_width / found.mean, intervals.fields_needed(found.mean, found.std)
 
 
 def _covered(one: Found) -> float:
@@ -173,17 +193,18 @@ def doubts(name: str, all_: Summary, fields: Sequence[Found]) -> list[str]:
     if dropped:
         lost = sum(one.dropped_area for one in fields)
         kept = sum(float(one.shapes.area.sum()) for one in fields)
-        parts = f"{dropped} of {dropped + all_.objects} parts are smaller than --min_area and were"
+        parts = f"{dropped} of {dropped + all_.objects} parts smaller than --min_area"
         told.append(f"{name}: {parts} dropped ({100 * lost / (lost + kept):.2g} % of its area).")
     pieces = sum(one.pieces for one in fields)
     if pieces:
         told.append(
-            f"{name}: {pieces} parts at an edge are smaller than --min_area and were kept, as "
-            "pieces of larger objects: inside there are too few small ones for so many at the edge."
+            f"{name}: {counted(pieces, 'part')} at an edge smaller than --min_area kept, as pieces "
+            "of larger objects: inside there are too few small ones for so many at the edge."
         )
     split = sum(one.split for one in fields)
     if split:
-        told.append(f"{name}: --separate made {split} more objects than there are connected parts.")
+        more = counted(split, "more object", "more objects")
+        told.append(f"{name}: --separate made {more} than there are connected parts.")
     if not all_.objects:
         return [*told, f"{name}: no object in {all_.fields} fields."]
     cut = f"{name}: {all_.at_edge} of {all_.objects} objects touch an edge of their field"

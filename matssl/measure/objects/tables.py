@@ -146,7 +146,10 @@ def specimen_row(one: Summary, names: Sequence[str], unit: Unit) -> dict[str, ob
     row: dict[str, object] = {"specimen": one.specimen, "class": names[one.kind]}
     row |= {"fields": one.fields, "objects": one.objects, "objects at edge": one.at_edge}
     row |= _cells(f"N_A (per {per})", one.density, squares)
+    row |= {"%RA of N_A": one.accuracy, "fields needed for 10 %RA of N_A": one.needed}
     row |= _cells("A_A of objects (%)", one.share, 100)
+    number, share = one.density.value, one.share.value
+    row[f"mean area ({squared(u)})"] = share / number if number and share is not None else None
     row |= _cells(f"mean ECD ({u})", one.by_number["mean"])
     for name in VALUES[1:]:
         row[f"{name} ({u})"] = one.by_number[name].value

@@ -211,6 +211,7 @@ def rows(summary: Mapping[str, Mapping[str, Any]]) -> list[dict[str, object]]:
             value = found[key]
             if key == "hausdorff_95_mean":
                 title = f"{title} in {found['unit']}"
+                value = "" if np.isnan(value) else f"{value:.1f}"
             elif key.endswith("_error"):
                 value = "" if np.isnan(value) else f"{100 * value:+.1f} %"
             row[title] = value

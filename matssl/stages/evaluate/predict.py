@@ -13,7 +13,7 @@ import tifffile
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from matssl import baselines, hub, metrics, preflight
+from matssl import baselines, metrics, preflight
 from matssl.core import flags, runtime
 from matssl.core.errors import UserError
 from matssl.core.run_folder import RunFolder, atomic_path
@@ -42,11 +42,9 @@ from matssl.stages.evaluate.settings import EvaluateSettings
 from matssl.stages.evaluate.summary import Result, excluded_classes, summarise
 from matssl.stages.evaluate.truth import check_masks, is_file_name, mask_paths, truth_table
 from matssl.stages.failures import Failures
-from matssl.stages.settings import EXPERIMENTS, TileSettings
+from matssl.stages.settings import TileSettings
 from matssl.trained.segmenter import Segmenter
 
-# Endings of the weights files that the published code evaluates.
-PUBLISHED = (".pth", ".pt")
 # Value of --split for every image of the folder.
 ALL = "all"
 
@@ -92,7 +90,7 @@ def evaluate(settings: EvaluateSettings, argv: Sequence[str] = ()) -> Path:
         runtime.close()
         return Path(settings.output_dir)
     segmenter = _segmenter(settings, rt)
-    root = _root(settings, segmenter.raw)
+    root = published.results_root(settings, segmenter.raw)
     RunFolder.check(root, False, settings.overwrite, resumable=False)
     inputs = _inputs(settings, segmenter)
     segmenter = inputs.segmenter
@@ -214,24 +212,6 @@ def predicted(
         bar.update()
     bar.close()
     return results
-
-
-def _root(settings: EvaluateSettings, raw: bool) -> Path:
-    """Return the folder of the results: OUTPUT_DIR/eval/NAME.
-
-    The published command has no --name, evaluates a .pth file and writes to --output_dir itself.
-    """
-    if settings.results_dir:
-        return Path(settings.results_dir)
-    model = hub.locate(settings.model_path).resolve()
-    published = raw or model.suffix in PUBLISHED
-    if published and settings.name is None and settings.output_dir != EXPERIMENTS:
-        return Path(settings.output_dir)
-    data = (settings.dataset_name or drawing.data_name(settings.dataset)).replace(" ", "_")
-    split = f"-{settings.split}" if settings.split else ""
-    trained = model.parent.name if model.stem in ("best", "last") else model.stem
-    name = settings.name or f"{trained}-on-{data}{split}"
-    return Path(settings.output_dir) / "eval" / name
 
 
 def _segmenter(settings: EvaluateSettings, rt: Runtime) -> Segmenter:

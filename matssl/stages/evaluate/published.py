@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from matssl import hub
 from matssl.core.errors import UserError
 from matssl.core.flags import declared
 from matssl.core.run_folder import RunFolder, atomic_write_bytes
@@ -19,10 +20,13 @@ from matssl.metrics import calibration, overlap
 from matssl.stages import drawing, published
 from matssl.stages.evaluate.settings import EvaluateSettings
 from matssl.stages.evaluate.summary import Result
+from matssl.stages.settings import EXPERIMENTS
 from matssl.trained.segmenter import Prediction, Segmenter
 
 # Images a "batch" of the published result file stands for.
 PUBLISHED_BATCH = 128
+# Endings of the weights files that the published code evaluates.
+ENDINGS = (".pth", ".pt")
 # The data set of which the published mean leaves a class out, and that class.
 METALDAM, MINORITY = "metaldam", 3
 
@@ -95,6 +99,32 @@ def as_asked(segmenter: Segmenter, settings: EvaluateSettings) -> Segmenter:
     if count != 2:
         raise UserError(f"--threshold is for models of two classes; this one has {count}")
     return replace(segmenter, threshold=settings.threshold)
+
+
+def results_root(settings: EvaluateSettings, raw: bool) -> Path:
+    """Return the folder of the results: OUTPUT_DIR/eval/NAME, or what the user named.
+
+    MatSSL's command has no --name, evaluates a .pth file and writes to --output_dir itself.
+
+    Args:
+        settings: of the command.
+        raw: whether the model is a bare state dict.
+
+    Raises:
+        UserError: ``--results_dir`` exists.
+    """
+    if settings.results_dir:
+        published.check_absent(Path(settings.results_dir), settings.overwrite)
+        return Path(settings.results_dir)
+    model = hub.locate(settings.model_path).resolve()
+    theirs = raw or model.suffix in ENDINGS
+    if theirs and settings.name is None and settings.output_dir != EXPERIMENTS:
+        return Path(settings.output_dir)
+    data = (settings.dataset_name or drawing.data_name(settings.dataset)).replace(" ", "_")
+    split = f"-{settings.split}" if settings.split else ""
+    trained = model.parent.name if model.stem in ("best", "last") else model.stem
+    name = settings.name or f"{trained}-on-{data}{split}"
+    return Path(settings.output_dir) / "eval" / name
 
 
 def write_preds(

@@ -351,7 +351,7 @@ def _train(
     except UserError as error:
         raise UserError(
             f"fold {fold.number} failed, so that no table is made of the others: {error}. "
-            f"Finished folds are kept: go on with --name {root.name} --resume"
+            f"Finished folds are kept: go on with the same command and {settings.again}"
         ) from error
 
 

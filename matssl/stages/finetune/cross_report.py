@@ -22,12 +22,14 @@ from matssl.pictures.training import Columns, read_table
 
 EPOCHS, SUMMARY = "cv_epochs.csv", "cv_summary.csv"
 LOSS, CURVES = "loss.png", "metrics.png"
+# Columns that are drawn as losses: of a step, of an epoch, on validation images.
+LOSSES = ("loss", "train_loss", "val_loss")
 # Rows of the summary below those of the folds.
 MEAN, SD, LOW, HIGH, COUNT = "mean", "sd", "low 95 %", "high 95 %", "folds"
 # Columns of the summary that are no scores.
 FACTS = ("fold", "best_step", "images", "specimens", "true_pixels")
 # The column of a fold's tables that the others stand over; the rate of learning is no result.
-STEP, NO_METRIC = "step", ("step", "lr", "wait_share")
+STEP, NO_METRIC = "step", ("step", "lr", "wait_share", "l2")
 NOTE = (
     "Every image is scored by the model that has not seen its specimen. The step of each model was "
     "chosen inside its own training images. The interval is Student's t over the folds, with n - 1 "
@@ -56,12 +58,12 @@ def write(
         columns = list(dict.fromkeys(name for row in rows for name in row))
         atomic_write_text(folder.path(EPOCHS), csv_text(curves))
         atomic_write_text(folder.path(SUMMARY), csv_text(rows, columns))
-    losses = [row for row in curves if row["metric"] == "loss"]
-    others = [row for row in curves if row["metric"] != "loss"]
-    pictures.band(losses, ["loss"], folder.path(LOSS), "training loss")
-    if others:
-        shown = list(dict.fromkeys(str(row["metric"]) for row in others))
-        pictures.band(others, shown, folder.path(CURVES), "on validation images inside the folds")
+    shown = list(dict.fromkeys(str(row["metric"]) for row in curves))
+    losses = [name for name in shown if name in LOSSES]
+    scores = [name for name in shown if name not in LOSSES]
+    pictures.band(curves, losses, folder.path(LOSS), "loss")
+    if scores:
+        pictures.band(curves, scores, folder.path(CURVES), "validation inside the folds")
     body = report.table(_page(rows, names), strong=[len(folds)]) + report.note(NOTE)
     drawn = [report.picture(folder.root / name, width=500) for name in (LOSS, CURVES)]
     return [("Folds", body), ("Course of the folds", report.beside(*drawn))]
@@ -133,7 +135,9 @@ def summary(
         below[COUNT][column] = len(values)
         if not values:
             continue
-        mean, half = intervals.paired([0.0] * len(values), values)
+        known = intervals.sample(values)
+        half = intervals.half_width(known.variance, known.degrees)
+        mean = known.mean
         below[MEAN][column] = mean
         below[SD][column] = float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
         # Scores are shares.

@@ -201,7 +201,7 @@ class Run:
                     clock.restart()
                 if rt.any(interrupts.received is not None):
                     self.save("last.ckpt")
-                    resume.stop(folder, rt, self.step, interrupts.exit_code, settings.name)
+                    resume.stop(folder, rt, self.step, interrupts.exit_code, settings.again)
                 if self._out_of_patience():
                     self.say(f"no gain in {self.stale} validations: stopped")
                     break

@@ -105,9 +105,11 @@ def finish(
         for c in inputs.table.classes
     ]
     colours = segmentation.colour_names(inputs.table.names)
+    epochs = settings.results_dir is not None and (root / "metrics.png").is_file()
     sections = [
         ("", report.headline(figures)),
         ("Course of the training", report.picture(root / "curves.png")),
+        *([("Epochs", report.picture(root / "metrics.png"))] if epochs else []),
         ("Validation images", "".join(report.picture(path) for path in pictures)),
         *calibrate.section(root),
         ("Classes", report.table(rows, swatches=colours)),

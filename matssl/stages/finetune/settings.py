@@ -282,6 +282,13 @@ class FinetuneSettings(
     blur_p: float = flag(0.2, "augmentation", "share of blurred crops", low=0, high=1)
     noise_p: float = flag(0.2, "augmentation", "share of crops with added noise", low=0, high=1)
 
+    @property
+    def again(self) -> str | None:
+        """Flags that go on with a run that was broken off; None where only its folder tells."""
+        if self.results_dir:
+            return f"--results_dir {self.results_dir} --resume"
+        return f"--name {self.name} --resume" if self.name else None
+
     def problems(self) -> list[Problem]:
         """Return what does not go together, one sentence each."""
         wrong = self.image_problems(self.in_channels)

@@ -16,7 +16,7 @@ from matssl.data.masks import ClassTable
 from matssl.models import blocks
 from matssl.models.segmentation import SegmentationModel, build_model, check_training
 from matssl.preflight import Preflight
-from matssl.stages import console
+from matssl.stages import console, published
 from matssl.stages.finetune import inputs as reading
 from matssl.stages.finetune.forest_settings import FOREST
 from matssl.stages.finetune.settings import FinetuneSettings
@@ -36,7 +36,10 @@ def begun(settings: FinetuneSettings) -> tuple[FinetuneSettings, Runtime, Path]:
     rt = settings.runtime()
     name = settings.name or reading.default_name(settings)
     root = Path(settings.output_dir) / "finetune" / name
-    return settings, rt, Path(settings.results_dir) if settings.results_dir else root
+    if settings.results_dir:
+        root = Path(settings.results_dir)
+        published.check_absent(root, settings.resume or settings.overwrite)
+    return settings, rt, root
 
 
 def examined(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,13 +18,17 @@ from matssl.core.tables import Row
 from matssl.core.wording import counted
 from matssl.measure import units
 from matssl.measure.field import Masked
-from matssl.measure.grains import circles, network, sizing, specimens, tables
+from matssl.measure.grains import circles, network, sizing, specimens, standards, tables
 from matssl.measure.grains.network import Network
 from matssl.measure.grains.specimens import Sized, Summary
+from matssl.measure.intervals import Sample, sample
+from matssl.stages.measure import compare
 from matssl.stages.measure.kind import Kind, Measured
 from matssl.stages.measure.settings import MeasureSettings
 
-BOUNDARY = re.compile(r"boundar|korngrenz|\bgbs?\b|grain[ _-]?border|joints? de grain", re.I)
+BOUNDARY = re.compile(
+    r"boundar|korngrenz|(?<![a-z])gbs?(?![a-z])|grain[ _-]?border|joints? de grain", re.I
+)
 TWIN = re.compile(r"twin|zwilling", re.I)
 GRAIN = re.compile(r"^(grains?|k[oö]rn(er)?|crystals?|crystallites?)$", re.I)
 # Names that say nothing of what a class is.
@@ -66,6 +71,7 @@ class Grains(Kind):
         self.boundaries: tuple[int, ...] = ()
         self.labelled = False
         self.fields: list[Sized] = []
+        self.stretched = 0
         self.drawn: list[tuple[Path, str, str]] = []
 
     @classmethod
@@ -106,8 +112,9 @@ class Grains(Kind):
         size = sizing.measured(found, spacing)
         bare = None
         if found.closed:
-            bare = sizing.measured(self._network(one, window, own, 0), spacing)
+            bare = sizing.counted(self._network(one, window, own, 0), spacing)
         self.fields.append(Sized(one.field, size, bare))
+        self.stretched += one.aspect != 1
         self._draw(one, found, window, place)
 
     def _network(
@@ -134,9 +141,14 @@ class Grains(Kind):
 
     def _draw(self, one: Masked, found: Network, window: tuple[slice, slice], place: Path) -> None:
         from matssl.pictures import grains as pictures
+        from matssl.stages.drawing import fitting
 
         place.mkdir(parents=True, exist_ok=True)
-        path = place / f"{Path(one.field.name).stem}_grains.png"
+        stem = fitting(str(Path(one.field.name).with_suffix("")).replace("/", "_"))
+        taken = {path for path, _, _ in self.drawn}
+        # Images of two folders, or of two formats, may have one name.
+        ends = ("", *(f"_{number}" for number in range(2, len(taken) + 2)))
+        path = next(p for p in (place / f"{stem}{e}_grains.png" for e in ends) if p not in taken)
         grey = None if one.picture is None else one.picture()[window]
         radius = circles.largest(*found.labels.shape)
         radii = [radius * share for share in circles.ABRAMS]
@@ -158,28 +170,58 @@ class Grains(Kind):
             self.name: [tables.field_row(one, unit, scaled) for one in self.fields],
             "grain_sizes": tables.grain_rows(self.fields, unit),
         }
+        compared = compare.rows(self.settings.compare, self._samples(), "G")
+        if compared:
+            written["grains_compared"] = compared
         summary = {
             "unit of length": unit.name,
+            "compared": compared,
             "boundary": self._taken(),
             "specimens": rows,
             "rose (mean intercept by direction)": {
                 one.specimen: {
                     f"{d:.1f}": length * tables.length_of(one, unit)
                     for d, length in one.directions.items()
+                    if math.isfinite(length)
                 }
                 for one in said
             },
         }
         return Measured(
-            self._rule(),
+            f"{self._rule()} {compare.RULE}" if compared else self._rule(),
             written,
             rows,
             summary,
             _figures(said[-1], unit),
             [tables.page_row(one, unit) for one in said],
-            self._notes(parts, said),
+            [*self._notes(parts, said), *_differences(compared)],
             lambda folder: self._pictures(folder, said, unit),
         )
+
+    def _samples(self) -> dict[str, dict[str, Sample]]:
+        """Return the mean of G over the fields of each specimen, by method.
+
+        Differences of G need no scale: fields without a pixel size are taken for equally enlarged.
+        """
+        found: dict[str, dict[str, Sample]] = {"G planimetric": {}, "G intercept": {}}
+        for specimen in dict.fromkeys(one.field.specimen for one in self.fields):
+            own = [one for one in self.fields if one.field.specimen == specimen]
+            scales = [one.mm or 1.0 for one in own]
+            both = (
+                [
+                    standards.from_density(one.size.rectangle.density / mm**2)
+                    for one, mm in zip(own, scales, strict=True)
+                ],
+                [
+                    standards.from_hits(one.size.hits_per_length / mm)
+                    for one, mm in zip(own, scales, strict=True)
+                ],
+            )
+            for name, values in zip(found, both, strict=True):
+                kept = [value for value in values if not math.isnan(value)]
+                if kept:
+                    found[name][specimen] = sample(kept)
+        return found
 
     def _taken(self) -> str:
         if self.labelled:
@@ -226,6 +268,16 @@ class Grains(Kind):
 
     def _notes(self, parts: Sequence[Summary], said: Sequence[Summary]) -> list[str]:
         notes = self._scales() + self._gaps(said[-1]) + self._shares()
+        if self.predicted:
+            notes.append(
+                "A model drew the boundaries: its own errors are not in the intervals; hold it "
+                "against fields with drawn boundaries."
+            )
+        if self.stretched:
+            notes.append(
+                f"Pixels are not square in {counted(self.stretched, 'field')}: their rows or "
+                "columns were repeated until they are, so that lengths hold in every direction."
+            )
         fragments = sum(one.size.fragments for one in self.fields)
         if fragments:
             notes.append(
@@ -262,8 +314,6 @@ class Grains(Kind):
         if not last.scaled:
             change = last.density.value / last.open_density if last.open_density else float("nan")
             return [f"{told}{100 * (change - 1):.1f} % more grains than without closing."]
-        from matssl.measure.grains import standards
-
         return [
             f"{told}G planimetric {last.planimetric().value:.2f}, without closing "
             f"{standards.from_density(last.open_density):.2f}; G intercept "
@@ -347,6 +397,17 @@ def _figures(one: Summary, unit: units.Unit) -> list[tuple[str, str]]:
             of = "" if one.specimen != specimens.ALL else f", mean of {one.n} specimens"
             figures.append((str(row[name]), f"{name}, 95 % interval in brackets{of}"))
     return figures
+
+
+def _differences(rows: Sequence[Row]) -> list[str]:
+    """Return a sentence a difference of ``--compare``."""
+    said = []
+    for row in rows:
+        low, high = row["difference low G"], row["difference high G"]
+        told = f"{row['class']}: {row['second']} minus {row['first']} {row['difference G']:+.2f}"
+        known = isinstance(low, float) and not math.isnan(low)
+        said.append(f"{told} ({low:+.2f} to {high:+.2f})." if known else f"{told}, no interval.")
+    return said
 
 
 def _doubts(one: Summary) -> list[str]:

@@ -7,7 +7,7 @@ import math
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,7 +23,7 @@ from matssl.data import bars, layouts, masks, readers
 from matssl.data.masks import ClassTable
 from matssl.data.preprocess import Preprocess
 from matssl.data.specimens import Grouping, group
-from matssl.measure.field import Field, Masked, areas
+from matssl.measure.field import Field, Masked, areas, squared
 from matssl.stages.measure.settings import MeasureSettings
 
 # From a run of which stage its masks are.
@@ -93,13 +93,14 @@ def find(settings: MeasureSettings) -> Source:
 
 
 def _counting(settings: MeasureSettings, source: Source) -> Source:
-    """Return the masks with what ``--roi`` leaves of them."""
-    if settings.roi is None:
-        return source
-    # It needs the type of what it gets.
-    from matssl.stages.measure import roi
+    """Return the masks with what ``--roi`` leaves of them, in square pixels."""
+    if settings.roi is not None:
+        # It needs the type of what it gets.
+        from matssl.stages.measure import roi
 
-    return roi.within(settings.roi, source)
+        source = roi.within(settings.roi, source)
+    open_ = source.open
+    return replace(source, open=lambda number: squared(open_(number)))
 
 
 class Listed(NamedTuple):
@@ -145,7 +146,14 @@ def _of_run(settings: MeasureSettings, folder: Path, predicted: Path) -> Source:
         mask = mask[: kept[-1] + 1 if len(kept) else 0]
         image = images.get(path.stem) or (row.image if row else None)
         field = Field(image or path, path.stem, specimen, areas(mask, len(names)), size)
-        return Masked(field, mask, picture=_picture(image, record, mask.shape))
+        one = Masked(field, mask, picture=_picture(image, record, mask.shape))
+        if given or sizes[path] or image is None or not image.is_file():
+            return one
+        try:
+            return replace(one, aspect=record.read(image).aspect)
+        except UserError:
+            # The mask alone is needed.
+            return one
 
     what = "phase maps" if predicted.parent.name == "maps" else "predicted masks"
     return Source(
@@ -302,7 +310,8 @@ def _of_labels(settings: MeasureSettings, folder: Path) -> Source:
             labels = np.where(mask == IGNORE, 0, record.mask(labels, micrograph))
         own = areas(mask, table.num_classes)
         field = Field(pair.image, called[number], pair.group, own, micrograph.pixel_size)
-        return Masked(field, mask, labels, _picture(pair.image, record, mask.shape))
+        one = Masked(field, mask, labels, _picture(pair.image, record, mask.shape))
+        return replace(one, aspect=micrograph.aspect)
 
     notes = (*dataset.notes, *judged.notes, *judged.warnings)
     return Source(

@@ -78,4 +78,6 @@ def _first(source: Source) -> Masked:
             return source.open(number)
         except UserError as error:
             refused.append(f"{source.files[number].name}: {error}")
+    if not refused:
+        raise UserError(f"there are no masks in {source.root}")
     raise UserError(f"none of {source.count} masks can be read; the first: {refused[0]}")

@@ -14,7 +14,7 @@ from matssl.core.wording import counted
 from matssl.measure.field import Masked
 from matssl.measure.intervals import MIN_FIELDS
 from matssl.measure.objects import found as objects
-from matssl.measure.objects import sizes, summary, tables
+from matssl.measure.objects import sizes, spheres, summary, tables
 from matssl.measure.objects.found import Found, Rules, Size
 from matssl.measure.objects.parts import Parts
 from matssl.measure.objects.summary import Summary
@@ -157,10 +157,7 @@ class Objects(Kind):
             written["spheres"] = [
                 row for one in said for row in tables.sphere_rows(one, self.names, unit)
             ]
-            notes.append(
-                "Spheres (Saltykov): assumes that all objects are spheres; negative numbers say "
-                "that a class does not fit that, or holds too few sections."
-            )
+            notes.append(_spheres(all_))
         rows = [tables.specimen_row(one, self.names, unit) for one in said]
         return Measured(
             self._rule(),
@@ -176,7 +173,7 @@ class Objects(Kind):
 
     def _rule(self) -> str:
         rules = self.rules
-        given = self.settings.separation_depth or "the larger of 1 px and 15 % of its radius"
+        given = self.settings.separation_depth or "the larger of 1 px and 10 % of its radius"
         return RULE.format(
             few=MIN_FIELDS,
             holes="holes are filled" if rules.fill else "holes are no part of them",
@@ -282,6 +279,19 @@ class Objects(Kind):
                 told += f" All {len(self.drawn)} fields: {path.parent}."
             drawn.append((path, told))
         return drawn
+
+
+def _spheres(all_: Sequence[Summary]) -> str:
+    """Return what the spheres assume, and what they leave out."""
+    told = (
+        "Saltykov spheres: assumes that all objects are spheres; a negative number says that its "
+        "class does not fit that, or holds too few sections"
+    )
+    found = [spheres.spheres(one.diameter, one.weight, one.area) for one in all_]
+    smaller = sum(one.smaller for one in found if one is not None)
+    if smaller:
+        told += f"; {counted(smaller, 'section')} below the smallest class left out"
+    return f"{told}."
 
 
 def _kinds(names: Sequence[str]) -> tuple[int, ...]:
