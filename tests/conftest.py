@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from matssl import baselines
 from matssl.core.run_folder import atomic_write_bytes
 from matssl.data import synthetic
 
@@ -29,6 +30,15 @@ def pool_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pool")
     synthetic.write_pool(folder, n=12, size=96, seed=1)
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def small_forests() -> Iterator[None]:
+    """The forest among the baselines of every evaluation here is a small one: a second each."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(baselines, "TREES", 5)
+        patch.setattr(baselines, "SAMPLES", 500)
+        yield
 
 
 @pytest.fixture

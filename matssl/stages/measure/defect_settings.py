@@ -31,6 +31,7 @@ class DefectSettings:
         "CHAC (convex grains), BubbleFinder (round bubbles) or BBox (diagonals of boxes) on the "
         "binary masks of --seg_dir, instead of INPUT",
         check=algorithm_problem,
+        first=True,
     )
     seg_dir: str | None = flag(
         None, "defects", "folder of the binary masks or predictions", leads=paths.folder

@@ -173,7 +173,7 @@ class Objects(Kind):
 
     def _rule(self) -> str:
         rules = self.rules
-        given = self.settings.separation_depth or "the larger of 1 px and 15 % of its radius"
+        given = self.settings.separation_depth or "the larger of 1 px and 10 % of its radius"
         return RULE.format(
             few=MIN_FIELDS,
             holes="holes are filled" if rules.fill else "holes are no part of them",
