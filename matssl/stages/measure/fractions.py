@@ -236,6 +236,8 @@ class Fractions(Kind):
         notes = []
         if empty := sum(not field.areas.sum() for field in self.fields):
             notes.append(f"{counted(empty, 'field')} without a pixel that counts left out.")
+        missing = set(self.settings.compare) - {one.name for one in every}
+        notes += [f"No difference: no field of {name} counts." for name in sorted(missing)]
         notes += self._refusals(every)
         counts = [one.estimates[0].fields for one in every if one.estimates[0].over != "specimens"]
         fewest = min(counts, default=WANTED_FIELDS)
