@@ -251,7 +251,7 @@ class Fractions(Kind):
         if self.record is not None:
             found = [one.corrected for one in every if one.corrected is not None]
             notes += held_out.told(self.record, found, self.names)
-            own = [one.name for one in every if one.left_out]
+            own = [one.name for one in every if one.left_out and _any(one.corrected)]
             if own:
                 notes.append(
                     f"{counted(len(own), 'specimen')} of the held-out truth measured here; each "
@@ -302,6 +302,11 @@ def _corrected(
     if record is None:
         return None
     return classifier.of_classes([one.sample for one in estimates], record.images, several)
+
+
+def _any(found: Corrected | None) -> bool:
+    """Return whether any class was corrected."""
+    return found is not None and any(one is not None for one in found.classes)
 
 
 def _interval_words(estimate: Estimate) -> str:
