@@ -178,6 +178,8 @@ def _blobs(grey: Floats) -> Floats:
 def _hough(grey: Floats) -> Floats:
     """Return circles (N, 3) as x, y, r by Hough's transform."""
     blurred = cv2.GaussianBlur(np.rint(255 * grey).astype(np.uint8), (BLUR, BLUR), 0)
+    # What is fainter is no bubble for the blobs either.
+    blurred[blurred < THRESHOLD * 255] = 0
     found = cv2.HoughCircles(
         blurred,
         cv2.HOUGH_GRADIENT,
