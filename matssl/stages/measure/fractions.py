@@ -112,7 +112,8 @@ class Fractions(Kind):
             rows,
             {"specimens": rows, "over_specimens": over, "compared": differences},
             self._headline(every[-1:] if mean else every),
-            [self._shown(one, kind) for one in every for kind in self.kept],
+            # The screen shows the first rows alone.
+            [self._shown(one, kind) for one in [*every[-1:], *every[:-1]] for kind in self.kept],
             [*_differences_text(differences), *self._notes(every)],
             functools.partial(self._draw, specimens),
         )
@@ -275,7 +276,7 @@ class Fractions(Kind):
                     places = reasons.setdefault(refusal, [])
                     places.append(f"{one.name} {self.names[kind]}")
         return [
-            f"No interval for {cut(', '.join(places), 120)}: {reason}."
+            f"No interval ({len(places)}) for {cut(', '.join(places), 120)}: {reason}."
             for reason, places in reasons.items()
         ]
 
