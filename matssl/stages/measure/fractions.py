@@ -248,6 +248,11 @@ class Fractions(Kind):
                 "Where the interval is by correlation it comes from within the fields (two-point "
                 "correlation) and holds for a specimen that is alike everywhere."
             )
+        if self.record is not None and not self.predicted:
+            notes.append(
+                "The masks are taken for predictions of the model whose held-out truth "
+                "--folds_from names; leave it out where they were drawn by hand."
+            )
         if self.record is not None:
             found = [one.corrected for one in every if one.corrected is not None]
             notes += held_out.told(self.record, found, self.names)
