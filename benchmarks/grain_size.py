@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from benchmarks.polycrystals import Polycrystal, grain_count, polycrystal
 from matssl.core import rng
-from matssl.data import synthetic
+from matssl.data import readers, synthetic
 from matssl.measure.grains import circles, intercept, network, planimetric, sizing, standards
 from matssl.measure.grains.network import SMALLEST, Network
 
@@ -197,7 +197,7 @@ def train(out: Path) -> None:
             *("--model_path", str(best), "--dataset", str(others), "--name", "others"),
             *("--output_dir", str(runs), "--device", "cpu"),
         )
-    print("| picture | G planimetric | G intercept | Otsu + watershed | |")
+    print("| picture | planimetric | intercept | Otsu: planimetric | Otsu: intercept |")
     print("| --- | --- | --- | --- | --- |")
     tuned = _tuned(crystals[:LABELLED], images[:LABELLED])
     found: list[tuple[float, float, float, float]] = []
@@ -232,12 +232,12 @@ def _tuned(
 
 def _index(folder: Path, name: str) -> NDArray[np.uint8]:
     path = next(path for path in sorted(folder.iterdir()) if path.name.startswith(name))
-    return np.asarray(cv2.imread(str(path), cv2.IMREAD_UNCHANGED))
+    return np.asarray(readers.read_mask(path)).astype(np.uint8)
 
 
 def _trained(crystal: Polycrystal, drawn: NDArray[np.bool_]) -> tuple[float, float]:
     """Return the differences of planimetric and of intercept G to the truth."""
-    size = sizing.measured(_networks(drawn))
+    size = sizing.counted(_networks(drawn))
     four = float(np.mean([crystal.hits_per_length(degrees) for degrees in intercept.HEYN]))
     return (
         _g_area(size.rectangle.grains / grain_count(crystal.labels)),
