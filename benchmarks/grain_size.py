@@ -189,7 +189,7 @@ def train(out: Path) -> None:
             "train_finetune.py",
             *("--finetune_dataset", str(labelled), "--steps", str(STEPS), "--name", "grains"),
             # All steps on both pictures: folds inside would train three times.
-            *("--val_fraction", "0"),
+            *("--val_fraction", "0", "--threads", "1", "--checkpoint_every", "50"),
             *("--output_dir", str(runs), "--device", "cpu", *resume),
         )
         _call(

@@ -29,7 +29,7 @@ from matssl.data import readers, specimens, synthetic
 from matssl.data.layouts import Pair
 from matssl.metrics.counts import confusion
 from matssl.pictures import folds as curves
-from matssl.stages.evaluate import predict
+from matssl.stages.evaluate import rivals
 from matssl.stages.finetune import cross_report, loop
 from matssl.tools import measure as measuring
 
@@ -238,6 +238,8 @@ def test_confusions_and_scores_are_those_of_the_masks(run: Path, folder: Path) -
     scores = _json(run / "metrics.json")
     assert scores["confusion"] == total.tolist() and scores["images"] == 10
     assert scores["split"] == "out-of-fold" and scores["warnings"] == []
+    # Simpler methods stand beside, fitted fold by fold on what the model has seen.
+    assert len(scores["baselines"]) >= 3
     table = _rows(run / "per_image.csv")
     assert sorted(row["split"] for row in table) == sorted(
         f"fold_{row['fold']}" for row in _rows(run / "folds.csv")
@@ -425,7 +427,7 @@ def test_folds_killed_between_two_and_within_one_go_on_to_the_same_bits(
 ) -> None:
     argv = _argv(folder, tmp_path, "--folds", 3)
     mine = tmp_path / "finetune" / "cv"
-    monkeypatch.setattr(predict, "_baselines", lambda *rest: [])
+    monkeypatch.setattr(rivals, "fitted", lambda *rest: [])
 
     class Killed(BaseException):
         pass
@@ -517,9 +519,14 @@ def test_a_run_is_never_overwritten_nor_resumed_as_another(
 
 
 def test_few_images_are_folded_too_and_a_test_stays_closed(
-    folder: Path, tmp_path: Path, no_drawing: None, capsys: pytest.CaptureFixture[str]
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    no_drawing: None,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """With fewer than four images inside, the folds within choose the number of steps."""
+    monkeypatch.setattr(rivals, "fitted", lambda *rest: [])
     names = ["specimenA_0.png", "specimenB_0.png", "specimenC_0.png"]
     (tmp_path / "s.json").write_text(json.dumps({"train": names, "test": ["specimenT_0.png"]}))
     argv = _argv(folder, tmp_path, "--splits", tmp_path / "s.json", "--folds", "all")

@@ -26,6 +26,7 @@ from matssl.metrics import by_name, gather, mean_name, overlap
 from matssl.models.segmentation import build_model
 from matssl.stages import drawing
 from matssl.stages.evaluate import predict as stage
+from matssl.stages.evaluate import settings as evaluate_settings
 from matssl.stages.evaluate.published import published_results
 from matssl.stages.evaluate.settings import EvaluateSettings
 from matssl.trained import network
@@ -565,3 +566,43 @@ def test_crop_bottom_of_the_command_beats_the_checkpoint_and_a_short_mask_is_sco
         assert (drawn[:rows] != 255).all()
         assert (drawn[rows:] == 255).all()
         assert np.sum(result["confusion"]) == 64 * min(rows, 56)
+
+
+# --- the model's own error ---
+def test_an_evaluation_keeps_its_truth_and_takes_that_of_the_models_folds(
+    make_model: Make, make_data: Make, tmp_path: Path
+) -> None:
+    model, data = make_model(), make_data("data", _masks(5))
+    first = _run(model, data, tmp_path / "a")
+    kept = json.loads((tmp_path / "a/confusion.json").read_text())
+    assert kept["classes"] == list(NAMES) and len(kept["images"]) == 5
+    total = np.sum([one["confusion"] for one in kept["images"]], axis=0)
+    assert total.tolist() == first["confusion"]
+    assert first["classifier_error"]["corrected"] == {}
+    page = (tmp_path / "a/report.html").read_text(encoding="utf-8")
+    assert "own error is not in these intervals" in page and "corrected %" not in page
+
+    # Of every held-out specimen half of the pores are missed, and a tenth of the rest is found.
+    images = [
+        {"image": f"h{k}", "specimen": f"h{k}", "confusion": [[810, 90], [50 + k, 50 - k]]}
+        for k in range(5)
+    ]
+    truth = {"classes": list(NAMES), "images": images}
+    (model.parent / "confusion.json").write_text(json.dumps(truth), encoding="utf-8")
+    second = _run(model, data, tmp_path / "b")
+    raw = second["phase_fractions"]["pore"]["predicted"]["mean"]
+    found = second["classifier_error"]["corrected"]["pore"]
+    assert found["mean"] == pytest.approx((raw - 0.1) / (1 - 0.52 - 0.1), abs=1e-6)
+    assert found["low"] < found["mean"] < found["high"] and found["held_out_specimens"] == 5
+    page = (tmp_path / "b/report.html").read_text(encoding="utf-8")
+    assert "corrected %" in page and "5 held-out images of 5 specimens" in page
+
+
+def test_the_flag_of_the_former_intervals_is_understood_and_said_to_do_nothing(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    argv = ["--model_path", "best.ckpt", "--dataset", "data"]
+    assert evaluate_settings.resolve([*argv, "--bootstrap", "50"]) is not None
+    assert "--bootstrap has no effect any more" in capsys.readouterr().out
+    evaluate_settings.resolve(argv)
+    assert capsys.readouterr().out == ""

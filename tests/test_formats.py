@@ -545,6 +545,13 @@ def test_a_pipe_beside_a_picture_is_no_description_of_it(tmp_path: Path) -> None
     assert readers.read(tmp_path / "a.png").pixel_size is None
 
 
+def test_a_picture_of_numbers_that_no_pixel_can_have_is_refused(tmp_path: Path) -> None:
+    """All became infinite, and the smallest of the few others took their place."""
+    path = _tiff(tmp_path / "a.tif", np.arange(12.0).reshape(3, 4) * 1e300)
+    with pytest.raises(UserError, match="beyond 3.4e38 in 11 of 12 pixels"):
+        readers.read(path)
+
+
 def test_masks_of_numbers_that_are_no_whole_ones_are_refused(tmp_path: Path) -> None:
     """D10: infinite, NaN and astronomically large class numbers."""
     for value in (np.inf, np.nan, 1e300, 0.5):

@@ -15,7 +15,7 @@ import pytest
 
 from matssl import preflight
 from matssl.core.errors import UserError
-from matssl.data import layouts, readers
+from matssl.data import layouts, masks, readers
 from matssl.data.preprocess import Preprocess
 from matssl.data.specimens import Pair, cut_validation, folds
 
@@ -298,3 +298,21 @@ def test_fewer_than_four_labelled_images_are_all_for_training(tmp_path: Path) ->
     assert found.cut == layouts.Cut("few", images=3, groups=3) and found.cut.automatic
     assert "only 3 images: all are for training" in found.cut.text
     assert found.cut.text in found.notes
+
+
+def test_a_drawn_test_that_holds_the_only_labels_is_said(tmp_path: Path) -> None:
+    """B7: training saw masks of one value, and the labelled one was closed."""
+    for number in range(6):
+        for place, value in (("images", 90), ("masks", 255)):
+            (tmp_path / place).mkdir(exist_ok=True)
+            cv2.imwrite(
+                str(tmp_path / place / f"a{number}.png"), np.full((20, 20), value, np.uint8)
+            )
+    drawn = layouts.find(tmp_path, table=masks.binary_table())
+    (test,) = drawn.split("test")
+    labels = np.full((20, 20), 255, np.uint8)
+    labels[:8], labels[:4] = 0, 1
+    cv2.imwrite(str(test.mask), labels)
+    with pytest.raises(UserError, match="1 image for the test stay closed: --splits names"):
+        layouts.find(tmp_path, opened=("train", "val"))
+    assert layouts.find(tmp_path).table is not None

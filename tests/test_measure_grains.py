@@ -150,6 +150,7 @@ def _kind(names: Sequence[str], chosen: Sequence[int] = (), labelled: bool = Fal
         (("ferrite", "pearlite", "gb"), 2),
         (("grain_boundaries", "grains"), 0),
         (("grain", "line"), 1),
+        (("gb_mask", "rest"), 0),
         (("grain", "twin boundary", "grain boundary"), 2),
     ],
 )

@@ -276,12 +276,14 @@ def test_a_folder_becomes_maps_tables_and_a_report(
     assert list(summary) == names and sum(float(r["mean"]) for r in summary.values()) == (
         pytest.approx(1, abs=1e-4)
     )
-    # Three specimens: the two images of the first are one field.
-    assert summary["rest"]["fields"] == "3" and summary["rest"]["half_width"] == ""
+    # C10: three specimens, of whose four images two are of the first.
+    assert (summary["rest"]["specimens"], summary["rest"]["fields"]) == ("3", "4")
+    assert summary["rest"]["over"] == "specimens" and summary["rest"]["half_width"] == ""
     record = json.loads((out / "phases.json").read_text())["phases"]
     joined = sorted(number for entry in record.values() for number in entry["prototypes"])
     assert joined == list(range(PROTOTYPES))
     page = (out / "report.html").read_text(encoding="utf-8")
+    assert "ASTM E1245" in page and "error of the map itself is not in these intervals" in page
     assert "pearlite" in page and "src='http" not in page and page.count("data:image/png") >= 5
     assert json.loads((out / "status.json").read_text())["state"] == "done"
     command = (out / "command.txt").read_text()

@@ -62,9 +62,9 @@ class Correlated:
         if self.holds:
             return ""
         if math.isnan(self.ratio):
-            return "the phase is all or nothing of the only field: more fields are needed"
+            return "the phase is all or nothing of a field: more fields are needed"
         return (
-            f"the only field is {self.ratio:.1f} correlation lengths wide, and {MIN_RATIO:g} are "
+            f"a field is {self.ratio:.1f} correlation lengths wide, and {MIN_RATIO:g} are "
             "needed: more fields, or a larger one"
         )
 

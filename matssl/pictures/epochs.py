@@ -7,6 +7,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 
 from matssl import pictures
 from matssl.core.arrays import Array
@@ -44,10 +45,15 @@ def plot(table: Mapping[str, Array], best: int, path: Path) -> None:
         known = np.concatenate([table[column], table[f"val_{column}"]])
         if column == "loss" and (known[np.isfinite(known)] > 0).any():
             axis.set_yscale("log")
+            # The library writes powers as formulas, which names of classes must never become.
+            for part in (axis.yaxis.set_major_formatter, axis.yaxis.set_minor_formatter):
+                part(FuncFormatter(lambda value, _: f"{value:g}"))
+            axis.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
         elif column != "loss":
             axis.set_ylim(-0.02, 1.02)
     axes[0, 0].legend()
     for axis in axes[1]:
         axis.set_xlabel("epoch")
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     figure.tight_layout()
     pictures.save(figure, path)

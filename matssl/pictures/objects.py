@@ -83,6 +83,8 @@ def overlay(
     if pixel_size is not None:
         _bar(draw, size, pixel_size / factor)
     whole = _with_head(picture, objects, colours, title)
+    # Grey and a few colours: a palette loses nothing that one sees, and a page holds several.
+    whole = whole.quantize(256, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
     with atomic_path(path) as temporary:
         whole.save(temporary, format="PNG", compress_level=4)
 
@@ -101,11 +103,13 @@ def _ground(
         for one in objects:
             ground[one.labels > 0] = 150
         return cv2.resize(ground, size, interpolation=cv2.INTER_NEAREST)
-    low, high = percentiles(micrograph, (0.5, 99.5))
-    grey = (micrograph.astype(np.float32) - low) / max(high - low, 1e-6)
-    grey = np.rint(255 * grey.clip(0, 1)).astype(np.uint8)
     smaller = size[0] < micrograph.shape[1]
-    grey = cv2.resize(grey, size, interpolation=cv2.INTER_AREA if smaller else cv2.INTER_CUBIC)
+    drawn = cv2.resize(
+        micrograph, size, interpolation=cv2.INTER_AREA if smaller else cv2.INTER_CUBIC
+    )
+    low, high = percentiles(drawn, (0.5, 99.5))
+    grey = (drawn.astype(np.float32) - low) / max(high - low, 1e-6)
+    grey = np.rint(255 * grey.clip(0, 1)).astype(np.uint8)
     return np.repeat(grey[..., None], 3, axis=2)
 
 

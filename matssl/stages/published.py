@@ -240,7 +240,11 @@ def check_absent(root: Path, may_exist: bool) -> None:
     Raises:
         UserError: it exists.
     """
-    if root.exists() and not may_exist:
+    try:
+        exists = root.exists()
+    except OSError as error:
+        raise UserError(f"cannot write to {root}: {error.strerror or error}") from error
+    if exists and not may_exist:
         raise UserError(
             f"{root} exists already; name another --results_dir (results_dir in a file of "
             "unet-compare), or --overwrite to replace it"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -148,8 +149,9 @@ def notes(content: Mapping[str, Any], source: str) -> list[str]:
 
 def folder(name: str) -> str:
     """Return the folder of a data set: ``data/NAME`` where it is there, else the path as it is."""
-    inside = FOLDER / name
-    return str(Path(name) if Path(name).is_dir() and not inside.is_dir() else inside)
+    inside = str(FOLDER / name)
+    # os.path asks whether a name that no file system takes is one; it is none.
+    return name if os.path.isdir(name) and not os.path.isdir(inside) else inside
 
 
 def results_name(values: Mapping[str, Any]) -> str:

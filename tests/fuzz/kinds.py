@@ -299,12 +299,13 @@ def _needed(command: str, m: Material) -> list[str]:
 
 def settings_file(rng: Rng, m: Material, place: Path) -> Case:
     """A spoiled --config or study."""
-    name = ("c.yaml", "c.json", "f.yaml", "study.yaml")[rng.integers(4)]
+    name = ("c.yaml", "c.json", "f.yaml", "u.json", "p.json", "study.yaml")[rng.integers(6)]
     path = place / name
     path.write_bytes(spoiled_text(rng, m.texts[name]))
     if name == "study.yaml":
         return Case(name, _guarded(lambda: plan.read(read_settings(path), "study")))
-    command = "train_finetune" if name == "f.yaml" else "train_ssl"
+    commands = {"c": "train_ssl", "f": "train_finetune", "u": "train_finetune", "p": "eval_model"}
+    command = commands[name[0]]
     argv = [*_needed(command, m), "--config", str(path)]
     return Case(f"{name}, {command}", _guarded(lambda: RESOLVERS[command](argv)))
 

@@ -32,6 +32,20 @@ SIDE = 48
 TINY = ["--view_size", "32", "--tile_size", "32", "--batch_size", "4", "--threads", "1"]
 TINY += ["--encoder", "tu-test_resnet", "--hidden_dim", "16", "--global_output_dim", "8"]
 TINY += ["--precision", "fp32", "--device", "cpu", "--steps", "4", "--checkpoint_every", "3"]
+# Settings of unet-compare.
+UNET_COMPARE: dict[str, object] = {
+    "operation_mode": "train",
+    "dataset_name": "bubbles",
+    "encoder_name": "EfficientNetB7",
+    "backbone_weights": "imagenet",
+    "backbone_finetuning": [5, 6, 7],
+    "decoder_filters": [64, 32, 16, 8, 8],
+    "L2_regularization_strength": 1e-4,
+    "early_stopping": True,
+    "patience": 5,
+    "training_set": ["1_1", "1_2"],
+    "auto_split": 0.5,
+}
 
 
 @dataclass
@@ -215,6 +229,10 @@ def _texts() -> dict[str, str]:
     return {
         "c.yaml": "model: simclr\nencoder: resnet18\nlr: 1e-4\nsteps: 10\nbatch_size: 4\n",
         "c.json": json.dumps({"model": "mocov2", "lr": 0.01, "steps": 10, "queue_size": 64}),
+        "u.json": json.dumps(UNET_COMPARE),
+        "p.json": json.dumps(
+            {"operation_mode": "inference", "dataset_name": "pool", "model_path": "best.ckpt"}
+        ),
         "f.yaml": "encoder: resnet18\ndecoder: unet\nloss: ce\nlr: 0.001\nsteps: 5\n",
         "splits.json": json.dumps(splits),
         "splits.csv": "image,split\nimg_a.png,train\nimg_b.png,test\n",

@@ -228,7 +228,8 @@ def find(
     seen = [pair for pair in pairs if opened is None or pair.split in opened]
     mask_paths = [pair.mask for pair in seen if pair.mask is not None]
     if mask_paths and table is None:
-        table, found_notes = masks.find_table(mask_paths, classes, root, whole)
+        closed = len(pairs) - len(seen) if cut.automatic else 0
+        table, found_notes = _table(mask_paths, classes, root, whole, closed)
         notes += found_notes
     return Dataset(
         root,
@@ -240,6 +241,25 @@ def find(
         tuple(left_out),
         grouping,
     )
+
+
+def _table(
+    paths: Sequence[Path], classes: str | None, root: Path, whole: bool, closed: int
+) -> tuple[masks.ClassTable, tuple[str, ...]]:
+    """Return the class table of masks; where it fails, say that a drawn test may hold the others.
+
+    Raises:
+        UserError: see :func:`matssl.data.masks.find_table`.
+    """
+    try:
+        return masks.find_table(paths, classes, root, whole)
+    except masks.OneClass as error:
+        if not closed:
+            raise
+        raise UserError(
+            f"{error}; splits were drawn, and {counted(closed, 'image')} for the test stay closed: "
+            "--splits names the images for training"
+        ) from error
 
 
 def unlabelled(root: Path | str) -> tuple[list[Path], list[LeftOut]]:

@@ -9,6 +9,7 @@ from matssl.data.masks.class_file import CLASS_FILES, class_file
 from matssl.data.masks.conventions import files
 from matssl.data.masks.discover import (
     BINARY,
+    OneClass,
     binary_threshold,
     find_binary,
     find_table,
@@ -23,6 +24,7 @@ __all__ = [
     "CLASS_FILES",
     "ClassTable",
     "MaskClass",
+    "OneClass",
     "Value",
     "binary_table",
     "binary_threshold",

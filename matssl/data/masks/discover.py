@@ -41,6 +41,10 @@ NAME_THEM = "name the classes in classes.yaml (ranges as particle: 128-255)"
 NO_MIXTURES = "export them anew as PNG, without JPEG, smoothing or resizing, which mix the colours"
 
 
+class OneClass(UserError):
+    """Masks that hold fewer than two classes."""
+
+
 def find_table(
     mask_paths: Sequence[Path],
     classes: str | None = None,
@@ -62,12 +66,12 @@ def find_table(
     """
     table, notes = _table(mask_paths, classes, folder, whole)
     if not any(c.pixels for c in table.classes):
-        raise UserError("every pixel of every mask is to be ignored; there is nothing to learn")
+        raise OneClass("every pixel of every mask is to be ignored; there is nothing to learn")
     present = [c for c in table.classes if c.pixels]
     if len(present) < 2 and not (whole and table.instances):
         below = [value for value in table.ignore_values if isinstance(value, int) and value < 0]
         told = f", and {shown(below)}, which is ignored" if below else ""
-        raise UserError(
+        raise OneClass(
             f"all masks hold one class only ({present[0].name}){told}; at least two are needed"
         )
     return table, (*notes, *_specks(table))

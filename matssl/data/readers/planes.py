@@ -84,6 +84,12 @@ def _whole(pixels: Array, notes: list[str]) -> tuple[Array, int | None]:
 
 
 def _finite(pixels: Array, path: Path | str, notes: list[str]) -> Array:
+    beyond = 0
+    if pixels.dtype.itemsize > np.dtype(np.float32).itemsize:
+        size = np.abs(pixels)
+        beyond = int((np.isfinite(size) & (size > np.finfo(np.float32).max)).sum())
+    if 2 * beyond > pixels.size:
+        raise UserError(f"{path} holds numbers beyond 3.4e38 in {beyond} of {pixels.size} pixels")
     with np.errstate(over="ignore"):
         # What float32 cannot hold becomes infinite, and is said below.
         pixels = pixels.astype(np.float32)

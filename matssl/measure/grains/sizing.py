@@ -63,6 +63,30 @@ class GrainSize:
         return intercept.rose({d: one.per_length for d, one in self.lines.items()})
 
 
+@dataclass(frozen=True)
+class Bare:
+    """The two counts that G comes from, where no more is asked for.
+
+    Attributes:
+        rectangle: grains by Saltykov's rule.
+        hits_per_length: mean of P_L over the four directions, 1/px.
+    """
+
+    rectangle: Count
+    hits_per_length: float
+
+
+def counted(network: Network, spacing: int = 1) -> Bare:
+    """Return what G comes from, without circles and sizes.
+
+    Args:
+        network: the grains.
+        spacing: distance of the test lines in pixels.
+    """
+    found = [intercept.along(network.labels, step, spacing).per_length for step in HEYN.values()]
+    return Bare(planimetric.rectangle(network.labels), sum(found) / len(found))
+
+
 def measured(network: Network, spacing: int = 1) -> GrainSize:
     """Return the grain size of a field by every method.
 

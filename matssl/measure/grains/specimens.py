@@ -12,7 +12,7 @@ from matssl.measure import intervals
 from matssl.measure.field import Field
 from matssl.measure.grains import intercept, spread, standards
 from matssl.measure.grains.intercept import Hits, Rose
-from matssl.measure.grains.sizing import GrainSize
+from matssl.measure.grains.sizing import Bare, GrainSize
 from matssl.measure.grains.spread import Sizes
 
 # Grains that ASTM E112 wants on a field, and in all; %RA that is generally acceptable.
@@ -28,12 +28,12 @@ class Sized:
     Attributes:
         field: the field.
         size: its grain size, gaps closed.
-        open: its grain size without closing gaps, where some were closed.
+        open: what G comes from without closing gaps, where some were closed.
     """
 
     field: Field
     size: GrainSize
-    open: GrainSize | None = None
+    open: Bare | None = None
 
     @property
     def mm(self) -> float | None:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 # Depth of the neck between two objects, as a share of the radius of the smaller one, and in pixels,
 # where nothing else is asked for: rough outlines make necks of about a pixel.
-SHARE, LEAST = 0.15, 1.0
+SHARE, LEAST = 0.1, 1.0
 
 
 def separated(

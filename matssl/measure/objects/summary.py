@@ -158,8 +158,10 @@ def _accuracy(
 ) -> tuple[float | None, int | None]:
     """Return %RA of the number per area, and the fields needed for 10 %."""
     values = [one.number / area for one, area in zip(fields, areas, strict=True) if area]
+    if specimens > 1 or not values:
+        return None, None
     found = intervals.mean_of_fields(values)
-    if specimens > 1 or not found.mean > 0 or math.isnan(found.half_width):
+    if not found.mean > 0 or math.isnan(found.half_width):
         return None, None
     return 100 * found.half_width / found.mean, intervals.fields_needed(found.mean, found.std)
 

@@ -26,7 +26,9 @@ from matssl.stages.measure import compare
 from matssl.stages.measure.kind import Kind, Measured
 from matssl.stages.measure.settings import MeasureSettings
 
-BOUNDARY = re.compile(r"boundar|korngrenz|\bgbs?\b|grain[ _-]?border|joints? de grain", re.I)
+BOUNDARY = re.compile(
+    r"boundar|korngrenz|(?<![a-z])gbs?(?![a-z])|grain[ _-]?border|joints? de grain", re.I
+)
 TWIN = re.compile(r"twin|zwilling", re.I)
 GRAIN = re.compile(r"^(grains?|k[oö]rn(er)?|crystals?|crystallites?)$", re.I)
 # Names that say nothing of what a class is.
@@ -110,7 +112,7 @@ class Grains(Kind):
         size = sizing.measured(found, spacing)
         bare = None
         if found.closed:
-            bare = sizing.measured(self._network(one, window, own, 0), spacing)
+            bare = sizing.counted(self._network(one, window, own, 0), spacing)
         self.fields.append(Sized(one.field, size, bare))
         self.stretched += one.aspect != 1
         self._draw(one, found, window, place)
@@ -139,9 +141,14 @@ class Grains(Kind):
 
     def _draw(self, one: Masked, found: Network, window: tuple[slice, slice], place: Path) -> None:
         from matssl.pictures import grains as pictures
+        from matssl.stages.drawing import fitting
 
         place.mkdir(parents=True, exist_ok=True)
-        path = place / f"{Path(one.field.name).stem}_grains.png"
+        stem = fitting(str(Path(one.field.name).with_suffix("")).replace("/", "_"))
+        taken = {path for path, _, _ in self.drawn}
+        # Images of two folders, or of two formats, may have one name.
+        ends = ("", *(f"_{number}" for number in range(2, len(taken) + 2)))
+        path = next(p for p in (place / f"{stem}{e}_grains.png" for e in ends) if p not in taken)
         grey = None if one.picture is None else one.picture()[window]
         radius = circles.largest(*found.labels.shape)
         radii = [radius * share for share in circles.ABRAMS]
@@ -175,6 +182,7 @@ class Grains(Kind):
                 one.specimen: {
                     f"{d:.1f}": length * tables.length_of(one, unit)
                     for d, length in one.directions.items()
+                    if math.isfinite(length)
                 }
                 for one in said
             },

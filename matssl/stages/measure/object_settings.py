@@ -123,7 +123,7 @@ class ObjectSettings:
         "objects",
         "how much narrower than the smaller object a neck must be: pixels of radius, such as 2, or "
         "a length, such as 0.1um",
-        auto="15 % of the radius of the smaller object, at least 1 px",
+        auto="10 % of the radius of the smaller object, at least 1 px",
         check=depth_problem,
     )
     size_axis: str = flag(

@@ -173,7 +173,7 @@ class Objects(Kind):
 
     def _rule(self) -> str:
         rules = self.rules
-        given = self.settings.separation_depth or "the larger of 1 px and 15 % of its radius"
+        given = self.settings.separation_depth or "the larger of 1 px and 10 % of its radius"
         return RULE.format(
             few=MIN_FIELDS,
             holes="holes are filled" if rules.fill else "holes are no part of them",
@@ -276,7 +276,7 @@ class Objects(Kind):
         for path, image in shown:
             told = f"{image}: objects with their numbers in objects.csv."
             if len(self.drawn) > len(shown):
-                told += f" All {len(self.drawn)} fields: {path.parent}."
+                told += f" All {len(self.drawn)} fields: folder {path.parent.name}."
             drawn.append((path, told))
         return drawn
 
