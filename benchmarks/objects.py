@@ -29,7 +29,7 @@ COMMON = (
 
 
 # Specimens and fields of each, for the coverage of intervals.
-SAMPLES = [(1, 5), (1, 10), (1, 30), (5, 1), (5, 4), (8, 4), (15, 4)]
+SAMPLES = [(1, 5), (1, 10), (1, 30), (5, 1), (5, 4), (8, 4)]
 
 
 def _masked(mask: NDArray[np.uint8], grey: NDArray[np.uint8] | None = None) -> Masked:

@@ -70,7 +70,7 @@ STEADY = "--threads 1 --precision fp32 --device cpu --num_workers 0 --quiet"
 BASE = {
     "ssl": f"--data_path pool --view_size 64 --tile_size 64 --steps 4 --batch_size 6 {STEADY}",
     "finetune": f"--steps 6 --val_every 3 --batch_size 2 --crop_size 64 {STEADY}",
-    "eval": f"--bootstrap 50 {STEADY}",
+    "eval": STEADY,
     "phases": STEADY,
     "objects": "--what objects --min_area 4 --quiet",
     "probe": "--device cpu --threads 1",

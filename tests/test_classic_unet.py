@@ -271,3 +271,48 @@ def test_encoder_weights_go_round_by_their_file(tmp_path: Path) -> None:
     assert report.matched == report.total
     own = other.encoder.state_dict()
     assert all(torch.equal(own[k], v) for k, v in encoder.state_dict().items())
+
+
+# --- against the networks written out by hand ---
+def _by_hand(state: dict[str, Tensor], image: Tensor, nested: bool) -> Tensor:
+    """U-Net and U-Net++ of four halvings without BatchNorm, in functions alone."""
+    f = nn.functional
+
+    def twice(x: Tensor, name: str) -> Tensor:
+        for number in (1, 2):
+            key = f"{name}.layers.conv{number}"
+            x = f.relu(f.conv2d(x, state[f"{key}.weight"], state[f"{key}.bias"], padding=1))
+        return x
+
+    def up(x: Tensor, beside: list[Tensor], name: str) -> Tensor:
+        weight, bias = (state[f"{name}.up.conv.{kind}"] for kind in ("weight", "bias"))
+        x = f.relu(f.conv_transpose2d(x, weight, bias, stride=2))
+        return twice(torch.cat([x, *beside], dim=1), f"{name}.block")
+
+    maps = [twice(image, "encoder.blocks.0")]
+    for level in range(1, 5):
+        maps.append(twice(f.max_pool2d(maps[-1], 2), f"encoder.blocks.{level}"))
+    if nested:
+        x = {(level, 0): found for level, found in enumerate(maps)}
+        for j in range(1, 5):
+            for i in range(5 - j):
+                before = [x[i, k] for k in range(j)]
+                x[i, j] = up(x[i + 1, j - 1], before, f"decoder.nodes.x_{i}_{j}")
+        last = x[0, 4]
+    else:
+        last = maps[4]
+        for step in range(4):
+            last = up(last, [maps[3 - step]], f"decoder.blocks.{step}")
+    head = "segmentation_head.0"
+    return f.conv2d(last, state[f"{head}.weight"], state[f"{head}.bias"])
+
+
+@pytest.mark.parametrize("decoder", ["classic_unet", "classic_unetplusplus"])
+def test_the_networks_compute_what_their_description_says(decoder: str) -> None:
+    """U-05: pooling, transposed convolution, ReLU, what is laid beside what."""
+    torch.manual_seed(1)
+    model = build_model(TINY, decoder, 2, 3, decoder_filters=(16, 12, 8, 4)).eval()
+    image = torch.randn(2, 3, 32, 48)
+    with torch.inference_mode():
+        wanted = _by_hand(model.state_dict(), image, decoder.endswith("plusplus"))
+        assert torch.allclose(model(image), wanted, atol=1e-5)

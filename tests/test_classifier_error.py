@@ -14,6 +14,7 @@ from matssl.core.errors import UserError
 from matssl.measure import classifier, held_out, intervals
 from matssl.measure.held_out import HeldOut, Record
 from matssl.measure.intervals import Sample
+from tests.fuzz.mutations import spoiled_text
 
 # Rows truth, columns prediction.
 TWO = np.array([[880, 20], [40, 60]])
@@ -247,6 +248,25 @@ def test_a_damaged_file_of_held_out_truth_is_one_line(text: str, tmp_path: Path)
     path.write_text(text, encoding="utf-8")
     with pytest.raises(UserError, match="is damaged"):
         held_out.read(path)
+
+
+def test_a_spoiled_file_is_one_line_or_held_out_truth(tmp_path: Path) -> None:
+    """300 files with one to four faults each: no other error, and no share beyond 0 and 1."""
+    sound = json.dumps(Record(("matrix", "pore"), tuple(_same(TWO, 5)), ("doubt",)).stored())
+    path, read = tmp_path / held_out.FILE, 0
+    for seed in range(300):
+        path.write_bytes(spoiled_text(np.random.default_rng(seed), sound))
+        try:
+            found = held_out.read(path)
+        except UserError as error:
+            assert "\n" not in str(error)
+            continue
+        read += 1
+        samples = [Sample(share, 1e-4, 4.0, 5) for share in np.full(len(found.classes), 0.5)]
+        for one in classifier.of_classes(samples, found.images, False).classes:
+            if one is not None:
+                assert 0 <= one.interval.low <= one.value <= one.interval.high <= 1, seed
+    assert read > 10
 
 
 def test_classes_of_another_model_are_refused() -> None:

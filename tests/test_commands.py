@@ -154,7 +154,7 @@ def test_an_evaluation_leaves_scores_masks_pictures_and_a_report(evaluated: Path
     metrics = json.loads((evaluated / "metrics.json").read_text())
     assert metrics["images_with_truth"] == 2 and metrics["split"] == "test"
     assert set(metrics["pooled"]["classes"]) == {"speckled", "lamellar", "blocky"}
-    assert len(metrics["baselines"]) == 3
+    assert len(metrics["baselines"]) == 4
     assert sum(map(sum, metrics["confusion"])) == 2 * 96 * 96
     for name in ("specimenG_1", "specimenH_1"):
         index = np.array(Image.open(evaluated / f"masks/index/{name}.png"))

@@ -73,7 +73,7 @@ def test_a_field_that_is_too_small_is_refused_in_words() -> None:
     field = _gaussian(np.random.default_rng(4), 128, 12, 0.4)
     found = correlation.of_field(field)
     assert found.ratio < 10 and not found.holds and math.isnan(found.sample.variance)
-    assert "correlation lengths wide, and 10 are needed" in found.refusal
+    assert "less than 10 correlation lengths wide: more fields" in found.refusal
 
 
 @pytest.mark.parametrize("phase", [np.zeros((20, 20), bool), np.ones((20, 20), bool)])

@@ -425,3 +425,16 @@ def test_partners_that_lack_or_differ_are_told_together(
     err = capsys.readouterr().err
     assert "b.png has 30 x 40 pixels" in err and "c.png has 40 x 20 pixels" in err
     assert not (tmp_path / "out").exists()
+
+
+def test_grey_levels_are_those_of_the_predictions(tmp_path: Path) -> None:
+    soft = cv2.GaussianBlur(_discs((100, 100), (50, 50, 6)).astype(np.float32), (0, 0), 1)
+    (tmp_path / "seg").mkdir()
+    cv2.imwrite(str(tmp_path / "seg" / "a.png"), np.rint(250 * soft).astype(np.uint8))
+    # A faint one stays faint: levels are not stretched.
+    cv2.imwrite(str(tmp_path / "seg" / "b.png"), np.rint(20 * soft).astype(np.uint8))
+    argv = ["--algorithm", "BubbleFinder", "--bubble_source", "grey", "--img_scale", "1", *BINS]
+    argv += ["--seg_dir", str(tmp_path / "seg"), "--results_dir", str(tmp_path / "out")]
+    assert guard(measure.main, argv) == 0
+    (row,) = _rows(tmp_path / "out" / "defect_sizes.csv")
+    assert row["0"] == "a" and float(row["1"]) == pytest.approx(12, abs=2)

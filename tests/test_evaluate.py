@@ -26,6 +26,7 @@ from matssl.metrics import by_name, gather, mean_name, overlap
 from matssl.models.segmentation import build_model
 from matssl.stages import drawing
 from matssl.stages.evaluate import predict as stage
+from matssl.stages.evaluate import settings as evaluate_settings
 from matssl.stages.evaluate.published import published_results
 from matssl.stages.evaluate.settings import EvaluateSettings
 from matssl.trained import network
@@ -595,3 +596,13 @@ def test_an_evaluation_keeps_its_truth_and_takes_that_of_the_models_folds(
     assert found["low"] < found["mean"] < found["high"] and found["held_out_specimens"] == 5
     page = (tmp_path / "b/report.html").read_text(encoding="utf-8")
     assert "corrected %" in page and "5 held-out images of 5 specimens" in page
+
+
+def test_the_flag_of_the_former_intervals_is_understood_and_said_to_do_nothing(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    argv = ["--model_path", "best.ckpt", "--dataset", "data"]
+    assert evaluate_settings.resolve([*argv, "--bootstrap", "50"]) is not None
+    assert "--bootstrap has no effect any more" in capsys.readouterr().out
+    evaluate_settings.resolve(argv)
+    assert capsys.readouterr().out == ""

@@ -393,6 +393,9 @@ def test_sizes_in_small_fields_are_those_of_the_population() -> None:
         weights.append(inside * weight)
         weighted.append(inside * weight * r)
     assert np.dot(plain, (5, 15, 30)) / sum(plain) == pytest.approx(14.21, abs=0.05)
+    # All that touch the window: those with their centre in the window grown by the disc.
+    touching = [200**2 + 4 * 200 * r + math.pi * r * r for r in (5, 15, 30)]
+    assert np.dot(touching, (5, 15, 30)) / sum(touching) == pytest.approx(18.43, abs=0.005)
     assert sum(weighted) / sum(weights) == pytest.approx(16.67, abs=0.1)
 
 

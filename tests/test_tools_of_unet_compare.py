@@ -154,12 +154,26 @@ def test_a_picture_is_averaged_and_does_not_alias() -> None:
 def test_a_mask_gets_the_label_that_covers_most_and_no_other() -> None:
     mask = np.array([[0, 0, 5, 5], [0, 5, 9, 5], [9, 9, 0, 5], [9, 0, 0, 0]], np.uint8)
     assert downscale.labelwise(mask, (2, 2)).tolist() == [[0, 5], [9, 0]]
+    # Two of four pixels each: the nearest one decides, so that no class gains.
+    halves = np.random.default_rng(0).integers(0, 2, (200, 200)).repeat(2, axis=0)
+    assert downscale.labelwise(halves, (200, 100)).mean() == pytest.approx(halves.mean(), abs=0.005)
     colours = np.array([[10, 0, 0], [0, 20, 0]], np.uint8)
     picked = colours[(mask == 5).astype(int)]
     assert downscale.labelwise(picked, (2, 2)).tolist() == [
         [[10, 0, 0], [0, 20, 0]],
         [[10, 0, 0], [10, 0, 0]],
     ]
+
+
+def test_a_mask_through_which_the_micrograph_shows_keeps_its_fractions() -> None:
+    generator = np.random.default_rng(0)
+    grey = generator.integers(60, 200, (200, 200)).astype(np.uint8)
+    mask = np.repeat(grey[..., None], 3, axis=2)
+    coloured = cv2.GaussianBlur(generator.random((200, 200)), (0, 0), 3) > 0.5
+    mask[coloured] = (0, 0, 255)
+    small = downscale.labelwise(mask, (100, 100))
+    share = (small == (0, 0, 255)).all(axis=2).mean()
+    assert share == pytest.approx(coloured.mean(), abs=0.005)
 
 
 def test_pictures_and_masks_come_out_in_rows_and_columns_as_asked(

@@ -664,11 +664,13 @@ def test_masks_follow_the_threshold_of_the_training_or_of_the_file(
     content["model_path"] = f"{trained.name}/best.ckpt"
     file = _write(home, "limits.json", **content, metric_threshold=0.6)
     assert _run(home, eval_model, "--config", file) == 0
+    said = (home / "limits" / "preflight.txt").read_text()
+    assert "foreground is where its probability is above 0.6 (--threshold)" in said
     # At home the splits are those of the lists, so that the test alone is scored.
     rows = _rows(home / "limits" / "per_image.csv")
     assert sorted(Path(row["image"]).stem for row in rows) == _tiles(4)
-    said = tifffile.imread(home / "limits" / "masks" / "label" / "4_1.tif")
-    assert (said == (chance > 0.6)).all()
+    mask = tifffile.imread(home / "limits" / "masks" / "label" / "4_1.tif")
+    assert (mask == (chance > 0.6)).all()
     # What is stored is what the threshold acts on: the network's own, not the calibrated one.
     shown = _png(home / "limits" / "preds" / "4_1.png")
     assert np.abs(shown - 255 * chance).max() <= 0.51

@@ -62,10 +62,10 @@ class Correlated:
         if self.holds:
             return ""
         if math.isnan(self.ratio):
-            return "the phase is all or nothing of the only field: more fields are needed"
+            return "the phase is all or nothing of a field: more fields are needed"
         return (
-            f"the only field is {self.ratio:.1f} correlation lengths wide, and {MIN_RATIO:g} are "
-            "needed: more fields, or a larger one"
+            f"a field is less than {MIN_RATIO:g} correlation lengths wide: more fields, or larger "
+            "ones, are needed"
         )
 
 

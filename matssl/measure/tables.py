@@ -11,7 +11,7 @@ from matssl.measure.intervals import MIN_FIELDS, MIN_SHARES, Fraction
 FRACTION_NOTE = (
     "Area fraction (ASTM E1245): mean over specimens (images, where each is one; fields, where all "
     f"are of one specimen) with its 95 % interval; none below {MIN_FIELDS} specimens or "
-    f"{MIN_SHARES} fields."
+    f"{MIN_SHARES} fields. python -m matssl.tools.measure lists each specimen."
 )
 
 

@@ -15,7 +15,7 @@ from matssl.pictures import FAINT, INK, SERIES, legible, save
 # Specimens in one picture; of more the first are drawn and the number is said.
 MOST = 40
 # Panels side by side.
-WIDE = 3
+WIDE = 4
 
 
 class Bar(NamedTuple):
@@ -48,7 +48,7 @@ def by_specimen(panels: Mapping[str, Sequence[Bar]], path: Path) -> None:
     figure, axes = plt.subplots(
         rows,
         columns,
-        figsize=(3.3 * columns + 0.9, (0.32 * most + 1.1) * rows),
+        figsize=((2.6 if columns > 2 else 3.3) * columns + 0.9, (0.32 * most + 1.1) * rows),
         squeeze=False,
         sharey=True,
         layout="constrained",

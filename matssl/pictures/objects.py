@@ -83,6 +83,8 @@ def overlay(
     if pixel_size is not None:
         _bar(draw, size, pixel_size / factor)
     whole = _with_head(picture, objects, colours, title)
+    # Grey and a few colours: a palette loses nothing that one sees, and a page holds several.
+    whole = whole.quantize(256, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
     with atomic_path(path) as temporary:
         whole.save(temporary, format="PNG", compress_level=4)
 

@@ -1,7 +1,8 @@
 """Make pictures smaller: ``python -m matssl.tools.downscale --in_dir A --out_dir B ...``.
 
 Micrographs are averaged (antialiased), 16 bits stay 16 bits; masks keep their values: each pixel
-gets the value that covers most of it. Which pictures are masks is told by what they hold. Pixel
+gets the value that covers most of it. Which pictures are masks is told by their folders and names,
+and by what they hold. Pixel
 sizes become larger as the pictures become smaller: they are written to TIFF files and to
 downscale.csv. Folders below A come again in B; a picture that would not become smaller is refused.
 """
@@ -28,6 +29,9 @@ MOST_SIDE = 65_500
 # Pixel sizes along both axes that differ by less are those of square pixels.
 SQUARE = 0.002
 SHOWN = 3
+# Values of a mask that are weighed against each other. Where the micrograph shows through, each of
+# its grey levels would stand alone against a class, which would win.
+VALUES = 32
 NM_PER_UM, NM_PER_CM = 1e3, 1e7
 TIFF, LOSSY = (".tif", ".tiff"), (".jpg", ".jpeg", ".webp")
 
@@ -81,7 +85,11 @@ def main(argv: Sequence[str]) -> int:
         raise UserError(f"{target} exists already; give another --out_dir")
     files = readers.find_images(source)
     _check(files, height, width)
-    rows = [_one(path, source, target, (height, width), args.masks) for path in files]
+    known = _known_masks(source, files) if args.masks == "auto" else set()
+    rows = [
+        _one(path, source, target, (height, width), "all" if path in known else args.masks)
+        for path in files
+    ]
     atomic_write_text(target / "downscale.csv", csv_text(rows))
     masks = sum(row["kind"] == "mask" for row in rows)
     print(
@@ -91,6 +99,21 @@ def main(argv: Sequence[str]) -> int:
     if any(row["pixels"] == "not square" for row in rows):
         print("note    rows and columns shrink by different factors: pixels are not square there")
     return 0
+
+
+def _known_masks(source: Path, files: Sequence[Path]) -> set[Path]:
+    """Return which pictures are masks by their folders and names, as every command takes them."""
+    from matssl.data import layouts
+    from matssl.data.layouts import survey
+
+    images, left_out = layouts.unlabelled(source)
+    masks = [one.path for one in left_out if one.why in (survey.MASK, survey.MASKS_ELSEWHERE)]
+    micrographs = set(images)
+    return {
+        path
+        for path in files
+        if path not in micrographs and any(m == path or m in path.parents for m in masks)
+    }
 
 
 def _check(files: Sequence[Path], height: int, width: int) -> None:
@@ -175,7 +198,9 @@ def averaged(picture: Array, shape: tuple[int, int]) -> Array:
 def labelwise(mask: Array, shape: tuple[int, int]) -> Array:
     """Return a mask of (H, W) pixels, each with the value that covers most of it.
 
-    No value comes that was not there; of two that cover as much the lower one.
+    No value comes that was not there; of two that cover as much that of the nearest pixel. A mask
+    of more than VALUES (drawn over the micrograph, which shows through) gets those of the nearest
+    pixels.
 
     Args:
         mask: (H, W) numbers or (H, W, C) colours.
@@ -186,15 +211,25 @@ def labelwise(mask: Array, shape: tuple[int, int]) -> Array:
 
     flat = np.asarray(mask).reshape(len(mask), mask.shape[1], -1)
     values, own = np.unique(flat.reshape(-1, flat.shape[2]), axis=0, return_inverse=True)
+    rows, columns = (
+        np.minimum(((np.arange(new) + 0.5) * old / new).astype(int), old - 1)
+        for new, old in zip(shape, mask.shape[:2], strict=True)
+    )
+    if len(values) > VALUES:
+        return np.asarray(mask)[np.ix_(rows, columns)]
     numbers = own.reshape(mask.shape[:2])
-    best = np.full(shape, -1.0, np.float32)
+    nearest = numbers[np.ix_(rows, columns)]
+    best, of_nearest = np.full(shape, -1.0, np.float32), np.zeros(shape, np.float32)
     found = np.zeros(shape, np.int64)
     for number in range(len(values)):
         inside = (numbers == number).astype(np.float32)
         share = cv2.resize(inside, shape[::-1], interpolation=cv2.INTER_AREA)
-        # Rounding must not decide between equals.
-        more = share > best + 1e-5
+        more, here = share > best, nearest == number
         best[more], found[more] = share[more], number
+        of_nearest[here] = share[here]
+    # Between equals the nearest pixel decides: a lower number would gain area.
+    equal = of_nearest >= best - 1e-5
+    found[equal] = nearest[equal]
     result = values[found]
     return result[..., 0] if mask.ndim == 2 else result
 

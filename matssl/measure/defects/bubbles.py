@@ -146,14 +146,18 @@ def detected(grey: Floats, radii: tuple[float, float] | None = None) -> Defects:
     pooled = _apart(_pooled(np.concatenate([blobs, circles])))
     low, high = radii or (LEAST_RADIUS, math.inf)
     kept = pooled[(pooled[:, 2] >= max(low, LEAST_RADIUS)) & (pooled[:, 2] <= high)]
-    shapes_ = tuple(Shape(np.array([[x, y]]), float(r)) for x, y, r in kept)
+    circles_ = [Shape(np.array([[x, y]]), float(r)) for x, y, r in kept]
     labels = np.zeros(grey.shape, np.int32)
-    for number, shape in enumerate(shapes_, 1):
+    # The largest come first, so that a smaller one that overlaps has pixels of its own.
+    for number, shape in enumerate(circles_, 1):
         canvas = np.zeros(grey.shape, np.uint8)
         shape.fill(canvas, 1)
-        labels[(canvas > 0) & (labels == 0)] = number
+        labels[canvas > 0] = number
+    there = np.bincount(labels.ravel(), minlength=len(kept) + 1)[1:] > 0
+    numbers = np.concatenate([[0], np.where(there, np.cumsum(there), 0)]).astype(np.int32)
+    own = tuple(shape for shape, seen in zip(circles_, there, strict=True) if seen)
     steps = {"blobs": len(blobs), "circles": len(circles), "pooled": len(pooled)}
-    return Defects(2 * kept[:, 2], labels, shapes_, steps | {"kept": len(kept)})
+    return Defects(2 * kept[there, 2], numbers[labels], own, steps | {"kept": len(own)})
 
 
 def _blobs(grey: Floats) -> Floats:
@@ -174,6 +178,8 @@ def _blobs(grey: Floats) -> Floats:
 def _hough(grey: Floats) -> Floats:
     """Return circles (N, 3) as x, y, r by Hough's transform."""
     blurred = cv2.GaussianBlur(np.rint(255 * grey).astype(np.uint8), (BLUR, BLUR), 0)
+    # What is fainter is no bubble for the blobs either.
+    blurred[blurred < THRESHOLD * 255] = 0
     found = cv2.HoughCircles(
         blurred,
         cv2.HOUGH_GRADIENT,

@@ -88,17 +88,21 @@ def published_results(
 
 
 def as_asked(segmenter: Segmenter, settings: EvaluateSettings) -> Segmenter:
-    """Return the model with the threshold of the command, where it names one.
+    """Return the model with the threshold of the command, where it names one; it is said.
 
     Raises:
         UserError: the model, or what is asked of it, is not of two classes.
     """
-    count = segmenter.table.num_classes
-    if settings.threshold is None:
+    names, given = segmenter.table.names, settings.threshold
+    if given is not None and len(names) != 2:
+        raise UserError(f"--threshold is for models of two classes; this one has {len(names)}")
+    limit = segmenter.threshold if given is None else given
+    if limit is None:
         return segmenter
-    if count != 2:
-        raise UserError(f"--threshold is for models of two classes; this one has {count}")
-    return replace(segmenter, threshold=settings.threshold)
+    source = "as trained" if given is None else "--threshold"
+    note = f"note    {names[1]} is where its probability is above {limit:g} ({source})"
+    note = "\n".join(part for part in (segmenter.note, note) if part)
+    return replace(segmenter, threshold=limit, note=note)
 
 
 def results_root(settings: EvaluateSettings, raw: bool) -> Path:

@@ -32,9 +32,9 @@ FACTS = ("fold", "best_step", "images", "specimens", "true_pixels")
 STEP, NO_METRIC = "step", ("step", "lr", "wait_share", "l2")
 NOTE = (
     "Every image is scored by the model that has not seen its specimen. The step of each model was "
-    "chosen inside its own training images. The interval is Student's t over the folds, with n - 1 "
-    "degrees of freedom; folds share training images, so that it is a little too narrow for what "
-    "another set of specimens would give."
+    "chosen inside its own training images, if at all. The interval is Student's t over the folds, "
+    "with n - 1 degrees of freedom; folds share training images, so that it is a little too narrow "
+    "for what another set of specimens would give."
 )
 
 

@@ -58,8 +58,8 @@ class DefectSettings:
     bubble_source: str = flag(
         "mask",
         "defects",
-        "BubbleFinder on masks, or on grey levels (blobs and Hough's circles, pooled; bubbles "
-        "are bright): of --tem_dir, else of --seg_dir",
+        "BubbleFinder on masks, or on the grey levels of --seg_dir (blobs and Hough's circles, "
+        "pooled): for soft predictions; in the noise of a micrograph Hough finds circles",
         choices=("mask", "grey"),
     )
     bubble_radius: tuple[float, ...] = flag(

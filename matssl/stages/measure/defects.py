@@ -31,6 +31,7 @@ from matssl.stages.measure.settings import MeasureSettings
 NM = Unit("nm", 1.0)
 # Pixels of a line, as wide as there.
 THICK = {"CHAC": 3, "BubbleFinder": 2, "BBox": 2}
+CALLED = {"CHAC": "grain", "BubbleFinder": "bubble", "BBox": "defect"}
 WHAT = {
     "CHAC": "diameter of the circle of equal area, of grains with a convex outline that lie whole "
     "in the field: a selection",
@@ -153,7 +154,7 @@ def _one(
     if grey is not None and grey.ndim == 3:
         grey = readers.from_array(grey).pixels
     if settings.bubble_source == "grey":
-        own = bubbles.detected(_unit_scale(values if grey is None else grey), _radii(settings))
+        own = bubbles.detected(values / levels.FULL_8, _radii(settings))
     else:
         own = _found(algorithm, inside, settings)
     thick = THICK[algorithm]
@@ -201,15 +202,6 @@ def _radii(settings: MeasureSettings) -> tuple[float, float] | None:
     return low / settings.img_scale, high / settings.img_scale
 
 
-def _unit_scale(grey: Array) -> NDArray[np.float64]:
-    """Return grey levels from 0 to 1, the lowest and highest half per cent cut off."""
-    low, high = np.percentile(grey, [0.5, 99.5])
-    if high <= low:
-        low, high = float(grey.min()), float(grey.max())
-    scaled = (grey.astype(np.float64) - low) / max(float(high - low), 1e-9)
-    return np.clip(scaled, 0, 1)
-
-
 def _table(own: Defects, mask: Path, grey: Array | None, scale: float) -> Found:
     """Return what is measured of the defects' pixels."""
     inside = (own.labels > 0).astype(np.uint8)
@@ -238,7 +230,7 @@ def _write(folder: RunFolder, settings: MeasureSettings, sources: Sources, resul
     pictures.histogram(own.edges, series, _beyond(own), picture)
     text = _info(settings, result, own, true)
     folder.write_text("info.out", text)
-    names = (settings.chosen_algorithm or "defect",) * 2
+    names = ("", CALLED[settings.chosen_algorithm or ""])
     rows = [
         {**row, "defect size (nm)": size}
         for row, size in zip(

@@ -112,7 +112,8 @@ class Fractions(Kind):
             rows,
             {"specimens": rows, "over_specimens": over, "compared": differences},
             self._headline(every[-1:] if mean else every),
-            [self._shown(one, kind) for one in every for kind in self.kept],
+            # The screen shows the first rows alone.
+            [self._shown(one, kind) for one in [*every[-1:], *every[:-1]] for kind in self.kept],
             [*_differences_text(differences), *self._notes(every)],
             functools.partial(self._draw, specimens),
         )
@@ -236,6 +237,8 @@ class Fractions(Kind):
         notes = []
         if empty := sum(not field.areas.sum() for field in self.fields):
             notes.append(f"{counted(empty, 'field')} without a pixel that counts left out.")
+        missing = set(self.settings.compare) - {one.name for one in every}
+        notes += [f"No difference: no field of {name} counts." for name in sorted(missing)]
         notes += self._refusals(every)
         counts = [one.estimates[0].fields for one in every if one.estimates[0].over != "specimens"]
         fewest = min(counts, default=WANTED_FIELDS)
@@ -246,10 +249,15 @@ class Fractions(Kind):
                 "Where the interval is by correlation it comes from within the fields (two-point "
                 "correlation) and holds for a specimen that is alike everywhere."
             )
+        if self.record is not None and not self.predicted:
+            notes.append(
+                "The masks are taken for predictions of the model whose held-out truth "
+                "--folds_from names; leave it out where they were drawn by hand."
+            )
         if self.record is not None:
             found = [one.corrected for one in every if one.corrected is not None]
             notes += held_out.told(self.record, found, self.names)
-            own = [one.name for one in every if one.left_out]
+            own = [one.name for one in every if one.left_out and _any(one.corrected)]
             if own:
                 notes.append(
                     f"{counted(len(own), 'specimen')} of the held-out truth measured here; each "
@@ -268,7 +276,7 @@ class Fractions(Kind):
                     places = reasons.setdefault(refusal, [])
                     places.append(f"{one.name} {self.names[kind]}")
         return [
-            f"No interval for {cut(', '.join(places), 120)}: {reason}."
+            f"No interval ({len(places)}) for {cut(', '.join(places), 120)}: {reason}."
             for reason, places in reasons.items()
         ]
 
@@ -300,6 +308,11 @@ def _corrected(
     if record is None:
         return None
     return classifier.of_classes([one.sample for one in estimates], record.images, several)
+
+
+def _any(found: Corrected | None) -> bool:
+    """Return whether any class was corrected."""
+    return found is not None and any(one is not None for one in found.classes)
 
 
 def _interval_words(estimate: Estimate) -> str:

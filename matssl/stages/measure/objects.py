@@ -276,7 +276,7 @@ class Objects(Kind):
         for path, image in shown:
             told = f"{image}: objects with their numbers in objects.csv."
             if len(self.drawn) > len(shown):
-                told += f" All {len(self.drawn)} fields: {path.parent}."
+                told += f" All {len(self.drawn)} fields: folder {path.parent.name}."
             drawn.append((path, told))
         return drawn
 

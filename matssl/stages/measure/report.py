@@ -73,7 +73,7 @@ def show(root: Path, found: Mapping[str, Measured]) -> None:
         for line in _lines(rows[:SHOWN]):
             print(line)
         if len(rows) > SHOWN:
-            print(f"... {len(rows) - SHOWN} more in {root / name}.csv")
+            print(f"... {len(rows) - SHOWN} more in {root / 'specimens.csv'}")
         for note in one.notes:
             print(f"note    {note}")
     print(f"\ntables  {root}/*.csv, measure.xlsx, measure.json")
