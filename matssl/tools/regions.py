@@ -14,7 +14,8 @@ SETTINGS = MeasureSettings
 
 def main(argv: Sequence[str]) -> int:
     """Print the command that replaces this one and run it; returns 0."""
-    new = [*argv, "--what", "objects"]
+    said = any(word.partition("=")[0] == "--what" for word in argv)
+    new = [*argv] if said else [*argv, "--what", "objects"]
     settings = resolve(new, here=True)
     print(f"regions is now: python -m matssl.tools.measure {shlex.join(new)}")
     from matssl.stages.measure.loop import measure

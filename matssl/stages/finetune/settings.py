@@ -198,9 +198,7 @@ class FinetuneSettings(
     custom_lr: float | None = flag(
         None, "training", "published spelling of --lr", above=0, high=1000
     )
-    batch_size: int = flag(
-        4, "training", "crops a step, over all processes", low=1, high=1 << 20, first=True
-    )
+    batch_size: int = flag(4, "training", "crops a step, over all processes", low=1, high=1 << 20)
     crop_size: int | None = flag(
         None,
         "training",

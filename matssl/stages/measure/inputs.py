@@ -314,6 +314,9 @@ def _of_labels(settings: MeasureSettings, folder: Path) -> Source:
         return replace(one, aspect=micrograph.aspect)
 
     notes = (*dataset.notes, *judged.notes, *judged.warnings)
+    if settings.split is None:
+        # All splits are measured; how they would be cut is of no use here.
+        notes = tuple(note for note in notes if note != dataset.cut.text)
     return Source(
         "masks of a labelled folder",
         root,
