@@ -9,12 +9,14 @@ from matssl import report
 from matssl.core import run_folder
 from matssl.core.run_folder import RunFolder
 from matssl.core.tables import filled
-from matssl.core.wording import counted
+from matssl.core.wording import counted, cut
 from matssl.stages.measure.inputs import Source
 from matssl.stages.measure.kind import Kind, Measured
 
 # Rows of a table on the screen; all are in its CSV file.
 SHOWN = 12
+# Letters of a cell there.
+WIDEST = 40
 TITLES = {
     "fractions": "Phase fractions",
     "objects": "Objects",
@@ -85,7 +87,8 @@ def _lines(rows: Sequence[Mapping[str, object]]) -> list[str]:
     if not rows:
         return []
     cells = [[str(name) for name in rows[0]]]
-    cells += [[report.shown(value) for value in row.values()] for row in rows]
+    # Names of files may be long, or hold a line break.
+    cells += [[cut(" ".join(report.shown(v).split()), WIDEST) for v in r.values()] for r in rows]
     words = [any(isinstance(row[name], str) for row in rows) for name in rows[0]]
     widths = [max(len(line[i]) for line in cells) for i in range(len(words))]
     return [
