@@ -63,6 +63,7 @@ class Grains(Kind):
     """Grain size number, mean intercept, anisotropy."""
 
     name: ClassVar[str] = "grains"
+    compares: ClassVar[bool] = True
 
     def __init__(
         self, settings: MeasureSettings, names: Sequence[str], chosen: Sequence[int]
@@ -357,7 +358,10 @@ class Grains(Kind):
             rose,
             unit.name,
         )
-        drawn.append((rose, "Mean intercept by direction of the test lines, and its long axis."))
+        told = "Mean intercept by direction of the test lines, and its long axis."
+        if len(parts) > pictures.MOST_CURVES:
+            told += f" The first {pictures.MOST_CURVES} of {len(parts)} specimens."
+        drawn.append((rose, told))
         sizes = said[-1].sizes
         whole = sizes.weights > 0
         if whole.any():

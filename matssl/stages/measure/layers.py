@@ -177,7 +177,10 @@ class Layers(Kind):
         means = tables.over_specimens(specimens)
         mean = tables.head("thickness mean")
         headline = [
-            (f"{row[mean]:.4g} {unit.name}", f"{row['class']} thickness, {row['specimen']}")
+            (
+                f"{tables.short(row)[tables.head('thickness')]} {unit.name}",
+                f"{row['class']}: thickness, {row['specimen']}",
+            )
             for row in (means or specimens)[:3]
             if row.get(mean) is not None
         ]

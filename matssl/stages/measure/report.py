@@ -26,15 +26,28 @@ TITLES = {
 }
 
 
-def facts(source: Source, asked: Sequence[Kind]) -> str:
-    """Return what is measured on what, in words."""
+def facts(source: Source, asked: Sequence[Kind], compared: bool = False) -> str:
+    """Return what is measured on what, in words.
+
+    Args:
+        source: of the masks.
+        asked: what is measured.
+        compared: whether ``--compare`` asks for differences, which not all measurements give.
+    """
     lines = [
         f"input   {source.root}: {source.what}, {counted(source.count, 'field')}",
         f"classes {', '.join(source.names)}",
-        f"measure {', '.join(kind.name for kind in asked)}",
+        f"measure {', '.join(kind.name.replace('_', ' ') for kind in asked)}",
         f"groups  {source.grouping.text}",
     ]
-    return "\n".join([*lines, *(f"note    {note}" for note in source.notes)])
+    alone = [TITLES.get(kind.name, kind.name).lower() for kind in asked if not kind.compares]
+    notes = [*source.notes]
+    if compared and alone:
+        notes.append(
+            f"--compare gives differences of phase fractions and of grain size, not of "
+            f"{' and '.join(alone)}"
+        )
+    return "\n".join([*lines, *(f"note    {note}" for note in notes)])
 
 
 def write(
