@@ -184,11 +184,25 @@ def test_a_layer_that_cracks_cut_through_is_not_taken_for_cracks(tmp_path: Path)
     for order in ({"a": cut, "b": whole}, {"a": whole, "b": cut}):
         folder = tmp_path / str(int(order["a"] is cut))
         root = _folder(folder, order, "classes: {class 0: 0, class 1: 1, class 2: 2}\n")
-        result = _run(root, "--what", "layers", "--group_regex", "^(.)")
+        result = _run(root, "--what", "layers", "--group_regex", "^(.)", "--class", "class 1")
         found = [r for r in _rows(result, "layers") if r["thickness mean (px)"]]
         assert [r["class"] for r in found] == ["class 1", "class 1"]
         assert [float(r["thickness mean (px)"]) for r in found] == pytest.approx([12, 12], abs=0.1)
         assert {r["class"] for r in _rows(result, "cracks")} == {"class 2"}
+
+
+def test_the_point_fraction_is_shown_in_per_cent_with_its_interval(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """2, 4, 6, 8 and 10 of 100 points: 6 ± 2.776 √10 / √5 = 3.93."""
+    masks = {}
+    for number in range(1, 6):
+        masks[f"a_{number}"] = np.zeros((50, 50), np.uint8)
+        masks[f"a_{number}"].reshape(10, 5, 10, 5)[0, :, : 2 * number] = 1
+    root = _folder(tmp_path, masks)
+    _run(root, "--what", "fractions", "--grid", "10x10", "--group_regex", "^(.)_")
+    said = capsys.readouterr().out
+    assert "point fraction P_P %" in said and "6.00 (2.07 to 9.93)" in said
 
 
 def test_a_grid_finer_than_the_pixels_is_refused_before_anything_is_written(
@@ -198,3 +212,18 @@ def test_a_grid_finer_than_the_pixels_is_refused_before_anything_is_written(
     with pytest.raises(UserError, match="more rows than"):
         _run(root, "--what", "fractions", "--grid", "500x500")
     assert not (root / "out").exists()
+
+
+def test_pictures_of_grains_and_layers_have_a_scale_bar(tmp_path: Path) -> None:
+    mask = np.zeros((300, 300), np.uint8)
+    mask[100:150] = 1
+    root = _folder(tmp_path, {"a": mask}, "classes: {metal: 0, oxide: 1}\n")
+    for what in ("layers", "grains"):
+        words = ("--what", what, "--class", "oxide", "--overwrite")
+        drawn = []
+        for scale in ((), ("--pixel_size", "1um")):
+            place = _run(root, *words, *scale) / "fields" / f"a_{what}.png"
+            drawn.append(cv2.imread(str(place)))
+        plain, scaled = drawn
+        changed = np.argwhere((plain != scaled).any(axis=2))
+        assert len(changed) and (changed.min(axis=0) > np.array(plain.shape[:2]) // 2).all()

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from matssl import pictures
 from matssl.core.arrays import Array, percentiles
 from matssl.core.run_folder import atomic_write_bytes
+from matssl.pictures.objects import with_bar
 
 # Shortest and longest side of an overlay in its own pixels.
 DRAWN = 1600
@@ -30,6 +31,7 @@ def overlay(
     boundary: NDArray[np.bool_],
     radii: Sequence[float],
     path: Path,
+    pixel_size: float | None = None,
 ) -> None:
     """Draw grains on the micrograph: boundaries, cut grains, some test lines, test circles.
 
@@ -39,6 +41,7 @@ def overlay(
         boundary: pixels that were drawn as boundary, (H, W).
         radii: of test circles, in pixels of the field; drawn about its middle.
         path: PNG file.
+        pixel_size: nm; draws a scale bar.
     """
     height, width = labels.shape
     if not height or not width:
@@ -57,6 +60,7 @@ def overlay(
     meets[:, :-1] |= large[:, :-1] != large[:, 1:]
     canvas[cv2.dilate(meets, np.ones((2, 2), np.uint8)) > 0] = BORDER
     _figures(canvas, [radius * factor for radius in radii])
+    canvas = with_bar(canvas, None if pixel_size is None else pixel_size / factor)
     image = cv2.imencode(".png", canvas[..., ::-1])[1]
     atomic_write_bytes(path, image.tobytes())
 

@@ -14,6 +14,7 @@ from matssl import pictures
 from matssl.core import palette
 from matssl.core.arrays import Array
 from matssl.core.run_folder import atomic_write_bytes
+from matssl.pictures.objects import with_bar
 
 # B, G, R.
 EDGE, NORMAL, THINNEST, THICKEST, CRACK = (
@@ -33,6 +34,7 @@ def overlay(
     edges: Sequence[tuple[NDArray[np.float64], NDArray[np.float64]]],
     cracks: Sequence[Sequence[NDArray[np.float64]]],
     path: Path,
+    pixel_size: float | None = None,
 ) -> None:
     """Write a field with what was measured on it.
 
@@ -42,9 +44,10 @@ def overlay(
         edges: of each layer both edges, (N, 2) as x, y, the ends of the same normals.
         cracks: middle lines of each crack, (N, 2).
         path: PNG file.
+        pixel_size: nm; draws a scale bar.
     """
     shown = np.full(shape, 110, np.uint8) if grey is None else _levels(grey)
-    canvas = cv2.cvtColor(shown, cv2.COLOR_GRAY2BGR)
+    canvas = np.repeat(shown[..., None], 3, axis=2)
     thick = max(1, round(max(shape) / 700))
     for first, second in edges:
         for place in np.linspace(0, len(first) - 1, min(NORMALS, len(first))).astype(int):
@@ -58,6 +61,7 @@ def overlay(
         for part in crack:
             _line(canvas, part, CRACK, thick)
     path.parent.mkdir(parents=True, exist_ok=True)
+    canvas = with_bar(canvas, pixel_size)
     atomic_write_bytes(path, cv2.imencode(".png", canvas)[1].tobytes())
 
 

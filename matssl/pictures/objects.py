@@ -31,6 +31,8 @@ BRIGHT = ((0, 220, 255), (255, 225, 0), (255, 90, 210), (120, 255, 70), (190, 15
 CUT = (255, 105, 35)
 # Curves of single specimens in one picture.
 MOST_CURVES = 12
+# Pixels across of a picture that has room for a bar and its length.
+SMALLEST_WITH_BAR = 250
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ def overlay(
     draw = ImageDraw.Draw(picture)
     _numbers(draw, objects, factor, size)
     if pixel_size is not None:
-        _bar(draw, size, pixel_size / factor)
+        scale_bar(draw, size, pixel_size / factor)
     whole = _with_head(picture, objects, colours, title)
     # Grey and a few colours: a palette loses nothing that one sees, and a page holds several.
     whole = whole.quantize(256, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
@@ -191,7 +193,22 @@ def _meet(first: Sequence[float], second: Sequence[float]) -> bool:
     )
 
 
-def _bar(draw: ImageDraw.ImageDraw, size: tuple[int, int], pixel: float) -> None:
+def with_bar(canvas: NDArray[np.uint8], pixel: float | None) -> NDArray[np.uint8]:
+    """Return a picture with a bar of round length in its corner.
+
+    Args:
+        canvas: colours (H, W, 3).
+        pixel: nm of one of its pixels; None, and pictures too small for the words, leave it as
+            it is.
+    """
+    if pixel is None or canvas.shape[1] < SMALLEST_WITH_BAR or canvas.shape[0] < 80:
+        return canvas
+    picture = Image.fromarray(canvas)
+    scale_bar(ImageDraw.Draw(picture), picture.size, pixel)
+    return np.array(picture)
+
+
+def scale_bar(draw: ImageDraw.ImageDraw, size: tuple[int, int], pixel: float) -> None:
     """Draw a bar of round length, about a fifth of the width; a drawn pixel is so many nm."""
     target = 0.2 * size[0] * pixel
     power = 10.0 ** math.floor(math.log10(target))

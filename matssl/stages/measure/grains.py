@@ -153,7 +153,8 @@ class Grains(Kind):
         grey = None if one.picture is None else one.picture()[window]
         radius = circles.largest(*found.labels.shape)
         radii = [radius * share for share in circles.ABRAMS]
-        pictures.overlay(grey, found.labels, found.boundary, radii, path)
+        size = one.field.pixel_size
+        pictures.overlay(grey, found.labels, found.boundary, radii, path, size)
         self.drawn.append((path, one.field.specimen, one.field.name))
 
     def result(self) -> Measured:

@@ -128,7 +128,7 @@ class LayerTables:
             ):
                 row[self.head(name)] = self.unit.of(value, size)
             row |= {"angle (deg)": crack.angle, "free ends": crack.tips}
-            rows.append(row | {"touches_edge": int(crack.edge)})
+            rows.append(row | {"touches edge": int(crack.edge)})
         return rows
 
     def of_specimen(self, specimen: str) -> list[dict[str, object]]:

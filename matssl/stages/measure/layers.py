@@ -66,7 +66,8 @@ class Layers(Kind):
         """Measure the layers and the cracks of a field, and draw them."""
         known = one.mask < len(self.names)
         kinds = [i for i in self.chosen or range(len(self.names)) if i not in self.named]
-        cracked = self.named or self._thin(one.mask, known, kinds)
+        # --class chooses layers; cracks of any class cut through these.
+        cracked = self.named or self._thin(one.mask, known, range(len(self.names)))
         crack_mask = np.isin(one.mask, cracked)
         shortest = self._shortest(one.field)
         self.fields.append(one.field)
@@ -151,7 +152,7 @@ class Layers(Kind):
         if grey is not None and grey.shape[:2] != one.mask.shape:
             grey = None
         height, width = one.mask.shape
-        pictures.overlay(grey, (height, width), edges, cracks, path)
+        pictures.overlay(grey, (height, width), edges, cracks, path, one.field.pixel_size)
         self.pictures.append((path, one.field.name))
 
     def result(self) -> Measured:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -87,7 +88,7 @@ class PointCount(Kind):
             {self.name: table},
             specimens,
             {"grid": [self.rows, self.columns], "specimens": specimens},
-            page=specimens,
+            page=[_short(row) for row in specimens],
             notes=self._notes(),
             draw=self._page,
         )
@@ -139,3 +140,23 @@ class PointCount(Kind):
                 "30."
             )
         return notes
+
+
+def _short(row: Mapping[str, object]) -> dict[str, object]:
+    """Return what a page shows of a specimen: the point fraction in per cent."""
+    ends = [row.get(f"P_P {name} (E562)") for name in ("mean", "low", "high")]
+    mean, low, high = (float(v) if isinstance(v, float) else math.nan for v in ends)
+    text = None if math.isnan(mean) else f"{100 * mean:.2f}"
+    if text is not None and not math.isnan(low):
+        text += f" ({100 * low:.2f} to {100 * high:.2f})"
+    relative = row.get("%RA (E562)")
+    known = isinstance(relative, float) and not math.isnan(relative)
+    return {
+        "specimen": row["specimen"],
+        "class": row["class"],
+        "fields": row.get("fields (E562)"),
+        "points": row["points (E562)"],
+        "point fraction P_P %": text,
+        "%RA": f"{relative:.1f}" if known else None,
+        "fields needed for 10 % RA": row.get("fields for 10 %RA (E562)"),
+    }
