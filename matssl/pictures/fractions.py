@@ -76,7 +76,15 @@ def _panel(axis: Axes, bars: Sequence[Bar]) -> None:
             markersize=3,
             label="fields" if place == 0 else None,
         )
-        _mark(axis, bar.mean, place - shift, SERIES[0], "o", "mean, fields alone", place == 0)
+        _mark(
+            axis,
+            bar.mean,
+            place - shift,
+            SERIES[0],
+            "o",
+            "mean of the fields, 95 % interval",
+            place == 0,
+        )
         if bar.corrected is not None:
             told = "corrected, with the classifier's error"
             _mark(axis, bar.corrected, place + shift, SERIES[1], "s", told, place == 0)

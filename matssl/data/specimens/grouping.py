@@ -79,6 +79,8 @@ class Grouping:
         """The grouping in one line."""
         images = counted(len(self.names), "image")
         if self.how == "own":
+            if len(self.names) == 1:
+                return f"1 image, a specimen of its own ({FILE_NAME} names it)"
             together = len(self.names) - len(set(self.names))
             alike = f" ({together} more show a place again)" if together else ""
             return (

@@ -28,7 +28,8 @@ from matssl.stages.measure.settings import MeasureSettings
 RULE = (
     "Area fraction (ASTM E1245, automatic): pixels of the class over the pixels that count (no "
     "bar, no ignored pixel). Of a specimen: mean over its fields, with the 95 % interval of "
-    "Student's t; in the logit near 0 and 100 %. %RA is the half width over the mean. A mean over "
+    "Student's t; in the logit near 0 and 100 %. %RA is the half width over the mean; needed "
+    "are so many fields in all (of the mean over specimens, so many specimens). A mean over "
     "specimens is a second number, and its interval speaks of other specimens."
 )
 WANTED_FIELDS = 30
