@@ -553,7 +553,7 @@ def test_names_given_afterwards_leave_what_names_given_before_do(
     assert "a&lt;b&amp;&quot;c&quot;" in page and "a<b" not in page
     assert "The map was made with the names phase 1, phase 2, phase 3." in page
     # What the page says of the making is as it was.
-    for told in ("3, of 6 prototypes", "encoder resnet18", "4 images"):
+    for told in ("3, of 6 prototypes", "method slotcon, steps 0", "4 images"):
         assert told in page and told in unnamed["report.html"].decode(), told
 
 
@@ -621,6 +621,10 @@ def test_what_cannot_be_renamed_ends_in_one_line_and_changes_nothing(
         assert sentence in error and error.count("\n") == 1, error
         assert _files(folder) == before and not list(folder.glob(".re*"))
 
+    handle = os.open(seen, os.O_RDONLY)
+    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    refused(seen, "a,b,c", "another process is writing to")
+    os.close(handle)
     refused(seen, "a,b", "--names has 2 names for 3 phases: phase 1, phase 2, phase 3")
     refused(seen, "a,b,a", "two phases would be called 'a'")
     refused(seen, "phase 1=phase 2", "two phases would be called 'phase 2'")
@@ -632,10 +636,6 @@ def test_what_cannot_be_renamed_ends_in_one_line_and_changes_nothing(
     refused(seen, "image,b,c", "'image' is a column of the tables")
     refused(seen, "a\nb,b,c", "holds a character that no table shows")
     refused(seen, "a" * 201 + ",b,c", "has 201 letters of at most 200")
-    handle = os.open(seen, os.O_RDONLY)
-    fcntl.flock(handle, fcntl.LOCK_EX)
-    refused(seen, "a,b,c", "another process is writing to")
-    os.close(handle)
     other = tmp_path / "other"
     other.mkdir()
     refused(other, "a,b,c", "is no phase map:")
