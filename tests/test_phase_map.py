@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import csv
+import fcntl
 import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -25,7 +28,9 @@ from matssl.data import synthetic
 from matssl.data.preprocess import Preprocess
 from matssl.methods.slotcon.method import SlotCon, SlotConSettings
 from matssl.models.encoders import build_encoder
-from matssl.stages.phase_map import clustering
+from matssl.stages.phase_map import clustering, rename
+from matssl.stages.phase_map.settings import new_names
+from matssl.tools import measure, rename_phases
 from matssl.tools import phase_map as tool
 from matssl.trained import network
 
@@ -488,3 +493,210 @@ def test_a_map_of_weights_that_the_monitor_doubted_says_so(
 def test_help_does_not_wait_for_torch() -> None:
     code = "import sys; from matssl.tools import phase_map; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=300).returncode == 0
+
+
+# --- names after the map was seen ---
+@pytest.fixture(scope="module")
+def mapped(run: Path, micrographs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A map of three phases without names of their own."""
+    out = tmp_path_factory.mktemp("mapped") / "out"
+    assert _map(run, micrographs, out, "--phases", "3") == 0
+    return out
+
+
+@pytest.fixture
+def seen(mapped: Path, tmp_path: Path) -> Path:
+    """A copy of it, to be renamed."""
+    return Path(shutil.copytree(mapped, tmp_path / "out"))
+
+
+def _rename(folder: Path, names: str) -> int:
+    return guard(rename_phases.main, [str(folder), "--names", names])
+
+
+def _files(folder: Path) -> dict[str, bytes]:
+    paths = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
+
+
+def _old(folder: Path) -> None:
+    """Make a run one of a version that kept nothing beside the fractions."""
+    content = json.loads((folder / "phases.json").read_text())
+    del content["made"]
+    (folder / "phases.json").write_text(json.dumps(content))
+
+
+def test_names_given_afterwards_leave_what_names_given_before_do(
+    run: Path, micrographs: Path, seen: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """C10: phases could not be named after the map was seen."""
+    names = 'ferrite, a<b&"c", =rest'
+    unnamed = _files(seen)
+    named = tmp_path / "named"
+    assert _map(run, micrographs, named, "--phases", "3", "--names", names) == 0
+    assert _rename(seen, f"phase 2={names.split(',')[1]}, phase 1=ferrite, phase 3==rest") == 0
+    assert "phase 1 -> ferrite" in capsys.readouterr().out
+    before, after = _files(named), _files(seen)
+    # Byte by byte, the panels and the bars with their legends too.
+    for name in before:
+        if name.startswith(("panels", "maps", "fractions.png", "phase_")):
+            assert after[name] == before[name], name
+        if name.startswith("maps"):
+            assert after[name] == unnamed[name]
+    assert set(after) == set(unnamed)
+    content, other = (json.loads(files["phases.json"]) for files in (after, before))
+    assert content.pop("renamed from") == [["phase 1", "phase 2", "phase 3"]]
+    assert content == other
+    lines = after["command.txt"].decode().splitlines()
+    assert len(lines) == 2 and lines[1].startswith("python -m matssl.tools.rename_phases ")
+    page = after["report.html"].decode()
+    assert "a&lt;b&amp;&quot;c&quot;" in page and "a<b" not in page
+    assert "The map was made with the names phase 1, phase 2, phase 3." in page
+    # What the page says of the making is as it was.
+    for told in ("3, of 6 prototypes", "method slotcon, steps 0", "4 images"):
+        assert told in page and told in unnamed["report.html"].decode(), told
+
+
+@pytest.mark.usefixtures("no_drawing")
+def test_measurements_and_further_names_go_on_from_the_new_ones(seen: Path, tmp_path: Path) -> None:
+    assert _rename(seen, "ferrite,pearlite,pore") == 0
+    assert _rename(seen, "pore=graphite") == 0
+    # Two phases may change their names.
+    assert _rename(seen, "ferrite=pearlite,pearlite=ferrite") == 0
+    content = json.loads((seen / "phases.json").read_text())
+    assert list(content["phases"]) == ["pearlite", "ferrite", "graphite"]
+    assert [names[0] for names in content["renamed from"]] == ["phase 1", "ferrite", "ferrite"]
+    argv = [str(seen), "--what", "fractions", "--output_dir", str(tmp_path), "--name", "m"]
+    assert guard(measure.main, argv) == 0
+    rows = (tmp_path / "measure" / "m" / "fractions.csv").read_text(encoding="utf-8")
+    assert "graphite" in rows and "phase 1" not in rows
+
+
+@pytest.mark.usefixtures("no_drawing")
+def test_panels_of_absent_or_other_micrographs_keep_their_names_and_that_is_said(
+    mapped: Path, seen: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = seen / "phase_fractions.csv"
+    other = tmp_path / "specimen0_0.tif"
+    tifffile.imwrite(other, np.zeros((20, 30), np.uint8))
+    rows = _table(table)
+    text = table.read_text(encoding="utf-8")
+    text = text.replace(rows[0]["image"], str(tmp_path / "gone.tif"))
+    table.write_text(text.replace(rows[1]["image"], str(other)), encoding="utf-8")
+    assert _rename(seen, "a,b,c") == 0
+    said = "2 panels of 4 keep the names they had (first: gone.tif: there is no "
+    assert said in capsys.readouterr().out
+    assert said in (seen / "report.html").read_text(encoding="utf-8")
+    for name, same in (("deep", True), ("specimen0_0", True), ("specimen1_2", False)):
+        panel = f"panels/{name}.png"
+        assert ((seen / panel).read_bytes() == (mapped / panel).read_bytes()) == same
+
+
+@pytest.mark.usefixtures("no_drawing")
+def test_a_run_of_before_is_renamed_and_what_it_did_not_keep_is_said(
+    seen: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _old(seen)
+    before = (seen / "report.html").read_bytes()
+    summary = (seen / "phase_summary.csv").read_text()
+    (seen / "phase_summary.csv").write_text(summary.replace("specimens", "others"))
+    assert _rename(seen, "a,b,c") == 0 and _rename(seen, "d,e,f") == 0
+    said = capsys.readouterr().out
+    assert "4 panels of 4 keep the names they had" in said
+    assert said.count("was written by another version of matssl") == 1
+    assert (seen / "phase_summary.csv").read_text().startswith(summary.split("\n")[0])
+    assert (seen / "report_before.html").read_bytes() == before
+    page = (seen / "report.html").read_text(encoding="utf-8")
+    assert "did not keep what its phases were found" in page and "4 images" in page
+    assert list(json.loads((seen / "phases.json").read_text())["phases"]) == ["d", "e", "f"]
+
+
+def test_what_cannot_be_renamed_ends_in_one_line_and_changes_nothing(
+    seen: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refused(folder: Path, names: str, sentence: str) -> None:
+        before = _files(folder)
+        assert _rename(folder, names) == 2, sentence
+        error = capsys.readouterr().err
+        assert sentence in error and error.count("\n") == 1, error
+        assert _files(folder) == before and not list(folder.glob(".re*"))
+
+    handle = os.open(seen, os.O_RDONLY)
+    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    refused(seen, "a,b,c", "another process is writing to")
+    os.close(handle)
+    refused(seen, "a,b", "--names has 2 names for 3 phases: phase 1, phase 2, phase 3")
+    refused(seen, "a,b,a", "two phases would be called 'a'")
+    refused(seen, "phase 1=phase 2", "two phases would be called 'phase 2'")
+    refused(seen, "phase 1=a,phase 1=b", "gives 'phase 1' two names")
+    refused(seen, "a,,c", "an empty name; each phase needs one")
+    refused(seen, "phase 2=", "an empty name; each phase needs one")
+    refused(seen, "phase 4=pore", "'phase 4=pore' is no OLD=NEW of these phases: phase 1,")
+    refused(seen, "phase 1=a,b,c", "'b' is no OLD=NEW")
+    refused(seen, "image,b,c", "'image' is a column of the tables")
+    refused(seen, "a\nb,b,c", "holds a character that no table shows")
+    refused(seen, "a" * 201 + ",b,c", "has 201 letters of at most 200")
+    other = tmp_path / "other"
+    other.mkdir()
+    refused(other, "a,b,c", "is no phase map:")
+    for name, content, sentence in (
+        ("phases.json", '{"phases": {"a": {"index": 1}}}', "phases.json is damaged (ValueError"),
+        ("phases.json", "[]", "phases.json is damaged"),
+        ("phase_fractions.csv", "image,group\n", "phase_fractions.csv is damaged"),
+        ("status.json", '{"state": "failed"}', "was broken off before its end"),
+        ("status.json", "[]", "status.json is damaged"),
+        ("status.json", None, "was broken off before its end"),
+        ("phases.json", None, "was broken off before its end"),
+        ("maps/index/deep.png", None, "deep.png is missing"),
+    ):
+        own = (seen / name).read_bytes()
+        (seen / name).unlink()
+        if content is not None:
+            (seen / name).write_text(content)
+        refused(seen, "a,b,c", sentence)
+        (seen / name).write_bytes(own)
+    content = json.loads((seen / "phases.json").read_text())
+    content["made"]["maps"][0] = "../../deep"
+    (seen / "phases.json").write_text(json.dumps(content))
+    refused(seen, "a,b,c", "phases.json is damaged")
+    content["made"]["maps"][0] = "specimen0_0"
+    (seen / "phases.json").write_text(json.dumps(content))
+    refused(seen, "a,b,c", "is not the map that phase_fractions.csv tells of")
+
+
+@pytest.mark.usefixtures("no_drawing")
+def test_a_failure_on_the_way_leaves_all_as_it_was_and_a_kill_at_the_end_is_made_good(
+    seen: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = _files(seen)
+
+    def fails(*args: object, **more: object) -> None:
+        raise OSError(28, "No space left on device", "report.html")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(rename, "write_report", fails)
+        assert _rename(seen, "a,b,c") == 2
+    assert _files(seen) == before and not list(seen.glob(".re*"))
+    # Killed where the new files are complete and none has its place yet.
+    put, calls = rename._put, []
+
+    def killed(root: Path) -> None:
+        calls.append(root)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        put(root)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(rename, "_put", killed)
+        assert _rename(seen, "a,b,c") == 130
+    assert _rename(seen, "b=d") == 0
+    assert list(json.loads((seen / "phases.json").read_text())["phases"]) == ["a", "d", "c"]
+    assert not list(seen.glob(".re*"))
+
+
+def test_names_are_given_in_order_or_by_the_old_ones() -> None:
+    old = ["phase 1", "x=y", "z"]
+    assert new_names(" a, b ,c", old) == ("a", "b", "c")
+    assert new_names("x=y=pore", old) == ("phase 1", "pore", "z")
+    assert new_names("z = a=b", old) == ("phase 1", "x=y", "a=b")
+    assert new_names("phase 1=z,z=phase 1", old) == ("z", "x=y", "phase 1")

@@ -31,6 +31,7 @@ from matssl.stages import console, drawing, resume
 from matssl.stages.failures import Failures, attempt
 from matssl.stages.phase_map import clustering
 from matssl.stages.phase_map.clustering import Source
+from matssl.stages.phase_map.record import Made, Phases
 from matssl.stages.phase_map.report import draw_panel, write_report, write_tables
 from matssl.stages.phase_map.settings import PhaseMapSettings
 from matssl.trained.encoder import MARGIN, mirrored
@@ -89,7 +90,8 @@ def phase_map(settings: PhaseMapSettings, argv: Sequence[str] = ()) -> Path:
         model, origin = clustering.find(source, record, paths, wanted)
     network = replace(source.network, model=model)
     names = settings.given_names or [f"phase {i + 1}" for i in range(len(origin))]
-    console.say(settings, rt, f"phases  {source.described(origin)}")
+    described = source.described(origin)
+    console.say(settings, rt, f"phases  {described}")
     console.say(settings, rt, f"device  {rt.describe()}\nfolder  {root}")
 
     folder = _start(settings, root, inputs, argv)
@@ -116,9 +118,12 @@ def phase_map(settings: PhaseMapSettings, argv: Sequence[str] = ()) -> Path:
         bar.close()
         if not fields:
             failed.end(len(paths), 0)
-        summary = write_tables(folder, fields, names, origin)
-        against = source.lineage.doubt()
-        write_report(folder, fields, origin, summary, source, inputs.facts, against)
+        against, maps = source.lineage.doubt(), tuple(one.name for one in fields)
+        joined, lineage = source.temperature is not None, source.lineage.text()
+        made = Made(described, joined, lineage, against, maps, record)
+        kept = Phases(tuple(names), origin, made)
+        summary = write_tables(folder, fields, kept)
+        write_report(folder, fields, kept, summary, inputs.facts)
     folder.status("done", images=len(fields), failed=len(failed.images))
 
     for name, entry in summary.items():
@@ -130,6 +135,9 @@ def phase_map(settings: PhaseMapSettings, argv: Sequence[str] = ()) -> Path:
         print(f"warning {', '.join(empty)}: in no image as much as {NO_PHASE:.1%}; train longer")
     if against:
         print(f"warning {against}")
+    if not settings.given_names:
+        words = shlex.join(["python", "-m", "matssl.tools.rename_phases", str(root)])
+        print(f"to name them: {words} --names NAME,NAME,...")
     print(f"report: {root / 'report.html'}", flush=True)
     runtime.close()
     failed.end(len(paths), len(fields))

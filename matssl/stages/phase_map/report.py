@@ -19,11 +19,13 @@ from matssl.measure.field import Field
 from matssl.measure.fractions import Estimate
 from matssl.pictures import segmentation as pictures
 from matssl.stages.held_out import UNLABELLED
-from matssl.stages.phase_map.clustering import Source
+from matssl.stages.phase_map.record import FILE, Phases
 
 SHOWN_PANELS = 6
 # Longest side of an image in a panel.
 PANEL_SIDE = 1200
+FRACTIONS, SUMMARY = "phase_fractions.csv", "phase_summary.csv"
+UNKNOWN = "not kept by the version of matssl that made this run"
 
 
 def draw_panel(
@@ -45,24 +47,29 @@ def draw_panel(
     pictures.panel(shown, None, labels, names, path, title, pixel_size, predicted="phase map")
 
 
-def write_tables(
-    folder: RunFolder, fields: Sequence[Field], names: Sequence[str], origin: list[list[int]]
-) -> dict[str, Estimate]:
-    """Write the tables and return the fraction of each phase over the specimens."""
+def write_tables(folder: RunFolder, fields: Sequence[Field], phases: Phases) -> dict[str, Estimate]:
+    """Write the tables and return the fraction of each phase over the specimens.
+
+    Args:
+        folder: of the results, without any of these tables.
+        fields: of all images.
+        phases: with their names.
+    """
+    names, origin = phases.names, phases.origin
     for field in fields:
         row: dict[str, object] = {"image": str(field.image), "group": field.specimen}
         row |= tables.fraction_cells(field, names)
-        folder.append_csv("phase_fractions.csv", row | {"pixel_size_nm": field.pixel_size})
+        folder.append_csv(FRACTIONS, row | {"pixel_size_nm": field.pixel_size})
     summary = dict(zip(names, fractions.over_specimens(fields), strict=True))
     for name, entry in summary.items():
-        folder.append_csv("phase_summary.csv", {"phase": name, **entry.stored()})
+        folder.append_csv(SUMMARY, {"phase": name, **entry.stored()})
     colours = pictures.colour_names(names)
     entries = {
         name: {"index": i, "colour": colours[name], "prototypes": origin[i]}
         | summary[name].stored()
         for i, name in enumerate(names)
     }
-    folder.write_json("phases.json", {"outside": IGNORE, "phases": entries})
+    folder.write_json(FILE, {"outside": IGNORE, "phases": entries} | phases.further())
     bars = np.array([field.fractions for field in fields])
     files = [field.name for field in fields]
     pictures.fraction_bars(bars, files, names, folder.path("fractions.png"))
@@ -72,39 +79,41 @@ def write_tables(
 def write_report(
     folder: RunFolder,
     fields: Sequence[Field],
-    origin: list[list[int]],
+    phases: Phases,
     summary: dict[str, Estimate],
-    source: Source,
     facts: str,
-    against: str,
+    notes: Sequence[str] = (),
+    before: Path | None = None,
 ) -> None:
     """Write report.html.
 
     Args:
         folder: of the results; pictures and tables lie in it.
         fields: of all images.
-        origin: prototypes, or the cluster, of each phase.
+        phases: what is known of them.
         summary: fraction of each phase by name.
-        source: what the phases were found with.
         facts: of the images, in words.
-        against: doubts about the pretraining, in words; "" for none.
+        notes: what else is to be said at the top.
+        before: run whose panels are shown where the folder has none.
     """
-    root, names = folder.root, list(summary)
+    root, names, made = folder.root, phases.names, phases.made
     figures = [(str(len(names)), "phases"), (str(len(fields)), "micrographs")]
     figures.append((str(len({field.specimen for field in fields})), "specimens or fields"))
     note = report.note(
-        f"Found without labels: {source.described(origin)}. A phase here is what looks alike to "
+        f"Found without labels: {phases.described}. A phase here is what looks alike to "
         "the network; whether it is one in the sense of the material is for the reader to say, who "
-        "gives it a name with --names and joins what belongs together with --phases."
+        "gives it a name with matssl.tools.rename_phases and joins what belongs together with "
+        "--phases."
     )
-    if against:
-        note += report.note(f"Warning: {against}.")
+    if made and made.doubt:
+        note += report.note(f"Warning: {made.doubt}.")
+    note += "".join(map(report.note, notes))
     about = report.note(f"{tables.FRACTION_NOTE} From and to are single images.")
     about += report.note(UNLABELLED)
-    rows = _summary_rows(fields, origin, summary, joined=source.temperature is not None)
+    rows = _summary_rows(fields, phases, summary)
     table = report.table(rows, swatches=pictures.colour_names(names)) + about
     shown = [fields[i] for i in _chosen(len(fields))]
-    panels = "".join(report.picture(root / "panels" / f"{field.name}.png") for field in shown)
+    panels = "".join(_panel(f"panels/{field.name}.png", root, before) for field in shown)
     which = f"{len(shown)} of {len(fields)} images; all lie in panels/." if panels else ""
     every = [
         {"image": field.image.name, "group": field.specimen} | tables.percent_cells(field, names)
@@ -116,7 +125,7 @@ def write_report(
         ("Phase fractions", report.beside(table, bars)),
         ("Maps", report.note(which) + panels),
         ("All images", report.table(every)),
-        ("Where the model comes from", report.text(source.lineage.text())),
+        ("Where the model comes from", report.text(made.lineage if made else UNKNOWN)),
         ("Data", report.text(facts)),
         ("Command", report.text(run_folder.read_text(root / "command.txt"))),
     ]
@@ -125,11 +134,13 @@ def write_report(
     report.write(root / "report.html", title, subtitle, sections)
 
 
+def _panel(name: str, root: Path, before: Path | None) -> str:
+    own = root / name
+    return report.picture(own if before is None or own.is_file() else before / name)
+
+
 def _summary_rows(
-    fields: Sequence[Field],
-    origin: list[list[int]],
-    summary: dict[str, Estimate],
-    joined: bool,
+    fields: Sequence[Field], phases: Phases, summary: dict[str, Estimate]
 ) -> list[dict[str, object]]:
     """Return one row a phase: its fraction, its range, of how many prototypes it is joined."""
     rows = []
@@ -137,8 +148,8 @@ def _summary_rows(
         row: dict[str, object] = {"phase": name, "area %": tables.fraction_text(entry.fraction)}
         values = [field.fractions[number] for field in fields]
         row["from %"], row["to %"] = f"{100 * min(values):.1f}", f"{100 * max(values):.1f}"
-        if joined:
-            row["prototypes"] = len(origin[number])
+        if phases.joined:
+            row["prototypes"] = len(phases.origin[number])
         rows.append(row)
     return rows
 

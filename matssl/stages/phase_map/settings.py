@@ -2,19 +2,44 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from matssl.core import paths
+from matssl.core.errors import UserError
 from matssl.core.flags import Problem, flag
 from matssl.core.parsing import parse_one
-from matssl.stages.settings import RunSettings, SpecimenSettings, TileSettings
+from matssl.core.wording import counted, cut
+from matssl.stages.settings import RunSettings, SpecimenSettings, TileSettings, ToolSettings
 
 DESCRIPTION = (
     "Map the phases of a folder of micrographs with a checkpoint of train_ssl.py, without labels. "
     "Maps, panels, area fractions with intervals and a report go to experiments/phases/NAME."
 )
+RENAME = (
+    "Give the phases of a phase map their names, after you have looked at it. Tables, pictures and "
+    "report of the run are written anew, its maps stay as they are."
+)
 MAX_PHASES = 64
+# Other columns of phase_fractions.csv, the letters of a name, and what no table shows as it is:
+# control characters, halves of others, ends of lines.
+COLUMNS, MOST_LETTERS, UNSHOWN = ("image", "group", "pixel_size_nm"), 200, ("Cc", "Cs", "Zl", "Zp")
+
+
+def names_problem(names: Sequence[str]) -> str:
+    """Return what is wrong with names of phases one by one, "" where nothing is."""
+    for name in names:
+        shown = cut(ascii(name) if name else "an empty name", 60)
+        if not name:
+            return f"--names has {shown}; each phase needs one"
+        if name in COLUMNS:
+            return f"--names: {shown} is a column of the tables and cannot name a phase"
+        if len(name) > MOST_LETTERS:
+            return f"--names: {shown} has {len(name)} letters of at most {MOST_LETTERS}"
+        if any(unicodedata.category(letter) in UNSHOWN for letter in name):
+            return f"--names: {shown} holds a character that no table shows"
+    return ""
 
 
 @dataclass(frozen=True)
@@ -70,7 +95,73 @@ class PhaseMapSettings(RunSettings, SpecimenSettings, TileSettings):
         if names and self.phases is not None and len(names) != self.phases:
             told = f"--names has {len(names)} names for --phases {self.phases}"
             wrong.append(Problem(told, ("names", "phases")))
-        return wrong
+        told = names_problem(names)
+        return [*wrong, Problem(told, ("names",))] if told else wrong
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class RenameSettings(ToolSettings):
+    """Flags of ``python -m matssl.tools.rename_phases``."""
+
+    run: str = flag(
+        "",
+        "data",
+        "results of python -m matssl.tools.phase_map",
+        required=True,
+        positional=True,
+        leads=paths.folder,
+    )
+    names: str = flag(
+        "",
+        "phases",
+        "names of all phases in the order of the map (a,b,c), or of some, each behind the name it "
+        'has: "phase 1=ferrite,phase 3=pore"',
+        required=True,
+    )
+
+
+def new_names(text: str, names: Sequence[str]) -> tuple[str, ...]:
+    """Return the names of the phases after a ``--names`` of rename_phases.
+
+    Args:
+        text: names in order, or pairs OLD=NEW; an = anywhere makes all of them pairs.
+        names: that the phases have.
+
+    Raises:
+        UserError: it does not fit, or names that cannot be meant.
+    """
+    words = [word.strip() for word in text.split(",")]
+    have = cut(", ".join(names), 300)
+    if "=" in text:
+        found = list(names)
+        given: set[int] = set()
+        for word in words:
+            # A name may hold an = itself.
+            places = [i for i, letter in enumerate(word) if letter == "="]
+            split = [(word[:i].strip(), word[i + 1 :].strip()) for i in places]
+            fits = [pair for pair in split if pair[0] in names]
+            if not fits:
+                told = cut(repr(word), 60)
+                raise UserError(f"--names: {told} is no OLD=NEW of these phases: {have}")
+            number = names.index(fits[0][0])
+            if number in given:
+                raise UserError(f"--names gives {cut(repr(names[number]), 60)} two names")
+            given.add(number)
+            found[number] = fits[0][1]
+    else:
+        found = words
+        if len(found) != len(names):
+            raise UserError(
+                f"--names has {counted(len(found), 'name')} for {len(names)} phases: {have}; give "
+                "one each, or OLD=NEW for some"
+            )
+    told = names_problem(found)
+    if told:
+        raise UserError(told)
+    twice = [name for name in found if found.count(name) > 1]
+    if twice:
+        raise UserError(f"--names: two phases would be called {cut(repr(twice[0]), 60)}")
+    return tuple(found)
 
 
 def resolve(argv: Sequence[str], here: bool = False) -> PhaseMapSettings:
