@@ -294,7 +294,7 @@ def test_pixels_that_are_not_square_give_the_lengths_of_both_directions(
     assert float(row["N grains"]) == 100
     assert float(row["mean intercept 0° (nm)"]) == pytest.approx(400, rel=0.005)
     assert float(row["mean intercept 90° (nm)"]) == pytest.approx(400, rel=0.005)
-    assert float(row["field area (mm²)"]) == pytest.approx(16e-6)
+    assert float(row["field area (µm²)"]) == pytest.approx(16)
     assert "Pixels are not square in 1 field" in capsys.readouterr().out
     (row,) = _rows(_run(root, "--pixel_size", "10nm", "--name", "given"))
     assert float(row["mean intercept 90° (nm)"]) == pytest.approx(200, rel=0.005)

@@ -32,6 +32,7 @@ from matssl.models.segmentation import build_model
 from matssl.stages import published
 from matssl.stages.evaluate import predict as evaluate
 from matssl.stages.evaluate import settings as evaluate_settings
+from matssl.stages.evaluate.published import results_root
 from matssl.stages.evaluate.settings import EvaluateSettings
 from matssl.stages.evaluate.summary import excluded_classes
 from matssl.stages.finetune import inputs as tuning
@@ -106,7 +107,8 @@ def test_a_slash_behind_the_pool_touches_no_other_run(
 
 def test_results_of_each_model_and_folder_have_a_place_of_their_own() -> None:
     def place(model: str, data: str, **more: Any) -> Path:
-        return evaluate._root(EvaluateSettings(model_path=model, dataset=data, **more), raw=False)
+        settings = EvaluateSettings(model_path=model, dataset=data, **more)
+        return results_root(settings, raw=False)
 
     places = {
         place("r/first/best.ckpt", "d/EBC-1/"),

@@ -95,6 +95,9 @@ def of_field(phase: NDArray[np.bool_], counts: NDArray[np.bool_] | None = None) 
     share = int((phase & inside).sum()) / area if area else math.nan
     if not 0 < share < 1:
         return Correlated(share, math.nan, math.nan, math.nan, math.nan)
+    if min(phase.shape) < 2:
+        # A single line of pixels tells nothing across.
+        return Correlated(share, math.nan, math.nan, math.nan, 0.0)
     block = math.ceil(max(phase.shape) / LARGEST)
     parts = _blocks(inside, block)
     covariance = _rings(_blocks(phase & inside, block) - share * parts, parts)

@@ -110,10 +110,10 @@ def told(record: Record, found: Sequence[Corrected], names: Sequence[str]) -> li
             f"The classifier's own error is not in these intervals: {record.source} holds "
             f"{counted(specimens, 'specimen')}, and {MIN_HELD_OUT} are needed to know it."
         ]
-    lines = [
-        f"Corrected for the classifier's error known from {counted(images, 'held-out image')} of "
-        f"{counted(specimens, 'specimen')} ({record.source})."
-    ]
+    corrected = any(one is not None for own in found for one in own.classes)
+    known = f"{counted(images, 'held-out image')} of {counted(specimens, 'specimen')}"
+    begun = "Corrected for the" if corrected else "Nothing is corrected for the"
+    lines = [f"{begun} classifier's error known from {known} ({record.source})."]
     lines += [f"Doubt in the held-out truth: {doubt}." for doubt in record.doubts]
     if any(one.renormalised for one in found):
         lines.append("Each class was corrected against the rest, then divided by the sum of all.")
@@ -144,8 +144,8 @@ def _of_class(name: str, own: Sequence[Correction], refused: str) -> list[str]:
     if outside := sum(one.outside for one in own):
         lines.append(
             f"Warning: {name}: {outside} of {len(own)} predicted fractions lie outside those of "
-            "the held-out specimens; there errors by area and errors at borders cannot be told "
-            "apart, and the interval covers both."
+            "the held-out specimens; there no straight line is taken, errors by area and errors "
+            "at borders cannot be told apart, and the interval covers both."
         )
     if biased := sum(one.off for one in own):
         lines.append(

@@ -26,7 +26,7 @@ from matssl.data.masks.heaps import (
     line_between,
 )
 from matssl.data.masks.instances import VOID, may_number, number_objects
-from matssl.data.masks.survey import Survey, Total, counted, survey, total
+from matssl.data.masks.survey import Survey, Total, counted, opens, survey, total
 from matssl.data.masks.table import HALF_WAY, ClassTable, MaskClass, binary_table
 from matssl.data.masks.values import BLACK, COLOR, Value, channels, show, shown
 
@@ -58,21 +58,31 @@ def find_table(
         classes: ``--classes``: a YAML file, names in order separated by commas, "binary" or
             "binary:THRESHOLD".
         folder: the data set's folder, where a classes.yaml or classes.csv may lie.
-        whole: whether numbered objects may fill their masks, as grains do: nothing is learned
-            from these, but they can be measured.
+        whole: whether the masks are measured, and nothing is learned from them: numbered objects
+            may fill them, as grains do, a class that is listed may be in none, and masks that
+            cannot be read are left to whoever opens them.
 
     Raises:
         UserError: no two classes, strange values, or a class file that does not fit.
     """
-    table, notes = _table(mask_paths, classes, folder, whole)
+    try:
+        table, notes = _table(mask_paths, classes, folder, whole)
+    except UserError:
+        good = [path for path in mask_paths if not whole or opens(path)]
+        if not good or len(good) == len(mask_paths):
+            raise
+        table, notes = _table(good, classes, folder, whole)
     if not any(c.pixels for c in table.classes):
-        raise OneClass("every pixel of every mask is to be ignored; there is nothing to learn")
+        told = "measure" if whole else "learn"
+        raise OneClass(f"every pixel of every mask is to be ignored; there is nothing to {told}")
     present = [c for c in table.classes if c.pixels]
-    if len(present) < 2 and not (whole and table.instances):
+    # A phase that is nowhere is a result, where something says that it was looked for.
+    if len(present) < 2 and not (whole and (table.instances or len(table.classes) > 1)):
         below = [value for value in table.ignore_values if isinstance(value, int) and value < 0]
         told = f", and {shown(below)}, which is ignored" if below else ""
         raise OneClass(
             f"all masks hold one class only ({present[0].name}){told}; at least two are needed"
+            + ("; name the other one in classes.yaml, if it is in none of them" if whole else "")
         )
     return table, (*notes, *_specks(table))
 

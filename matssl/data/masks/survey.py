@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from matssl.core.arrays import Array
+from matssl.core.errors import UserError
 from matssl.data import readers
 from matssl.data.masks import edges
 from matssl.data.masks.instances import Objects, objects
@@ -148,6 +149,15 @@ def survey(path: Path, alpha: str = "", bright: bool = False) -> Survey:
         has_alpha,
         found,
     )
+
+
+def opens(path: Path) -> bool:
+    """Return whether a mask file can be read."""
+    try:
+        readers.read_mask(path)
+    except UserError:
+        return False
+    return True
 
 
 def total(surveys: list[Survey]) -> Total:

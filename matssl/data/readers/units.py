@@ -57,6 +57,8 @@ def parse_pixel_size(text: str | None) -> float | None:
         value = math.nan
     if not (value > 0 and math.isfinite(value)):
         raise UserError(f"{text!r} is no pixel size; write a number and its unit, such as 12.5nm")
+    if not SMALLEST <= value <= LARGEST:
+        raise UserError(f"{text!r} is no pixel of a micrograph: between 0.0001nm and 100mm")
     return value
 
 

@@ -88,7 +88,8 @@ def mean(values: Sequence[float]) -> Mean:
     if n < 2:
         return Mean(average, math.nan, math.nan, n)
     half = intervals.student_t(n - 1) * float(np.std(kept, ddof=1)) / math.sqrt(n)
-    return Mean(average, average - half, average + half, n)
+    # Neither grains per area nor hits per length lie below none.
+    return Mean(average, max(0.0, average - half), average + half, n)
 
 
 @dataclass(frozen=True)

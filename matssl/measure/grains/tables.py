@@ -11,7 +11,7 @@ from matssl.measure.grains.intercept import HEYN, Hits
 from matssl.measure.grains.specimens import Mean, Sized, Summary
 from matssl.measure.units import Unit
 
-MM = 1e6
+MM, UM = 1e6, 1e3
 # What stands in the column "class" of specimens.csv.
 CLASS = "grains"
 # Anisotropy index below which a direction is chance.
@@ -28,7 +28,8 @@ def field_row(one: Sized, unit: Unit, scaled: bool) -> dict[str, object]:
     """
     size, mm, pixel = one.size, one.mm, one.field.pixel_size
     counted = size.rectangle
-    area = counted.area * _of_mm(unit, one) ** 2
+    area = counted.area * _of_line(unit, one) ** 2
+    per = 1e6 if unit.nm is None else 1.0
     row: dict[str, object] = {"image": one.field.name, "specimen": one.field.specimen}
     row |= {
         "grains inside": counted.inside,
@@ -36,7 +37,7 @@ def field_row(one: Sized, unit: Unit, scaled: bool) -> dict[str, object]:
         "grains at a corner": counted.corner,
         "N grains": counted.grains,
         f"field area ({_area(unit)})": area,
-        f"N_A ({_per_area(unit)})": counted.grains / area * _million(unit) if area else None,
+        f"N_A ({_per_area(unit)})": counted.grains / area * per if area else None,
         f"mean grain area ({unit.name}²)": _number(
             counted.area * _own(unit, pixel) ** 2 / counted.grains
             if counted.grains > 0
@@ -64,7 +65,7 @@ def field_row(one: Sized, unit: Unit, scaled: bool) -> dict[str, object]:
         row["G intercept (ASTM E112)"] = _g_of_hits(size.hits_per_length, mm)
     row |= {
         "intersections P": size.hits,
-        f"P_L (1/{_line(unit)})": _number(size.hits_per_length / _of_mm(unit, one)),
+        f"P_L (1/{_line(unit)})": _number(size.hits_per_length / _of_line(unit, one)),
         "sum of intercepts / line length": size.check,
     }
     for name, hits in (("Hilliard circle", size.hilliard), ("Abrams circles", size.abrams)):
@@ -75,7 +76,7 @@ def field_row(one: Sized, unit: Unit, scaled: bool) -> dict[str, object]:
     row |= {
         "intercept 0° over 90°": _ratio(size.lines[0.0], size.lines[90.0]),
         f"S_V = 2 P_L ({_line(unit)}²/{_line(unit)}³)": _number(
-            2 * size.hits_per_length / _of_mm(unit, one)
+            2 * size.hits_per_length / _of_line(unit, one)
         ),
         "share drawn as boundary": size.shared,
         "fragments dropped": size.fragments,
@@ -132,10 +133,10 @@ def page_row(one: Summary, unit: Unit) -> dict[str, object]:
     length = length_of(one, unit)
     clear = one.rose.anisotropy is None or one.rose.anisotropy >= CLEAR
     row: dict[str, object] = {"specimen": one.specimen, "fields": one.n}
-    row["grains"] = round(one.grains, 1)
+    row["grains"] = _rounded(one.grains, 1)
     if one.scaled:
         row["G planimetric"] = _text(one.planimetric(), 2)
-    row |= {f"N_A ({_per_area(unit)})": _text(one.density, 1, _million(unit))}
+    row |= {f"N_A ({_per_area(unit)})": _text(one.density, None, _million(unit))}
     row["%RA"] = _rounded(one.density.relative, 1)
     if one.scaled:
         row["G intercept"] = _text(one.intercept(), 2)
@@ -184,25 +185,31 @@ def _own(unit: Unit, pixel: float | None) -> float:
     return unit.of(1.0, pixel)
 
 
-def _of_mm(unit: Unit, one: Sized) -> float:
-    """Return a pixel in mm, or 1 where lengths are in pixels."""
-    return one.mm if unit.nm is not None and one.mm is not None else 1.0
+def _of_line(unit: Unit, one: Sized) -> float:
+    """Return a pixel in the unit of test lines, or 1 where lengths are in pixels."""
+    return one.mm * _per_mm(unit) if unit.nm is not None and one.mm is not None else 1.0
 
 
-def _area(unit: Unit) -> str:
-    return "px²" if unit.nm is None else "mm²"
+def _per_mm(unit: Unit) -> float:
+    """Return how many units of test lines are a mm: of grains in nm µm, else mm."""
+    return 1e3 if unit.nm is not None and unit.nm < UM else 1.0
 
 
 def _line(unit: Unit) -> str:
-    return "px" if unit.nm is None else "mm"
+    return "px" if unit.nm is None else "µm" if unit.nm < UM else "mm"
+
+
+def _area(unit: Unit) -> str:
+    return f"{_line(unit)}²"
 
 
 def _per_area(unit: Unit) -> str:
-    return "1/Mpx" if unit.nm is None else "1/mm²"
+    return "1/Mpx" if unit.nm is None else f"1/{_area(unit)}"
 
 
 def _million(unit: Unit) -> float:
-    return 1e6 if unit.nm is None else 1.0
+    """Return what a density per mm², or per px², is multiplied with for tables."""
+    return 1e6 if unit.nm is None else 1 / _per_mm(unit) ** 2
 
 
 def _length(hits: Hits, unit: Unit, pixel: float | None) -> float | None:
@@ -248,9 +255,15 @@ def _rounded(value: float | None, digits: int) -> str | None:
     return f"{value:.{digits}f}"
 
 
-def _text(found: Mean, digits: int, factor: float = 1.0) -> str | None:
-    """Return a mean with its interval: 8.03 (7.81 to 8.24)."""
+def _text(found: Mean, digits: int | None, factor: float = 1.0) -> str | None:
+    """Return a mean with its interval: 8.03 (7.81 to 8.24); None takes four figures of it."""
     if not math.isfinite(found.value):
         return None
+    if digits is None:
+        size = abs(found.value * factor)
+        digits = min(12, max(1, 3 - math.floor(math.log10(size)))) if size else 1
     value, low, high = (f"{v * factor:.{digits}f}" for v in (found.value, found.low, found.high))
-    return value if math.isnan(found.low) else f"{value} ({low} to {high})"
+    if math.isnan(found.low):
+        # The lower end of a density may be 0, which has no G and no mean length.
+        return value if math.isnan(found.high) else f"{value} (up to {high})"
+    return f"{value} (from {low})" if math.isnan(found.high) else f"{value} ({low} to {high})"

@@ -79,6 +79,8 @@ def _statistics(diameter: Floats, weight: Floats) -> Floats:
     number = np.count_nonzero(weight)
     spread = np.square(diameter - mean) @ weight / total
     deviation = math.sqrt(spread * number / (number - 1)) if number > 1 else math.nan
+    # What is left of equal sizes is rounding.
+    deviation = 0.0 if deviation < 1e-9 * mean else deviation
     middle = (np.cumsum(weight) - weight / 2) / total
     inside = weight > 0
     found = np.interp(np.array(PERCENT) / 100, middle[inside], diameter[inside])

@@ -194,7 +194,9 @@ def doubts(name: str, all_: Summary, fields: Sequence[Found]) -> list[str]:
         lost = sum(one.dropped_area for one in fields)
         kept = sum(float(one.shapes.area.sum()) for one in fields)
         parts = f"{dropped} of {dropped + all_.objects} parts smaller than --min_area"
-        told.append(f"{name}: {parts} dropped ({100 * lost / (lost + kept):.2g} % of its area).")
+        share = 100 * lost / (lost + kept)
+        text = f"{share:.2g}" if share < 99.5 else "over 99" if kept else "100"
+        told.append(f"{name}: {parts} dropped ({text} % of its area).")
     pieces = sum(one.pieces for one in fields)
     if pieces:
         told.append(
@@ -206,7 +208,7 @@ def doubts(name: str, all_: Summary, fields: Sequence[Found]) -> list[str]:
         more = counted(split, "more object", "more objects")
         told.append(f"{name}: --separate made {more} than there are connected parts.")
     if not all_.objects:
-        return [*told, f"{name}: no object in {all_.fields} fields."]
+        return [*told, f"{name}: no object in {counted(all_.fields, 'field')}."]
     cut = f"{name}: {all_.at_edge} of {all_.objects} objects touch an edge of their field"
     if all_.at_edge:
         told.append(f"{cut}; they count half, a quarter at a corner, and have no part in sizes.")

@@ -73,10 +73,10 @@ def fit(
         before.append(calibration.reliability(found, mask))
         calibration.temper(found, temperature)
         after.append(calibration.reliability(found, mask))
-    checkpoint.save(
-        folder.root / "best.ckpt",
-        {**payload, "progress": {**payload["progress"], "temperature": temperature}},
-    )
+    # A resumed run that found no better model leaves the file as it is.
+    if payload["progress"].get("temperature") != temperature:
+        progress = {**payload["progress"], "temperature": temperature}
+        checkpoint.save(folder.root / "best.ckpt", {**payload, "progress": progress})
     first, second = together(before), together(after)
     assert first is not None and second is not None
     folder.write_json(

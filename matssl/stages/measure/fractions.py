@@ -58,6 +58,7 @@ class Fractions(Kind):
     """Area fraction of each class."""
 
     name: ClassVar[str] = "fractions"
+    compares: ClassVar[bool] = True
 
     def __init__(
         self, settings: MeasureSettings, names: Sequence[str], chosen: Sequence[int]

@@ -63,6 +63,7 @@ class Grains(Kind):
     """Grain size number, mean intercept, anisotropy."""
 
     name: ClassVar[str] = "grains"
+    compares: ClassVar[bool] = True
 
     def __init__(
         self, settings: MeasureSettings, names: Sequence[str], chosen: Sequence[int]
@@ -170,7 +171,10 @@ class Grains(Kind):
             self.name: [tables.field_row(one, unit, scaled) for one in self.fields],
             "grain_sizes": tables.grain_rows(self.fields, unit),
         }
-        compared = compare.rows(self.settings.compare, self._samples(), "G")
+        # G of a field with a scale and of one without are no two numbers of one kind.
+        alike = scaled == (unit.nm is not None)
+        samples = self._samples() if alike else {}
+        compared = compare.rows(self.settings.compare, samples, "G")
         if compared:
             written["grains_compared"] = compared
         summary = {
@@ -298,8 +302,8 @@ class Grains(Kind):
         if missing:
             return [
                 f"Warning: {counted(len(missing), 'field')} without a pixel size ({missing[0]}) "
-                "and others with one: lengths are in pixels, G stands for single fields alone; "
-                "give --pixel_size, or a specimens.csv with pixel_size."
+                "and others with one: lengths are in pixels, G stands for single fields alone, and "
+                "no specimens are compared; give --pixel_size, or a specimens.csv with pixel_size."
             ]
         return []
 
@@ -311,8 +315,10 @@ class Grains(Kind):
             return [f"No gap of up to {self.settings.close_gaps} px in the boundaries."]
         told = f"{counted(closed, 'gap')} of the boundaries closed (--close_gaps "
         told += f"{self.settings.close_gaps}): "
+        if math.isnan(last.intercept().value) or not last.open_density:
+            return [f"{told[:-2]}."]
         if not last.scaled:
-            change = last.density.value / last.open_density if last.open_density else float("nan")
+            change = last.density.value / last.open_density
             return [f"{told}{100 * (change - 1):.1f} % more grains than without closing."]
         return [
             f"{told}G planimetric {last.planimetric().value:.2f}, without closing "
@@ -352,7 +358,10 @@ class Grains(Kind):
             rose,
             unit.name,
         )
-        drawn.append((rose, "Mean intercept by direction of the test lines, and its long axis."))
+        told = "Mean intercept by direction of the test lines, and its long axis."
+        if len(parts) > pictures.MOST_CURVES:
+            told += f" The first {pictures.MOST_CURVES} of {len(parts)} specimens."
+        drawn.append((rose, told))
         sizes = said[-1].sizes
         whole = sizes.weights > 0
         if whole.any():
@@ -414,9 +423,9 @@ def _doubts(one: Summary) -> list[str]:
     """Return what a specimen's numbers lack, in words."""
     said = list(one.spread.words)
     if one.smallest < specimens.A_FIELD:
+        few = f"{one.smallest:g} {'grain' if one.smallest == 1 else 'grains'}"
         said.append(
-            f"a field with {one.smallest:g} grains; ASTM E112 wants {specimens.A_FIELD}: use a "
-            "lower magnification"
+            f"a field with {few}; ASTM E112 wants {specimens.A_FIELD}: use a lower magnification"
         )
     if one.grains < specimens.IN_ALL:
         said.append(

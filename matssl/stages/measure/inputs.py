@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -26,6 +27,8 @@ from matssl.data.specimens import Grouping, group
 from matssl.measure.field import Field, Masked, areas, squared
 from matssl.stages.measure.settings import MeasureSettings
 
+# What rows over specimens are called in specimens.csv: no specimen can be.
+MEANS = re.compile(r"all together|all specimens|mean of \d+ specimens", re.IGNORECASE)
 # From a run of which stage its masks are.
 EVALUATION, PHASES = "eval_model.py", "matssl.tools.phase_map"
 
@@ -93,7 +96,18 @@ def find(settings: MeasureSettings) -> Source:
 
 
 def _counting(settings: MeasureSettings, source: Source) -> Source:
-    """Return the masks with what ``--roi`` leaves of them, in square pixels."""
+    """Return the masks by specimen, with what ``--roi`` leaves of them, in square pixels.
+
+    Raises:
+        UserError: a specimen is called as a row of means is.
+    """
+    for name in source.specimens:
+        if MEANS.fullmatch(name.strip()):
+            raise UserError(
+                f"a specimen is called {name!r}, as the row of means over specimens is; give it "
+                "another name (specimens.csv, --group_regex)"
+            )
+    source = _ordered(source)
     if settings.roi is not None:
         # It needs the type of what it gets.
         from matssl.stages.measure import roi
@@ -101,6 +115,20 @@ def _counting(settings: MeasureSettings, source: Source) -> Source:
         source = roi.within(settings.roi, source)
     open_ = source.open
     return replace(source, open=lambda number: squared(open_(number)))
+
+
+def _ordered(source: Source) -> Source:
+    """Return the masks by specimen in natural order, those of one as they were."""
+    order = sorted(range(source.count), key=lambda i: readers.natural(source.specimens[i]))
+    open_ = source.open
+    images = source.images and tuple(source.images[i] for i in order)
+    return replace(
+        source,
+        open=lambda number: open_(order[number]),
+        files=tuple(source.files[i] for i in order),
+        specimens=tuple(source.specimens[i] for i in order),
+        images=images,
+    )
 
 
 class Listed(NamedTuple):

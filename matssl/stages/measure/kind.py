@@ -47,10 +47,12 @@ class Kind(ABC):
 
     Attributes:
         name: what ``--what`` calls it, and the name of its table.
+        compares: whether it gives the difference of two specimens (``--compare``).
         predicted: whether a model made the masks, whose own error the numbers then hold.
     """
 
     name: ClassVar[str]
+    compares: ClassVar[bool] = False
     predicted: bool = False
 
     def __init__(

@@ -54,6 +54,8 @@ class Layers(Kind):
         named = [i for i, name in enumerate(names) if CRACK.search(name)]
         self.named = tuple(named)
         self.by_shape: set[int] = set()
+        # Classes that cross a field somewhere: in none are their parts cracks by shape alone.
+        self.layered: set[int] = set()
 
     @classmethod
     def suits(cls, names: Sequence[str], labelled: bool) -> bool:
@@ -75,6 +77,7 @@ class Layers(Kind):
             band = layers.with_cracks(one.mask == kind, crack_mask)
             for number, (layer, part) in enumerate(layers.find_layers(band, known), 1):
                 self.layers.append(Found(one.field, kind, number, layer))
+                self.layered.add(kind)
                 parts.append((kind, number, part))
                 drawn.append((layer.first, layer.second))
         paths = []
@@ -91,11 +94,13 @@ class Layers(Kind):
         self, mask: NDArray[np.uint8], known: NDArray[np.bool_], kinds: Sequence[int]
     ) -> tuple[int, ...]:
         """Return the classes whose parts are thin and no layer: cracks without the name."""
-        thin = []
+        thin: list[int] = []
         for kind in kinds:
             own = mask == kind
             share = int(np.count_nonzero(own)) / max(1, int(np.count_nonzero(known)))
-            if not 0 < share <= SPARSE or layers.find_layers(own, known):
+            if kind in self.layered or not 0 < share <= SPARSE:
+                continue
+            if layers.find_layers(own, known):
                 continue
             found, _ = find_cracks(own)
             lengths = [crack.length for crack, _ in found]
@@ -104,8 +109,14 @@ class Layers(Kind):
                 widths, weights=[v for v in lengths if v]
             ):
                 thin.append(kind)
-        self.by_shape |= set(thin)
-        return tuple(thin)
+        # Parts of a layer that cracks cut through are as thin as these.
+        for kind in thin:
+            others = np.isin(mask, [other for other in thin if other != kind])
+            if layers.find_layers(layers.with_cracks(mask == kind, others), known):
+                self.layered.add(kind)
+        own_cracks = tuple(kind for kind in thin if kind not in self.layered)
+        self.by_shape |= set(own_cracks)
+        return own_cracks
 
     def _shortest(self, field: Field) -> float:
         """Return the length below which a part is no crack, in px of a field."""
@@ -145,6 +156,10 @@ class Layers(Kind):
 
     def result(self) -> Measured:
         """Return layers and cracks by field and by specimen."""
+        # A later field may have shown that a class is a layer.
+        wrong = self.by_shape & self.layered
+        self.by_shape -= wrong
+        self.cracks = [one for one in self.cracks if one.kind not in wrong]
         lengths = [(found.layer.mean, found.field) for found in self.layers]
         lengths = lengths or [(one.crack.length, one.field) for one in self.cracks]
         lengths = lengths or [(1.0, field) for field in self.fields]
@@ -162,7 +177,10 @@ class Layers(Kind):
         means = tables.over_specimens(specimens)
         mean = tables.head("thickness mean")
         headline = [
-            (f"{row[mean]:.4g} {unit.name}", f"{row['class']} thickness, {row['specimen']}")
+            (
+                f"{tables.short(row)[tables.head('thickness')]} {unit.name}",
+                f"{row['class']}: thickness, {row['specimen']}",
+            )
             for row in (means or specimens)[:3]
             if row.get(mean) is not None
         ]
@@ -206,9 +224,8 @@ class Layers(Kind):
             )
         if self.dropped:
             notes.append(
-                f"{counted(self.dropped, 'part')} shorter than "
-                f"{self.settings.min_crack} left out "
-                "(--min_crack)."
+                f"{counted(self.dropped, 'part')} shorter than --min_crack "
+                f"{self.settings.min_crack} left out."
             )
         notes += self._left_out(classes)
         short = {

@@ -37,7 +37,7 @@ def measure(settings: MeasureSettings, argv: Sequence[str] = ()) -> Path:
     first = _first(source)
     for kind in asked:
         kind.check(first)
-    facts = report.facts(source, asked)
+    facts = report.facts(source, asked, bool(settings.compare))
     if not settings.quiet:
         print(facts)
 

@@ -231,13 +231,18 @@ class Objects(Kind):
         return sizes.class_edges(one.diameter, one.weight, log), log
 
     def _figures(self, one: Summary, unit: Unit) -> list[tuple[str, str]]:
-        mean = tables.written(one.by_number["mean"].value)
+        found = one.by_number["mean"]
+        mean, low, high = map(tables.written, (found.value, found.low, found.high))
         if mean is None:
             return []
-        name = self.names[one.kind]
+        name, sized = self.names[one.kind], int(np.count_nonzero(one.weight))
+        ends, told = ("", ", no interval") if low is None else (f" ({low} to {high})", "")
         return [
-            (f"{one.objects:,}", f"{name}: objects in {one.fields} fields"),
-            (f"{mean} {unit.name}", f"{name}: mean equivalent diameter"),
+            (f"{one.objects:,}", f"{name}: objects in {counted(one.fields, 'field')}"),
+            (
+                f"{mean}{ends} {unit.name}",
+                f"{name}: mean diameter of equal area (ECD) of {sized:,} whole objects{told}",
+            ),
         ]
 
     def _pictures(

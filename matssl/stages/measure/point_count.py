@@ -41,8 +41,8 @@ class PointCount(Kind):
         """Only ``--grid`` asks for it."""
         return False
 
-    def add(self, one: Masked, place: Path) -> None:
-        """Count the points of a field."""
+    def check(self, one: Masked) -> None:
+        """Refuse a grid that is finer than the pixels."""
         if min(one.mask.shape) < 2 or one.mask.shape[0] < self.rows:
             raise UserError(
                 f"--grid {self.rows}x{self.columns} has more rows than {one.field.name} has pixels"
@@ -52,6 +52,10 @@ class PointCount(Kind):
                 f"--grid {self.rows}x{self.columns} has more columns than {one.field.name} has "
                 "pixels"
             )
+
+    def add(self, one: Masked, place: Path) -> None:
+        """Count the points of a field."""
+        self.check(one)
         own = point_count.count(one.mask, len(self.names), self.rows, self.columns)
         self.hits.append((one.field, own))
         grey = None if one.picture is None else one.picture()

@@ -9,12 +9,14 @@ from matssl import report
 from matssl.core import run_folder
 from matssl.core.run_folder import RunFolder
 from matssl.core.tables import filled
-from matssl.core.wording import counted
+from matssl.core.wording import counted, cut
 from matssl.stages.measure.inputs import Source
 from matssl.stages.measure.kind import Kind, Measured
 
 # Rows of a table on the screen; all are in its CSV file.
 SHOWN = 12
+# Letters of a cell there.
+WIDEST = 40
 TITLES = {
     "fractions": "Phase fractions",
     "objects": "Objects",
@@ -24,15 +26,28 @@ TITLES = {
 }
 
 
-def facts(source: Source, asked: Sequence[Kind]) -> str:
-    """Return what is measured on what, in words."""
+def facts(source: Source, asked: Sequence[Kind], compared: bool = False) -> str:
+    """Return what is measured on what, in words.
+
+    Args:
+        source: of the masks.
+        asked: what is measured.
+        compared: whether ``--compare`` asks for differences, which not all measurements give.
+    """
     lines = [
         f"input   {source.root}: {source.what}, {counted(source.count, 'field')}",
         f"classes {', '.join(source.names)}",
-        f"measure {', '.join(kind.name for kind in asked)}",
+        f"measure {', '.join(kind.name.replace('_', ' ') for kind in asked)}",
         f"groups  {source.grouping.text}",
     ]
-    return "\n".join([*lines, *(f"note    {note}" for note in source.notes)])
+    alone = [TITLES.get(kind.name, kind.name).lower() for kind in asked if not kind.compares]
+    notes = [*source.notes]
+    if compared and alone:
+        notes.append(
+            f"--compare gives differences of phase fractions and of grain size, not of "
+            f"{' and '.join(alone)}"
+        )
+    return "\n".join([*lines, *(f"note    {note}" for note in notes)])
 
 
 def write(
@@ -85,7 +100,8 @@ def _lines(rows: Sequence[Mapping[str, object]]) -> list[str]:
     if not rows:
         return []
     cells = [[str(name) for name in rows[0]]]
-    cells += [[report.shown(value) for value in row.values()] for row in rows]
+    # Names of files may be long, or hold a line break.
+    cells += [[cut(" ".join(report.shown(v).split()), WIDEST) for v in r.values()] for r in rows]
     words = [any(isinstance(row[name], str) for row in rows) for name in rows[0]]
     widths = [max(len(line[i]) for line in cells) for i in range(len(words))]
     return [

@@ -149,7 +149,9 @@ class MeasureSettings(
             told = "--images says that INPUT holds the masks; leave --mask_folder out"
             wrong.append(Problem(told, ("images", "mask_folder")))
         if self.compare and len(set(self.compare)) != 2:
-            told = f"--compare takes the names of two specimens, not {len(set(self.compare))}"
+            told = f"--compare takes the names of two specimens, not {len(self.compare)}"
+            if len(self.compare) == 2:
+                told = f"--compare names {self.compare[0]} twice; give two specimens"
             wrong.append(Problem(told, ("compare",)))
         return wrong
 
