@@ -53,14 +53,14 @@ class Made:
             UserError: a newer version wrote it.
             KeyError, TypeError, ValueError: nobody wrote it.
         """
-        words = [stored[name] for name in ("described", "lineage", "doubt")]
+        words = described, lineage, doubt = [stored[n] for n in ("described", "lineage", "doubt")]
         maps = stored["maps"]
         # The panels of these names are written: none may lead out of the run.
         plain = all(isinstance(name, str) and name == Path(name).name != ".." for name in maps)
         if not (plain and all(isinstance(word, str) for word in words)):
             raise ValueError("its words and names are none")
         images = Preprocess.from_dict(stored["images"])
-        return Made(words[0], bool(stored["joined"]), *words[1:], tuple(maps), images)
+        return Made(described, bool(stored["joined"]), lineage, doubt, tuple(maps), images)
 
 
 @dataclass(frozen=True)
