@@ -38,6 +38,14 @@ def test_text_that_begins_like_a_formula_is_quoted_and_read_back_as_it_was(tmp_p
     assert [row["group"] for row in textfiles.read_rows(path)] == [name.strip() for name in names]
 
 
+def test_a_head_that_begins_like_a_formula_is_quoted_too(tmp_path: Path) -> None:
+    """D14: classes and phases head columns, and users name them."""
+    path = tmp_path / "a.csv"
+    path.write_text(tables.csv_text([{"image": "a", "=1+1": 0.5, "%RA": 1.0}]), encoding="utf-8")
+    assert path.read_text(encoding="utf-8").startswith("image,'=1+1,%RA\n")
+    assert textfiles.read_rows(path) == [{"image": "a", "=1+1": "0.5", "%RA": "1"}]
+
+
 def test_rows_are_filled_to_the_longest() -> None:
     rows = tables.filled([{"a": 1}, {"a": 2, "b": 3}])
     assert rows == [{"a": 1, "b": None}, {"a": 2, "b": 3}] and tables.filled([]) == []

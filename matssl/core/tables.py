@@ -37,7 +37,8 @@ def csv_text(
         columns = list(rows[0]) if rows else []
     table = csv.DictWriter(text, fieldnames=columns, lineterminator="\n")
     if head:
-        table.writeheader()
+        # A class may be called =SUM(A1), and heads a column.
+        table.writerow({name: quoted(name) for name in columns})
     for row in rows:
         table.writerow({name: _cell(value, digits) for name, value in row.items()})
     return text.getvalue()

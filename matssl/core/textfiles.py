@@ -103,7 +103,7 @@ def read_rows(path: Path, what: str = "") -> list[dict[str, str]]:
     separator = max(SEPARATORS, key=first.count)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     try:
-        header = [name.strip() for name in next(reader, [])]
+        header = [unquoted(name).strip() for name in next(reader, [])]
         if not any(header):
             raise UserError(f"{path} is no table: its first line names no columns")
         twice = [name for name in header if name and header.count(name) > 1]

@@ -139,7 +139,8 @@ def _fields(root: Path, phases: Phases) -> list[Field]:
     fields = []
     try:
         reader = csv.DictReader(io.StringIO(textfiles.read_text(table), newline=""))
-        rows = [{k: textfiles.unquoted(cell) for k, cell in row.items()} for row in reader]
+        plain = textfiles.unquoted
+        rows = [{plain(k): plain(cell) for k, cell in row.items()} for row in reader]
         paths = [Path(row["image"]) for row in rows]
         files = phases.made.maps if phases.made else _maps_of_before(root, paths)
         if not rows:
