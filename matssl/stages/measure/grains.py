@@ -434,6 +434,8 @@ def _doubts(one: Summary) -> list[str]:
         )
     if one.n < 2:
         said.append("one field: no interval, since nothing tells how fields differ")
+    elif one.density.low == one.density.high:
+        said.append("all fields hold as many grains: an interval without width tells nothing")
     elif one.density.relative > specimens.ACCURACY:
         said.append(
             f"%RA of N_A is {one.density.relative:.1f}; ASTM E112 accepts "
