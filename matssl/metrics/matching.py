@@ -16,9 +16,8 @@ from numpy.typing import NDArray
 
 from matssl.core.arrays import strips
 from matssl.core.labels import IGNORE
+from matssl.core.matching import greedy
 
-# Intersection over union from which on two objects are the same.
-SAME = 0.5
 # Parts of fewer pixels are no objects: crumbs of a border, single pixels.
 LEAST_PIXELS = 5
 
@@ -67,7 +66,7 @@ def match(
     overlap = (both, int(np.count_nonzero(own)) + int(np.count_nonzero(guess)) - both)
     true_labels, true, true_whole, true_crumbs = parts(own, least)
     labels, predicted, whole, crumbs = parts(guess, least)
-    pairs, ious = _pairs(true_labels, labels, true, predicted)
+    pairs, ious = greedy(true_labels, labels, true, predicted)
     return Matched(true, predicted, pairs, ious, true_whole, whole, (true_crumbs, crumbs), overlap)
 
 
@@ -195,38 +194,6 @@ def union_iou(fields: Sequence[Matched]) -> tuple[float, int]:
     """
     defined = [one.overlap[0] / one.overlap[1] for one in fields if one.overlap[1]]
     return _mean(np.sort(np.array(defined))), len(fields) - len(defined)
-
-
-def _pairs(
-    true_labels: NDArray[np.int32],
-    labels: NDArray[np.int32],
-    true: NDArray[np.int64],
-    predicted: NDArray[np.int64],
-) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Return the matches of two label images, and their IoU."""
-    # One number for each pair of objects; its pixels are their intersection.
-    met, shared = np.zeros(0, np.int64), np.zeros(0, np.int64)
-    for rows in strips(len(labels)):
-        both = (true_labels[rows] > 0) & (labels[rows] > 0)
-        codes = true_labels[rows][both].astype(np.int64) * (len(predicted) + 1)
-        found, here = np.unique(codes + labels[rows][both], return_counts=True)
-        met, place = np.unique(np.concatenate([met, found]), return_inverse=True)
-        shared = np.bincount(place, np.concatenate([shared, here])).astype(np.int64)
-    first, second = np.divmod(met, len(predicted) + 1)
-    first, second = first - 1, second - 1
-    union = true[first] + predicted[second] - shared
-    # Twice the intersection against the union in whole numbers: one half is no matter of rounding.
-    same = np.flatnonzero(shared >= SAME * union)
-    ious = shared[same] / union[same]
-    taken_true, taken = np.zeros(len(true), bool), np.zeros(len(predicted), bool)
-    kept = []
-    for place in np.argsort(-ious, kind="stable"):
-        one, other = first[same[place]], second[same[place]]
-        if not taken_true[one] and not taken[other]:
-            taken_true[one] = taken[other] = True
-            kept.append(place)
-    chosen = same[np.array(kept, np.intp)]
-    return np.stack([first[chosen], second[chosen]], axis=1), shared[chosen] / union[chosen]
 
 
 def _ratio(part: float, whole: float) -> float:

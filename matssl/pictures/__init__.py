@@ -6,9 +6,12 @@ import warnings
 from pathlib import Path
 
 import matplotlib
+import numpy as np
 from cycler import cycler
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
+from matssl.core.arrays import Array
 from matssl.core.run_folder import atomic_path
 from matssl.core.wording import cut
 
@@ -61,3 +64,15 @@ def save(figure: Figure, path: Path) -> None:
         warnings.filterwarnings("ignore", "Glyph .* missing from")
         figure.savefig(temporary, dpi=DPI, bbox_inches="tight", format="png")
     plt.close(figure)
+
+
+def stretched(grey: Array, every: int = 4) -> NDArray[np.uint8]:
+    """Return grey levels of any depth as 8 bits, the lowest and highest half per cent cut off.
+
+    Args:
+        grey: (H, W).
+        every: row and column that the levels are taken from.
+    """
+    low, high = np.percentile(grey[::every, ::every], [0.5, 99.5])
+    scaled = (grey.astype(np.float32) - low) * (255 / max(float(high - low), 1e-9))
+    return np.clip(scaled, 0, 255).astype(np.uint8)

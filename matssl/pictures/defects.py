@@ -23,9 +23,7 @@ def ground(grey: Array | None, shape: tuple[int, int]) -> NDArray[np.uint8]:
     if grey is None:
         return np.zeros((*shape, 3), np.uint8)
     if grey.dtype != np.uint8:
-        low, high = np.percentile(grey, [0.5, 99.5])
-        scaled = (grey.astype(np.float32) - low) * (255 / max(float(high - low), 1e-9))
-        grey = np.clip(scaled, 0, 255).astype(np.uint8)
+        grey = pictures.stretched(grey, every=1)
     return np.asarray(cv2.cvtColor(grey, cv2.COLOR_GRAY2BGR), np.uint8)
 
 

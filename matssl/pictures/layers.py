@@ -46,7 +46,7 @@ def overlay(
         path: PNG file.
         pixel_size: nm; draws a scale bar.
     """
-    shown = np.full(shape, 110, np.uint8) if grey is None else _levels(grey)
+    shown = np.full(shape, 110, np.uint8) if grey is None else pictures.stretched(grey)
     canvas = np.repeat(shown[..., None], 3, axis=2)
     thick = max(1, round(max(shape) / 700))
     for first, second in edges:
@@ -87,13 +87,6 @@ def profiles(
     axis.set_title(f"thickness along its normal, a line a field{more}")
     axis.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
     pictures.save(figure, path)
-
-
-def _levels(grey: Array) -> NDArray[np.uint8]:
-    """Return grey levels of any depth as 8 bits, the lowest and highest half per cent cut off."""
-    low, high = np.percentile(grey[::4, ::4], [0.5, 99.5])
-    scaled = (grey.astype(np.float32) - low) * (255 / max(float(high - low), 1e-9))
-    return np.clip(scaled, 0, 255).astype(np.uint8)
 
 
 def _line(

@@ -9,6 +9,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from matssl.core.matching import SAME, greedy
+
 # Violet of outlines and green of the truth, in B, G, R.
 OUTLINE, TRUTH = (200, 0, 200), (0, 255, 0)
 # Circles and their centres are drawn with so many bits behind the point.
@@ -146,7 +148,7 @@ class Matched:
     pairs: NDArray[np.int64]
 
 
-def matched(truth: Defects, prediction: Defects, least: float = 0.5) -> Matched:
+def matched(truth: Defects, prediction: Defects, least: float = SAME) -> Matched:
     """Return which defects are the same: intersection over union at least one half.
 
     Pairs are taken greedily, the best first, each defect once.
@@ -156,22 +158,9 @@ def matched(truth: Defects, prediction: Defects, least: float = 0.5) -> Matched:
         prediction: of the same field.
         least: intersection over union from which on they are the same.
     """
-    a, b = truth.labels.ravel(), prediction.labels.ravel()
-    both = (a > 0) & (b > 0)
-    keys, counts = np.unique(
-        a[both].astype(np.int64) * (prediction.count + 1) + b[both], return_counts=True
+    true, own = (
+        np.bincount(one.labels.ravel(), minlength=one.count + 1)[1:].astype(np.int64)
+        for one in (truth, prediction)
     )
-    first, second = np.divmod(keys, prediction.count + 1)
-    sizes = [np.bincount(v, minlength=n + 1) for v, n in ((a, truth.count), (b, prediction.count))]
-    ious = counts / (sizes[0][first] + sizes[1][second] - counts)
-    pairs: list[tuple[int, int]] = []
-    seen: tuple[set[int], set[int]] = (set(), set())
-    for place in np.argsort(-ious, kind="stable").tolist():
-        one, other = int(first[place]), int(second[place])
-        if ious[place] < least:
-            break
-        if one not in seen[0] and other not in seen[1]:
-            pairs.append((one - 1, other - 1))
-            seen[0].add(one)
-            seen[1].add(other)
-    return Matched(truth.count, prediction.count, np.array(pairs, np.int64).reshape(-1, 2))
+    pairs, _ = greedy(truth.labels, prediction.labels, true, own, least)
+    return Matched(truth.count, prediction.count, pairs)

@@ -7,7 +7,7 @@ import math
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -69,11 +69,6 @@ class Source:
     images: tuple[Path, ...] = ()
     regions: tuple[Path, ...] = ()
     left: dict[str, tuple[int, int]] = dataclasses.field(default_factory=dict)
-
-    def fields(self) -> Iterator[Masked]:
-        """Yield every field; the pixels of one are in memory at a time."""
-        for number in range(self.count):
-            yield self.open(number)
 
 
 def find(settings: MeasureSettings) -> Source:

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
-import numpy as np
 
-from matssl import report
+from matssl import pictures, report
 from matssl.core.arrays import Array
 from matssl.core.wording import counted
 from matssl.measure import intervals
@@ -50,9 +49,7 @@ def field(own: Field, grey: Array, found: Grid, path: Path) -> Counted:
         path: of the JPEG file.
     """
     height, width = grey.shape
-    low, high = np.percentile(grey[::4, ::4], [0.5, 99.5])
-    scaled = (grey.astype(np.float32) - low) * (255 / max(float(high - low), 1e-9))
-    shown = np.clip(scaled, 0, 255).astype(np.uint8)
+    shown = pictures.stretched(grey)
     factor = min(1.0, SIDE / max(height, width))
     size = (max(1, round(width * factor)), max(1, round(height * factor)))
     shown = cv2.resize(shown, size, interpolation=cv2.INTER_AREA)
