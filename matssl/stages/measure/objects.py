@@ -9,6 +9,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from matssl.core.arrays import Spool
 from matssl.core.tables import Row
 from matssl.core.wording import counted
 from matssl.measure.field import Masked
@@ -68,6 +69,7 @@ class Objects(Kind):
             ),
         )
         self.found: list[Found] = []
+        self.spool = Spool()
         self.drawn: list[tuple[Path, str, str]] = []
 
     @classmethod
@@ -84,13 +86,13 @@ class Objects(Kind):
     def add(self, one: Masked, place: Path) -> None:
         """Find the objects of a field, and draw them."""
         made = list(objects.find(one, self.kinds, len(self.names), self.rules))
-        self.found += [found for found, _ in made]
+        place.mkdir(parents=True, exist_ok=True)
+        self.found += [self.spool.lay(found, place) for found, _ in made]
         self._draw(one, made, place)
 
     def _draw(self, one: Masked, made: Sequence[tuple[Found, Parts]], place: Path) -> None:
         from matssl.pictures import objects as pictures
 
-        place.mkdir(parents=True, exist_ok=True)
         path = self._place(one.field.name, place)
         outlined = []
         for found, own in made:
