@@ -1,0 +1,46 @@
+"""Files in which labelling programs keep what people drew: read, and written.
+
+``drawing`` is what every format is read into and ``raster`` makes masks of it; ``outlines`` makes
+polygons of masks. A format is a file of this folder and its line in ``FORMATS``. It has
+
+* ``recognise(path) -> bool``: whether a file or a folder is of this format. Reads little, raises
+  nothing.
+* ``read(path, choices) -> Annotations``: what a file or a folder holds. Raises UserError, in one
+  line, for what is damaged or left open.
+* ``write(folder, pictures, names) -> None``, where it can be written: masks as files of the
+  program, in an empty folder; ``read`` of that folder gives the same masks.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Protocol, cast
+
+from matssl.data.annotations.drawing import Annotations, Choices, Drawing, Marked, Shape
+
+__all__ = ["FORMATS", "Annotations", "Choices", "Drawing", "Marked", "Shape", "module_of"]
+
+# Paths of modules as words: a command's --help loads none of them.
+FORMATS: dict[str, str] = {
+    "labelme": "matssl.data.annotations.labelme",
+}
+
+
+class Format(Protocol):
+    """What the module of a format has."""
+
+    recognise: Callable[[Path], bool]
+    read: Callable[[Path, Choices], Annotations]
+
+
+class Written(Format, Protocol):
+    """What the module of a format has that is written, too."""
+
+    write: Callable[[Path, Iterable[Marked], Mapping[int, str]], None]
+
+
+def module_of(name: str) -> Format:
+    """Return the module of a format of ``FORMATS``."""
+    return cast(Format, importlib.import_module(FORMATS[name]))
