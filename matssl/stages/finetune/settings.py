@@ -30,7 +30,7 @@ RECIPES = os.path.join(os.path.dirname(os.path.abspath(__file__)), "recipes")
 # Side of a training crop where nothing says another.
 CROP_SIZE = 192
 # The keys of matssl.models.losses.LOSSES; a test holds that they agree.
-LOSSES = ("dice_ce", "dice", "ce", "focal", "bce")
+LOSSES = ("dice_ce", "dice", "ce", "focal", "bce", "dice_bce")
 # Values of --class_weights that are no numbers.
 NAMED_WEIGHTS = ("none", "balanced")
 # Value of --folds for as many as there are specimens.
@@ -138,7 +138,8 @@ class FinetuneSettings(
     encoder: str = flag(
         "auto",
         "model",
-        "any encoder of segmentation-models-pytorch; auto: that of the weights, else resnet18",
+        "any encoder of segmentation-models-pytorch or vision transformer of timm "
+        "(dinov2-vit-s14, dinov3-vit-s16, ...); auto: that of the weights, else resnet18",
         first=True,
     )
     decoder: str = flag(
