@@ -25,6 +25,13 @@ __all__ = ["FORMATS", "Annotations", "Choices", "Drawing", "Marked", "Shape", "m
 # Paths of modules as words: a command's --help loads none of them.
 FORMATS: dict[str, str] = {
     "labelme": "matssl.data.annotations.labelme",
+    "imagej": "matssl.data.annotations.imagej",
+    "qupath": "matssl.data.annotations.qupath",
+    "napari_labels": "matssl.data.annotations.napari_labels",
+    "napari_shapes": "matssl.data.annotations.napari_shapes",
+    "ilastik": "matssl.data.annotations.ilastik",
+    "ome_zarr": "matssl.data.annotations.ome_zarr",
+    "ome_zarr_05": "matssl.data.annotations.ome_zarr_05",
 }
 
 
