@@ -288,6 +288,12 @@ class FinetuneSettings(
             return f"--results_dir {self.results_dir} --resume"
         return f"--name {self.name} --resume" if self.name else None
 
+    @property
+    def start_file(self) -> str | None:
+        """File, or name in the hub, of the weights the training starts from; None without one."""
+        source = self.ssl_weights_path or self.pretrained or self.weights
+        return None if source in ("none", "imagenet") else source
+
     def problems(self) -> list[Problem]:
         """Return what does not go together, one sentence each."""
         wrong = self.image_problems(self.in_channels)
@@ -301,6 +307,9 @@ class FinetuneSettings(
         if self.resume and not (self.name or self.results_dir):
             wrong.append(Problem("--resume needs the --name of the run", ("name",)))
         wrong += self.network_problems(self.encoder, self.decoder)
+        if self.whole_model and self.start_file is None:
+            told = "--whole_model needs the file of a fine-tuned model in --weights"
+            wrong.append(Problem(told, ("whole_model", "weights", "ssl_weights_path")))
         wrong += self.sample_problems(self.input_size, self.rare_class_p, self.d4)
         wrong += self.list_problems(self.splits, self.name)
         return wrong
