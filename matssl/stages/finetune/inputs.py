@@ -268,7 +268,9 @@ def default_name(settings: FinetuneSettings) -> str:
         start = path.resolve().parent.name if path.stem in ("encoder", "last") else path.stem
     elif settings.weights != "none":
         start = Path(settings.weights).stem
-    data = Path(settings.finetune_dataset).resolve().name.replace(" ", "_")
+    place = Path(settings.finetune_dataset).resolve()
+    # An index stands for the images that it lists.
+    data = (place.stem if place.is_file() else place.name).replace(" ", "_")
     note = f"-{settings.note}" if settings.note else ""
     return f"{start}-{data}-{run_folder.today()}{note}"
 
@@ -329,6 +331,7 @@ def crop_augmentation(settings: FinetuneSettings) -> CropAugmentation:
         rare_p=settings.rare_class_p,
         d4=settings.d4,
         scale=settings.scale_jitter,
+        rotation=settings.rotation,
         brightness=settings.brightness,
         contrast=settings.contrast,
         gamma=settings.gamma,

@@ -91,7 +91,11 @@ class FinetuneSettings(
     """Flags of train_finetune.py."""
 
     finetune_dataset: str = flag(
-        "", "data", "folder of images with masks", required=True, leads=paths.folder
+        "",
+        "data",
+        "folder of images with masks, or a JSON index of them",
+        required=True,
+        leads=paths.dataset,
     )
     recipe: str = flag(
         "matssl",
@@ -267,6 +271,9 @@ class FinetuneSettings(
     )
     scale_jitter: float = flag(
         0.0, "augmentation", "crops are zoomed by up to this share", low=0, high=2
+    )
+    rotation: float = flag(
+        0.0, "augmentation", "crops are turned by up to so many degrees either way", low=0, high=180
     )
     brightness: float = flag(
         0.2, "augmentation", "grey shift, up to this share of the range", low=0, high=10
