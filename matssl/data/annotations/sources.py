@@ -6,6 +6,7 @@ import base64
 import binascii
 import io
 import math
+import struct
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,8 @@ from matssl.core import textfiles
 from matssl.core.errors import UserError
 from matssl.core.wording import counted, cut
 from matssl.data import readers
-from matssl.data.annotations.drawing import FARTHEST, Points, label_of, ring
-from matssl.data.readers.headers import MAX_SIDE, first_line
+from matssl.data.annotations.drawing import FARTHEST, Ellipse, Points, Shape, label_of, ring
+from matssl.data.readers.headers import MAX_EXPANSION, MAX_SIDE, first_line
 
 # A file of all annotations of a large project, and the beginning and end of it that are looked at
 # to tell what it is.
@@ -197,7 +198,7 @@ def points(value: object, where: str) -> Points:
     return outline(pairs, where)
 
 
-def outline(pairs: Sequence[Sequence[float]], where: str) -> Points:
+def outline(pairs: Sequence[Sequence[float]] | Points, where: str) -> Points:
     """Return pairs of numbers as an outline.
 
     Raises:
@@ -224,6 +225,21 @@ def at_least(points: Points, number: int, where: str) -> None:
         raise UserError(f"{where} has {counted(len(points), 'point')}, not {number}")
 
 
+def png_size(data: bytes, where: str) -> tuple[int, int]:
+    """Return rows and columns that a PNG file promises.
+
+    Raises:
+        UserError: it is none, or promises more than its bytes can hold.
+    """
+    if data[:8] != b"\x89PNG\r\n\x1a\n" or len(data) < 33:
+        raise UserError(f"{where} is no PNG")
+    columns, rows = struct.unpack(">II", data[16:24])
+    found = size(rows, columns, where)
+    if rows * columns > MAX_EXPANSION * 8 * len(data):
+        raise UserError(f"{where}: {rows} x {columns} pixels are more than its bytes can hold")
+    return found
+
+
 def png(data: bytes, where: str) -> NDArray[np.bool_]:
     """Return where a PNG file is above 0, bool (rows, columns); alpha does not count.
 
@@ -232,17 +248,18 @@ def png(data: bytes, where: str) -> NDArray[np.bool_]:
     """
     from PIL import PngImagePlugin
 
+    png_size(data, where)
     try:
         # The plugin itself: Image.open refuses what is large, and that is judged here.
         with PngImagePlugin.PngImageFile(io.BytesIO(data)) as image:
-            size(image.height, image.width, where)
             image.load()
             found = np.asarray(image) > 0
-    except UserError:
-        raise
     except Exception as error:  # a parser of foreign bytes may stumble over anything
         raise UserError(f"{where} is no PNG, or damaged: {first_line(error)}") from error
-    return found if found.ndim == 2 else found[..., : 1 if found.shape[2] == 2 else 3].any(axis=2)
+    if found.ndim == 2:
+        return found
+    shown = found[..., : 1 if found.shape[2] == 2 else 3]
+    return np.asarray(shown.any(axis=2))
 
 
 def decoded(value: object, where: str) -> bytes:
@@ -267,3 +284,28 @@ def _shown(value: object) -> str:
     if isinstance(value, (dict, list)):
         return f"{'an object' if isinstance(value, dict) else 'a list'} of {len(value)}"
     return cut(repr(value), 60)
+
+
+def identity(value: object, where: str) -> str | int:
+    """Return an id: a whole number, 0 among them, or a text.
+
+    Raises:
+        UserError: it is none.
+    """
+    if isinstance(value, str) and value:
+        return value
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise UserError(f"{where}: its id is {_shown(value)}")
+    return value
+
+
+def ellipse(label: str, found: Ellipse, where: str) -> Shape | None:
+    """Return an ellipse as a shape; None of one without an area.
+
+    Raises:
+        UserError: it lies outside any picture.
+    """
+    numbers = (found.x, found.y, found.rx, found.ry, found.degrees)
+    if not all(abs(value) <= FARTHEST for value in numbers):
+        raise UserError(f"{where} lies in no picture")
+    return Shape(label, "ellipse", ellipse=found) if found.rx > 0 and found.ry > 0 else None

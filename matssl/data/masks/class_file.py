@@ -53,6 +53,21 @@ def class_file(classes: str | None, folder: Path | None) -> Path | None:
     return None
 
 
+def values_by_name(file: Path) -> dict[str, tuple[Value, ...]]:
+    """Return what a class file says by itself, without masks; () for the rest.
+
+    Raises:
+        UserError: the file is none, or names a class twice.
+    """
+    is_csv = file.suffix.lower() == ".csv"
+    entries, ignored, _ = _csv_classes(file, {}) if is_csv else _yaml_classes(file, "index")
+    _refuse_overlaps(file, [value for _, values in entries for value in values] + list(ignored))
+    twice = [name for name, _ in entries if [n for n, _ in entries].count(name) > 1]
+    if twice:
+        raise UserError(f"{file} names {cut(repr(twice[0]))} twice")
+    return dict(entries)
+
+
 def from_file(file: Path, agreed: Agreed) -> tuple[ClassTable, tuple[str, ...]]:
     """Return the table a class file describes.
 
