@@ -43,6 +43,8 @@ FREE_ON_RESUME = {
     "splits",
     "mask_folder",
     "specimens",
+    # The checkpoint holds the pipeline itself.
+    "augmentation",
     # Who looks after a run, and which of its states are kept.
     "on_collapse",
     "on_bad_image",

@@ -12,6 +12,7 @@ from matssl.core.errors import UserError
 from matssl.core.run_folder import RunFolder
 from matssl.core.wording import counted
 from matssl.data import crops, layouts, preprocess, specimens
+from matssl.data.augmentation import Pipeline
 from matssl.data.crops import CropAugmentation, Labelled
 from matssl.data.layouts import Dataset, Lists, Pair
 from matssl.data.masks import ClassTable
@@ -323,8 +324,10 @@ def crop_size(settings: FinetuneSettings, model: SegmentationModel) -> int:
     return side
 
 
-def crop_augmentation(settings: FinetuneSettings) -> CropAugmentation:
-    """Return how crops are drawn and changed."""
+def crop_augmentation(
+    settings: FinetuneSettings, pipeline: Pipeline | None = None
+) -> CropAugmentation:
+    """Return how crops are drawn and changed, by a pipeline where there is one."""
     assert settings.crop_size is not None
     return CropAugmentation(
         size=settings.crop_size,
@@ -338,6 +341,7 @@ def crop_augmentation(settings: FinetuneSettings) -> CropAugmentation:
         illumination=settings.illumination,
         blur_p=settings.blur_p,
         noise_p=settings.noise_p,
+        pipeline=pipeline,
     )
 
 

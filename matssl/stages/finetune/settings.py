@@ -11,6 +11,7 @@ from typing import Any
 from matssl.core import parsing, paths
 from matssl.core.flags import Command, Problem, declared, flag, peek, to_dict
 from matssl.decoders import described, segmenting
+from matssl.stages.finetune.augmentation_settings import AugmentationSettings
 from matssl.stages.finetune.forest_settings import GROUPS, HEEDED, UNHEEDED, ForestSettings
 from matssl.stages.finetune.sections import ListSettings, NetworkSettings, ScoreSettings
 from matssl.stages.settings import (
@@ -87,6 +88,7 @@ class FinetuneSettings(
     ScoreSettings,
     ListSettings,
     ForestSettings,
+    AugmentationSettings,
 ):
     """Flags of train_finetune.py."""
 
