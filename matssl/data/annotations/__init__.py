@@ -40,6 +40,13 @@ FORMATS: dict[str, str] = {
     "labelstudio": "matssl.data.annotations.label_studio",
     "via": "matssl.data.annotations.via",
     "yolo": "matssl.data.annotations.yolo",
+    "imagej": "matssl.data.annotations.imagej",
+    "qupath": "matssl.data.annotations.qupath",
+    "napari_labels": "matssl.data.annotations.napari_labels",
+    "napari_shapes": "matssl.data.annotations.napari_shapes",
+    "ilastik": "matssl.data.annotations.ilastik",
+    "ome_zarr": "matssl.data.annotations.ome_zarr",
+    "ome_zarr_05": "matssl.data.annotations.ome_zarr_05",
 }
 
 
