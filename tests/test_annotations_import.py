@@ -273,6 +273,7 @@ def _found(tmp_path: Path, names: Sequence[str], *drawings: Drawing) -> list[str
         ("S1/a.jpg", ("S1/a.tif", "S2/a.jpg"), "S1/a.tif"),
         ("4.2V-001", ("4.2V-001.png", "4.2V-002.png"), "4.2V-001.png"),
         ("a.png", ("a.png", "A.png"), "a.png"),
+        ("images/1a2b3c4d-a.png", ("a.png", "b.png"), "a.png"),
     ],
 )
 def test_a_picture_is_found_by_the_longest_part_of_its_path(
