@@ -11,12 +11,13 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from matssl.core.errors import UserError
 from matssl.core.wording import counted
 from matssl.data import masks, readers
 from matssl.data.layouts import (
+    annotated,
     anywhere,
     beside,
     images_masks,
@@ -43,6 +44,7 @@ from matssl.data.layouts.survey import (
     OTHER,
     LeftOut,
     Survey,
+    named_masks,
     other_files,
     refuse_run,
     summed,
@@ -75,6 +77,7 @@ DATA_LAYOUTS: dict[str, Layout] = {
 BY_CONTENT = "masks found by few values, stem and size"
 GIVEN = "masks in --mask_folder"
 IN_SPLITS = "data sets in train, val and test"
+ANNOTATED = "images with annotations of "
 # What a folder that no layout knows is called.
 IMAGES_ONLY = "images only"
 
@@ -134,6 +137,7 @@ class Dataset:
         cut: how the splits came about.
         left_out: pictures that are no micrographs of this data set, and why.
         grouping: which specimen each image is of, and who says so; of all images that were found.
+        made: folder of masks that were made of annotation files; None where there are none.
     """
 
     root: Path
@@ -144,6 +148,12 @@ class Dataset:
     cut: Cut = Cut("named")
     left_out: tuple[LeftOut, ...] = ()
     grouping: Grouping = field(default_factory=Grouping.empty)
+    made: Path | None = None
+
+    @property
+    def class_folder(self) -> Path:
+        """Folder whose class file says what the masks mean."""
+        return self.root if self.made is None else self.made
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -192,7 +202,8 @@ def find(
         UserError: nothing found, images without masks or the reverse, masks that cannot be read.
     """
     root = Path(root)
-    name, found, left_out, told = _recognise(root, mask_folder)
+    seen = _recognise(root, mask_folder, classes)
+    name, found, left_out, told = seen.name, seen.found, seen.left_out, seen.told
     if not any(item.mask for item in found):
         if need_masks:
             others = {out.path: out.files for out in left_out if out.why == OTHER}
@@ -229,7 +240,10 @@ def find(
     mask_paths = [pair.mask for pair in seen if pair.mask is not None]
     if mask_paths and table is None:
         closed = len(pairs) - len(seen) if cut.automatic else 0
-        table, found_notes = _table(mask_paths, classes, root, whole, closed)
+        if seen.made is not None and not masks.is_binary(classes):
+            # Names and class files have said already what labels mean.
+            classes = None
+        table, found_notes = _table(mask_paths, classes, seen.made or root, whole, closed)
         notes += found_notes
     return Dataset(
         root,
@@ -240,6 +254,7 @@ def find(
         cut,
         tuple(left_out),
         grouping,
+        seen.made,
     )
 
 
@@ -293,37 +308,77 @@ def tests(
     return [pair.image for pair in found.pairs if pair.split.endswith("test")]
 
 
-def _recognise(
-    root: Path, mask_folder: str | None
-) -> tuple[str, list[Found], list[LeftOut], list[str]]:
-    """Return the layout's name, its images, what is left out, and what was noticed.
+class _Recognised(NamedTuple):
+    """How a folder is laid out; ``made`` is the folder of masks made of annotation files."""
 
-    Names of folders that are known go first, as they did before pictures were looked at.
+    name: str
+    found: list[Found]
+    left_out: list[LeftOut]
+    told: list[str]
+    made: Path | None = None
+
+
+def _recognise(root: Path, mask_folder: str | None, classes: str | None = None) -> _Recognised:
+    """Return how a folder is laid out.
+
+    Names of folders that are known go first, as they did before pictures were looked at. Files of
+    labelling programs are read where there are no masks.
     """
     if not root.is_dir():
-        return IMAGES_ONLY, [Found(path, None, "") for path in readers.find_images(root)], [], []
+        alone = [Found(path, None, "") for path in readers.find_images(root)]
+        return _Recognised(IMAGES_ONLY, alone, [], [])
     refuse_run(root)
     listed = _listed(root)
     paths, told = listed.images, outlines.notes(listed.others)
+    every = tuple(DATA_LAYOUTS.values())
     if mask_folder is not None:
-        found = anywhere.given(root, _survey(root, (), found=listed).images, mask_folder)
-        return GIVEN, found, _elsewhere(root, listed, found), told
-    for name, layout in DATA_LAYOUTS.items():
-        pairs = layout.pairs(root)
-        if pairs:
-            return name, pairs, _elsewhere(root, listed, pairs), told
-    seen = _survey(root, tuple(DATA_LAYOUTS.values()), pairing=True, found=listed)
+        images = _survey(root, (), found=listed).images
+        place = annotated.place(root, mask_folder)
+        if place is not None:
+            return _annotated(root, place, images, annotated.in_folder(place), classes, listed)
+        found = anywhere.given(root, images, mask_folder)
+        return _Recognised(GIVEN, found, _elsewhere(root, listed, found), told)
+    programs = annotated.formats(root, listed.others)
+    if not programs or named_masks(root, paths, every):
+        for name, layout in DATA_LAYOUTS.items():
+            pairs = layout.pairs(root)
+            if pairs:
+                return _Recognised(name, pairs, _elsewhere(root, listed, pairs), told)
+    seen = _survey(root, every, pairing=True, found=listed)
     if seen.matched.images:
         pairs = anywhere.pairs(root, seen.images, seen.matched)
         used = {item.mask for item in pairs}
         left_out = [out for out in seen.left_out if out.why != MASK]
         left_out += _unused_masks(root, paths, seen, used)
-        return BY_CONTENT, pairs, left_out, told
+        return _Recognised(BY_CONTENT, pairs, left_out, told)
+    if programs:
+        return _annotated(root, root, seen.images, programs, classes, listed)
     inside = _in_splits(root)
     if inside:
-        return IN_SPLITS, inside, _elsewhere(root, listed, inside), told
+        return _Recognised(IN_SPLITS, inside, _elsewhere(root, listed, inside), told)
     found = [Found(image, None, "") for image in seen.images]
-    return IMAGES_ONLY, found, list(seen.left_out), told
+    return _Recognised(IMAGES_ONLY, found, list(seen.left_out), told)
+
+
+def _annotated(
+    root: Path,
+    source: Path,
+    images: Sequence[Path],
+    programs: Sequence[str],
+    classes: str | None,
+    listed: Listing,
+) -> _Recognised:
+    """Return the images of a folder with masks made of the annotation files of another, or its own.
+
+    Raises:
+        UserError: see :func:`matssl.data.layouts.annotated.decoded`.
+    """
+    made = annotated.decoded(root, source, images, programs, classes)
+    found = anywhere.split(root, [(image, made.masks.get(image)) for image in images])
+    # The annotation files are in use, and no pictures that are not read.
+    left_out = [out for out in _elsewhere(root, listed, found) if out.why != OTHER]
+    name = f"{ANNOTATED}{made.program}"
+    return _Recognised(name, found, left_out, list(made.notes), made.folder)
 
 
 def _in_splits(root: Path) -> list[Found]:
@@ -338,7 +393,7 @@ def _in_splits(root: Path) -> list[Found]:
     for folder in folders:
         if readers.listing(folder).images:
             split = split_name(folder.name)
-            pairs = _recognise(folder, None)[1]
+            pairs = _recognise(folder, None).found
             found += [replace(item, split=split if item.mask else "predict") for item in pairs]
     return (by_split(found) or []) if any(item.mask for item in found) else []
 
