@@ -210,10 +210,16 @@ def rewind(folder: RunFolder, step: int) -> list[float]:
             losses.append(row[1])
     if folder.writer and log.is_file():
         atomic_write_text(log, "".join(kept))
-        for rest in folder.root.glob(".*"):
+        sweep(folder)
+    return losses
+
+
+def sweep(folder: RunFolder) -> None:
+    """Remove what a process that was killed had half written."""
+    if folder.writer:
+        for rest in folder.root.rglob(".*"):
             if rest.is_file():
                 rest.unlink()
-    return losses
 
 
 def _row(line: str) -> tuple[int, float] | None:

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,8 +18,6 @@ from matssl.core.errors import UserError
 from matssl.core.labels import IGNORE
 from matssl.data.annotations.drawing import Drawing, Ellipse, Patch, Points, Shape
 
-Overlap = Literal["last", "first", "smallest", "largest", "ignore"]
-OVERLAPS: tuple[Overlap, ...] = ("last", "first", "smallest", "largest", "ignore")
 # Crossings of outlines with rows that are held at once, and that one shape may have in all.
 AT_ONCE, MOST = 1 << 21, 1 << 30
 # Sum of squares of a centre that lies on an ellipse may come out a few ulp above 1.
@@ -48,14 +45,14 @@ def paint(
     drawing: Drawing,
     size: tuple[int, int],
     values: Mapping[str, int],
-    overlap: Overlap | None = None,
+    overlap: str | None = None,
     uncovered: int = 0,
 ) -> Painted:
     """Return the mask of a drawing.
 
-    Where two classes claim a pixel, ``overlap`` says which gets it: the last or first drawn, the
-    smaller or larger shape, or none (ignored). None paints in the drawing's order and counts; the
-    caller asks, unless :attr:`Drawing.ordered`.
+    Where two classes claim a pixel, ``overlap`` says which gets it: the ``last`` or ``first``
+    drawn, the ``smallest`` or ``largest`` shape, or none (``ignore``). None paints in the drawing's
+    order and counts; the caller asks, unless :attr:`Drawing.ordered`.
 
     Args:
         drawing: the shapes.
@@ -66,12 +63,15 @@ def paint(
     """
     mask = np.full(size, uncovered, np.uint8)
     owner = np.zeros(size, np.uint16)
-    labels = list(dict.fromkeys(shape.label for shape in drawing.shapes))
+    shapes = drawing.shapes
+    if drawing.relative:
+        shapes = tuple(_scaled(shape, size) for shape in shapes)
+    labels = list(dict.fromkeys(shape.label for shape in shapes))
     if len(labels) > np.iinfo(np.uint16).max:
         raise UserError(f"{drawing.source} gives {drawing.picture} {len(labels):,} class names")
     overlaps: Counter[tuple[str, str]] = Counter()
     empty: Counter[str] = Counter()
-    for shape in _ordered(drawing.shapes, size, overlap):
+    for shape in _ordered(shapes, size, overlap):
         patch = covered(shape, size)
         if not patch.pixels.any():
             empty[shape.label] += 1
@@ -91,8 +91,12 @@ def paint(
     return Painted(mask, int(np.count_nonzero(owner)), overlaps, empty)
 
 
+def _scaled(shape: Shape, size: tuple[int, int]) -> Shape:
+    return replace(shape, rings=tuple(ring * (size[1], size[0]) for ring in shape.rings))
+
+
 def _ordered(
-    shapes: Sequence[Shape], size: tuple[int, int], overlap: Overlap | None
+    shapes: Sequence[Shape], size: tuple[int, int], overlap: str | None
 ) -> Sequence[Shape]:
     """Return shapes in the order in which they are painted, the winning ones last."""
     if overlap == "first":
@@ -114,8 +118,9 @@ def covered(shape: Shape, size: tuple[int, int]) -> Patch:
     Raises:
         UserError: outlines that cross more rows than any drawing does.
     """
-    if shape.patch is not None:
-        return _clipped(shape.patch, size)
+    patch = shape.later() if shape.later is not None else shape.patch
+    if patch is not None:
+        return _clipped(patch, size)
     if shape.ellipse is not None:
         return _of_ellipse(shape.ellipse, size)
     return _of_rings(shape.rings, size)

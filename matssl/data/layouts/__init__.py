@@ -11,47 +11,27 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from matssl.core.errors import UserError
 from matssl.core.wording import counted
 from matssl.data import masks, readers
 from matssl.data.layouts import (
-    annotated,
-    anywhere,
     beside,
     images_masks,
+    index,
     inputs_targets,
     labelme,
-    outlines,
     split_annot,
+    srpu,
     written,
 )
 from matssl.data.layouts.lists import Lists, part
-from matssl.data.layouts.pairing import (
-    SPLITS,
-    Found,
-    Layout,
-    by_split,
-    folders_in,
-    split_name,
-)
+from matssl.data.layouts.pairing import Found, Layout
+from matssl.data.layouts.recognition import IMAGES_ONLY, Recognised, recognise
 from matssl.data.layouts.splits import apply_splits
-from matssl.data.layouts.survey import (
-    ELSEWHERE,
-    MASK,
-    MASKS_ELSEWHERE,
-    OTHER,
-    LeftOut,
-    Survey,
-    named_masks,
-    other_files,
-    refuse_run,
-    summed,
-)
-from matssl.data.layouts.survey import listed as _listed
+from matssl.data.layouts.survey import OTHER, LeftOut
 from matssl.data.layouts.survey import survey as _survey
-from matssl.data.readers import Listing
 from matssl.data.specimens import MIN_IMAGES_TO_SPLIT, Grouping, Pair, cut_all, group
 
 __all__ = [
@@ -62,6 +42,7 @@ __all__ = [
     "Lists",
     "Pair",
     "find",
+    "sequences",
     "tests",
     "unlabelled",
 ]
@@ -72,14 +53,9 @@ DATA_LAYOUTS: dict[str, Layout] = {
     "images + masks": images_masks.LAYOUT,
     "mask beside its image": beside.LAYOUT,
     "a folder an image": labelme.LAYOUT,
+    "raw_images + masks_3class": srpu.LAYOUT,
 }
-# Where the names of folders say nothing and what pictures hold says all.
-BY_CONTENT = "masks found by few values, stem and size"
-GIVEN = "masks in --mask_folder"
-IN_SPLITS = "data sets in train, val and test"
-ANNOTATED = "images with annotations of "
-# What a folder that no layout knows is called.
-IMAGES_ONLY = "images only"
+INDEX = "a JSON index"
 
 
 @dataclass(frozen=True)
@@ -184,7 +160,8 @@ def find(
     """Return the data set in a folder: pairs by split, class table, groups.
 
     Args:
-        root: the folder; its layout is recognised. One image stands for itself.
+        root: the folder; its layout is recognised. One image stands for itself, a JSON index for
+            the images it lists.
         splits: json, csv or txt file, or a folder of txt files, naming the images of each split.
         group_regex: names the specimen in a path, see :func:`matssl.data.specimens.group`.
         specimens: table of the images' specimens; None takes specimens.csv of the folder.
@@ -202,8 +179,10 @@ def find(
         UserError: nothing found, images without masks or the reverse, masks that cannot be read.
     """
     root = Path(root)
-    seen = _recognise(root, mask_folder, classes)
-    name, found, left_out, told = seen.name, seen.found, seen.left_out, seen.told
+    laid = _laid_out(root, mask_folder, classes)
+    name, found, left_out, told = laid.name, laid.found, laid.left_out, laid.told
+    root, made = laid.home or root, laid.made
+    sequence = DATA_LAYOUTS[name].sequence if name in DATA_LAYOUTS else laid.sequence
     if not any(item.mask for item in found):
         if need_masks:
             others = {out.path: out.files for out in left_out if out.why == OTHER}
@@ -218,6 +197,7 @@ def find(
         specimens=specimens,
         pixel_size=pixel_size,
         splits=sorted(named),
+        sequence=sequence,
     )
     notes += grouping.notes
     specimen = dict(zip((item.image for item in found), grouping.names, strict=True))
@@ -240,10 +220,10 @@ def find(
     mask_paths = [pair.mask for pair in seen if pair.mask is not None]
     if mask_paths and table is None:
         closed = len(pairs) - len(seen) if cut.automatic else 0
-        if seen.made is not None and not masks.is_binary(classes):
+        if made is not None and not masks.is_binary(classes):
             # Names and class files have said already what labels mean.
             classes = None
-        table, found_notes = _table(mask_paths, classes, seen.made or root, whole, closed)
+        table, found_notes = _table(mask_paths, classes, made or root, whole, closed)
         notes += found_notes
     return Dataset(
         root,
@@ -254,7 +234,7 @@ def find(
         cut,
         tuple(left_out),
         grouping,
-        seen.made,
+        made,
     )
 
 
@@ -278,13 +258,27 @@ def _table(
 
 
 def unlabelled(root: Path | str) -> tuple[list[Path], list[LeftOut]]:
-    """Return the micrographs below a folder, and what is left out and why.
+    """Return the micrographs below a folder, or of a JSON index, and what is left out and why.
 
     Raises:
         UserError: there is no image.
     """
+    if index.is_index_file(Path(root)):
+        return [item.image for item in index.read_index(Path(root)).found], []
     found = _survey(Path(root), tuple(DATA_LAYOUTS.values()))
     return list(found.images), list(found.left_out)
+
+
+def sequences(root: Path | str) -> tuple[Path, str | None]:
+    """Return the folder that names of specimens start from, and the layout's rule for them.
+
+    The rule is what :func:`matssl.data.specimens.group` takes as ``sequence``; None where the
+    layout has none.
+    """
+    root = Path(root)
+    if index.is_index_file(root):
+        return index.read_index(root).home, index.SEQUENCE
+    return root, srpu.LAYOUT.sequence if srpu.data_sets(root) else None
 
 
 def tests(
@@ -308,111 +302,13 @@ def tests(
     return [pair.image for pair in found.pairs if pair.split.endswith("test")]
 
 
-class _Recognised(NamedTuple):
-    """How a folder is laid out; ``made`` is the folder of masks made of annotation files."""
-
-    name: str
-    found: list[Found]
-    left_out: list[LeftOut]
-    told: list[str]
-    made: Path | None = None
-
-
-def _recognise(root: Path, mask_folder: str | None, classes: str | None = None) -> _Recognised:
-    """Return how a folder is laid out.
-
-    Names of folders that are known go first, as they did before pictures were looked at. Files of
-    labelling programs are read where there are no masks.
-    """
-    if not root.is_dir():
-        alone = [Found(path, None, "") for path in readers.find_images(root)]
-        return _Recognised(IMAGES_ONLY, alone, [], [])
-    refuse_run(root)
-    listed = _listed(root)
-    paths, told = listed.images, outlines.notes(listed.others)
-    every = tuple(DATA_LAYOUTS.values())
-    if mask_folder is not None:
-        images = _survey(root, (), found=listed).images
-        place = annotated.place(root, mask_folder)
-        if place is not None:
-            return _annotated(root, place, images, annotated.in_folder(place), classes, listed)
-        found = anywhere.given(root, images, mask_folder)
-        return _Recognised(GIVEN, found, _elsewhere(root, listed, found), told)
-    programs = annotated.formats(root, listed.others)
-    if not programs or named_masks(root, paths, every):
-        for name, layout in DATA_LAYOUTS.items():
-            pairs = layout.pairs(root)
-            if pairs:
-                return _Recognised(name, pairs, _elsewhere(root, listed, pairs), told)
-    seen = _survey(root, every, pairing=True, found=listed)
-    if seen.matched.images:
-        pairs = anywhere.pairs(root, seen.images, seen.matched)
-        used = {item.mask for item in pairs}
-        left_out = [out for out in seen.left_out if out.why != MASK]
-        left_out += _unused_masks(root, paths, seen, used)
-        return _Recognised(BY_CONTENT, pairs, left_out, told)
-    if programs:
-        return _annotated(root, root, seen.images, programs, classes, listed)
-    inside = _in_splits(root)
-    if inside:
-        return _Recognised(IN_SPLITS, inside, _elsewhere(root, listed, inside), told)
-    found = [Found(image, None, "") for image in seen.images]
-    return _Recognised(IMAGES_ONLY, found, list(seen.left_out), told)
-
-
-def _annotated(
-    root: Path,
-    source: Path,
-    images: Sequence[Path],
-    programs: Sequence[str],
-    classes: str | None,
-    listed: Listing,
-) -> _Recognised:
-    """Return the images of a folder with masks made of the annotation files of another, or its own.
-
-    Raises:
-        UserError: see :func:`matssl.data.layouts.annotated.decoded`.
-    """
-    made = annotated.decoded(root, source, images, programs, classes)
-    found = anywhere.split(root, [(image, made.masks.get(image)) for image in images])
-    # The annotation files are in use, and no pictures that are not read.
-    left_out = [out for out in _elsewhere(root, listed, found) if out.why != OTHER]
-    name = f"{ANNOTATED}{made.program}"
-    return _Recognised(name, found, left_out, list(made.notes), made.folder)
-
-
-def _in_splits(root: Path) -> list[Found]:
-    """Return the pairs of the data sets in folders called train, val and test; none without train.
-
-    Each of them may be laid out as it likes: train/S1/images beside train/S1/masks.
-    """
-    folders = [path for path in folders_in(root) if split_name(path.name) in SPLITS]
-    if "train" not in map(split_name, (path.name for path in folders)):
-        return []
-    found: list[Found] = []
-    for folder in folders:
-        if readers.listing(folder).images:
-            split = split_name(folder.name)
-            pairs = _recognise(folder, None).found
-            found += [replace(item, split=split if item.mask else "predict") for item in pairs]
-    return (by_split(found) or []) if any(item.mask for item in found) else []
-
-
-def _unused_masks(
-    root: Path, paths: Sequence[Path], seen: Survey, used: set[Path | None]
-) -> list[LeftOut]:
-    """Return masks that belong to no pair: those of layouts deeper in the folder."""
-    known = set(seen.images) | {path for path in used if path is not None}
-    drawn = {out.path for out in seen.left_out if out.why != MASK}
-    rest = [p for p in paths if p not in known and drawn.isdisjoint((p, *p.parents))]
-    return summed(root, rest, MASKS_ELSEWHERE, paths)
-
-
-def _elsewhere(root: Path, listed: Listing, found: list[Found]) -> list[LeftOut]:
-    """Return what lies below a folder and its layout has no place for."""
-    known = {path for item in found for path in (item.image, item.mask)}
-    rest = [path for path in listed.images if path not in known]
-    return [*summed(root, rest, ELSEWHERE, listed.images), *other_files(listed)]
+def _laid_out(root: Path, mask_folder: str | None, classes: str | None) -> Recognised:
+    """Return how a folder is laid out, or what an index file lists."""
+    if index.is_index_file(root):
+        listed = index.read_index(root)
+        told = [f"{counted(len(listed.found), 'image')} of {root.name}"]
+        return Recognised(INDEX, list(listed.found), [], told, None, listed.home, index.SEQUENCE)
+    return recognise(root, mask_folder, DATA_LAYOUTS, classes)
 
 
 def _no_masks(root: Path, found: list[Found], told: list[str]) -> str:

@@ -128,7 +128,9 @@ def cross_validate(settings: FinetuneSettings, argv: Sequence[str], score: Score
     folder = RunFolder.at(root, settings.resume, settings.overwrite, rt.is_main, marks=(PLAN,))
     states = [_state(root / fold.name) for fold in folds]
     rt.barrier()
-    if not folder.resumed:
+    if folder.resumed:
+        resume.sweep(folder)
+    else:
         folder.start(flags.to_dict(settings), argv)
         folder.write_text("preflight.txt", f"{found.text()}\n{said}\n")
         folder.write_json("classes.json", dataset.table.to_dict())

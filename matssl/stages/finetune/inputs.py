@@ -17,7 +17,7 @@ from matssl.data.layouts import Dataset, Lists, Pair
 from matssl.data.masks import ClassTable
 from matssl.data.preprocess import Preprocess
 from matssl.decoders import CLASSIC, with_encoder
-from matssl.models import classic_unet
+from matssl.models import classic_unet, vit
 from matssl.models.segmentation import SegmentationModel, check_input_size
 from matssl.stages import resume
 from matssl.stages.finetune.forest_settings import HEADS
@@ -234,7 +234,18 @@ def architecture(settings: FinetuneSettings, root: Path) -> tuple[str, str]:
 
 
 def named_encoder(settings: FinetuneSettings, encoder: str) -> str:
-    """Return the whole name of an encoder, of which its filters are a part."""
+    """Return the whole name of an encoder, of which its filters or its blocks are a part.
+
+    Raises:
+        UserError: blocks are chosen of an encoder that is no vision transformer.
+    """
+    if settings.encoder_blocks:
+        if not vit.is_vit(encoder):
+            raise UserError(
+                f"--encoder_blocks acts with vision transformers (dinov2-vit-s14, ...), not with "
+                f"--encoder {encoder}"
+            )
+        return vit.encoder_name(encoder.partition(vit.AT)[0], settings.encoder_blocks)
     filters, batchnorm = settings.encoder_filters, settings.batchnorm
     if encoder != CLASSIC or not (filters or batchnorm):
         return encoder
@@ -257,7 +268,9 @@ def default_name(settings: FinetuneSettings) -> str:
         start = path.resolve().parent.name if path.stem in ("encoder", "last") else path.stem
     elif settings.weights != "none":
         start = Path(settings.weights).stem
-    data = Path(settings.finetune_dataset).resolve().name.replace(" ", "_")
+    place = Path(settings.finetune_dataset).resolve()
+    # An index stands for the images that it lists.
+    data = (place.stem if place.is_file() else place.name).replace(" ", "_")
     note = f"-{settings.note}" if settings.note else ""
     return f"{start}-{data}-{run_folder.today()}{note}"
 
@@ -318,6 +331,7 @@ def crop_augmentation(settings: FinetuneSettings) -> CropAugmentation:
         rare_p=settings.rare_class_p,
         d4=settings.d4,
         scale=settings.scale_jitter,
+        rotation=settings.rotation,
         brightness=settings.brightness,
         contrast=settings.contrast,
         gamma=settings.gamma,

@@ -95,6 +95,8 @@ def trained(
     started_from = lineage.start_weights(
         model, source, settings.encoder, inputs.record, settings.pretrained_decoder
     )
+    if settings.whole_model and not settings.resume:
+        start.take_whole(settings, model, inputs.table)
     folder = RunFolder.at(root, settings.resume, settings.overwrite, rt.is_main)
     rt.barrier()
     run = Run(settings, rt, folder, inputs, model, started_from)
