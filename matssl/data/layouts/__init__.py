@@ -129,7 +129,7 @@ class Dataset:
     @property
     def class_folder(self) -> Path:
         """Folder whose class file says what the masks mean."""
-        return self.root if self.made is None else self.made
+        return self.made or _class_folder(self.root, self.pairs)
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -223,7 +223,8 @@ def find(
         if made is not None and not masks.is_binary(classes):
             # Names and class files have said already what labels mean.
             classes = None
-        table, found_notes = _table(mask_paths, classes, made or root, whole, closed)
+        folder = made or _class_folder(root, pairs)
+        table, found_notes = _table(mask_paths, classes, folder, whole, closed)
         notes += found_notes
     return Dataset(
         root,
@@ -236,6 +237,10 @@ def find(
         grouping,
         made,
     )
+
+
+def _class_folder(root: Path, pairs: Sequence[Pair]) -> Path:
+    return masks.class_home(root, [pair.mask for pair in pairs if pair.mask is not None])
 
 
 def _table(
