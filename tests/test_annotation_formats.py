@@ -524,7 +524,7 @@ def _spoiled(data: bytes, rng: random.Random) -> bytes:
     if kind == 2:
         words = (b"null", b"NaN", b"-1", b"1e999", b"99999999999", b"[]", b"{}", b'"x"', b"true")
         digits = [i for i in range(len(data)) if data[i : i + 1].isdigit()]
-        at = rng.choice(digits)
+        at = rng.choice(digits) if digits else at
         return data[:at] + rng.choice(words) + data[at + 1 :]
     if kind == 3:
         return data[:at] + data[at : at + 40] * 3 + data[at:]

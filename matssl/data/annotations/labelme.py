@@ -47,7 +47,8 @@ WITHOUT_AREA = ("line", "linestrip", "point", "points")
 
 def _is_one(path: Path) -> bool:
     return sources.holds(path, ('"shapes"',)) and any(
-        sources.holds(path, (word,)) for word in ('"imagePath"', '"imageData"', '"shape_type"')
+        sources.holds(path, (word,))
+        for word in ('"imagePath"', '"imageData"', '"shape_type"', '"points"')
     )
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from matssl.core.arrays import strips
 from matssl.core.errors import UserError
 from matssl.core.labels import IGNORE
 from matssl.data.annotations.drawing import Drawing, Ellipse, Patch, Points, Shape
@@ -152,10 +153,13 @@ def _of_ellipse(ellipse: Ellipse, size: tuple[int, int]) -> Patch:
     )
     centre = np.array([ellipse.x, ellipse.y])
     top, below, left, right = _within(centre - reach - 1, centre + reach + 1, size)
-    y = np.arange(top, below)[:, None] + 0.5 - ellipse.y
+    inside = np.zeros((below - top, right - left), np.bool_)
     x = np.arange(left, right)[None, :] + 0.5 - ellipse.x
-    along, across = (x * cos + y * sin) / ellipse.rx, (y * cos - x * sin) / ellipse.ry
-    return Patch(top, left, along**2 + across**2 <= 1 + ON_OUTLINE)
+    for rows in strips(len(inside)):
+        y = np.arange(top, below)[rows, None] + 0.5 - ellipse.y
+        along, across = (x * cos + y * sin) / ellipse.rx, (y * cos - x * sin) / ellipse.ry
+        inside[rows] = along**2 + across**2 <= 1 + ON_OUTLINE
+    return Patch(top, left, inside)
 
 
 def _of_rings(rings: Sequence[Points], size: tuple[int, int]) -> Patch:
@@ -169,10 +173,10 @@ def _of_rings(rings: Sequence[Points], size: tuple[int, int]) -> Patch:
     crossed = np.zeros(rows * (columns + 1), np.uint8)
     for row, x in _crossings(rings, top, below):
         place = np.clip(np.ceil(x - 0.5), left, right).astype(np.int64) - left
-        # Parity alone counts, so that a byte may overflow.
-        found = np.bincount((row - top) * (columns + 1) + place, minlength=len(crossed))
-        crossed += (found & 1).astype(np.uint8)
-    inside = np.cumsum(crossed.reshape(rows, columns + 1) & 1, axis=1, dtype=np.uint8)[:, :columns]
+        cells, times = np.unique((row - top) * (columns + 1) + place, return_counts=True)
+        crossed[cells] ^= (times & 1).astype(np.uint8)
+    # Parity alone counts, so that a byte may overflow.
+    inside = np.cumsum(crossed.reshape(rows, columns + 1), axis=1, dtype=np.uint8)[:, :columns]
     return Patch(top, left, (inside & 1).astype(np.bool_))
 
 

@@ -256,8 +256,8 @@ def _report(
         shown += ", ..." if len(paired.bare) > SHOWN else ""
         got = {"skip": "no mask (--unannotated background or ignore gives one)"}
         what = got.get(args.unannotated, f"a mask of {args.unannotated}")
-        number = counted(len(paired.bare), "picture")
-        yield _line("unannotated", f"{number} without a shape: {shown}: {what}")
+        many = counted(len(paired.bare), "picture")
+        yield _line("unannotated", f"{many} without a shape: {shown}: {what}")
     for note in (*annotations.notes, *paired.notes, *classes.notes):
         yield _line("note", note)
     masks = len(paired.found) + (len(paired.bare) if args.unannotated != "skip" else 0)
