@@ -43,6 +43,8 @@ FREE_ON_RESUME = {
     "splits",
     "mask_folder",
     "specimens",
+    # The checkpoint holds the pipeline itself.
+    "augmentation",
     # Who looks after a run, and which of its states are kept.
     "on_collapse",
     "on_bad_image",
@@ -210,10 +212,16 @@ def rewind(folder: RunFolder, step: int) -> list[float]:
             losses.append(row[1])
     if folder.writer and log.is_file():
         atomic_write_text(log, "".join(kept))
-        for rest in folder.root.glob(".*"):
+        sweep(folder)
+    return losses
+
+
+def sweep(folder: RunFolder) -> None:
+    """Remove what a process that was killed had half written."""
+    if folder.writer:
+        for rest in folder.root.rglob(".*"):
             if rest.is_file():
                 rest.unlink()
-    return losses
 
 
 def _row(line: str) -> tuple[int, float] | None:

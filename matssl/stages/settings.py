@@ -234,8 +234,9 @@ class LabelSettings:
     classes: str | None = flag(
         None,
         "data",
-        "class names in order (a,b,c), a YAML file that names and merges classes, or binary: all "
-        "that is not 0 is one class, or binary:128: all from that grey value on",
+        "class names in order (a,b,c), a file that names and merges classes (YAML, CSV, or a table "
+        "of colours in JSON or Python), or binary: all that is not 0 is one class, or binary:128: "
+        "all from that grey value on",
         check=classes_problem,
         leads=paths.class_file,
     )

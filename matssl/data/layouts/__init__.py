@@ -20,10 +20,12 @@ from matssl.data.layouts import (
     anywhere,
     beside,
     images_masks,
+    index,
     inputs_targets,
     labelme,
     outlines,
     split_annot,
+    srpu,
     written,
 )
 from matssl.data.layouts.lists import Lists, part
@@ -60,6 +62,7 @@ __all__ = [
     "Lists",
     "Pair",
     "find",
+    "sequences",
     "tests",
     "unlabelled",
 ]
@@ -70,10 +73,12 @@ DATA_LAYOUTS: dict[str, Layout] = {
     "images + masks": images_masks.LAYOUT,
     "mask beside its image": beside.LAYOUT,
     "a folder an image": labelme.LAYOUT,
+    "raw_images + masks_3class": srpu.LAYOUT,
 }
 # Where the names of folders say nothing and what pictures hold says all.
 BY_CONTENT = "masks found by few values, stem and size"
 GIVEN = "masks in --mask_folder"
+INDEX = "a JSON index"
 IN_SPLITS = "data sets in train, val and test"
 # What a folder that no layout knows is called.
 IMAGES_ONLY = "images only"
@@ -174,7 +179,8 @@ def find(
     """Return the data set in a folder: pairs by split, class table, groups.
 
     Args:
-        root: the folder; its layout is recognised. One image stands for itself.
+        root: the folder; its layout is recognised. One image stands for itself, a JSON index for
+            the images it lists.
         splits: json, csv or txt file, or a folder of txt files, naming the images of each split.
         group_regex: names the specimen in a path, see :func:`matssl.data.specimens.group`.
         specimens: table of the images' specimens; None takes specimens.csv of the folder.
@@ -192,7 +198,14 @@ def find(
         UserError: nothing found, images without masks or the reverse, masks that cannot be read.
     """
     root = Path(root)
-    name, found, left_out, told = _recognise(root, mask_folder)
+    if index.is_index_file(root):
+        listed = index.read_index(root)
+        name, found, left_out = INDEX, list(listed.found), []
+        told, sequence = [f"{counted(len(found), 'image')} of {root.name}"], index.SEQUENCE
+        root = listed.home
+    else:
+        name, found, left_out, told = _recognise(root, mask_folder)
+        sequence = DATA_LAYOUTS[name].sequence if name in DATA_LAYOUTS else None
     if not any(item.mask for item in found):
         if need_masks:
             others = {out.path: out.files for out in left_out if out.why == OTHER}
@@ -207,6 +220,7 @@ def find(
         specimens=specimens,
         pixel_size=pixel_size,
         splits=sorted(named),
+        sequence=sequence,
     )
     notes += grouping.notes
     specimen = dict(zip((item.image for item in found), grouping.names, strict=True))
@@ -263,13 +277,27 @@ def _table(
 
 
 def unlabelled(root: Path | str) -> tuple[list[Path], list[LeftOut]]:
-    """Return the micrographs below a folder, and what is left out and why.
+    """Return the micrographs below a folder, or of a JSON index, and what is left out and why.
 
     Raises:
         UserError: there is no image.
     """
+    if index.is_index_file(Path(root)):
+        return [item.image for item in index.read_index(Path(root)).found], []
     found = _survey(Path(root), tuple(DATA_LAYOUTS.values()))
     return list(found.images), list(found.left_out)
+
+
+def sequences(root: Path | str) -> tuple[Path, str | None]:
+    """Return the folder that names of specimens start from, and the layout's rule for them.
+
+    The rule is what :func:`matssl.data.specimens.group` takes as ``sequence``; None where the
+    layout has none.
+    """
+    root = Path(root)
+    if index.is_index_file(root):
+        return index.read_index(root).home, index.SEQUENCE
+    return root, srpu.LAYOUT.sequence if srpu.data_sets(root) else None
 
 
 def tests(

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from matssl.core.errors import UserError
 from matssl.core.labels import IGNORE
+from matssl.core.paths import CLASS_ENDINGS
 from matssl.data import masks, readers
 from matssl.data.layouts import Dataset, Pair
 from matssl.data.masks import ClassTable
@@ -55,7 +56,7 @@ def truth_table(
         values = [c.values for c in own.classes] == [c.values for c in table.classes]
         if not values or not all(UNNAMED.fullmatch(name) for name in table.names):
             raise _other_classes(dataset.root, own, table)
-    elif table.rest_index is not None:
+    elif table.rest_index not in (None, IGNORE):
         # Every value decodes where the rest is a class; a colour of its own must not vanish there.
         try:
             own, _ = masks.find_table(paths)
@@ -109,7 +110,7 @@ def mask_paths(pairs: Sequence[Pair]) -> list[Path]:
 
 def is_file_name(classes: str) -> bool:
     """Return whether ``--classes`` names a file and not the classes themselves."""
-    return classes.lower().endswith((".yaml", ".yml", ".csv"))
+    return classes.lower().endswith(CLASS_ENDINGS)
 
 
 def _binary(
@@ -131,7 +132,9 @@ def _matched(own: ClassTable, table: ClassTable) -> ClassTable:
         replace(c, values=by_name[c.name].values if c.name in by_name else ())
         for c in table.classes
     )
-    rest = None if own.rest_index is None else table.names.index(own.names[own.rest_index])
+    rest = own.rest_index
+    if rest is not None and rest != IGNORE:
+        rest = table.names.index(own.names[rest])
     return replace(own, classes=classes, rest_index=rest)
 
 

@@ -29,7 +29,7 @@ from matssl.data.layouts import Dataset, Pair
 from matssl.metrics.score import Gathered
 from matssl.preflight import Preflight
 from matssl.stages import console, resume
-from matssl.stages.finetune import cross_report, loop, start
+from matssl.stages.finetune import augmented, cross_report, loop, start
 from matssl.stages.finetune import inputs as reading
 from matssl.stages.finetune.forest_settings import FOREST
 from matssl.stages.finetune.inputs import Inputs
@@ -128,7 +128,9 @@ def cross_validate(settings: FinetuneSettings, argv: Sequence[str], score: Score
     folder = RunFolder.at(root, settings.resume, settings.overwrite, rt.is_main, marks=(PLAN,))
     states = [_state(root / fold.name) for fold in folds]
     rt.barrier()
-    if not folder.resumed:
+    if folder.resumed:
+        resume.sweep(folder)
+    else:
         folder.start(flags.to_dict(settings), argv)
         folder.write_text("preflight.txt", f"{found.text()}\n{said}\n")
         folder.write_json("classes.json", dataset.table.to_dict())
@@ -250,10 +252,10 @@ def _plan(settings: FinetuneSettings, folds: Sequence[Fold], whole: Labelled) ->
         ],
         "data": whole.identity(),
         "settings": flags.to_dict(settings),
+        **augmented.stored(augmented.pipeline(settings, whole)),
     }
     # As it is read again: a tuple would differ from its list.
-    again: dict[str, Any] = json.loads(json.dumps(plan))
-    return again
+    return dict(json.loads(json.dumps(plan)))
 
 
 def _stored(root: Path) -> dict[str, Any]:
@@ -292,6 +294,7 @@ def _refuse_other(before: Mapping[str, Any], plan: Mapping[str, Any], root: Path
     instead = "start a new run under another --name"
     defaults = flags.defaults(FinetuneSettings)
     resume.refuse_other_plan(before["settings"], plan["settings"], defaults, instead)
+    augmented.refuse_other(before, plan.get(augmented.KEY), root, instead)
     if before["data"] != plan["data"] or before["folds"] != plan["folds"]:
         raise UserError(
             f"the labelled images, or which are of one specimen, changed since {root} began; "

@@ -12,6 +12,7 @@ from matssl.core.errors import UserError
 from matssl.core.run_folder import RunFolder
 from matssl.core.wording import counted
 from matssl.data import crops, layouts, preprocess, specimens
+from matssl.data.augmentation import Pipeline
 from matssl.data.crops import CropAugmentation, Labelled
 from matssl.data.layouts import Dataset, Lists, Pair
 from matssl.data.masks import ClassTable
@@ -268,7 +269,9 @@ def default_name(settings: FinetuneSettings) -> str:
         start = path.resolve().parent.name if path.stem in ("encoder", "last") else path.stem
     elif settings.weights != "none":
         start = Path(settings.weights).stem
-    data = Path(settings.finetune_dataset).resolve().name.replace(" ", "_")
+    place = Path(settings.finetune_dataset).resolve()
+    # An index stands for the images that it lists.
+    data = (place.stem if place.is_file() else place.name).replace(" ", "_")
     note = f"-{settings.note}" if settings.note else ""
     return f"{start}-{data}-{run_folder.today()}{note}"
 
@@ -321,20 +324,24 @@ def crop_size(settings: FinetuneSettings, model: SegmentationModel) -> int:
     return side
 
 
-def crop_augmentation(settings: FinetuneSettings) -> CropAugmentation:
-    """Return how crops are drawn and changed."""
+def crop_augmentation(
+    settings: FinetuneSettings, pipeline: Pipeline | None = None
+) -> CropAugmentation:
+    """Return how crops are drawn and changed, by a pipeline where there is one."""
     assert settings.crop_size is not None
     return CropAugmentation(
         size=settings.crop_size,
         rare_p=settings.rare_class_p,
         d4=settings.d4,
         scale=settings.scale_jitter,
+        rotation=settings.rotation,
         brightness=settings.brightness,
         contrast=settings.contrast,
         gamma=settings.gamma,
         illumination=settings.illumination,
         blur_p=settings.blur_p,
         noise_p=settings.noise_p,
+        pipeline=pipeline,
     )
 
 

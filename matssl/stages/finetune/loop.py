@@ -17,11 +17,21 @@ from matssl.core.run_folder import RunFolder
 from matssl.core.runtime import Interrupts, Runtime
 from matssl.core.wording import counted
 from matssl.data import specimens
+from matssl.data.augmentation import Pipeline
 from matssl.metrics import overlap
 from matssl.models.segmentation import SegmentationModel
 from matssl.stages import console, lineage, resume
 from matssl.stages.console import Clock, Writer
-from matssl.stages.finetune import calibrate, folds, forest, report, results, scores, start
+from matssl.stages.finetune import (
+    augmented,
+    calibrate,
+    folds,
+    forest,
+    report,
+    results,
+    scores,
+    start,
+)
 from matssl.stages.finetune import inputs as reading
 from matssl.stages.finetune.forest_settings import FOREST
 from matssl.stages.finetune.inputs import Inputs
@@ -91,14 +101,17 @@ def trained(
         console.say(settings, rt, f"note    a batch holds the {most} training images at most")
         settings = replace(settings, batch_size=most)
     start.check_batches(settings, model, images)
+    pipeline = augmented.pipeline(settings, inputs.train)
     # A resumed run has its weights in the checkpoint; the file it started from may be gone.
     source = None if settings.resume else settings.ssl_weights_path or settings.weights
     started_from = lineage.start_weights(
         model, source, settings.encoder, inputs.record, settings.pretrained_decoder
     )
+    if settings.whole_model and not settings.resume:
+        start.take_whole(settings, model, inputs.table)
     folder = RunFolder.at(root, settings.resume, settings.overwrite, rt.is_main)
     rt.barrier()
-    run = Run(settings, rt, folder, inputs, model, started_from)
+    run = Run(settings, rt, folder, inputs, model, started_from, pipeline)
     if folder.resumed:
         run.restore()
     else:
@@ -106,15 +119,16 @@ def trained(
     console.say(settings, rt, run.start_text)
     plan = report.description(settings, inputs, run.schedule.total_steps, run.step)
     console.say(settings, rt, f"{plan}\ndevice  {rt.describe()}\nfolder  {folder.root}")
-    note = report.mirroring(inputs, run.crops.size)
-    if note:
-        console.say(settings, rt, note)
+    for note in (report.mirroring(inputs, run.crops.size), augmented.told(pipeline)):
+        if note:
+            console.say(settings, rt, note)
     try:
         with resume.disk_errors(folder):
             if not folder.resumed:
                 folder.write_text("preflight.txt", facts + "\n")
                 folder.write_json("classes.json", inputs.table.to_dict())
                 reading.describe(folder, inputs)
+                augmented.begin(folder, pipeline, inputs, run.crops.size, settings.seed)
                 results.begin(folder, settings, run.learner.model, inputs)
                 run.save("last.ckpt")
             run.train()
@@ -135,12 +149,13 @@ class Run:
         inputs: Inputs,
         model: SegmentationModel,
         started_from: WeightsReport | None,
+        pipeline: Pipeline | None = None,
     ) -> None:
         self.settings, self.rt, self.folder, self.inputs = settings, rt, folder, inputs
         self.ancestors = lineage.ancestors(started_from)
         self.start_text = lineage.origin(started_from, resumed=False)
         self.schedule = schedule(settings, len(inputs.train.planes))
-        self.crops = reading.crop_augmentation(settings)
+        self.crops = reading.crop_augmentation(settings, pipeline)
         # The same for the run itself and for each of its folds.
         self.make_learner = partial(
             Learner,
@@ -325,6 +340,7 @@ class Run:
                     "train_images": [str(pair.image) for pair in self.inputs.train.pairs],
                     "train_digests": list(self.inputs.train.digests),
                     "data": self.inputs.identity,
+                    **augmented.stored(self.crops.pipeline),
                 },
             }
             if name == "last.ckpt":
@@ -364,6 +380,7 @@ class Run:
         facts = payload["progress"]
         if facts.get("data") != self.inputs.identity:
             raise UserError(f"the labelled images changed since this run began; {instead}")
+        augmented.refuse_other(facts, self.crops.augmented, self.folder.root, instead)
         self.step = resume.whole_number("step", payload["step"], self.schedule.total_steps)
         self.learner.restore(payload)
         self.best = float(facts["best"])

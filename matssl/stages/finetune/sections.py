@@ -55,6 +55,12 @@ class NetworkSettings:
         "model",
         "BatchNorm behind each convolution of classic_unet and classic_unetplusplus",
     )
+    whole_model: bool = flag(
+        False,
+        "model",
+        "of fine-tuned weights take the decoder and the head, too: their classes must be those of "
+        "the masks, the network the same",
+    )
     finetune_blocks: str = flag(
         "all",
         "training",

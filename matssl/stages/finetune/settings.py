@@ -11,6 +11,7 @@ from typing import Any
 from matssl.core import parsing, paths
 from matssl.core.flags import Command, Problem, declared, flag, peek, to_dict
 from matssl.decoders import described, segmenting
+from matssl.stages.finetune.augmentation_settings import AugmentationSettings
 from matssl.stages.finetune.forest_settings import GROUPS, HEEDED, UNHEEDED, ForestSettings
 from matssl.stages.finetune.sections import ListSettings, NetworkSettings, ScoreSettings
 from matssl.stages.settings import (
@@ -87,11 +88,16 @@ class FinetuneSettings(
     ScoreSettings,
     ListSettings,
     ForestSettings,
+    AugmentationSettings,
 ):
     """Flags of train_finetune.py."""
 
     finetune_dataset: str = flag(
-        "", "data", "folder of images with masks", required=True, leads=paths.folder
+        "",
+        "data",
+        "folder of images with masks, or a JSON index of them",
+        required=True,
+        leads=paths.dataset,
     )
     recipe: str = flag(
         "matssl",
@@ -268,6 +274,9 @@ class FinetuneSettings(
     scale_jitter: float = flag(
         0.0, "augmentation", "crops are zoomed by up to this share", low=0, high=2
     )
+    rotation: float = flag(
+        0.0, "augmentation", "crops are turned by up to so many degrees either way", low=0, high=180
+    )
     brightness: float = flag(
         0.2, "augmentation", "grey shift, up to this share of the range", low=0, high=10
     )
@@ -288,6 +297,12 @@ class FinetuneSettings(
             return f"--results_dir {self.results_dir} --resume"
         return f"--name {self.name} --resume" if self.name else None
 
+    @property
+    def start_file(self) -> str | None:
+        """File, or name in the hub, of the weights the training starts from; None without one."""
+        source = self.ssl_weights_path or self.pretrained or self.weights
+        return None if source in ("none", "imagenet") else source
+
     def problems(self) -> list[Problem]:
         """Return what does not go together, one sentence each."""
         wrong = self.image_problems(self.in_channels)
@@ -301,6 +316,9 @@ class FinetuneSettings(
         if self.resume and not (self.name or self.results_dir):
             wrong.append(Problem("--resume needs the --name of the run", ("name",)))
         wrong += self.network_problems(self.encoder, self.decoder)
+        if self.whole_model and self.start_file is None:
+            told = "--whole_model needs the file of a fine-tuned model in --weights"
+            wrong.append(Problem(told, ("whole_model", "weights", "ssl_weights_path")))
         wrong += self.sample_problems(self.input_size, self.rare_class_p, self.d4)
         wrong += self.list_problems(self.splits, self.name)
         return wrong

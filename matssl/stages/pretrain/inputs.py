@@ -155,12 +155,14 @@ def _grouping(settings: PretrainSettings, paths: Sequence[Path]) -> Grouping:
     Raises:
         UserError: what says it does not fit.
     """
+    root, sequence = layouts.sequences(settings.data_path)
     return specimens.group(
         paths,
-        settings.data_path,
+        root,
         regex=settings.group_regex,
         specimens=settings.specimens,
         pixel_size=settings.pixel_size,
+        sequence=sequence,
     )
 
 

@@ -442,5 +442,6 @@ class Run:
 
 
 def _default_name(settings: PretrainSettings) -> str:
-    data = Path(settings.data_path).resolve().name
+    place = Path(settings.data_path).resolve()
+    data = place.stem if place.is_file() else place.name
     return f"{settings.model}-{data}-{run_folder.today()}"

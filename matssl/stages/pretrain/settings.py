@@ -35,7 +35,11 @@ class PretrainSettings(RunSettings, TrainingSettings, ImageSettings):
 
     model: str = flag("matssl", "method", "self-supervised method", first=True)
     data_path: str = flag(
-        "", "data", "folder of unlabelled micrographs", required=True, leads=paths.folder
+        "",
+        "data",
+        "folder of unlabelled micrographs, or a JSON index of them",
+        required=True,
+        leads=paths.dataset,
     )
     recipe: str = flag(
         "matssl",
