@@ -389,7 +389,7 @@ def test_decoders_of_tokens_are_refused_on_convolutions_and_blocks_too(
         (["--encoder", "test_vit", "--encoder_blocks", 1, 2], "--encoder_blocks needs 4"),
         (
             ["--encoder", "test_vit", "--crop_size", 100],
-            "--crop_size must be a multiple of 16, not",
+            "--crop_size must be a multiple of 16, not 100: take 96 or 112",
         ),
     ):
         assert _run("train_finetune", *out, *flags) == 2

@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from math import log2
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import timm
 from timm.layers.pos_embed import resample_abs_pos_embed
@@ -108,9 +108,12 @@ class VitEncoder(nn.Module):
         said = named(name)
         if said is None:
             raise UserError(f"--encoder {name} is no vision transformer of timm")
-        self.model: Any = timm.create_model(
-            said.timm, pretrained=False, in_chans=in_channels, num_classes=0, dynamic_img_size=True
-        )
+        shape: dict[str, Any] = {
+            "in_chans": in_channels,
+            "num_classes": 0,
+            "dynamic_img_size": True,
+        }
+        self.model = cast(Any, timm.create_model(said.timm, pretrained=False, **shape))
         self.depth = len(self.model.blocks)
         self.indices = _chosen(said.blocks, self.depth, name)
         # Parameters that no map depends on would stop several processes.
