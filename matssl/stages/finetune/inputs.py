@@ -17,7 +17,7 @@ from matssl.data.crops import CropAugmentation, Labelled
 from matssl.data.layouts import Dataset, Lists, Pair
 from matssl.data.masks import ClassTable
 from matssl.data.preprocess import Preprocess
-from matssl.decoders import CLASSIC, with_encoder
+from matssl.decoders import CLASSIC, named, with_encoder
 from matssl.models import classic_unet, vit
 from matssl.models.segmentation import SegmentationModel, check_input_size
 from matssl.stages import resume
@@ -318,9 +318,14 @@ def crop_size(settings: FinetuneSettings, model: SegmentationModel) -> int:
         # A crop larger than the resized image would be filled up with mirrored pixels.
         side = min(settings.crop_size or settings.input_size, settings.input_size)
         return max(model.multiple, side - side % model.multiple)
-    side = CROP_SIZE if settings.crop_size is None else settings.crop_size
-    if side % model.trained_multiple:
-        raise UserError(f"--crop_size must be a multiple of {model.trained_multiple}, not {side}")
+    multiple = model.trained_multiple
+    if settings.crop_size is None:
+        # Patches of 14 pixels make 196 of it.
+        return CROP_SIZE + -CROP_SIZE % multiple
+    side = settings.crop_size
+    if side % multiple:
+        nearest = named(str(n * multiple) for n in (side // multiple, side // multiple + 1) if n)
+        raise UserError(f"--crop_size must be a multiple of {multiple}, not {side}: take {nearest}")
     return side
 
 

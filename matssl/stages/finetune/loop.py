@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -20,7 +21,7 @@ from matssl.data.augmentation import Pipeline
 from matssl.metrics import overlap
 from matssl.models.segmentation import SegmentationModel
 from matssl.stages import console, lineage, resume
-from matssl.stages.console import Clock
+from matssl.stages.console import Clock, Writer
 from matssl.stages.finetune import (
     augmented,
     calibrate,
@@ -202,12 +203,13 @@ class Run:
                 folder.append_csv("steps.csv", row)
                 folder.append_jsonl("metrics.jsonl", row)
                 writer.add_scalar("loss", loss, self.step)
+                writer.add_scalar("lr", lr, self.step)
                 bar.update()
                 bar.set_postfix_str(f"loss {loss:.3f}, wait {100 * clock.wait_share:.0f}%")
                 if clock.steps == STEPS_TO_ESTIMATE:
                     self._estimate(clock)
                 if self._due(self.val_every) or self.step == self.stop_at:
-                    self._validate(loss)
+                    self._validate(loss, writer)
                     clock.restart()
                 if self._due(settings.snapshot_every):
                     self.save(f"snapshots/step_{self.step:06d}.ckpt")
@@ -253,7 +255,7 @@ class Run:
             f"({runtime.peak_memory(self.rt.device) / 1e9:.1f} GB in use)"
         )
 
-    def _validate(self, loss: float) -> None:
+    def _validate(self, loss: float, writer: Writer) -> None:
         """Score the averaged model on the validation images; keep it where it is the best."""
         if self.inputs.val is None:
             return
@@ -278,6 +280,11 @@ class Run:
             self.stale += 1
         row |= {f"iou {name}": score for name, score in classes.items()}
         self.folder.append_csv("log.csv", row)
+        curves = {"val_miou": miou, "val_loss": val_loss}
+        curves |= {f"val_iou/{name}": score for name, score in classes.items()}
+        for name, figure in curves.items():
+            if math.isfinite(figure):
+                writer.add_scalar(name, figure, self.step)
         shares = ", ".join(f"{name} {100 * score:.1f}" for name, score in classes.items())
         beside = f", loss {val_loss:.3f}, F1 {100 * figures['f1']:.1f}" if scored else ""
         self.say(

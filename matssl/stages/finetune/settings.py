@@ -210,7 +210,7 @@ class FinetuneSettings(
         None,
         "training",
         "side of a training crop in pixels",
-        auto="192, or --input_size",
+        auto="192, to a multiple of patches; or --input_size",
         low=1,
         high=8192,
         excludes="whole_images",
