@@ -11,8 +11,9 @@ from typing import Any
 from matssl.core import parsing, paths
 from matssl.core.flags import Command, Problem, declared, flag, peek, to_dict
 from matssl.decoders import described, segmenting
-from matssl.stages.finetune.forest_settings import GROUPS, HEEDED, UNHEEDED, ForestSettings
+from matssl.stages.finetune.forest_settings import GROUPS, HEADS, HEEDED, UNHEEDED, ForestSettings
 from matssl.stages.finetune.sections import ListSettings, NetworkSettings, ScoreSettings
+from matssl.stages.finetune.stage_plan import StagedSettings
 from matssl.stages.settings import (
     ImageSettings,
     LabelSettings,
@@ -87,6 +88,7 @@ class FinetuneSettings(
     ScoreSettings,
     ListSettings,
     ForestSettings,
+    StagedSettings,
 ):
     """Flags of train_finetune.py."""
 
@@ -309,6 +311,7 @@ class FinetuneSettings(
         wrong += self.network_problems(self.encoder, self.decoder)
         wrong += self.sample_problems(self.input_size, self.rare_class_p, self.d4)
         wrong += self.list_problems(self.splits, self.name)
+        wrong += self.staged_problems(self.folds, self.head != HEADS[0], self.results_dir)
         return wrong
 
     def resolved(self) -> FinetuneSettings:
