@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -77,8 +77,9 @@ def trained(
     inputs: Inputs,
     facts: str,
     argv: Sequence[str],
+    after: Path | None = None,
 ) -> Path:
-    """Train a model and return its run folder; a fold of a cross-validation is one as any other.
+    """Train a model and return its run folder; a fold or a stage is one as any other.
 
     Args:
         settings: from :func:`matssl.stages.finetune.start.examined`.
@@ -87,6 +88,7 @@ def trained(
         inputs: its images.
         facts: what was found of them, for preflight.txt.
         argv: what the user typed, for command.txt.
+        after: model of the stage before, which this one goes on from as a whole.
 
     Raises:
         UserError: see :func:`finetune`.
@@ -104,14 +106,19 @@ def trained(
     pipeline = augmented.pipeline(settings, inputs.train)
     # A resumed run has its weights in the checkpoint; the file it started from may be gone.
     source = None if settings.resume else settings.ssl_weights_path or settings.weights
-    started_from = lineage.start_weights(
-        model, source, settings.encoder, inputs.record, settings.pretrained_decoder
-    )
+    if after is not None and not settings.resume:
+        started_from: WeightsReport | None = lineage.start_model(model, after)
+    else:
+        started_from = lineage.start_weights(
+            model, source, settings.encoder, inputs.record, settings.pretrained_decoder
+        )
     if settings.whole_model and not settings.resume:
         start.take_whole(settings, model, inputs.table)
     folder = RunFolder.at(root, settings.resume, settings.overwrite, rt.is_main)
     rt.barrier()
     run = Run(settings, rt, folder, inputs, model, started_from, pipeline)
+    if after is not None:
+        run.taught_before = checkpoint.load(after, stage="finetune")["progress"]
     if folder.resumed:
         run.restore()
     else:
@@ -174,6 +181,8 @@ class Run:
         self.stop_at = self.schedule.total_steps
         # Where the last.ckpt that is overwritten stays; a torn one does not.
         self.keep: str | None = checkpoint.PREVIOUS
+        # Of the stage before: its progress, with the images that it has seen.
+        self.taught_before: Mapping[str, Any] = {}
         # Steps taken; mIoU of the best model and its step; validations since then.
         self.step, self.best, self.best_step, self.stale = 0, -1.0, 0, 0
         # What the best model is the best in; the steps since the last validation.
@@ -337,8 +346,7 @@ class Run:
                     "top": self.top,
                     "course": self.course.stored(),
                     "start": self.start_text,
-                    "train_images": [str(pair.image) for pair in self.inputs.train.pairs],
-                    "train_digests": list(self.inputs.train.digests),
+                    **self._taught(),
                     "data": self.inputs.identity,
                     **augmented.stored(self.crops.pipeline),
                 },
@@ -390,6 +398,15 @@ class Run:
         self.top, self.course = float(facts.get("top", self.best)), Course.read(facts.get("course"))
         self.ancestors = Lineage.read(payload["lineage"]).ancestors
         self.start_text = str(facts["start"])
+
+    def _taught(self) -> dict[str, list[str]]:
+        """Return which images the model has learned from, in the stages before, too."""
+        train, before = self.inputs.train, self.taught_before
+        own = {"train_images": [str(pair.image) for pair in train.pairs]}
+        own["train_digests"] = list(train.digests)
+        if not before:
+            return own
+        return {name: list(dict.fromkeys((*before[name], *new))) for name, new in own.items()}
 
     def lineage(self) -> Lineage:
         """Return the chain of what this model was trained from."""
