@@ -77,7 +77,6 @@ def trained(
     inputs: Inputs,
     facts: str,
     argv: Sequence[str],
-    after: Path | None = None,
 ) -> Path:
     """Train a model and return its run folder; a fold or a stage is one as any other.
 
@@ -88,7 +87,6 @@ def trained(
         inputs: its images.
         facts: what was found of them, for preflight.txt.
         argv: what the user typed, for command.txt.
-        after: model of the stage before, which this one goes on from as a whole.
 
     Raises:
         UserError: see :func:`finetune`.
@@ -106,19 +104,18 @@ def trained(
     pipeline = augmented.pipeline(settings, inputs.train)
     # A resumed run has its weights in the checkpoint; the file it started from may be gone.
     source = None if settings.resume else settings.ssl_weights_path or settings.weights
-    if after is not None and not settings.resume:
-        started_from: WeightsReport | None = lineage.start_model(model, after)
+    started_from: WeightsReport | None
+    taught: dict[str, Any] = {}
+    if settings.whole_model and not settings.resume:
+        started_from, taught = start.take_whole(settings, model, inputs.table)
     else:
         started_from = lineage.start_weights(
             model, source, settings.encoder, inputs.record, settings.pretrained_decoder
         )
-    if settings.whole_model and not settings.resume:
-        start.take_whole(settings, model, inputs.table)
     folder = RunFolder.at(root, settings.resume, settings.overwrite, rt.is_main)
     rt.barrier()
     run = Run(settings, rt, folder, inputs, model, started_from, pipeline)
-    if after is not None:
-        run.taught_before = checkpoint.load(after, stage="finetune")["progress"]
+    run.taught_before = taught
     if folder.resumed:
         run.restore()
     else:
@@ -398,9 +395,10 @@ class Run:
         self.top, self.course = float(facts.get("top", self.best)), Course.read(facts.get("course"))
         self.ancestors = Lineage.read(payload["lineage"]).ancestors
         self.start_text = str(facts["start"])
+        self.taught_before = facts
 
     def _taught(self) -> dict[str, list[str]]:
-        """Return which images the model has learned from, in the stages before, too."""
+        """Return which images the model has learned from, those of the one it went on from too."""
         train, before = self.inputs.train, self.taught_before
         own = {"train_images": [str(pair.image) for pair in train.pairs]}
         own["train_digests"] = list(train.digests)
