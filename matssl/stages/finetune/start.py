@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -17,11 +18,12 @@ from matssl.data.masks import ClassTable
 from matssl.models import blocks
 from matssl.models.segmentation import SegmentationModel, build_model, check_training
 from matssl.preflight import Preflight
-from matssl.stages import console, published
+from matssl.stages import console, lineage, published
 from matssl.stages.finetune import inputs as reading
 from matssl.stages.finetune.forest_settings import FOREST
 from matssl.stages.finetune.settings import FinetuneSettings
 from matssl.trained import ensemble
+from matssl.weights import WeightsReport
 
 
 def begun(settings: FinetuneSettings) -> tuple[FinetuneSettings, Runtime, Path]:
@@ -108,13 +110,18 @@ def built(settings: FinetuneSettings, table: ClassTable) -> SegmentationModel:
     )
 
 
-def take_whole(settings: FinetuneSettings, model: SegmentationModel, table: ClassTable) -> None:
+def take_whole(
+    settings: FinetuneSettings, model: SegmentationModel, table: ClassTable
+) -> tuple[WeightsReport, dict[str, Any]]:
     """Fill a model with all of a fine-tuned one, decoder and head included.
 
     Args:
         settings: whose weights are the file of that model.
         model: of the run.
         table: its classes.
+
+    Returns:
+        What arrived, and the progress of the run that made the file: what it has learned from.
 
     Raises:
         UserError: the file is no fine-tuned model, an ensemble, or one of other classes or of
@@ -137,7 +144,7 @@ def take_whole(settings: FinetuneSettings, model: SegmentationModel, table: Clas
         keys = [key for key in {**here, **there} if here.get(key) != there.get(key)]
         told = "; ".join(f"{key} {there.get(key)} there, {here.get(key)} here" for key in keys)
         raise UserError(f"--whole_model: {path} is another network ({told})")
-    model.load_state_dict(other.state_dict())
+    return lineage.start_model(model, path), payload["progress"]
 
 
 def sampled(settings: FinetuneSettings, table: ClassTable, images: Labelled) -> FinetuneSettings:
