@@ -20,6 +20,8 @@ from matssl.core.errors import guard
 from matssl.core.ledger import Ledger
 from matssl.core.textfiles import read_rows
 from matssl.data import synthetic
+from matssl.data.annotations import Choices, module_of
+from matssl.data.annotations.raster import paint
 from matssl.data.masks import ClassTable, MaskClass
 from matssl.data.preprocess import Preprocess
 from matssl.measure import intervals
@@ -283,6 +285,24 @@ def test_regions_are_chosen_and_what_lies_outside_is_not_labelled(
     assert first.isdisjoint((r["image"], r["top_px"], r["left_px"]) for r in second[:3])
 
 
+def test_masks_to_correct_are_written_as_annotations_and_read_back_as_they_are(
+    quick: str, pool: Path, tmp_path: Path, no_drawing: None
+) -> None:
+    words = (quick, pool, "--n", 2, "--region", 48, "--method", "entropy", "--export", "labelme")
+    run = _run(tmp_path, *words) / "round-1"
+    names = list(dict.fromkeys(_chosen(run)))
+    found = module_of("labelme").read(run / "annotations", Choices())
+    drawings = {drawing.picture: drawing for drawing in found.drawings}
+    assert set(drawings) == set(names)
+    values = {name: number for number, name in enumerate(NAMES)} | {"__ignore__": 255}
+    for name in names:
+        own = np.array(Image.open(run / "masks/index" / name))
+        labels = {shape.label: values[shape.label] for shape in drawings[name].shapes}
+        assert (paint(drawings[name], own.shape, labels, None, 0).mask == own).all()
+        assert (own == 255).any() and (own != 255).any()
+    assert (run / "annotations" / "classes.yaml").is_file()
+
+
 # --- without a model ---
 def test_features_alone_choose_the_first_pictures(
     pool: Path, tmp_path: Path, no_drawing: None
@@ -314,6 +334,8 @@ def test_filters_see_a_region_and_not_what_lies_beside_it() -> None:
             ["MODEL", "--features", "filters"],
             "--features has no effect with --method boundary_entropy",
         ),
+        (["filters", "--export", "coco"], "--export needs predictions"),
+        (["MODEL", "--export", "word"], "no format that is written"),
         (["MODEL", "--method", "margins"], "there is no method 'margins'"),
         (["MODEL", "--method", "foreground_random", "--background", "sky"], "no class of"),
         (["MODEL", "--method", "bald", "--passes_by", "ensemble"], "is one model"),
