@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -94,11 +95,12 @@ class _Known:
 
 
 def relative(path: Path, root: Path) -> str:
-    """Return a path from a folder, with /; of one elsewhere the whole path."""
-    try:
-        return path.resolve().relative_to(root.resolve()).as_posix()
-    except ValueError:
-        return path.resolve().as_posix()
+    """Return a path from a folder, with /; of one elsewhere the whole path.
+
+    Links are not followed: a picture is called as it is in the folder.
+    """
+    own, home = Path(os.path.abspath(path)), Path(os.path.abspath(root))
+    return (own.relative_to(home) if own.is_relative_to(home) else own).as_posix()
 
 
 def gather(
