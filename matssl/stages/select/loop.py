@@ -87,6 +87,7 @@ def select(settings: SelectSettings, argv: Sequence[str] = ()) -> Path:
     said = [*([f"note    {beaten}"] if beaten else []), pool.facts]
     said += [f"note    {note}" for note in pool.notes]
     said += [f"kept    {pool.tally}"] if pool.kept else []
+    said += [f"note    {book.repaired}"] if book.repaired else []
     said.append(f"method  {plan.method}: {described(plan.method)}")
     console.say(settings, rt, "\n".join(said))
     console.say(settings, rt, f"device  {rt.describe()}\nfolder  {plan.root}")
