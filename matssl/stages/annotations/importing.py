@@ -230,7 +230,9 @@ def _report(
     yield _line("format", f"{name}{how}: {counted(len(drawings), 'picture')}, {kinds}")
     values = ", ".join(f"{cut(n, 60)} {value}" for n, value in classes.numbers.items())
     listed = "in the files' order" if annotations.labels else "by the alphabet"
-    yield _line("classes", values + ("" if args.classes else f" (numbered {listed})"))
+    yield _line(
+        "classes", values + ("" if args.classes else f" (numbered {listed}; --classes fixes them)")
+    )
     merged = [f"{old} as {new}" for old, new in renamed(args.rename).items()]
     if merged:
         yield _line("renamed", ", ".join(merged))
