@@ -102,16 +102,7 @@ def trained(
         settings = replace(settings, batch_size=most)
     start.check_batches(settings, model, images)
     pipeline = augmented.pipeline(settings, inputs.train)
-    # A resumed run has its weights in the checkpoint; the file it started from may be gone.
-    source = None if settings.resume else settings.ssl_weights_path or settings.weights
-    started_from: WeightsReport | None
-    taught: dict[str, Any] = {}
-    if settings.whole_model and not settings.resume:
-        started_from, taught = start.take_whole(settings, model, inputs.table)
-    else:
-        started_from = lineage.start_weights(
-            model, source, settings.encoder, inputs.record, settings.pretrained_decoder
-        )
+    started_from, taught = start.filled(settings, model, inputs)
     folder = RunFolder.at(root, settings.resume, settings.overwrite, rt.is_main)
     rt.barrier()
     run = Run(settings, rt, folder, inputs, model, started_from, pipeline)
