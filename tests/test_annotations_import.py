@@ -165,7 +165,7 @@ def test_an_overlap_is_a_question_where_the_format_has_no_order(
 ) -> None:
     _pictures(tmp_path / "img", "p.png")
     _coco(tmp_path / "ann", (1, 0, 0, 8, 8), (2, 2, 2, 4, 4), (1, 0, 0, 3, 3))
-    _refused(tmp_path, capsys, said=["--overlap", "17 pixels", "a and b", "p.png"])
+    _refused(tmp_path, capsys, said=["--overlap", "16 pixels", "a and b", "p.png"])
     for overlap, number in (("last", 15), ("first", 0), ("smallest", 15), ("largest", 0)):
         assert _run(tmp_path, "--overlap", overlap) == 0
         assert (_mask(tmp_path, "p.png") == 2).sum() == number, overlap
@@ -302,7 +302,7 @@ def test_a_name_that_fits_several_pictures_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_picture_that_is_annotated_twice_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"annotated 2 times, in f and g"):
+    with pytest.raises(UserError, match=r"annotated twice, in f and g"):
         _found(tmp_path, ("a.png",), _drawing("a.png"), _drawing("a.png", source="g"))
 
 

@@ -161,9 +161,8 @@ def _best(
     if len(best) > 1:
         one, other = best[0][1].source, best[1][1].source
         where = f"in {one} and {other}" if one != other else f"in {one}"
-        raise UserError(
-            f"{path.name} is annotated {len(best)} times, {where}; take all but one out"
-        )
+        times = "twice" if len(best) == 2 else f"{len(best)} times"
+        raise UserError(f"{path.name} is annotated {times}, {where}; take all but one out")
     return best[0], [drawing for fit, drawing in fits if fit is not best[0][0]]
 
 
