@@ -30,7 +30,7 @@ STOREYS = [
 NO_TORCH = [
     *("core/flags.py", "core/parsing.py", "core/usage.py", "core/errors.py", "core/tables.py"),
     *("decoders.py", "tiles.py", "report.py", "data/readers", "data/masks", "data/layouts"),
-    *("data/specimens", "forest", "measure", "metrics", "methods/settings.py"),
+    *("data/annotations", "data/specimens", "forest", "measure", "metrics", "methods/settings.py"),
     *("methods/*/settings.py", "methods/*/*/settings.py"),
     *("stages/settings.py", "stages/*/settings.py", "stages/published.py"),
 ]

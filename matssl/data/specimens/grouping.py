@@ -103,6 +103,7 @@ def group(
     specimens: Path | str | None = None,
     pixel_size: str | None = None,
     splits: Sequence[str] = (),
+    sequence: str | None = None,
 ) -> Grouping:
     """Return which specimen each image is of.
 
@@ -115,6 +116,8 @@ def group(
         specimens: ``--specimens``, a table; None takes ``specimens.csv`` of the folder.
         pixel_size: ``--pixel_size``, which beats those of the table.
         splits: names of folders that are splits here, beside the usual ones.
+        sequence: as ``regex``, said by the layout of the folder and not by the user: stronger than
+            folders and names, weaker than the others.
 
     Raises:
         UserError: a table or an expression that does not fit.
@@ -133,6 +136,8 @@ def group(
         found = _by_table(places, rows, f"as {_listed(tables)} says{unsaid}")
     elif regex:
         found = _by_regex(places, regex)
+    elif sequence and any(re.search(sequence, place.short) for place in places):
+        found = _by_sequence(places, sequence)
     else:
         found = _by_folders(places) or _by_names(places)
     return Grouping(
@@ -287,6 +292,13 @@ def _by_regex(places: Sequence[_Place], regex: str) -> Grouping:
             "the folder nowhere: their file names were taken"
         )
     return Grouping(found.names, found.how, found.source, found.unsure, tuple(notes))
+
+
+def _by_sequence(places: Sequence[_Place], sequence: str) -> Grouping:
+    """Return a specimen for each sequence of frames; other images are their own."""
+    found = (re.search(sequence, place.short) for place in places)
+    named = [match[1] if match else None for match in found]
+    return _settled(places, named, ("names", "by the sequence in their names"))
 
 
 # --- folders --------------------------------------------------------------------------------------
