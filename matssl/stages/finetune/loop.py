@@ -17,7 +17,6 @@ from matssl.core.run_folder import RunFolder
 from matssl.core.runtime import Interrupts, Runtime
 from matssl.core.wording import counted
 from matssl.data import specimens
-from matssl.data.augmentation import Pipeline
 from matssl.metrics import overlap
 from matssl.models.segmentation import SegmentationModel
 from matssl.stages import console, lineage, resume
@@ -101,11 +100,11 @@ def trained(
         console.say(settings, rt, f"note    a batch holds the {most} training images at most")
         settings = replace(settings, batch_size=most)
     start.check_batches(settings, model, images)
-    pipeline = augmented.pipeline(settings, inputs.train)
+    inputs = replace(inputs, pipeline=augmented.pipeline(settings, inputs.train))
     started_from, taught = start.filled(settings, model, inputs)
     folder = RunFolder.at(root, settings.resume, settings.overwrite, rt.is_main)
     rt.barrier()
-    run = Run(settings, rt, folder, inputs, model, started_from, pipeline)
+    run = Run(settings, rt, folder, inputs, model, started_from)
     run.taught_before = taught
     if folder.resumed:
         run.restore()
@@ -114,7 +113,7 @@ def trained(
     console.say(settings, rt, run.start_text)
     plan = report.description(settings, inputs, run.schedule.total_steps, run.step)
     console.say(settings, rt, f"{plan}\ndevice  {rt.describe()}\nfolder  {folder.root}")
-    for note in (report.mirroring(inputs, run.crops.size), augmented.told(pipeline)):
+    for note in (report.mirroring(inputs, run.crops.size), augmented.told(inputs.pipeline)):
         if note:
             console.say(settings, rt, note)
     try:
@@ -123,7 +122,7 @@ def trained(
                 folder.write_text("preflight.txt", facts + "\n")
                 folder.write_json("classes.json", inputs.table.to_dict())
                 reading.describe(folder, inputs)
-                augmented.begin(folder, pipeline, inputs, run.crops.size, settings.seed)
+                augmented.begin(folder, inputs, run.crops.size, settings.seed)
                 results.begin(folder, settings, run.learner.model, inputs)
                 run.save("last.ckpt")
             run.train()
@@ -144,13 +143,12 @@ class Run:
         inputs: Inputs,
         model: SegmentationModel,
         started_from: WeightsReport | None,
-        pipeline: Pipeline | None = None,
     ) -> None:
         self.settings, self.rt, self.folder, self.inputs = settings, rt, folder, inputs
         self.ancestors = lineage.ancestors(started_from)
         self.start_text = lineage.origin(started_from, resumed=False)
         self.schedule = schedule(settings, len(inputs.train.planes))
-        self.crops = reading.crop_augmentation(settings, pipeline)
+        self.crops = reading.crop_augmentation(settings, inputs.pipeline)
         # The same for the run itself and for each of its folds.
         self.make_learner = partial(
             Learner,
@@ -336,7 +334,7 @@ class Run:
                     "start": self.start_text,
                     **self._taught(),
                     "data": self.inputs.identity,
-                    **augmented.stored(self.crops.pipeline),
+                    **augmented.stored(self.inputs.pipeline),
                 },
             }
             if name == "last.ckpt":
