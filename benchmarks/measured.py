@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @dataclass(frozen=True)
 class Set:
-    """A labelled set: its folder, what is measured, what has to be said of it and of its classes."""
+    """A labelled set: its folder, what is measured, what must be said of it and its classes."""
 
     folder: str
     what: str

@@ -65,14 +65,13 @@ def start_model(model: SegmentationModel, path: Path) -> WeightsReport:
     if misfits:
         raise UserError(
             f"{path} is another model's: {len(misfits)} of {len(own)} tensors do not fit (first: "
-            f"{misfits[0]}); a stage goes on with the encoder, decoder and classes of the one "
-            "before"
+            f"{misfits[0]})"
         )
     model.load_state_dict(state)
     encoder = [name for name in own if name.startswith("encoder.")]
     return WeightsReport(
         path=str(path),
-        layout="best model of the stage before",
+        layout="a whole fine-tuned model",
         matched=len(encoder),
         total=len(encoder),
         dropped=(),

@@ -17,7 +17,6 @@ from matssl.core.run_folder import RunFolder
 from matssl.core.runtime import Interrupts, Runtime
 from matssl.core.wording import counted
 from matssl.data import specimens
-from matssl.data.augmentation import Pipeline
 from matssl.metrics import overlap
 from matssl.models.segmentation import SegmentationModel
 from matssl.stages import console, lineage, resume
@@ -77,7 +76,6 @@ def trained(
     inputs: Inputs,
     facts: str,
     argv: Sequence[str],
-    after: Path | None = None,
 ) -> Path:
     """Train a model and return its run folder; a fold or a stage is one as any other.
 
@@ -88,7 +86,6 @@ def trained(
         inputs: its images.
         facts: what was found of them, for preflight.txt.
         argv: what the user typed, for command.txt.
-        after: model of the stage before, which this one goes on from as a whole.
 
     Raises:
         UserError: see :func:`finetune`.
@@ -103,22 +100,12 @@ def trained(
         console.say(settings, rt, f"note    a batch holds the {most} training images at most")
         settings = replace(settings, batch_size=most)
     start.check_batches(settings, model, images)
-    pipeline = augmented.pipeline(settings, inputs.train)
-    # A resumed run has its weights in the checkpoint; the file it started from may be gone.
-    source = None if settings.resume else settings.ssl_weights_path or settings.weights
-    if after is not None and not settings.resume:
-        started_from: WeightsReport | None = lineage.start_model(model, after)
-    else:
-        started_from = lineage.start_weights(
-            model, source, settings.encoder, inputs.record, settings.pretrained_decoder
-        )
-    if settings.whole_model and not settings.resume:
-        start.take_whole(settings, model, inputs.table)
+    inputs = replace(inputs, pipeline=augmented.pipeline(settings, inputs.train))
+    started_from, taught = start.filled(settings, model, inputs)
     folder = RunFolder.at(root, settings.resume, settings.overwrite, rt.is_main)
     rt.barrier()
-    run = Run(settings, rt, folder, inputs, model, started_from, pipeline)
-    if after is not None:
-        run.taught_before = checkpoint.load(after, stage="finetune")["progress"]
+    run = Run(settings, rt, folder, inputs, model, started_from)
+    run.taught_before = taught
     if folder.resumed:
         run.restore()
     else:
@@ -126,7 +113,7 @@ def trained(
     console.say(settings, rt, run.start_text)
     plan = report.description(settings, inputs, run.schedule.total_steps, run.step)
     console.say(settings, rt, f"{plan}\ndevice  {rt.describe()}\nfolder  {folder.root}")
-    for note in (report.mirroring(inputs, run.crops.size), augmented.told(pipeline)):
+    for note in (report.mirroring(inputs, run.crops.size), augmented.told(inputs.pipeline)):
         if note:
             console.say(settings, rt, note)
     try:
@@ -135,7 +122,7 @@ def trained(
                 folder.write_text("preflight.txt", facts + "\n")
                 folder.write_json("classes.json", inputs.table.to_dict())
                 reading.describe(folder, inputs)
-                augmented.begin(folder, pipeline, inputs, run.crops.size, settings.seed)
+                augmented.begin(folder, inputs, run.crops.size, settings.seed)
                 results.begin(folder, settings, run.learner.model, inputs)
                 run.save("last.ckpt")
             run.train()
@@ -156,13 +143,12 @@ class Run:
         inputs: Inputs,
         model: SegmentationModel,
         started_from: WeightsReport | None,
-        pipeline: Pipeline | None = None,
     ) -> None:
         self.settings, self.rt, self.folder, self.inputs = settings, rt, folder, inputs
         self.ancestors = lineage.ancestors(started_from)
         self.start_text = lineage.origin(started_from, resumed=False)
         self.schedule = schedule(settings, len(inputs.train.planes))
-        self.crops = reading.crop_augmentation(settings, pipeline)
+        self.crops = reading.crop_augmentation(settings, inputs.pipeline)
         # The same for the run itself and for each of its folds.
         self.make_learner = partial(
             Learner,
@@ -348,7 +334,7 @@ class Run:
                     "start": self.start_text,
                     **self._taught(),
                     "data": self.inputs.identity,
-                    **augmented.stored(self.crops.pipeline),
+                    **augmented.stored(self.inputs.pipeline),
                 },
             }
             if name == "last.ckpt":
@@ -398,9 +384,10 @@ class Run:
         self.top, self.course = float(facts.get("top", self.best)), Course.read(facts.get("course"))
         self.ancestors = Lineage.read(payload["lineage"]).ancestors
         self.start_text = str(facts["start"])
+        self.taught_before = facts
 
     def _taught(self) -> dict[str, list[str]]:
-        """Return which images the model has learned from, in the stages before, too."""
+        """Return which images the model has learned from, those of the one it went on from too."""
         train, before = self.inputs.train, self.taught_before
         own = {"train_images": [str(pair.image) for pair in train.pairs]}
         own["train_digests"] = list(train.digests)

@@ -156,7 +156,7 @@ def _own(settings: FinetuneSettings, part: Part, after: Path | None) -> Finetune
     changes: dict[str, Any] = part.stage.changes(settings.lr)
     own = replace(settings, **changes)
     if part.number > 1:
-        own = replace(own, ssl_weights_path=str(after) if after else None, weights="none")
+        own = replace(own, ssl_weights_path=str(after), weights="none", whole_model=True)
     return own
 
 
@@ -214,7 +214,7 @@ def _train(
     own = _own(settings, part, after)
     own = replace(own, resume=state == "begun", overwrite=state == "new")
     try:
-        loop.trained(own, rt, root / part.folder, inputs, found.text(), argv, after)
+        loop.trained(own, rt, root / part.folder, inputs, found.text(), argv)
     except (DiskFull, Damaged):
         raise
     except UserError as error:
