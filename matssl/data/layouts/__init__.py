@@ -114,6 +114,7 @@ class Dataset:
         left_out: pictures that are no micrographs of this data set, and why.
         grouping: which specimen each image is of, and who says so; of all images that were found.
         made: folder of masks that were made of annotation files; None where there are none.
+        said: folder whose class file says what the masks mean, where it is not the root.
     """
 
     root: Path
@@ -125,11 +126,12 @@ class Dataset:
     left_out: tuple[LeftOut, ...] = ()
     grouping: Grouping = field(default_factory=Grouping.empty)
     made: Path | None = None
+    said: Path | None = None
 
     @property
     def class_folder(self) -> Path:
         """Folder whose class file says what the masks mean."""
-        return self.root if self.made is None else self.made
+        return self.root if self.said is None else self.said
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -223,8 +225,10 @@ def find(
         if made is not None and not masks.is_binary(classes):
             # Names and class files have said already what labels mean.
             classes = None
-        table, found_notes = _table(mask_paths, classes, made or root, whole, closed)
-        notes += found_notes
+        inside = laid.class_folder or root
+        table, found_notes = _table(mask_paths, classes, inside, whole, closed)
+        # What was made of annotation files has told of itself.
+        notes += () if made is not None else found_notes
     return Dataset(
         root,
         name,
@@ -235,6 +239,7 @@ def find(
         tuple(left_out),
         grouping,
         made,
+        laid.class_folder,
     )
 
 
@@ -307,7 +312,8 @@ def _laid_out(root: Path, mask_folder: str | None, classes: str | None) -> Recog
     if index.is_index_file(root):
         listed = index.read_index(root)
         told = [f"{counted(len(listed.found), 'image')} of {root.name}"]
-        return Recognised(INDEX, list(listed.found), [], told, None, listed.home, index.SEQUENCE)
+        found = list(listed.found)
+        return Recognised(INDEX, found, [], told, home=listed.home, sequence=index.SEQUENCE)
     return recognise(root, mask_folder, DATA_LAYOUTS, classes)
 
 
