@@ -376,7 +376,7 @@ def _page(
         [
             ("", report.headline([(value, name) for name, value in _figures(head)])),
             ("Classes", report.table(_short(rows), swatches=swatches)),
-            ("", report.note(f"{_rule(len(found.compared))}. {CEILING}")),
+            ("", report.note(f"Scores are of {_rule(len(found.compared))}. {CEILING}")),
             ("Which class A takes for which of B", report.table(_confusion(found))),
             ("Where they differ most", report.note(legend) + "".join(drawn)),
             ("Notes", report.text("\n".join(found.notes))) if found.notes else ("", ""),

@@ -14,6 +14,7 @@ from matssl.core.errors import UserError
 from matssl.core.labels import IGNORE
 from matssl.core.wording import counted
 from matssl.data import layouts, masks, readers
+from matssl.data.annotations.pairing import size_of
 from matssl.data.masks import ClassTable
 from matssl.stages import predictions
 
@@ -75,7 +76,7 @@ class Masks:
             mask = self.table.decode(raw, str(one.file))
         if one.image is None:
             return mask
-        size = readers.read(one.image).pixels.shape[:2]
+        size = size_of(one.image)
         if mask.shape == size:
             return mask
         if mask.shape[1] != size[1] or mask.shape[0] > size[0]:
