@@ -332,7 +332,7 @@ def test_filters_see_a_region_and_not_what_lies_beside_it() -> None:
         (["MODEL", "--power", "3", "--method", "entropy"], "--power has no effect"),
         (
             ["MODEL", "--features", "filters"],
-            "--features has no effect with --method boundary_entropy",
+            "--features has no effect with --method entropy",
         ),
         (["filters", "--export", "coco"], "--export needs predictions"),
         (["MODEL", "--export", "word"], "no format that is written"),
