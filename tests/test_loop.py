@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from matssl.core import checkpoint
+from matssl.core.digest import of_tensors
 from matssl.core.errors import UserError, guard
 from matssl.core.labels import IGNORE
 from matssl.core.ledger import Ledger, Line
@@ -264,8 +265,8 @@ class World:
         return [entry["name"] for entry in rounds[-1].facts["pictures"]] if rounds else []
 
 
-def _three_rounds(world: World, *more: str) -> None:
-    """The first masks, then what is asked for comes back twice; a picture is broken, too."""
+def _rounds(world: World, number: int) -> None:
+    """The first masks, then what is asked for comes back; a picture is broken, a mask too small."""
     world.add(*range(10))
     (world.root / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n, and that is all")
     names = [f"specimen{letter}_1.png" for letter in "ABCDEF"]
@@ -273,16 +274,34 @@ def _three_rounds(world: World, *more: str) -> None:
     (world.root / "corrected" / "specimenJ_1.png").write_bytes(
         cv2.imencode(".png", np.zeros((9, 9), np.uint8))[1].tobytes()
     )
-    assert world.run(*more) == 0
-    for _ in range(2):
+    assert world.run() == 0
+    for _ in range(number):
         world.correct(world.waiting())
-        assert world.run(*more) == 0
+        assert world.run() == 0
 
 
 @pytest.fixture(scope="module")
-def unbroken(tmp_path_factory: pytest.TempPathFactory) -> World:
+def blank() -> Iterator[None]:
+    """Pictures of one white pixel: drawing takes longer than all else here."""
+    import matplotlib.pyplot as plt
+
+    from matssl import pictures as drawn
+
+    pixel = cv2.imencode(".png", np.full((1, 1, 3), 255, np.uint8))[1].tobytes()
+
+    def save(figure: Any, path: Path) -> None:
+        path.write_bytes(pixel)
+        plt.close(figure)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(drawn, "save", save)
+        yield
+
+
+@pytest.fixture(scope="module")
+def unbroken(blank: None, tmp_path_factory: pytest.TempPathFactory) -> World:
     world = World(tmp_path_factory.mktemp("loop"))
-    _three_rounds(world)
+    _rounds(world, 2)
     return world
 
 
@@ -405,13 +424,15 @@ def test_a_loop_that_is_killed_at_every_step_comes_to_the_same_ledger_and_models
                 continue
 
     monkeypatch.setattr(World, "run", again)
-    _three_rounds(world)
-    assert world.story == unbroken.story
+    _rounds(world, 1)
+    assert world.story == unbroken.story[: len(world.lines)]
+    assert [line.step for line in world.lines].count("train") == 2
     assert next(deadly) == len(world.lines)
     for path in (unbroken.root / "loop" / "finetune").glob("*/best.ckpt"):
         other = world.root / "loop" / "finetune" / path.parent.name / "best.ckpt"
-        a, b = (checkpoint.load(p)["digest"] for p in (path, other))
-        assert a == b
+        if other.is_file():
+            first, second = (checkpoint.load(p)["state"] for p in (path, other))
+            assert of_tensors(first) == of_tensors(second)
     assert not list((world.root / "to_correct").rglob(".*"))
 
 
@@ -429,7 +450,7 @@ def test_the_test_images_are_opened_once(
 
 
 def test_a_loop_begins_with_a_model_and_takes_annotation_files_back(
-    unbroken: World, tmp_path: Path, no_drawing: None, capsys: pytest.CaptureFixture[str]
+    unbroken: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     world = World(tmp_path)
     world.add(20, 21, 22)

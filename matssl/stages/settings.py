@@ -204,7 +204,9 @@ class TrainingSettings:
     """Flags of both trainings."""
 
     resume: bool = flag(False, "run", "continue the run of this name where it stopped", first=True)
-    tensorboard: bool = flag(False, "run", "also write TensorBoard events (needs tensorboard)")
+    tensorboard: bool = flag(
+        False, "run", "also write TensorBoard events (pip install matssl[track])"
+    )
     checkpoint_every: int = flag(200, "training", "steps between two checkpoints", low=1)
     compile: bool = flag(
         False, "run", "compile the network: minutes at the start, faster steps on a GPU"

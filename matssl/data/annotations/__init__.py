@@ -20,11 +20,26 @@ from typing import Protocol, cast
 
 from matssl.data.annotations.drawing import Annotations, Choices, Drawing, Marked, Shape
 
-__all__ = ["FORMATS", "Annotations", "Choices", "Drawing", "Marked", "Shape", "module_of"]
+__all__ = [
+    "FORMATS",
+    "Annotations",
+    "Choices",
+    "Drawing",
+    "Marked",
+    "Shape",
+    "format_name",
+    "module_of",
+    "recognised",
+]
 
 # Paths of modules as words: a command's --help loads none of them.
 FORMATS: dict[str, str] = {
     "labelme": "matssl.data.annotations.labelme",
+    "coco": "matssl.data.annotations.coco",
+    "cvat": "matssl.data.annotations.cvat",
+    "labelstudio": "matssl.data.annotations.label_studio",
+    "via": "matssl.data.annotations.via",
+    "yolo": "matssl.data.annotations.yolo",
     "imagej": "matssl.data.annotations.imagej",
     "qupath": "matssl.data.annotations.qupath",
     "napari_labels": "matssl.data.annotations.napari_labels",
@@ -51,3 +66,14 @@ class Written(Format, Protocol):
 def module_of(name: str) -> Format:
     """Return the module of a format of ``FORMATS``."""
     return cast(Format, importlib.import_module(FORMATS[name]))
+
+
+def format_name(said: str) -> str:
+    """Return a format's name as ``FORMATS`` spells it: Label-Studio is labelstudio."""
+    plain = said.strip().lower().replace("-", "_").replace(" ", "_")
+    return next((n for n in FORMATS if n.replace("_", "") == plain.replace("_", "")), plain)
+
+
+def recognised(path: Path) -> list[str]:
+    """Return the formats that a file or a folder may be of."""
+    return [name for name in FORMATS if module_of(name).recognise(path)]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -25,6 +25,8 @@ Points = NDArray[np.float64]
 # where polygons cannot have any), and pixels that do not count.
 BACKGROUND_LABELS = frozenset(("background", "_background_", "__background__"))
 IGNORE_LABELS = frozenset(("ignore", "ignored", "__ignore__", "ignore*"))
+# What ignored pixels are called in files that we write, where a format has no word of its own.
+IGNORED = "ignore"
 # A point farther out lies in no picture; numbers beyond are damage.
 FARTHEST = 1e7
 
@@ -74,6 +76,7 @@ class Shape:
             belongs to the shape where its centre lies inside an odd number of them.
         ellipse: exact, where the format has ellipses or circles.
         patch: pixels, where the format has masks.
+        later: gives the patch when it is asked: a file of many masks is held as it is written.
     """
 
     label: str
@@ -81,6 +84,7 @@ class Shape:
     rings: tuple[Points, ...] = ()
     ellipse: Ellipse | None = None
     patch: Patch | None = None
+    later: Callable[[], Patch] | None = None
 
 
 @dataclass(frozen=True)
@@ -98,6 +102,8 @@ class Drawing:
             several.
         ordered: whether the format says that later shapes lie above earlier ones. Elsewhere two
             classes at one pixel are a question.
+        relative: whether rings are shares of width and height, which the file does not say; such a
+            drawing has rings alone.
     """
 
     picture: str
@@ -107,6 +113,7 @@ class Drawing:
     no_area: Mapping[tuple[str, str], int] = field(default_factory=Counter)
     also: tuple[str, ...] = ()
     ordered: bool = False
+    relative: bool = False
 
 
 @dataclass(frozen=True)
@@ -139,7 +146,7 @@ class Choices:
 
     annotator: str = ""
     attribute: str = ""
-    boxes: Literal["", "fill", "skip"] = ""
+    boxes: str = ""
     label: str = ""
 
 

@@ -7,6 +7,7 @@ part with holes is written as a ``mask``, all others as polygons that follow pix
 from __future__ import annotations
 
 import base64
+import functools
 import io
 import json
 import os
@@ -46,7 +47,8 @@ WITHOUT_AREA = ("line", "linestrip", "point", "points")
 
 def _is_one(path: Path) -> bool:
     return sources.holds(path, ('"shapes"',)) and any(
-        sources.holds(path, (word,)) for word in ('"imagePath"', '"imageData"', '"shape_type"')
+        sources.holds(path, (word,))
+        for word in ('"imagePath"', '"imageData"', '"shape_type"', '"points"')
     )
 
 
@@ -104,7 +106,10 @@ def _shape(item: Mapping[str, Any], label: str, kind: object, where: str) -> Sha
     """Return a shape with an area; None of a polygon that has none."""
     points = sources.points(item.get("points"), f"{where}: points")
     if kind == "mask":
-        return Shape(label, "mask", patch=_patch(item.get("mask"), points, where))
+        sources.at_least(points, 1, where)
+        data = sources.decoded(item.get("mask"), f"{where}: mask")
+        sources.png_size(data, f"{where}: mask")
+        return Shape(label, "mask", later=functools.partial(_patch, data, points, where))
     if kind == "circle":
         sources.at_least(points, 2, where)
         radius = float(np.hypot(*(points[1] - points[0])))
@@ -112,14 +117,13 @@ def _shape(item: Mapping[str, Any], label: str, kind: object, where: str) -> Sha
         return Shape(label, "circle", ellipse=Ellipse(x, y, radius, radius)) if radius else None
     if kind == "rectangle" and len(points) == 2:
         return Shape(label, "rectangle", (box(*points[0], *points[1]),))
-    if kind in ("polygon", "rectangle", "oriented_rectangle"):
+    if kind in ("polygon", "rectangle", "oriented_rectangle", "rotation"):
         return Shape(label, str(kind), (points,)) if len(points) > 2 else None
     raise UserError(f"{where} has the unknown shape_type {cut(repr(kind), 60)}")
 
 
-def _patch(value: object, points: Points, where: str) -> Patch:
-    sources.at_least(points, 1, where)
-    pixels = sources.png(sources.decoded(value, f"{where}: mask"), f"{where}: mask")
+def _patch(data: bytes, points: Points, where: str) -> Patch:
+    pixels = sources.png(data, f"{where}: mask")
     # By the picture's own size: some writers put the last corner inside, others outside.
     x, y = np.rint(points[0]).astype(int).tolist()
     return Patch(y, x, pixels)

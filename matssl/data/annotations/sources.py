@@ -6,6 +6,7 @@ import base64
 import binascii
 import io
 import math
+import struct
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,8 @@ from matssl.core import textfiles
 from matssl.core.errors import UserError
 from matssl.core.wording import counted, cut
 from matssl.data import readers
-from matssl.data.annotations.drawing import FARTHEST, Points, label_of, ring
-from matssl.data.readers.headers import MAX_SIDE, first_line
+from matssl.data.annotations.drawing import FARTHEST, Ellipse, Points, Shape, label_of, ring
+from matssl.data.readers.headers import MAX_EXPANSION, MAX_SIDE, first_line
 
 # A file of all annotations of a large project, and the beginning and end of it that are looked at
 # to tell what it is.
@@ -45,9 +46,20 @@ def recognised(path: Path, endings: Sequence[str], is_one: Callable[[Path], bool
 
 
 def chosen(
-    path: Path, endings: Sequence[str], is_one: Callable[[Path], bool], program: str
+    path: Path,
+    endings: Sequence[str],
+    is_one: Callable[[Path], bool],
+    program: str,
+    beside: Sequence[str] = (),
 ) -> tuple[list[Path], tuple[str, ...]]:
     """Return the files of a folder that are of some kind, and a note about the others.
+
+    Args:
+        path: the folder, or a file.
+        endings: of their names.
+        is_one: whether a file is of the kind.
+        program: whose files they are.
+        beside: names of files that lie beside them and are no news.
 
     Raises:
         UserError: there is none.
@@ -60,7 +72,8 @@ def chosen(
             f"; of {len(listed)} files ({kinds}) none is" if listed else f" (looked for {kinds})"
         )
         raise UserError(f"{path} holds no annotations of {program}{there}")
-    others = [file for file in listed if file not in set(found)]
+    known = set(found)
+    others = [file for file in listed if file not in known and file.name not in beside]
     if not others:
         return found, ()
     told = f"{counted(len(others), 'file')} not of {program} left out (first: {others[0].name})"
@@ -197,7 +210,7 @@ def points(value: object, where: str) -> Points:
     return outline(pairs, where)
 
 
-def outline(pairs: Sequence[Sequence[float]], where: str) -> Points:
+def outline(pairs: Sequence[Sequence[float]] | Points, where: str) -> Points:
     """Return pairs of numbers as an outline.
 
     Raises:
@@ -224,6 +237,21 @@ def at_least(points: Points, number: int, where: str) -> None:
         raise UserError(f"{where} has {counted(len(points), 'point')}, not {number}")
 
 
+def png_size(data: bytes, where: str) -> tuple[int, int]:
+    """Return rows and columns that a PNG file promises.
+
+    Raises:
+        UserError: it is none, or promises more than its bytes can hold.
+    """
+    if data[:8] != b"\x89PNG\r\n\x1a\n" or len(data) < 33:
+        raise UserError(f"{where} is no PNG")
+    columns, rows = struct.unpack(">II", data[16:24])
+    found = size(rows, columns, where)
+    if rows * columns > MAX_EXPANSION * 8 * len(data):
+        raise UserError(f"{where}: {rows} x {columns} pixels are more than its bytes can hold")
+    return found
+
+
 def png(data: bytes, where: str) -> NDArray[np.bool_]:
     """Return where a PNG file is above 0, bool (rows, columns); alpha does not count.
 
@@ -232,17 +260,18 @@ def png(data: bytes, where: str) -> NDArray[np.bool_]:
     """
     from PIL import PngImagePlugin
 
+    png_size(data, where)
     try:
         # The plugin itself: Image.open refuses what is large, and that is judged here.
         with PngImagePlugin.PngImageFile(io.BytesIO(data)) as image:
-            size(image.height, image.width, where)
             image.load()
             found = np.asarray(image) > 0
-    except UserError:
-        raise
     except Exception as error:  # a parser of foreign bytes may stumble over anything
         raise UserError(f"{where} is no PNG, or damaged: {first_line(error)}") from error
-    return found if found.ndim == 2 else found[..., : 1 if found.shape[2] == 2 else 3].any(axis=2)
+    if found.ndim == 2:
+        return found
+    shown = found[..., : 1 if found.shape[2] == 2 else 3]
+    return np.asarray(shown.any(axis=2))
 
 
 def decoded(value: object, where: str) -> bytes:
@@ -267,3 +296,31 @@ def _shown(value: object) -> str:
     if isinstance(value, (dict, list)):
         return f"{'an object' if isinstance(value, dict) else 'a list'} of {len(value)}"
     return cut(repr(value), 60)
+
+
+def identity(value: object, where: str) -> str | int:
+    """Return an id: a whole number, 0 among them, or a text.
+
+    Raises:
+        UserError: it is none.
+    """
+    if isinstance(value, str) and value:
+        return value
+    if isinstance(value, float) and value.is_integer():
+        # Tables write whole numbers so.
+        return int(value)
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise UserError(f"{where}: its id is {_shown(value)}")
+    return value
+
+
+def ellipse(label: str, found: Ellipse, where: str) -> Shape | None:
+    """Return an ellipse as a shape; None of one without an area.
+
+    Raises:
+        UserError: it lies outside any picture.
+    """
+    numbers = (found.x, found.y, found.rx, found.ry, found.degrees)
+    if not all(abs(value) <= FARTHEST for value in numbers):
+        raise UserError(f"{where} lies in no picture")
+    return Shape(label, "ellipse", ellipse=found) if found.rx > 0 and found.ry > 0 else None

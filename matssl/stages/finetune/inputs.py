@@ -12,11 +12,12 @@ from matssl.core.errors import UserError
 from matssl.core.run_folder import RunFolder
 from matssl.core.wording import counted
 from matssl.data import crops, layouts, preprocess, specimens
+from matssl.data.augmentation import Pipeline
 from matssl.data.crops import CropAugmentation, Labelled
 from matssl.data.layouts import Dataset, Lists, Pair
 from matssl.data.masks import ClassTable
 from matssl.data.preprocess import Preprocess
-from matssl.decoders import CLASSIC, with_encoder
+from matssl.decoders import CLASSIC, named, with_encoder
 from matssl.models import classic_unet, vit
 from matssl.models.segmentation import SegmentationModel, check_input_size
 from matssl.stages import resume
@@ -39,6 +40,7 @@ class Inputs:
         train: images to learn from.
         val: images to validate on; None where there are too few.
         record: how they were read, with mean and standard deviation of the training images.
+        pipeline: changes the crops; None where the flags do.
     """
 
     dataset: Dataset
@@ -46,6 +48,7 @@ class Inputs:
     train: Labelled
     val: Labelled | None
     record: Preprocess
+    pipeline: Pipeline | None = None
 
     @property
     def identity(self) -> list[str]:
@@ -317,14 +320,21 @@ def crop_size(settings: FinetuneSettings, model: SegmentationModel) -> int:
         # A crop larger than the resized image would be filled up with mirrored pixels.
         side = min(settings.crop_size or settings.input_size, settings.input_size)
         return max(model.multiple, side - side % model.multiple)
-    side = CROP_SIZE if settings.crop_size is None else settings.crop_size
-    if side % model.trained_multiple:
-        raise UserError(f"--crop_size must be a multiple of {model.trained_multiple}, not {side}")
+    multiple = model.trained_multiple
+    if settings.crop_size is None:
+        # Patches of 14 pixels make 196 of it.
+        return CROP_SIZE + -CROP_SIZE % multiple
+    side = settings.crop_size
+    if side % multiple:
+        nearest = named(str(n * multiple) for n in (side // multiple, side // multiple + 1) if n)
+        raise UserError(f"--crop_size must be a multiple of {multiple}, not {side}: take {nearest}")
     return side
 
 
-def crop_augmentation(settings: FinetuneSettings) -> CropAugmentation:
-    """Return how crops are drawn and changed."""
+def crop_augmentation(
+    settings: FinetuneSettings, pipeline: Pipeline | None = None
+) -> CropAugmentation:
+    """Return how crops are drawn and changed, by a pipeline where there is one."""
     assert settings.crop_size is not None
     return CropAugmentation(
         size=settings.crop_size,
@@ -338,6 +348,7 @@ def crop_augmentation(settings: FinetuneSettings) -> CropAugmentation:
         illumination=settings.illumination,
         blur_p=settings.blur_p,
         noise_p=settings.noise_p,
+        pipeline=pipeline,
     )
 
 
