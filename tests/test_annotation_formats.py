@@ -493,6 +493,15 @@ def test_yolo_is_in_shares_and_finds_pictures_as_ultralytics_does(tmp_path: Path
     assert mask[:11].all() and not mask[11:].any()
 
 
+def test_a_table_of_measurements_is_not_of_yolo(tmp_path: Path) -> None:
+    (tmp_path / "spectrum.txt").write_text("1 200.5 30 40 50 60 70\n")
+    (tmp_path / "notes.txt").write_text("2 pictures of 3 and 4 of 5\n")
+    assert recognised(tmp_path) == []
+    (tmp_path / "p.txt").write_text("0 .5 1e-2 0.5 1. 0 1 " + "0.25 0.125 " * 10_000)
+    assert recognised(tmp_path) == ["yolo"]
+    assert len(yolo.read(tmp_path, NONE).drawings) == 1
+
+
 @pytest.mark.parametrize(
     ("line", "said"),
     [
@@ -524,7 +533,7 @@ def _spoiled(data: bytes, rng: random.Random) -> bytes:
     if kind == 2:
         words = (b"null", b"NaN", b"-1", b"1e999", b"99999999999", b"[]", b"{}", b'"x"', b"true")
         digits = [i for i in range(len(data)) if data[i : i + 1].isdigit()]
-        at = rng.choice(digits)
+        at = rng.choice(digits) if digits else at
         return data[:at] + rng.choice(words) + data[at + 1 :]
     if kind == 3:
         return data[:at] + data[at : at + 40] * 3 + data[at:]

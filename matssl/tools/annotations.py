@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from matssl.core.errors import UserError, guard
 from matssl.core.flags import Problem
 from matssl.core.parsing import parse_one
-from matssl.stages.annotations import settings
+from matssl.stages.annotations import export_settings, settings
 from matssl.stages.settings import ToolSettings
 
 
@@ -32,6 +32,16 @@ COMMANDS = {
         settings.IMPORT,
         "matssl.stages.annotations.importing",
         settings.import_problems,
+    ),
+    "export": SubCommand(
+        export_settings.ExportSettings,
+        export_settings.EXPORT,
+        "matssl.stages.annotations.exporting",
+    ),
+    "compare": SubCommand(
+        export_settings.CompareSettings,
+        export_settings.COMPARE,
+        "matssl.stages.annotations.comparing",
     ),
 }
 PROG = "python -m matssl.tools.annotations"

@@ -50,7 +50,7 @@ def read(path: Path, choices: Choices) -> Annotations:
             empty.append(file)
     if empty:
         notes += (f"{counted(len(empty), 'file')} without a scribble (first: {empty[0].name})",)
-    labels = tuple(name for name in names.values() if name != numbered.IGNORED)
+    labels = numbered.labels_of(drawings, names)
     return Annotations(tuple(drawings), labels, "ignore", notes)
 
 

@@ -36,6 +36,7 @@ from matssl.data.annotations.drawing import (
     picture_name,
     turned,
 )
+from matssl.data.annotations.pairing import UPLOADED
 from matssl.data.readers import is_image_name
 
 FILE, CONFIG = "tasks.json", "label_config.xml"
@@ -44,8 +45,6 @@ WITHOUT_AREA = (
     *("keypoint", "vector", "labels", "choices", "textarea", "number", "rating"),
     *("taxonomy", "relation", "pairwise", "datetime", "ranker"),
 )
-# What Label Studio puts before the name of a picture that is uploaded.
-PREFIX = re.compile(r"^[0-9a-f]{8}-(?=.)")
 PICTURE_KEYS = ("image", "img", "picture")
 
 
@@ -117,7 +116,7 @@ def _names(task: Mapping[str, Any], key: str, where: str) -> list[str]:
             "--attribute KEY names the one"
         )
     folder, _, last = picture_name(ways[0]).rpartition("/")
-    plain = PREFIX.sub("", last)
+    plain = UPLOADED.sub("", last)
     uploaded = plain != last
     # The folders of uploads are the server's own.
     return list(dict.fromkeys([plain if uploaded else picture_name(ways[0]), f"{folder}/{last}"]))

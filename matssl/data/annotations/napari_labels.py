@@ -38,11 +38,8 @@ def read(path: Path, choices: Choices) -> Annotations:
     found, notes = sources.chosen(path, numbered.TIFF, numbered.is_label_picture, "napari labels")
     root = path if path.is_dir() else path.parent
     names = numbered.read_names(root)
-    return Annotations(
-        tuple(_drawing(file, root, names, choices) for file in found),
-        tuple(name for name in names.values() if name != numbered.IGNORED),
-        notes=notes,
-    )
+    drawings = tuple(_drawing(file, root, names, choices) for file in found)
+    return Annotations(drawings, numbered.labels_of(drawings, names), notes=notes)
 
 
 def _drawing(file: Path, root: Path, names: Mapping[int, str], choices: Choices) -> Drawing:

@@ -60,7 +60,8 @@ def read(path: Path, choices: Choices) -> Annotations:
     Raises:
         UserError: no such file, a damaged one, shapes on several planes.
     """
-    found, notes = sources.chosen(path, ENDINGS, _is_one, "napari shapes")
+    beside = (numbered.NAMES,)
+    found, notes = sources.chosen(path, ENDINGS, _is_one, "napari shapes", beside)
     root = path if path.is_dir() else path.parent
     folders = _folders(numbered.read_names(root))
     layers: dict[tuple[str, ...], list[tuple[Path, str]]] = {}

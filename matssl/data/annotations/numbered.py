@@ -21,7 +21,15 @@ from matssl.core.run_folder import atomic_path, atomic_write_text
 from matssl.core.wording import cut
 from matssl.data import readers
 from matssl.data.annotations import sources
-from matssl.data.annotations.drawing import Choices, Marked, Patch, Shape, label_of, stem_of
+from matssl.data.annotations.drawing import (
+    Choices,
+    Drawing,
+    Marked,
+    Patch,
+    Shape,
+    label_of,
+    stem_of,
+)
 from matssl.data.readers.headers import header
 
 TIFF = (".tif", ".tiff")
@@ -91,6 +99,14 @@ def _patches(parts: Iterable[tuple[str, NDArray[np.bool_]]], where: str) -> list
             raise UserError(f"{where} is too large for so many classes; cut it into pictures")
         found.append(Shape(label, "label", patch=Patch(top, left, own)))
     return found
+
+
+def labels_of(drawings: Iterable[Drawing], names: Mapping[int, str]) -> tuple[str, ...]:
+    """Return the names of classes as the table lists them, else as their numbers rise."""
+    listed = [name for name in names.values() if name != IGNORED]
+    drawn = {shape.label for drawing in drawings for shape in drawing.shapes}
+    numbers = sorted((n for n in drawn - set(listed) if n.isdecimal()), key=int)
+    return (*listed, *numbers)
 
 
 def read_names(root: Path) -> dict[int, str]:

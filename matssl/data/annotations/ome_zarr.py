@@ -128,7 +128,7 @@ def read(path: Path, choices: Choices) -> Annotations:
         )
     named.package("zarr", "reading OME-Zarr")
     drawings = tuple(_drawing(store, label, path, choices) for store, label in found)
-    return Annotations(drawings, notes=notes)
+    return Annotations(drawings, numbered.labels_of(drawings, {}), notes=notes)
 
 
 def _chosen(store: Path, choices: Choices) -> Path | None:

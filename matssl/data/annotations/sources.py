@@ -46,9 +46,20 @@ def recognised(path: Path, endings: Sequence[str], is_one: Callable[[Path], bool
 
 
 def chosen(
-    path: Path, endings: Sequence[str], is_one: Callable[[Path], bool], program: str
+    path: Path,
+    endings: Sequence[str],
+    is_one: Callable[[Path], bool],
+    program: str,
+    beside: Sequence[str] = (),
 ) -> tuple[list[Path], tuple[str, ...]]:
     """Return the files of a folder that are of some kind, and a note about the others.
+
+    Args:
+        path: the folder, or a file.
+        endings: of their names.
+        is_one: whether a file is of the kind.
+        program: whose files they are.
+        beside: names of files that lie beside them and are no news.
 
     Raises:
         UserError: there is none.
@@ -61,7 +72,8 @@ def chosen(
             f"; of {len(listed)} files ({kinds}) none is" if listed else f" (looked for {kinds})"
         )
         raise UserError(f"{path} holds no annotations of {program}{there}")
-    others = [file for file in listed if file not in set(found)]
+    known = set(found)
+    others = [file for file in listed if file not in known and file.name not in beside]
     if not others:
         return found, ()
     told = f"{counted(len(others), 'file')} not of {program} left out (first: {others[0].name})"
@@ -294,6 +306,9 @@ def identity(value: object, where: str) -> str | int:
     """
     if isinstance(value, str) and value:
         return value
+    if isinstance(value, float) and value.is_integer():
+        # Tables write whole numbers so.
+        return int(value)
     if isinstance(value, bool) or not isinstance(value, int):
         raise UserError(f"{where}: its id is {_shown(value)}")
     return value

@@ -48,8 +48,8 @@ def truth_table(
         return _binary(table, paths, masks.BINARY + own_cut)
     if not paths or (raw and not classes):
         return table, ()
-    if given or masks.class_file(None, dataset.root) is not None:
-        own, notes = masks.find_table(paths, given, dataset.root)
+    if given or masks.class_file(None, dataset.class_folder) is not None:
+        own, notes = masks.find_table(paths, given, dataset.class_folder)
         present = {c.name for c in own.classes if c.pixels}
         if present <= set(table.names):
             return _matched(own, table), notes

@@ -19,7 +19,7 @@ import numpy as np
 from matssl.core import checkpoint, flags, runtime, textfiles
 from matssl.core.errors import DiskFull, Incomplete, UserError
 from matssl.core.lineage import Lineage
-from matssl.core.run_folder import MARKS, RunFolder, atomic_write_text
+from matssl.core.run_folder import RunFolder, atomic_write_text
 from matssl.core.runtime import Runtime
 from matssl.core.tables import csv_text
 from matssl.core.wording import counted, cut
@@ -126,7 +126,7 @@ def cross_validate(settings: FinetuneSettings, argv: Sequence[str], score: Score
     _check(settings, min(folds, key=lambda fold: len(fold.train)), rt)
 
     folder = RunFolder.at(root, settings.resume, settings.overwrite, rt.is_main, marks=(PLAN,))
-    states = [_state(root / fold.name) for fold in folds]
+    states = [resume.state_of(root / fold.name) for fold in folds]
     rt.barrier()
     if folder.resumed:
         resume.sweep(folder)
@@ -311,18 +311,6 @@ def _check(settings: FinetuneSettings, fold: Fold, rt: Runtime) -> None:
     batch = reading.largest_batch(settings, images, rt.world_size)
     model = start.built(settings, fold.dataset.table)
     start.check_batches(replace(settings, batch_size=batch), model, images)
-
-
-def _state(root: Path) -> str:
-    """Return how far a fold is: done, begun or new."""
-    try:
-        status = textfiles.read_json(root / "status.json")
-        done = isinstance(status, Mapping) and status.get("state") == "done"
-    except UserError:
-        done = False
-    if done and (root / "best.ckpt").is_file():
-        return "done"
-    return "begun" if any((root / name).is_file() for name in MARKS) else "new"
 
 
 def _train(

@@ -40,6 +40,7 @@ class Inputs:
         train: images to learn from.
         val: images to validate on; None where there are too few.
         record: how they were read, with mean and standard deviation of the training images.
+        pipeline: changes the crops; None where the flags do.
     """
 
     dataset: Dataset
@@ -47,6 +48,7 @@ class Inputs:
     train: Labelled
     val: Labelled | None
     record: Preprocess
+    pipeline: Pipeline | None = None
 
     @property
     def identity(self) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,6 @@ from matssl.core.run_folder import RunFolder
 from matssl.core.runtime import Interrupts, Runtime
 from matssl.core.wording import counted
 from matssl.data import specimens
-from matssl.data.augmentation import Pipeline
 from matssl.metrics import overlap
 from matssl.models.segmentation import SegmentationModel
 from matssl.stages import console, lineage, resume
@@ -78,7 +77,7 @@ def trained(
     facts: str,
     argv: Sequence[str],
 ) -> Path:
-    """Train a model and return its run folder; a fold of a cross-validation is one as any other.
+    """Train a model and return its run folder; a fold or a stage is one as any other.
 
     Args:
         settings: from :func:`matssl.stages.finetune.start.examined`.
@@ -101,17 +100,12 @@ def trained(
         console.say(settings, rt, f"note    a batch holds the {most} training images at most")
         settings = replace(settings, batch_size=most)
     start.check_batches(settings, model, images)
-    pipeline = augmented.pipeline(settings, inputs.train)
-    # A resumed run has its weights in the checkpoint; the file it started from may be gone.
-    source = None if settings.resume else settings.ssl_weights_path or settings.weights
-    started_from = lineage.start_weights(
-        model, source, settings.encoder, inputs.record, settings.pretrained_decoder
-    )
-    if settings.whole_model and not settings.resume:
-        start.take_whole(settings, model, inputs.table)
+    inputs = replace(inputs, pipeline=augmented.pipeline(settings, inputs.train))
+    started_from, taught = start.filled(settings, model, inputs)
     folder = RunFolder.at(root, settings.resume, settings.overwrite, rt.is_main)
     rt.barrier()
-    run = Run(settings, rt, folder, inputs, model, started_from, pipeline)
+    run = Run(settings, rt, folder, inputs, model, started_from)
+    run.taught_before = taught
     if folder.resumed:
         run.restore()
     else:
@@ -119,7 +113,7 @@ def trained(
     console.say(settings, rt, run.start_text)
     plan = report.description(settings, inputs, run.schedule.total_steps, run.step)
     console.say(settings, rt, f"{plan}\ndevice  {rt.describe()}\nfolder  {folder.root}")
-    for note in (report.mirroring(inputs, run.crops.size), augmented.told(pipeline)):
+    for note in (report.mirroring(inputs, run.crops.size), augmented.told(inputs.pipeline)):
         if note:
             console.say(settings, rt, note)
     try:
@@ -128,7 +122,7 @@ def trained(
                 folder.write_text("preflight.txt", facts + "\n")
                 folder.write_json("classes.json", inputs.table.to_dict())
                 reading.describe(folder, inputs)
-                augmented.begin(folder, pipeline, inputs, run.crops.size, settings.seed)
+                augmented.begin(folder, inputs, run.crops.size, settings.seed)
                 results.begin(folder, settings, run.learner.model, inputs)
                 run.save("last.ckpt")
             run.train()
@@ -149,13 +143,12 @@ class Run:
         inputs: Inputs,
         model: SegmentationModel,
         started_from: WeightsReport | None,
-        pipeline: Pipeline | None = None,
     ) -> None:
         self.settings, self.rt, self.folder, self.inputs = settings, rt, folder, inputs
         self.ancestors = lineage.ancestors(started_from)
         self.start_text = lineage.origin(started_from, resumed=False)
         self.schedule = schedule(settings, len(inputs.train.planes))
-        self.crops = reading.crop_augmentation(settings, pipeline)
+        self.crops = reading.crop_augmentation(settings, inputs.pipeline)
         # The same for the run itself and for each of its folds.
         self.make_learner = partial(
             Learner,
@@ -174,6 +167,8 @@ class Run:
         self.stop_at = self.schedule.total_steps
         # Where the last.ckpt that is overwritten stays; a torn one does not.
         self.keep: str | None = checkpoint.PREVIOUS
+        # Of the stage before: its progress, with the images that it has seen.
+        self.taught_before: Mapping[str, Any] = {}
         # Steps taken; mIoU of the best model and its step; validations since then.
         self.step, self.best, self.best_step, self.stale = 0, -1.0, 0, 0
         # What the best model is the best in; the steps since the last validation.
@@ -337,10 +332,9 @@ class Run:
                     "top": self.top,
                     "course": self.course.stored(),
                     "start": self.start_text,
-                    "train_images": [str(pair.image) for pair in self.inputs.train.pairs],
-                    "train_digests": list(self.inputs.train.digests),
+                    **self._taught(),
                     "data": self.inputs.identity,
-                    **augmented.stored(self.crops.pipeline),
+                    **augmented.stored(self.inputs.pipeline),
                 },
             }
             if name == "last.ckpt":
@@ -390,6 +384,16 @@ class Run:
         self.top, self.course = float(facts.get("top", self.best)), Course.read(facts.get("course"))
         self.ancestors = Lineage.read(payload["lineage"]).ancestors
         self.start_text = str(facts["start"])
+        self.taught_before = facts
+
+    def _taught(self) -> dict[str, list[str]]:
+        """Return which images the model has learned from, those of the one it went on from too."""
+        train, before = self.inputs.train, self.taught_before
+        own = {"train_images": [str(pair.image) for pair in train.pairs]}
+        own["train_digests"] = list(train.digests)
+        if not before:
+            return own
+        return {name: list(dict.fromkeys((*before[name], *new))) for name, new in own.items()}
 
     def lineage(self) -> Lineage:
         """Return the chain of what this model was trained from."""

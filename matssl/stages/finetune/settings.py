@@ -12,8 +12,9 @@ from matssl.core import parsing, paths
 from matssl.core.flags import Command, Problem, declared, flag, peek, to_dict
 from matssl.decoders import described, segmenting
 from matssl.stages.finetune.augmentation_settings import AugmentationSettings
-from matssl.stages.finetune.forest_settings import GROUPS, HEEDED, UNHEEDED, ForestSettings
+from matssl.stages.finetune.forest_settings import GROUPS, HEADS, HEEDED, UNHEEDED, ForestSettings
 from matssl.stages.finetune.sections import ListSettings, NetworkSettings, ScoreSettings
+from matssl.stages.finetune.stage_plan import StagedSettings
 from matssl.stages.settings import (
     ImageSettings,
     LabelSettings,
@@ -89,6 +90,7 @@ class FinetuneSettings(
     ListSettings,
     ForestSettings,
     AugmentationSettings,
+    StagedSettings,
 ):
     """Flags of train_finetune.py."""
 
@@ -321,6 +323,7 @@ class FinetuneSettings(
             wrong.append(Problem(told, ("whole_model", "weights", "ssl_weights_path")))
         wrong += self.sample_problems(self.input_size, self.rare_class_p, self.d4)
         wrong += self.list_problems(self.splits, self.name)
+        wrong += self.staged_problems(self.folds, self.head != HEADS[0], self.results_dir)
         return wrong
 
     def resolved(self) -> FinetuneSettings:
