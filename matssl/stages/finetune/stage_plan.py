@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from matssl.core import paths, textfiles
 from matssl.core.errors import UserError
@@ -174,7 +175,7 @@ def _stage(entry: dict[str, object], number: int, wrong: list[str], notes: list[
         name = f"stage{number}"
 
     def number_of(key: str, whole: bool, low: float, high: float) -> float | None:
-        value = entry.get(key)
+        value: Any = entry.get(key)
         if value is None:
             return None
         if isinstance(value, str) and not whole:
@@ -184,7 +185,7 @@ def _stage(entry: dict[str, object], number: int, wrong: list[str], notes: list[
         kinds = int if whole else (int, float)
         fits = isinstance(value, kinds) and not isinstance(value, bool) and math.isfinite(value)
         if fits and low <= value <= high:
-            return value
+            return float(value)
         what = "a whole number" if whole else "a number"
         wrong.append(f"{key} of {name} must be {what} from {low:g} to {high:g}, not {value}")
         return None
