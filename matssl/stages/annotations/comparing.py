@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -252,16 +253,24 @@ def _of_classes(found: Agreement) -> list[dict[str, object]]:
         row |= {"pixels A": int(whole[number].sum()), "pixels B": int(whole[:, number].sum())}
         drawn = [c[number].sum() + c[:, number].sum() > 0 for c in counts]
         row["pictures"] = int(sum(drawn))
-        scores: tuple[tuple[str, Sequence[Counts], Callable[[Counts], float]], ...] = (
-            ("IoU", counts, lambda c, n=number: float(overlap.iou(c)[n])),
-            ("Dice", counts, lambda c, n=number: float(overlap.dice(c)[n])),
-            ("boundary F1", borders, lambda b, n=number: float(boundary.f1(b[None])[n])),
-        )
+        scores = (("IoU", counts, _iou), ("Dice", counts, _dice), ("boundary F1", borders, _f1))
         for score, values, of in scores:
-            value, interval = _jackknifed(values, of)
+            value, interval = _jackknifed(values, partial(of, number))
             row |= _with_ends(score, value, interval)
         rows.append(row)
     return rows
+
+
+def _iou(number: int, counts: Counts) -> float:
+    return float(overlap.iou(counts)[number])
+
+
+def _dice(number: int, counts: Counts) -> float:
+    return float(overlap.dice(counts)[number])
+
+
+def _f1(number: int, borders: Counts) -> float:
+    return float(boundary.f1(borders[None])[number])
 
 
 def _with_ends(name: str, value: float, interval: Interval) -> dict[str, object]:
