@@ -27,15 +27,16 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @dataclass(frozen=True)
 class Set:
-    """A labelled set: its folder, what is measured on it, and what a user has to say of it."""
+    """A labelled set: its folder, what is measured, what must be said of it and its classes."""
 
     folder: str
     what: str
     said: tuple[str, ...] = ()
+    named: tuple[str, ...] = ()
 
 
 SETS = {
-    "gb": Set("tem/gb_512", "fractions,grains"),
+    "gb": Set("tem/gb_512", "fractions,grains", named=("--class", "foreground")),
     "bubbles": Set("tem/bubble_512", "fractions,objects"),
     "Super1": Set("nasa/Super1", "fractions,objects"),
     "uhcs": Set("uhcs", "fractions", ("--mask_folder", "labels")),
@@ -81,7 +82,7 @@ class Campaign:
         words = (*words, "--split", "test", "--name", name, "--threads", self.threads)
         self.command(predicted / "report.html", *words, *one.said, *told)
         measure = ("-m", "matssl.tools.measure")
-        what = ("--what", one.what, "--overwrite")
+        what = ("--what", one.what, *one.named, "--overwrite")
         result = out / "measure" / f"{name}-predicted"
         words = (*measure, predicted, "--folds_from", model, "--name", result.name)
         self.command(result / "report.html", *words, *what, *told)

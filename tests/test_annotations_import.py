@@ -12,8 +12,9 @@ import pytest
 from numpy.typing import NDArray
 
 from matssl.core.errors import UserError, guard
-from matssl.data import masks, readers
-from matssl.data.annotations import Drawing, Shape, coco, labelme
+from matssl.core.flags import declared
+from matssl.data import layouts, masks, readers
+from matssl.data.annotations import FORMATS, Drawing, Shape, coco, labelme
 from matssl.data.annotations.classes import given, of_drawings, renamed
 from matssl.data.annotations.drawing import Marked, box
 from matssl.data.annotations.pairing import pair
@@ -164,7 +165,7 @@ def test_an_overlap_is_a_question_where_the_format_has_no_order(
 ) -> None:
     _pictures(tmp_path / "img", "p.png")
     _coco(tmp_path / "ann", (1, 0, 0, 8, 8), (2, 2, 2, 4, 4), (1, 0, 0, 3, 3))
-    _refused(tmp_path, capsys, said=["--overlap", "17 pixels", "a and b", "p.png"])
+    _refused(tmp_path, capsys, said=["--overlap", "16 pixels", "a and b", "p.png"])
     for overlap, number in (("last", 15), ("first", 0), ("smallest", 15), ("largest", 0)):
         assert _run(tmp_path, "--overlap", overlap) == 0
         assert (_mask(tmp_path, "p.png") == 2).sum() == number, overlap
@@ -241,6 +242,11 @@ def test_an_output_folder_that_holds_something_is_left_as_it_is(
     _refused(tmp_path, capsys, said=["exists already", "--output_dir"])
 
 
+def test_the_help_names_every_format() -> None:
+    told = declared(annotations.COMMANDS["import"].settings)["format"].flag.help
+    assert set(told.replace(" or ", ", ").split(", ")) == set(FORMATS)
+
+
 def test_the_first_word_says_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:
     assert guard(annotations.main, []) == 2
     assert "import" in capsys.readouterr().err
@@ -273,6 +279,7 @@ def _found(tmp_path: Path, names: Sequence[str], *drawings: Drawing) -> list[str
         ("S1/a.jpg", ("S1/a.tif", "S2/a.jpg"), "S1/a.tif"),
         ("4.2V-001", ("4.2V-001.png", "4.2V-002.png"), "4.2V-001.png"),
         ("a.png", ("a.png", "A.png"), "a.png"),
+        ("images/1a2b3c4d-a.png", ("a.png", "b.png"), "a.png"),
     ],
 )
 def test_a_picture_is_found_by_the_longest_part_of_its_path(
@@ -295,7 +302,7 @@ def test_a_name_that_fits_several_pictures_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_picture_that_is_annotated_twice_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"annotated 2 times, in f and g"):
+    with pytest.raises(UserError, match=r"annotated twice, in f and g"):
         _found(tmp_path, ("a.png",), _drawing("a.png"), _drawing("a.png", source="g"))
 
 
@@ -341,6 +348,21 @@ def test_renaming_takes_pairs_of_labels_that_were_drawn() -> None:
             renamed(said)
     with pytest.raises(UserError, match="no shape is labelled 'x'"):
         of_drawings([_drawing("p")], (), None, {"x": "a"})
+
+
+def test_training_finds_the_class_file_beside_the_masks(tmp_path: Path) -> None:
+    names = [f"S{i}/p.png" for i in range(3)]
+    _pictures(tmp_path / "set" / "images", *names)
+    masks_of = [Marked(name, np.eye(*SIZE, dtype=np.uint8) * 2) for name in names]
+    coco.write(tmp_path / "ann", masks_of, {1: "Ferrit", 2: "Zementit"})
+    where = ["--images", str(tmp_path / "set/images"), "--output_dir", str(tmp_path / "set/masks")]
+    assert guard(annotations.main, ["import", str(tmp_path / "ann"), *where]) == 0
+    found = layouts.find(tmp_path / "set")
+    assert found.table is not None and found.table.names == ("background", "Zementit")
+    assert [pair.mask is not None for pair in found.pairs] == [True] * 3
+    # One in the folder of the data set goes first.
+    (tmp_path / "set/classes.yaml").write_text("classes: {matrix: 0, carbide: 2}")
+    assert layouts.find(tmp_path / "set").class_folder == tmp_path / "set"
 
 
 @pytest.mark.parametrize("module", [labelme, coco])

@@ -18,21 +18,22 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 STOREYS = [
     {"core"},
     {"decoders", "tiles", "forest"},
-    {"data", "models", "metrics", "measure", "pictures", "hub"},
+    {"data", "models", "metrics", "measure", "pictures", "selection", "hub"},
     {"methods", "monitor", "probe", "weights", "tiling", "phases"}
     | {"report", "preflight", "baselines"},
     {"trained", "contact_sheet"},
     {"stages"},
-    {"study"},
+    {"study", "loop"},
     {"tools"},
 ]
 # Without torch, whatever else happens: they answer --help, or measure where there is no network.
 NO_TORCH = [
     *("core/flags.py", "core/parsing.py", "core/usage.py", "core/errors.py", "core/tables.py"),
     *("decoders.py", "tiles.py", "report.py", "data/readers", "data/masks", "data/layouts"),
-    *("data/annotations", "data/specimens", "forest", "measure", "metrics", "methods/settings.py"),
+    *("data/annotations", "data/specimens", "forest", "measure", "metrics", "selection"),
+    *("methods/settings.py",),
     *("methods/*/settings.py", "methods/*/*/settings.py"),
-    *("stages/settings.py", "stages/*/settings.py", "stages/published.py"),
+    *("stages/settings.py", "stages/*/settings.py", "stages/published.py", "loop/settings.py"),
 ]
 # These need it in one function alone.
 TORCH_WHEN_CALLED = ["core/run_folder.py", "hub.py", "methods/__init__.py", "__init__.py"]
@@ -109,7 +110,7 @@ def test_stages_are_strangers_and_what_they_share_knows_none_of_them() -> None:
 
 def test_settings_of_a_stage_end_at_its_folder() -> None:
     """Below it plain arguments go on, or a method's own settings."""
-    allowed = ("stages", "study", "tools")
+    allowed = ("stages", "study", "loop", "tools")
     broken = []
     for path in FILES:
         room = _room(_module(path))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -16,6 +16,7 @@ from matssl.core.arrays import Array
 from matssl.core.errors import UserError
 from matssl.core.geometry import apply_d4
 from matssl.core.labels import IGNORE
+from matssl.data import augmentation as augmenting
 from matssl.data import bars, readers
 from matssl.data.layouts import Pair
 from matssl.data.masks import ClassTable
@@ -76,6 +77,7 @@ class CropAugmentation:
         illumination: largest slope of light across the crop, as a share of the grey range.
         blur_p: share of blurred crops, sigma up to 1.5 px.
         noise_p: share of noisy crops, sigma up to 0.03 of the grey range.
+        pipeline: changes the crops instead of ``d4`` and all that follows ``scale``; None for none.
     """
 
     size: int = 192
@@ -89,6 +91,12 @@ class CropAugmentation:
     illumination: float = 0.0
     blur_p: float = 0.0
     noise_p: float = 0.0
+    pipeline: augmenting.Pipeline | None = None
+
+    @property
+    def augmented(self) -> Mapping[str, object] | None:
+        """The record of the pipeline, None without one."""
+        return None if self.pipeline is None else self.pipeline.record
 
 
 def load(pairs: Sequence[Pair], record: Preprocess, table: ClassTable) -> Labelled:
@@ -162,6 +170,8 @@ class CropLoader:
         self.present = np.flatnonzero(share)
         # Of each image, what a crop that would show no labelled pixel is moved to.
         self.known = [np.concatenate(places) for places in self.places]
+        used = data.planes if augmentation.pipeline else ()
+        self.levels = [augmenting.levels(plane) for plane in used]
 
     def batches(self, start: int, stop: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield images float32 (b, C, S, S) and masks int64 (b, S, S) of steps start to stop."""
@@ -210,12 +220,15 @@ class CropLoader:
             angle = augmentation.rotation * float(generator.uniform(-1, 1))
             plane, mask = cut_turned(*whole, top, left, side, angle, pivot)
         else:
-            plane, mask = _cut(*whole, top, left, side)
+            plane, mask = cut(*whole, top, left, side)
         if side != augmentation.size:
             shape = (augmentation.size, augmentation.size)
             kind = cv2.INTER_AREA if side > augmentation.size else cv2.INTER_LINEAR
             plane = cv2.resize(plane, shape, interpolation=kind)
             mask = cv2.resize(mask, shape, interpolation=cv2.INTER_NEAREST_EXACT)
+        if augmentation.pipeline is not None:
+            plane, mask = augmentation.pipeline(plane, mask, generator, self.levels[image])
+            return self.record.tensor(plane), mask
         plane = photometry(plane, augmentation, generator)
         flip = augmentation.d4 != "none" and bool(generator.integers(2))
         turns = {"full": int(generator.integers(4)), "flips": 2 * int(generator.integers(2))}
@@ -284,7 +297,7 @@ def _places(
     return result
 
 
-def _cut(
+def cut(
     plane: Array, mask: NDArray[np.uint8], top: int, left: int, side: int
 ) -> tuple[Array, NDArray[np.uint8]]:
     """Return a square of plane and mask, moved inside; a smaller image is mirrored, unlabelled."""

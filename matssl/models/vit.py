@@ -12,9 +12,10 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from math import log2
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import timm
+from timm.layers.pos_embed import resample_abs_pos_embed
 from torch import Tensor, nn
 
 from matssl.core.errors import UserError
@@ -107,9 +108,12 @@ class VitEncoder(nn.Module):
         said = named(name)
         if said is None:
             raise UserError(f"--encoder {name} is no vision transformer of timm")
-        self.model = timm.create_model(
-            said.timm, pretrained=False, in_chans=in_channels, num_classes=0, dynamic_img_size=True
-        )
+        shape: dict[str, Any] = {
+            "in_chans": in_channels,
+            "num_classes": 0,
+            "dynamic_img_size": True,
+        }
+        self.model = cast(Any, timm.create_model(said.timm, pretrained=False, **shape))
         self.depth = len(self.model.blocks)
         self.indices = _chosen(said.blocks, self.depth, name)
         # Parameters that no map depends on would stop several processes.
@@ -140,6 +144,25 @@ class VitEncoder(nn.Module):
             return list(found)
         classes = [tokens[:, 0, :, None, None] for _, tokens in found] if self.has_class else []
         return [*classes, *(level for level, _ in found)]
+
+    def resampled(self, position: Tensor) -> tuple[Tensor, str] | None:
+        """Return position embeddings of another size at this network's, and what was done.
+
+        Args:
+            position: (1, tokens, D) of a square grid, those of class tokens first where the network
+                has some.
+
+        Returns:
+            None where they are of no square grid or of another width.
+        """
+        own, grid = self.model.pos_embed, self.model.patch_embed.grid_size
+        prefix = own.shape[1] - grid[0] * grid[1]
+        side = round(max(position.shape[1] - prefix, 0) ** 0.5) if position.ndim == 3 else 0
+        fits = side > 0 and side * side + prefix == position.shape[1]
+        if not fits or position.shape[-1] != own.shape[-1]:
+            return None
+        found = resample_abs_pos_embed(position.float(), list(grid), num_prefix_tokens=prefix)
+        return found, f"of {side} x {side} patches resampled to {grid[0]} x {grid[1]}"
 
 
 def doublings(stride: int) -> tuple[int, ...]:

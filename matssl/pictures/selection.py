@@ -85,13 +85,10 @@ def uncertainty(
             _frame(axis, region, factor)
         if content is values:
             bar = figure.colorbar(drawn, ax=axis, fraction=0.05, pad=0.02)
-            bar.outline.set_visible(False)  # type: ignore[operator]
+            bar.outline.set_visible(False)
             bar.ax.tick_params(labelsize=8)
-    colours = segmentation.class_colours(len(names))
-    patches = [
-        Patch(color=np.array(colour) / 255, label=name)
-        for colour, name in zip(colours, segmentation.legible(names), strict=True)
-    ]
+    colours = segmentation.colour_names(segmentation.legible(names))
+    patches = [Patch(color=colour, label=name) for name, colour in colours.items()]
     figure.legend(
         handles=patches,
         loc="outside lower left",

@@ -57,11 +57,12 @@ def foreground_random(
         raise ValueError("foreground-aware chance needs predicted shares")
     count, classes = candidates.shares.shape
     front = [kind for kind in range(classes) if kind != candidates.behind]
-    shares, places = candidates.shares, []
+    shares = candidates.shares
+    places: list[Numbers] = []
     for _ in range(n + 1):
         # Place by place: what is drawn for one does not depend on how many are asked for.
         asked, kind = generator.random() < ASKING / OF, int(generator.integers(max(1, len(front))))
-        noise = generator.gumbel(size=count)
+        noise = generator.gumbel(size=(count,))
         wanted = shares[:, front[kind]] if asked and front else np.ones(count)
         places.append(noised(wanted, 1.0, noise))
 

@@ -167,6 +167,9 @@ def match(content: Content, encoder: nn.Module, in_channels: int) -> Recognised:
             f"{content.path} does not say which of its tensors are the encoder: {error}; save the "
             "wanted ones alone"
         ) from error
+    if isinstance(encoder, vit.VitEncoder):
+        # As its files name them.
+        wanted = {key.removeprefix("model."): value for key, value in wanted.items()}
     raise refusals.misfit(content, known, wanted, in_channels, encoders_for)
 
 

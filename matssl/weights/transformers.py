@@ -12,7 +12,6 @@ import re
 from collections.abc import Mapping
 
 import torch
-from timm.layers import resample_abs_pos_embed
 from torch import Tensor
 
 from matssl.core.errors import UserError
@@ -171,7 +170,7 @@ def adapted(
         found = {k: v for k, v in found.items() if _block(k) < kept}
     position = found.get("pos_embed")
     if position is not None and "pos_embed" in own and position.shape != own["pos_embed"].shape:
-        resized = _resized(position, encoder)
+        resized = encoder.resampled(position)
         if resized is not None:
             found["pos_embed"] = resized[0]
             reshaped.append("pos_embed")
@@ -289,25 +288,6 @@ def _without_zeros(found: dict[str, Tensor]) -> dict[str, Tensor]:
     if any(bool(found[k].count_nonzero()) for k in biases):
         return found
     return {k: v for k, v in found.items() if k not in biases}
-
-
-def _resized(position: Tensor, encoder: vit.VitEncoder) -> tuple[Tensor, str] | None:
-    """Return position embeddings of an encoder's grid and what was done; None where it cannot be.
-
-    Args:
-        position: (1, tokens, D), those of class tokens first where there are any.
-        encoder: whose grid is taken.
-    """
-    grid: tuple[int, int] = tuple(encoder.model.patch_embed.grid_size)
-    own = encoder.model.pos_embed
-    prefix = own.shape[1] - grid[0] * grid[1]
-    side = round(max(position.shape[1] - prefix, 0) ** 0.5)
-    if position.ndim != 3 or side * side + prefix != position.shape[1] or side == 0:
-        return None
-    if position.shape[-1] != own.shape[-1]:
-        return None
-    larger = resample_abs_pos_embed(position.float(), list(grid), num_prefix_tokens=prefix)
-    return larger, f"{side} x {side} resampled to {grid[0]} x {grid[1]}"
 
 
 def _block(name: str) -> int:

@@ -36,6 +36,7 @@ from matssl.data.annotations.drawing import (
     picture_name,
     turned,
 )
+from matssl.data.annotations.pairing import UPLOADED
 from matssl.data.readers import is_image_name
 
 FILE, CONFIG = "tasks.json", "label_config.xml"
@@ -44,8 +45,6 @@ WITHOUT_AREA = (
     *("keypoint", "vector", "labels", "choices", "textarea", "number", "rating"),
     *("taxonomy", "relation", "pairwise", "datetime", "ranker"),
 )
-# What Label Studio puts before the name of a picture that is uploaded.
-PREFIX = re.compile(r"^[0-9a-f]{8}-(?=.)")
 PICTURE_KEYS = ("image", "img", "picture")
 
 
@@ -79,7 +78,7 @@ def read(path: Path, choices: Choices) -> Annotations:
             names = _names(task, choices.attribute, where)
             if "annotations" in task or "completions" in task or "data" in task:
                 result, why = _result(task, choices.annotator, where, left)
-                several += [f"{names[0]} ({why})"] if why else []
+                several += [f"{cut(names[0])} ({why})"] if why else []
             else:
                 result = _minimal(task, where)
             drawings.append(_drawing(result, names, file, choices, where))
@@ -117,7 +116,7 @@ def _names(task: Mapping[str, Any], key: str, where: str) -> list[str]:
             "--attribute KEY names the one"
         )
     folder, _, last = picture_name(ways[0]).rpartition("/")
-    plain = PREFIX.sub("", last)
+    plain = UPLOADED.sub("", last)
     uploaded = plain != last
     # The folders of uploads are the server's own.
     return list(dict.fromkeys([plain if uploaded else picture_name(ways[0]), f"{folder}/{last}"]))
@@ -216,7 +215,7 @@ def _drawing(
             no_area[_kind(items[0]), labels[0] if labels else "no label"] += 1
             continue
         if len(labels) > 1:
-            raise UserError(f"{place} has the labels {', '.join(labels)}; leave it one")
+            raise UserError(f"{place} has the labels {cut(', '.join(labels))}; leave it one")
         label = sources.label_or(labels[0] if labels else None, choices.label, place)
         item = drawn[0]
         own = sources.size(item.get("original_height"), item.get("original_width"), place)

@@ -47,7 +47,8 @@ WITHOUT_AREA = ("line", "linestrip", "point", "points")
 
 def _is_one(path: Path) -> bool:
     return sources.holds(path, ('"shapes"',)) and any(
-        sources.holds(path, (word,)) for word in ('"imagePath"', '"imageData"', '"shape_type"')
+        sources.holds(path, (word,))
+        for word in ('"imagePath"', '"imageData"', '"shape_type"', '"points"')
     )
 
 
@@ -116,7 +117,7 @@ def _shape(item: Mapping[str, Any], label: str, kind: object, where: str) -> Sha
         return Shape(label, "circle", ellipse=Ellipse(x, y, radius, radius)) if radius else None
     if kind == "rectangle" and len(points) == 2:
         return Shape(label, "rectangle", (box(*points[0], *points[1]),))
-    if kind in ("polygon", "rectangle", "oriented_rectangle"):
+    if kind in ("polygon", "rectangle", "oriented_rectangle", "rotation"):
         return Shape(label, str(kind), (points,)) if len(points) > 2 else None
     raise UserError(f"{where} has the unknown shape_type {cut(repr(kind), 60)}")
 

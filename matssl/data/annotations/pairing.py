@@ -7,6 +7,7 @@ with decides; what is not clear is refused, never chosen.
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -20,6 +21,8 @@ from matssl.data.readers import header, is_image_name, read
 
 Index = Mapping[str, Sequence[tuple[tuple[str, ...], Path]]]
 SHOWN = 5
+# What Label Studio puts before the name of a picture that is uploaded, in all that it exports.
+UPLOADED = re.compile(r"^[0-9a-f]{8}-(?=.)")
 
 
 @dataclass(frozen=True)
@@ -114,7 +117,11 @@ def _index(images: Sequence[Path], stems: bool) -> Index:
 def _fit(drawing: Drawing, by_name: Index, by_stem: Index) -> tuple[_Fit | None, list[Path]]:
     """Return the picture of a drawing; without one, those among which it does not decide."""
     several: list[Path] = []
-    for turn, name in enumerate((drawing.picture, *drawing.also)):
+    names = [drawing.picture, *drawing.also]
+    folder, slash, last = drawing.picture.rpartition("/")
+    if UPLOADED.match(last):
+        names.append(folder + slash + UPLOADED.sub("", last))
+    for turn, name in enumerate(names):
         whole = _parts(name)
         ended = bool(whole) and is_image_name(whole[-1])
         for dropped in range(len(whole)):
@@ -154,9 +161,8 @@ def _best(
     if len(best) > 1:
         one, other = best[0][1].source, best[1][1].source
         where = f"in {one} and {other}" if one != other else f"in {one}"
-        raise UserError(
-            f"{path.name} is annotated {len(best)} times, {where}; take all but one out"
-        )
+        times = "twice" if len(best) == 2 else f"{len(best)} times"
+        raise UserError(f"{path.name} is annotated {times}, {where}; take all but one out")
     return best[0], [drawing for fit, drawing in fits if fit is not best[0][0]]
 
 

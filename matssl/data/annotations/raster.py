@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from matssl.core.arrays import strips
 from matssl.core.errors import UserError
 from matssl.core.labels import IGNORE
 from matssl.data.annotations.drawing import Drawing, Ellipse, Patch, Points, Shape
@@ -31,12 +32,14 @@ class Painted:
     Attributes:
         mask: uint8 (rows, columns): a value for every label, ``uncovered`` elsewhere.
         covered: number of pixels that some shape covers.
-        overlaps: pixels that two classes claim, by their labels, the one painted first in front.
+        claimed: number of pixels that two classes or more claim.
+        overlaps: those of each two, by their labels, the one painted first in front.
         empty: shapes that hold no centre of a pixel, by label: too small, or outside.
     """
 
     mask: NDArray[np.uint8]
     covered: int
+    claimed: int
     overlaps: Mapping[tuple[str, str], int]
     empty: Mapping[str, int]
 
@@ -71,6 +74,7 @@ def paint(
         raise UserError(f"{drawing.source} gives {drawing.picture} {len(labels):,} class names")
     overlaps: Counter[tuple[str, str]] = Counter()
     empty: Counter[str] = Counter()
+    twice = np.zeros((0, 0), np.bool_)
     for shape in _ordered(shapes, size, overlap):
         patch = covered(shape, size)
         if not patch.pixels.any():
@@ -81,6 +85,8 @@ def paint(
         value, own, under = values[shape.label], owner[place], mask[place]
         other = patch.pixels & (own > 0) & (under != value)
         if other.any():
+            twice = twice if twice.size else np.zeros(size, np.bool_)
+            twice[place] |= other
             for number, pixels in enumerate(np.bincount(own[other])):
                 if pixels:
                     overlaps[labels[number - 1], shape.label] += int(pixels)
@@ -88,7 +94,8 @@ def paint(
         if overlap == "ignore":
             under[other] = IGNORE
         own[patch.pixels] = labels.index(shape.label) + 1
-    return Painted(mask, int(np.count_nonzero(owner)), overlaps, empty)
+    shared = int(np.count_nonzero(twice))
+    return Painted(mask, int(np.count_nonzero(owner)), shared, overlaps, empty)
 
 
 def _scaled(shape: Shape, size: tuple[int, int]) -> Shape:
@@ -152,10 +159,13 @@ def _of_ellipse(ellipse: Ellipse, size: tuple[int, int]) -> Patch:
     )
     centre = np.array([ellipse.x, ellipse.y])
     top, below, left, right = _within(centre - reach - 1, centre + reach + 1, size)
-    y = np.arange(top, below)[:, None] + 0.5 - ellipse.y
+    inside = np.zeros((below - top, right - left), np.bool_)
     x = np.arange(left, right)[None, :] + 0.5 - ellipse.x
-    along, across = (x * cos + y * sin) / ellipse.rx, (y * cos - x * sin) / ellipse.ry
-    return Patch(top, left, along**2 + across**2 <= 1 + ON_OUTLINE)
+    for rows in strips(len(inside)):
+        y = np.arange(top, below)[rows, None] + 0.5 - ellipse.y
+        along, across = (x * cos + y * sin) / ellipse.rx, (y * cos - x * sin) / ellipse.ry
+        inside[rows] = along**2 + across**2 <= 1 + ON_OUTLINE
+    return Patch(top, left, inside)
 
 
 def _of_rings(rings: Sequence[Points], size: tuple[int, int]) -> Patch:
@@ -169,10 +179,10 @@ def _of_rings(rings: Sequence[Points], size: tuple[int, int]) -> Patch:
     crossed = np.zeros(rows * (columns + 1), np.uint8)
     for row, x in _crossings(rings, top, below):
         place = np.clip(np.ceil(x - 0.5), left, right).astype(np.int64) - left
-        # Parity alone counts, so that a byte may overflow.
-        found = np.bincount((row - top) * (columns + 1) + place, minlength=len(crossed))
-        crossed += (found & 1).astype(np.uint8)
-    inside = np.cumsum(crossed.reshape(rows, columns + 1) & 1, axis=1, dtype=np.uint8)[:, :columns]
+        cells, times = np.unique((row - top) * (columns + 1) + place, return_counts=True)
+        crossed[cells] ^= (times & 1).astype(np.uint8)
+    # Parity alone counts, so that a byte may overflow.
+    inside = np.cumsum(crossed.reshape(rows, columns + 1), axis=1, dtype=np.uint8)[:, :columns]
     return Patch(top, left, (inside & 1).astype(np.bool_))
 
 

@@ -306,6 +306,9 @@ def identity(value: object, where: str) -> str | int:
     """
     if isinstance(value, str) and value:
         return value
+    if isinstance(value, float) and value.is_integer():
+        # Tables write whole numbers so.
+        return int(value)
     if isinstance(value, bool) or not isinstance(value, int):
         raise UserError(f"{where}: its id is {_shown(value)}")
     return value

@@ -114,7 +114,7 @@ class Dataset:
         left_out: pictures that are no micrographs of this data set, and why.
         grouping: which specimen each image is of, and who says so; of all images that were found.
         made: folder of masks that were made of annotation files; None where there are none.
-        said: folder whose class file says what the masks mean, where it is not the root.
+        said: folder whose class file says what the masks mean; None for the root.
     """
 
     root: Path
@@ -218,6 +218,8 @@ def find(
     alone = sum(pair.mask is None for pair in pairs)
     if 0 < alone < len(pairs):
         notes.append(f"{counted(alone, 'image')} without a mask: neither learned from nor scored")
+    every = [pair.mask for pair in pairs if pair.mask is not None]
+    class_folder = laid.class_folder or masks.class_home(root, every)
     seen = [pair for pair in pairs if opened is None or pair.split in opened]
     mask_paths = [pair.mask for pair in seen if pair.mask is not None]
     if mask_paths and table is None:
@@ -225,8 +227,7 @@ def find(
         if made is not None and not masks.is_binary(classes):
             # Names and class files have said already what labels mean.
             classes = None
-        inside = laid.class_folder or root
-        table, found_notes = _table(mask_paths, classes, inside, whole, closed)
+        table, found_notes = _table(mask_paths, classes, class_folder, whole, closed)
         # What was made of annotation files has told of itself.
         notes += () if made is not None else found_notes
     return Dataset(
@@ -239,7 +240,7 @@ def find(
         tuple(left_out),
         grouping,
         made,
-        laid.class_folder,
+        class_folder,
     )
 
 

@@ -6,8 +6,9 @@ Tables of colours in Python and JSON files are read in :mod:`matssl.data.masks.m
 from __future__ import annotations
 
 import itertools
+import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -53,6 +54,20 @@ def class_file(classes: str | None, folder: Path | None) -> Path | None:
     return None
 
 
+def class_home(root: Path, paths: Sequence[Path]) -> Path:
+    """Return the folder whose class file says what masks mean: that of the data set, or theirs.
+
+    Args:
+        root: folder of the data set; its class file goes first.
+        paths: of the masks. Where none lies in the root, a class file in the folder that holds
+            them all is meant: importing annotations writes it there.
+    """
+    if not paths or not root.is_dir() or class_file(None, root) is not None:
+        return root
+    home = Path(os.path.commonpath([path.resolve().parent for path in paths]))
+    return home if class_file(None, home) is not None else root
+
+
 def values_by_name(file: Path) -> dict[str, tuple[Value, ...]]:
     """Return what a class file says by itself, without masks; () for the rest.
 
@@ -85,6 +100,7 @@ def from_file(file: Path, agreed: Agreed) -> tuple[ClassTable, tuple[str, ...]]:
     """
     kind = "color" if agreed.color else "index"
     surveys = list(agreed.surveys)
+    rest: int | None
     if is_mapping(file):
         (entries, ignored), rest = read_mapping(file), IGNORE
         kind = "color"

@@ -185,11 +185,11 @@ def _of_json(path: Path) -> Iterator[tuple[str, int, str]]:
     for place, entry in enumerate(content if isinstance(content, list) else []):
         if isinstance(entry, Mapping):
             table = {str(key).lower(): value for key, value in entry.items()}
-            colour = next((table[k] for k in ("color", "colour", "rgb") if k in table), None)
+            own = next((table[k] for k in ("color", "colour", "rgb") if k in table), None)
             number = next(
                 (table[k] for k in ("index", "class", "id", "value") if k in table), place
             )
-            yield _colour(colour, path), _number(number, path)[0], str(table.get("name", ""))
+            yield _colour(own, path), _number(number, path)[0], str(table.get("name", ""))
         elif isinstance(entry, list) and len(entry) == 2:
             yield (_colour(entry[0], path), *_number(entry[1], path))
         else:

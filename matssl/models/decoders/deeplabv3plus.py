@@ -29,8 +29,8 @@ def _model(encoder: str, in_channels: int, classes: int, variant: Variant) -> nn
     rates = variant.rates or RATES
     if vit.is_vit(encoder):
         build = partial(_on_tokens, rates=rates)
-        known = {"stride": STRIDE, "wanted": LOOKED_AT}
-        return tokens.network(encoder, in_channels, classes, build, CHANNELS, **known)
+        sizes = encoder, in_channels, classes
+        return tokens.network(*sizes, build, CHANNELS, stride=STRIDE, wanted=LOOKED_AT)
     model: nn.Module = smp.DeepLabV3Plus(
         encoder,
         encoder_depth=DEPTH,

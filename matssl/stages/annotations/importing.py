@@ -46,6 +46,7 @@ class Told:
     overlapping: list[tuple[Path, int]] = field(default_factory=list)
     no_area: Counter[tuple[str, str]] = field(default_factory=Counter)
     empty: Counter[str] = field(default_factory=Counter)
+    claimed: int = 0
     unordered: bool = False
     pixels: int = 0
     covered: int = 0
@@ -117,7 +118,8 @@ def chosen_format(source: Path, said: str | None) -> str:
         return found[0]
     known = ", ".join(FORMATS)
     if not found:
-        raise UserError(f"{source} holds no annotations of a known format ({known})")
+        packed = "; unpack the archive and give its folder" if source.suffix == ".zip" else ""
+        raise UserError(f"{source} holds no annotations of a known format ({known}){packed}")
     raise UserError(f"{source} holds annotations of {' and '.join(found)}; --format says which")
 
 
@@ -179,7 +181,8 @@ def _write(path: Path, mask: NDArray[np.uint8]) -> None:
 
 def _count(told: Told, path: Path, drawing: Drawing, painted: Painted, classes: Classes) -> None:
     """Add what was seen of one picture."""
-    shared = sum(painted.overlaps.values())
+    shared = painted.claimed
+    told.claimed += shared
     told.overlaps.update(painted.overlaps)
     told.empty.update(painted.empty)
     told.pixels += painted.mask.size
@@ -203,7 +206,7 @@ def _question(told: Told, name: str) -> str:
     (one, other), number = pairs[0]
     path, most = max(told.overlapping, key=lambda item: item[1])
     return (
-        f"two classes claim {sum(told.overlaps.values()):,} pixels of "
+        f"two classes claim {told.claimed:,} pixels of "
         f"{counted(len(told.overlapping), 'picture')} (most, {most:,}, in {path.as_posix()}; "
         f"{number:,} between {cut(one, 60)} and {cut(other, 60)}), and {name} does not say which "
         "lies above: overlap is settled by --overlap last, first, smallest, largest or ignore"
@@ -227,7 +230,9 @@ def _report(
     yield _line("format", f"{name}{how}: {counted(len(drawings), 'picture')}, {kinds}")
     values = ", ".join(f"{cut(n, 60)} {value}" for n, value in classes.numbers.items())
     listed = "in the files' order" if annotations.labels else "by the alphabet"
-    yield _line("classes", values + ("" if args.classes else f" (numbered {listed})"))
+    yield _line(
+        "classes", values + ("" if args.classes else f" (numbered {listed}; --classes fixes them)")
+    )
     merged = [f"{old} as {new}" for old, new in renamed(args.rename).items()]
     if merged:
         yield _line("renamed", ", ".join(merged))
@@ -239,9 +244,8 @@ def _report(
         )
     if told.overlapping:
         rule = f"--overlap {args.overlap}" if args.overlap else f"later ones lie above in {name}"
-        number = sum(told.overlaps.values())
         where = counted(len(told.overlapping), "picture")
-        yield _line("overlap", f"{number:,} pixels of {where} claimed by two classes: {rule}")
+        yield _line("overlap", f"{told.claimed:,} pixels of {where} claimed by two classes: {rule}")
     if told.no_area:
         parts = _amounts({f"{kind} of {label}": n for (kind, label), n in told.no_area.items()})
         yield _line("left out", f"without area: {parts}")
@@ -256,8 +260,8 @@ def _report(
         shown += ", ..." if len(paired.bare) > SHOWN else ""
         got = {"skip": "no mask (--unannotated background or ignore gives one)"}
         what = got.get(args.unannotated, f"a mask of {args.unannotated}")
-        number = counted(len(paired.bare), "picture")
-        yield _line("unannotated", f"{number} without a shape: {shown}: {what}")
+        many = counted(len(paired.bare), "picture")
+        yield _line("unannotated", f"{many} without a shape: {shown}: {what}")
     for note in (*annotations.notes, *paired.notes, *classes.notes):
         yield _line("note", note)
     masks = len(paired.found) + (len(paired.bare) if args.unannotated != "skip" else 0)

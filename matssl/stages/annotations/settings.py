@@ -42,7 +42,8 @@ class ImportSettings(ToolSettings):
     format: str | None = flag(
         None,
         "data",
-        "program or format: labelme, coco, cvat, ...",
+        "labelme, coco, cvat, labelstudio, imagej, qupath, napari_labels, napari_shapes, ilastik, "
+        "ome_zarr, ome_zarr_05, via or yolo",
         auto="told from the files",
         check=format_problem,
         first=True,

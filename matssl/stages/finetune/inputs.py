@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,16 +12,23 @@ from matssl.core.errors import UserError
 from matssl.core.run_folder import RunFolder
 from matssl.core.wording import counted
 from matssl.data import crops, layouts, preprocess, specimens
+from matssl.data.augmentation import Pipeline
 from matssl.data.crops import CropAugmentation, Labelled
 from matssl.data.layouts import Dataset, Lists, Pair
 from matssl.data.masks import ClassTable
 from matssl.data.preprocess import Preprocess
-from matssl.decoders import CLASSIC, with_encoder
+from matssl.decoders import CLASSIC, named, with_encoder
 from matssl.models import classic_unet, vit
 from matssl.models.segmentation import SegmentationModel, check_input_size
 from matssl.stages import resume
 from matssl.stages.finetune.forest_settings import HEADS
-from matssl.stages.finetune.settings import CROP_SIZE, FinetuneSettings, given_weights
+from matssl.stages.finetune.objective import Objective
+from matssl.stages.finetune.settings import (
+    CROP_SIZE,
+    NAMED_WEIGHTS,
+    FinetuneSettings,
+    given_weights,
+)
 
 # Whatever else a folder calls a split is a test of some kind and stays closed.
 OPENED = ("train", "val")
@@ -39,6 +46,7 @@ class Inputs:
         train: images to learn from.
         val: images to validate on; None where there are too few.
         record: how they were read, with mean and standard deviation of the training images.
+        pipeline: changes the crops; None where the flags do.
     """
 
     dataset: Dataset
@@ -46,6 +54,7 @@ class Inputs:
     train: Labelled
     val: Labelled | None
     record: Preprocess
+    pipeline: Pipeline | None = None
 
     @property
     def identity(self) -> list[str]:
@@ -317,14 +326,21 @@ def crop_size(settings: FinetuneSettings, model: SegmentationModel) -> int:
         # A crop larger than the resized image would be filled up with mirrored pixels.
         side = min(settings.crop_size or settings.input_size, settings.input_size)
         return max(model.multiple, side - side % model.multiple)
-    side = CROP_SIZE if settings.crop_size is None else settings.crop_size
-    if side % model.trained_multiple:
-        raise UserError(f"--crop_size must be a multiple of {model.trained_multiple}, not {side}")
+    multiple = model.trained_multiple
+    if settings.crop_size is None:
+        # Patches of 14 pixels make 196 of it.
+        return CROP_SIZE + -CROP_SIZE % multiple
+    side = settings.crop_size
+    if side % multiple:
+        nearest = named(str(n * multiple) for n in (side // multiple, side // multiple + 1) if n)
+        raise UserError(f"--crop_size must be a multiple of {multiple}, not {side}: take {nearest}")
     return side
 
 
-def crop_augmentation(settings: FinetuneSettings) -> CropAugmentation:
-    """Return how crops are drawn and changed."""
+def crop_augmentation(
+    settings: FinetuneSettings, pipeline: Pipeline | None = None
+) -> CropAugmentation:
+    """Return how crops are drawn and changed, by a pipeline where there is one."""
     assert settings.crop_size is not None
     return CropAugmentation(
         size=settings.crop_size,
@@ -338,6 +354,21 @@ def crop_augmentation(settings: FinetuneSettings) -> CropAugmentation:
         illumination=settings.illumination,
         blur_p=settings.blur_p,
         noise_p=settings.noise_p,
+        pipeline=pipeline,
+    )
+
+
+def objective(settings: FinetuneSettings) -> Objective:
+    """Return the loss that the settings ask for."""
+    chosen: tuple[float, ...] | str | None = settings.class_weights
+    if settings.class_weights not in NAMED_WEIGHTS:
+        chosen = given_weights(settings.class_weights)
+    return Objective(
+        settings.loss,
+        None if chosen == "none" else chosen,
+        l2=settings.l2,
+        threshold=settings.threshold,
+        counted=settings.scored,
     )
 
 
@@ -361,3 +392,21 @@ def describe(folder: RunFolder, inputs: Inputs) -> None:
         content = opened.get(pair.image, {"split": unopened, **empty})
         row = {"image": str(pair.image), "split": content["split"], "group": pair.group}
         folder.append_csv("data.csv", {**row, **content})
+
+
+def refuse_other_statistics(
+    settings: FinetuneSettings, inputs: Inputs, payload: Mapping[str, object], instead: str
+) -> None:
+    """Refuse to go on where the file of ``--statistics`` has changed.
+
+    Args:
+        settings: of the command.
+        inputs: as they are read now.
+        payload: of the checkpoint.
+        instead: what to do for another plan.
+
+    Raises:
+        UserError: it has.
+    """
+    if settings.statistics and payload["preprocess"] != inputs.record.to_dict():
+        raise UserError(f"{settings.statistics} changed since this run began; {instead}")

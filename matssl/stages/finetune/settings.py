@@ -11,8 +11,10 @@ from typing import Any
 from matssl.core import parsing, paths
 from matssl.core.flags import Command, Problem, declared, flag, peek, to_dict
 from matssl.decoders import described, segmenting
-from matssl.stages.finetune.forest_settings import GROUPS, HEEDED, UNHEEDED, ForestSettings
+from matssl.stages.finetune.augmentation_settings import AugmentationSettings
+from matssl.stages.finetune.forest_settings import GROUPS, HEADS, HEEDED, UNHEEDED, ForestSettings
 from matssl.stages.finetune.sections import ListSettings, NetworkSettings, ScoreSettings
+from matssl.stages.finetune.stage_plan import StagedSettings
 from matssl.stages.settings import (
     ImageSettings,
     LabelSettings,
@@ -87,6 +89,8 @@ class FinetuneSettings(
     ScoreSettings,
     ListSettings,
     ForestSettings,
+    AugmentationSettings,
+    StagedSettings,
 ):
     """Flags of train_finetune.py."""
 
@@ -208,7 +212,7 @@ class FinetuneSettings(
         None,
         "training",
         "side of a training crop in pixels",
-        auto="192, or --input_size",
+        auto="192, to a multiple of patches; or --input_size",
         low=1,
         high=8192,
         excludes="whole_images",
@@ -319,6 +323,7 @@ class FinetuneSettings(
             wrong.append(Problem(told, ("whole_model", "weights", "ssl_weights_path")))
         wrong += self.sample_problems(self.input_size, self.rare_class_p, self.d4)
         wrong += self.list_problems(self.splits, self.name)
+        wrong += self.staged_problems(self.folds, self.head != HEADS[0], self.results_dir)
         return wrong
 
     def resolved(self) -> FinetuneSettings:

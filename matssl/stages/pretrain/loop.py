@@ -53,6 +53,7 @@ def pretrain(resolved: Resolved, argv: Sequence[str] = ()) -> Path:
     name = settings.name or _default_name(settings)
     RunFolder.check(Path(settings.output_dir) / "ssl" / name, settings.resume, settings.overwrite)
     record = settings.record(settings.in_channels)
+    inputs.check_encoder(settings.model, own, settings.encoder)
     encoder = build_encoder(settings.encoder, settings.in_channels, own.dilated)
     size = settings.batch_size, settings.view_size, settings.in_channels
     check_training(encoder, *size, flag="--view_size")
@@ -408,6 +409,8 @@ class Run:
             raise UserError(
                 f"the images in {self.settings.data_path} changed since this run began; {instead}"
             )
+        if self.settings.statistics and payload["preprocess"] != self.inputs.record.to_dict():
+            raise UserError(f"{self.settings.statistics} changed since this run began; {instead}")
         self.method.load_state_dict(payload["state"])
         self.step = resume.whole_number("step", payload["step"], self.plan.total_steps)
         resume.restore_optimizer(self.optimizer, payload["optimizer"], self.step)

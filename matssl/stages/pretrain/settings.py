@@ -124,7 +124,11 @@ class PretrainSettings(RunSettings, TrainingSettings, ImageSettings):
     )
 
     encoder: str = flag(
-        "resnet18", "method", "any encoder of segmentation-models-pytorch", first=True
+        "resnet18",
+        "method",
+        "any encoder of segmentation-models-pytorch; vision transformers of timm (dinov2-vit-s14, "
+        "...) but for spark and pscl",
+        first=True,
     )
     weights: str = flag(
         "none",

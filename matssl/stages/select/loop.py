@@ -20,7 +20,7 @@ from matssl.selection.candidates import Candidates
 from matssl.selection.choosing import Choice, choose
 from matssl.stages import console, drawing, resume
 from matssl.stages.failures import Failures
-from matssl.stages.select import measured, report
+from matssl.stages.select import export, measured, report
 from matssl.stages.select.measured import Eye, Unit
 from matssl.stages.select.pool import SELECT, Kept, Pool, gather, proposed_regions, relative
 from matssl.stages.select.settings import DEFAULT, FIRST, SelectSettings
@@ -44,6 +44,7 @@ class Plan:
         by: what makes passes of the model differ; None where no method asks.
         number: of the round, from 1.
         root: folder of the results.
+        export: format of annotations, "" for none.
     """
 
     method: str
@@ -51,6 +52,7 @@ class Plan:
     by: passes.Kind | None
     number: int
     root: Path
+    export: str
 
 
 def select(settings: SelectSettings, argv: Sequence[str] = ()) -> Path:
@@ -106,7 +108,12 @@ def select(settings: SelectSettings, argv: Sequence[str] = ()) -> Path:
         candidates = measured.joined(units, labelled, count, settings, plan.source)
         choice, copied = _chosen(plan, pool, units, candidates, book, settings)
         made = report.Made(plan.method, plan.number, pool, units, candidates, choice)
-        made = replace(made, kept=(*pool.kept, *kept, *copied), names=_names(plan.source))
+        made = replace(
+            made,
+            kept=(*pool.kept, *kept, *copied),
+            names=_names(plan.source),
+            export=plan.export,
+        )
         report.write_tables(folder, made)
         drawn = report.draw(folder, made, eye)
         _remember(book, plan, made, settings)
@@ -120,7 +127,7 @@ def select(settings: SelectSettings, argv: Sequence[str] = ()) -> Path:
         )
         report.write_report(folder, made, about, drawn)
     folder.status("done", chosen=choice.n, candidates=len(units), failed=len(failed.images))
-    report.print_choice(folder, made)
+    report.print_choice(folder, made, settings.n)
     runtime.close()
     failed.end(len(pool.paths), len({unit.path for unit in units}))
     return plan.root
@@ -147,6 +154,10 @@ def _plan(settings: SelectSettings, rt: Runtime, book: Ledger, home: Path) -> Pl
             f"--method {method} needs a model that segments, and {settings.model} gives features "
             f"alone; take {FIRST} or coreset for the first pictures"
         )
+    if settings.export and not able:
+        raise UserError(
+            f"--export needs predictions, and {settings.model} gives features alone; leave it out"
+        )
     _effects(settings, method)
     device, precision = str(rt.device), rt.precision
     segmenter = None
@@ -165,7 +176,8 @@ def _plan(settings: SelectSettings, rt: Runtime, book: Ledger, home: Path) -> Pl
     model = Path(settings.model)
     name = model.parent.name if model.suffix else model.name
     source = Source(segmenter, features, name)
-    return Plan(method, source, by, number, home / (settings.name or f"round-{number}"))
+    root = home / (settings.name or f"round-{number}")
+    return Plan(method, source, by, number, root, export.check(settings.export or ""))
 
 
 def _encoder(settings: SelectSettings) -> str | None:
@@ -200,7 +212,10 @@ def _informed(plan: Plan, pool: Pool) -> Plan:
     if source.segmenter is not None:
         source = replace(source, segmenter=replace(source.segmenter, record=pool.record))
     if source.features is not None:
-        record = source.features.record.knowing(pool.record.bars)
+        # Cut as the model's own, so that regions mean the same rows to both.
+        cut = pool.record.crop_bottom
+        record = replace(source.features.record, crop_bottom=cut, page=pool.record.page)
+        record = record.knowing(pool.record.bars).told(pool.record.sizes)
         if source.segmenter is None:
             record = pool.record
         source = replace(source, features=replace(source.features, record=record))

@@ -26,9 +26,6 @@ from matssl.stages.select.source import Source, summary
 from matssl.trained import passes
 from matssl.trained.segmenter import Prediction
 
-# Longest side of the look at a picture that is kept for the sheet of all chosen ones.
-SCORES = ("entropy", "margin", "least_confidence", "boundary_entropy", "boundary_margin", "bald")
-
 
 @dataclass(frozen=True)
 class Seen:
@@ -97,16 +94,26 @@ class Eye:
         segmenter, settings = self.source.segmenter, self.settings
         if segmenter is None:
             raise ValueError("no model that segments")
-        how = {"tile_size": settings.tile_size, "overlap": settings.overlap}
+        tile, overlap = settings.tile_size, settings.overlap
         with tempfile.TemporaryDirectory(prefix=".tiles", dir=self.place) as scratch:
             prediction = segmenter.predict(
-                micrograph, **how, tta=settings.tta, scratch=Path(scratch)
+                micrograph,
+                tile_size=tile,
+                overlap=overlap,
+                tta=settings.tta,
+                scratch=Path(scratch),
             )
             found = uncertainty.maps(prediction.probabilities)
             if self.by is not None:
                 apart = uncertainty.Disagreement()
                 for one in passes.probabilities(
-                    segmenter, micrograph, self.by, settings.passes, settings.seed, **how
+                    segmenter,
+                    micrograph,
+                    self.by,
+                    settings.passes,
+                    settings.seed,
+                    tile_size=tile,
+                    overlap=overlap,
                 ):
                     apart.add(one)
                 found["bald"] = apart.map()

@@ -262,12 +262,13 @@ def _proposed(ledger: Ledger) -> dict[str, str]:
 
 def proposed_regions(ledger: Ledger) -> set[tuple[str, tuple[int, ...]]]:
     """Return pictures and boxes (top, left, height, width) that earlier rounds proposed."""
-    return {
-        (str(image.get("image")), tuple(map(int, image["box"])))
-        for line in ledger.of(SELECT)
-        for image in _images(line.facts.get("images"))
-        if image.get("box")
-    }
+    found = set()
+    for line in ledger.of(SELECT):
+        for image in _images(line.facts.get("images")):
+            box = image.get("box")
+            if isinstance(box, list):
+                found.add((str(image.get("image")), tuple(map(int, box))))
+    return found
 
 
 def _images(value: object) -> Sequence[Mapping[str, object]]:

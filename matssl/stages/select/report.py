@@ -16,11 +16,13 @@ from matssl.core.labels import IGNORE
 from matssl.core.run_folder import RunFolder
 from matssl.core.tables import csv_text, percent
 from matssl.core.wording import counted
+from matssl.data.annotations import Marked
 from matssl.pictures import selection as pictures
 from matssl.selection import SCORES
 from matssl.selection.candidates import Candidates
 from matssl.selection.choosing import Choice
 from matssl.stages import drawing
+from matssl.stages.select import export
 from matssl.stages.select.measured import Eye, Seen, Unit
 from matssl.stages.select.pool import Kept, Pool
 from matssl.stages.select.settings import SelectSettings
@@ -49,6 +51,7 @@ class Made:
         choice: their order.
         kept: pictures that were not to be chosen.
         names: of the classes; none without a model that segments.
+        export: format of annotations that the masks are written in, too; "" for none.
     """
 
     method: str
@@ -59,6 +62,7 @@ class Made:
     choice: Choice
     kept: tuple[Kept, ...] = ()
     names: tuple[str, ...] = ()
+    export: str = ""
 
     @property
     def pictures(self) -> list[tuple[Path, list[int]]]:
@@ -149,6 +153,7 @@ def draw(folder: RunFolder, made: Made, eye: Eye) -> list[Drawn]:
         eye: what looks at them once more.
     """
     chosen = made.pictures
+    marked: list[Marked] = []
     paths = [path for path, _ in chosen]
     names = drawing.output_names(paths, made.pool.root)
     looks, found = [], []
@@ -170,8 +175,11 @@ def draw(folder: RunFolder, made: Made, eye: Eye) -> list[Drawn]:
             for _, unit in units:
                 kept[unit.box.slices] = classes[unit.box.slices]
             drawing.write_masks(folder, "masks", name, kept, len(made.names))
+            marked.append(Marked(made.pool.name(path), kept, path))
         looks.append((shown, f"{ranks[0]}  {path.name}", regions))
         found.append(Drawn(name, path, panel))
+    if made.export:
+        export.write(folder, made.export, marked, made.names)
     pictures.sheet(looks[:ON_SHEET], folder.path(SHEET))
     return found
 
@@ -223,6 +231,8 @@ def write_report(folder: RunFolder, made: Made, about: About, drawn: Sequence[Dr
     where = f"{RANKED} has all candidates with every score, {KEPT} what was left out and why."
     if made.names:
         where += " masks/index holds the predictions to correct, uncertainty/ the maps."
+        if made.export:
+            where += f" {export.PLACE}/ holds them as {made.export}."
         if regions:
             where += " Outside the chosen regions masks hold 255, which is not labelled."
     rows = [_shown_row(made, rank) for rank in _ranks(made)]
@@ -252,8 +262,8 @@ def write_report(folder: RunFolder, made: Made, about: About, drawn: Sequence[Dr
     report.write(root / "report.html", title, subtitle, sections)
 
 
-def print_choice(folder: RunFolder, made: Made) -> None:
-    """Print what was chosen and where it lies."""
+def print_choice(folder: RunFolder, made: Made, wanted: int) -> None:
+    """Print what was chosen and where it lies, and that there is no more where more was wanted."""
     for rank in _ranks(made):
         unit = made.unit(rank)
         box = unit.box
@@ -267,6 +277,8 @@ def print_choice(folder: RunFolder, made: Made) -> None:
         print(f"  {rank:3d}  {made.pool.name(unit.path)}{place}{told}")
     pixels = sum(made.unit(rank).box.pixels for rank in _ranks(made))
     print(f"  {pixels / 1e6:.2f} million pixels of {counted(len(made.pictures), 'picture')}")
+    if made.choice.n < wanted:
+        print(f"  note: {made.choice.n} of the {wanted} that were asked for; no more are left")
     print(f"report: {folder.root / 'report.html'}", flush=True)
 
 
