@@ -28,6 +28,7 @@ from matssl.metrics.agreement import kappa
 from matssl.metrics.counts import confusion
 from matssl.pictures import agreement as pictures
 from matssl.pictures.segmentation import colour_names
+from matssl.stages import predictions
 from matssl.stages.annotations import masks
 from matssl.stages.annotations.export_settings import CompareSettings
 from matssl.stages.annotations.masks import Masks, OneMask
@@ -79,8 +80,8 @@ def run(args: CompareSettings, argv: Sequence[str]) -> None:
     root = root if args.output_dir is None else Path(args.output_dir)
     RunFolder.check(root, False, args.overwrite, resumable=False)
     one, other = masks.together(
-        masks.find(first, args.images, args.classes),
-        masks.find(second, args.images, args.classes),
+        masks.find(first, args.images, _classes(args, first)),
+        masks.find(second, args.images, _classes(args, second)),
         args.classes,
     )
     pairs, notes = _paired(one, other)
@@ -119,6 +120,11 @@ def run(args: CompareSettings, argv: Sequence[str]) -> None:
     folder.status("done", pictures=len(pairs))
     for line in _lines(found, one, other, rows, head, root):
         print(line)
+
+
+def _classes(args: CompareSettings, folder: Path) -> str | None:
+    """Return ``--classes`` for masks that are no run's; a run names its classes itself."""
+    return args.classes if predictions.folder(folder) is None else None
 
 
 def _called(picture: str) -> str:
