@@ -204,7 +204,8 @@ def test_the_jackknife_of_a_mean_is_its_t_interval() -> None:
     assert (found.low, found.high) == pytest.approx(
         (values.mean() - half, values.mean() + half), rel=1e-6
     )
-    assert math.isnan(jackknife(0.5, [0.5] * 4).low)
+    assert math.isnan(jackknife(0.5, [0.4, 0.5, 0.5, 0.6]).low)
+    assert math.isnan(jackknife(0.0, [0.0] * 6).low)
     assert math.isnan(jackknife(0.5, [0.5, 0.5, math.nan, 0.5, 0.5]).low)
 
 

@@ -115,18 +115,17 @@ def find(folder: Path, images: str | None, classes: str | None, flag: str = "--i
     pictures = not folder.is_dir() or bool(readers.listing(folder).images)
     if images is None and not pictures:
         raise UserError(f"{folder} holds no pictures; {flag} says where they are")
-    root, dataset = folder, None
+    dataset = None
     if pictures:
         dataset = layouts.find(folder, classes=classes, need_masks=False, whole=True)
     if images is not None and (dataset is None or dataset.table is None):
         # Masks or annotation files without their pictures.
-        root = Path(images)
         place = str(folder.resolve())
-        dataset = layouts.find(root, classes=classes, mask_folder=place, whole=True)
+        dataset = layouts.find(images, classes=classes, mask_folder=place, whole=True)
     if dataset is None or dataset.table is None:
         return _of_masks(folder, classes)
     found = [
-        OneMask(_below(pair.image, root), pair.image, pair.mask)
+        OneMask(_below(pair.image, dataset.root), pair.image, pair.mask)
         for pair in dataset.pairs
         if pair.mask is not None
     ]
