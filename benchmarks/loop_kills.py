@@ -32,6 +32,7 @@ from matssl.core import checkpoint  # noqa: E402
 from matssl.core.errors import guard  # noqa: E402
 from matssl.core.ledger import Ledger, Line  # noqa: E402
 from matssl.data import synthetic  # noqa: E402
+from matssl.loop import turn  # noqa: E402
 from matssl.tools import loop  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -39,6 +40,8 @@ PICTURES, FIRST, ROUNDS, SIDE = 12, 6, 3, 64
 TRAINING = {"encoder": "tu-test_resnet", "crop_size": 32, "batch_size": 2, "checkpoint_every": 2}
 WORDS = ["--once", "--settle", "0", "--n", "2", "--steps", "8", "--device", "cpu", "--quiet"]
 WORDS += ["--precision", "fp32", "--threads", "1", "--method", "entropy", "--promote", "rising"]
+# Before the first process is made, so that none of them spends its life on loading modules.
+assert turn.run
 # A loop is killed so often before it is let be.
 MOST = 8
 

@@ -22,12 +22,14 @@ from matssl.core.labels import IGNORE
 from matssl.core.ledger import Ledger, Line
 from matssl.data import readers, synthetic
 from matssl.data.masks import ClassTable, MaskClass, binary_table
-from matssl.loop import judging, pictures
+from matssl.loop import first, judging, models, pictures, settings, turn
 from matssl.loop.arrivals import Arrivals
 from matssl.loop.classes import Classes, agreed
+from matssl.loop.context import Context
 from matssl.loop.judging import Scores
 from matssl.loop.places import Places, alone
 from matssl.loop.settings import CLEAR, RISING
+from matssl.loop.state import Label
 from matssl.tools import loop
 
 TRAINING = {
@@ -310,8 +312,8 @@ def test_every_step_is_a_line_in_order(unbroken: World) -> None:
     begun = ["settings", "pictures", "doctor", "classes", "labels", "freeze", "freeze", "doctor"]
     assert [x for x in steps if x != "doctor"][:6] == [x for x in begun if x != "doctor"][:6]
     rest = [step for step in steps if step not in begun or step == "labels"][1:]
-    first, later = rest[:7], rest[7:]
-    assert first == ["retrain", "train", "compare", "promote", "predict", "measure", "select"]
+    begin, later = rest[:7], rest[7:]
+    assert begin == ["retrain", "train", "compare", "promote", "predict", "measure", "select"]
     assert later.count("retrain") == later.count("compare") == 2
     assert later.count("promote") + later.count("keep") == 2
     assert later[0] == "labels" and "select" not in steps[-1:]
@@ -384,6 +386,124 @@ def test_a_loop_without_anything_new_adds_no_line(unbroken: World) -> None:
     assert len(unbroken.lines) == before
 
 
+def test_a_training_that_cannot_be_done_is_given_up_when_new_masks_come(
+    unbroken: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World(tmp_path)
+    shutil.rmtree(world.root)
+    shutil.copytree(unbroken.root, world.root, symlinks=True)
+    world.training = unbroken.training
+
+    def failing(ctx: Context, begun: Any) -> None:
+        raise UserError("all masks hold one class only")
+
+    monkeypatch.setattr(models, "train", failing)
+    learned = [x.facts["labels"] for x in world.lines if x.step == "retrain"][-1]
+    before = len(world.lines)
+
+    def improve(name: str) -> None:
+        path = world.root / "corrected" / name
+        mask = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+        assert mask is not None
+        cv2.imwrite(str(path), mask[::-1])
+
+    improve(learned[0][0])
+    assert world.run() == 2 and world.run() == 2
+    assert [x.step for x in world.lines[before:]] == ["labels", "retrain"]
+    improve(learned[1][0])
+    assert world.run() == 2
+    assert [x.step for x in world.lines[before + 2 :]] == ["labels", "drop", "retrain"]
+    old, new = [dict(x.facts["labels"]) for x in world.lines if x.step == "retrain"][-2:]
+    assert {name for name in new if new[name] != old[name]} == {learned[1][0]}
+
+
+def _context(root: Path, names: Sequence[str], *more: str) -> Context:
+    """A loop that knows pictures, each with a mask, and has done nothing else."""
+    words = [str(root), "--group_regex", r"^(S\d)", *more]
+    places = Places(root)
+    ctx = Context(settings.resolve(words), Ledger.open(places.ledger), Arrivals(places, 0))
+    stems = [Path(name).stem for name in names]
+    rows = [{"name": n, "key": k, "digest": k} for n, k in zip(names, stems, strict=True)]
+    ctx.write("pictures", pictures=rows, left_out={})
+    pairs = zip(names, stems, strict=True)
+    labels = [Label(name, key, f"{key}.png", f"{key}.mask.png", key) for name, key in pairs]
+    ctx.write("labels", taken=[x.stored() for x in labels], files={}, refused={})
+    return ctx
+
+
+def test_pictures_of_a_frozen_specimen_and_copies_of_its_images_are_never_learned_from(
+    tmp_path: Path,
+) -> None:
+    names = ["S1_1.png", "S1_2.png", "S2_1.png", "S3_1.png", "S3_2.png"]
+    ctx = _context(tmp_path, names)
+    frozen = ctx.state.labels["S1_1.png"]
+    ctx.ledger.freeze("validation", [frozen.name], labels=[frozen.stored()], inside=False)
+    ctx.took(2)
+    assert ctx.held_out()["S1_2.png"] == "of the frozen specimen S1"
+    assert [x.name for x in first.trainable(ctx)] == ["S2_1.png", "S3_1.png", "S3_2.png"]
+    copy = {"looked": {}, "broken": {}, "pixel_sizes": {}, "warnings": []}
+    ctx.write("doctor", copies={"S2_1.png": "S1_1.png"}, **copy)
+    assert [x.name for x in first.trainable(ctx)] == ["S3_1.png", "S3_2.png"]
+    # A file that holds the same pixels under another name.
+    twin = replace(ctx.state.labels["S3_1.png"], pixels=frozen.pixels, mask="new")
+    ctx.write("labels", taken=[twin.stored()], files={}, refused={})
+    assert [x.name for x in first.trainable(ctx)] == ["S3_2.png"]
+
+
+@pytest.mark.parametrize(
+    ("names", "val", "test", "inside"),
+    [
+        (["S1_1", "S1_2", "S2_1"], None, None, None),
+        (["S1_1", "S1_2", "S1_3", "S2_1"], ["S2_1"], [], False),
+        (["S1_1", "S1_2", "S1_3", "S1_4"], 1, 1, True),
+        ([f"S{i}_{k}" for i in range(5) for k in range(2)], 2, 2, False),
+    ],
+)
+def test_frozen_images_are_whole_specimens_and_of_two_one_trains(
+    names: list[str], val: Any, test: Any, inside: bool | None, tmp_path: Path
+) -> None:
+    ctx = _context(tmp_path, [f"{name}.png" for name in names])
+    found = first._cut(ctx, wanted=True)
+    if val is None:
+        assert found is None
+        return
+    assert found is not None
+    parts = [[label.key for label in part] for part in found[:2]]
+    assert found[2] is inside and not set(parts[0]) & set(parts[1])
+    for part, expected in zip(parts, (val, test), strict=True):
+        assert part == expected if isinstance(expected, list) else len(part) == expected
+        if not inside:
+            whole = [name for name in names if name[:2] in {key[:2] for key in part}]
+            assert sorted(part) == sorted(whole)
+
+
+@pytest.mark.parametrize(
+    ("more", "back", "due"),
+    [
+        ((), [], False),
+        ((), ["S1_1.png"], False),
+        ((), ["S1_1.png", "S2_1.png"], True),
+        (("--retrain_after", "1"), ["S1_1.png"], True),
+        # One that nobody asked for does not count as those that were.
+        ((), ["S3_1.png"], False),
+    ],
+)
+def test_a_model_is_trained_again_when_all_that_was_asked_for_has_come_back(
+    more: tuple[str, ...], back: list[str], due: bool, tmp_path: Path
+) -> None:
+    ctx = _context(tmp_path, ["S7_1.png", "S8_1.png"], *more)
+    frozen = ctx.state.labels["S7_1.png"]
+    ctx.ledger.freeze("validation", [frozen.name], labels=[frozen.stored()], inside=False)
+    ctx.took(2)
+    ctx.state.fresh = []
+    asked = [{"name": name, "run": "r"} for name in ("S1_1.png", "S2_1.png")]
+    ctx.write("select", round=1, model="000", pictures=asked)
+    labels = [Label(name, name[:4], "p", f"m{name}", name) for name in back]
+    ctx.write("labels", taken=[x.stored() for x in labels], files={}, refused={})
+    assert turn._due(ctx) is due
+    assert (ctx.state.open_plan is not None) is due
+
+
 class Killed(BaseException):
     """What a SIGKILL is here: nothing behind it is done."""
 
@@ -431,8 +551,8 @@ def test_a_loop_that_is_killed_at_every_step_comes_to_the_same_ledger_and_models
     for path in (unbroken.root / "loop" / "finetune").glob("*/best.ckpt"):
         other = world.root / "loop" / "finetune" / path.parent.name / "best.ckpt"
         if other.is_file():
-            first, second = (checkpoint.load(p)["state"] for p in (path, other))
-            assert of_tensors(first) == of_tensors(second)
+            one, two = (checkpoint.load(p)["state"] for p in (path, other))
+            assert of_tensors(one) == of_tensors(two)
     assert not list((world.root / "to_correct").rglob(".*"))
 
 

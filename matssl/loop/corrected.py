@@ -18,7 +18,7 @@ from matssl.core.errors import UserError
 from matssl.core.labels import IGNORE
 from matssl.core.wording import counted
 from matssl.data import bars, readers
-from matssl.data.annotations import FORMATS, Choices, Drawing, Format, module_of
+from matssl.data.annotations import Choices, Drawing, Format, module_of, recognised
 from matssl.data.annotations.drawing import is_background, is_ignored, stem_of
 from matssl.data.annotations.raster import paint
 from matssl.data.layouts import naming
@@ -127,12 +127,18 @@ def _opened(ctx: Context, path: Path) -> list[Came]:
 
 
 def _format(path: Path) -> Format | None:
-    """Return the module of the format of an annotation file, None where no format knows it."""
-    for name in FORMATS:
-        module = module_of(name)
-        if module.recognise(path):
-            return module
-    return None
+    """Return the module of the format of an annotation file, None where no format knows it.
+
+    Raises:
+        UserError: several know it.
+    """
+    found = recognised(path)
+    if len(found) > 1:
+        raise UserError(
+            f"it may be of {' or '.join(found)}; matssl.tools.annotations import --format makes "
+            "a mask of it"
+        )
+    return module_of(found[0]) if found else None
 
 
 def _matched(one: Came, index: Mapping[str, Picture]) -> Came:

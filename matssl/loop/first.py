@@ -51,9 +51,7 @@ def settle_classes(ctx: Context) -> bool:
     atomic_write_text(ctx.places.home / "classes.yaml", classes.text)
     ctx.write("classes", **classes.stored(), said=where)
     listed = ", ".join(f"{c.name} = {c.values[0]}" for c in classes.table.classes)
-    ctx.say(
-        f"classes   {listed}; nothing is labelled at {classes.table.ignore_values[0]} ({where})"
-    )
+    ctx.say(f"classes   {listed}, not labelled = {classes.table.ignore_values[0]} ({where})")
     return True
 
 

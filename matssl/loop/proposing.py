@@ -16,7 +16,7 @@ from matssl.core.run_folder import atomic_write_bytes, atomic_write_text
 from matssl.core.tables import csv_text
 from matssl.core.wording import counted
 from matssl.data import readers
-from matssl.data.annotations import FORMATS, Marked, module_of
+from matssl.data.annotations import FORMATS, Marked, format_name, module_of
 from matssl.loop import models
 from matssl.loop.context import Context, said
 from matssl.loop.first import trainable
@@ -42,7 +42,7 @@ def check(ctx: Context) -> None:
     given = ctx.settings
     if given.format is not None:
         writing = [name for name in FORMATS if hasattr(module_of(name), "write")]
-        if given.format not in writing:
+        if format_name(given.format) not in writing:
             raise UserError(f"--format must be one of {', '.join(writing)}, not {given.format}")
     if given.method != AUTO:
         select_settings.resolve(["model", "pool", "--method", given.method])
@@ -258,10 +258,12 @@ def lay_out(ctx: Context) -> None:
             linked(ctx.places.root / name, image)
         drawn.append(Marked(f"{picture.key}{Path(name).suffix}", classes, image))
     if ctx.settings.format is not None:
-        names = {i: n for i, n in enumerate(ctx.classes.names) if i}
-        place = folder / ctx.settings.format
+        names, form = dict(enumerate(ctx.classes.names)), format_name(ctx.settings.format)
+        # The first class is what nothing is drawn on.
+        del names[0]
+        place = folder / form
         temporary = whole(place)
-        module: Any = module_of(ctx.settings.format)
+        module: Any = module_of(form)
         module.write(temporary, drawn, names)
         placed(temporary, place)
     (folder / "classes.yaml").write_text(ctx.classes.text, encoding="utf-8")
