@@ -215,6 +215,7 @@ def test_names_of_each_data_sets_own_index_are_found(tmp_path: Path) -> None:
             lambda c: c["samples"][0].update(frames=["no.png"]),
             "1 file that are not there|not there",
         ),
+        (lambda c: c["samples"][0].update(frames=["x" * 5000]), "not there"),
         (lambda c: c.update(samples=[]), "lists no sample"),
         (lambda c: c.pop("samples"), "is no index of images"),
     ],
@@ -229,7 +230,7 @@ def test_what_is_wrong_with_an_index_is_said_in_one_line(
     path.write_text(json.dumps(content))
     with pytest.raises(UserError, match=said) as caught:
         layouts.find(path)
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 600
 
 
 # --- S-04, F-S8: splits -----------------------------------------------------------------------

@@ -116,6 +116,23 @@ def test_scores_are_counted_on_class_numbers_and_iou_is_no_dice(model: Path) -> 
     assert any((out / "visualizations").iterdir())
 
 
+def test_colours_that_no_class_lists_are_counted_in_an_evaluation_too(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """F-S4: they are neither carbon nor passed over in silence."""
+    data = project(tmp_path, {"d1": ("a-1",)}, side=64, pool=False)
+    path = data / "d1/masks_3class/a-1.png"
+    mask = cv2.imread(str(path))
+    mask[:8] = 0
+    cv2.imwrite(str(path), mask)
+    argv = ["--model_path", model / "finetune/m/best.ckpt", "--dataset", data, "--no-baselines"]
+    argv += ["--output_dir", tmp_path, "--name", "e", *STEADY[:-1]]
+    eval_model.main(list(map(str, argv)))
+    assert "mask a-1.png: 512 px (12.50 %) are of no class" in capsys.readouterr().out
+    total = np.array(json.loads((tmp_path / "eval/e/metrics.json").read_text())["confusion"])
+    assert total.sum() == 64 * 64 - 512
+
+
 def test_each_evaluation_has_a_folder_of_its_own(model: Path) -> None:
     """F-S9: one file was overwritten."""
     _evaluate(model, model / "datasets", "once")

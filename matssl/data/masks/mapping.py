@@ -60,8 +60,9 @@ def read_mapping(path: Path) -> tuple[Entries, tuple[Value, ...]]:
         seen[colour] = number
     numbers = sorted({n for _, n, _ in pairs if n != IGNORE})
     if numbers != list(range(len(numbers))):
+        told = ", ".join(map(str, numbers[:8]))
         raise UserError(
-            f"{path} numbers its classes {', '.join(map(str, numbers[:8]))}; they must be 0, 1, 2 "
+            f"{path} numbers its classes {told}; they must be 0, 1, 2 "
             f"and so on, {IGNORE} for what is ignored"
         )
     entries: Entries = []
@@ -71,7 +72,7 @@ def read_mapping(path: Path) -> tuple[Entries, tuple[Value, ...]]:
         entries.append((name, tuple(dict.fromkeys(colour for colour, _ in own))))
     names = [name for name, _ in entries]
     if len(set(names)) < len(names):
-        raise UserError(f"{path} gives two classes one name: {', '.join(names)}")
+        raise UserError(f"{path} gives two classes one name: {cut(', '.join(names))}")
     ignored = tuple(dict.fromkeys(colour for colour, n, _ in pairs if n == IGNORE))
     return entries, ignored
 
