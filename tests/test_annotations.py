@@ -149,8 +149,10 @@ def test_who_gets_a_pixel_that_two_classes_claim(overlap: str, number: int, at: 
 
 def test_pixels_that_two_classes_claim_are_counted_and_those_of_one_class_are_not() -> None:
     painted = paint(_two(), SIZE, {"a": 1, "b": 2})
-    assert painted.overlaps == {("a", "b"): 16, ("b", "a"): 1}
-    assert paint(_two(), SIZE, {"a": 1, "b": 1}).overlaps == {}
+    # One pixel goes from a to b and back.
+    assert painted.overlaps == {("a", "b"): 16, ("b", "a"): 1} and painted.claimed == 16
+    same = paint(_two(), SIZE, {"a": 1, "b": 1})
+    assert same.overlaps == {} and not same.claimed
 
 
 def test_shapes_that_hold_no_centre_are_counted() -> None:

@@ -165,7 +165,7 @@ def test_an_overlap_is_a_question_where_the_format_has_no_order(
 ) -> None:
     _pictures(tmp_path / "img", "p.png")
     _coco(tmp_path / "ann", (1, 0, 0, 8, 8), (2, 2, 2, 4, 4), (1, 0, 0, 3, 3))
-    _refused(tmp_path, capsys, said=["--overlap", "17 pixels", "a and b", "p.png"])
+    _refused(tmp_path, capsys, said=["--overlap", "16 pixels", "a and b", "p.png"])
     for overlap, number in (("last", 15), ("first", 0), ("smallest", 15), ("largest", 0)):
         assert _run(tmp_path, "--overlap", overlap) == 0
         assert (_mask(tmp_path, "p.png") == 2).sum() == number, overlap
@@ -242,6 +242,15 @@ def test_an_output_folder_that_holds_something_is_left_as_it_is(
     _refused(tmp_path, capsys, said=["exists already", "--output_dir"])
 
 
+def test_a_flag_that_a_format_has_no_use_for_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _pictures(tmp_path / "img", "p.png")
+    _coco(tmp_path / "ann", (1, 0, 0, 8, 8))
+    for words in (("--attribute", "phase"), ("--annotator", "newest")):
+        _refused(tmp_path, capsys, *words, said=[words[0], "acts with", "coco"])
+
+
 def test_the_help_names_every_format() -> None:
     told = declared(annotations.COMMANDS["import"].settings)["format"].flag.help
     assert set(told.replace(" or ", ", ").split(", ")) == set(FORMATS)
@@ -295,6 +304,16 @@ def test_of_two_folders_only_the_one_that_is_given_is_meant(tmp_path: Path) -> N
     assert paired.found == ((images[0], both[0]),) and paired.absent == (both[1],)
 
 
+def test_folders_count_where_files_name_two_pictures_alike(tmp_path: Path) -> None:
+    images = [tmp_path / "img" / "S1" / "a.png"]
+    twins = [_drawing("S2/a.png"), _drawing("S3/a.png")]
+    assert pair(twins, images).absent == tuple(twins)
+    assert pair(twins[:1], images).found == ((images[0], twins[0]),)
+    # The folders above those that tell them apart may be called otherwise.
+    moved = [_drawing("Bilder/S1/a.png"), _drawing("Bilder/S2/a.png")]
+    assert pair(moved, images).found == ((images[0], moved[0]),)
+
+
 def test_a_name_that_fits_several_pictures_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="fit several pictures"):
         _found(tmp_path, ("S1/a.png", "S2/a.png"), _drawing("a.png"))
@@ -302,7 +321,7 @@ def test_a_name_that_fits_several_pictures_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_picture_that_is_annotated_twice_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"annotated 2 times, in f and g"):
+    with pytest.raises(UserError, match=r"annotated twice, in f and g"):
         _found(tmp_path, ("a.png",), _drawing("a.png"), _drawing("a.png", source="g"))
 
 

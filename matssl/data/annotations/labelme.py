@@ -117,7 +117,7 @@ def _shape(item: Mapping[str, Any], label: str, kind: object, where: str) -> Sha
         return Shape(label, "circle", ellipse=Ellipse(x, y, radius, radius)) if radius else None
     if kind == "rectangle" and len(points) == 2:
         return Shape(label, "rectangle", (box(*points[0], *points[1]),))
-    if kind in ("polygon", "rectangle", "oriented_rectangle"):
+    if kind in ("polygon", "rectangle", "oriented_rectangle", "rotation"):
         return Shape(label, str(kind), (points,)) if len(points) > 2 else None
     raise UserError(f"{where} has the unknown shape_type {cut(repr(kind), 60)}")
 

@@ -32,12 +32,14 @@ class Painted:
     Attributes:
         mask: uint8 (rows, columns): a value for every label, ``uncovered`` elsewhere.
         covered: number of pixels that some shape covers.
-        overlaps: pixels that two classes claim, by their labels, the one painted first in front.
+        claimed: number of pixels that two classes or more claim.
+        overlaps: those of each two, by their labels, the one painted first in front.
         empty: shapes that hold no centre of a pixel, by label: too small, or outside.
     """
 
     mask: NDArray[np.uint8]
     covered: int
+    claimed: int
     overlaps: Mapping[tuple[str, str], int]
     empty: Mapping[str, int]
 
@@ -72,6 +74,7 @@ def paint(
         raise UserError(f"{drawing.source} gives {drawing.picture} {len(labels):,} class names")
     overlaps: Counter[tuple[str, str]] = Counter()
     empty: Counter[str] = Counter()
+    twice = np.zeros((0, 0), np.bool_)
     for shape in _ordered(shapes, size, overlap):
         patch = covered(shape, size)
         if not patch.pixels.any():
@@ -82,6 +85,8 @@ def paint(
         value, own, under = values[shape.label], owner[place], mask[place]
         other = patch.pixels & (own > 0) & (under != value)
         if other.any():
+            twice = twice if twice.size else np.zeros(size, np.bool_)
+            twice[place] |= other
             for number, pixels in enumerate(np.bincount(own[other])):
                 if pixels:
                     overlaps[labels[number - 1], shape.label] += int(pixels)
@@ -89,7 +94,8 @@ def paint(
         if overlap == "ignore":
             under[other] = IGNORE
         own[patch.pixels] = labels.index(shape.label) + 1
-    return Painted(mask, int(np.count_nonzero(owner)), overlaps, empty)
+    shared = int(np.count_nonzero(twice))
+    return Painted(mask, int(np.count_nonzero(owner)), shared, overlaps, empty)
 
 
 def _scaled(shape: Shape, size: tuple[int, int]) -> Shape:

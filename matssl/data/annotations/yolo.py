@@ -28,7 +28,9 @@ from matssl.data.annotations.drawing import (
 
 NAMES, NAMES_TEXT = (".yaml", ".yml"), "classes.txt"
 # A class number and at least four further numbers.
-_LINE = re.compile(rb"\s*\d+(\s+-?[\d.]+(e-?\d+)?){4,}\s*(\r?\n|$)", re.IGNORECASE)
+_LINE = re.compile(
+    rb"\s*\d+([ \t]+-?(\d+(\.\d*)?|\.\d+)(e[-+]?\d+)?){4,}[ \t]*(\r?\n|$)", re.IGNORECASE
+)
 # Of an empty file its folder says what it is.
 _FOLDER = "labels"
 # Coordinates are shares; corrections may lie a little outside.
@@ -45,7 +47,15 @@ def _is_one(path: Path) -> bool:
         return False
     if not start.strip():
         return _FOLDER in path.parts
-    return _LINE.match(start) is not None or len(start) == sources.LOOKED_AT and b"\n" not in start
+    if len(start) == sources.LOOKED_AT and b"\n" not in start:
+        # Its last number may be cut in two.
+        start = start[: start.rfind(b" ")]
+    line = _LINE.match(start)
+    if line is None:
+        return False
+    # Tables of measurements look alike, but for their numbers.
+    shares = all(abs(float(word)) <= FARTHEST for word in line[0].split()[1:])
+    return shares or _FOLDER in path.parts
 
 
 def _named(path: Path) -> bool:

@@ -36,6 +36,12 @@ from matssl.stages.drawing import MASK_PNG
 
 CLASSES, TABLE = "classes.yaml", "import.csv"
 SHOWN = 3
+# Formats that leave open what a flag answers.
+ACTS_WITH = {
+    "annotator": ("labelstudio", "ome_zarr", "ome_zarr_05"),
+    "attribute": ("via", "labelstudio"),
+    "boxes": ("coco", "yolo"),
+}
 
 
 @dataclass
@@ -46,6 +52,7 @@ class Told:
     overlapping: list[tuple[Path, int]] = field(default_factory=list)
     no_area: Counter[tuple[str, str]] = field(default_factory=Counter)
     empty: Counter[str] = field(default_factory=Counter)
+    claimed: int = 0
     unordered: bool = False
     pixels: int = 0
     covered: int = 0
@@ -63,6 +70,7 @@ def run(args: ImportSettings, argv: Sequence[str]) -> None:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} exists already; give another --output_dir")
     name = chosen_format(source, args.format)
+    _check_flags(args, name)
     choices = Choices(args.annotator, args.attribute, args.boxes or "", args.label)
     annotations = module_of(name).read(source, choices)
     pictures = readers.find_images(images)
@@ -117,8 +125,20 @@ def chosen_format(source: Path, said: str | None) -> str:
         return found[0]
     known = ", ".join(FORMATS)
     if not found:
-        raise UserError(f"{source} holds no annotations of a known format ({known})")
+        packed = "; unpack the archive and give its folder" if source.suffix == ".zip" else ""
+        raise UserError(f"{source} holds no annotations of a known format ({known}){packed}")
     raise UserError(f"{source} holds annotations of {' and '.join(found)}; --format says which")
+
+
+def _check_flags(args: ImportSettings, name: str) -> None:
+    """Refuse flags that a format has no use for.
+
+    Raises:
+        UserError: there is one.
+    """
+    for flag, formats in ACTS_WITH.items():
+        if getattr(args, flag) and name not in formats:
+            raise UserError(f"--{flag} acts with {', '.join(formats)}, and these are of {name}")
 
 
 def _nothing(source: Path, images: Path, annotations: Annotations, paired: Paired) -> str:
@@ -179,7 +199,8 @@ def _write(path: Path, mask: NDArray[np.uint8]) -> None:
 
 def _count(told: Told, path: Path, drawing: Drawing, painted: Painted, classes: Classes) -> None:
     """Add what was seen of one picture."""
-    shared = sum(painted.overlaps.values())
+    shared = painted.claimed
+    told.claimed += shared
     told.overlaps.update(painted.overlaps)
     told.empty.update(painted.empty)
     told.pixels += painted.mask.size
@@ -203,7 +224,7 @@ def _question(told: Told, name: str) -> str:
     (one, other), number = pairs[0]
     path, most = max(told.overlapping, key=lambda item: item[1])
     return (
-        f"two classes claim {sum(told.overlaps.values()):,} pixels of "
+        f"two classes claim {told.claimed:,} pixels of "
         f"{counted(len(told.overlapping), 'picture')} (most, {most:,}, in {path.as_posix()}; "
         f"{number:,} between {cut(one, 60)} and {cut(other, 60)}), and {name} does not say which "
         "lies above: overlap is settled by --overlap last, first, smallest, largest or ignore"
@@ -227,7 +248,9 @@ def _report(
     yield _line("format", f"{name}{how}: {counted(len(drawings), 'picture')}, {kinds}")
     values = ", ".join(f"{cut(n, 60)} {value}" for n, value in classes.numbers.items())
     listed = "in the files' order" if annotations.labels else "by the alphabet"
-    yield _line("classes", values + ("" if args.classes else f" (numbered {listed})"))
+    yield _line(
+        "classes", values + ("" if args.classes else f" (numbered {listed}; --classes fixes them)")
+    )
     merged = [f"{old} as {new}" for old, new in renamed(args.rename).items()]
     if merged:
         yield _line("renamed", ", ".join(merged))
@@ -239,9 +262,8 @@ def _report(
         )
     if told.overlapping:
         rule = f"--overlap {args.overlap}" if args.overlap else f"later ones lie above in {name}"
-        number = sum(told.overlaps.values())
         where = counted(len(told.overlapping), "picture")
-        yield _line("overlap", f"{number:,} pixels of {where} claimed by two classes: {rule}")
+        yield _line("overlap", f"{told.claimed:,} pixels of {where} claimed by two classes: {rule}")
     if told.no_area:
         parts = _amounts({f"{kind} of {label}": n for (kind, label), n in told.no_area.items()})
         yield _line("left out", f"without area: {parts}")

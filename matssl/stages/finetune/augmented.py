@@ -89,16 +89,16 @@ def refuse_other(
     )
 
 
-def begin(folder: RunFolder, found: Pipeline | None, inputs: Inputs, side: int, seed: int) -> None:
-    """Write the pipeline and a sheet of what it does to a few training images.
+def begin(folder: RunFolder, inputs: Inputs, side: int, seed: int) -> None:
+    """Write the pipeline and a sheet of what it does to a few training images; nothing without one.
 
     Args:
         folder: of the run.
-        found: None writes nothing.
-        inputs: of the run.
+        inputs: of the run, with the pipeline.
         side: of its crops, in pixels.
         seed: of the run.
     """
+    found = inputs.pipeline
     if found is None:
         return
     folder.write_json(RECORD, found.record)

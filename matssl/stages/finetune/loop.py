@@ -17,7 +17,6 @@ from matssl.core.run_folder import RunFolder
 from matssl.core.runtime import Interrupts, Runtime
 from matssl.core.wording import counted
 from matssl.data import specimens
-from matssl.data.augmentation import Pipeline
 from matssl.metrics import overlap
 from matssl.models.segmentation import SegmentationModel
 from matssl.stages import console, lineage, resume
@@ -36,9 +35,9 @@ from matssl.stages.finetune import inputs as reading
 from matssl.stages.finetune.forest_settings import FOREST
 from matssl.stages.finetune.inputs import Inputs
 from matssl.stages.finetune.learner import Learner
-from matssl.stages.finetune.objective import Objective, Schedule
+from matssl.stages.finetune.objective import Schedule
 from matssl.stages.finetune.scores import Course
-from matssl.stages.finetune.settings import NAMED_WEIGHTS, FinetuneSettings, given_weights
+from matssl.stages.finetune.settings import FinetuneSettings
 from matssl.weights import WeightsReport
 
 # What to change where the memory is too small.
@@ -101,20 +100,11 @@ def trained(
         console.say(settings, rt, f"note    a batch holds the {most} training images at most")
         settings = replace(settings, batch_size=most)
     start.check_batches(settings, model, images)
-    pipeline = augmented.pipeline(settings, inputs.train)
-    # A resumed run has its weights in the checkpoint; the file it started from may be gone.
-    source = None if settings.resume else settings.ssl_weights_path or settings.weights
-    started_from: WeightsReport | None
-    taught: dict[str, Any] = {}
-    if settings.whole_model and not settings.resume:
-        started_from, taught = start.take_whole(settings, model, inputs.table)
-    else:
-        started_from = lineage.start_weights(
-            model, source, settings.encoder, inputs.record, settings.pretrained_decoder
-        )
+    inputs = replace(inputs, pipeline=augmented.pipeline(settings, inputs.train))
+    started_from, taught = start.filled(settings, model, inputs)
     folder = RunFolder.at(root, settings.resume, settings.overwrite, rt.is_main)
     rt.barrier()
-    run = Run(settings, rt, folder, inputs, model, started_from, pipeline)
+    run = Run(settings, rt, folder, inputs, model, started_from)
     run.taught_before = taught
     if folder.resumed:
         run.restore()
@@ -123,7 +113,7 @@ def trained(
     console.say(settings, rt, run.start_text)
     plan = report.description(settings, inputs, run.schedule.total_steps, run.step)
     console.say(settings, rt, f"{plan}\ndevice  {rt.describe()}\nfolder  {folder.root}")
-    for note in (report.mirroring(inputs, run.crops.size), augmented.told(pipeline)):
+    for note in (report.mirroring(inputs, run.crops.size), augmented.told(inputs.pipeline)):
         if note:
             console.say(settings, rt, note)
     try:
@@ -132,7 +122,7 @@ def trained(
                 folder.write_text("preflight.txt", facts + "\n")
                 folder.write_json("classes.json", inputs.table.to_dict())
                 reading.describe(folder, inputs)
-                augmented.begin(folder, pipeline, inputs, run.crops.size, settings.seed)
+                augmented.begin(folder, inputs, run.crops.size, settings.seed)
                 results.begin(folder, settings, run.learner.model, inputs)
                 run.save("last.ckpt")
             run.train()
@@ -153,19 +143,18 @@ class Run:
         inputs: Inputs,
         model: SegmentationModel,
         started_from: WeightsReport | None,
-        pipeline: Pipeline | None = None,
     ) -> None:
         self.settings, self.rt, self.folder, self.inputs = settings, rt, folder, inputs
         self.ancestors = lineage.ancestors(started_from)
         self.start_text = lineage.origin(started_from, resumed=False)
         self.schedule = schedule(settings, len(inputs.train.planes))
-        self.crops = reading.crop_augmentation(settings, pipeline)
+        self.crops = reading.crop_augmentation(settings, inputs.pipeline)
         # The same for the run itself and for each of its folds.
         self.make_learner = partial(
             Learner,
             record=inputs.record,
             rt=rt,
-            objective=objective(settings),
+            objective=reading.objective(settings),
             schedule=self.schedule,
             crops=self.crops,
             batch_size=settings.batch_size,
@@ -345,7 +334,7 @@ class Run:
                     "start": self.start_text,
                     **self._taught(),
                     "data": self.inputs.identity,
-                    **augmented.stored(self.crops.pipeline),
+                    **augmented.stored(self.inputs.pipeline),
                 },
             }
             if name == "last.ckpt":
@@ -385,6 +374,7 @@ class Run:
         facts = payload["progress"]
         if facts.get("data") != self.inputs.identity:
             raise UserError(f"the labelled images changed since this run began; {instead}")
+        reading.refuse_other_statistics(self.settings, self.inputs, payload, instead)
         augmented.refuse_other(facts, self.crops.augmented, self.folder.root, instead)
         self.step = resume.whole_number("step", payload["step"], self.schedule.total_steps)
         self.learner.restore(payload)
@@ -400,11 +390,11 @@ class Run:
     def _taught(self) -> dict[str, list[str]]:
         """Return which images the model has learned from, those of the one it went on from too."""
         train, before = self.inputs.train, self.taught_before
-        own = {"train_images": [str(pair.image) for pair in train.pairs]}
-        own["train_digests"] = list(train.digests)
-        if not before:
-            return own
-        return {name: list(dict.fromkeys((*before[name], *new))) for name, new in own.items()}
+        images = [str(pair.image) for pair in train.pairs]
+        own = {"train_images": images, "train_digests": list(train.digests)}
+        if before:
+            own = {name: list(dict.fromkeys((*before[name], *own[name]))) for name in own}
+        return own
 
     def lineage(self) -> Lineage:
         """Return the chain of what this model was trained from."""
@@ -419,20 +409,6 @@ class Run:
 
     def _outcome(self) -> report.Outcome:
         return report.Outcome(self.step, self.stop_at, self.best, self.best_step, self.start_text)
-
-
-def objective(settings: FinetuneSettings) -> Objective:
-    """Return the loss that the settings ask for."""
-    chosen: tuple[float, ...] | str | None = settings.class_weights
-    if settings.class_weights not in NAMED_WEIGHTS:
-        chosen = given_weights(settings.class_weights)
-    return Objective(
-        settings.loss,
-        None if chosen == "none" else chosen,
-        l2=settings.l2,
-        threshold=settings.threshold,
-        counted=settings.scored,
-    )
 
 
 def schedule(settings: FinetuneSettings, images: int) -> Schedule:

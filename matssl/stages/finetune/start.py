@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from matssl.preflight import Preflight
 from matssl.stages import console, lineage, published
 from matssl.stages.finetune import inputs as reading
 from matssl.stages.finetune.forest_settings import FOREST
+from matssl.stages.finetune.inputs import Inputs
 from matssl.stages.finetune.settings import FinetuneSettings
 from matssl.trained import ensemble
 from matssl.weights import WeightsReport
@@ -78,7 +80,12 @@ def examined(
             "makes two of them"
         )
     if settings.head != FOREST:
-        settings = _tried(settings, dataset.table)
+        asked, settings = settings.crop_size, _tried(settings, dataset.table)
+        if asked and settings.input_size is None and settings.crop_size not in (asked, None):
+            told = (
+                f"crops of {settings.crop_size} px instead of {asked}: whole patches of the encoder"
+            )
+            notes = (*notes, told)
     found = preflight.examine_dataset(dataset, unmeasured, opened=reading.OPENED)
     found.judged.refuse_misfits()
     console.say(settings, rt, found.text())
@@ -108,6 +115,28 @@ def built(settings: FinetuneSettings, table: ClassTable) -> SegmentationModel:
         decoder_filters=settings.decoder_filters,
         batchnorm=settings.batchnorm,
     )
+
+
+def filled(
+    settings: FinetuneSettings, model: SegmentationModel, inputs: Inputs
+) -> tuple[WeightsReport | None, Mapping[str, Any]]:
+    """Fill a model with the weights that a run begins with.
+
+    Returns:
+        What arrived, None of random weights; what the model had learned from, where it was a whole
+        fine-tuned one.
+
+    Raises:
+        UserError: see :func:`matssl.weights.load` and :func:`take_whole`.
+    """
+    if settings.resume:
+        # Its weights lie in the checkpoint; the file it started from may be gone.
+        return None, {}
+    if settings.whole_model:
+        return take_whole(settings, model, inputs.table)
+    source = settings.ssl_weights_path or settings.weights
+    decoder = settings.pretrained_decoder
+    return lineage.start_weights(model, source, settings.encoder, inputs.record, decoder), {}
 
 
 def take_whole(
