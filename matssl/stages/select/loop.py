@@ -166,6 +166,7 @@ def _plan(settings: SelectSettings, rt: Runtime, book: Ledger, home: Path) -> Pl
         segmenter = Segmenter.load(
             settings.model, device=device, precision=precision, encoder=_encoder(settings)
         )
+    measured.background(segmenter, settings.background)
     features = None
     if featured and segmenter is not None and settings.features is None:
         features = of_segmenter(segmenter, settings.encoder, device, precision, settings.seed)
