@@ -17,7 +17,14 @@ from matssl.core import paths
 from matssl.core.errors import UserError, guard
 from matssl.core.flags import flag
 from matssl.core.parsing import parse_one
-from matssl.stages.settings import LabelSettings, SpecimenSettings, ToolSettings
+from matssl.stages.settings import (
+    DEEPEST,
+    DEPTH_HELP,
+    LabelSettings,
+    SpecimenSettings,
+    ToolSettings,
+    depth_problem,
+)
 
 
 @dataclass(frozen=True)
@@ -43,6 +50,7 @@ class DoctorSettings(LabelSettings, SpecimenSettings, ToolSettings):
         "results",
         "write a contact sheet (PNG): each picture with its cut, its mask and its specimen",
     )
+    input_depth: int = flag(1, "data", DEPTH_HELP, low=1, high=DEEPEST, check=depth_problem)
     list: bool = flag(False, "data", "show every file, not only the first ones", first=True)
     write_layout: bool = flag(
         False,
@@ -77,10 +85,11 @@ def main(argv: Sequence[str]) -> int:
         contact_sheet.check_path(Path(args.pictures), Path(args.folder))
 
     record = Preprocess.chosen(
-        channels=1,
+        channels=args.input_depth,
         pixel_size=args.pixel_size,
         crop_bottom=args.crop_bottom or "auto",
         page=args.page,
+        depth=args.input_depth,
     )
     root = Path(args.folder)
     try:
@@ -93,6 +102,8 @@ def main(argv: Sequence[str]) -> int:
             specimens=args.specimens,
             pixel_size=args.pixel_size,
             need_masks=False,
+            depth=args.input_depth,
+            page=args.page,
         )
     except UserError:
         # What the pictures are is said all the same; the refusal follows.

@@ -33,6 +33,7 @@ from matssl.data.layouts.pairing import (
     Layout,
     by_split,
     folders_in,
+    paged,
     split_name,
 )
 from matssl.data.layouts.splits import apply_splits
@@ -154,6 +155,21 @@ class Dataset:
         """Return the pairs of one split; empty where it does not exist."""
         return tuple(pair for pair in self.pairs if pair.split == name)
 
+    def neighbours(
+        self, depth: int, opened: Sequence[str] | None = None
+    ) -> dict[Path, tuple[Path, ...]]:
+        """Return each frame of a sequence with those beside it, labelled or not; none at depth 1.
+
+        Args:
+            depth: odd number of frames.
+            opened: splits whose images may be read, those without a mask apart; None: all. Frames
+                of others are gaps.
+        """
+        if depth == 1:
+            return {}
+        closed = {p.image for p in self.pairs if opened and p.split not in (*opened, "predict")}
+        return self.grouping.sequences.neighbours(depth, closed)
+
 
 def find(
     root: Path | str,
@@ -170,6 +186,8 @@ def find(
     opened: Sequence[str] | None = None,
     lists: Lists | None = None,
     whole: bool = False,
+    depth: int = 1,
+    page: int | None = None,
 ) -> Dataset:
     """Return the data set in a folder: pairs by split, class table, groups.
 
@@ -187,12 +205,16 @@ def find(
         opened: only masks of these splits are opened to find the classes; all when None.
         lists: images that are given by name or share, in place of ``splits``.
         whole: see :func:`matssl.data.masks.find_table`.
+        depth: frames that are read together; above 1 names of files tell sequences, stacks are
+            their pages, and images need no mask.
+        page: that is read of files of several; then no stack is a sequence.
 
     Raises:
         UserError: nothing found, images without masks or the reverse, masks that cannot be read.
     """
     root = Path(root)
-    name, found, left_out, told = _recognise(root, mask_folder)
+    name, found, left_out, told = _recognise(root, mask_folder, depth > 1)
+    found = paged(found, root, specimens, depth > 1 and page is None)
     if not any(item.mask for item in found):
         if need_masks:
             others = {out.path: out.files for out in left_out if out.why == OTHER}
@@ -207,8 +229,9 @@ def find(
         specimens=specimens,
         pixel_size=pixel_size,
         splits=sorted(named),
+        frames=depth > 1,
     )
-    notes += grouping.notes
+    notes += [*grouping.notes, *grouping.sequences.notes(depth)]
     specimen = dict(zip((item.image for item in found), grouping.names, strict=True))
     unused = root / written.SPLITS
     if splits is None and unused.is_file():
@@ -278,6 +301,8 @@ def tests(
     splits: Path | str | None = None,
     group_regex: str | None = None,
     seed: int = 0,
+    depth: int = 1,
+    page: int | None = None,
 ) -> list[Path]:
     """Return the images of a folder's test splits; none where it has no such split.
 
@@ -286,19 +311,29 @@ def tests(
         splits: see :func:`find`.
         group_regex: see :func:`find`.
         seed: see :func:`find`.
+        depth: see :func:`find`.
+        page: see :func:`find`.
     """
     found = find(
-        root, splits=splits, group_regex=group_regex, seed=seed, need_masks=False, opened=()
+        root,
+        splits=splits,
+        group_regex=group_regex,
+        seed=seed,
+        need_masks=False,
+        opened=(),
+        depth=depth,
+        page=page,
     )
     return [pair.image for pair in found.pairs if pair.split.endswith("test")]
 
 
 def _recognise(
-    root: Path, mask_folder: str | None
+    root: Path, mask_folder: str | None, some: bool = False
 ) -> tuple[str, list[Found], list[LeftOut], list[str]]:
     """Return the layout's name, its images, what is left out, and what was noticed.
 
-    Names of folders that are known go first, as they did before pictures were looked at.
+    Names of folders that are known go first, as they did before pictures were looked at. ``some``:
+    images are frames, which need no mask.
     """
     if not root.is_dir():
         return IMAGES_ONLY, [Found(path, None, "") for path in readers.find_images(root)], [], []
@@ -309,7 +344,7 @@ def _recognise(
         found = anywhere.given(root, _survey(root, (), found=listed).images, mask_folder)
         return GIVEN, found, _elsewhere(root, listed, found), told
     for name, layout in DATA_LAYOUTS.items():
-        pairs = layout.pairs(root)
+        pairs = layout.some(root) if some and layout.some else layout.pairs(root)
         if pairs:
             return name, pairs, _elsewhere(root, listed, pairs), told
     seen = _survey(root, tuple(DATA_LAYOUTS.values()), pairing=True, found=listed)
@@ -319,14 +354,14 @@ def _recognise(
         left_out = [out for out in seen.left_out if out.why != MASK]
         left_out += _unused_masks(root, paths, seen, used)
         return BY_CONTENT, pairs, left_out, told
-    inside = _in_splits(root)
+    inside = _in_splits(root, some)
     if inside:
         return IN_SPLITS, inside, _elsewhere(root, listed, inside), told
     found = [Found(image, None, "") for image in seen.images]
     return IMAGES_ONLY, found, list(seen.left_out), told
 
 
-def _in_splits(root: Path) -> list[Found]:
+def _in_splits(root: Path, some: bool) -> list[Found]:
     """Return the pairs of the data sets in folders called train, val and test; none without train.
 
     Each of them may be laid out as it likes: train/S1/images beside train/S1/masks.
@@ -338,7 +373,7 @@ def _in_splits(root: Path) -> list[Found]:
     for folder in folders:
         if readers.listing(folder).images:
             split = split_name(folder.name)
-            pairs = _recognise(folder, None)[1]
+            pairs = _recognise(folder, None, some)[1]
             found += [replace(item, split=split if item.mask else "predict") for item in pairs]
     return (by_split(found) or []) if any(item.mask for item in found) else []
 
@@ -355,7 +390,8 @@ def _unused_masks(
 
 def _elsewhere(root: Path, listed: Listing, found: list[Found]) -> list[LeftOut]:
     """Return what lies below a folder and its layout has no place for."""
-    known = {path for item in found for path in (item.image, item.mask)}
+    parts = (path for item in found for path in (item.image, item.mask) if path is not None)
+    known = {readers.file_of(path) for path in parts}
     rest = [path for path in listed.images if path not in known]
     return [*summed(root, rest, ELSEWHERE, listed.images), *other_files(listed)]
 

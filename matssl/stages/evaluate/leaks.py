@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from matssl.core.errors import UserError
-from matssl.data import specimens
+from matssl.data import readers, specimens
 from matssl.data.layouts import Dataset, Pair
 from matssl.stages.evaluate.summary import Result
 from matssl.stages.evaluate.truth import mask_paths
@@ -86,7 +86,7 @@ def _learned_here(root: Path, trained_on: TrainedOn) -> tuple[set[Path], Path]:
     if here == home or here in home.parents or home in here.parents:
         return known, here if here in home.parents else home
     moved = {here / path.relative_to(home) for path in known if home in path.parents}
-    present = {path for path in moved if path.is_file()}
+    present = {path for path in moved if readers.file_of(path).is_file()}
     if not home.exists() and len(present) * 2 > len(known):
         return present, here
     return set(), here

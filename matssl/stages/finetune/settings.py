@@ -14,6 +14,7 @@ from matssl.decoders import described, segmenting
 from matssl.stages.finetune.forest_settings import GROUPS, HEEDED, UNHEEDED, ForestSettings
 from matssl.stages.finetune.sections import ListSettings, NetworkSettings, ScoreSettings
 from matssl.stages.settings import (
+    DEEPEST,
     ImageSettings,
     LabelSettings,
     RunSettings,
@@ -149,7 +150,13 @@ class FinetuneSettings(
         choices=("auto", *segmenting()),
         first=True,
     )
-    in_channels: int = flag(1, "model", "input channels of the stem", choices=(1, 3))
+    in_channels: int = flag(
+        1,
+        "model",
+        "input channels of the stem: 1 or 3; as many as --input_depth where that is above 1",
+        low=1,
+        high=DEEPEST,
+    )
     ssl_weights_path: str | None = flag(
         None,
         "model",
@@ -321,6 +328,8 @@ class FinetuneSettings(
             new = replace(new, lr=new.custom_lr)
         if new.custom_epochs:
             new = replace(new, epochs=new.custom_epochs)
+        if new.input_depth > 1:
+            new = replace(new, in_channels=new.input_depth)
         if new.note and new.name:
             new = replace(new, name=f"{new.name}-{new.note}", note="")
         return new
