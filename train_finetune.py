@@ -26,6 +26,11 @@ def main(argv: Sequence[str]) -> int:
         # Stages know nothing of each other: what scores the folds is handed over.
         cross_validate(resolved, argv, score)
         return 0
+    if resolved.stages is not None:
+        from matssl.stages.finetune.staged import train_in_stages
+
+        train_in_stages(resolved, argv)
+        return 0
     from matssl.stages.finetune.loop import finetune
 
     finetune(resolved, argv)

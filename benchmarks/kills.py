@@ -1,9 +1,10 @@
 """Runs that are killed again and again, and what they come to: ``python -m benchmarks.kills``.
 
-Each method of pretraining, and fine-tuning, is run once unbroken and then several times with
-SIGKILL at random moments of its time, resumed after each, killed again or not. Every tensor of the
-last checkpoint, the encoder file and the log of losses must be those of the unbroken run, bit for
-bit. The table grows by a row a run; what it holds is not run again.
+Each method of pretraining, fine-tuning and a cross-validation are run once unbroken and then
+several times with SIGKILL at random moments of their time, resumed after each, killed again or
+not. Every tensor of the last checkpoint, the encoder file and the log of losses (of a
+cross-validation those of each fold, the ensemble and the masks) must be those of the unbroken run,
+bit for bit. The table grows by a row a run; what it holds is not run again.
 """
 
 from __future__ import annotations
@@ -38,7 +39,9 @@ COMMON = ["--encoder", "tu-test_resnet", "--threads", "1", "--precision", "fp32"
 COMMON += ["--quiet", "--checkpoint_every", "2", "--name", "x"]
 SSL = [*COMMON, "--steps", "8", "--view_size", "32", "--tile_size", "48", "--batch_size", "6"]
 TUNE = [*COMMON, "--steps", "10", "--crop_size", "32", "--batch_size", "2", "--val_every", "3"]
-TUNED = "fine-tuning"
+TUNED, FOLDED = "fine-tuning", "cross-validation"
+# What a run can go on from.
+BEGUN = ("last.ckpt", "last.prev.ckpt", "cross_validation.json")
 # A run may be killed so often before it is let be.
 MOST = 3
 
@@ -48,12 +51,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--table", type=Path, default=Path("experiments/kills.csv"))
+    parser.add_argument("--only", nargs="*", default=[], help="these kinds of runs alone")
     args = parser.parse_args()
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     args.table.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="kills-") as folder:
-        _run_all(Path(folder), args.kills, args.table.resolve())
+        _run_all(Path(folder), args.kills, args.table.resolve(), args.only)
     rows = campaign.rows(args.table)
     killed, other = sum(int(row["kills"]) for row in rows), [r for r in rows if r["equal"] != "yes"]
     print(
@@ -63,14 +67,14 @@ def main() -> int:
     return int(bool(other))
 
 
-def _run_all(folder: Path, kills: int, table: Path) -> None:
+def _run_all(folder: Path, kills: int, table: Path, only: Sequence[str] = ()) -> None:
     os.chdir(folder)
     synthetic.write_pool(folder / "pool", n=12, size=96, seed=1)
     synthetic.write_dataset(
         folder / "set", "two_phase", n_train=4, n_val=2, n_test=1, size=96, seed=0
     )
     whole: dict[str, tuple[Path, float]] = {}
-    kinds = [*distinct(), TUNED]
+    kinds = [*(only or distinct()), *([] if only else [TUNED, FOLDED])]
     done = campaign.rows(table)
     number, killed = len(done), sum(int(row["kills"]) for row in done)
     while killed < kills:
@@ -90,12 +94,13 @@ def _run_all(folder: Path, kills: int, table: Path) -> None:
 
 
 def _argv(kind: str, folder: Path, out: Path) -> list[str]:
-    if kind == TUNED:
+    if kind in (TUNED, FOLDED):
+        folds = ["--folds", "2"] if kind == FOLDED else []
         return [
             "train_finetune",
             "--finetune_dataset",
             str(folder / "set"),
-            *TUNE,
+            *(TUNE + folds),
             "--output_dir",
             str(out),
         ]
@@ -129,10 +134,10 @@ def _killed(
     began = time.monotonic()
     out = folder / "broken"
     shutil.rmtree(out, ignore_errors=True)
-    stage = "finetune" if kind == TUNED else "ssl"
+    stage = "finetune" if kind in (TUNED, FOLDED) else "ssl"
     run, kills = out / stage / "x", 0
     while True:
-        begun = any((run / name).is_file() for name in ("last.ckpt", "last.prev.ckpt"))
+        begun = any((run / name).is_file() for name in BEGUN)
         argv = [*_argv(kind, folder, out), "--resume" if begun else "--overwrite"]
         moment = float(rng.uniform(0.02, 1.0)) * seconds if kills < MOST else None
         code = _child(argv, moment)
@@ -142,7 +147,8 @@ def _killed(
             return kills, f"exit code {code}", seconds
         kills += 1
     taken = time.monotonic() - began
-    return kills, same(sound / stage / "x", run), min(taken, seconds)
+    alike = same_folds if kind == FOLDED else same
+    return kills, alike(sound / stage / "x", run), min(taken, seconds)
 
 
 def _child(argv: Sequence[str], moment: float | None) -> int:
@@ -184,6 +190,23 @@ def same(sound: Path, run: Path) -> str:
     logs = [_losses(folder / "metrics.jsonl") for folder in (sound, run)]
     if logs[0] != logs[1]:
         return "no: metrics.jsonl"
+    left = [path.name for path in run.rglob(".*")]
+    return f"no: left {left[0]}" if left else "yes"
+
+
+def same_folds(sound: Path, run: Path) -> str:
+    """Return "yes" where two cross-validations came to the same models, masks and counts."""
+    for fold in sorted(sound.glob("fold_*")):
+        found = same(fold, run / fold.name)
+        if found != "yes":
+            return f"{found} of {fold.name}"
+    a, b = (checkpoint.load(folder / "ensemble.ckpt") for folder in (sound, run))
+    if not _equal(a["state"], b["state"]):
+        return "no: ensemble.ckpt"
+    files = [*sorted(sound.glob("masks/**/*.png")), sound / "confusion.json"]
+    for file in files:
+        if file.read_bytes() != (run / file.relative_to(sound)).read_bytes():
+            return f"no: {file.name}"
     left = [path.name for path in run.rglob(".*")]
     return f"no: left {left[0]}" if left else "yes"
 

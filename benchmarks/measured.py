@@ -14,10 +14,11 @@ from __future__ import annotations
 import argparse
 import csv
 import math
+import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,15 +27,16 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @dataclass(frozen=True)
 class Set:
-    """A labelled set: its folder, what is measured on it, and what a user has to say of it."""
+    """A labelled set: its folder, what is measured, what must be said of it and its classes."""
 
     folder: str
     what: str
     said: tuple[str, ...] = ()
+    named: tuple[str, ...] = ()
 
 
 SETS = {
-    "gb": Set("tem/gb_512", "fractions,grains"),
+    "gb": Set("tem/gb_512", "fractions,grains", named=("--class", "foreground")),
     "bubbles": Set("tem/bubble_512", "fractions,objects"),
     "Super1": Set("nasa/Super1", "fractions,objects"),
     "uhcs": Set("uhcs", "fractions", ("--mask_folder", "labels")),
@@ -80,7 +82,7 @@ class Campaign:
         words = (*words, "--split", "test", "--name", name, "--threads", self.threads)
         self.command(predicted / "report.html", *words, *one.said, *told)
         measure = ("-m", "matssl.tools.measure")
-        what = ("--what", one.what, "--overwrite")
+        what = ("--what", one.what, *one.named, "--overwrite")
         result = out / "measure" / f"{name}-predicted"
         words = (*measure, predicted, "--folds_from", model, "--name", result.name)
         self.command(result / "report.html", *words, *what, *told)
@@ -89,22 +91,53 @@ class Campaign:
         self.command(result / "report.html", *words, *what, *one.said, *told)
 
 
-def compared(folder: Path, name: str) -> Iterator[dict[str, object]]:
-    """Yield a row a specimen, class and column that both measurements have."""
+# What is compared, by the begin of its column; of the rest the tables of a run speak.
+QUANTITIES = (
+    *("area fraction %", "N_A (", "mean ECD", "D50 (", "G planimetric (ASTM", "G intercept (ASTM"),
+    *("mean intercept (", "thickness mean", "cracks per"),
+)
+HEADS = (
+    *("set", "specimen", "class", "quantity", "fields", "true", "measured", "95 %", "inside"),
+    *("corrected", "95 %", "inside"),
+)
+
+
+def compared(folder: Path, name: str) -> Iterator[tuple[str, ...]]:
+    """Yield a row a specimen, class and quantity that both measurements have."""
     predicted, true = (_rows(folder / f"{name}-{kind}" / "specimens.csv") for kind in KINDS)
-    for key, own in predicted.items():
-        other = true.get(key, {})
-        for column, text in own.items():
-            values = [_number(part) for part in (text, other.get(column, ""))]
-            if all(map(math.isfinite, values)):
-                yield {
-                    "set": name,
-                    "specimen": key[0],
-                    "class": key[1],
-                    "quantity": column,
-                    "true": values[1],
-                    "measured": values[0],
-                }
+    for (specimen, of), own in predicted.items():
+        other = true.get((specimen, of), {})
+        fields = own.get("fields") or own.get("layer fields") or ""
+        for column in (c for c in own if c.startswith(QUANTITIES)):
+            measured, right = (_number(row.get(column, "")) for row in (own, other))
+            if not (math.isfinite(measured) and math.isfinite(right)):
+                continue
+            cells = [f"{right:.4g}", f"{measured:.4g}", *_interval(own, column, measured, right)]
+            better = _number(own.get("corrected %", "")) if "fraction" in column else math.nan
+            if math.isfinite(better):
+                cells += [f"{better:.4g}", *_interval(own, "corrected %", better, right)]
+            cells += [""] * (len(HEADS) - 5 - len(cells))
+            yield (name, specimen, of, column, fields, *cells)
+
+
+def _interval(row: dict[str, str], column: str, value: float, right: float) -> tuple[str, str]:
+    """Return the interval of a column, and whether it holds the right value; empty without one."""
+    low, high = (_first(row, _named(column, end)) for end in ("low", "high"))
+    half = _number(row.get(column.replace(" mean ", " half width 95 % "), ""))
+    if math.isnan(low) and column != column.replace(" mean ", " half width 95 % "):
+        low, high = value - half, value + half
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return "", ""
+    return f"{low:.4g} to {high:.4g}", "yes" if low <= right <= high else "no"
+
+
+def _first(row: dict[str, str], columns: Iterable[str]) -> float:
+    return next(filter(math.isfinite, (_number(row.get(c, "")) for c in columns)), math.nan)
+
+
+def _named(column: str, end: str) -> tuple[str, str]:
+    """Return what the end of a column's interval may be called."""
+    return f"{column}, 95 % {end}", re.sub(r" (?=%|\()", f" {end} ", column, count=1)
 
 
 KINDS = ("predicted", "true")
@@ -138,11 +171,14 @@ def main() -> int:
     out = args.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
     campaign = Campaign(args.data.resolve(), out, args.steps, args.folds, args.threads)
-    for name in args.sets:
-        if args.what == "run":
+    if args.what == "run":
+        for name in args.sets:
             campaign.run(name)
+    print("|", " | ".join(HEADS), "|")
+    print("|", " | ".join("---" for _ in HEADS), "|")
+    for name in args.sets:
         for row in compared(out / "measure", name):
-            print("|", *row.values(), "|", sep=" | ")
+            print("|", " | ".join(row), "|")
     return 0
 
 

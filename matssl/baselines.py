@@ -252,13 +252,16 @@ def _padded_shape(shape: tuple[int, ...], multiple: int) -> tuple[int, int]:
 
 
 def _maps(encoder: nn.Module, image: NDArray[np.float32], device: torch.device) -> list[Tensor]:
-    """Return the maps at strides 2, 4 and 8, float32 on the CPU; borders mirrored."""
+    """Return the maps at strides 2, 4 and 8, else all, float32 on the CPU; borders mirrored."""
     height, width = _padded_shape(image.shape[1:], encoder_facts(encoder).multiple)
     wide = np.pad(
         image, ((0, 0), (0, height - image.shape[1]), (0, width - image.shape[2])), mode="symmetric"
     )
+    own = encoder_facts(encoder).strides
+    # All maps of a vision transformer have the stride of its patches.
+    wanted = STRIDES if set(own) & set(STRIDES) else own
     with torch.inference_mode():
-        maps = maps_at(encoder, torch.from_numpy(wide)[None].to(device), STRIDES)
+        maps = maps_at(encoder, torch.from_numpy(wide)[None].to(device), wanted)
     return [level.float().cpu() for level in maps]
 
 

@@ -100,7 +100,8 @@ def _chosen(found: Preflight) -> list[Facts]:
     facts = list(found.facts)
     if len(facts) <= contact.MOST:
         return facts
-    doubtful = [f.path for f in facts if f.error or f.path in found.judged.doubtful]
+    out = {*found.judged.doubtful, *found.outliers}
+    doubtful = [f.path for f in facts if f.error or f.path in out]
     first = set(doubtful[: contact.MOST // 2])
     others = [f.path for f in facts if f.path not in first]
     places = np.linspace(0, len(others) - 1, contact.MOST - len(first)).round().astype(int)
@@ -122,6 +123,8 @@ def _cell(fact: Facts, found: Preflight, pair: Pair | None) -> Cell:
     if not wrong and fact.path in found.judged.doubtful:
         having = "a bar is" if kept < rows else "no bar is"
         wrong = f"{having} found, unlike in others of its size"
+    if not wrong:
+        wrong = "; ".join(one.text for one in found.outliers.get(fact.path, ()))
     labels = None
     if pair is not None and pair.mask is not None and fact.path not in misfits:
         labels = _labels(pair, found.dataset, found.record, micrograph, image.shape)

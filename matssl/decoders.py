@@ -26,6 +26,7 @@ class Decoder(NamedTuple):
         least_batch: samples that a batch of training holds at least.
         dilated: whether its encoder is built with a dilated last stage.
         segments: whether fine-tuning offers it.
+        tokens: whether its encoder is a vision transformer.
         fine: whether it has maps at strides 4, 2 and 1, which PSCL compares.
         reconstructs: whether SparK can train it.
         marks: starts of tensors' names that tell it in a raw state dict; none: it is not told.
@@ -42,6 +43,7 @@ class Decoder(NamedTuple):
     least_batch: int = 1
     dilated: bool = False
     segments: bool = True
+    tokens: bool = False
     fine: bool = False
     reconstructs: bool = True
     marks: tuple[str, ...] = ()
@@ -99,6 +101,14 @@ DECODERS: dict[str, Decoder] = {
         dilated=True,
         marks=("decoder.aspp.0.convs.1.0.0.", "decoder.block2."),
         unsaid="output stride 16",
+    ),
+    "dpt": Decoder(
+        "DPT",
+        "tokens of four blocks of a vision transformer, class tokens among them, fused",
+        "matssl.models.decoders.dpt:DPT",
+        filters=5,
+        tokens=True,
+        reconstructs=False,
     ),
     "light": Decoder(
         "light decoder",

@@ -12,7 +12,7 @@ from matssl.core.arrays import Array
 from matssl.core.errors import UserError
 from matssl.core.runtime import free_memory
 from matssl.core.wording import counted
-from matssl.data import bars, copies, readers
+from matssl.data import bars, copies, quality, readers
 from matssl.data.bars import Judged
 from matssl.data.copies import Copy, Finder, Sketch
 from matssl.data.facts import POOL, Duplicate, Facts, copies_told, leaking, table
@@ -22,6 +22,7 @@ from matssl.data.layouts.survey import CLOSED, MASKS_ELSEWHERE
 from matssl.data.levels import shrunk
 from matssl.data.masks import ClassTable
 from matssl.data.preprocess import Preprocess
+from matssl.data.quality import Outlier, Quality
 from matssl.data.specimens import Grouping, one_left
 
 # Larger pictures are looked at smaller, so that a look needs no copy of them.
@@ -82,6 +83,22 @@ class Preflight:
         )
 
     @property
+    def qualities(self) -> tuple[dict[Path, Quality], dict[Path, str]]:
+        """Measures of the pictures, and the group in which each is compared.
+
+        The pictures of a data set are one group; those of a pool are compared folder by folder.
+        """
+        known = {f.path: f.quality for f in self.facts if f.quality is not None}
+        loose = (POOL, "predict", "images")
+        group = {f.path: str(f.path.parent) if f.split in loose else "" for f in self.facts}
+        return known, {path: group[path] for path in known}
+
+    @property
+    def outliers(self) -> dict[Path, tuple[Outlier, ...]]:
+        """Pictures that are less sharp, noisier or of other contrast than their like."""
+        return quality.standing_out(*self.qualities)
+
+    @property
     def exit_code(self) -> int:
         """What the doctor answers: 2 where training would refuse, 1 where a look is needed."""
         if self.refusals:
@@ -118,6 +135,7 @@ class Preflight:
             lines += [f"  warning      {told}" for told in self.may_be_masks]
             sizes = Counter(f.calibrated for f in good)
             lines.append(f"  pixel size   {_tally(sizes)}")
+        lines += quality.told(*self.qualities)
         lines += [f"  note         {note}" for note in _summarised(good)]
         if self.grouping is not None:
             lines.append(f"  specimens    {self.grouping.text}")
@@ -176,6 +194,7 @@ def examine(
     left_out: Sequence[LeftOut] = (),
     grouping: Grouping | None = None,
     masks: bool = False,
+    looks: bool = False,
 ) -> Preflight:
     """Return what these files hold.
 
@@ -187,10 +206,11 @@ def examine(
         left_out: what lies beside them and is no micrograph.
         grouping: which specimen each image is of, where there is no ``dataset`` to say it.
         masks: whether every mask is read, too.
+        looks: whether sharpness, noise and contrast are measured.
     """
     told = grouping if dataset is None else dataset.grouping
     of = _Others.of(paths, dataset, grouping)
-    of = of if masks else replace(of, table=None)
+    of = replace(of, table=of.table if masks else None, looks=looks)
     jobs = [(split, path) for split, files in paths.items() for path in files]
     facts, pairs = _read(jobs, of, record)
     judged = bars.judge((f.look for f in facts if f.look), record.crop_bottom)
@@ -228,6 +248,7 @@ def examine_dataset(
     opened: Sequence[str] | None = None,
     left_out: Sequence[LeftOut] = (),
     masks: bool = False,
+    looks: bool = False,
 ) -> Preflight:
     """Return the preflight of a labelled folder, and of a pretraining pool beside it.
 
@@ -239,6 +260,7 @@ def examine_dataset(
         left_out: what lies beside the images of the pool and is no micrograph.
         masks: whether every mask is read too, as training will; stages that read them anyway say
             what is wrong with them themselves.
+        looks: see :func:`examine`.
     """
     paths: dict[str, list[Path]] = {}
     for pair in dataset.pairs:
@@ -249,7 +271,14 @@ def examine_dataset(
     if pool:
         paths[POOL] = list(pool)
     found = examine(
-        str(dataset.root), paths, record, dataset, (*dataset.left_out, *left_out), masks=masks
+        str(dataset.root),
+        paths,
+        record,
+        dataset,
+        (*dataset.left_out, *left_out),
+        None,
+        masks,
+        looks,
     )
     return replace(found, unopened=unopened)
 
@@ -308,6 +337,7 @@ class _Others:
     masks: Mapping[Path, Path]
     specimens: Mapping[Path, str]
     table: ClassTable | None
+    looks: bool = False
 
     @staticmethod
     def of(
@@ -367,6 +397,7 @@ def _facts(
         misread=_misread(mask, of.table),
         look=seen,
         flat=content.of_pixels(micrograph.pixels[:kept]) == Holds.FEW,
+        quality=quality.measured(micrograph.pixels[:kept]) if of.looks else None,
     )
 
 

@@ -41,6 +41,22 @@ def small_forests() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def small_transformer() -> None:
+    """Beside timm's own ``test_vit`` of patches of 16 pixels one of 14, with registers."""
+    from timm.models import register_model
+    from timm.models.vision_transformer import VisionTransformer
+
+    def vit_tiny_patch14_for_tests(pretrained: bool = False, **kwargs: Any) -> VisionTransformer:
+        kwargs.pop("pretrained_cfg", None), kwargs.pop("pretrained_cfg_overlay", None)
+        kwargs.pop("cache_dir", None)
+        shape = {"patch_size": 14, "embed_dim": 32, "depth": 4, "num_heads": 2, "reg_tokens": 2}
+        return VisionTransformer(img_size=56, init_values=1e-5, **shape, **kwargs)
+
+    vit_tiny_patch14_for_tests.__module__ = "timm.models.vision_transformer"
+    register_model(vit_tiny_patch14_for_tests)
+
+
 @pytest.fixture
 def float64() -> Iterator[None]:
     """Tensors of double precision, in which the numeric cases are exact."""

@@ -117,8 +117,36 @@ def test_the_name_of_an_encoder_says_its_filters_and_normalisation() -> None:
     assert classic_unet.shape(f"{TINY}-bn") == ((4, 8, 8, 16, 16), True)
     assert classic_unet.encoder_name((4, 8, 8, 16, 16), True) == f"{TINY}-bn"
     for wrong in ("classic_unet-4", "classic_unet-4-8-8-16-0", "classic_unet-x"):
-        with pytest.raises(UserError, match=f"--encoder {wrong} says no five filters"):
+        with pytest.raises(UserError, match=f"--encoder {wrong} says no four, five or six"):
             build_encoder(wrong)
+
+
+@pytest.mark.parametrize(
+    ("filters", "up", "millions"),
+    [
+        ((64, 128, 256, 512), (256, 128, 64), 4.685376),
+        ((64, 128, 256, 512, 1024), (512, 256, 128, 64), 18.843200),
+        ((64, 128, 256, 512, 1024, 2048), (1024, 512, 256, 128, 64), 75.470400),
+    ],
+)
+def test_four_to_six_levels_end_at_the_size_of_the_image(
+    filters: tuple[int, ...], up: tuple[int, ...], millions: float
+) -> None:
+    """S-08, F-S2: 64 to 2048 in six levels are 75.5 million numbers; 64 px in, 64 px out."""
+    with torch.device("meta"):
+        encoder = build_encoder(classic_unet.encoder_name(filters), 3)
+    # Kernels of 9 numbers, and a bias for each filter.
+    pairs = list(zip((3, *filters), filters, strict=False))
+    numbers = sum(9 * b * (a + b) + 2 * b for a, b in pairs)
+    assert sum(p.numel() for p in encoder.parameters()) == numbers == round(1e6 * millions)
+    assert classic_unet.usual_filters(filters, True)[: len(up)] == up
+    tiny = classic_unet.encoder_name([max(1, f // 32) for f in filters])
+    for decoder in ("classic_unet", "classic_unetplusplus"):
+        model = build_model(tiny, decoder, 2).eval()
+        assert model.multiple == 2 ** (len(filters) - 1)
+        with torch.inference_mode():
+            for size in ((64, 64), (33, 70), (1, 1)):
+                assert model(torch.zeros(1, 1, *size)).shape == (1, 2, *size)
 
 
 def test_with_batchnorm_no_convolution_has_a_bias() -> None:
@@ -244,13 +272,13 @@ def test_the_loss_of_probabilities_is_that_of_their_logits(loss: str) -> None:
     logits, target = torch.randn(1, 3, 6, 5), torch.randint(0, 3, (1, 6, 5))
     target[0, 0] = 255
     found = losses.of_probabilities(loss, logits.softmax(dim=1), target)
-    if loss == "bce":
+    if loss in losses.SIGMOIDS:
         # Of the probabilities of a softmax: each class against the others.
         p = logits.softmax(dim=1).movedim(1, -1)[target != 255]
         hot = nn.functional.one_hot(target[target != 255], 3).float()
-        assert float(found) == pytest.approx(
-            float(nn.functional.binary_cross_entropy(p, hot)), rel=1e-4
-        )
+        expected = float(nn.functional.binary_cross_entropy(p, hot))
+        expected += float(losses.dice(logits, target)) if loss == "dice_bce" else 0
+        assert float(found) == pytest.approx(expected, rel=1e-4)
     else:
         assert float(found) == pytest.approx(float(losses.LOSSES[loss](logits, target)), rel=1e-4)
 

@@ -123,6 +123,7 @@ def _flags() -> set[str]:
     for path in (PACKAGE / "tools").glob("*.py"):
         module = importlib.import_module(f"matssl.tools.{path.stem}")
         sections += [module.SETTINGS] if hasattr(module, "SETTINGS") else []
+        sections += [command.settings for command in getattr(module, "COMMANDS", {}).values()]
     return {name for section in sections for name in declared(section)}
 
 

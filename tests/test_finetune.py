@@ -309,3 +309,47 @@ def test_val_fraction_0_takes_all_steps_on_all_images(
     assert "fold" not in capsys.readouterr().out.replace("folder", "")
     root = tmp_path / "finetune" / "x"
     assert not (root / "folds.json").exists() and checkpoint.load(root / "best.ckpt")["step"] == 3
+
+
+# --- all of a fine-tuned model ---
+def test_a_run_can_start_from_all_of_a_fine_tuned_model(
+    synthetic_folder: Path,
+    tmp_path: Path,
+    no_drawing: None,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """At a rate of nothing it stays what it was; without the flag decoder and head are new."""
+    common = ["--finetune_dataset", str(synthetic_folder), "--output_dir", str(tmp_path)]
+    common += ["--crop_size", "32", "--batch_size", "2", "--ema", "0", "--quiet", "--threads", "1"]
+    common += ["--encoder", "tu-test_resnet", "--val_every", "9", "--freeze_encoder_steps", "9"]
+    assert guard(train_finetune.main, [*common, "--steps", "2", "--name", "a"]) == 0
+    best = tmp_path / "finetune" / "a" / "best.ckpt"
+    still = [
+        *common,
+        "--steps",
+        "1",
+        "--lr",
+        "1e-12",
+        "--weight_decay",
+        "0",
+        "--weights",
+        str(best),
+    ]
+    assert guard(train_finetune.main, [*still, "--name", "b", "--whole_model"]) == 0
+    assert guard(train_finetune.main, [*still, "--name", "c"]) == 0
+    states = [
+        checkpoint.load(tmp_path / "finetune" / name / "last.ckpt")["state"] for name in "abc"
+    ]
+    head = next(name for name in states[0] if name.startswith("segmentation_head"))
+    assert torch.allclose(states[0][head], states[1][head], atol=1e-6)
+    assert not torch.allclose(states[0][head], states[2][head], atol=1e-3)
+    capsys.readouterr()
+    other = ["--name", "d", "--whole_model", "--decoder", "deeplabv3plus"]
+    assert guard(train_finetune.main, [*still, *other]) == 2
+    assert "decoder unet there, deeplabv3plus here" in capsys.readouterr().err
+    renamed = ["--name", "d", "--whole_model", "--classes", "a,b,c"]
+    assert guard(train_finetune.main, [*still, *renamed]) == 2
+    assert "the masks have a, b, c" in capsys.readouterr().err
+    assert not (tmp_path / "finetune" / "d").exists()
+    with pytest.raises(UserError, match="--whole_model needs the file"):
+        _resolved("--whole_model")

@@ -39,7 +39,10 @@ def _commands() -> Iterator[tuple[str, Main, tuple[str, ...], type]]:
     yield "eval_model", eval_model.main, (), EvaluateSettings
     for name in TOOLS:
         module = importlib.import_module(f"matssl.tools.{name}")
-        yield name, module.main, (), module.SETTINGS
+        for word, command in getattr(module, "COMMANDS", {}).items():
+            yield f"{name} {word}", module.main, (word,), command.settings
+        if hasattr(module, "SETTINGS"):
+            yield name, module.main, (), module.SETTINGS
 
 
 FLAGS = [
@@ -98,7 +101,9 @@ def test_a_value_that_cannot_be_meant_is_one_line_and_writes_nothing(
 @pytest.mark.parametrize("name", TOOLS)
 def test_every_tool_has_flags_of_its_own(name: str) -> None:
     module = importlib.import_module(f"matssl.tools.{name}")
-    assert "debug" in declared(module.SETTINGS)
+    kinds = [command.settings for command in getattr(module, "COMMANDS", {}).values()]
+    kinds += [module.SETTINGS] if hasattr(module, "SETTINGS") else []
+    assert kinds and all("debug" in declared(kind) for kind in kinds)
 
 
 @pytest.mark.parametrize("kind", [PretrainSettings, FinetuneSettings, EvaluateSettings])

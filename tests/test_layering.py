@@ -18,7 +18,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 STOREYS = [
     {"core"},
     {"decoders", "tiles", "forest"},
-    {"data", "models", "metrics", "measure", "pictures", "hub"},
+    {"data", "models", "metrics", "measure", "pictures", "selection", "hub"},
     {"methods", "monitor", "probe", "weights", "tiling", "phases"}
     | {"report", "preflight", "baselines"},
     {"trained", "contact_sheet"},
@@ -30,7 +30,8 @@ STOREYS = [
 NO_TORCH = [
     *("core/flags.py", "core/parsing.py", "core/usage.py", "core/errors.py", "core/tables.py"),
     *("decoders.py", "tiles.py", "report.py", "data/readers", "data/masks", "data/layouts"),
-    *("data/specimens", "forest", "measure", "metrics", "methods/settings.py"),
+    *("data/annotations", "data/specimens", "forest", "measure", "metrics", "selection"),
+    *("methods/settings.py",),
     *("methods/*/settings.py", "methods/*/*/settings.py"),
     *("stages/settings.py", "stages/*/settings.py", "stages/published.py"),
 ]

@@ -59,6 +59,12 @@ def _labelme(root: Path) -> None:
         _image(root / f"{name}_json" / "label.png")
 
 
+def _srpu(root: Path) -> None:
+    for name in ("dataset1/{}/4.2V-001", "dataset2/{}/LPSCl-011"):
+        _image(root / f"{name.format('raw_images')}.png", PICTURE)
+        _image(root / f"{name.format('masks_3class')}.png")
+
+
 # A tiny folder of every layout: pictures hold PICTURE, masks hold MASK.
 EXAMPLES: dict[str, Callable[[Path], None]] = {
     "split + split_annot": _split_annot,
@@ -66,6 +72,7 @@ EXAMPLES: dict[str, Callable[[Path], None]] = {
     "images + masks": _images_masks,
     "mask beside its image": _beside,
     "a folder an image": _labelme,
+    "raw_images + masks_3class": _srpu,
 }
 
 

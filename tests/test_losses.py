@@ -55,6 +55,34 @@ def test_absent_classes_leave_the_dice_mean() -> None:
     assert float(losses.dice(wide, target)) == pytest.approx(expected, abs=1e-5)
 
 
+def test_dice_and_bce_are_added_each_class_by_its_own_sigmoid() -> None:
+    """S-10: logits of 0 are 0.5 of both classes; 3 pixels count, two of class 0 and one of 1."""
+    zeros = torch.zeros(1, 2, 2, 2)
+    class0, class1 = 2 * (0.5 + 0.5) / (1.5 + 2), 2 * 0.5 / (1.5 + 1)
+    expected = 1 - (class0 + class1) / 2 + math.log(2)
+    assert float(losses.dice_bce(zeros, TARGET)) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("name", ["dice", "dice_ce", "dice_bce"])
+def test_a_perfect_image_of_one_class_costs_nothing_whatever_else_there_is(name: str) -> None:
+    """F-S10: there it cost 0.667, two absent classes of three."""
+    target = torch.ones(1, 8, 8, dtype=torch.long)
+    logits = torch.nn.functional.one_hot(target, 3).movedim(-1, 1) * 80.0 - 40.0
+    assert float(losses.LOSSES[name](logits, target)) == pytest.approx(0, abs=1e-5)
+
+
+@pytest.mark.parametrize("name", ["dice", "dice_ce", "dice_bce"])
+def test_pixels_weigh_the_same_in_a_batch_and_in_one_large_image(name: str) -> None:
+    """F-S10: counts are pooled, so that the size of the batch changes nothing."""
+    generator = torch.Generator().manual_seed(2)
+    logits = torch.randn(4, 3, 5, 6, generator=generator)
+    target = torch.randint(0, 3, (4, 5, 6), generator=generator)
+    target[1], target[2, 0] = 0, 255
+    joined = torch.cat(list(logits), dim=1)[None], torch.cat(list(target))[None]
+    loss = losses.LOSSES[name]
+    assert float(loss(logits, target)) == pytest.approx(float(loss(*joined)), rel=1e-6)
+
+
 @pytest.mark.parametrize("name", losses.LOSSES)
 def test_ignored_pixels_have_no_gradient_and_no_value(name: str) -> None:
     logits = torch.randn(2, 3, 5, 5, generator=torch.Generator().manual_seed(1)).requires_grad_()

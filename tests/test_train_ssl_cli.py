@@ -274,7 +274,7 @@ def test_tensorboard_is_asked_for_before_anything_is_written(
     out = tmp_path / "out"
     argv = ["--data_path", pool_folder, "--output_dir", out, *TINY, "--steps", "2"]
     assert _main(*argv, "--tensorboard") == 2
-    assert "pip install tensorboard" in capsys.readouterr().err
+    assert "pip install matssl[track]" in capsys.readouterr().err
     assert not out.exists()
 
 

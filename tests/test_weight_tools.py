@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -176,3 +177,38 @@ def test_an_encoder_cannot_segment(
     assert _evaluate(*argv, "--output_dir", tmp_path / "out") == 2
     assert "no decoder, so it cannot segment" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_is_listed_with_what_each_file_is_and_whether_it_is_sound(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """S-21: list, info, validate, summary."""
+    run = tmp_path / "runs" / "a"
+    run.mkdir(parents=True)
+    model = build_model("classic_unet-2-2-2-2", "classic_unet", 3)
+    payload = {"stage": "finetune", "model": model.description, "state": model.state_dict()}
+    checkpoint.save(run / "best.ckpt", {**payload, "step": 5, "progress": {"best": 0.625}})
+    torch.save(_state(), run / "plain.pth")
+    (run / "notes.txt").write_text("no weights")
+    assert _tool("inspect_weights", tmp_path, "--list") == 0
+    head, best, plain, total = capsys.readouterr().out.splitlines()
+    assert head.split()[:4] == ["file", "MB", "what", "step"]
+    assert re.search(
+        r"best.ckpt +\d+\.\d +finetune +5 +classic_unet-2-2-2-2 +classic_unet +3 +62.5 % +sound$",
+        best,
+    )
+    assert re.search(r"plain.pth +44\.\d +torchvision / timm +resnet18 +sound$", plain)
+    assert re.fullmatch(r"2 files, \d+\.\d MB: 1 of fine-tuning, 1 of others; 0 not sound", total)
+
+    broken = build_encoder("small_unet", 1).state_dict()
+    broken["stem.conv1.weight"][0] = float("nan")
+    torch.save(broken, run / "nan.pth")
+    (run / "torn.ckpt").write_bytes((run / "best.ckpt").read_bytes()[:1000])
+    assert _tool("inspect_weights", tmp_path, "--list") == 1
+    told = capsys.readouterr().out.splitlines()
+    assert "not sound: numbers are not finite in 1 tensor" in told[2]
+    assert told[4].rstrip().split("not sound: ")[1] and "2 not sound" in told[-1]
+    assert _tool("inspect_weights", run / "nowhere", "--list") == 2
+    (tmp_path / "empty").mkdir()
+    assert _tool("inspect_weights", tmp_path / "empty", "--list") == 2
+    assert "no weights file below" in capsys.readouterr().err

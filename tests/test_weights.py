@@ -22,6 +22,7 @@ from matssl.models.encoders import build_encoder
 from matssl.models.segmentation import build_model
 from matssl.stages.finetune import inputs, settings
 from matssl.weights import folding
+from matssl.weights.transformers import LAYOUTS
 
 
 def _resnet(name: str = "resnet18", channels: int = 3) -> dict[str, Tensor]:
@@ -325,7 +326,8 @@ def test_known_files_that_cannot_serve_are_refused_by_name(
         weights.load(build_encoder("resnet18", 3), tmp_path / "w.pth", in_channels=3)
 
 
-@pytest.mark.parametrize("layout", list(weights.WEIGHT_LAYOUTS))
+# Those of vision transformers are in test_vit.py.
+@pytest.mark.parametrize("layout", [n for n in weights.WEIGHT_LAYOUTS if n not in LAYOUTS])
 def test_each_layout_is_recognised_and_the_right_tensors_are_taken(
     layout: str, tmp_path: Path
 ) -> None:
@@ -351,7 +353,9 @@ def test_each_layout_is_recognised_and_the_right_tensors_are_taken(
 
 
 def test_no_example_is_of_a_layout_that_is_gone() -> None:
-    assert {name for _, name in _files().values()} | set(OTHERS) == set(weights.WEIGHT_LAYOUTS)
+    assert {name for _, name in _files().values()} | set(OTHERS) | set(LAYOUTS) == set(
+        weights.WEIGHT_LAYOUTS
+    )
 
 
 def test_an_encoder_inside_a_model_is_filled(tmp_path: Path) -> None:

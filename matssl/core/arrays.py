@@ -6,10 +6,13 @@ sums here go block by block and still add in numpy's order, so that they give it
 
 from __future__ import annotations
 
+import dataclasses
+import mmap
 import os
 import tempfile
 from collections.abc import Callable, Iterator
-from typing import Any
+from pathlib import Path
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -49,6 +52,77 @@ def roomy(shape: tuple[int, ...], dtype: DTypeLike) -> Array:
             f"a large picture needs {size / 1e9:.1f} GB of {folder} ({error.strerror or error}); "
             "make room there, or name another folder in the variable TMPDIR"
         ) from error
+
+
+Record = TypeVar("Record")
+
+
+class Spool:
+    """Room on the disk for the arrays of many records, which are looked at once more at the end.
+
+    One file without a name, which vanishes with the process; the kernel reads its pages back where
+    they are asked for, and drops them where the memory is needed.
+    """
+
+    def __init__(self) -> None:
+        self._file: BinaryIO | None = None
+
+    def lay(self, record: Record, folder: Path) -> Record:
+        """Return an equal record whose arrays lie in the file and cannot be written.
+
+        Args:
+            record: a dataclass; dataclasses in it are looked through.
+            folder: where the file is made.
+
+        Raises:
+            OSError: the disk has no room for it.
+        """
+        arrays: list[Array] = []
+        _each_array(record, arrays.append)
+        starts = np.cumsum([0, *(-(-one.nbytes // ALIGNED) * ALIGNED for one in arrays)])
+        if not starts[-1]:
+            return record
+        if self._file is None:
+            # It lives as long as this does.
+            self._file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115
+        file = self._file
+        begin = -(-file.seek(0, os.SEEK_END) // mmap.ALLOCATIONGRANULARITY)
+        begin *= mmap.ALLOCATIONGRANULARITY
+        # Written, not mapped first: a mapped file that finds the disk full ends the process.
+        for one, start in zip(arrays, starts[:-1].tolist(), strict=True):
+            file.seek(begin + start)
+            _write(file, one)
+        file.truncate(begin + int(starts[-1]))
+        view = mmap.mmap(file.fileno(), int(starts[-1]), access=mmap.ACCESS_READ, offset=begin)
+        laid = iter(
+            [
+                np.frombuffer(view, one.dtype, one.size, start).reshape(one.shape)
+                for one, start in zip(arrays, starts[:-1].tolist(), strict=True)
+            ]
+        )
+        return _each_array(record, lambda _: next(laid))
+
+
+# Arrays in one file begin at multiples of so many bytes.
+ALIGNED = 64
+
+
+def _each_array(record: Record, made: Callable[[Array], Array | None]) -> Record:
+    """Return a dataclass with every array in it replaced by what is made of it."""
+    changed: dict[str, Any] = {}
+    for field in dataclasses.fields(record):  # type: ignore[arg-type]
+        value = getattr(record, field.name)
+        if isinstance(value, np.ndarray):
+            changed[field.name] = made(value)
+        elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+            changed[field.name] = _each_array(value, made)
+    return dataclasses.replace(record, **changed)  # type: ignore[type-var]
+
+
+def _write(file: BinaryIO, values: Array) -> None:
+    data = np.ascontiguousarray(values).reshape(-1).view(np.uint8)
+    while len(data):
+        data = data[file.write(data.data) :]
 
 
 def strips(rows: int, height: int = STRIP) -> Iterator[slice]:

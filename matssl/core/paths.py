@@ -27,6 +27,12 @@ def folder(path: str) -> str:
     return _absent(path, "folder")
 
 
+def dataset(path: str) -> str:
+    """Say what is wrong with the path of a folder of images, or of a JSON index of them."""
+    index = path.lower().endswith(".json") and os.path.isfile(path)
+    return "" if index else folder(path)
+
+
 def images(path: str) -> str:
     """Say what is wrong with the path of a folder of images or of one image."""
     return "" if os.path.exists(path) else _absent(path, "folder")
@@ -59,8 +65,12 @@ def splits(path: str) -> str:
     return "" if os.path.exists(path) else _absent(path, "split file")
 
 
+# Files of classes that ``--classes`` may name: by value, and tables of colours.
+CLASS_ENDINGS = (".yaml", ".yml", ".csv", ".json", ".py")
+
+
 def class_file(classes: str) -> str:
     """Say what is wrong with ``--classes`` where it is the path of a file."""
-    if not classes.lower().endswith((".yaml", ".yml", ".csv")) or os.path.isfile(classes):
+    if not classes.lower().endswith(CLASS_ENDINGS) or os.path.isfile(classes):
         return ""
     return _absent(classes, "class file")

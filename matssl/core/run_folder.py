@@ -220,7 +220,7 @@ class RunFolder:
 
     def write_json(self, name: str, value: object) -> None:
         """Write a value as indented JSON; NaN becomes null, which every reader understands."""
-        text = json.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False)
+        text = json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False)
         self.write_text(name, text + "\n")
 
     def write_yaml(self, name: str, value: object) -> None:
@@ -262,7 +262,7 @@ class RunFolder:
     def append_jsonl(self, name: str, value: Mapping[str, object]) -> None:
         """Add one JSON object as a line."""
         if self.writer:
-            line = json.dumps(_plain(value), ensure_ascii=False, allow_nan=False)
+            line = json.dumps(plain(value), ensure_ascii=False, allow_nan=False)
             with open(self.path(name), "ab") as file:
                 file.write((line + "\n").encode("utf-8", "backslashreplace"))
 
@@ -399,14 +399,14 @@ def _quoted(word: str) -> str:
     return shlex.quote(word)
 
 
-def _plain(value: object) -> object:
+def plain(value: object) -> object:
     """Return ``value`` as JSON types: arrays become lists, NaN and infinity null, paths strings."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple, set)):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if hasattr(value, "tolist"):
-        return _plain(value.tolist())
+        return plain(value.tolist())
     if isinstance(value, float):
         return value if abs(value) != float("inf") and value == value else None
     if isinstance(value, Path):

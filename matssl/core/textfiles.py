@@ -126,8 +126,14 @@ def read_rows(path: Path, what: str = "") -> list[dict[str, str]]:
     return rows
 
 
-def read_json(path: Path, what: str = "") -> Any:
+def read_json(path: Path, what: str = "", most: int = JSON_BYTES, values: int = VALUES) -> Any:
     """Return what a JSON file holds.
+
+    Args:
+        path: of the file.
+        what: see :func:`read_text`.
+        most: bytes it may have.
+        values: that it may hold.
 
     Raises:
         UserError: see :func:`read_text`; no JSON, nested too deeply, too many values, the same name
@@ -135,7 +141,10 @@ def read_json(path: Path, what: str = "") -> Any:
     """
     import json
 
-    text = read_text(path, JSON_BYTES, what=what)
+    text = read_text(path, most, what=what)
+    # Before they are made: a value takes more room than its text.
+    if text.count(",") > values:
+        raise UserError(f"{path} holds more than {values:,} values")
     try:
         content = json.loads(text, object_pairs_hook=functools.partial(_once, path))
     except RecursionError as error:
@@ -144,7 +153,7 @@ def read_json(path: Path, what: str = "") -> Any:
         raise UserError(
             f"{path} cannot be read: it is not valid JSON: {cut(str(error))}"
         ) from error
-    _check_json(path, content)
+    _check_json(path, content, values)
     return content
 
 
@@ -187,12 +196,12 @@ def _once(path: Path, pairs: list[tuple[str, object]]) -> dict[str, object]:
     return content
 
 
-def _check_json(path: Path, content: object) -> None:
+def _check_json(path: Path, content: object, most: int) -> None:
     level, values = [content], 0
     for _ in range(DEPTH):
         values += len(level)
-        if values > VALUES:
-            raise UserError(f"{path} holds more than {VALUES:,} values")
+        if values > most:
+            raise UserError(f"{path} holds more than {most:,} values")
         deeper: list[object] = []
         for value in level:
             if isinstance(value, dict):

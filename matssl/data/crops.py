@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from matssl.core.arrays import Array, roomy
 from matssl.core.errors import UserError
 from matssl.core.geometry import apply_d4
 from matssl.core.labels import IGNORE
+from matssl.data import augmentation as augmenting
 from matssl.data import bars, levels, readers
 from matssl.data.layouts import Pair
 from matssl.data.masks import ClassTable
@@ -71,24 +72,33 @@ class CropAugmentation:
         d4: "full", "flips", "hflip" or "none"; "each": all eight in turn, for images that come in
             turn too.
         scale: log of the largest zoom.
+        rotation: largest turn in degrees, either way, beside those of ``d4``.
         brightness: largest shift as a share of the grey range.
         contrast: log of the largest factor about the crop's mean.
         gamma: log of the largest exponent.
         illumination: largest slope of light across the crop, as a share of the grey range.
         blur_p: share of blurred crops, sigma up to 1.5 px.
         noise_p: share of noisy crops, sigma up to 0.03 of the grey range.
+        pipeline: changes the crops instead of ``d4`` and all that follows ``scale``; None for none.
     """
 
     size: int = 192
     rare_p: float = 0.5
     d4: str = "full"
     scale: float = 0.0
+    rotation: float = 0.0
     brightness: float = 0.0
     contrast: float = 0.0
     gamma: float = 0.0
     illumination: float = 0.0
     blur_p: float = 0.0
     noise_p: float = 0.0
+    pipeline: augmenting.Pipeline | None = None
+
+    @property
+    def augmented(self) -> Mapping[str, object] | None:
+        """The record of the pipeline, None without one."""
+        return None if self.pipeline is None else self.pipeline.record
 
 
 def load(pairs: Sequence[Pair], record: Preprocess, table: ClassTable) -> Labelled:
@@ -160,7 +170,7 @@ def labelled(pairs: Sequence[Pair], table: ClassTable) -> tuple[Pair, ...]:
     Raises:
         UserError: a mask that cannot be read, or holds a value no class lists.
     """
-    if not table.ignore_values:
+    if not table.ignore_values and table.rest_index != IGNORE:
         return tuple(pair for pair in pairs if pair.mask is not None)
     return tuple(
         pair
@@ -202,6 +212,8 @@ class CropLoader:
         self.present = np.flatnonzero(share)
         # Of each image, what a crop that would show no labelled pixel is moved to.
         self.known = [np.concatenate(places) for places in self.places]
+        used = data.planes if augmentation.pipeline else ()
+        self.levels = [augmenting.levels(plane) for plane in used]
 
     def batches(self, start: int, stop: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield images float32 (b, C, S, S) and masks int64 (b, S, S) of steps start to stop."""
@@ -221,6 +233,7 @@ class CropLoader:
         centred = round(augmentation.rare_p * self.batch_size)
         scale = float(np.exp(augmentation.scale * generator.uniform(-1, 1)))
         side = max(16, round(augmentation.size * scale))
+        pivot = None
         if sample < centred:
             # The slots of successive steps walk through the classes, so none waits for luck.
             chosen = int(self.present[(step * centred + sample) % len(self.present)])
@@ -231,6 +244,8 @@ class CropLoader:
                 int(place[int(generator.integers(len(place)))]), self.data.masks[image].shape[1]
             )
             top, left = y - int(generator.integers(side)), x - int(generator.integers(side))
+            # What was chosen stays in a crop that is turned about it.
+            pivot = (y, x)
         else:
             image = self._image(step, sample, generator)
             height, width = self.data.masks[image].shape
@@ -241,12 +256,21 @@ class CropLoader:
                 place = self.known[image][int(generator.integers(len(self.known[image])))]
                 y, x = divmod(int(place), width)
                 top, left = y - int(generator.integers(side)), x - int(generator.integers(side))
-        plane, mask = _cut(self.data.planes[image], self.data.masks[image], top, left, side)
+        whole = self.data.planes[image], self.data.masks[image]
+        if augmentation.rotation > 0:
+            # Drawn where it is asked for alone, so that other runs keep their bits.
+            angle = augmentation.rotation * float(generator.uniform(-1, 1))
+            plane, mask = cut_turned(*whole, top, left, side, angle, pivot)
+        else:
+            plane, mask = cut(*whole, top, left, side)
         if side != augmentation.size:
             shape = (augmentation.size, augmentation.size)
             kind = cv2.INTER_AREA if side > augmentation.size else cv2.INTER_LINEAR
             plane = levels.resized(plane, augmentation.size, kind)
             mask = cv2.resize(mask, shape, interpolation=cv2.INTER_NEAREST_EXACT)
+        if augmentation.pipeline is not None:
+            plane, mask = augmentation.pipeline(plane, mask, generator, self.levels[image])
+            return self.record.tensor(plane), mask
         plane = photometry(plane, augmentation, generator)
         flip = augmentation.d4 != "none" and bool(generator.integers(2))
         turns = {"full": int(generator.integers(4)), "flips": 2 * int(generator.integers(2))}
@@ -315,12 +339,11 @@ def _places(
     return result
 
 
-def _cut(
+def cut(
     plane: Array, mask: NDArray[np.uint8], top: int, left: int, side: int
 ) -> tuple[Array, NDArray[np.uint8]]:
     """Return a square of plane and mask, moved inside; a smaller image is mirrored, unlabelled."""
-    height, width = mask.shape
-    top, left = min(max(top, 0), max(height - side, 0)), min(max(left, 0), max(width - side, 0))
+    top, left = _inside(mask.shape, top, left, side)
     plane, mask = (
         plane[top : top + side, left : left + side],
         mask[top : top + side, left : left + side],
@@ -331,3 +354,62 @@ def _cut(
         plane = np.pad(plane, wide if plane.ndim == 2 else (*wide, (0, 0)), mode="symmetric")
         mask = np.pad(mask, wide, constant_values=IGNORE)
     return plane, mask
+
+
+def _inside(shape: tuple[int, ...], top: int, left: int, side: int) -> tuple[int, int]:
+    """Return the corner of a square that is moved into an image, as far as it goes."""
+    height, width = shape
+    return min(max(top, 0), max(height - side, 0)), min(max(left, 0), max(width - side, 0))
+
+
+def cut_turned(
+    plane: Array,
+    mask: NDArray[np.uint8],
+    top: int,
+    left: int,
+    side: int,
+    degrees: float,
+    pivot: tuple[int, int] | None = None,
+) -> tuple[Array, NDArray[np.uint8]]:
+    """Return a turned square of plane and mask: grey levels linear between pixels, classes nearest.
+
+    What lies beyond the image is mirrored, and unlabelled.
+
+    Args:
+        plane: (H, W) or (H, W, C).
+        mask: (H, W).
+        top: of the square before it is turned; it is moved into the image.
+        left: as ``top``.
+        side: of the square.
+        degrees: anticlockwise turn of the content, as it is looked at.
+        pivot: row and column that stay where they are in the square; None for its middle.
+    """
+    height, width = mask.shape
+    top, left = _inside(mask.shape, top, left, side)
+    middle = (side - 1) / 2
+    y, x = (top + middle, left + middle) if pivot is None else pivot
+    cos, sin = float(np.cos(np.deg2rad(degrees))), float(np.sin(np.deg2rad(degrees)))
+    # From a place in the square, counted from the pivot, to the image.
+    turn = np.array([[cos, -sin], [sin, cos]])
+    start = turn @ np.array([left - x, top - y]) + np.array([x, y])
+    corners = start + np.array([[0, 0], [side, 0], [0, side], [side, side]]) @ turn.T
+    low, high = np.floor(corners.min(0)).astype(int) - 1, np.ceil(corners.max(0)).astype(int) + 2
+    rows, columns = np.arange(low[1], high[1]), np.arange(low[0], high[0])
+    place = np.ix_(_mirrored(rows, height), _mirrored(columns, width))
+    labels = mask[place].copy()
+    labels[(rows < 0) | (rows >= height)] = IGNORE
+    labels[:, (columns < 0) | (columns >= width)] = IGNORE
+    matrix = np.column_stack([turn, start - low])
+    shape = (side, side)
+    linear = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    nearest = cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP
+    return (
+        cv2.warpAffine(np.ascontiguousarray(plane[place]), matrix, shape, flags=linear),
+        cv2.warpAffine(labels, matrix, shape, flags=nearest, borderValue=IGNORE),
+    )
+
+
+def _mirrored(places: NDArray[np.int64], length: int) -> NDArray[np.int64]:
+    """Return rows or columns of an image for those beyond its ends, the last one coming twice."""
+    folded = np.mod(places, 2 * length)
+    return np.where(folded < length, folded, 2 * length - 1 - folded)

@@ -9,6 +9,7 @@ from pathlib import Path
 from matssl.core.wording import counted
 from matssl.data.bars import Look
 from matssl.data.copies import Copy
+from matssl.data.quality import Quality
 
 POOL = "pool"
 # What may be in a pool, and what it is for.
@@ -38,6 +39,7 @@ class Facts:
         error: why it could not be read; then nothing else holds.
         look: what it shows of its bar.
         flat: whether it holds few values in flat areas, as masks do.
+        quality: how sharp, noisy and contrasty it is, None where that was not asked.
     """
 
     path: Path
@@ -54,6 +56,7 @@ class Facts:
     error: str | None = None
     look: Look | None = None
     flat: bool = False
+    quality: Quality | None = None
 
     @property
     def calibrated(self) -> str:

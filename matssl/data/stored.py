@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+from matssl.core.labels import IGNORE
 from matssl.core.wording import cut
 
 # Levels of a plane lie between -0.5 and 1.5, so mean and spread over images are of that order.
@@ -82,7 +83,8 @@ def check_classes(values: Mapping[str, object]) -> None:
     if not isinstance(values["ignore_values"], (list, tuple)):
         raise TypeError("its class table has no ignored values")
     if values["rest_index"] is not None:
-        _number("rest_index", values["rest_index"], 0, len(classes) - 1, whole=True)
+        last = IGNORE if values["rest_index"] == IGNORE else len(classes) - 1
+        _number("rest_index", values["rest_index"], 0, last, whole=True)
 
 
 def _number(name: str, value: object, low: float, high: float, whole: bool = False) -> float:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from matssl.core import textfiles
 from matssl.core.errors import UserError
+from matssl.core.wording import cut
 
 # The file of it in a run folder, and the largest number of pixels in one of its cells.
 FILE = "confusion.json"
@@ -70,8 +71,8 @@ class Record:
         """
         if sorted(names) != sorted(self.classes):
             raise UserError(
-                f"{self.source} speaks of {', '.join(self.classes)}, the masks of "
-                f"{', '.join(names)}; both must be of one model"
+                f"{self.source} speaks of {cut(', '.join(self.classes))}, the masks of "
+                f"{cut(', '.join(names))}; both must be of one model"
             )
         places = np.array([self.classes.index(name) for name in names])
         turned = tuple(
@@ -107,7 +108,7 @@ def read(path: Path) -> Record:
         return _record(content, str(path))
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise UserError(
-            f"{path} is damaged ({error}); run the command that wrote it once more"
+            f"{path} is damaged ({cut(str(error))}); run the command that wrote it once more"
         ) from error
 
 

@@ -308,6 +308,35 @@ def paired(first: Sequence[float], second: Sequence[float]) -> tuple[float, floa
     return gains.mean, half_width(gains.variance, gains.degrees)
 
 
+def jackknife(
+    value: float, without: Sequence[float], low: float = 0.0, high: float = 1.0
+) -> Interval:
+    """Return the interval of a statistic of several fields from its values without each of them.
+
+    The variance is (n - 1) / n times the sum of squares about the mean of those values (Efron and
+    Stein 1981, doi 10.1214/aos/1176345462), with Student's t of n - 1; see :func:`of_share` near
+    the limits of the statistic.
+
+    Args:
+        value: of all n fields.
+        without: of all fields but one, n values.
+        low: smallest value that the statistic can have.
+        high: largest one.
+
+    Returns:
+        Without ends below MIN_FIELDS fields, or where a value is NaN: a class of a single field.
+    """
+    n = len(without)
+    if n < MIN_FIELDS or not np.isfinite([value, *without]).all():
+        return NONE
+    spread = float(np.sum((np.asarray(without) - np.mean(without)) ** 2))
+    width = high - low
+    half = half_width((n - 1) / n * spread, n - 1.0) / width
+    found = of_share((value - low) / width, half)
+    ends = (low + width * end for end in (found.low, found.high))
+    return Interval(*ends, found.half_width * width, found.scale)
+
+
 def redrawn(
     fields: Sequence[int],
     statistics: Callable[[NDArray[np.int64]], NDArray[np.float64]],

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from matssl.core.errors import UserError
-from matssl.models import classic_unet, small_unet
+from matssl.models import classic_unet, small_unet, vit
 from matssl.models.encoders import DEPTH, DILATED_STRIDE, REFUSALS
 
 # The library's own encoders by the tensor that each begins with. Those of timm (tu-NAME) are too
@@ -60,6 +60,8 @@ def blueprint(name: str, in_channels: int = 3, dilated: bool = False) -> Mapping
     stride = {"output_stride": DILATED_STRIDE} if dilated else {}
 
     def made() -> nn.Module:
+        if vit.is_vit(name):
+            return vit.VitEncoder(name, in_channels)
         encoder: nn.Module = smp.encoders.get_encoder(
             name, in_channels=in_channels, depth=DEPTH, weights=None, **stride
         )
@@ -70,11 +72,13 @@ def blueprint(name: str, in_channels: int = 3, dilated: bool = False) -> Mapping
         try:
             with torch.device("meta"):
                 return made().state_dict()
+        except UserError:
+            return {}
         except REFUSALS:
             # A few compute with numbers while they are built.
             try:
                 state = made().state_dict()
-            except REFUSALS:
+            except (*REFUSALS, UserError):
                 return {}
     return {key: torch.empty_like(value, device="meta") for key, value in state.items()}
 

@@ -5,7 +5,9 @@ pooling, 2x2 transposed convolutions of stride 2 on the way up. Zhou et al. 2018
 between encoder and decoder the whole triangle of nodes, each fed by the one below it and by all
 before it in its row; without deep supervision. Convolutions are filled up at their borders, so that
 maps keep their size, and start from a truncated He-normal distribution (He et al. 2015,
-arXiv:1502.01852). Either decoder goes on any encoder whose maps halve.
+arXiv:1502.01852). Either decoder goes on any encoder whose maps halve. The number of filters makes
+four or six levels of the five: that of SRPU-Model has 64 to 2048 in six. What comes out has the
+size of the image with every number of levels.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from matssl.decoders import CLASSIC
 
 FILTERS = (64, 128, 256, 512, 1024)
 DECODER_FILTERS = (512, 256, 128, 64, 32)
-LEVELS = len(FILTERS)
+LEVELS = (4, 5, 6)
 # Standard deviation of a normal distribution that is cut off at two of them.
 CUT_OFF = 0.87962566103423978
 
@@ -31,7 +33,7 @@ def encoder_name(filters: Sequence[int] = FILTERS, batchnorm: bool = False) -> s
     """Return the name of an encoder: its filters are part of it, where they are not the usual ones.
 
     Args:
-        filters: of the five levels, the finest first.
+        filters: of the levels, the finest first.
         batchnorm: whether each convolution has a BatchNorm behind it.
     """
     words = [CLASSIC, *([] if tuple(filters) == FILTERS else map(str, filters))]
@@ -47,13 +49,14 @@ def shape(name: str) -> tuple[tuple[int, ...], bool]:
     """Return the filters that the name of an encoder says, and whether it has BatchNorm.
 
     Raises:
-        UserError: it says other than five whole numbers above 0.
+        UserError: it says other than four, five or six whole numbers above 0.
     """
-    match = re.fullmatch(rf"{CLASSIC}((?:-[1-9]\d{{0,4}}){{{LEVELS}}})?(-bn)?", name)
+    levels = f"{{{LEVELS[0]},{LEVELS[-1]}}}"
+    match = re.fullmatch(rf"{CLASSIC}((?:-[1-9]\d{{0,4}}){levels})?(-bn)?", name)
     if match is None:
         raise UserError(
-            f"--encoder {name} says no five filters; write {CLASSIC}, {CLASSIC}-bn, or as "
-            f"{encoder_name((32, 64, 128, 256, 512), True)}"
+            f"--encoder {name} says no four, five or six filters; write {CLASSIC}, {CLASSIC}-bn, "
+            f"or as {encoder_name((32, 64, 128, 256, 512), True)}"
         )
     filters = tuple(map(int, match[1].split("-")[1:])) if match[1] else FILTERS
     return filters, match[2] is not None
@@ -99,25 +102,24 @@ class UpBlock(nn.Module):
 
 
 class ClassicUnetEncoder(nn.Module):
-    """Feature maps at strides 1, 2, 4, 8 and 16.
+    """Feature maps at strides 1, 2, 4, 8 and 16, one less or one more.
 
     Attributes:
-        out_channels: of the five maps.
+        out_channels: of the maps.
         in_channels: of the image.
         multiple: sides of images are multiples of it.
     """
 
-    multiple = 2 ** (LEVELS - 1)
-
     def __init__(self, in_channels: int, filters: Sequence[int], batchnorm: bool) -> None:
         super().__init__()
+        self.multiple = 2 ** (len(filters) - 1)
         self.in_channels, self.out_channels = in_channels, tuple(filters)
         pairs = zip((in_channels, *filters), filters, strict=False)
         self.blocks = nn.ModuleList(ConvBlock(*pair, batchnorm) for pair in pairs)
         he_normal(self)
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """Return the five maps, the finest first, of images (B, C, H, W)."""
+        """Return the maps, the finest first, of images (B, C, H, W)."""
         features = [self.blocks[0](x)]
         for block in self.blocks[1:]:
             features.append(block(nn.functional.max_pool2d(features[-1], 2)))
@@ -198,19 +200,38 @@ class ClassicUnetPlusPlusDecoder(nn.Module):
         return x if self.last is None else self.last(x, [])
 
 
-def check_filters(filters: Sequence[int] | None, steps: int, encoder: str) -> tuple[int, ...]:
+def usual_filters(maps: Sequence[int], full: bool) -> tuple[int, ...]:
+    """Return the filters of a decoder's steps, the deepest first, where none are asked for.
+
+    The published ones of five levels; of four or six, those of the encoder's own levels.
+
+    Args:
+        maps: channels of the encoder's maps, the finest first.
+        full: whether the finest has the size of the image.
+    """
+    published = len(maps) == len(FILTERS) or not full
+    return DECODER_FILTERS if published else tuple(maps[-2::-1])
+
+
+def check_filters(
+    filters: Sequence[int] | None,
+    steps: int,
+    encoder: str,
+    usual: Sequence[int] = DECODER_FILTERS,
+) -> tuple[int, ...]:
     """Return the filters of a decoder's steps.
 
     Args:
-        filters: that were asked for, the deepest first; None: the published ones. One more than
+        filters: that were asked for, the deepest first; None: the usual ones. One more than
             there are steps is left, since the published list has five for either encoder.
         steps: that lead to the size of the image.
         encoder: its name, for the message.
+        usual: see :func:`usual_filters`.
 
     Raises:
         UserError: too few or too many.
     """
-    given = tuple(filters or DECODER_FILTERS)
+    given = tuple(filters or usual)
     if not steps <= len(given) <= max(steps, len(DECODER_FILTERS)):
         raise UserError(
             f"--decoder_filters needs {steps} numbers on --encoder {encoder}, the deepest first, "

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from matssl.core.errors import UserError
 from matssl.core.wording import counted
-from matssl.models import classic_unet, small_unet, trial
+from matssl.models import classic_unet, small_unet, trial, vit
 
 # Maps that are learned from: the deepest four, of most encoders at strides 4, 8, 16 and 32.
 STAGES = 4
@@ -65,10 +65,12 @@ def build_encoder(name: str, in_channels: int = 1, dilated: bool = False) -> nn.
 
     Args:
         name: any encoder name of segmentation-models-pytorch, timm's with the prefix ``tu-``, or
-            ``small_unet``, whose four stages have strides 1, 2, 4 and 8, or ``classic_unet``, see
-            :func:`matssl.models.classic_unet.shape`.
+            ``small_unet``, whose four stages have strides 1, 2, 4 and 8, ``classic_unet``, see
+            :func:`matssl.models.classic_unet.shape`, or a vision transformer, see
+            :func:`matssl.models.vit.named`.
         in_channels: channels of the input.
-        dilated: whether the last stage keeps the size of the one before, at stride 16.
+        dilated: whether the last stage keeps the size of the one before, at stride 16; all maps of
+            a vision transformer have one size anyway.
 
     Raises:
         UserError: no encoder of this name, or one that cannot be used here; the library's own
@@ -78,6 +80,11 @@ def build_encoder(name: str, in_channels: int = 1, dilated: bool = False) -> nn.
         encoder: nn.Module = small_unet.SmallUnetEncoder(in_channels)
     elif classic_unet.is_classic(name):
         encoder = classic_unet.ClassicUnetEncoder(in_channels, *classic_unet.shape(name))
+    elif vit.is_vit(name):
+        try:
+            encoder = vit.VitEncoder(name, in_channels)
+        except REFUSALS as error:
+            raise unusable(name, in_channels, "images of any size", error) from error
     else:
         stride = {"output_stride": DILATED_STRIDE} if dilated else {}
         try:
@@ -168,6 +175,9 @@ def _examined(encoder: nn.Module) -> Encoder:
     Raises:
         Misfit: it takes none.
     """
+    if isinstance(encoder, vit.VitEncoder):
+        strides = (encoder.stride,) * vit.MAPS
+        return Encoder(encoder.out_channels, strides, encoder.multiple)
     own = "in_channels" if hasattr(encoder, "in_channels") else "_in_channels"
     channels: int = getattr(encoder, own)
     refusal = ""

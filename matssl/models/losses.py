@@ -24,9 +24,14 @@ def dice(logits: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor
         target: int64 (B, H, W); 255 counts for nothing.
         weight: not used; here for a common signature.
     """
+    return _dice(_full(logits).softmax(dim=1), target)
+
+
+def _dice(chance: Tensor, target: Tensor) -> Tensor:
+    """Return the Dice loss of probabilities (B, C, H, W), see :func:`dice`."""
     known = target != IGNORE
-    p = _full(logits).softmax(dim=1) * known[:, None]
-    t = F.one_hot(target.masked_fill(~known, 0), logits.shape[1]).movedim(-1, 1).to(p.dtype)
+    p = chance * known[:, None]
+    t = F.one_hot(target.masked_fill(~known, 0), chance.shape[1]).movedim(-1, 1).to(p.dtype)
     t = t * known[:, None]
     overlap = (p * t).sum(dim=(0, 2, 3))
     truth = t.sum(dim=(0, 2, 3))
@@ -34,7 +39,7 @@ def dice(logits: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor
     scores = 2 * overlap / size.clamp_min(1e-7)
     present = truth > 0
     if not present.any():
-        return _full(logits).sum() * 0
+        return chance.sum() * 0
     return 1 - scores[present].mean()
 
 
@@ -99,6 +104,16 @@ def bce(logits: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
     return (losses * scale).sum() / scale.sum()
 
 
+def dice_bce(logits: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Sum of Dice and binary cross-entropy, both of each class against the others.
+
+    The probabilities of both are sigmoids, a class each. Dice is pooled over the batch, so that its
+    size does not change what a class weighs; a class that is absent from it has none, see
+    :func:`dice`, and costs in the cross-entropy alone.
+    """
+    return _dice(_full(logits).sigmoid(), target) + bce(logits, target, weight)
+
+
 def _full(logits: Tensor) -> Tensor:
     """Return half precision as float32: sums over a batch of pixels need it."""
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
@@ -135,7 +150,7 @@ def of_probabilities(loss: str, probabilities: Tensor, target: Tensor) -> Tensor
     """
     least = torch.finfo(torch.float32).tiny
     logits = probabilities.float().clamp_min(least).log()
-    if loss == "bce":
+    if loss in SIGMOIDS:
         logits = logits - (1 - probabilities.float()).clamp_min(least).log()
     return LOSSES[loss](logits, target, None)
 
@@ -146,4 +161,7 @@ LOSSES: dict[str, Callable[..., Tensor]] = {
     "ce": cross_entropy,
     "focal": focal,
     "bce": bce,
+    "dice_bce": dice_bce,
 }
+# Those that take each class against the others.
+SIGMOIDS = ("bce", "dice_bce")

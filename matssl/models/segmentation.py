@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from matssl.core.errors import UserError
 from matssl.decoders import DECODERS, check_pair, named
-from matssl.models import trial
-from matssl.models.decoders import Variant, kind
+from matssl.models import trial, vit
+from matssl.models.decoders import Variant, check_tokens, kind
 from matssl.models.encoders import DEPTH, REFUSALS, USUAL, check_encoder, encoder_facts, unusable
 
 # Pairs that a model was built of and tried, with their input channels.
@@ -53,9 +53,10 @@ class SegmentationModel(nn.Module):
         self.decoder = model.get_submodule("decoder")
         self.segmentation_head = model.get_submodule("segmentation_head")
         self.description = description
-        self.multiple = math.lcm(
-            encoder_facts(self.encoder).multiple, DECODERS[description["decoder"]].multiple
-        )
+        # The pyramid of a vision transformer fits every decoder as it is.
+        tokens = isinstance(self.encoder, vit.VitEncoder)
+        decoding = 1 if tokens else DECODERS[description["decoder"]].multiple
+        self.multiple = math.lcm(encoder_facts(self.encoder).multiple, decoding)
         self.trained_multiple: int = getattr(self.encoder, "trained_multiple", self.multiple)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -96,7 +97,7 @@ def build_model(
     """Return a segmentation model with random weights.
 
     Args:
-        encoder: any encoder name of segmentation-models-pytorch.
+        encoder: see :func:`matssl.models.encoders.build_encoder`.
         decoder: a key of DECODERS.
         num_classes: channels of the logits.
         in_channels: channels of the input.
@@ -110,6 +111,7 @@ def build_model(
     """
     built = kind(decoder)
     check_pair(encoder, decoder)
+    check_tokens(vit.is_vit(encoder), f"--encoder {encoder}", decoder)
     if decoder_filters or batchnorm:
         check_chosen(decoder, decoder_filters, batchnorm)
         filters = tuple(map(int, decoder_filters)) if decoder_filters else None

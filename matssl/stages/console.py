@@ -144,7 +144,7 @@ def check_tensorboard(wanted: bool) -> None:
         UserError: it is missing.
     """
     if wanted and importlib.util.find_spec("tensorboard") is None:
-        raise UserError("--tensorboard needs the package tensorboard: pip install tensorboard")
+        raise UserError("--tensorboard needs the package tensorboard: pip install matssl[track]")
 
 
 def tensorboard(wanted: bool, folder: RunFolder, rt: Runtime, step: int = 0) -> Writer:

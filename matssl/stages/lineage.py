@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from torch import nn
 
 from matssl import weights
+from matssl.core import checkpoint
+from matssl.core.errors import UserError
 from matssl.core.lineage import Lineage
 from matssl.data.preprocess import Preprocess
+from matssl.models.segmentation import SegmentationModel
 from matssl.weights import WeightsReport
 from matssl.weights.folding import seen
 
@@ -38,6 +43,43 @@ def start_weights(
         std=std,
         decoder=decoder,
         frames=record.depth,
+    )
+
+
+def start_model(model: SegmentationModel, path: Path) -> WeightsReport:
+    """Fill a whole model, head included, from the checkpoint of a fine-tuning of the same kind.
+
+    Args:
+        model: filled in place.
+        path: best.ckpt of a run.
+
+    Raises:
+        UserError: it cannot be read, or is of another model: all tensors arrive, or none.
+    """
+    payload = checkpoint.load(path, stage="finetune")
+    state, own = payload["state"], model.state_dict()
+    misfits = [
+        name
+        for name in sorted({*state, *own})
+        if name not in state or name not in own or state[name].shape != own[name].shape
+    ]
+    if misfits:
+        raise UserError(
+            f"{path} is another model's: {len(misfits)} of {len(own)} tensors do not fit (first: "
+            f"{misfits[0]})"
+        )
+    model.load_state_dict(state)
+    encoder = [name for name in own if name.startswith("encoder.")]
+    return WeightsReport(
+        path=str(path),
+        layout="a whole fine-tuned model",
+        matched=len(encoder),
+        total=len(encoder),
+        dropped=(),
+        notes=(f"decoder and head: all {len(own) - len(encoder)} tensors loaded",),
+        sha256=checkpoint.file_hash(path),
+        lineage=Lineage.read(payload["lineage"]),
+        parts=("encoder", "decoder", "segmentation_head"),
     )
 
 

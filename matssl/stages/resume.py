@@ -13,10 +13,10 @@ from typing import Any
 
 import torch
 
-from matssl.core import checkpoint
+from matssl.core import checkpoint, textfiles
 from matssl.core.digest import Damaged
 from matssl.core.errors import DiskFull, UserError
-from matssl.core.run_folder import RunFolder, atomic_write_text, read_text
+from matssl.core.run_folder import MARKS, RunFolder, atomic_write_text, read_text
 from matssl.core.runtime import Runtime
 
 # What may differ between a run and its continuation without changing the result.
@@ -43,6 +43,8 @@ FREE_ON_RESUME = {
     "splits",
     "mask_folder",
     "specimens",
+    # The checkpoint holds the pipeline itself.
+    "augmentation",
     # Who looks after a run, and which of its states are kept.
     "on_collapse",
     "on_bad_image",
@@ -91,6 +93,18 @@ def load(
         except Damaged as second:
             raise Damaged(f"{error}; nor can the one before it be used: {second}") from second
         return payload, f"{error}; the run goes on from {previous}, step {payload['step']}"
+
+
+def state_of(root: Path) -> str:
+    """Return how far a run that is a part of another is: done, begun or new."""
+    try:
+        status = textfiles.read_json(root / "status.json")
+        done = isinstance(status, Mapping) and status.get("state") == "done"
+    except UserError:
+        done = False
+    if done and (root / "best.ckpt").is_file():
+        return "done"
+    return "begun" if any((root / name).is_file() for name in MARKS) else "new"
 
 
 def _check(payload: Mapping[str, Any]) -> None:
@@ -210,10 +224,16 @@ def rewind(folder: RunFolder, step: int) -> list[float]:
             losses.append(row[1])
     if folder.writer and log.is_file():
         atomic_write_text(log, "".join(kept))
-        for rest in folder.root.glob(".*"):
+        sweep(folder)
+    return losses
+
+
+def sweep(folder: RunFolder) -> None:
+    """Remove what a process that was killed had half written."""
+    if folder.writer:
+        for rest in folder.root.rglob(".*"):
             if rest.is_file():
                 rest.unlink()
-    return losses
 
 
 def _row(line: str) -> tuple[int, float] | None:

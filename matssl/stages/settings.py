@@ -210,7 +210,9 @@ class TrainingSettings:
     """Flags of both trainings."""
 
     resume: bool = flag(False, "run", "continue the run of this name where it stopped", first=True)
-    tensorboard: bool = flag(False, "run", "also write TensorBoard events (needs tensorboard)")
+    tensorboard: bool = flag(
+        False, "run", "also write TensorBoard events (pip install matssl[track])"
+    )
     checkpoint_every: int = flag(200, "training", "steps between two checkpoints", low=1)
     compile: bool = flag(
         False, "run", "compile the network: minutes at the start, faster steps on a GPU"
@@ -238,8 +240,9 @@ class LabelSettings:
     classes: str | None = flag(
         None,
         "data",
-        "class names in order (a,b,c), a YAML file that names and merges classes, or binary: all "
-        "that is not 0 is one class, or binary:128: all from that grey value on",
+        "class names in order (a,b,c), a file that names and merges classes (YAML, CSV, or a table "
+        "of colours in JSON or Python), or binary: all that is not 0 is one class, or binary:128: "
+        "all from that grey value on",
         check=classes_problem,
         leads=paths.class_file,
     )

@@ -2,8 +2,9 @@
 
 Which pictures are micrographs and which are masks, and of which image; classes, specimens, splits,
 information bars, pixel sizes and who says them. Training and evaluation take them so. Exit code 2
-where training would refuse the folder, 1 where something needs a look. --write_layout writes what
-was found to FOLDER, to be edited: specimens.csv, classes.yaml and splits.csv.
+where training would refuse the folder, 1 where something needs a look; a picture that is less sharp
+or noisier than the others is named and changes no exit code. --write_layout writes what was found
+to FOLDER, to be edited: specimens.csv, classes.yaml and splits.csv.
 """
 
 from __future__ import annotations
@@ -51,6 +52,11 @@ class DoctorSettings(LabelSettings, SpecimenSettings, ToolSettings):
         "write a contact sheet (PNG): each picture with its cut, its mask and its specimen",
     )
     input_depth: int = flag(1, "data", DEPTH_HELP, low=1, high=DEEPEST, check=depth_problem)
+    quality: str | None = flag(
+        None,
+        "results",
+        "write sharpness, noise and contrast of each picture, and which stand out (CSV)",
+    )
     list: bool = flag(False, "data", "show every file, not only the first ones", first=True)
     write_layout: bool = flag(
         False,
@@ -75,7 +81,7 @@ def main(argv: Sequence[str]) -> int:
     """
     args = parse_one(SETTINGS, argv, __doc__ or "", prog="python -m matssl.tools.doctor")
     from matssl import preflight
-    from matssl.data import layouts
+    from matssl.data import layouts, quality
     from matssl.data.layouts import written
     from matssl.data.preprocess import Preprocess
 
@@ -83,6 +89,8 @@ def main(argv: Sequence[str]) -> int:
         from matssl import contact_sheet
 
         contact_sheet.check_path(Path(args.pictures), Path(args.folder))
+    if args.quality:
+        quality.check_path(Path(args.quality), Path(args.folder))
 
     record = Preprocess.chosen(
         channels=args.input_depth,
@@ -108,17 +116,23 @@ def main(argv: Sequence[str]) -> int:
     except UserError:
         # What the pictures are is said all the same; the refusal follows.
         images, left_out = layouts.unlabelled(root)
-        found = preflight.examine(str(root), {"images": images}, record, left_out=left_out)
+        found = preflight.examine(
+            str(root), {"images": images}, record, left_out=left_out, looks=True
+        )
         print(found.text(), flush=True)
         raise
     record = record.told(dataset.grouping.pixel_sizes)
     pool, left_out = layouts.unlabelled(args.pool) if args.pool else ([], [])
-    found = preflight.examine_dataset(dataset, record, pool, left_out=left_out, masks=True)
+    found = preflight.examine_dataset(
+        dataset, record, pool, left_out=left_out, masks=True, looks=True
+    )
     print(found.text())
     print(found.files(root, None if args.list else SHOWN), flush=True)
     if args.pictures:
         shown = contact_sheet.write(found, Path(args.pictures))
         print(f"  pictures     {args.pictures}: {shown}")
+    if args.quality:
+        quality.write(Path(args.quality), *found.qualities)
     # Training refuses them in the same words.
     found.judged.refuse_misfits()
     if args.write_layout:

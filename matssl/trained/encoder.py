@@ -162,8 +162,9 @@ def around(
         multiple: of the sides of its input.
     """
     height, width = image.shape[1:]
-    # The margin may be no multiple itself.
-    wide = mirrored(image, -height % multiple, -width % multiple)
+    # Whole cells of margin: 70 pixels where cells have 14.
+    margin = MARGIN + -MARGIN % multiple
+    wide = mirrored(image, -height % multiple, -width % multiple, margin)
     x = torch.from_numpy(wide)[None].to(network.device)
     x = x.contiguous(memory_format=torch.channels_last)
     with torch.inference_mode(), network.autocast():
@@ -171,17 +172,17 @@ def around(
     result = []
     for values in found:
         stride = x.shape[-1] // values.shape[-1]
-        first = MARGIN // stride
+        first = margin // stride
         inside = values[0, :, first:, first:][:, : -(-height // stride), : -(-width // stride)]
         result.append(inside.cpu().numpy())
     return result
 
 
 def mirrored(
-    image: NDArray[np.float32], more_down: int = 0, more_right: int = 0
+    image: NDArray[np.float32], more_down: int = 0, more_right: int = 0, margin: int = MARGIN
 ) -> NDArray[np.float32]:
     """Return (C, H, W) with a mirrored margin on all sides, wider below and on the right."""
-    down, right = (MARGIN, MARGIN + more_down), (MARGIN, MARGIN + more_right)
+    down, right = (margin, margin + more_down), (margin, margin + more_right)
     channels, height, width = image.shape
     if image.nbytes <= IN_MEMORY_BYTES or height < 2 * STRIP:
         return np.pad(image, ((0, 0), down, right), mode="symmetric")

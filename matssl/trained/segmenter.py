@@ -255,7 +255,7 @@ class Segmenter:
                 batch_size=batch_size,
                 scratch=ensemble.folder(scratch, number) if self.members else scratch,
             )
-            probabilities = _native(probabilities, shape)
+            probabilities = native(probabilities, shape)
             if self.members:
                 calibration.temper(probabilities, member.temperature)
                 total = ensemble.add(total, probabilities, len(self.members))
@@ -410,7 +410,7 @@ def _published(
     return model, record, table, note
 
 
-def _native(probabilities: NDArray[np.float32], shape: tuple[int, int]) -> NDArray[np.float32]:
+def native(probabilities: NDArray[np.float32], shape: tuple[int, int]) -> NDArray[np.float32]:
     """Return probabilities at the micrograph's own size; scores are never of a resized image."""
     if probabilities.shape[1:] == shape:
         return probabilities

@@ -48,6 +48,8 @@ class WeightsReport:
         architecture: of the encoder in the file, None where it is no plain ResNet.
         matched: how many encoder tensors were loaded.
         total: how many the encoder has.
+        reshaped: names of the encoder's tensors that the file has in another shape: stems of other
+            channels, position embeddings of another size.
         missing: names the file lacks and the encoder keeps: counters of BatchNorm at most.
         dropped: names of the file's tensors that were not used (heads, momentum copies).
         notes: stem folded, decoder loaded, and the like, in words.
@@ -67,13 +69,16 @@ class WeightsReport:
     parts: tuple[str, ...] = ("encoder",)
     architecture: str | None = None
     missing: tuple[str, ...] = ()
+    reshaped: tuple[str, ...] = ()
 
     def text(self) -> str:
         """Return the report for the console."""
+        changed = f" ({len(self.reshaped)} of them reshaped)" if self.reshaped else ""
         lines = [
             f"weights {self.path}",
             f"  layout {self.layout}, {self.architecture or 'encoder'}: {self.matched} of "
-            f"{self.total} encoder tensors loaded, {len(self.dropped)} other tensors not used",
+            f"{self.total} encoder tensors loaded{changed}, {len(self.dropped)} other tensors not "
+            "used",
         ]
         if self.missing:
             lines.append(f"  {len(self.missing)} BatchNorm counters are not in the file: harmless")
@@ -127,13 +132,16 @@ def load(
         _fold(found, wanted, match.input, mean, std, notes)
     if content.frames not in (1, frames):
         notes.append(f"stem of {content.frames} frames summed: same output for a still sequence")
+    before = {key: value.shape for key, value in found.items()}
     fold_stem(found, wanted, in_channels, notes, frames, content.frames)
+    stems = [key for key, shape in before.items() if found[key].shape != shape]
     check_numbers(content.path, {k: found[k] for k in wanted if k in found}, wanted)
     fitting = {k: found[k].to(wanted[k].dtype) for k in wanted if k in found}
     # The module's own method, since several smp encoders rename keys in theirs. strict=False only
     # for the counters that old files lack; the match above was the strict one.
     nn.Module.load_state_dict(encoder, fitting, strict=False)
     used = {match.origin.get(k, k) for k in fitting}
+    used |= {name for first in used for name in content.joined.get(first, ())}
     parts = ["encoder"]
     if inner is encoder and content.decoder:
         own = {content.origin[k] for k in _fill_decoder(model, content, decoder, notes)}
@@ -152,6 +160,7 @@ def load(
         parts=tuple(parts),
         architecture=match.architecture,
         missing=tuple(k for k in wanted if k not in found),
+        reshaped=(*match.reshaped, *stems),
     )
 
 

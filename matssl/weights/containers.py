@@ -55,6 +55,7 @@ class Content:
         facts: other entries of the file, such as format and stage.
         lineage: what an own file was trained from.
         origin: name in the file of a tensor that a reader renamed.
+        joined: name of the first of some tensors of the file that a reader made one of, to all.
         payload: the whole of a torch file, as it was read.
         decoder: tensors of a decoder that was pretrained along, as its module names them.
         notes: what of the file was taken and what was not, in words.
@@ -66,6 +67,7 @@ class Content:
     facts: Mapping[str, object]
     lineage: Lineage = Lineage()
     origin: dict[str, str] = field(default_factory=dict)
+    joined: dict[str, tuple[str, ...]] = field(default_factory=dict)
     payload: object = None
     decoder: dict[str, Tensor] = field(default_factory=dict)
     notes: tuple[str, ...] = ()

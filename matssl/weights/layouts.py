@@ -14,6 +14,7 @@ from torch import Tensor
 from matssl.core.errors import UserError
 from matssl.models import small_unet
 from matssl.models.forest import is_forest
+from matssl.weights import transformers
 from matssl.weights.containers import Content, own_format
 
 # Places of a ResNet's parts in a Sequential: 2 is the ReLU, 3 the pooling.
@@ -201,7 +202,7 @@ def foreign(content: Content) -> str | None:
             "otherwise; convert the model with its own exporter first"
         )
     if any(n.endswith(("patch_embed.proj.weight", "cls_token")) for n in names):
-        return "a vision transformer other than the encoder; timm's are --encoder tu-NAME"
+        return "a vision transformer other than the encoder; give --encoder its name in timm"
     return None
 
 
@@ -221,9 +222,12 @@ def torchvision(content: Content) -> dict[str, Tensor] | None:
 
 
 def architecture(tensors: Mapping[str, Tensor]) -> str | None:
-    """Return the ResNet these tensors belong to, None where they are none."""
+    """Return the ResNet or DINO network these tensors belong to, None where they are of none."""
     if "stem.conv1.weight" in tensors and "stem.norm1.weight" in tensors:
         return small_unet.NAME
+    dino = transformers.named(tensors)
+    if dino is not None:
+        return dino
     blocks = {int(m[1]) for name in tensors if (m := re.match(r"layer3\.(\d+)\.", name))}
     if not blocks:
         return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from matssl.core.errors import UserError
-from matssl.models import small_unet
+from matssl.models import small_unet, vit
 from matssl.models.blueprints import blueprint, candidates, left_out, timm_name
 from matssl.models.encoders import pads_like_tensorflow, usual_input
-from matssl.weights import fitting, folding, layouts, refusals
+from matssl.weights import fitting, folding, layouts, refusals, transformers
 from matssl.weights.containers import COUNTERS, Content
 from matssl.weights.files import read
 from matssl.weights.fitting import Fit
@@ -33,6 +33,11 @@ WEIGHT_LAYOUTS: dict[str, Callable[[Content], dict[str, Tensor] | None]] = {
     OWN[0]: layouts.own_encoder,
     OWN[1]: layouts.own_segmentation,
     OWN[2]: layouts.own_pretraining,
+    transformers.DINOV2: transformers.dinov2,
+    transformers.DINOV3: transformers.dinov3,
+    transformers.HF_DINOV2: transformers.hugging_face_dinov2,
+    transformers.HF_DINOV3: transformers.hugging_face_dinov3,
+    transformers.TIMM: transformers.timm_vit,
     "PSCL (published)": layouts.published_pscl,
     "MatSSL (published)": layouts.published_matssl,
     "MatSSL repository, DenseCL": layouts.published_densecl,
@@ -86,6 +91,7 @@ class Recognised:
         input: how the images of its training were normalised, None where that is not known.
         architecture: name of the encoder, None where neither tensors nor file tell it.
         notes: what was assumed, in words.
+        reshaped: names of tensors that the file has in another shape, stems apart.
     """
 
     layout: str
@@ -94,6 +100,7 @@ class Recognised:
     input: Input | None = None
     architecture: str | None = None
     notes: tuple[str, ...] = ()
+    reshaped: tuple[str, ...] = ()
 
     @property
     def own(self) -> bool:
@@ -147,15 +154,25 @@ def match(content: Content, encoder: nn.Module, in_channels: int, frames: int = 
         for layout, tensors in filter(None, tried):
             if content.frames not in (1, frames):
                 tensors = folding.single(tensors, wanted, content.frames)
+            notes: list[str] = []
+            reshaped: list[str] = []
+            if isinstance(encoder, vit.VitEncoder) and layout in transformers.LAYOUTS:
+                tensors, notes, reshaped = transformers.adapted(tensors, encoder, content.path)
             ordered = content.ordered and layout not in OWN
             fit = _fit(tensors, wanted, in_channels, ordered, timm_name(encoder))
             if fit is not None:
-                return _recognised(content, encoder, layout, tensors, fit)
+                found = _recognised(content, encoder, layout, tensors, fit)
+                ours = {theirs: name for name, theirs in fit.names.items()}
+                changed = tuple(ours[name] for name in reshaped)
+                return replace(found, notes=(*notes, *found.notes), reshaped=changed)
     except fitting.Ambiguous as error:
         raise UserError(
             f"{content.path} does not say which of its tensors are the encoder: {error}; save the "
             "wanted ones alone"
         ) from error
+    if isinstance(encoder, vit.VitEncoder):
+        # As its files name them.
+        wanted = {key.removeprefix("model."): value for key, value in wanted.items()}
     raise refusals.misfit(content, known, wanted, in_channels, encoders_for)
 
 
@@ -171,13 +188,20 @@ def architecture(source: Path | str | Content) -> tuple[str | None, str | None]:
     content = source if isinstance(source, Content) else read(source)
     layout, tensors = _known(content) or ("", content.tensors)
     name = layouts.architecture(tensors)
-    if name is None or not re.fullmatch(rf"resnet\d+|{small_unet.NAME}", name):
-        name = content.told()
+    if name is None or not re.fullmatch(rf"resnet\d+|{small_unet.NAME}|dinov\d.*|vit_.*", name):
+        name = content.told() or _of_config(content)
         if layout not in OWN:
             name = next(iter(encoders_for(tensors, name)), None)
     if name is None and not layout:
         raise refusals.unknown(content, [])
     return name, decoder_name(content) if content.decoder else None
+
+
+def _of_config(content: Content) -> str | None:
+    """Return the vision transformer that timm's description beside a file names, if any."""
+    payload = content.payload
+    name = payload.get("architecture") if isinstance(payload, Mapping) else None
+    return name if isinstance(name, str) and vit.is_vit(name) else None
 
 
 def decoder_name(content: Content) -> str:
@@ -269,7 +293,7 @@ def _recognised(
     # SimCLR's usual port has its head inside of the backbone and leaves its images as they are.
     if layout == HEADED and content.has("backbone.fc.0.weight"):
         given = None
-    if not layout and not fit.ordered:
+    if (not layout and not fit.ordered) or layout in transformers.LAYOUTS:
         given = _usual(encoder)
     if layout == EFFICIENTNET_LITE and not pads_like_tensorflow(encoder):
         names = encoders_for(tensors)

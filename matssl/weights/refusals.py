@@ -10,7 +10,7 @@ from torch import Tensor
 
 from matssl.core.errors import UserError
 from matssl.decoders import with_encoder
-from matssl.weights import fitting, layouts
+from matssl.weights import fitting, layouts, transformers
 from matssl.weights.containers import COUNTERS, Content
 
 
@@ -90,14 +90,14 @@ def misfit(
     layout, found = known or ("", content.tensors)
     theirs, ours = layouts.architecture(found), layouts.architecture(wanted)
     told = content.told()
-    if theirs and ours and theirs != ours:
+    if theirs and theirs != ours and (ours or layout in transformers.LAYOUTS):
         use = f"--encoder {theirs}"
-        if with_encoder(theirs, "") != with_encoder(ours, ""):
+        if with_encoder(theirs, "") != with_encoder(ours or "", ""):
             # The encoder and the decoder of one of them go together.
             use += f" --decoder {with_encoder(theirs, 'unet')}"
         return UserError(
-            f"{content.path} holds a {theirs} encoder ({layout}), the model has a {ours}; "
-            f"use {use}, or other weights"
+            f"{content.path} holds a {theirs} encoder ({layout}), the model has "
+            f"{f'a {ours}' if ours else 'another'}; use {use}, or other weights"
         )
     if content.lineage.newest("encoder"):
         return UserError(

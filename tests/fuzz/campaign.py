@@ -45,7 +45,8 @@ MODULES = (
         "matssl.pictures.training",
         "matssl.measure.tables",
     ),
-    "matssl.measure.objects.found",
+    *("matssl.measure.objects.found", "matssl.stages.measure.kinds", "matssl.pictures.grains"),
+    *("matssl.pictures.fractions", "matssl.pictures.layers"),
 )
 
 

@@ -376,6 +376,52 @@ def results(rng: Rng, m: Material, place: Path) -> Case:
     return Case(f"{name}, objects", command, absurd)
 
 
+def measured(rng: Rng, m: Material, place: Path) -> Case:
+    """Masks with an odd one among them, or held-out truth that is spoiled: every measurement."""
+    what = ("fractions", "objects", "grains", "layers")[rng.integers(4)]
+    masks, folds, out = place / "masks", place / "folds", place / "out"
+    for folder in (masks, folds):
+        folder.mkdir()
+    for letter in "abc":
+        (masks / f"img_{letter}.png").write_bytes(m.masks["a.png"])
+    truth: bytes = json.dumps(
+        {
+            "classes": ["class 0", "class 1"],
+            "images": [
+                {"image": f"i{i}", "specimen": f"s{i}", "confusion": [[900, 40 + i], [30, 500]]}
+                for i in range(4)
+            ],
+        }
+    ).encode()
+    argv: list[object] = [masks, "--what", what, "--output_dir", out, "--quiet"]
+    if what == "fractions" and rng.random() < 0.7:
+        truth = spoiled_text(rng, truth.decode())
+        argv += ["--folds_from", folds]
+        told = "confusion.json"
+    else:
+        name, content = _other_pixels(rng, material.mask(1))
+        (masks / "img_c.png").unlink()
+        (masks / f"img_c{Path(name).suffix}").write_bytes(content)
+        told = name
+    (folds / "confusion.json").write_bytes(truth)
+    if rng.random() < 0.3:
+        argv += ["--pixel_size", str(NUMBERS[rng.integers(len(NUMBERS))])]
+
+    def absurd() -> str:
+        with open(_result(out, "specimens.csv"), encoding="utf-8-sig", newline="") as file:
+            rows = list(csv.DictReader(file))
+        for row in rows:
+            for key, value in row.items():
+                if value and value.strip("-") in ("inf", "nan"):
+                    return f"{key} {value}"
+                part = key in ("area fraction %", "corrected %", "corrected low %")
+                if part and value and not 0 <= float(value) <= 100:
+                    return f"{key} {value}"
+        return ""
+
+    return Case(f"{told}, {what}", _main("matssl.tools.measure", *argv), absurd, (1,))
+
+
 def archive(rng: Rng, m: Material, place: Path) -> Case:
     """A spoiled zip archive of a data set."""
     path, folder = place / "set.zip", place / "out"
@@ -424,7 +470,7 @@ def pool_cache(rng: Rng, m: Material, place: Path) -> Case:
 Kind = Callable[[Rng, Material, Path], Case]
 # Shares of the campaign in per cent.
 KINDS: dict[str, tuple[int, Kind]] = {
-    "pictures": (24, picture),
+    "pictures": (20, picture),
     "side-cars": (7, sidecar),
     "masks": (14, mask),
     "weights": (12, weights_file),
@@ -433,6 +479,7 @@ KINDS: dict[str, tuple[int, Kind]] = {
     "flags": (5, command_line),
     "lists": (10, list_file),
     "results": (3, results),
+    "measured": (4, measured),
     "archives": (2, archive),
     "caches": (2, pool_cache),
     "runs": (3, run_folder),

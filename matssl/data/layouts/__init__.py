@@ -17,40 +17,21 @@ from matssl.core.errors import UserError
 from matssl.core.wording import counted
 from matssl.data import masks, readers
 from matssl.data.layouts import (
-    anywhere,
     beside,
     images_masks,
+    index,
     inputs_targets,
     labelme,
-    outlines,
     split_annot,
+    srpu,
     written,
 )
 from matssl.data.layouts.lists import Lists, part
-from matssl.data.layouts.pairing import (
-    SPLITS,
-    Found,
-    Layout,
-    by_split,
-    folders_in,
-    paged,
-    split_name,
-)
+from matssl.data.layouts.pairing import Found, Layout, paged
+from matssl.data.layouts.recognition import IMAGES_ONLY, Recognised, recognise
 from matssl.data.layouts.splits import apply_splits
-from matssl.data.layouts.survey import (
-    ELSEWHERE,
-    MASK,
-    MASKS_ELSEWHERE,
-    OTHER,
-    LeftOut,
-    Survey,
-    other_files,
-    refuse_run,
-    summed,
-)
-from matssl.data.layouts.survey import listed as _listed
+from matssl.data.layouts.survey import OTHER, LeftOut
 from matssl.data.layouts.survey import survey as _survey
-from matssl.data.readers import Listing
 from matssl.data.specimens import MIN_IMAGES_TO_SPLIT, Grouping, Pair, cut_all, group
 
 __all__ = [
@@ -61,6 +42,7 @@ __all__ = [
     "Lists",
     "Pair",
     "find",
+    "sequences",
     "tests",
     "unlabelled",
 ]
@@ -71,13 +53,9 @@ DATA_LAYOUTS: dict[str, Layout] = {
     "images + masks": images_masks.LAYOUT,
     "mask beside its image": beside.LAYOUT,
     "a folder an image": labelme.LAYOUT,
+    "raw_images + masks_3class": srpu.LAYOUT,
 }
-# Where the names of folders say nothing and what pictures hold says all.
-BY_CONTENT = "masks found by few values, stem and size"
-GIVEN = "masks in --mask_folder"
-IN_SPLITS = "data sets in train, val and test"
-# What a folder that no layout knows is called.
-IMAGES_ONLY = "images only"
+INDEX = "a JSON index"
 
 
 @dataclass(frozen=True)
@@ -135,6 +113,7 @@ class Dataset:
         cut: how the splits came about.
         left_out: pictures that are no micrographs of this data set, and why.
         grouping: which specimen each image is of, and who says so; of all images that were found.
+        made: folder of masks that were made of annotation files; None where there are none.
     """
 
     root: Path
@@ -145,6 +124,12 @@ class Dataset:
     cut: Cut = Cut("named")
     left_out: tuple[LeftOut, ...] = ()
     grouping: Grouping = field(default_factory=Grouping.empty)
+    made: Path | None = None
+
+    @property
+    def class_folder(self) -> Path:
+        """Folder whose class file says what the masks mean."""
+        return self.made or _class_folder(self.root, self.pairs)
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -192,7 +177,8 @@ def find(
     """Return the data set in a folder: pairs by split, class table, groups.
 
     Args:
-        root: the folder; its layout is recognised. One image stands for itself.
+        root: the folder; its layout is recognised. One image stands for itself, a JSON index for
+            the images it lists.
         splits: json, csv or txt file, or a folder of txt files, naming the images of each split.
         group_regex: names the specimen in a path, see :func:`matssl.data.specimens.group`.
         specimens: table of the images' specimens; None takes specimens.csv of the folder.
@@ -213,8 +199,11 @@ def find(
         UserError: nothing found, images without masks or the reverse, masks that cannot be read.
     """
     root = Path(root)
-    name, found, left_out, told = _recognise(root, mask_folder, depth > 1)
-    found = paged(found, root, specimens, depth > 1 and page is None)
+    laid = _laid_out(root, mask_folder, classes, depth > 1)
+    name, left_out, told = laid.name, laid.left_out, laid.told
+    root, made = laid.home or root, laid.made
+    sequence = DATA_LAYOUTS[name].sequence if name in DATA_LAYOUTS else laid.sequence
+    found = paged(laid.found, root, specimens, depth > 1 and page is None)
     if not any(item.mask for item in found):
         if need_masks:
             others = {out.path: out.files for out in left_out if out.why == OTHER}
@@ -229,6 +218,7 @@ def find(
         specimens=specimens,
         pixel_size=pixel_size,
         splits=sorted(named),
+        sequence=sequence,
         frames=depth > 1,
     )
     notes += [*grouping.notes, *grouping.sequences.notes(depth)]
@@ -252,7 +242,11 @@ def find(
     mask_paths = [pair.mask for pair in seen if pair.mask is not None]
     if mask_paths and table is None:
         closed = len(pairs) - len(seen) if cut.automatic else 0
-        table, found_notes = _table(mask_paths, classes, root, whole, closed)
+        if made is not None and not masks.is_binary(classes):
+            # Names and class files have said already what labels mean.
+            classes = None
+        folder = made or _class_folder(root, pairs)
+        table, found_notes = _table(mask_paths, classes, folder, whole, closed)
         notes += found_notes
     return Dataset(
         root,
@@ -263,7 +257,12 @@ def find(
         cut,
         tuple(left_out),
         grouping,
+        made,
     )
+
+
+def _class_folder(root: Path, pairs: Sequence[Pair]) -> Path:
+    return masks.class_home(root, [pair.mask for pair in pairs if pair.mask is not None])
 
 
 def _table(
@@ -286,13 +285,27 @@ def _table(
 
 
 def unlabelled(root: Path | str) -> tuple[list[Path], list[LeftOut]]:
-    """Return the micrographs below a folder, and what is left out and why.
+    """Return the micrographs below a folder, or of a JSON index, and what is left out and why.
 
     Raises:
         UserError: there is no image.
     """
+    if index.is_index_file(Path(root)):
+        return [item.image for item in index.read_index(Path(root)).found], []
     found = _survey(Path(root), tuple(DATA_LAYOUTS.values()))
     return list(found.images), list(found.left_out)
+
+
+def sequences(root: Path | str) -> tuple[Path, str | None]:
+    """Return the folder that names of specimens start from, and the layout's rule for them.
+
+    The rule is what :func:`matssl.data.specimens.group` takes as ``sequence``; None where the
+    layout has none.
+    """
+    root = Path(root)
+    if index.is_index_file(root):
+        return index.read_index(root).home, index.SEQUENCE
+    return root, srpu.LAYOUT.sequence if srpu.data_sets(root) else None
 
 
 def tests(
@@ -327,73 +340,22 @@ def tests(
     return [pair.image for pair in found.pairs if pair.split.endswith("test")]
 
 
-def _recognise(
-    root: Path, mask_folder: str | None, some: bool = False
-) -> tuple[str, list[Found], list[LeftOut], list[str]]:
-    """Return the layout's name, its images, what is left out, and what was noticed.
+def _laid_out(
+    root: Path, mask_folder: str | None, classes: str | None, some: bool = False
+) -> Recognised:
+    """Return how a folder is laid out, or what an index file lists.
 
-    Names of folders that are known go first, as they did before pictures were looked at. ``some``:
-    images are frames, which need no mask.
+    ``some``: images are frames of sequences, which need no mask.
     """
-    if not root.is_dir():
-        return IMAGES_ONLY, [Found(path, None, "") for path in readers.find_images(root)], [], []
-    refuse_run(root)
-    listed = _listed(root)
-    paths, told = listed.images, outlines.notes(listed.others)
-    if mask_folder is not None:
-        found = anywhere.given(root, _survey(root, (), found=listed).images, mask_folder)
-        return GIVEN, found, _elsewhere(root, listed, found), told
-    for name, layout in DATA_LAYOUTS.items():
-        pairs = layout.some(root) if some and layout.some else layout.pairs(root)
-        if pairs:
-            return name, pairs, _elsewhere(root, listed, pairs), told
-    seen = _survey(root, tuple(DATA_LAYOUTS.values()), pairing=True, found=listed)
-    if seen.matched.images:
-        pairs = anywhere.pairs(root, seen.images, seen.matched)
-        used = {item.mask for item in pairs}
-        left_out = [out for out in seen.left_out if out.why != MASK]
-        left_out += _unused_masks(root, paths, seen, used)
-        return BY_CONTENT, pairs, left_out, told
-    inside = _in_splits(root, some)
-    if inside:
-        return IN_SPLITS, inside, _elsewhere(root, listed, inside), told
-    found = [Found(image, None, "") for image in seen.images]
-    return IMAGES_ONLY, found, list(seen.left_out), told
-
-
-def _in_splits(root: Path, some: bool) -> list[Found]:
-    """Return the pairs of the data sets in folders called train, val and test; none without train.
-
-    Each of them may be laid out as it likes: train/S1/images beside train/S1/masks.
-    """
-    folders = [path for path in folders_in(root) if split_name(path.name) in SPLITS]
-    if "train" not in map(split_name, (path.name for path in folders)):
-        return []
-    found: list[Found] = []
-    for folder in folders:
-        if readers.listing(folder).images:
-            split = split_name(folder.name)
-            pairs = _recognise(folder, None, some)[1]
-            found += [replace(item, split=split if item.mask else "predict") for item in pairs]
-    return (by_split(found) or []) if any(item.mask for item in found) else []
-
-
-def _unused_masks(
-    root: Path, paths: Sequence[Path], seen: Survey, used: set[Path | None]
-) -> list[LeftOut]:
-    """Return masks that belong to no pair: those of layouts deeper in the folder."""
-    known = set(seen.images) | {path for path in used if path is not None}
-    drawn = {out.path for out in seen.left_out if out.why != MASK}
-    rest = [p for p in paths if p not in known and drawn.isdisjoint((p, *p.parents))]
-    return summed(root, rest, MASKS_ELSEWHERE, paths)
-
-
-def _elsewhere(root: Path, listed: Listing, found: list[Found]) -> list[LeftOut]:
-    """Return what lies below a folder and its layout has no place for."""
-    parts = (path for item in found for path in (item.image, item.mask) if path is not None)
-    known = {readers.file_of(path) for path in parts}
-    rest = [path for path in listed.images if path not in known]
-    return [*summed(root, rest, ELSEWHERE, listed.images), *other_files(listed)]
+    if index.is_index_file(root):
+        listed = index.read_index(root)
+        told = [f"{counted(len(listed.found), 'image')} of {root.name}"]
+        return Recognised(INDEX, list(listed.found), [], told, None, listed.home, index.SEQUENCE)
+    layouts = {
+        name: replace(layout, pairs=layout.some) if some and layout.some else layout
+        for name, layout in DATA_LAYOUTS.items()
+    }
+    return recognise(root, mask_folder, layouts, classes)
 
 
 def _no_masks(root: Path, found: list[Found], told: list[str]) -> str:

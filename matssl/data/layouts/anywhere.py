@@ -40,7 +40,7 @@ def pairs(root: Path, images: Sequence[Path], matched: Matched) -> list[Found]:
     _refuse_doubt(root, matched)
     masks = matched.by_image
     _refuse_sets(root, masks, matched)
-    return _split(root, [(image, masks.get(image, [None])[0]) for image in images])
+    return split(root, [(image, masks.get(image, [None])[0]) for image in images])
 
 
 def given(root: Path, images: Sequence[Path], folder: str) -> list[Found]:
@@ -78,7 +78,7 @@ def given(root: Path, images: Sequence[Path], folder: str) -> list[Found]:
             f"images: {_some(pictures)}); rename them alike, or say how the names go: "
             "--mask_folder 'FOLDER/*_mask.png', * for the name of the image"
         )
-    return _split(root, found)
+    return split(root, found)
 
 
 def _place(root: Path, folder: str) -> tuple[Path, str]:
@@ -151,7 +151,7 @@ def _set(mask: Path, image: Path, root: Path) -> str:
     return str(Path(*mine)) if mine else "."
 
 
-def _split(root: Path, found: Iterable[tuple[Path, Path | None]]) -> list[Found]:
+def split(root: Path, found: Iterable[tuple[Path, Path | None]]) -> list[Found]:
     """Return pairs with the splits that folders name; none where no folder is one of training."""
     items = [Found(image, mask, _named_split(image, root)) for image, mask in found]
     splits = {item.split for item in items if item.mask is not None}

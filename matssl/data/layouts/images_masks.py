@@ -34,4 +34,4 @@ def _pairs(root: Path, some: bool = False) -> list[Found] | None:
     return pair_by_name(*both, "", some) if both else None
 
 
-LAYOUT = Layout("images + masks", _pairs, mask_folders, partial(_pairs, some=True))
+LAYOUT = Layout("images + masks", _pairs, mask_folders, some=partial(_pairs, some=True))

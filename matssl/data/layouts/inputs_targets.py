@@ -25,4 +25,6 @@ def _pairs(root: Path, some: bool = False) -> list[Found] | None:
     return by_split(found)
 
 
-LAYOUT = Layout("train/inputs + train/targets", _pairs, mask_folders, partial(_pairs, some=True))
+LAYOUT = Layout(
+    "train/inputs + train/targets", _pairs, mask_folders, some=partial(_pairs, some=True)
+)

@@ -1,4 +1,4 @@
-"""Files in which labelling programs keep outlines; they are named and not read."""
+"""Files in which labelling programs keep outlines, beside masks: they are named and not read."""
 
 from __future__ import annotations
 
@@ -25,8 +25,9 @@ def notes(files: Iterable[Path]) -> list[str]:
             found[program] += 1
             first.setdefault(program, path.name)
     return [
-        f"{counted(number, 'file')} of {program} (first: {first[program]}): outlines, which matssl "
-        "does not read yet; export them as masks, one picture of class numbers for each image"
+        f"{counted(number, 'file')} of {program} (first: {first[program]}): annotations, which are "
+        "read where there are no masks; python -m matssl.tools.annotations import makes masks of "
+        "them"
         for program, number in found.items()
     ]
 

@@ -44,11 +44,14 @@ class Layout:
         no_micrographs: from any folder, also one deep in a pool, to the files and folders directly
             in it that hold masks and not micrographs; a folder stands for all that is below it.
             Opens no file and refuses nothing.
+        sequence: expression whose first group names the sequence in the path of an image, where
+            the layout has such names; a sequence is a specimen unless the user says otherwise.
     """
 
     example: str
     pairs: Callable[[Path], list[Found] | None]
     no_micrographs: Callable[[Path], list[Path]]
+    sequence: str | None = None
     some: Callable[[Path], list[Found] | None] | None = None
 
 

@@ -38,4 +38,4 @@ def _no_micrographs(folder: Path) -> list[Path]:
     ]
 
 
-LAYOUT = Layout("train + train_annot", _pairs, _no_micrographs, partial(_pairs, some=True))
+LAYOUT = Layout("train + train_annot", _pairs, _no_micrographs, some=partial(_pairs, some=True))

@@ -11,7 +11,7 @@ from pathlib import Path
 from matssl.core import textfiles
 from matssl.core.errors import UserError
 from matssl.core.wording import cut
-from matssl.data.layouts import naming
+from matssl.data.layouts import index, naming
 from matssl.data.layouts.pairing import SPLITS, Found, split_name
 from matssl.data.readers import file_of
 
@@ -29,7 +29,8 @@ def apply_splits(found: list[Found], source: Path, root: Path) -> tuple[list[Fou
     Args:
         found: all images of the folder.
         source: json ``{split: [names]}`` (or such tables by data set), csv with the columns split
-            and image, a txt of training names, or a folder of SPLIT.txt files.
+            and image, a txt of training names, a folder of SPLIT.txt files, or JSON indices of
+            samples: one that says its splits, or a folder of NAME_SPLIT.json.
         root: folder of the data set.
 
     Raises:
@@ -127,6 +128,9 @@ def read_splits(source: Path, root: Path) -> dict[str, list[str]]:
     """Return ``{split: [image names]}`` from a file or folder of split lists."""
     if source.is_dir():
         lists = sorted(path for path in source.iterdir() if path.suffix.lower() == ".txt")
+        indices = [] if lists else index.split_files(source)
+        if indices:
+            return _of_indices(indices)
         if not lists:
             raise UserError(f"{source} holds no SPLIT.txt file")
         return _joined((path.stem, _names(path)) for path in lists)
@@ -155,7 +159,28 @@ def _joined(lists: Iterable[tuple[str, list[str]]]) -> dict[str, list[str]]:
     return table
 
 
+def _of_indices(paths: Sequence[Path]) -> dict[str, list[str]]:
+    """Return the images of index files by split.
+
+    Raises:
+        UserError: one does not say its split.
+    """
+    table: dict[str, list[str]] = {}
+    for path in paths:
+        listed = index.read_index(path)
+        if not listed.split:
+            raise UserError(
+                f"{path} lists images and not which split they are in; give its folder, where "
+                "NAME_train.json and the others lie, or give it in place of the folder of images"
+            )
+        for item in listed.found:
+            table.setdefault(item.split, []).append(item.image.as_posix())
+    return table
+
+
 def _json_splits(content: object, source: Path, root: Path) -> dict[str, list[str]]:
+    if index.is_index(content):
+        return _of_indices([source])
     if isinstance(content, dict) and content and all(isinstance(v, list) for v in content.values()):
         return _joined((key, [str(n) for n in names]) for key, names in content.items())
     if isinstance(content, dict):

@@ -212,6 +212,12 @@ def _by_name(root: Path, paths: Sequence[Path], layouts: Sequence[Layout]) -> se
     }
 
 
+def named_masks(root: Path, paths: Sequence[Path], layouts: Sequence[Layout]) -> bool:
+    """Return whether a layout of any folder calls some of the pictures below it masks."""
+    named = _by_name(root, paths, layouts)
+    return any(not named.isdisjoint((path, *path.parents)) for path in paths)
+
+
 def _drawn(root: Path, pictures: Sequence[Path]) -> set[Path]:
     """Return pictures drawn from others: in folders of overlays, and a_overlay beside a."""
     beside = naming.drawn_from(pictures)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from matssl.core.errors import UserError
+from matssl.core.labels import IGNORE
 from matssl.core.run_folder import atomic_write_bytes
 from matssl.core.tables import csv_text
 from matssl.data import masks
@@ -63,8 +64,10 @@ def class_text(table: ClassTable) -> str:
         values = ", ".join(map(_value, one.values))
         listed = values if len(one.values) == 1 else f"[{values}]"
         lines.append(f"  {_quoted(one.name)}: {'rest' if place == table.rest_index else listed}")
-    if table.ignore_values:
-        lines.append(f"ignore: [{', '.join(map(_value, table.ignore_values))}]")
+    ignored = [_value(value) for value in table.ignore_values]
+    ignored += ["rest"] if table.rest_index == IGNORE else []
+    if ignored:
+        lines.append(f"ignore: [{', '.join(ignored)}]")
     return "\n".join(lines) + "\n"
 
 

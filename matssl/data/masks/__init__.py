@@ -5,7 +5,7 @@ says what one file holds (``edges``, ``instances``), ``conventions`` brings file
 together, ``heaps`` reads soft masks. ``class_file`` reads what a user wrote.
 """
 
-from matssl.data.masks.class_file import CLASS_FILES, class_file
+from matssl.data.masks.class_file import CLASS_FILES, class_file, class_home
 from matssl.data.masks.conventions import files
 from matssl.data.masks.discover import (
     BINARY,
@@ -29,6 +29,7 @@ __all__ = [
     "binary_table",
     "binary_threshold",
     "class_file",
+    "class_home",
     "files",
     "find_binary",
     "find_table",

@@ -1,10 +1,14 @@
-"""Class files: ``classes.yaml`` or ``classes.csv`` names, merges and ignores values of masks."""
+"""Class files: ``classes.yaml`` or ``classes.csv`` names, merges and ignores values of masks.
+
+Tables of colours in Python and JSON files are read in :mod:`matssl.data.masks.mapping`.
+"""
 
 from __future__ import annotations
 
 import itertools
+import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,9 +16,12 @@ import numpy as np
 
 from matssl.core import textfiles
 from matssl.core.errors import UserError
+from matssl.core.labels import IGNORE
+from matssl.core.paths import CLASS_ENDINGS
 from matssl.core.wording import cut
 from matssl.data.masks.conventions import Agreed, files
 from matssl.data.masks.heaps import HARDLY, NOISE, edges_are_few
+from matssl.data.masks.mapping import is_mapping, read_mapping, strays
 from matssl.data.masks.survey import Survey, Total, counted, total
 from matssl.data.masks.table import HALF_WAY, SNAP_DISTANCE, ClassTable, MaskClass
 from matssl.data.masks.values import RANGE, Value, code_of, shown, span
@@ -35,7 +42,7 @@ def class_file(classes: str | None, folder: Path | None) -> Path | None:
     Raises:
         UserError: ``--classes`` names a file that does not exist.
     """
-    if classes is not None and classes.lower().endswith((".yaml", ".yml", ".csv")):
+    if classes is not None and classes.lower().endswith(CLASS_ENDINGS):
         path = Path(classes)
         if not path.is_file():
             raise UserError(f"there is no class file {path}")
@@ -47,15 +54,45 @@ def class_file(classes: str | None, folder: Path | None) -> Path | None:
     return None
 
 
+def class_home(root: Path, paths: Sequence[Path]) -> Path:
+    """Return the folder whose class file says what masks mean: that of the data set, or theirs.
+
+    Args:
+        root: folder of the data set; its class file goes first.
+        paths: of the masks. Where none lies in the root, a class file in the folder that holds
+            them all is meant: importing annotations writes it there.
+    """
+    if not paths or not root.is_dir() or class_file(None, root) is not None:
+        return root
+    home = Path(os.path.commonpath([path.resolve().parent for path in paths]))
+    return home if class_file(None, home) is not None else root
+
+
+def values_by_name(file: Path) -> dict[str, tuple[Value, ...]]:
+    """Return what a class file says by itself, without masks; () for the rest.
+
+    Raises:
+        UserError: the file is none, or names a class twice.
+    """
+    is_csv = file.suffix.lower() == ".csv"
+    entries, ignored, _ = _csv_classes(file, {}) if is_csv else _yaml_classes(file, "index")
+    _refuse_overlaps(file, [value for _, values in entries for value in values] + list(ignored))
+    twice = [name for name, _ in entries if [n for n, _ in entries].count(name) > 1]
+    if twice:
+        raise UserError(f"{file} names {cut(repr(twice[0]))} twice")
+    return dict(entries)
+
+
 def from_file(file: Path, agreed: Agreed) -> tuple[ClassTable, tuple[str, ...]]:
     """Return the table a class file describes.
 
-    YAML: ``classes: {name: value | [values] | rest}``, ``ignore: [values]``. A value is a grey
-    value, a range of them ("128-255") or a colour ("#rrggbb" or [r, g, b]); several values merge
-    into one class. Values of soft edges are taken for the nearest listed one.
+    YAML: ``classes: {name: value | [values] | rest}``, ``ignore: [values] | rest``. A value is a
+    grey value, a range of them ("128-255") or a colour ("#rrggbb" or [r, g, b]); several values
+    merge into one class. Values of soft edges are taken for the nearest listed one, unless the rest
+    is a class or ignored; a table of colours ignores it.
 
     Args:
-        file: YAML or CSV.
+        file: YAML, CSV, or a table of colours.
         agreed: the masks.
 
     Raises:
@@ -63,7 +100,10 @@ def from_file(file: Path, agreed: Agreed) -> tuple[ClassTable, tuple[str, ...]]:
     """
     kind = "color" if agreed.color else "index"
     surveys = list(agreed.surveys)
-    if file.suffix.lower() == ".csv":
+    if is_mapping(file):
+        (entries, ignored), rest = read_mapping(file), IGNORE
+        kind = "color"
+    elif file.suffix.lower() == ".csv":
         entries, ignored, rest = _csv_classes(file, _counts(total(surveys)))
     else:
         entries, ignored, rest = _yaml_classes(file, kind)
@@ -93,6 +133,8 @@ def from_file(file: Path, agreed: Agreed) -> tuple[ClassTable, tuple[str, ...]]:
     if rest is None:
         table, found = _with_strays(table, scaled, file)
         notes += found
+    elif rest == IGNORE:
+        notes += strays(table, scaled, file)
     return counted(table, surveys), tuple(notes)
 
 
@@ -187,7 +229,14 @@ def _yaml_classes(file: Path, kind: str) -> tuple[Entries, tuple[Value, ...], in
             entries.append((str(name), ()))
         else:
             entries.append((str(name), _values(value, file, kind)))
-    return entries, _values(content.get("ignore", []), file, kind), rest
+    ignored = content.get("ignore", [])
+    words = ignored if isinstance(ignored, list) else [ignored]
+    if "rest" in words:
+        if rest is not None:
+            raise UserError(f"{file} gives the rest to a class and ignores it; keep one of both")
+        # Whatever is not listed counts for nothing, and is counted.
+        rest, ignored = IGNORE, [word for word in words if word != "rest"]
+    return entries, _values(ignored, file, kind), rest
 
 
 def _csv_classes(

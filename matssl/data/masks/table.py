@@ -73,7 +73,7 @@ class ClassTable:
         classes: ordered by index.
         ignore_values: values whose pixels count for nothing.
         rest_index: class of all values that no class lists (a mask drawn over the micrograph);
-            None where such a value is an error.
+            255 where they are ignored, None where such a value is an error.
         snap: how far from a listed value another one may lie to be taken for it: 0 where every
             value must be listed, ``HALF_WAY`` where all are taken for the nearest.
         instances: whether the values number objects, which are one class.
@@ -245,8 +245,10 @@ class ClassTable:
                 f"  {c.index:>5}  {c.name:<{width}}  {listed:<16} {c.pixels:>12,}"
                 f"  {100 * c.share:6.2f}%"
             )
-        if self.ignore_values:
-            lines.append(f"  ignored: {', '.join(str(v) for v in self.ignore_values)}")
+        ignored = [str(v) for v in self.ignore_values]
+        ignored += ["all others"] if self.rest_index == IGNORE else []
+        if ignored:
+            lines.append(f"  ignored: {', '.join(ignored)}")
         return "\n".join(lines)
 
     def lists(self, codes: Array) -> NDArray[np.bool_]:

@@ -108,6 +108,7 @@ def group(
     specimens: Path | str | None = None,
     pixel_size: str | None = None,
     splits: Sequence[str] = (),
+    sequence: str | None = None,
     frames: bool = False,
 ) -> Grouping:
     """Return which specimen each image is of.
@@ -122,6 +123,8 @@ def group(
         specimens: ``--specimens``, a table; None takes ``specimens.csv`` of the folder.
         pixel_size: ``--pixel_size``, which beats those of the table.
         splits: names of folders that are splits here, beside the usual ones.
+        sequence: as ``regex``, said by the layout of the folder and not by the user: stronger than
+            folders and names, weaker than the others.
         frames: whether names of files tell sequences; else the table alone does.
 
     Raises:
@@ -146,6 +149,8 @@ def group(
         known = (sequences.frames.get(path) for path in paths)
         names = [frame.sequence if frame else None for frame in known]
         found = _settled(places, names, ("sequences", "by sequence"))
+    elif sequence and any(re.search(sequence, place.short) for place in places):
+        found = _by_sequence(places, sequence)
     else:
         found = _by_folders(places) or _by_names(places)
     sequences.refuse_cut(paths, found.names, found.source)
@@ -158,17 +163,13 @@ def pictures(
 ) -> dict[Path, tuple[Path, ...]]:
     """Return the pictures in each file: the pages of a stack that is a sequence, else itself.
 
-    Args:
-        paths: files.
-        root: folder of the data set.
-        specimens: see :func:`group`.
-        pages: whether every stack is a sequence; else those that the table names as one.
+    Args as those of :func:`group`; ``pages``: whether every stack is a sequence; else those alone
+    that the table names as one.
 
     Raises:
         UserError: a table that does not fit, or a stack that cannot be read.
     """
-    rows, _ = _rows(paths, Path(root), specimens)
-    return expanded(paths, rows, pages)
+    return expanded(paths, _rows(paths, Path(root), specimens)[0], pages)
 
 
 @dataclass(frozen=True)
@@ -325,6 +326,13 @@ def _by_regex(places: Sequence[_Place], regex: str) -> Grouping:
             "the folder nowhere: their file names were taken"
         )
     return Grouping(found.names, found.how, found.source, found.unsure, tuple(notes))
+
+
+def _by_sequence(places: Sequence[_Place], sequence: str) -> Grouping:
+    """Return a specimen for each sequence of frames; other images are their own."""
+    found = (re.search(sequence, place.short) for place in places)
+    named = [match[1] if match else None for match in found]
+    return _settled(places, named, ("names", "by the sequence in their names"))
 
 
 # --- folders --------------------------------------------------------------------------------------

@@ -6,8 +6,6 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from matssl.measure import intervals
 from matssl.measure.field import Field
 from matssl.measure.grains import intercept, spread, standards
@@ -84,12 +82,11 @@ def mean(values: Sequence[float]) -> Mean:
     n = len(kept)
     if not n:
         return Mean(math.nan, math.nan, math.nan, 0)
-    average = float(np.mean(kept))
-    if n < 2:
-        return Mean(average, math.nan, math.nan, n)
-    half = intervals.student_t(n - 1) * float(np.std(kept, ddof=1)) / math.sqrt(n)
+    own = intervals.sample(kept)
+    half = intervals.half_width(own.variance, own.degrees)
     # Neither grains per area nor hits per length lie below none.
-    return Mean(average, max(0.0, average - half), average + half, n)
+    low = math.nan if math.isnan(half) else max(0.0, own.mean - half)
+    return Mean(own.mean, low, own.mean + half, n)
 
 
 @dataclass(frozen=True)

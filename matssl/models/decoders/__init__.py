@@ -12,6 +12,7 @@ from matssl.core.errors import UserError
 from matssl.decoders import CLASSIC, DECODERS, check_pair, named
 from matssl.models.classic_unet import ClassicUnetEncoder
 from matssl.models.small_unet import NAME, SmallUnetEncoder
+from matssl.models.vit import VitEncoder
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Kind:
         made: class of the decoder.
         model: (encoder's name, input channels, classes, variant) to a model with the parts
             ``encoder``, ``decoder`` and ``segmentation_head``.
-        alone: channels of the encoder's maps, the image first, to the decoder of such a model.
+        alone: an encoder to the decoder of such a model.
         channels: of the map it gives.
         stride: of that map.
         fine_blocks: names of the decoder's parts whose maps have strides 4, 2 and 1, if any.
@@ -48,7 +49,7 @@ class Kind:
 
     made: type[nn.Module]
     model: Callable[[str, int, int, Variant], nn.Module]
-    alone: Callable[[Sequence[int]], nn.Module]
+    alone: Callable[[nn.Module], nn.Module]
     channels: int
     stride: int = 1
     fine_blocks: tuple[str, ...] = ()
@@ -71,6 +72,30 @@ def kind(name: str) -> Kind:
     return found
 
 
+def channels_of(encoder: nn.Module) -> Sequence[int]:
+    """Return the channels of an encoder's maps; of those of the library the image's first."""
+    channels: Sequence[int] = encoder.out_channels  # type: ignore[assignment]
+    return channels
+
+
+def check_tokens(vision_transformer: bool, encoder: str, name: str) -> None:
+    """Refuse a decoder of vision transformers on another encoder.
+
+    Args:
+        vision_transformer: whether the encoder is one.
+        encoder: in the message.
+        name: of the decoder.
+
+    Raises:
+        UserError: there are no tokens.
+    """
+    if DECODERS[name].tokens and not vision_transformer:
+        raise UserError(
+            f"--decoder {name} goes with vision transformers (dinov2-vit-s14, dinov3-vit-s16, "
+            f"timm's), not with {encoder}; take --decoder unet"
+        )
+
+
 def build_decoder(name: str, encoder: nn.Module) -> nn.Module:
     """Return the decoder of :func:`matssl.models.segmentation.build_model` alone.
 
@@ -83,8 +108,8 @@ def build_decoder(name: str, encoder: nn.Module) -> nn.Module:
     """
     small, classic = (isinstance(encoder, k) for k in (SmallUnetEncoder, ClassicUnetEncoder))
     check_pair(NAME if small else CLASSIC if classic else "another encoder", name)
-    channels: Sequence[int] = encoder.out_channels  # type: ignore[assignment]
-    return kind(name).alone(channels)
+    check_tokens(isinstance(encoder, VitEncoder), "this --encoder", name)
+    return kind(name).alone(encoder)
 
 
 def build_fine_decoder(name: str, encoder: nn.Module) -> nn.Module:

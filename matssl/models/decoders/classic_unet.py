@@ -8,14 +8,15 @@ from torch import nn
 
 from matssl.models.classic_unet import (
     DECODER_FILTERS,
-    LEVELS,
     ClassicUnetDecoder,
     ClassicUnetEncoder,
     ClassicUnetPlusPlusDecoder,
     check_filters,
+    usual_filters,
 )
-from matssl.models.decoders import Kind, Variant
+from matssl.models.decoders import Kind, Variant, channels_of, tokens
 from matssl.models.encoders import build_encoder
+from matssl.models.vit import MAPS, VitEncoder
 
 Decoding = type[ClassicUnetDecoder] | type[ClassicUnetPlusPlusDecoder]
 
@@ -36,18 +37,32 @@ def _kind(decoding: Decoding) -> Kind:
 
     def model(encoder: str, in_channels: int, classes: int, variant: Variant) -> nn.Module:
         body = build_encoder(encoder, in_channels)
-        full = isinstance(body, ClassicUnetEncoder)
-        channels: Sequence[int] = body.out_channels  # type: ignore[assignment]
-        # Other encoders have the image, or a map of its size, before their five.
-        maps = channels if full else channels[1:]
-        filters = check_filters(variant.channels, len(maps) - full, encoder)
+        if isinstance(body, VitEncoder):
+            filters = check_filters(variant.channels, MAPS, encoder)
+            decoder = on_tokens(body, filters, variant.batchnorm)
+            return tokens.Network(body, decoder, nn.Conv2d(filters[-1], classes, 1))
+        full, maps = _maps(body)
+        usual = usual_filters(maps, full)
+        filters = check_filters(variant.channels, len(maps) - full, encoder, usual)
         return Network(body, decoding(maps, full, filters, variant.batchnorm), classes)
 
-    def alone(channels: Sequence[int]) -> nn.Module:
-        full = len(channels) == LEVELS
-        return decoding(channels if full else channels[1:], full, DECODER_FILTERS, False)
+    def on_tokens(body: VitEncoder, filters: Sequence[int], batchnorm: bool) -> nn.Module:
+        return tokens.OnTokens(body, lambda c: decoding(c[1:], False, filters, batchnorm))
+
+    def alone(encoder: nn.Module) -> nn.Module:
+        if isinstance(encoder, VitEncoder):
+            return on_tokens(encoder, DECODER_FILTERS[:MAPS], False)
+        full, maps = _maps(encoder)
+        return decoding(maps, full, usual_filters(maps, full), False)
 
     return Kind(decoding, model, alone, channels=DECODER_FILTERS[-1])
+
+
+def _maps(encoder: nn.Module) -> tuple[bool, Sequence[int]]:
+    """Return whether the finest map has the size of the image, and the channels of the maps."""
+    full, channels = isinstance(encoder, ClassicUnetEncoder), channels_of(encoder)
+    # Other encoders have the image, or a map of its size, before their five.
+    return full, channels if full else channels[1:]
 
 
 CLASSIC_UNET = _kind(ClassicUnetDecoder)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from torch import nn
 
 from matssl.models.decoders import Kind, Variant
@@ -14,7 +12,7 @@ def _model(encoder: str, in_channels: int, classes: int, variant: Variant) -> nn
     return SmallUnet(in_channels, classes)
 
 
-def _alone(channels: Sequence[int]) -> nn.Module:
+def _alone(encoder: nn.Module) -> nn.Module:
     return SmallUnetDecoder()
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from matssl.core.errors import UserError
-from matssl.data import readers, specimens
+from matssl.data import layouts, readers, specimens
 from matssl.data.layouts import Dataset, Pair
 from matssl.stages.evaluate.summary import Result
 from matssl.stages.evaluate.truth import mask_paths
@@ -66,7 +67,11 @@ def _shared_specimens(
         paths = sorted({*own, *learned})
         # A table need not speak of images that have left the folder.
         with contextlib.suppress(UserError):
-            found = specimens.group(paths, root, regex=regex, specimens=table)
+            names = layouts.sequences(root)[1]
+            frames = bool(dataset.grouping.sequences.frames)
+            found = specimens.group(
+                paths, root, regex=regex, specimens=table, sequence=names, frames=frames
+            )
             own = dict(zip(paths, found.names, strict=True))
     seen = {own[path] for path in learned if path in own}
     groups = [own[pair.image.resolve()] for pair in pairs]
@@ -81,6 +86,9 @@ def _learned_here(root: Path, trained_on: TrainedOn) -> tuple[set[Path], Path]:
     """
     home, here = Path(trained_on.dataset or "/").resolve(), root.resolve()
     known = {Path(path).resolve() for path in trained_on.images}
+    if home.suffix.lower() == ".json" and known:
+        # An index: what it lists lies in folders.
+        home = Path(os.path.commonpath([path.parent for path in known]))
     if trained_on.dataset is None:
         return set(), here
     if here == home or here in home.parents or home in here.parents:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from matssl.core.errors import UserError
 from matssl.core.labels import IGNORE
+from matssl.core.paths import CLASS_ENDINGS
 from matssl.data import masks, readers
 from matssl.data.layouts import Dataset, Pair
 from matssl.data.masks import ClassTable
@@ -47,15 +48,15 @@ def truth_table(
         return _binary(table, paths, masks.BINARY + own_cut)
     if not paths or (raw and not classes):
         return table, ()
-    if given or masks.class_file(None, dataset.root) is not None:
-        own, notes = masks.find_table(paths, given, dataset.root)
+    if given or masks.class_file(None, dataset.class_folder) is not None:
+        own, notes = masks.find_table(paths, given, dataset.class_folder)
         present = {c.name for c in own.classes if c.pixels}
         if present <= set(table.names):
             return _matched(own, table), notes
         values = [c.values for c in own.classes] == [c.values for c in table.classes]
         if not values or not all(UNNAMED.fullmatch(name) for name in table.names):
             raise _other_classes(dataset.root, own, table)
-    elif table.rest_index is not None:
+    elif table.rest_index not in (None, IGNORE):
         # Every value decodes where the rest is a class; a colour of its own must not vanish there.
         try:
             own, _ = masks.find_table(paths)
@@ -109,7 +110,7 @@ def mask_paths(pairs: Sequence[Pair]) -> list[Path]:
 
 def is_file_name(classes: str) -> bool:
     """Return whether ``--classes`` names a file and not the classes themselves."""
-    return classes.lower().endswith((".yaml", ".yml", ".csv"))
+    return classes.lower().endswith(CLASS_ENDINGS)
 
 
 def _binary(
@@ -131,7 +132,9 @@ def _matched(own: ClassTable, table: ClassTable) -> ClassTable:
         replace(c, values=by_name[c.name].values if c.name in by_name else ())
         for c in table.classes
     )
-    rest = None if own.rest_index is None else table.names.index(own.names[own.rest_index])
+    rest = own.rest_index
+    if rest is not None and rest != IGNORE:
+        rest = table.names.index(own.names[rest])
     return replace(own, classes=classes, rest_index=rest)
 
 

@@ -19,7 +19,7 @@ import numpy as np
 from matssl.core import checkpoint, flags, runtime, textfiles
 from matssl.core.errors import DiskFull, Incomplete, UserError
 from matssl.core.lineage import Lineage
-from matssl.core.run_folder import MARKS, RunFolder, atomic_write_text
+from matssl.core.run_folder import RunFolder, atomic_write_text
 from matssl.core.runtime import Runtime
 from matssl.core.tables import csv_text
 from matssl.core.wording import counted, cut
@@ -29,7 +29,7 @@ from matssl.data.layouts import Dataset, Pair
 from matssl.metrics.score import Gathered
 from matssl.preflight import Preflight
 from matssl.stages import console, resume
-from matssl.stages.finetune import cross_report, loop, start
+from matssl.stages.finetune import augmented, cross_report, loop, start
 from matssl.stages.finetune import inputs as reading
 from matssl.stages.finetune.forest_settings import FOREST
 from matssl.stages.finetune.inputs import Inputs
@@ -126,9 +126,11 @@ def cross_validate(settings: FinetuneSettings, argv: Sequence[str], score: Score
     _check(settings, min(folds, key=lambda fold: len(fold.train)), rt)
 
     folder = RunFolder.at(root, settings.resume, settings.overwrite, rt.is_main, marks=(PLAN,))
-    states = [_state(root / fold.name) for fold in folds]
+    states = [resume.state_of(root / fold.name) for fold in folds]
     rt.barrier()
-    if not folder.resumed:
+    if folder.resumed:
+        resume.sweep(folder)
+    else:
         folder.start(flags.to_dict(settings), argv)
         folder.write_text("preflight.txt", f"{found.text()}\n{said}\n")
         folder.write_json("classes.json", dataset.table.to_dict())
@@ -250,10 +252,10 @@ def _plan(settings: FinetuneSettings, folds: Sequence[Fold], whole: Labelled) ->
         ],
         "data": whole.identity(),
         "settings": flags.to_dict(settings),
+        **augmented.stored(augmented.pipeline(settings, whole)),
     }
     # As it is read again: a tuple would differ from its list.
-    again: dict[str, Any] = json.loads(json.dumps(plan))
-    return again
+    return dict(json.loads(json.dumps(plan)))
 
 
 def _stored(root: Path) -> dict[str, Any]:
@@ -292,6 +294,7 @@ def _refuse_other(before: Mapping[str, Any], plan: Mapping[str, Any], root: Path
     instead = "start a new run under another --name"
     defaults = flags.defaults(FinetuneSettings)
     resume.refuse_other_plan(before["settings"], plan["settings"], defaults, instead)
+    augmented.refuse_other(before, plan.get(augmented.KEY), root, instead)
     if before["data"] != plan["data"] or before["folds"] != plan["folds"]:
         raise UserError(
             f"the labelled images, or which are of one specimen, changed since {root} began; "
@@ -308,18 +311,6 @@ def _check(settings: FinetuneSettings, fold: Fold, rt: Runtime) -> None:
     batch = reading.largest_batch(settings, images, rt.world_size)
     model = start.built(settings, fold.dataset.table)
     start.check_batches(replace(settings, batch_size=batch), model, images)
-
-
-def _state(root: Path) -> str:
-    """Return how far a fold is: done, begun or new."""
-    try:
-        status = textfiles.read_json(root / "status.json")
-        done = isinstance(status, Mapping) and status.get("state") == "done"
-    except UserError:
-        done = False
-    if done and (root / "best.ckpt").is_file():
-        return "done"
-    return "begun" if any((root / name).is_file() for name in MARKS) else "new"
 
 
 def _train(

@@ -12,13 +12,14 @@ from matssl.core.errors import UserError
 from matssl.core.run_folder import RunFolder
 from matssl.core.wording import counted
 from matssl.data import crops, layouts, preprocess, specimens
+from matssl.data.augmentation import Pipeline
 from matssl.data.crops import CropAugmentation, Labelled
 from matssl.data.layouts import Dataset, Lists, Pair
 from matssl.data.masks import ClassTable
 from matssl.data.preprocess import Preprocess
 from matssl.data.specimens import sequences
-from matssl.decoders import CLASSIC, with_encoder
-from matssl.models import classic_unet
+from matssl.decoders import CLASSIC, named, with_encoder
+from matssl.models import classic_unet, vit
 from matssl.models.segmentation import SegmentationModel, check_input_size
 from matssl.stages import resume
 from matssl.stages.finetune.forest_settings import HEADS
@@ -40,6 +41,7 @@ class Inputs:
         train: images to learn from.
         val: images to validate on; None where there are too few.
         record: how they were read, with mean and standard deviation of the training images.
+        pipeline: changes the crops; None where the flags do.
     """
 
     dataset: Dataset
@@ -47,6 +49,7 @@ class Inputs:
     train: Labelled
     val: Labelled | None
     record: Preprocess
+    pipeline: Pipeline | None = None
 
     @property
     def identity(self) -> list[str]:
@@ -239,7 +242,18 @@ def architecture(settings: FinetuneSettings, root: Path) -> tuple[str, str]:
 
 
 def named_encoder(settings: FinetuneSettings, encoder: str) -> str:
-    """Return the whole name of an encoder, of which its filters are a part."""
+    """Return the whole name of an encoder, of which its filters or its blocks are a part.
+
+    Raises:
+        UserError: blocks are chosen of an encoder that is no vision transformer.
+    """
+    if settings.encoder_blocks:
+        if not vit.is_vit(encoder):
+            raise UserError(
+                f"--encoder_blocks acts with vision transformers (dinov2-vit-s14, ...), not with "
+                f"--encoder {encoder}"
+            )
+        return vit.encoder_name(encoder.partition(vit.AT)[0], settings.encoder_blocks)
     filters, batchnorm = settings.encoder_filters, settings.batchnorm
     if encoder != CLASSIC or not (filters or batchnorm):
         return encoder
@@ -262,7 +276,9 @@ def default_name(settings: FinetuneSettings) -> str:
         start = path.resolve().parent.name if path.stem in ("encoder", "last") else path.stem
     elif settings.weights != "none":
         start = Path(settings.weights).stem
-    data = Path(settings.finetune_dataset).resolve().name.replace(" ", "_")
+    place = Path(settings.finetune_dataset).resolve()
+    # An index stands for the images that it lists.
+    data = (place.stem if place.is_file() else place.name).replace(" ", "_")
     note = f"-{settings.note}" if settings.note else ""
     return f"{start}-{data}-{run_folder.today()}{note}"
 
@@ -309,26 +325,35 @@ def crop_size(settings: FinetuneSettings, model: SegmentationModel) -> int:
         # A crop larger than the resized image would be filled up with mirrored pixels.
         side = min(settings.crop_size or settings.input_size, settings.input_size)
         return max(model.multiple, side - side % model.multiple)
-    side = CROP_SIZE if settings.crop_size is None else settings.crop_size
-    if side % model.trained_multiple:
-        raise UserError(f"--crop_size must be a multiple of {model.trained_multiple}, not {side}")
+    multiple = model.trained_multiple
+    if settings.crop_size is None:
+        # Patches of 14 pixels make 196 of it.
+        return CROP_SIZE + -CROP_SIZE % multiple
+    side = settings.crop_size
+    if side % multiple:
+        nearest = named(str(n * multiple) for n in (side // multiple, side // multiple + 1) if n)
+        raise UserError(f"--crop_size must be a multiple of {multiple}, not {side}: take {nearest}")
     return side
 
 
-def crop_augmentation(settings: FinetuneSettings) -> CropAugmentation:
-    """Return how crops are drawn and changed."""
+def crop_augmentation(
+    settings: FinetuneSettings, pipeline: Pipeline | None = None
+) -> CropAugmentation:
+    """Return how crops are drawn and changed, by a pipeline where there is one."""
     assert settings.crop_size is not None
     return CropAugmentation(
         size=settings.crop_size,
         rare_p=settings.rare_class_p,
         d4=settings.d4,
         scale=settings.scale_jitter,
+        rotation=settings.rotation,
         brightness=settings.brightness,
         contrast=settings.contrast,
         gamma=settings.gamma,
         illumination=settings.illumination,
         blur_p=settings.blur_p,
         noise_p=settings.noise_p,
+        pipeline=pipeline,
     )
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,8 +20,17 @@ from matssl.data import specimens
 from matssl.metrics import overlap
 from matssl.models.segmentation import SegmentationModel
 from matssl.stages import console, lineage, resume
-from matssl.stages.console import Clock
-from matssl.stages.finetune import calibrate, folds, forest, report, results, scores, start
+from matssl.stages.console import Clock, Writer
+from matssl.stages.finetune import (
+    augmented,
+    calibrate,
+    folds,
+    forest,
+    report,
+    results,
+    scores,
+    start,
+)
 from matssl.stages.finetune import inputs as reading
 from matssl.stages.finetune.forest_settings import FOREST
 from matssl.stages.finetune.inputs import Inputs
@@ -67,7 +77,7 @@ def trained(
     facts: str,
     argv: Sequence[str],
 ) -> Path:
-    """Train a model and return its run folder; a fold of a cross-validation is one as any other.
+    """Train a model and return its run folder; a fold or a stage is one as any other.
 
     Args:
         settings: from :func:`matssl.stages.finetune.start.examined`.
@@ -90,14 +100,12 @@ def trained(
         console.say(settings, rt, f"note    a batch holds the {most} training images at most")
         settings = replace(settings, batch_size=most)
     start.check_batches(settings, model, images)
-    # A resumed run has its weights in the checkpoint; the file it started from may be gone.
-    source = None if settings.resume else settings.ssl_weights_path or settings.weights
-    started_from = lineage.start_weights(
-        model, source, settings.encoder, inputs.record, settings.pretrained_decoder
-    )
+    inputs = replace(inputs, pipeline=augmented.pipeline(settings, inputs.train))
+    started_from, taught = start.filled(settings, model, inputs)
     folder = RunFolder.at(root, settings.resume, settings.overwrite, rt.is_main)
     rt.barrier()
     run = Run(settings, rt, folder, inputs, model, started_from)
+    run.taught_before = taught
     if folder.resumed:
         run.restore()
     else:
@@ -105,15 +113,16 @@ def trained(
     console.say(settings, rt, run.start_text)
     plan = report.description(settings, inputs, run.schedule.total_steps, run.step)
     console.say(settings, rt, f"{plan}\ndevice  {rt.describe()}\nfolder  {folder.root}")
-    note = report.mirroring(inputs, run.crops.size)
-    if note:
-        console.say(settings, rt, note)
+    for note in (report.mirroring(inputs, run.crops.size), augmented.told(inputs.pipeline)):
+        if note:
+            console.say(settings, rt, note)
     try:
         with resume.disk_errors(folder):
             if not folder.resumed:
                 folder.write_text("preflight.txt", facts + "\n")
                 folder.write_json("classes.json", inputs.table.to_dict())
                 reading.describe(folder, inputs)
+                augmented.begin(folder, inputs, run.crops.size, settings.seed)
                 results.begin(folder, settings, run.learner.model, inputs)
                 run.save("last.ckpt")
             run.train()
@@ -139,7 +148,7 @@ class Run:
         self.ancestors = lineage.ancestors(started_from)
         self.start_text = lineage.origin(started_from, resumed=False)
         self.schedule = schedule(settings, len(inputs.train.planes))
-        self.crops = reading.crop_augmentation(settings)
+        self.crops = reading.crop_augmentation(settings, inputs.pipeline)
         # The same for the run itself and for each of its folds.
         self.make_learner = partial(
             Learner,
@@ -158,6 +167,8 @@ class Run:
         self.stop_at = self.schedule.total_steps
         # Where the last.ckpt that is overwritten stays; a torn one does not.
         self.keep: str | None = checkpoint.PREVIOUS
+        # Of the stage before: its progress, with the images that it has seen.
+        self.taught_before: Mapping[str, Any] = {}
         # Steps taken; mIoU of the best model and its step; validations since then.
         self.step, self.best, self.best_step, self.stale = 0, -1.0, 0, 0
         # What the best model is the best in; the steps since the last validation.
@@ -187,12 +198,13 @@ class Run:
                 folder.append_csv("steps.csv", row)
                 folder.append_jsonl("metrics.jsonl", row)
                 writer.add_scalar("loss", loss, self.step)
+                writer.add_scalar("lr", lr, self.step)
                 bar.update()
                 bar.set_postfix_str(f"loss {loss:.3f}, wait {100 * clock.wait_share:.0f}%")
                 if clock.steps == STEPS_TO_ESTIMATE:
                     self._estimate(clock)
                 if self._due(self.val_every) or self.step == self.stop_at:
-                    self._validate(loss)
+                    self._validate(loss, writer)
                     clock.restart()
                 if self._due(settings.snapshot_every):
                     self.save(f"snapshots/step_{self.step:06d}.ckpt")
@@ -238,7 +250,7 @@ class Run:
             f"({runtime.peak_memory(self.rt.device) / 1e9:.1f} GB in use)"
         )
 
-    def _validate(self, loss: float) -> None:
+    def _validate(self, loss: float, writer: Writer) -> None:
         """Score the averaged model on the validation images; keep it where it is the best."""
         if self.inputs.val is None:
             return
@@ -263,6 +275,11 @@ class Run:
             self.stale += 1
         row |= {f"iou {name}": score for name, score in classes.items()}
         self.folder.append_csv("log.csv", row)
+        curves = {"val_miou": miou, "val_loss": val_loss}
+        curves |= {f"val_iou/{name}": score for name, score in classes.items()}
+        for name, figure in curves.items():
+            if math.isfinite(figure):
+                writer.add_scalar(name, figure, self.step)
         shares = ", ".join(f"{name} {100 * score:.1f}" for name, score in classes.items())
         beside = f", loss {val_loss:.3f}, F1 {100 * figures['f1']:.1f}" if scored else ""
         self.say(
@@ -315,9 +332,9 @@ class Run:
                     "top": self.top,
                     "course": self.course.stored(),
                     "start": self.start_text,
-                    "train_images": [str(pair.image) for pair in self.inputs.train.pairs],
-                    "train_digests": list(self.inputs.train.digests),
+                    **self._taught(),
                     "data": self.inputs.identity,
+                    **augmented.stored(self.inputs.pipeline),
                 },
             }
             if name == "last.ckpt":
@@ -357,6 +374,7 @@ class Run:
         facts = payload["progress"]
         if facts.get("data") != self.inputs.identity:
             raise UserError(f"the labelled images changed since this run began; {instead}")
+        augmented.refuse_other(facts, self.crops.augmented, self.folder.root, instead)
         self.step = resume.whole_number("step", payload["step"], self.schedule.total_steps)
         self.learner.restore(payload)
         self.best = float(facts["best"])
@@ -366,6 +384,16 @@ class Run:
         self.top, self.course = float(facts.get("top", self.best)), Course.read(facts.get("course"))
         self.ancestors = Lineage.read(payload["lineage"]).ancestors
         self.start_text = str(facts["start"])
+        self.taught_before = facts
+
+    def _taught(self) -> dict[str, list[str]]:
+        """Return which images the model has learned from, those of the one it went on from too."""
+        train, before = self.inputs.train, self.taught_before
+        own = {"train_images": [str(pair.image) for pair in train.pairs]}
+        own["train_digests"] = list(train.digests)
+        if not before:
+            return own
+        return {name: list(dict.fromkeys((*before[name], *new))) for name, new in own.items()}
 
     def lineage(self) -> Lineage:
         """Return the chain of what this model was trained from."""

@@ -17,7 +17,7 @@ from matssl.data import preprocess
 from matssl.metrics import counts as counting
 from matssl.metrics import overlap
 from matssl.pictures import segmentation, training
-from matssl.stages.finetune import calibrate
+from matssl.stages.finetune import augmented, calibrate
 from matssl.stages.finetune.inputs import Inputs
 from matssl.stages.finetune.learner import Averaged, Learner
 from matssl.stages.finetune.settings import FinetuneSettings
@@ -112,6 +112,7 @@ def finish(
         *([("Epochs", report.picture(root / "metrics.png"))] if epochs else []),
         ("Validation images", "".join(report.picture(path) for path in pictures)),
         *calibrate.section(root),
+        *augmented.section(root, settings),
         ("Classes", report.table(rows, swatches=colours)),
         ("Start", report.text(outcome.start)),
         ("Data", report.text(run_folder.read_text(root / "preflight.txt"))),

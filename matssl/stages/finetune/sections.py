@@ -26,17 +26,27 @@ class NetworkSettings:
     encoder_filters: tuple[int, ...] = flag(
         (),
         "model",
-        "filters of the five levels of --encoder classic_unet, the finest first",
+        "filters of the levels of --encoder classic_unet, the finest first: four, five or six of "
+        "them",
         auto="64 128 256 512 1024",
         low=1,
         high=99_999,
+    )
+    encoder_blocks: tuple[int, ...] = flag(
+        (),
+        "model",
+        "four blocks of a vision transformer whose tokens the decoder is given, from 0",
+        auto="evenly spread (2 5 8 11 of twelve)",
+        low=0,
+        high=999,
     )
     decoder_filters: tuple[int, ...] = flag(
         (),
         "model",
         "filters of the decoder's blocks, the deepest first, with --decoder "
         f"{named(name for name, d in DECODERS.items() if d.filters)}",
-        auto="256 128 64 32 16, of the classic ones 512 256 128 64 32",
+        auto="256 128 64 32 16, of the classic ones 512 256 128 64 32, of dpt 1024 1024 512 256 "
+        "and 256 of their fusion",
         low=1,
         high=99_999,
     )
@@ -44,6 +54,12 @@ class NetworkSettings:
         False,
         "model",
         "BatchNorm behind each convolution of classic_unet and classic_unetplusplus",
+    )
+    whole_model: bool = flag(
+        False,
+        "model",
+        "of fine-tuned weights take the decoder and the head, too: their classes must be those of "
+        "the masks, the network the same",
     )
     finetune_blocks: str = flag(
         "all",
@@ -69,8 +85,8 @@ class NetworkSettings:
             decoder: ``--decoder``.
         """
         wrong = []
-        if self.encoder_filters and len(self.encoder_filters) != 5:
-            told = f"--encoder_filters needs 5 numbers, not {len(self.encoder_filters)}"
+        if self.encoder_filters and len(self.encoder_filters) not in (4, 5, 6):
+            told = f"--encoder_filters needs 4, 5 or 6 numbers, not {len(self.encoder_filters)}"
             wrong.append(Problem(told, ("encoder_filters",)))
         if self.encoder_filters and encoder != "classic_unet":
             told = f"--encoder_filters acts with --encoder classic_unet, not with {encoder}"

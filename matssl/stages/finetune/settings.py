@@ -11,8 +11,10 @@ from typing import Any
 from matssl.core import parsing, paths
 from matssl.core.flags import Command, Problem, declared, flag, peek, to_dict
 from matssl.decoders import described, segmenting
-from matssl.stages.finetune.forest_settings import GROUPS, HEEDED, UNHEEDED, ForestSettings
+from matssl.stages.finetune.augmentation_settings import AugmentationSettings
+from matssl.stages.finetune.forest_settings import GROUPS, HEADS, HEEDED, UNHEEDED, ForestSettings
 from matssl.stages.finetune.sections import ListSettings, NetworkSettings, ScoreSettings
+from matssl.stages.finetune.stage_plan import StagedSettings
 from matssl.stages.settings import (
     DEEPEST,
     ImageSettings,
@@ -31,7 +33,7 @@ RECIPES = os.path.join(os.path.dirname(os.path.abspath(__file__)), "recipes")
 # Side of a training crop where nothing says another.
 CROP_SIZE = 192
 # The keys of matssl.models.losses.LOSSES; a test holds that they agree.
-LOSSES = ("dice_ce", "dice", "ce", "focal", "bce")
+LOSSES = ("dice_ce", "dice", "ce", "focal", "bce", "dice_bce")
 # Values of --class_weights that are no numbers.
 NAMED_WEIGHTS = ("none", "balanced")
 # Value of --folds for as many as there are specimens.
@@ -88,11 +90,17 @@ class FinetuneSettings(
     ScoreSettings,
     ListSettings,
     ForestSettings,
+    AugmentationSettings,
+    StagedSettings,
 ):
     """Flags of train_finetune.py."""
 
     finetune_dataset: str = flag(
-        "", "data", "folder of images with masks", required=True, leads=paths.folder
+        "",
+        "data",
+        "folder of images with masks, or a JSON index of them",
+        required=True,
+        leads=paths.dataset,
     )
     recipe: str = flag(
         "matssl",
@@ -139,7 +147,8 @@ class FinetuneSettings(
     encoder: str = flag(
         "auto",
         "model",
-        "any encoder of segmentation-models-pytorch; auto: that of the weights, else resnet18",
+        "any encoder of segmentation-models-pytorch or vision transformer of timm "
+        "(dinov2-vit-s14, dinov3-vit-s16, ...); auto: that of the weights, else resnet18",
         first=True,
     )
     decoder: str = flag(
@@ -210,7 +219,7 @@ class FinetuneSettings(
         None,
         "training",
         "side of a training crop in pixels",
-        auto="192, or --input_size",
+        auto="192, to a multiple of patches; or --input_size",
         low=1,
         high=8192,
         excludes="whole_images",
@@ -274,6 +283,9 @@ class FinetuneSettings(
     scale_jitter: float = flag(
         0.0, "augmentation", "crops are zoomed by up to this share", low=0, high=2
     )
+    rotation: float = flag(
+        0.0, "augmentation", "crops are turned by up to so many degrees either way", low=0, high=180
+    )
     brightness: float = flag(
         0.2, "augmentation", "grey shift, up to this share of the range", low=0, high=10
     )
@@ -294,6 +306,12 @@ class FinetuneSettings(
             return f"--results_dir {self.results_dir} --resume"
         return f"--name {self.name} --resume" if self.name else None
 
+    @property
+    def start_file(self) -> str | None:
+        """File, or name in the hub, of the weights the training starts from; None without one."""
+        source = self.ssl_weights_path or self.pretrained or self.weights
+        return None if source in ("none", "imagenet") else source
+
     def problems(self) -> list[Problem]:
         """Return what does not go together, one sentence each."""
         wrong = self.image_problems(self.in_channels)
@@ -307,8 +325,12 @@ class FinetuneSettings(
         if self.resume and not (self.name or self.results_dir):
             wrong.append(Problem("--resume needs the --name of the run", ("name",)))
         wrong += self.network_problems(self.encoder, self.decoder)
+        if self.whole_model and self.start_file is None:
+            told = "--whole_model needs the file of a fine-tuned model in --weights"
+            wrong.append(Problem(told, ("whole_model", "weights", "ssl_weights_path")))
         wrong += self.sample_problems(self.input_size, self.rare_class_p, self.d4)
         wrong += self.list_problems(self.splits, self.name)
+        wrong += self.staged_problems(self.folds, self.head != HEADS[0], self.results_dir)
         return wrong
 
     def resolved(self) -> FinetuneSettings:

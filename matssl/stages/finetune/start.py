@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from matssl import preflight
+from matssl import hub, preflight
+from matssl.core import checkpoint
 from matssl.core.errors import UserError
 from matssl.core.runtime import Runtime
 from matssl.data.crops import Labelled
@@ -16,10 +19,13 @@ from matssl.data.masks import ClassTable
 from matssl.models import blocks
 from matssl.models.segmentation import SegmentationModel, build_model, check_training
 from matssl.preflight import Preflight
-from matssl.stages import console, published
+from matssl.stages import console, lineage, published
 from matssl.stages.finetune import inputs as reading
 from matssl.stages.finetune.forest_settings import FOREST
+from matssl.stages.finetune.inputs import Inputs
 from matssl.stages.finetune.settings import FinetuneSettings
+from matssl.trained import ensemble
+from matssl.weights import WeightsReport
 
 
 def begun(settings: FinetuneSettings) -> tuple[FinetuneSettings, Runtime, Path]:
@@ -105,6 +111,65 @@ def built(settings: FinetuneSettings, table: ClassTable) -> SegmentationModel:
         decoder_filters=settings.decoder_filters,
         batchnorm=settings.batchnorm,
     )
+
+
+def filled(
+    settings: FinetuneSettings, model: SegmentationModel, inputs: Inputs
+) -> tuple[WeightsReport | None, Mapping[str, Any]]:
+    """Fill a model with the weights that a run begins with.
+
+    Returns:
+        What arrived, None of random weights; what the model had learned from, where it was a whole
+        fine-tuned one.
+
+    Raises:
+        UserError: see :func:`matssl.weights.load` and :func:`take_whole`.
+    """
+    if settings.resume:
+        # Its weights lie in the checkpoint; the file it started from may be gone.
+        return None, {}
+    if settings.whole_model:
+        return take_whole(settings, model, inputs.table)
+    source = settings.ssl_weights_path or settings.weights
+    decoder = settings.pretrained_decoder
+    return lineage.start_weights(model, source, settings.encoder, inputs.record, decoder), {}
+
+
+def take_whole(
+    settings: FinetuneSettings, model: SegmentationModel, table: ClassTable
+) -> tuple[WeightsReport, dict[str, Any]]:
+    """Fill a model with all of a fine-tuned one, decoder and head included.
+
+    Args:
+        settings: whose weights are the file of that model.
+        model: of the run.
+        table: its classes.
+
+    Returns:
+        What arrived, and the progress of the run that made the file: what it has learned from.
+
+    Raises:
+        UserError: the file is no fine-tuned model, an ensemble, or one of other classes or of
+            another network.
+    """
+    path = hub.locate(str(settings.start_file))
+    payload = checkpoint.load(path, stage="finetune")
+    found = ensemble.models(payload, path, None)
+    other = found[0][0]
+    if len(found) > 1 or not isinstance(other, SegmentationModel):
+        raise UserError(f"--whole_model: {path} is no single network; give one of its models")
+    names = ClassTable.from_dict(payload["classes"]).names
+    if names != table.names:
+        raise UserError(
+            f"--whole_model: {path} knows {', '.join(names)}; the masks have "
+            f"{', '.join(table.names)}. Leave --whole_model out to take its encoder alone"
+        )
+    if other.description != model.description:
+        here, there = dict(model.description), dict(other.description)
+        keys = [key for key in {**here, **there} if here.get(key) != there.get(key)]
+        told = "; ".join(f"{key} {there.get(key)} there, {here.get(key)} here" for key in keys)
+        raise UserError(f"--whole_model: {path} is another network ({told})")
+    return lineage.start_model(model, path), payload["progress"]
 
 
 def sampled(settings: FinetuneSettings, table: ClassTable, images: Labelled) -> FinetuneSettings:

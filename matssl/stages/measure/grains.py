@@ -142,14 +142,8 @@ class Grains(Kind):
 
     def _draw(self, one: Masked, found: Network, window: tuple[slice, slice], place: Path) -> None:
         from matssl.pictures import grains as pictures
-        from matssl.stages.drawing import fitting
 
-        place.mkdir(parents=True, exist_ok=True)
-        stem = fitting(str(Path(one.field.name).with_suffix("")).replace("/", "_"))
-        taken = {path for path, _, _ in self.drawn}
-        # Images of two folders, or of two formats, may have one name.
-        ends = ("", *(f"_{number}" for number in range(2, len(taken) + 2)))
-        path = next(p for p in (place / f"{stem}{e}_grains.png" for e in ends) if p not in taken)
+        path = self.picture_of(one.field, place)
         grey = None if one.picture is None else one.picture()[window]
         radius = circles.largest(*found.labels.shape)
         radii = [radius * share for share in circles.ABRAMS]

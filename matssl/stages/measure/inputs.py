@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from matssl.core import textfiles
 from matssl.core.arrays import Array
 from matssl.core.errors import UserError
 from matssl.core.labels import IGNORE
-from matssl.core.wording import counted, cut
+from matssl.core.wording import counted
 from matssl.data import bars, layouts, masks, readers
 from matssl.data.masks import ClassTable
 from matssl.data.preprocess import Preprocess
 from matssl.data.specimens import Grouping, group
 from matssl.measure.field import Field, Masked, areas, squared
+from matssl.stages import predictions
 from matssl.stages.measure.settings import MeasureSettings
 
 # What rows over specimens are called in specimens.csv: no specimen can be.
@@ -78,8 +76,7 @@ def find(settings: MeasureSettings) -> Source:
         UserError: there are none, or they do not fit.
     """
     folder = Path(settings.input)
-    drawn = [folder / kind / "index" for kind in ("masks", "maps")]
-    predicted = next((place for place in drawn if place.is_dir()), None)
+    predicted = predictions.folder(folder)
     if predicted is not None:
         return _counting(settings, _of_run(settings, folder, predicted))
     if (folder / "status.json").is_file():
@@ -126,14 +123,6 @@ def _ordered(source: Source) -> Source:
     )
 
 
-class Listed(NamedTuple):
-    """What a run's table says of an image: its path, specimen and pixel size in nm."""
-
-    image: Path
-    group: str
-    pixel_size: float | None
-
-
 def _of_run(settings: MeasureSettings, folder: Path, predicted: Path) -> Source:
     """Return a run's predictions; the run's table says specimens and pixel sizes."""
     if settings.crop_bottom:
@@ -147,8 +136,8 @@ def _of_run(settings: MeasureSettings, folder: Path, predicted: Path) -> Source:
             "--split out"
         )
     files = readers.find_images(predicted)
-    names, table = _facts(folder)
-    listed = _by_output(table, [path.stem for path in files])
+    names, table = predictions.facts(folder)
+    listed = predictions.by_output(table, [path.stem for path in files])
     images = _images_beside(settings, files)
     given = readers.parse_pixel_size(settings.pixel_size)
     grouping = group(files, predicted, regex=settings.group_regex, specimens=settings.specimens)
@@ -192,24 +181,6 @@ def _of_run(settings: MeasureSettings, folder: Path, predicted: Path) -> Source:
     )
 
 
-def _by_output(table: Sequence[Listed], names: Sequence[str]) -> dict[str, Listed]:
-    """Return the line of a run's table by the name of its mask.
-
-    That is the stem of the image; where two images share one, its folders stand before it, and its
-    ending behind it where that is needed (:func:`matssl.stages.drawing.output_names`).
-    """
-    from matssl.stages.drawing import fitting
-
-    wanted, found = set(names), dict[str, list[Listed]]()
-    for row in table:
-        parts = row.image.with_suffix("").parts
-        ends = ["_".join(parts[-n:]) for n in range(1, len(parts) + 1)]
-        ends += [f"{end}_{row.image.suffix.lstrip('.')}" for end in ends]
-        for name in {fitting(end) for end in ends} & wanted:
-            found.setdefault(name, []).append(row)
-    return {name: rows[0] for name, rows in found.items() if len(rows) == 1}
-
-
 def _sizes(grouping: Grouping, files: Sequence[Path]) -> list[float | None]:
     """Return the pixel sizes that specimens.csv says, in nm."""
     return [grouping.pixel_sizes.get(path) for path in files]
@@ -242,38 +213,6 @@ def _picture(
         return pixels[: shape[0], : shape[1]]
 
     return read
-
-
-def _facts(folder: Path) -> tuple[tuple[str, ...], list[Listed]]:
-    """Return class names and the table of images of a run of eval_model.py or phase_map."""
-    table = folder / "per_image.csv"
-    try:
-        if (folder / "phases.json").is_file():
-            names = textfiles.read_json(folder / "phases.json")["phases"]
-            table = folder / "phase_fractions.csv"
-        else:
-            names = textfiles.read_json(folder / "metrics.json")["classes"]
-        if not names or not isinstance(names, (list, dict)) or not all(map(_is_name, names)):
-            raise TypeError("no names")
-        return tuple(names), [_listed(row) for row in textfiles.read_rows(table)]
-    except (UserError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{folder} has masks but no results beside them; was the run broken off?"
-        ) from error
-    except ValueError as error:
-        raise UserError(f"{table} is damaged: {error}; run the command that wrote it") from error
-
-
-def _is_name(name: object) -> bool:
-    return isinstance(name, str) and bool(name.strip())
-
-
-def _listed(row: Mapping[str, str]) -> Listed:
-    size = row["pixel_size_nm"]
-    number = float(size) if size else None
-    if number is not None and not 0 < number < math.inf:
-        raise ValueError(f"{cut(size, 40)} is no pixel size")
-    return Listed(Path(row["image"]), row["group"], number)
 
 
 def _record(settings: MeasureSettings) -> Preprocess:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from matssl.core.tables import Row
-from matssl.measure.field import Masked
+from matssl.measure.field import Field, Masked
 from matssl.stages.measure.settings import MeasureSettings
 
 # Draws into a folder; returns the files with their captions.
@@ -66,6 +67,24 @@ class Kind(ABC):
             chosen: indices of the classes that are asked for with ``--class``; empty for none.
         """
         self.settings, self.names, self.chosen = settings, tuple(names), tuple(chosen)
+        self._given: set[Path] = set()
+
+    def picture_of(self, field: Field, place: Path) -> Path:
+        """Return the file of a field's picture; its folder is made.
+
+        Args:
+            field: fields of two folders, or of two formats, may have one name: numbers follow then.
+            place: folder for the pictures of fields.
+        """
+        from matssl.stages.drawing import fitting
+
+        place.mkdir(parents=True, exist_ok=True)
+        stem = fitting(re.sub(r"[/\\]", "_", str(Path(field.name).with_suffix(""))))
+        ends = ("", *(f"_{number}" for number in range(2, len(self._given) + 2)))
+        paths = (place / f"{stem}{end}_{self.name}.png" for end in ends)
+        path = next(path for path in paths if path not in self._given)
+        self._given.add(path)
+        return path
 
     @classmethod
     @abstractmethod

@@ -142,12 +142,7 @@ class Layers(Kind):
             return
         from matssl.pictures import layers as pictures
 
-        stem = Path(one.field.name).stem
-        drawn = {path.name for path, _ in self.pictures}
-        # Images of two folders may have one name.
-        if f"{stem}_layers.png" in drawn:
-            stem = f"{stem}_{len(self.fields)}"
-        path = place / f"{stem}_layers.png"
+        path = self.picture_of(one.field, place)
         grey = one.picture() if one.picture is not None else None
         if grey is not None and grey.shape[:2] != one.mask.shape:
             grey = None

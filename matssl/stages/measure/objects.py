@@ -9,6 +9,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from matssl.core.arrays import Spool
 from matssl.core.tables import Row
 from matssl.core.wording import counted
 from matssl.measure.field import Masked
@@ -68,6 +69,7 @@ class Objects(Kind):
             ),
         )
         self.found: list[Found] = []
+        self.spool = Spool()
         self.drawn: list[tuple[Path, str, str]] = []
 
     @classmethod
@@ -84,14 +86,14 @@ class Objects(Kind):
     def add(self, one: Masked, place: Path) -> None:
         """Find the objects of a field, and draw them."""
         made = list(objects.find(one, self.kinds, len(self.names), self.rules))
-        self.found += [found for found, _ in made]
+        place.mkdir(parents=True, exist_ok=True)
+        self.found += [self.spool.lay(found, place) for found, _ in made]
         self._draw(one, made, place)
 
     def _draw(self, one: Masked, made: Sequence[tuple[Found, Parts]], place: Path) -> None:
         from matssl.pictures import objects as pictures
 
-        place.mkdir(parents=True, exist_ok=True)
-        path = self._place(one.field.name, place)
+        path = self.picture_of(one.field, place)
         outlined = []
         for found, own in made:
             s = found.shapes
@@ -109,15 +111,6 @@ class Objects(Kind):
         grey = objects.picture(one)
         pictures.overlay(grey, outlined, path, one.field.name, one.field.pixel_size)
         self.drawn.append((path, one.field.specimen, one.field.name))
-
-    def _place(self, name: str, place: Path) -> Path:
-        """Return the file of a field's picture; of two fields that differ in the ending two."""
-        from matssl.stages.drawing import fitting
-
-        stem = fitting(re.sub(r"[/\\]", "_", str(Path(name).with_suffix(""))))
-        taken = {path for path, _, _ in self.drawn}
-        paths = (place / f"{stem}{end}_objects.png" for end in ("", *map(str, range(2, 10_000))))
-        return next(path for path in paths if path not in taken)
 
     def result(self) -> Measured:
         """Return the tables, what they say in short, and what to doubt."""

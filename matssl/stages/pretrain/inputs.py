@@ -22,7 +22,10 @@ from matssl.data.layouts import LeftOut
 from matssl.data.preprocess import Preprocess
 from matssl.data.specimens import Grouping, Sequences, sequences
 from matssl.data.views import ViewAugmentation
+from matssl.decoders import named
+from matssl.methods import distinct, settings_class
 from matssl.methods.settings import GuidedSettings, MethodSettings, PoolFacts
+from matssl.models import vit
 from matssl.probe import DenseProbe
 from matssl.stages import console
 from matssl.stages.pretrain import guides
@@ -189,12 +192,14 @@ def _grouping(settings: PretrainSettings, paths: Sequence[Path], sequenced: bool
     Raises:
         UserError: what says it does not fit.
     """
+    root, sequence = layouts.sequences(settings.data_path)
     return specimens.group(
         paths,
-        settings.data_path,
+        root,
         regex=settings.group_regex,
         specimens=settings.specimens,
         pixel_size=settings.pixel_size,
+        sequence=sequence,
         frames=sequenced,
     )
 
@@ -321,3 +326,19 @@ def blank_share(pool: Pool, loader: ViewLoader) -> float:
         for image, top, left, height, width in tiles
     ]
     return float(np.mean(np.array(spread) < monitor.BLANK))
+
+
+def check_encoder(method: str, own: MethodSettings, encoder: str) -> None:
+    """Refuse vision transformers in methods that train a decoder along.
+
+    These compare or fill in maps of falling size, and all maps of a vision transformer have one.
+
+    Raises:
+        UserError: the methods that work are named.
+    """
+    if hasattr(own, "decoder") and vit.is_vit(encoder):
+        able = [n for n in distinct() if not hasattr(settings_class(n), "decoder")]
+        raise UserError(
+            f"--model {method} needs maps at strides 4 to 32, which --encoder {encoder} has not; "
+            f"with vision transformers take --model {named(able)}"
+        )

@@ -53,6 +53,7 @@ def pretrain(resolved: Resolved, argv: Sequence[str] = ()) -> Path:
     name = settings.name or _default_name(settings)
     RunFolder.check(Path(settings.output_dir) / "ssl" / name, settings.resume, settings.overwrite)
     record = settings.record(settings.in_channels)
+    inputs.check_encoder(settings.model, own, settings.encoder)
     encoder = build_encoder(settings.encoder, settings.in_channels, own.dilated)
     size = settings.batch_size, settings.view_size, settings.in_channels
     check_training(encoder, *size, flag="--view_size")
@@ -443,5 +444,6 @@ class Run:
 
 
 def _default_name(settings: PretrainSettings) -> str:
-    data = Path(settings.data_path).resolve().name
+    place = Path(settings.data_path).resolve()
+    data = place.stem if place.is_file() else place.name
     return f"{settings.model}-{data}-{run_folder.today()}"

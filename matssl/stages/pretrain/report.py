@@ -221,7 +221,8 @@ def _features(run: Shown) -> None:
         with torch.inference_mode(), run.rt.autocast():
             maps = pyramid(run.method.encoder, x)
         # Strides 8 and 16: fine enough to see, deep enough to mean something.
-        deep = nn.functional.interpolate(maps[2].float(), scale_factor=2, mode="bilinear")
+        finer = maps[1].shape[-2:]
+        deep = nn.functional.interpolate(maps[2].float(), size=finer, mode="bilinear")
         both = [nn.functional.normalize(m.float(), dim=1) for m in (maps[1], deep)]
         images.append(run.inputs.record.shown(plane))
         features.append(torch.cat(both, dim=1)[0].cpu().numpy())

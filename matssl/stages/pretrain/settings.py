@@ -36,7 +36,11 @@ class PretrainSettings(RunSettings, TrainingSettings, ImageSettings):
 
     model: str = flag("matssl", "method", "self-supervised method", first=True)
     data_path: str = flag(
-        "", "data", "folder of unlabelled micrographs", required=True, leads=paths.folder
+        "",
+        "data",
+        "folder of unlabelled micrographs, or a JSON index of them",
+        required=True,
+        leads=paths.dataset,
     )
     recipe: str = flag(
         "matssl",
@@ -129,7 +133,11 @@ class PretrainSettings(RunSettings, TrainingSettings, ImageSettings):
     )
 
     encoder: str = flag(
-        "resnet18", "method", "any encoder of segmentation-models-pytorch", first=True
+        "resnet18",
+        "method",
+        "any encoder of segmentation-models-pytorch; vision transformers of timm (dinov2-vit-s14, "
+        "...) but for spark and pscl",
+        first=True,
     )
     weights: str = flag(
         "none",

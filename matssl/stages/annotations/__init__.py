@@ -1,0 +1,1 @@
+"""Annotations of labelling programs to masks, and back."""

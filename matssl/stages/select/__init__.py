@@ -1,0 +1,1 @@
+"""``python -m matssl.tools.select_images``: which pictures are labelled next."""
