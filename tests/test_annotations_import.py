@@ -242,6 +242,15 @@ def test_an_output_folder_that_holds_something_is_left_as_it_is(
     _refused(tmp_path, capsys, said=["exists already", "--output_dir"])
 
 
+def test_a_flag_that_a_format_has_no_use_for_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _pictures(tmp_path / "img", "p.png")
+    _coco(tmp_path / "ann", (1, 0, 0, 8, 8))
+    for words in (("--attribute", "phase"), ("--annotator", "newest")):
+        _refused(tmp_path, capsys, *words, said=[words[0], "acts with", "coco"])
+
+
 def test_the_help_names_every_format() -> None:
     told = declared(annotations.COMMANDS["import"].settings)["format"].flag.help
     assert set(told.replace(" or ", ", ").split(", ")) == set(FORMATS)

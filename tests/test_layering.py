@@ -23,7 +23,7 @@ STOREYS = [
     | {"report", "preflight", "baselines"},
     {"trained", "contact_sheet"},
     {"stages"},
-    {"study"},
+    {"study", "loop"},
     {"tools"},
 ]
 # Without torch, whatever else happens: they answer --help, or measure where there is no network.
@@ -33,7 +33,7 @@ NO_TORCH = [
     *("data/annotations", "data/specimens", "forest", "measure", "metrics", "selection"),
     *("methods/settings.py",),
     *("methods/*/settings.py", "methods/*/*/settings.py"),
-    *("stages/settings.py", "stages/*/settings.py", "stages/published.py"),
+    *("stages/settings.py", "stages/*/settings.py", "stages/published.py", "loop/settings.py"),
 ]
 # These need it in one function alone.
 TORCH_WHEN_CALLED = ["core/run_folder.py", "hub.py", "methods/__init__.py", "__init__.py"]
@@ -110,7 +110,7 @@ def test_stages_are_strangers_and_what_they_share_knows_none_of_them() -> None:
 
 def test_settings_of_a_stage_end_at_its_folder() -> None:
     """Below it plain arguments go on, or a method's own settings."""
-    allowed = ("stages", "study", "tools")
+    allowed = ("stages", "study", "loop", "tools")
     broken = []
     for path in FILES:
         room = _room(_module(path))

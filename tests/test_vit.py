@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import timm
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from matssl import Segmenter, weights
@@ -23,6 +23,7 @@ from matssl.models import vit
 from matssl.models.encoders import build_encoder, encoder_facts
 from matssl.models.segmentation import build_model
 from matssl.stages import console
+from matssl.tools import export_weights, phase_map
 from matssl.trained.encoder import MARGIN, Encoder
 from matssl.weights import transformers
 from matssl.weights.folding import IMAGENET_MEAN, IMAGENET_STD
@@ -490,12 +491,19 @@ def test_pretraining_probe_and_phase_map_take_a_vision_transformer(
     argv = ["--data_path", pool_folder, *ours, *views, "--probe_path", synthetic_folder]
     assert _run("train_ssl", *argv) == 0, capsys.readouterr().err
     run = tmp_path / "ssl" / "x"
+    # What was learned goes to timm by its own names.
+    assert guard(export_weights.main, [str(run), "--layout", "smp"]) == 2
+    assert "give --layout timm" in capsys.readouterr().err
+    assert guard(export_weights.main, [str(run), "--layout", "timm", "--channels", "3"]) == 0
+    theirs = timm.create_model(SMALL_14, num_classes=0)
+    exported = torch.load(run / "encoder-timm.pth", weights_only=True)
+    theirs.load_state_dict(exported)
+    kernel = load_file(run / "encoder.safetensors")["encoder.model.patch_embed.proj.weight"]
+    assert torch.allclose(theirs.patch_embed.proj.weight.sum(1, keepdim=True), kernel, atol=1e-6)
     assert len((run / "probe.csv").read_text().splitlines()) > 1
     image = next(pool_folder.glob("*.png"))
     features = Encoder.load(run / "encoder.safetensors", device="cpu").features(image)
     assert features.shape == (64, -(-96 // 14), -(-96 // 14))
-    from matssl.tools import phase_map
-
     few = tmp_path / "few"
     few.mkdir()
     for file in sorted(pool_folder.glob("*.png"))[:2]:

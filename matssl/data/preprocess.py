@@ -34,9 +34,9 @@ from matssl.data.specimens import sequences
 STANDARD_HALF_WIDTH = 3.0
 # Defaults of --low and --high.
 LEVELS = (0.5, 99.5)
+# Fields of the files and the command at hand.
+UNSTORED = ("sizes", "bars", "neighbours", "given")
 WINDOWS = ("percentile", "dtype", "standard", "fixed")
-# What a record knows of the files at hand.
-OF_FILES = ("sizes", "bars", "neighbours")
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,8 @@ class Preprocess:
             neither compared nor stored.
         neighbours: of single frames, themselves in the middle; as ``sizes``, neither compared nor
             stored. The folder tells those of others (:func:`sequences.around`).
+        given: mean and std that a file says, which nothing measured replaces; of the command and
+            not of the record, which has them as ``mean`` and ``std``.
     """
 
     color: str = "gray"
@@ -87,6 +89,9 @@ class Preprocess:
     bars: Mapping[Path, int] = field(default_factory=dict, compare=False, repr=False)
     neighbours: Mapping[Path, tuple[Path, ...]] = field(
         default_factory=dict, compare=False, repr=False
+    )
+    given: tuple[tuple[float, ...], tuple[float, ...]] | None = field(
+        default=None, compare=False, repr=False
     )
 
     def __post_init__(self) -> None:
@@ -266,7 +271,7 @@ class Preprocess:
         values = asdict(replace(self, sizes={}, bars={}, neighbours={}))
         # Records that name no page or no depth stay what they were before there were any.
         plain = {"page": None, "depth": 1}
-        for name in [*OF_FILES, *(name for name in plain if values[name] == plain[name])]:
+        for name in [*UNSTORED, *(name for name in plain if values[name] == plain[name])]:
             del values[name]
         return {**values, "mean": list(self.mean), "std": list(self.std)}
 
@@ -280,7 +285,7 @@ class Preprocess:
         """
         if not isinstance(values, Mapping):
             raise TypeError("its record of the preprocessing is no table")
-        known = {f.name for f in fields(Preprocess)} - set(OF_FILES)
+        known = {f.name for f in fields(Preprocess)} - set(UNSTORED)
         unknown = set(values) - known
         if unknown:
             told = cut(", ".join(sorted(map(str, unknown))), 80)
@@ -405,9 +410,13 @@ def measure(record: Preprocess, planes: Iterable[Array]) -> Preprocess:
     """Return the record with mean and standard deviation over all pixels of the planes.
 
     Args:
-        record: its own mean and std are ignored.
+        record: its own mean and std are ignored; those it was given count, and nothing is measured.
         planes: float 0..1 or uint8, (H, W) or (H, W, 3).
     """
+    if record.given is not None:
+        # One pair of numbers serves all frames.
+        means, stds = (x * (record.depth if len(x) == 1 else 1) for x in record.given)
+        return replace(record, mean=means, std=stds)
     count, total, squares = 0, np.zeros(1), np.zeros(1)
     for plane in planes:
         # Frames are pictures of one kind, colours are not.

@@ -144,18 +144,28 @@ def write_label(
 def indexed_png(classes: NDArray[np.uint8], num_classes: int) -> bytes:
     """Return class indices as PNG whose palette has the colours of the classes.
 
-    OpenCV writes one byte a pixel as grey; the same bytes are indices where the header says so and
-    the palette follows it (PNG specification, sections 11.2.2 and 11.2.3).
-
     Args:
         classes: uint8 (H, W); what is no class is light grey.
         num_classes: how many colours there are.
     """
-    data = cv2.imencode(".png", classes, MASK_PNG)[1].tobytes()
+    every = np.arange(256, dtype=np.uint8)[None]
+    return palette_png(classes, pictures.colour_mask(every, num_classes)[0])
+
+
+def palette_png(values: NDArray[np.uint8], colours: NDArray[np.uint8]) -> bytes:
+    """Return values as PNG with a palette.
+
+    OpenCV writes one byte a pixel as grey; the same bytes are indices where the header says so and
+    the palette follows it (PNG specification, sections 11.2.2 and 11.2.3).
+
+    Args:
+        values: uint8 (H, W).
+        colours: RGB of each value, uint8 (256, 3).
+    """
+    data = cv2.imencode(".png", values, MASK_PNG)[1].tobytes()
     head = bytearray(data[:PNG_HEADER])
     head[PNG_COLOUR] = PNG_PALETTE
     head[-4:] = struct.pack(">I", zlib.crc32(head[12:-4]))
-    colours = pictures.colour_mask(np.arange(256, dtype=np.uint8)[None], num_classes)
     chunk = b"PLTE" + colours.tobytes()
     palette = struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
     return bytes(head) + palette + data[PNG_HEADER:]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from matssl.core import paths
@@ -338,6 +339,13 @@ class ImageSettings:
         high=DEEPEST,
         check=depth_problem,
     )
+    statistics: str | None = flag(
+        None,
+        "images",
+        "JSON file of mean and std by which images are normalised (tools.statistics writes it)",
+        auto="measured on the images that are learned from",
+        leads=paths.file,
+    )
     target_pixel_size: str | None = flag(
         None,
         "images",
@@ -392,11 +400,12 @@ class ImageSettings:
             resize: side of a square resize, None for native resolution.
 
         Raises:
-            UserError: a pixel size that is none.
+            UserError: a pixel size that is none, or statistics that do not go with the window.
         """
         from matssl.data.preprocess import Preprocess
+        from matssl.data.statistics import read_statistics
 
-        return Preprocess.chosen(
+        record = Preprocess.chosen(
             color=self.color,
             window=self.window,
             low=self.low,
@@ -409,3 +418,6 @@ class ImageSettings:
             channels=in_channels,
             resize=resize,
         )
+        if self.statistics is None:
+            return record
+        return read_statistics(Path(self.statistics)).given(record)

@@ -347,9 +347,8 @@ class Run:
         """Write what fine-tuning may use, by one process."""
         if self.rt.is_main:
             # A snapshot and the best of the probe are of an earlier step on purpose.
-            chain = self.lineage(name == "encoder.safetensors")
-            frames = self.settings.input_depth
-            encoder_file.write(self.folder.path(name), self.method.weights(), chain, frames)
+            own = self.lineage(name == "encoder.safetensors"), self.method.frames
+            encoder_file.write(self.folder.path(name), self.method.weights(), *own)
 
     def save(self) -> None:
         """Write last.ckpt, encoder.safetensors and pictures, atomically, by one process."""
@@ -411,6 +410,8 @@ class Run:
             raise UserError(
                 f"the images in {self.settings.data_path} changed since this run began; {instead}"
             )
+        if self.settings.statistics and payload["preprocess"] != self.inputs.record.to_dict():
+            raise UserError(f"{self.settings.statistics} changed since this run began; {instead}")
         self.method.load_state_dict(payload["state"])
         self.step = resume.whole_number("step", payload["step"], self.plan.total_steps)
         resume.restore_optimizer(self.optimizer, payload["optimizer"], self.step)
