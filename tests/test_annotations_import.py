@@ -304,6 +304,16 @@ def test_of_two_folders_only_the_one_that_is_given_is_meant(tmp_path: Path) -> N
     assert paired.found == ((images[0], both[0]),) and paired.absent == (both[1],)
 
 
+def test_folders_count_where_files_name_two_pictures_alike(tmp_path: Path) -> None:
+    images = [tmp_path / "img" / "S1" / "a.png"]
+    twins = [_drawing("S2/a.png"), _drawing("S3/a.png")]
+    assert pair(twins, images).absent == tuple(twins)
+    assert pair(twins[:1], images).found == ((images[0], twins[0]),)
+    # The folders above those that tell them apart may be called otherwise.
+    moved = [_drawing("Bilder/S1/a.png"), _drawing("Bilder/S2/a.png")]
+    assert pair(moved, images).found == ((images[0], moved[0]),)
+
+
 def test_a_name_that_fits_several_pictures_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="fit several pictures"):
         _found(tmp_path, ("S1/a.png", "S2/a.png"), _drawing("a.png"))
