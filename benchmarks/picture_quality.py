@@ -33,11 +33,13 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--root", required=True, help="folder of the labelled sets and ssl_pool")
     root = Path(parser.parse_args(argv).root)
     groups = {name: root / name for name in SETS}
-    groups |= {f"pool/{path.name}": path for path in sorted((root / "ssl_pool").iterdir())}
+    # labelled_train holds lists, no pictures.
+    pools = (p for p in sorted((root / "ssl_pool").iterdir()) if p.is_dir())
+    groups |= {f"pool/{p.name}": p for p in pools if p.name != "labelled_train"}
     record = Preprocess.chosen(channels=1, crop_bottom="auto")
     spent, pictures, found = 0.0, 0, dict.fromkeys([*BLURS, *NOISES], 0)
     spoilt = 0
-    print("| set | pictures | sharpness | noise | contrast | stand out |\n" + "| --- |" * 6)
+    print("| set | pictures | sharpness | noise | contrast | stand out |\n|" + " --- |" * 6)
     for name, folder in groups.items():
         files = [f for f in readers.find_images(folder) if "_annot" not in str(f)]
         measured, whole = {}, {}

@@ -226,6 +226,25 @@ def test_a_second_loop_on_a_folder_is_refused(tmp_path: Path) -> None:
         pass
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--open_test"], "no loop has begun"),
+        (["--status", "--open_test"], "give one of them"),
+        (["--format", "doodle"], "--format must be one of labelme"),
+        (["--method", "guess"], "--method"),
+        (["--validation", "nowhere.txt"], "nowhere.txt"),
+        (["--n", "0"], "--n must be at least 1"),
+    ],
+)
+def test_a_mistake_is_one_line_and_nothing_is_written(
+    words: list[str], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert guard(loop.main, [str(tmp_path), "--once", *words]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and told in said and not list(tmp_path.iterdir())
+
+
 # --- a whole loop ---
 class World:
     """A folder with pictures, their truth elsewhere, and an annotator who copies it."""

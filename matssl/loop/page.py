@@ -11,6 +11,7 @@ from matssl.core.tables import percent
 from matssl.core.wording import counted, cut
 from matssl.loop.context import Context
 from matssl.loop.judging import Scores
+from matssl.loop.places import SHOWN
 
 PAGE, CURVE = "loop.html", "rounds.png"
 # Lines of the ledger, and entries of a list, that the page shows.
@@ -156,7 +157,7 @@ def row(ctx: Context, number: str) -> dict[str, object]:
         "specimens": len(found.specimens),
     }
     entry |= {f"IoU {name} %": f"{100 * value:.1f}" for name, value in found.classes.items()}
-    return entry | {"verdict": verdict}
+    return entry | {"verdict": verdict, "why": str(decided.get("reason", ""))}
 
 
 def _gain(facts: Mapping[str, Any]) -> str:
@@ -192,12 +193,14 @@ def _measured(ctx: Context) -> str:
     if not runs:
         return ""
     rows = runs[-1].get("fractions") or []
-    names = ("specimen", "class", "fields", "area fraction %")
-    table = [
-        {name: row_.get(name) for name in names}
-        | {"95 %": _between(row_.get("area fraction low %"), row_.get("area fraction high %"))}
-        for row_ in rows[:LISTED]
-    ]
+    table = []
+    for entry in rows[:LISTED]:
+        share, number = entry.get("area fraction %"), entry.get("specimens")
+        low, high = entry.get("area fraction low %"), entry.get("area fraction high %")
+        whose = entry.get("specimen") or (f"mean of {number} specimens" if number else "all")
+        own = {"specimen": whose, "class": entry.get("class"), "fields": entry.get("fields")}
+        shown = f"{share:.2f}" if isinstance(share, (int, float)) else None
+        table.append(own | {"area fraction %": shown, "95 %": _between(low, high)})
     note = f"Of pictures without a mask of a person; all of it: measure/{runs[-1]['run']}."
     return report.note(note) + report.table(table)
 
@@ -205,7 +208,7 @@ def _measured(ctx: Context) -> str:
 def _between(low: object, high: object) -> str:
     if not isinstance(low, (int, float)) or not isinstance(high, (int, float)):
         return "–"
-    return f"{low:.1f} – {high:.1f}"
+    return f"{low:.2f} – {high:.2f}"
 
 
 def _line(line: Line) -> dict[str, object]:
@@ -224,8 +227,9 @@ def _facts(line: Line) -> str:
         if isinstance(value, (list, dict)):
             if value:
                 told.append(f"{name.replace('_', ' ')}: {_entries(value)}")
-        elif value is not None and value != "":
+        elif value is not None and value is not False and value != "":
             shown = f"{value:.4g}" if isinstance(value, float) else cut(str(value), 100)
+            shown = shown[:SHOWN] if name == "weights" else shown
             told.append(f"{name.replace('_', ' ')} {shown}")
     return "; ".join(told)
 

@@ -21,6 +21,7 @@ from matssl.loop import models
 from matssl.loop.context import Context, said
 from matssl.loop.first import trainable
 from matssl.loop.places import linked, placed, whole
+from matssl.loop.settings import LoopSettings
 from matssl.loop.state import Round
 from matssl.stages import failures
 from matssl.stages.measure import settings as measure_settings
@@ -33,13 +34,12 @@ README = "README.txt"
 SCORED = "ranked.csv"
 
 
-def check(ctx: Context) -> None:
-    """Refuse a method or a format that there is not, before anything is done.
+def check(given: LoopSettings) -> None:
+    """Refuse a method or a format that there is not, before anything is written.
 
     Raises:
         UserError: there is no such method or format.
     """
-    given = ctx.settings
     if given.format is not None:
         writing = [name for name in FORMATS if hasattr(module_of(name), "write")]
         if format_name(given.format) not in writing:

@@ -36,6 +36,9 @@ def run(settings: LoopSettings) -> None:
         ledger = Ledger.open(places.ledger, repair=False)
         print(page.status(Context(settings, ledger, Arrivals(places, settings.settle))))
         return
+    proposing.check(settings)
+    if settings.open_test and not places.ledger.is_file():
+        raise UserError(f"no loop has begun in {places.root}; run it without --open_test first")
     with alone(places):
         ctx = _begun(settings, places)
         if settings.open_test:
@@ -55,7 +58,6 @@ def _begun(settings: LoopSettings, places: Places) -> Context:
     places.corrected.mkdir(exist_ok=True)
     ledger = Ledger.open(places.ledger)
     ctx = Context(settings, ledger, Arrivals(places, settings.settle))
-    proposing.check(ctx)
     if ledger.repaired:
         ctx.warn(ledger.repaired)
     given, before = flags.to_dict(settings), ctx.state.settings

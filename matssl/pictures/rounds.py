@@ -49,6 +49,7 @@ def draw(points: Sequence[Point], path: Path) -> None:
     labels = [f"{p.name}\n{p.labels or '?'} masks" for p in points]
     axis.set_xticks(range(len(points)), labels)
     axis.set_xlim(-0.5, len(points) - 0.5)
-    axis.set_ylabel("validation mIoU (%), 95 % interval")
+    known = any(point.ends is not None for point in points)
+    axis.set_ylabel(f"validation mIoU (%){', 95 % interval' if known else ''}")
     axis.set_title("Models: filled where promoted")
     pictures.save(figure, path)

@@ -473,7 +473,7 @@ Kind = Callable[[Rng, Material, Path], Case]
 # Shares of the campaign in per cent.
 def annotation_file(rng: Rng, m: Material, place: Path) -> Case:
     """A spoiled file of a labelling program: import."""
-    data, out = place / "data", place / "out"
+    data, drawn, out = place / "data", place / "drawn", place / "out"
     data.mkdir()
     (data / "img_a.png").write_bytes(m.pictures["a.png"])
     size = readers.read(data / "img_a.png").pixels.shape[:2]
@@ -482,15 +482,15 @@ def annotation_file(rng: Rng, m: Material, place: Path) -> Case:
     written = [n for n in annotations.FORMATS if hasattr(annotations.module_of(n), "write")]
     name = written[int(rng.integers(len(written)))]
     module: Any = annotations.module_of(name)
-    module.write(data / "drawn", [marked], {1: "a", 2: "b", 3: "c"})
-    files = sorted(path for path in (data / "drawn").rglob("*") if path.is_file())
+    module.write(drawn, [marked], {1: "a", 2: "b", 3: "c"})
+    files = sorted(path for path in drawn.rglob("*") if path.is_file())
     path = files[int(rng.integers(len(files)))]
     content = path.read_bytes()
     if path.suffix in (".json", ".geojson", ".xml", ".csv", ".zattrs", ".zarray"):
         path.write_bytes(spoiled_text(rng, content.decode()))
     else:
         path.write_bytes(spoiled_bytes(rng, content))
-    words = ("import", data / "drawn", "--format", name, "--images", data, "--output_dir", out)
+    words = ("import", drawn, "--format", name, "--images", data, "--output_dir", out)
 
     def absurd() -> str:
         found = readers.read_mask(out / "img_a.png").shape if out.is_dir() else size

@@ -75,7 +75,7 @@ def run(args: CompareSettings, argv: Sequence[str]) -> None:
         UserError: no picture that both annotated, masks of different sizes, names of classes that
             do not fit.
     """
-    first, second = Path(args.one), Path(args.other)
+    first, second = Path(args.a), Path(args.b)
     root = Path(EXPERIMENTS) / "compare" / f"{first.resolve().name}_{second.resolve().name}"
     root = root if args.output_dir is None else Path(args.output_dir)
     RunFolder.check(root, False, args.overwrite, resumable=False)

@@ -314,6 +314,8 @@ def val_every(settings: FinetuneSettings, images: int) -> int:
 def crop_size(settings: FinetuneSettings, model: SegmentationModel) -> int:
     """Return the side of a training crop: that of the resized image at most, as published.
 
+    Before a vision transformer it is raised to a multiple of its patches.
+
     Args:
         settings: with a size of crops or of images, or neither.
         model: that takes multiples of a side.
@@ -327,10 +329,10 @@ def crop_size(settings: FinetuneSettings, model: SegmentationModel) -> int:
         side = min(settings.crop_size or settings.input_size, settings.input_size)
         return max(model.multiple, side - side % model.multiple)
     multiple = model.trained_multiple
-    if settings.crop_size is None:
-        # Patches of 14 pixels make 196 of it.
-        return CROP_SIZE + -CROP_SIZE % multiple
-    side = settings.crop_size
+    side = CROP_SIZE if settings.crop_size is None else settings.crop_size
+    if isinstance(model.encoder, vit.VitEncoder):
+        # Sizes of recipes are multiples of 32, which patches of 14 pixels know nothing of.
+        return side + -side % multiple
     if side % multiple:
         nearest = named(str(n * multiple) for n in (side // multiple, side // multiple + 1) if n)
         raise UserError(f"--crop_size must be a multiple of {multiple}, not {side}: take {nearest}")
