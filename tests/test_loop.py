@@ -436,6 +436,28 @@ def test_a_training_that_cannot_be_done_is_given_up_when_new_masks_come(
     assert {name for name in new if new[name] != old[name]} == {learned[1][0]}
 
 
+def test_a_labelled_folder_gives_the_first_masks_and_its_splits_are_frozen(
+    synthetic_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(ctx: Context, begun: Any) -> None:
+        raise UserError("not today")
+
+    monkeypatch.setattr(models, "train", failing)
+    world = World(tmp_path)
+    world.add(20)
+    assert world.run("--labelled", str(synthetic_folder)) == 2
+    ledger = Ledger.open(world.root / "loop" / "ledger.jsonl")
+    for part, split in (("validation", "val"), ("test", "test")):
+        found = ledger.frozen(part)
+        assert found and len(found) == 2
+        assert all(name.startswith("../") and f"/{split}/" in name for name in found)
+    learned = ledger.of("retrain")[0].facts["labels"]
+    assert len(learned) == 4 and all("/train/" in name for name, _ in learned)
+    # What it was begun with stays in force; the training is tried again.
+    before = len(ledger.lines)
+    assert world.run() == 2 and len(world.lines) == before
+
+
 def _context(root: Path, names: Sequence[str], *more: str) -> Context:
     """A loop that knows pictures, each with a mask, and has done nothing else."""
     words = [str(root), "--group_regex", r"^(S\d)", *more]
