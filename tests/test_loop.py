@@ -482,8 +482,8 @@ def test_pictures_of_a_frozen_specimen_and_copies_of_its_images_are_never_learne
     ctx.took(2)
     assert ctx.held_out()["S1_2.png"] == "of the frozen specimen S1"
     assert [x.name for x in first.trainable(ctx)] == ["S2_1.png", "S3_1.png", "S3_2.png"]
-    copy = {"looked": {}, "broken": {}, "pixel_sizes": {}, "warnings": []}
-    ctx.write("doctor", copies={"S2_1.png": "S1_1.png"}, **copy)
+    looked: dict[str, Any] = {"looked": {}, "broken": {}, "pixel_sizes": {}, "warnings": []}
+    ctx.write("doctor", copies={"S2_1.png": "S1_1.png"}, **looked)
     assert [x.name for x in first.trainable(ctx)] == ["S3_1.png", "S3_2.png"]
     # A file that holds the same pixels under another name.
     twin = replace(ctx.state.labels["S3_1.png"], pixels=frozen.pixels, mask="new")
@@ -569,6 +569,7 @@ def deadly(monkeypatch: pytest.MonkeyPatch) -> Iterator[itertools.count[int]]:
     yield count
 
 
+@pytest.mark.slow
 def test_a_loop_that_is_killed_at_every_step_comes_to_the_same_ledger_and_models(
     unbroken: World,
     tmp_path: Path,
@@ -610,6 +611,7 @@ def test_the_test_images_are_opened_once(
     assert "were opened before, with model" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_loop_begins_with_a_model_and_takes_annotation_files_back(
     unbroken: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
