@@ -40,16 +40,16 @@ SCRIBBLES = frozenset(("ilastik",))
 
 
 def random_mask(seed: int) -> Mask:
-    """Return class numbers 0 to 4 and 255, uint8, sides of 16 to 160 pixels."""
+    """Return class numbers 0 to 4 and 255, uint8, sides of 12 to 80 pixels."""
     rng = np.random.default_rng([7, seed])
-    height, width = rng.integers(16, 161, 2)
+    height, width = rng.integers(12, 81, 2)
     step = int(rng.integers(2, 12))
     coarse = rng.integers(0, 5, (height // step + 1, width // step + 1))
     mask = np.kron(coarse, np.ones((step, step), int))[:height, :width].astype(np.uint8)
     y, x = np.mgrid[:height, :width]
     # Ragged rings: round holes, with islands of another class in them.
     for _ in range(int(rng.integers(1, 8))):
-        cy, cx, r = rng.uniform(0, height), rng.uniform(0, width), rng.uniform(3, 40)
+        cy, cx, r = rng.uniform(0, height), rng.uniform(0, width), rng.uniform(2, 25)
         way = np.hypot(y - cy, x - cx) * (1 + 0.15 * np.sin(5 * np.arctan2(y - cy, x - cx)))
         mask[way < r] = rng.integers(0, 5)
         mask[way < 0.6 * r] = rng.integers(0, 5)

@@ -36,7 +36,7 @@ SETS = {
 ARMS = ("clasp", "typiclust", "coreset", "entropy", "margin", "boundary_entropy")
 BUDGETS = (1, 2, 4, 8)
 # Of the network: short, since two cores are all there is.
-TRAIN = "--encoder resnet18 --steps 150 --val_every 150 --batch_size 4 --crop_size 160".split()
+TRAIN = "--encoder resnet18 --batch_size 4 --crop_size 160".split()
 TRAIN += ["--threads", "1", "--quiet", "--overwrite"]
 
 
@@ -48,13 +48,14 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--start", nargs="+", default=["random", "typiclust"])
     parser.add_argument("--seeds", type=int, help="10; 3 with --network")
     parser.add_argument("--network", action="store_true")
+    parser.add_argument("--steps", type=int, default=150, help="of a training with --network")
     parser.add_argument("--output_dir", default="experiments/selection")
     args = parser.parse_args(argv)
     out, root = Path(args.output_dir), Path(args.root)
     out.mkdir(parents=True, exist_ok=True)
     _specimens(root, out / "uhcs.csv")
     if args.network:
-        return _with_network(root, args.sets, out, args.seeds or 3)
+        return _with_network(root, args.sets, out, args.seeds or 3, args.steps)
     for name in args.sets:
         told = [word.format(out=out, root=root) for word in SETS[name]]
         for start in args.start:
@@ -70,7 +71,7 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def _with_network(root: Path, sets: Sequence[str], out: Path, seeds: int) -> int:
+def _with_network(root: Path, sets: Sequence[str], out: Path, seeds: int, steps: int) -> int:
     """Make the rounds that are missing and print the table; returns 0."""
     table = out / "network.csv"
     for name in sets:
@@ -90,7 +91,7 @@ def _with_network(root: Path, sets: Sequence[str], out: Path, seeds: int) -> int
             scored = sorted(pair.image.name for pair in val)
             groups = {p.image.name: p.group for p in pairs if p.image.name not in scored}
             for arm in (DEFAULT, "random"):
-                code = _rounds(place, table, (name, arm, seed), groups, scored)
+                code = _rounds(place, table, (name, arm, seed), groups, scored, steps)
                 if code:
                     return code
     print(_summary(rows(table), sets, seeds))
@@ -114,6 +115,7 @@ def _rounds(
     job: tuple[str, str, int],
     groups: Mapping[str, str],
     scored: Sequence[str],
+    steps: int,
 ) -> int:
     """Train, score and choose until the last budget is reached; goes on from the table."""
     name, arm, seed = job
@@ -144,6 +146,7 @@ def _rounds(
                 return code
             taken += (place / "select" / run / "choice" / "chosen.txt").read_text().split()
         given = ["--training_set", *taken, "--validation_set", *scored, "--seed", str(seed)]
+        given += ["--steps", str(steps), "--val_every", str(steps)]
         code = guard(importlib.import_module("train_finetune").main, [*words, *given, *TRAIN])
         if code:
             return code

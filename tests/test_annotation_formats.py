@@ -544,6 +544,42 @@ def _spoiled(data: bytes, rng: random.Random) -> bytes:
     return bytes(b ^ (1 << rng.randrange(8)) if rng.random() < 0.003 else b for b in data)
 
 
+# What no place of a file is meant to hold, or hardly one.
+ODD: list[object] = [
+    *(None, True, False, 0, -1, 1 << 70, -0.5, 1e308, float("nan"), float("inf"), "", " ", "x"),
+    *("1", "\n", "../..", "\0", "a" * 3000, [], {}, [[]], [{}], {"": {}}, [1, 2], [[1, 2]], [None]),
+    *({"size": [3, 3], "counts": "0"}, {"size": [1 << 15, 1 << 15], "counts": [1 << 30]}),
+]
+
+
+def _odd(content: object, rng: random.Random) -> object:
+    """One value of a JSON file turned into another, taken out, or put in twice."""
+    places: list[tuple[dict[object, object] | list[object], object]] = []
+    level = [content]
+    while level:
+        one = level.pop()
+        keys = list(one) if isinstance(one, dict) else list(range(len(one)))  # type: ignore[arg-type]
+        # Of long lists (points, bytes) some.
+        keys = rng.sample(keys, 12) if len(keys) > 12 else keys
+        for key in keys:
+            places.append((one, key))  # type: ignore[arg-type]
+            value = one[key]  # type: ignore[index]
+            if isinstance(value, (dict, list)):
+                level.append(value)
+    for _ in range(rng.randrange(1, 3)):
+        holder, key = rng.choice(places)
+        try:
+            if rng.random() < 0.2:
+                del holder[key]  # type: ignore[arg-type]
+            elif isinstance(holder, list) and rng.random() < 0.2:
+                holder.append(holder[key])  # type: ignore[index,call-overload]
+            else:
+                holder[key] = rng.choice(ODD)  # type: ignore[index,call-overload]
+        except (IndexError, KeyError):
+            continue
+    return content
+
+
 def _examples(folder: Path) -> list[Path]:
     for name in WRITTEN:
         module_of(name).write(
@@ -568,8 +604,11 @@ def test_spoiled_files_are_refused_in_one_line_or_read(tmp_path: Path) -> None:
             continue
         name = file.relative_to(tmp_path).parts[0]
         data = file.read_bytes()
-        for _ in range(60):
-            file.write_bytes(_spoiled(data, rng))
+        for turn in range(60):
+            if file.suffix == ".json" and turn % 3:
+                file.write_text(json.dumps(_odd(json.loads(data), rng)))
+            else:
+                file.write_bytes(_spoiled(data, rng))
             refused += _survives(lambda name=name, file=file: module_of(name).read(file, NONE))  # type: ignore[misc]
         file.write_bytes(data)
     assert refused > 100

@@ -20,7 +20,7 @@ from shapely.geometry import Polygon
 
 from matssl.core.errors import UserError
 from matssl.core.labels import IGNORE
-from matssl.data.annotations import FORMATS, Annotations, Choices, Marked, module_of
+from matssl.data.annotations import FORMATS, Annotations, Choices, Marked, imagej, module_of
 from matssl.data.annotations.drawing import is_ignored, stem_of
 from matssl.data.annotations.napari_shapes import cut_open
 from matssl.data.annotations.outlines import polygons
@@ -559,10 +559,10 @@ def test_broken_files_end_in_one_line_or_are_read(format_: str, tmp_path: Path) 
     assert refused
 
 
-def test_a_zip_that_unpacks_to_far_more_than_a_roi_set_is_refused(tmp_path: Path) -> None:
-    file = tmp_path / "p.zip"
-    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
-        for number in range(3):
-            archive.writestr(f"a-{number}.roi", b"Iout" + bytes(100_000_000))
+def test_a_zip_that_unpacks_to_far_more_than_a_roi_set_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(imagej, "MOST_BYTES", 1000)
+    rois = {f"a-{number}": _roi(0, "a", SQUARE) + bytes(500) for number in range(3)}
     with pytest.raises(UserError, match="no ROI set"):
-        module_of("imagej").read(file, Choices())
+        module_of("imagej").read(_set(tmp_path / "p.zip", rois), Choices())

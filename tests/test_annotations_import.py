@@ -242,6 +242,15 @@ def test_an_output_folder_that_holds_something_is_left_as_it_is(
     _refused(tmp_path, capsys, said=["exists already", "--output_dir"])
 
 
+def test_a_flag_that_a_format_has_no_use_for_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _pictures(tmp_path / "img", "p.png")
+    _coco(tmp_path / "ann", (1, 0, 0, 8, 8))
+    for words in (("--attribute", "phase"), ("--annotator", "newest")):
+        _refused(tmp_path, capsys, *words, said=[words[0], "acts with", "coco"])
+
+
 def test_the_help_names_every_format() -> None:
     told = declared(annotations.COMMANDS["import"].settings)["format"].flag.help
     assert set(told.replace(" or ", ", ").split(", ")) == set(FORMATS)
@@ -293,6 +302,16 @@ def test_of_two_folders_only_the_one_that_is_given_is_meant(tmp_path: Path) -> N
     images = [tmp_path / "img" / "a.png"]
     paired = pair(both, images)
     assert paired.found == ((images[0], both[0]),) and paired.absent == (both[1],)
+
+
+def test_folders_count_where_files_name_two_pictures_alike(tmp_path: Path) -> None:
+    images = [tmp_path / "img" / "S1" / "a.png"]
+    twins = [_drawing("S2/a.png"), _drawing("S3/a.png")]
+    assert pair(twins, images).absent == tuple(twins)
+    assert pair(twins[:1], images).found == ((images[0], twins[0]),)
+    # The folders above those that tell them apart may be called otherwise.
+    moved = [_drawing("Bilder/S1/a.png"), _drawing("Bilder/S2/a.png")]
+    assert pair(moved, images).found == ((images[0], moved[0]),)
 
 
 def test_a_name_that_fits_several_pictures_is_refused(tmp_path: Path) -> None:

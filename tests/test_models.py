@@ -316,7 +316,7 @@ def test_a_batch_of_one_on_the_smallest_crops_is_refused_with_what_would_work() 
     [
         (["--batch_size", 1, "--crop_size", 32], "--batch_size 1 and --crop_size 32"),
         (["--encoder", "tu-swin_s3_tiny_224"], "--encoder tu-swin_s3_tiny_224"),
-        (["--crop_size", 50], "--crop_size must be a multiple of 32, not 50"),
+        (["--crop_size", 50], "--crop_size must be a multiple of 32, not 50: take 32 or 64"),
         (["--input_size", 16], "--input_size must be at least 32, not 16"),
     ],
 )

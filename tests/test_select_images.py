@@ -257,6 +257,18 @@ def test_pictures_with_a_mask_in_the_pool_are_labelled_and_its_named_splits_froz
     assert Ledger.open(run.parent / "ledger.jsonl").frozen("test") == ("images/P5.png",)
 
 
+def test_pictures_behind_links_are_called_as_they_are_in_the_pool(
+    quick: str, pool: Path, tmp_path: Path, no_drawing: None
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    pool.rename(elsewhere)
+    pool.mkdir()
+    for path in elsewhere.iterdir():
+        (pool / f"link_{path.name}").symlink_to(path)
+    run = _run(tmp_path, quick, pool, "--n", 3) / "round-1"
+    assert all((pool / name).is_symlink() for name in _chosen(run)) and len(_chosen(run)) == 3
+
+
 # --- regions ---
 def test_regions_are_chosen_and_what_lies_outside_is_not_labelled(
     quick: str, tmp_path: Path, no_drawing: None
@@ -332,7 +344,7 @@ def test_filters_see_a_region_and_not_what_lies_beside_it() -> None:
         (["MODEL", "--power", "3", "--method", "entropy"], "--power has no effect"),
         (
             ["MODEL", "--features", "filters"],
-            "--features has no effect with --method boundary_entropy",
+            "--features has no effect with --method entropy",
         ),
         (["filters", "--export", "coco"], "--export needs predictions"),
         (["MODEL", "--export", "word"], "no format that is written"),

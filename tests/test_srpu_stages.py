@@ -13,6 +13,7 @@ import pytest
 import torch
 import yaml
 from matplotlib.figure import Figure
+from srpu_project import MAPPING, project
 
 import train_finetune
 from matssl.core import checkpoint
@@ -21,7 +22,6 @@ from matssl.models.segmentation import build_model
 from matssl.stages import lineage
 from matssl.stages.finetune.learner import Learner
 from matssl.stages.finetune.stage_plan import read_stages
-from tests.srpu_project import MAPPING, project
 
 STEADY = ["--threads", "1", "--precision", "fp32", "--device", "cpu"]
 PLAN = ["--encoder", "tu-test_resnet", "--decoder", "unet", "--crop_size", "32", "--lr", "0.01"]
@@ -263,7 +263,7 @@ def test_weights_of_another_encoder_are_refused_for_the_first_stage(
     ],
 )
 def test_what_is_wrong_with_stages_is_said_and_nothing_is_written(
-    data: Path, tmp_path: Path, stages: list[dict], said: str
+    data: Path, tmp_path: Path, stages: list[dict[str, object]], said: str
 ) -> None:
     with pytest.raises(UserError, match=said) as caught:
         train_finetune.main(_argv(data, tmp_path, stages))

@@ -70,8 +70,8 @@ REFUSED = {
     "ReplayCompose": "records what it drew; save it as Compose",
     "SelectiveChannelTransform": "acts on some channels of a picture",
 }
-# Draws of each transform that are tried before a run.
-TRIALS = 3
+# Draws of each transform that are tried before a run; a single one of crops beyond so many pixels.
+TRIALS, LARGE = 3, 512
 
 
 class Pipeline:
@@ -163,7 +163,7 @@ class Pipeline:
         image = image if channels == 1 else np.repeat(image[..., None], channels, axis=2)
         for leaf in _leaves(self._pipeline):
             one = _prepared(_albumentations().Compose([copy.deepcopy(leaf)]))
-            for number in range(TRIALS):
+            for number in range(TRIALS if side <= LARGE else 1):
                 self._try(one, image, mask, np.random.default_rng(number))
 
     def _try(self, one: Any, image: Array, mask: Array, generator: np.random.Generator) -> None:

@@ -34,6 +34,8 @@ from matssl.data.readers.planes import FLOAT_BITS
 STANDARD_HALF_WIDTH = 3.0
 # Defaults of --low and --high.
 LEVELS = (0.5, 99.5)
+# Fields of the files and the command at hand.
+UNSTORED = ("sizes", "bars", "given")
 WINDOWS = ("percentile", "dtype", "standard", "fixed")
 
 
@@ -62,6 +64,8 @@ class Preprocess:
         bars: rows of the information bars of single images, judged together with the others of
             their size (:func:`matssl.data.bars.judge`); acts with "auto". As ``sizes``, it is
             neither compared nor stored.
+        given: mean and std that a file says, which nothing measured replaces; of the command and
+            not of the record, which has them as ``mean`` and ``std``.
     """
 
     color: str = "gray"
@@ -78,6 +82,9 @@ class Preprocess:
     page: int | None = None
     sizes: Mapping[Path, float] = field(default_factory=dict, compare=False, repr=False)
     bars: Mapping[Path, int] = field(default_factory=dict, compare=False, repr=False)
+    given: tuple[tuple[float, ...], tuple[float, ...]] | None = field(
+        default=None, compare=False, repr=False
+    )
 
     def __post_init__(self) -> None:
         if self.window not in WINDOWS:
@@ -220,7 +227,8 @@ class Preprocess:
     def to_dict(self) -> dict[str, object]:
         """Return plain values for a checkpoint."""
         values = asdict(replace(self, sizes={}, bars={}))
-        del values["sizes"], values["bars"]
+        for name in UNSTORED:
+            del values[name]
         if self.page is None:
             # Records that name no page stay what they were before pages could be named.
             del values["page"]
@@ -236,7 +244,7 @@ class Preprocess:
         """
         if not isinstance(values, Mapping):
             raise TypeError("its record of the preprocessing is no table")
-        known = {f.name for f in fields(Preprocess)} - {"sizes", "bars"}
+        known = {f.name for f in fields(Preprocess)} - set(UNSTORED)
         unknown = set(values) - known
         if unknown:
             told = cut(", ".join(sorted(map(str, unknown))), 80)
@@ -376,9 +384,11 @@ def measure(record: Preprocess, planes: Iterable[Array]) -> Preprocess:
     """Return the record with mean and standard deviation over all pixels of the planes.
 
     Args:
-        record: its own mean and std are ignored.
+        record: its own mean and std are ignored; those it was given count, and nothing is measured.
         planes: float 0..1 or uint8, (H, W) or (H, W, 3).
     """
+    if record.given is not None:
+        return replace(record, mean=record.given[0], std=record.given[1])
     count, total, squares = 0, np.zeros(1), np.zeros(1)
     for plane in planes:
         flat = np.ascontiguousarray(plane).reshape(-1, 1 if plane.ndim == 2 else 3)

@@ -324,12 +324,15 @@ def jackknife(
         high: largest one.
 
     Returns:
-        Without ends below MIN_FIELDS fields, or where a value is NaN: a class of a single field.
+        Without ends below MIN_FIELDS fields, where a value is NaN (a class of a single field), and
+        where all are the same, so that nothing tells their spread.
     """
     n = len(without)
     if n < MIN_FIELDS or not np.isfinite([value, *without]).all():
         return NONE
     spread = float(np.sum((np.asarray(without) - np.mean(without)) ** 2))
+    if spread == 0:
+        return NONE
     width = high - low
     half = half_width((n - 1) / n * spread, n - 1.0) / width
     found = of_share((value - low) / width, half)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from matssl.core import paths
@@ -317,6 +318,13 @@ class ImageSettings:
         check=bar_problem,
     )
     page: int | None = flag(None, "images", PAGE_HELP, auto=PAGE_AUTO, low=1, high=MOST_PAGES)
+    statistics: str | None = flag(
+        None,
+        "images",
+        "JSON file of mean and std by which images are normalised (tools.statistics writes it)",
+        auto="measured on the images that are learned from",
+        leads=paths.file,
+    )
     target_pixel_size: str | None = flag(
         None,
         "images",
@@ -361,11 +369,12 @@ class ImageSettings:
             resize: side of a square resize, None for native resolution.
 
         Raises:
-            UserError: a pixel size that is none.
+            UserError: a pixel size that is none, or statistics that do not go with the window.
         """
         from matssl.data.preprocess import Preprocess
+        from matssl.data.statistics import read_statistics
 
-        return Preprocess.chosen(
+        record = Preprocess.chosen(
             color=self.color,
             window=self.window,
             low=self.low,
@@ -377,3 +386,6 @@ class ImageSettings:
             channels=in_channels,
             resize=resize,
         )
+        if self.statistics is None:
+            return record
+        return read_statistics(Path(self.statistics)).given(record)

@@ -112,22 +112,32 @@ def export(source: Path, layout: str, channels: int | None = None) -> dict[str, 
         channels: input channels; a stem of 3 is summed to 1, one of 1 shared out by thirds.
 
     Raises:
-        UserError: the encoder is no plain ResNet, or the file cannot be read.
+        UserError: the encoder is no plain ResNet and no vision transformer, which goes out as timm
+            has it alone, or the file cannot be read.
     """
     from matssl import weights
+    from matssl.models import vit
     from matssl.models.encoders import build_encoder
     from matssl.weights import layouts
 
     content = weights.read(source)
     _, found = weights.recognise(content)
-    name = layouts.architecture(found)
-    if name is None or not name.startswith("resnet"):
-        raise UserError(f"{source} holds no plain ResNet; its names mean nothing elsewhere")
-    channels = channels or found["conv1.weight"].shape[1]
+    name = layouts.architecture(found) or content.told()
+    if name is not None and vit.is_vit(name):
+        if layout != "timm":
+            raise UserError(f"{source} holds a vision transformer, {name}; give --layout timm")
+        rename: Callable[[str], str] = _without_model
+    elif name is None or not name.startswith("resnet"):
+        raise UserError(
+            f"{source} holds neither a plain ResNet nor a vision transformer; its names mean "
+            "nothing elsewhere"
+        )
+    else:
+        rename = NAMES[layout]
+    channels = channels or next(t for t in found.values() if t.ndim == 4).shape[1]
     encoder = build_encoder(name, channels)
     weights.load(encoder, source, in_channels=channels)
     state = {key: tensor.contiguous() for key, tensor in encoder.state_dict().items()}
-    rename = NAMES[layout]
     result = {rename(key): tensor for key, tensor in state.items()}
     if layout == "smp":
         averaged = content.below("ema.") or content.tensors
@@ -151,6 +161,10 @@ def _with_rates(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     result = OrderedDict(tensors)
     result._metadata = {"": {"version": 1, RATES_KEY: list(RATES)}}  # type: ignore[attr-defined]
     return result
+
+
+def _without_model(name: str) -> str:
+    return name.removeprefix("model.")
 
 
 def _numbered(name: str) -> str:

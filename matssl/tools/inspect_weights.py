@@ -81,7 +81,9 @@ def describe(path: Path) -> str:
         return "\n".join([*lines, f"  sha256        {checkpoint.file_hash(content.path)}"])
     layout, encoder, names = identify(content)
     size = sum(tensor.numel() for tensor in encoder.values())
-    rest = len(content.tensors) - len(encoder)
+    # Of queries, keys and values a reader makes one tensor.
+    used = {name for first in content.joined.values() for name in first}
+    rest = len(content.tensors) - len(encoder) - len(used) + len(content.joined)
     stems = [tensor for tensor in encoder.values() if tensor.ndim == 4]
     channels = stems[0].shape[1] if stems else "?"
     lines = [
@@ -89,7 +91,7 @@ def describe(path: Path) -> str:
         f"  layout        {layout}",
         f"  encoder       {' or '.join(names) or 'not told by its tensors'}: {len(encoder)} "
         f"tensors, {size / 1e6:.1f} million numbers, {channels} input channels",
-        f"  beside it     {rest} tensors ({_kinds(content.tensors, content.origin, encoder)})",
+        f"  beside it     {rest} tensors ({_kinds(content, encoder, used)})",
     ]
     lines += [f"  taken         {note}" for note in content.notes]
     for name in names[:1]:
@@ -203,11 +205,10 @@ def _segments(content: Content, path: Path) -> list[str]:
     return [line, *(f"                {note}" for note in notes)]
 
 
-def _kinds(names: object, origin: dict[str, str], encoder: object) -> str:
+def _kinds(content: Content, encoder: Mapping[str, object], joined: set[str]) -> str:
     """Return the first words of the names that are not the encoder's."""
-    assert isinstance(names, dict) and isinstance(encoder, dict)
-    used = {origin.get(key, key) for key in encoder}
-    words = dict.fromkeys(name.split(".")[0] for name in names if name not in used)
+    used = {content.origin.get(key, key) for key in encoder} | joined
+    words = dict.fromkeys(name.split(".")[0] for name in content.tensors if name not in used)
     return ", ".join(list(words)[:6]) or "none"
 
 

@@ -24,7 +24,7 @@ from matssl.core import checkpoint
 from matssl.core.errors import UserError, guard
 from matssl.core.flags import declared
 from matssl.core.parsing import read_settings
-from matssl.data import cache, crops, layouts, readers
+from matssl.data import annotations, cache, crops, layouts, readers
 from matssl.data.preprocess import Preprocess
 from matssl.models.encoders import build_encoder
 from matssl.stages.evaluate import settings as evaluate_settings
@@ -468,7 +468,37 @@ def pool_cache(rng: Rng, m: Material, place: Path) -> Case:
 
 
 Kind = Callable[[Rng, Material, Path], Case]
+
+
 # Shares of the campaign in per cent.
+def annotation_file(rng: Rng, m: Material, place: Path) -> Case:
+    """A spoiled file of a labelling program: import."""
+    data, drawn, out = place / "data", place / "drawn", place / "out"
+    data.mkdir()
+    (data / "img_a.png").write_bytes(m.pictures["a.png"])
+    size = readers.read(data / "img_a.png").pixels.shape[:2]
+    mask = np.kron(rng.integers(0, 4, (8, 8)), np.ones((size[0] // 8 + 1, size[1] // 8 + 1)))
+    marked = annotations.Marked("img_a.png", mask[: size[0], : size[1]].astype(np.uint8))
+    written = [n for n in annotations.FORMATS if hasattr(annotations.module_of(n), "write")]
+    name = written[int(rng.integers(len(written)))]
+    module: Any = annotations.module_of(name)
+    module.write(drawn, [marked], {1: "a", 2: "b", 3: "c"})
+    files = sorted(path for path in drawn.rglob("*") if path.is_file())
+    path = files[int(rng.integers(len(files)))]
+    content = path.read_bytes()
+    if path.suffix in (".json", ".geojson", ".xml", ".csv", ".zattrs", ".zarray"):
+        path.write_bytes(spoiled_text(rng, content.decode()))
+    else:
+        path.write_bytes(spoiled_bytes(rng, content))
+    words = ("import", drawn, "--format", name, "--images", data, "--output_dir", out)
+
+    def absurd() -> str:
+        found = readers.read_mask(out / "img_a.png").shape if out.is_dir() else size
+        return "" if found == size else f"a mask of {found} for a picture of {size}"
+
+    return Case(f"{name}, import", _main("matssl.tools.annotations", *words), absurd)
+
+
 KINDS: dict[str, tuple[int, Kind]] = {
     "pictures": (20, picture),
     "side-cars": (7, sidecar),
@@ -483,4 +513,5 @@ KINDS: dict[str, tuple[int, Kind]] = {
     "archives": (2, archive),
     "caches": (2, pool_cache),
     "runs": (3, run_folder),
+    "annotations": (8, annotation_file),
 }

@@ -18,7 +18,7 @@ import numpy as np
 from matssl.core.errors import UserError
 from matssl.core.labels import IGNORE
 from matssl.core.run_folder import atomic_write_text
-from matssl.core.wording import counted
+from matssl.core.wording import counted, cut
 from matssl.data.annotations import outlines, runs, sources
 from matssl.data.annotations.drawing import (
     IGNORED,
@@ -78,7 +78,7 @@ def _names(content: Mapping[str, Any], file: Path) -> dict[Hashable, str]:
         item = sources.table(value, where)
         number = sources.identity(item.get("id"), where)
         if number in found:
-            raise UserError(f"{where}: another one has the id {number}, too")
+            raise UserError(f"{where}: another one has the id {cut(str(number), 60)}, too")
         found[number] = sources.label(item.get("name"), f"{where}: name")
     return found
 
@@ -100,7 +100,7 @@ class _File:
             item = sources.table(value, where)
             number = sources.identity(item.get("id"), where)
             if number in names:
-                raise UserError(f"{where}: another one has the id {number}, too")
+                raise UserError(f"{where}: another one has the id {cut(str(number), 60)}, too")
             if item.get("height") is not None and item.get("width") is not None:
                 sizes[number] = sources.size(item["height"], item["width"], where)
             name = sources.text(item.get("file_name"), f"{where}: file_name")
@@ -113,10 +113,10 @@ class _File:
             item = sources.table(value, where)
             number = sources.identity(item.get("image_id"), f"{where}: image_id")
             if number not in names:
-                raise UserError(f"{where}: no image has the id {number}")
+                raise UserError(f"{where}: no image has the id {cut(str(number), 60)}")
             own = sources.identity(item.get("category_id"), f"{where}: category_id")
             if own not in self.names:
-                raise UserError(f"{where}: no category has the id {own}")
+                raise UserError(f"{where}: no category has the id {cut(str(own), 60)}")
             self.no_area = no_area[number]
             value = item.get("segmentation")
             if isinstance(value, dict):

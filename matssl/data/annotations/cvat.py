@@ -7,6 +7,8 @@ or lead to another file.
 from __future__ import annotations
 
 import functools
+import re
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -15,6 +17,7 @@ from xml.parsers import expat
 from xml.sax.saxutils import escape, quoteattr
 
 import numpy as np
+from numpy.typing import NDArray
 
 from matssl.core.errors import UserError
 from matssl.core.run_folder import atomic_write_text
@@ -38,6 +41,7 @@ from matssl.data.annotations.raster import covered
 FILE = "annotations.xml"
 WITHOUT_AREA = ("polyline", "points", "tag", "skeleton", "cuboid")
 DEEPEST, PART = 64, 1 << 20
+PAIRS = re.compile(r"[^,;]+,[^,;]+(;[^,;]+,[^,;]+)*")
 
 
 def _is_one(path: Path) -> bool:
@@ -182,18 +186,34 @@ def _number(values: Mapping[str, str], key: str, where: str, instead: float | No
         raise UserError(f"{where}: {key} is {said}, not a number") from error
 
 
+def _numbers(said: str, kind: type[np.generic]) -> NDArray[Any]:
+    """Return numbers between commas, without an object for each: a mask may have millions.
+
+    Raises:
+        ValueError: something else stands there.
+    """
+    with warnings.catch_warnings():
+        # Of what is no number numpy only warns.
+        warnings.simplefilter("error", DeprecationWarning)
+        try:
+            return np.fromstring(said, kind, sep=",")
+        except DeprecationWarning as error:
+            raise ValueError(str(error)) from error
+
+
 def _unknown(label: str, values: Mapping[str, str], where: str) -> Shape | None:
     raise UserError(f"{where} is of no kind that CVAT 1.1 has")
 
 
 def _polygon(label: str, values: Mapping[str, str], where: str) -> Shape | None:
     said = values.get("points", "").strip().strip(";")
-    pairs = [pair.split(",") for pair in said.split(";")] if said else []
+    if said and not PAIRS.fullmatch(said):
+        raise UserError(f"{where}: its points are not of the form x,y;x,y")
     try:
-        points = [(float(x), float(y)) for x, y in pairs]
+        numbers = _numbers(said.replace(";", ","), np.float64)
     except ValueError as error:
         raise UserError(f"{where}: its points are not of the form x,y;x,y") from error
-    ring = sources.outline(points, where)
+    ring = sources.outline(numbers.reshape(-1, 2), where)
     return Shape(label, "polygon", (ring,)) if len(ring) > 2 else None
 
 
@@ -218,8 +238,8 @@ def _mask(label: str, values: Mapping[str, str], where: str) -> Shape | None:
     size = sources.size(_number(values, "height", where), _number(values, "width", where), where)
     said = values.get("rle", "")
     try:
-        counts = np.array([int(n) for n in said.split(",")], np.int64)
-    except (ValueError, OverflowError) as error:
+        counts = _numbers(said, np.int64)
+    except ValueError as error:
         raise UserError(f"{where}: its rle is no list of whole numbers") from error
     checked = runs.checked(counts, size[0] * size[1], where)
     return Shape(label, "mask", later=functools.partial(runs.rows, checked, row, column, size))

@@ -44,7 +44,7 @@ from matssl.data.readers.headers import first_line
 ENDINGS = (".roi", ".zip")
 MAGIC = b"Iout"
 # ROIs of a set, and bytes that they may have together.
-MOST_ROIS, MOST_BYTES = 1 << 18, 1 << 28
+MOST_ROIS, MOST_BYTES = 1 << 18, 1 << 26
 # Types of ROI files.
 POLYGON, RECT, OVAL, LINE, FREELINE, POLYLINE, NO_ROI, FREEHAND, TRACED, ANGLE, POINT = range(11)
 KINDS = {

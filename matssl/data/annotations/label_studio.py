@@ -78,7 +78,7 @@ def read(path: Path, choices: Choices) -> Annotations:
             names = _names(task, choices.attribute, where)
             if "annotations" in task or "completions" in task or "data" in task:
                 result, why = _result(task, choices.annotator, where, left)
-                several += [f"{names[0]} ({why})"] if why else []
+                several += [f"{cut(names[0])} ({why})"] if why else []
             else:
                 result = _minimal(task, where)
             drawings.append(_drawing(result, names, file, choices, where))
@@ -215,7 +215,7 @@ def _drawing(
             no_area[_kind(items[0]), labels[0] if labels else "no label"] += 1
             continue
         if len(labels) > 1:
-            raise UserError(f"{place} has the labels {', '.join(labels)}; leave it one")
+            raise UserError(f"{place} has the labels {cut(', '.join(labels))}; leave it one")
         label = sources.label_or(labels[0] if labels else None, choices.label, place)
         item = drawn[0]
         own = sources.size(item.get("original_height"), item.get("original_width"), place)

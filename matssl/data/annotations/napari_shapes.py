@@ -81,7 +81,7 @@ def _folders(names: Mapping[int, str]) -> dict[str, str]:
 
 def _folder(name: str) -> str:
     """Return what the folder of a class is called: no / and no dots alone."""
-    escaped = quote(name, safe=" ,;+=()[]{}@#&äöüÄÖÜß")
+    escaped = quote(name, safe=" ,;+=()[]{}@#&")
     return escaped if escaped.strip(".") else escaped.replace(".", "%2E")
 
 

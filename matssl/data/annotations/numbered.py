@@ -120,7 +120,7 @@ def read_names(root: Path) -> dict[int, str]:
         return {}
     found: dict[int, str] = {}
     for at, row in enumerate(textfiles.read_rows(file), 2):
-        if set(row) < {"number", "name"}:
+        if {"number", "name"} - set(row):
             raise UserError(f"{file} needs the columns number and name")
         said = row["number"]
         if not said.isdecimal() or len(said) > 10 or int(said) in found:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,9 +68,14 @@ def pair(drawings: Sequence[Drawing], images: Sequence[Path], flag: str = "--ima
     fits: dict[Path, list[tuple[_Fit, Drawing]]] = defaultdict(list)
     absent: list[Drawing] = []
     unclear: list[tuple[Drawing, list[Path]]] = []
+    # Where files name S1/a.png and S2/a.png, a.png is none of them.
+    tails = _tails(drawings)
     for drawing in drawings:
         fit, several = _fit(drawing, by_name, by_stem)
-        if fit is not None:
+        kept = _parts(drawing.picture)[fit.dropped :] if fit is not None else ()
+        if fit is not None and fit.dropped and not fit.turn and tails[kept] > 1:
+            absent.append(drawing)
+        elif fit is not None:
             fits[fit.path].append((fit, drawing))
         elif several:
             unclear.append((drawing, several))
@@ -102,6 +107,12 @@ def pair(drawings: Sequence[Drawing], images: Sequence[Path], flag: str = "--ima
 def _parts(path: str) -> tuple[str, ...]:
     plain = unicodedata.normalize("NFC", path).casefold()
     return tuple(part for part in plain.split("/") if part)
+
+
+def _tails(drawings: Sequence[Drawing]) -> Counter[tuple[str, ...]]:
+    """Return of how many different pictures of the files a path is the end."""
+    names = {_parts(drawing.picture) for drawing in drawings}
+    return Counter(name[at:] for name in names for at in range(len(name)))
 
 
 def _index(images: Sequence[Path], stems: bool) -> Index:

@@ -23,7 +23,7 @@ from matssl.data.readers.headers import MAX_EXPANSION, MAX_SIDE, first_line
 
 # A file of all annotations of a large project, and the beginning and end of it that are looked at
 # to tell what it is.
-BYTES, VALUES, LOOKED_AT = 1 << 28, 1 << 25, 1 << 16
+BYTES, VALUES, LOOKED_AT = 1 << 28, 1 << 24, 1 << 16
 # Files of which a folder is judged.
 MOST_JUDGED = 50
 # Pixels of a picture that a mask may fill.

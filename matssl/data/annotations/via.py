@@ -70,8 +70,8 @@ def _attribute(regions: list[dict[str, Any]], choices: Choices, file: Path) -> s
     names = Counter(
         name
         for region in regions
-        for name in (region.get("region_attributes") or {})
         if isinstance(region.get("region_attributes"), dict)
+        for name in region["region_attributes"]
     )
     if choices.attribute:
         if names and choices.attribute not in names:
@@ -128,7 +128,7 @@ def _label(region: Mapping[str, Any], attribute: str, choices: Choices, where: s
         # Boxes that can be ticked.
         ticked = [name for name, on in value.items() if on]
         if len(ticked) > 1:
-            raise UserError(f"{where} has the classes {', '.join(ticked[:5])}; leave it one")
+            raise UserError(f"{where} has the classes {cut(', '.join(ticked[:5]))}; leave it one")
         value = ticked[0] if ticked else None
     return sources.label_or(value, choices.label, where)
 

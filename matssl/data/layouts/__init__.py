@@ -114,6 +114,7 @@ class Dataset:
         left_out: pictures that are no micrographs of this data set, and why.
         grouping: which specimen each image is of, and who says so; of all images that were found.
         made: folder of masks that were made of annotation files; None where there are none.
+        said: folder whose class file says what the masks mean; None for the root.
     """
 
     root: Path
@@ -125,11 +126,12 @@ class Dataset:
     left_out: tuple[LeftOut, ...] = ()
     grouping: Grouping = field(default_factory=Grouping.empty)
     made: Path | None = None
+    said: Path | None = None
 
     @property
     def class_folder(self) -> Path:
         """Folder whose class file says what the masks mean."""
-        return self.made or _class_folder(self.root, self.pairs)
+        return self.root if self.said is None else self.said
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -216,6 +218,8 @@ def find(
     alone = sum(pair.mask is None for pair in pairs)
     if 0 < alone < len(pairs):
         notes.append(f"{counted(alone, 'image')} without a mask: neither learned from nor scored")
+    every = [pair.mask for pair in pairs if pair.mask is not None]
+    class_folder = laid.class_folder or masks.class_home(root, every)
     seen = [pair for pair in pairs if opened is None or pair.split in opened]
     mask_paths = [pair.mask for pair in seen if pair.mask is not None]
     if mask_paths and table is None:
@@ -223,9 +227,9 @@ def find(
         if made is not None and not masks.is_binary(classes):
             # Names and class files have said already what labels mean.
             classes = None
-        folder = made or _class_folder(root, pairs)
-        table, found_notes = _table(mask_paths, classes, folder, whole, closed)
-        notes += found_notes
+        table, found_notes = _table(mask_paths, classes, class_folder, whole, closed)
+        # What was made of annotation files has told of itself.
+        notes += () if made is not None else found_notes
     return Dataset(
         root,
         name,
@@ -236,11 +240,8 @@ def find(
         tuple(left_out),
         grouping,
         made,
+        class_folder,
     )
-
-
-def _class_folder(root: Path, pairs: Sequence[Pair]) -> Path:
-    return masks.class_home(root, [pair.mask for pair in pairs if pair.mask is not None])
 
 
 def _table(
@@ -312,7 +313,8 @@ def _laid_out(root: Path, mask_folder: str | None, classes: str | None) -> Recog
     if index.is_index_file(root):
         listed = index.read_index(root)
         told = [f"{counted(len(listed.found), 'image')} of {root.name}"]
-        return Recognised(INDEX, list(listed.found), [], told, None, listed.home, index.SEQUENCE)
+        found = list(listed.found)
+        return Recognised(INDEX, found, [], told, home=listed.home, sequence=index.SEQUENCE)
     return recognise(root, mask_folder, DATA_LAYOUTS, classes)
 
 

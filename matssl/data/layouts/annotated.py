@@ -24,7 +24,7 @@ from matssl.core.errors import UserError
 from matssl.core.labels import IGNORE
 from matssl.core.wording import counted, cut
 from matssl.data import readers
-from matssl.data.annotations import FORMATS, Annotations, Choices, Drawing, module_of
+from matssl.data.annotations import FORMATS, Annotations, Choices, Drawing, module_of, numbered
 from matssl.data.annotations.classes import Classes, of_drawings
 from matssl.data.annotations.pairing import Paired, pair, size_of
 from matssl.data.annotations.raster import paint
@@ -33,10 +33,13 @@ from matssl.data.masks import class_file, is_binary
 # Raised where the same files would give other masks than before.
 VERSION = 1
 # Files of labelling programs; a store of Zarr is a folder.
-ENDINGS = (".json", ".geojson", ".xml", ".zip", ".roi", ".csv", ".txt", ".yaml", ".yml")
+ENDINGS = (".json", ".geojson", ".xml", ".zip", ".roi", ".csv")
 STORE = ".zarr"
-# Pictures of numbers are masks, whichever program wrote them.
-PICTURES = frozenset(("napari_labels", "ilastik"))
+# Tables of ours, which many folders have.
+OURS = frozenset(("specimens.csv", "splits.csv", "classes.csv", numbered.NAMES))
+# What import alone reads: pictures of numbers are masks, whichever program wrote them, and texts of
+# YOLO may be anything.
+IMPORTED = frozenset(("napari_labels", "ilastik", "yolo"))
 CLASSES, RECORD = "classes.yaml", "made_of.json"
 # Shapes without area and pictures without annotation that a line tells.
 SHOWN = 4
@@ -68,7 +71,7 @@ def formats(root: Path, others: Sequence[Path]) -> list[str]:
     """
     if not any(_may_be(path, root) for path in others):
         return []
-    found = [n for n in FORMATS if n not in PICTURES and module_of(n).recognise(root)]
+    found = [n for n in FORMATS if n not in IMPORTED and module_of(n).recognise(root)]
     # Versions of one format are read by the same code.
     return list({module_of(name).read: name for name in reversed(found)}.values())[::-1]
 
@@ -88,6 +91,8 @@ def in_folder(source: Path) -> list[str]:
 
 def _may_be(path: Path, root: Path) -> bool:
     inside = path.relative_to(root).parts[:-1] if root in path.parents else ()
+    if path.name.lower() in OURS:
+        return False
     return path.suffix.lower() in ENDINGS or any(p.lower().endswith(STORE) for p in inside)
 
 
@@ -177,7 +182,8 @@ def _hash(
 
 def _files(source: Path) -> Iterator[Path]:
     others = readers.listing(source).others
-    return (path for path in others if _may_be(path, source) and path.is_file())
+    files = (path for path in others if path.is_file())
+    return (path for path in files if _may_be(path, source) or path.name == numbered.NAMES)
 
 
 def _below(path: Path, root: Path) -> str:

@@ -55,12 +55,12 @@ def given(root: Path, images: Sequence[Path], folder: str) -> list[Found]:
     Raises:
         UserError: no such folder, no mask or image without its counterpart; they are named.
     """
-    place, pattern = _place(root, folder)
-    files = readers.find_images(place) if place.is_dir() else []
+    masks_in, pattern = place(root, folder)
+    files = readers.find_images(masks_in) if masks_in.is_dir() else []
     if pattern:
         files = [path for path in files if fnmatch.fnmatch(path.name, pattern)]
     if not files:
-        raise UserError(f"there is no mask in {place / pattern} (--mask_folder {folder})")
+        raise UserError(f"there is no mask in {masks_in / pattern} (--mask_folder {folder})")
     masks = set(files)
     pictures = [path for path in images if path not in masks]
     names: dict[str, list[Path]] = defaultdict(list)
@@ -74,23 +74,23 @@ def given(root: Path, images: Sequence[Path], folder: str) -> list[Found]:
         found.append((image, min(near)[2] if near else None))
     if all(mask is None for _, mask in found):
         raise UserError(
-            f"no mask in {place} has the name of an image in {root} (masks: {_some(files)}; "
+            f"no mask in {masks_in} has the name of an image in {root} (masks: {_some(files)}; "
             f"images: {_some(pictures)}); rename them alike, or say how the names go: "
             "--mask_folder 'FOLDER/*_mask.png', * for the name of the image"
         )
     return split(root, found)
 
 
-def _place(root: Path, folder: str) -> tuple[Path, str]:
+def place(root: Path, folder: str) -> tuple[Path, str]:
     """Return the folder and the pattern that ``--mask_folder`` names."""
     given = Path(folder)
     pattern = given.name if "*" in given.name else ""
     given = given.parent if pattern else given
     places = (root / given, given)
-    place = next((place for place in places if place.is_dir()), None)
-    if place is None:
+    found = next((place for place in places if place.is_dir()), None)
+    if found is None:
         raise UserError(f"there is no folder {given} in {root} nor here (--mask_folder)")
-    return place, pattern
+    return found, pattern
 
 
 def _starred(mask: Path, pattern: str) -> str:

@@ -7,6 +7,7 @@ The middle frame of a sample is the one its mask belongs to.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -64,7 +65,7 @@ def is_index(content: object) -> bool:
 
 def is_index_file(path: Path) -> bool:
     """Return whether a path is that of a JSON file; what it holds is told when it is read."""
-    return path.suffix.lower() == ".json" and path.is_file()
+    return path.suffix.lower() == ".json" and os.path.isfile(path)
 
 
 def split_files(folder: Path) -> list[Path]:
@@ -109,16 +110,19 @@ def read_index(path: Path) -> Index:
         item, split = named.sample(sample, number), ""
         if isinstance(sample, Mapping) and isinstance(sample.get("split"), str):
             split = split_name(sample["split"])
-        absent += [str(p) for p in (item.image, item.mask) if p is not None and not p.is_file()]
+        absent += [str(p) for p in (item.image, item.mask) if p and not os.path.isfile(p)]
         before = found.get(item.image)
         if before is not None and before.mask != item.mask:
-            raise UserError(f"{path} lists {item.image} twice, with other masks; remove one sample")
+            raise UserError(
+                f"{path} lists {cut(str(item.image))} twice, with other masks; remove one sample"
+            )
         found[item.image] = Found(item.image, item.mask, split or whole)
     if absent:
         more = f" and {len(absent) - SHOWN} more" if len(absent) > SHOWN else ""
+        shown = cut(", ".join(absent[:SHOWN]))
         raise UserError(
             f"{path} names {counted(len(absent), 'file')} that are not there: "
-            f"{', '.join(absent[:SHOWN])}{more}; write it anew with python -m matssl.tools.index"
+            f"{shown}{more}; write it anew with python -m matssl.tools.index"
         )
     items = tuple(found.values())
     return Index(path, items, _home(items))
@@ -171,7 +175,7 @@ class _Named:
         # Names start from the project, in which the index lies in a folder: json/.
         bases = (*list(self.path.resolve().parents)[:3], Path.cwd())
         places = [base / _plain(said) for base in bases]
-        found = next((place for place in places if place.is_dir()), None)
+        found = next((place for place in places if os.path.isdir(place)), None)
         if found is None:
             raise UserError(
                 f"{where}: there is no folder {cut(said)} beside {self.path}, above it or here; "

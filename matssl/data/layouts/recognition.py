@@ -31,6 +31,7 @@ from matssl.data.layouts.survey import (
 )
 from matssl.data.layouts.survey import listed as _listed
 from matssl.data.layouts.survey import survey as _survey
+from matssl.data.masks import class_file
 from matssl.data.readers import Listing
 
 # Where the names of folders say nothing and what pictures hold says all.
@@ -51,6 +52,7 @@ class Recognised(NamedTuple):
         left_out: pictures that are no micrographs, and why.
         told: what was noticed, in words.
         made: folder of masks that were made of annotation files, None where there are none.
+        class_folder: folder whose class file says what the masks mean, None for the data set's.
         home: folder of the data set, where it is not the one that was asked for.
         sequence: what tells sequences of images by their names, where the layout says so.
     """
@@ -60,6 +62,7 @@ class Recognised(NamedTuple):
     left_out: list[LeftOut]
     told: list[str]
     made: Path | None = None
+    class_folder: Path | None = None
     home: Path | None = None
     sequence: str | None = None
 
@@ -95,11 +98,17 @@ def recognise(
     every = tuple(layouts.values())
     if mask_folder is not None:
         images = _survey(root, (), found=listed).images
-        place = annotated.place(root, mask_folder)
-        if place is not None:
-            return _annotated(root, place, images, annotated.in_folder(place), classes, listed)
+        drawings = annotated.place(root, mask_folder)
+        if drawings is not None:
+            programs = annotated.in_folder(drawings)
+            return _annotated(root, drawings, images, programs, classes, listed)
         found = anywhere.given(root, images, mask_folder)
-        return Recognised(GIVEN, found, _elsewhere(root, listed, found), told)
+        # Masks bring their class file along, as import writes it, unless the data set has one.
+        inside = anywhere.place(root, mask_folder)[0]
+        own = class_file(None, root) is None and class_file(None, inside) is not None
+        said = inside if own else None
+        left_out = _elsewhere(root, listed, found)
+        return Recognised(GIVEN, found, left_out, told, class_folder=said)
     programs = annotated.formats(root, listed.others) if drawn else []
     if not programs or named_masks(root, paths, every):
         for name, layout in layouts.items():
@@ -115,9 +124,9 @@ def recognise(
         return Recognised(BY_CONTENT, pairs, left_out, told)
     if programs:
         return _annotated(root, root, seen.images, programs, classes, listed)
-    inside = _in_splits(root, layouts)
-    if inside:
-        return Recognised(IN_SPLITS, inside, _elsewhere(root, listed, inside), told)
+    parts = _in_splits(root, layouts)
+    if parts:
+        return Recognised(IN_SPLITS, parts, _elsewhere(root, listed, parts), told)
     found = [Found(image, None, "") for image in seen.images]
     return Recognised(IMAGES_ONLY, found, list(seen.left_out), told)
 
@@ -140,7 +149,7 @@ def _annotated(
     # The annotation files are in use, and no pictures that are not read.
     left_out = [out for out in _elsewhere(root, listed, found) if out.why != OTHER]
     name = f"{ANNOTATED}{made.program}"
-    return Recognised(name, found, left_out, list(made.notes), made.folder)
+    return Recognised(name, found, left_out, list(made.notes), made.folder, made.folder)
 
 
 def _in_splits(root: Path, layouts: Mapping[str, Layout]) -> list[Found]:

@@ -100,6 +100,7 @@ def from_file(file: Path, agreed: Agreed) -> tuple[ClassTable, tuple[str, ...]]:
     """
     kind = "color" if agreed.color else "index"
     surveys = list(agreed.surveys)
+    rest: int | None
     if is_mapping(file):
         (entries, ignored), rest = read_mapping(file), IGNORE
         kind = "color"

@@ -60,8 +60,9 @@ def read_mapping(path: Path) -> tuple[Entries, tuple[Value, ...]]:
         seen[colour] = number
     numbers = sorted({n for _, n, _ in pairs if n != IGNORE})
     if numbers != list(range(len(numbers))):
+        told = ", ".join(map(str, numbers[:8]))
         raise UserError(
-            f"{path} numbers its classes {', '.join(map(str, numbers[:8]))}; they must be 0, 1, 2 "
+            f"{path} numbers its classes {told}; they must be 0, 1, 2 "
             f"and so on, {IGNORE} for what is ignored"
         )
     entries: Entries = []
@@ -71,7 +72,7 @@ def read_mapping(path: Path) -> tuple[Entries, tuple[Value, ...]]:
         entries.append((name, tuple(dict.fromkeys(colour for colour, _ in own))))
     names = [name for name, _ in entries]
     if len(set(names)) < len(names):
-        raise UserError(f"{path} gives two classes one name: {', '.join(names)}")
+        raise UserError(f"{path} gives two classes one name: {cut(', '.join(names))}")
     ignored = tuple(dict.fromkeys(colour for colour, n, _ in pairs if n == IGNORE))
     return entries, ignored
 
@@ -185,11 +186,11 @@ def _of_json(path: Path) -> Iterator[tuple[str, int, str]]:
     for place, entry in enumerate(content if isinstance(content, list) else []):
         if isinstance(entry, Mapping):
             table = {str(key).lower(): value for key, value in entry.items()}
-            colour = next((table[k] for k in ("color", "colour", "rgb") if k in table), None)
+            own = next((table[k] for k in ("color", "colour", "rgb") if k in table), None)
             number = next(
                 (table[k] for k in ("index", "class", "id", "value") if k in table), place
             )
-            yield _colour(colour, path), _number(number, path)[0], str(table.get("name", ""))
+            yield _colour(own, path), _number(number, path)[0], str(table.get("name", ""))
         elif isinstance(entry, list) and len(entry) == 2:
             yield (_colour(entry[0], path), *_number(entry[1], path))
         else:

@@ -21,6 +21,7 @@ from matssl.decoders import DECODERS
 from matssl.methods.base import SSLMethod
 from matssl.methods.contrastive import shared_mean
 from matssl.methods.spark.settings import WIDTH, SparKSettings
+from matssl.methods.spark.similarity import psnr, ssim
 from matssl.models.decoders import build_decoder, pixel_head
 from matssl.models.decoders.light import LightDecoder
 from matssl.models.encoders import STAGES, average, encoder_facts, pyramid, stage_channels
@@ -103,13 +104,15 @@ def cell_errors(
 
     Args:
         target: "patches": mean square of the distance to the standardised cell; "pixels": mean
-            absolute distance to the cell as it is.
+            absolute distance to the cell as it is; "squares": mean square of that.
         prediction_RP: of the decoder.
-        pixels_RP: normalised pixels.
+        pixels_RP: normalised pixels, for "squares" grey levels from 0 to 1.
         floor: see :func:`standardised`.
     """
     if target == "patches":
         return (prediction_RP - standardised(pixels_RP, floor)[0]).square().mean(1)
+    if target == "squares":
+        return (prediction_RP - pixels_RP).square().mean(1)
     return (prediction_RP - pixels_RP).abs().mean(1)
 
 
@@ -154,8 +157,11 @@ class SparK(SSLMethod):
         if self.sparse:
             make_sparse(encoder, self.active)
             check_sparse(encoder, self.active, in_channels, settings.patch_size)
+        elif settings.mask_fill is None:
+            self.mask_value: Tensor = nn.Parameter(torch.zeros(in_channels))
         else:
-            self.mask_value = nn.Parameter(torch.zeros(in_channels))
+            level = (settings.mask_fill - self.mean.flatten()) / self.std.flatten()
+            self.register_buffer("mask_value", level.expand(in_channels).clone(), persistent=False)
         active = self.active if self.sparse else None
         self.densify: nn.ModuleList | None = None
         self.head: nn.Module = nn.Identity()
@@ -174,7 +180,7 @@ class SparK(SSLMethod):
                 self.densify = nn.ModuleList(Densify(c, None, 1, active) for c in channels)
         self.register_buffer("step", torch.zeros((), dtype=torch.long))
         # Errors of the last look, for the log; no part of the method's state.
-        self.register_buffer("looked", torch.zeros(2), persistent=False)
+        self.register_buffer("looked", torch.zeros(4), persistent=False)
 
     def check_views(self, side: int) -> None:
         """Refuse views that cells do not divide, or of one cell."""
@@ -234,12 +240,17 @@ class SparK(SSLMethod):
         prediction, deepest = self.reconstruct(x, cells)
         errors = self._errors(prediction, x, cells)
         loss = shared_mean(errors)
+        logged = {"masked": loss.detach()}
+        if self.settings.ssim_weight > 0:
+            alike = shared_mean(self._alike(prediction, x))
+            logged["ssim"] = alike.detach()
+            loss = loss + self.settings.ssim_weight * (1 - alike)
         if self.training and not self.sparse and int(self.step) % STATISTICS_EVERY == 0:
             # After the pass with gradient: autocast keeps its casts of the weights, and those made
             # here would have none.
             with torch.no_grad():
                 self.encoder(x)
-        return Losses(loss, {"masked": loss.detach()}, self._pooled(deepest, cells))
+        return Losses(loss, logged, self._pooled(deepest, cells))
 
     def after_step(self, progress: float) -> None:
         """Count the step, so that the next one has other masks."""
@@ -253,33 +264,43 @@ class SparK(SSLMethod):
     def observe(self, batch: Batch) -> None:
         """Keep the errors on masked cells of the first views, and those of a constant answer."""
         view = batch.views[0]
-        errors, pixels = [], []
+        errors, pixels, pictures = [], [], []
         for part, cells in zip(
             *(t.tensor_split(-(-len(view) // AT_ONCE)) for t in (view, self.cells(view))),
             strict=True,
         ):
             x = self.normalise(part)
-            errors.append(self._errors(self.reconstruct(x, cells)[0], x, cells))
+            prediction = self.reconstruct(x, cells)[0]
+            errors.append(self._errors(prediction, x, cells))
             planes = x[:, : self.planes]
+            planes = self._levels(planes) if self.settings.target == "squares" else planes
             pixels.append(patchify(planes, self.settings.patch_size)[~cells.flatten(1)])
+            pictures.append(self._quality(prediction, x, cells))
         masked = torch.cat(pixels)
         constant = torch.zeros_like(masked[:1])
         if self.settings.target == "pixels":
             constant += masked.median()
+        elif self.settings.target == "squares":
+            constant += masked.mean()
         chance = cell_errors(self.settings.target, constant, masked, self.floor)
-        self.looked.copy_(torch.stack([torch.cat(errors).mean(), chance.mean()]))
+        found = [torch.cat(errors).mean(), chance.mean(), *torch.cat(pictures).mean(0)]
+        self.looked.copy_(torch.stack(found))
 
     def measures(self) -> dict[str, float]:
         """Return the errors on masked cells of the last look; nothing before the first.
 
         ``masked_loss``: with the same masks each time. ``chance_loss``: of the best constant
         answer. ``explained``: 1 - masked_loss / chance_loss; for the published target the share of
-        the variance in the masked cells that is predicted.
+        the variance in the masked cells that is predicted. Where pixels are predicted, ``psnr`` in
+        dB and ``ssim`` of views whose masked cells are filled in, on grey levels from 0 to 1.
         """
-        loss, chance = self.looked.tolist()
+        loss, chance, noise, alike = self.looked.tolist()
         if chance == 0:
             return {}
-        return {"masked_loss": loss, "chance_loss": chance, "explained": 1 - loss / chance}
+        found = {"masked_loss": loss, "chance_loss": chance, "explained": 1 - loss / chance}
+        return (
+            found if self.settings.target == "patches" else {**found, "psnr": noise, "ssim": alike}
+        )
 
     def panel(self, batch: Batch) -> Panel:
         """Return first views, what is left of them, and the masked cells as they are predicted."""
@@ -317,9 +338,36 @@ class SparK(SSLMethod):
         size, masked = self.settings.patch_size, ~cells.flatten(1)
         dtype = torch.promote_types(prediction.dtype, torch.float32)
         with torch.autocast(x.device.type, enabled=False):
+            planes = x[:, : self.planes]
+            if self.settings.target == "squares":
+                prediction, planes = self._levels(prediction.to(dtype)), self._levels(planes)
             guess = patchify(prediction, size)[masked].to(dtype)
-            pixels = patchify(x[:, : self.planes], size)[masked].to(dtype)
+            pixels = patchify(planes, size)[masked].to(dtype)
             return cell_errors(self.settings.target, guess, pixels, self.floor)
+
+    def _levels(self, x: Tensor) -> Tensor:
+        """Return normalised planes as grey levels, 0 to 1."""
+        return x * self.std.to(x.dtype) + self.mean.to(x.dtype)
+
+    def _alike(self, prediction: Tensor, x: Tensor) -> Tensor:
+        """Return the SSIM of each view and its whole reconstruction, (B,); it has a gradient."""
+        dtype = torch.promote_types(prediction.dtype, torch.float32)
+        with torch.autocast(x.device.type, enabled=False):
+            planes = self._levels(x[:, : self.planes].to(dtype))
+            return ssim(self._levels(prediction.to(dtype)), planes)
+
+    def _quality(self, prediction: Tensor, x: Tensor, cells: Tensor) -> Tensor:
+        """Return PSNR and SSIM of views whose masked cells are filled in, (B, 2).
+
+        Grey levels are those of the images throughout, cut off at black and white and never
+        rescaled by their own range.
+        """
+        if self.settings.target == "patches":
+            return torch.zeros(len(x), 2, device=x.device)
+        planes = self._levels(x[:, : self.planes].float())
+        seen = resized(cells, *x.shape[-2:])
+        filled_in = torch.where(seen, planes, self._levels(prediction.float()).clamp(0, 1))
+        return torch.stack([psnr(filled_in, planes), ssim(filled_in, planes)], dim=1)
 
     def _pooled(self, deepest: Tensor, cells: Tensor) -> Tensor:
         """Return the mean of the deepest map over active positions, (B, C), without gradient."""

@@ -30,8 +30,24 @@ class SparKSettings(MethodSettings):
         "patches",
         GROUP,
         "squared error of each patch at zero mean and unit variance, or absolute error of the "
-        "pixels",
-        choices=("patches", "pixels"),
+        "pixels, or the square of that in grey levels from 0 to 1",
+        choices=("patches", "pixels", "squares"),
+    )
+    mask_fill: float | None = flag(
+        None,
+        GROUP,
+        "grey level from 0 to 1 in masked cells, with --masking dense",
+        auto="learned",
+        low=0,
+        high=1,
+    )
+    ssim_weight: float = flag(
+        0.0,
+        GROUP,
+        "this times 1 - SSIM of view and whole reconstruction is added, with --target pixels or "
+        "squares",
+        low=0,
+        high=1000,
     )
     decoder: str = flag(
         "light",
@@ -55,4 +71,11 @@ class SparKSettings(MethodSettings):
                 f"so it must be a multiple of {HALVINGS}"
             )
             return [Problem(told, ("hidden_dim", "decoder"))]
-        return []
+        wrong = []
+        if self.mask_fill is not None and self.masking == "sparse":
+            told = "--mask_fill acts with --masking dense; sparse layers skip masked cells"
+            wrong.append(Problem(told, ("mask_fill", "masking")))
+        if self.ssim_weight > 0 and self.target == "patches":
+            told = "--ssim_weight compares pictures and acts with --target pixels or squares"
+            wrong.append(Problem(told, ("ssim_weight", "target")))
+        return wrong

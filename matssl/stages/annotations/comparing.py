@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -27,6 +28,7 @@ from matssl.metrics.agreement import kappa
 from matssl.metrics.counts import confusion
 from matssl.pictures import agreement as pictures
 from matssl.pictures.segmentation import colour_names
+from matssl.stages import predictions
 from matssl.stages.annotations import masks
 from matssl.stages.annotations.export_settings import CompareSettings
 from matssl.stages.annotations.masks import Masks, OneMask
@@ -73,13 +75,13 @@ def run(args: CompareSettings, argv: Sequence[str]) -> None:
         UserError: no picture that both annotated, masks of different sizes, names of classes that
             do not fit.
     """
-    first, second = Path(args.one), Path(args.other)
+    first, second = Path(args.a), Path(args.b)
     root = Path(EXPERIMENTS) / "compare" / f"{first.resolve().name}_{second.resolve().name}"
     root = root if args.output_dir is None else Path(args.output_dir)
     RunFolder.check(root, False, args.overwrite, resumable=False)
     one, other = masks.together(
-        masks.find(first, args.images, args.classes),
-        masks.find(second, args.images, args.classes),
+        masks.find(first, args.images, _classes(args, first)),
+        masks.find(second, args.images, _classes(args, second)),
         args.classes,
     )
     pairs, notes = _paired(one, other)
@@ -118,6 +120,11 @@ def run(args: CompareSettings, argv: Sequence[str]) -> None:
     folder.status("done", pictures=len(pairs))
     for line in _lines(found, one, other, rows, head, root):
         print(line)
+
+
+def _classes(args: CompareSettings, folder: Path) -> str | None:
+    """Return ``--classes`` for masks that are no run's; a run names its classes itself."""
+    return args.classes if predictions.folder(folder) is None else None
 
 
 def _called(picture: str) -> str:
@@ -252,16 +259,24 @@ def _of_classes(found: Agreement) -> list[dict[str, object]]:
         row |= {"pixels A": int(whole[number].sum()), "pixels B": int(whole[:, number].sum())}
         drawn = [c[number].sum() + c[:, number].sum() > 0 for c in counts]
         row["pictures"] = int(sum(drawn))
-        scores: tuple[tuple[str, Sequence[Counts], Callable[[Counts], float]], ...] = (
-            ("IoU", counts, lambda c, n=number: float(overlap.iou(c)[n])),
-            ("Dice", counts, lambda c, n=number: float(overlap.dice(c)[n])),
-            ("boundary F1", borders, lambda b, n=number: float(boundary.f1(b[None])[n])),
-        )
+        scores = (("IoU", counts, _iou), ("Dice", counts, _dice), ("boundary F1", borders, _f1))
         for score, values, of in scores:
-            value, interval = _jackknifed(values, of)
+            value, interval = _jackknifed(values, partial(of, number))
             row |= _with_ends(score, value, interval)
         rows.append(row)
     return rows
+
+
+def _iou(number: int, counts: Counts) -> float:
+    return float(overlap.iou(counts)[number])
+
+
+def _dice(number: int, counts: Counts) -> float:
+    return float(overlap.dice(counts)[number])
+
+
+def _f1(number: int, borders: Counts) -> float:
+    return float(boundary.f1(borders[None])[number])
 
 
 def _with_ends(name: str, value: float, interval: Interval) -> dict[str, object]:
@@ -376,7 +391,7 @@ def _page(
         [
             ("", report.headline([(value, name) for name, value in _figures(head)])),
             ("Classes", report.table(_short(rows), swatches=swatches)),
-            ("", report.note(f"{_rule(len(found.compared))}. {CEILING}")),
+            ("", report.note(f"Scores are of {_rule(len(found.compared))}. {CEILING}")),
             ("Which class A takes for which of B", report.table(_confusion(found))),
             ("Where they differ most", report.note(legend) + "".join(drawn)),
             ("Notes", report.text("\n".join(found.notes))) if found.notes else ("", ""),

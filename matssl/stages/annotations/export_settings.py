@@ -71,7 +71,7 @@ class ExportSettings(ToolSettings):
 class CompareSettings(ToolSettings):
     """Flags of ``annotations compare``."""
 
-    one: str = flag(
+    a: str = flag(
         "",
         "data",
         "masks or annotations of the first annotator",
@@ -79,7 +79,7 @@ class CompareSettings(ToolSettings):
         positional=True,
         leads=paths.images,
     )
-    other: str = flag(
+    b: str = flag(
         "",
         "data",
         "masks or annotations of the second annotator",

@@ -15,8 +15,7 @@ from matssl.core.labels import IGNORE
 from matssl.core.run_folder import atomic_write_text
 from matssl.core.wording import counted, cut
 from matssl.data.annotations import Choices, Drawing, Marked, Written, format_name, module_of
-from matssl.data.annotations.classes import is_background, is_ignored
-from matssl.data.annotations.drawing import stem_of
+from matssl.data.annotations.drawing import is_background, is_ignored, stem_of
 from matssl.data.annotations.raster import paint
 from matssl.data.layouts.written import class_text
 from matssl.data.masks import ClassTable, MaskClass

@@ -36,6 +36,12 @@ from matssl.stages.drawing import MASK_PNG
 
 CLASSES, TABLE = "classes.yaml", "import.csv"
 SHOWN = 3
+# Formats that leave open what a flag answers.
+ACTS_WITH = {
+    "annotator": ("labelstudio", "ome_zarr", "ome_zarr_05"),
+    "attribute": ("via", "labelstudio"),
+    "boxes": ("coco", "yolo"),
+}
 
 
 @dataclass
@@ -64,6 +70,7 @@ def run(args: ImportSettings, argv: Sequence[str]) -> None:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} exists already; give another --output_dir")
     name = chosen_format(source, args.format)
+    _check_flags(args, name)
     choices = Choices(args.annotator, args.attribute, args.boxes or "", args.label)
     annotations = module_of(name).read(source, choices)
     pictures = readers.find_images(images)
@@ -121,6 +128,17 @@ def chosen_format(source: Path, said: str | None) -> str:
         packed = "; unpack the archive and give its folder" if source.suffix == ".zip" else ""
         raise UserError(f"{source} holds no annotations of a known format ({known}){packed}")
     raise UserError(f"{source} holds annotations of {' and '.join(found)}; --format says which")
+
+
+def _check_flags(args: ImportSettings, name: str) -> None:
+    """Refuse flags that a format has no use for.
+
+    Raises:
+        UserError: there is one.
+    """
+    for flag, formats in ACTS_WITH.items():
+        if getattr(args, flag) and name not in formats:
+            raise UserError(f"--{flag} acts with {', '.join(formats)}, and these are of {name}")
 
 
 def _nothing(source: Path, images: Path, annotations: Annotations, paired: Paired) -> str:
@@ -230,7 +248,9 @@ def _report(
     yield _line("format", f"{name}{how}: {counted(len(drawings), 'picture')}, {kinds}")
     values = ", ".join(f"{cut(n, 60)} {value}" for n, value in classes.numbers.items())
     listed = "in the files' order" if annotations.labels else "by the alphabet"
-    yield _line("classes", values + ("" if args.classes else f" (numbered {listed})"))
+    yield _line(
+        "classes", values + ("" if args.classes else f" (numbered {listed}; --classes fixes them)")
+    )
     merged = [f"{old} as {new}" for old, new in renamed(args.rename).items()]
     if merged:
         yield _line("renamed", ", ".join(merged))

@@ -14,6 +14,7 @@ from matssl.core.errors import UserError
 from matssl.core.labels import IGNORE
 from matssl.core.wording import counted
 from matssl.data import layouts, masks, readers
+from matssl.data.annotations.pairing import size_of
 from matssl.data.masks import ClassTable
 from matssl.stages import predictions
 
@@ -75,7 +76,7 @@ class Masks:
             mask = self.table.decode(raw, str(one.file))
         if one.image is None:
             return mask
-        size = readers.read(one.image).pixels.shape[:2]
+        size = size_of(one.image)
         if mask.shape == size:
             return mask
         if mask.shape[1] != size[1] or mask.shape[0] > size[0]:
@@ -114,18 +115,17 @@ def find(folder: Path, images: str | None, classes: str | None, flag: str = "--i
     pictures = not folder.is_dir() or bool(readers.listing(folder).images)
     if images is None and not pictures:
         raise UserError(f"{folder} holds no pictures; {flag} says where they are")
-    root, dataset = folder, None
+    dataset = None
     if pictures:
         dataset = layouts.find(folder, classes=classes, need_masks=False, whole=True)
     if images is not None and (dataset is None or dataset.table is None):
         # Masks or annotation files without their pictures.
-        root = Path(images)
         place = str(folder.resolve())
-        dataset = layouts.find(root, classes=classes, mask_folder=place, whole=True)
+        dataset = layouts.find(images, classes=classes, mask_folder=place, whole=True)
     if dataset is None or dataset.table is None:
         return _of_masks(folder, classes)
     found = [
-        OneMask(_below(pair.image, root), pair.image, pair.mask)
+        OneMask(_below(pair.image, dataset.root), pair.image, pair.mask)
         for pair in dataset.pairs
         if pair.mask is not None
     ]

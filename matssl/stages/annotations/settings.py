@@ -90,9 +90,14 @@ class ImportSettings(ToolSettings):
     annotator: str = flag(
         "",
         "files",
-        "whose annotation counts where a picture has several: id or e-mail, newest or oldest",
+        "whose annotation counts where a picture has several: id or e-mail, newest or oldest; "
+        "OME-Zarr: name of the labels",
     )
-    attribute: str = flag("", "files", "VIA: which attribute of a region is its class")
+    attribute: str = flag(
+        "",
+        "files",
+        "VIA: which attribute of a region is its class; Label Studio: which field is the picture",
+    )
     boxes: str | None = flag(
         None,
         "files",

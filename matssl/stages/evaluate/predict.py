@@ -29,7 +29,7 @@ from matssl.metrics.counts import confusion
 from matssl.models.forest import ForestModel
 from matssl.preflight import Preflight
 from matssl.stages import console, drawing, failures, resume
-from matssl.stages.evaluate import classifier_error, leaks, objects, published, rivals
+from matssl.stages.evaluate import classifier_error, colours, leaks, objects, published, rivals
 from matssl.stages.evaluate.objects import OneField
 from matssl.stages.evaluate.report import (
     draw_panels,
@@ -62,6 +62,7 @@ class Inputs:
         found: what the images hold.
         beaten: what ``--crop_bottom`` beats, in words.
         objects: classes whose parts are matched one by one.
+        colours: of the classes in masks/rgb, (256, 3); None where none are written.
     """
 
     segmenter: Segmenter
@@ -72,6 +73,7 @@ class Inputs:
     found: Preflight
     beaten: str
     objects: tuple[int, ...]
+    colours: NDArray[np.uint8] | None = None
 
 
 def evaluate(settings: EvaluateSettings, argv: Sequence[str] = ()) -> Path:
@@ -263,7 +265,8 @@ def _inputs(settings: EvaluateSettings, segmenter: Segmenter) -> Inputs:
     truth, said = check_masks(pairs, truth, table, segmenter.record, seen.look)
     kinds, told = seen.chosen(settings.objects)
     dataset = replace(dataset, notes=(*dataset.notes, *dict.fromkeys((*notes, *said, *told))))
-    return Inputs(segmenter, dataset, pairs, truth, excluded, found, beaten, kinds)
+    shades = colours.of_table(table, settings.classes) if settings.save_rgb_masks else None
+    return Inputs(segmenter, dataset, pairs, truth, excluded, found, beaten, kinds, shades)
 
 
 def _dataset(settings: EvaluateSettings, segmenter: Segmenter) -> Dataset:
@@ -386,6 +389,8 @@ def _one_image(
     published.write_preds(folder, settings, name, found)
     drawing.write_masks(folder, "masks", name, found.classes, count)
     drawing.write_label(folder, name, found.classes, micrograph.pixel_size)
+    if inputs.colours is not None:
+        colours.write(folder, name, found.classes, inputs.colours)
     predicted, truth_areas, gathered = areas(found.classes, count), None, None
     probable = None
     rival_counts: dict[str, NDArray[np.int64]] = {}

@@ -96,6 +96,12 @@ class EvaluateSettings(RunSettings, LabelSettings, SpecimenSettings, TileSetting
     save_probabilities: bool = flag(
         False, "results", "write class probabilities as float16 TIFF", first=True
     )
+    save_rgb_masks: bool = flag(
+        False,
+        "results",
+        "also write masks/rgb/NAME_mask.png, in the colours of the masks of the training or of "
+        "--classes MAPPING.py",
+    )
     baselines: bool = flag(
         True,
         "results",

@@ -177,6 +177,7 @@ def check_masks(
     unread: list[UserError] = []
     said: dict[str, list[Path]] = {}
     rest = IGNORE if truth.rest_index is None else truth.rest_index
+    left: list[tuple[Path, int]] = []
     for pair in pairs:
         if pair.mask is None:
             continue
@@ -201,6 +202,7 @@ def check_masks(
         sizes = np.bincount(decoded.ravel(), minlength=256)
         pixels += sizes[: truth.num_classes]
         explained += int(sizes[:IGNORE].sum() - (sizes[rest] if rest != IGNORE else 0))
+        left += [(pair.mask, int(sizes[IGNORE]))] if sizes[IGNORE] else []
     paths = mask_paths(pairs)
     if paths and len(unread) == len(paths):
         raise unread[0]
@@ -214,4 +216,13 @@ def check_masks(
     share = pixels / max(1, pixels.sum())
     counted = zip(truth.classes, pixels.tolist(), share.tolist(), strict=True)
     table = replace(truth, classes=tuple(replace(c, pixels=n, share=f) for c, n, f in counted))
-    return table, tuple(f"{masks.files(found)}: {remark}" for remark, found in said.items())
+    told = [f"{masks.files(found)}: {remark}" for remark, found in said.items()]
+    if left and truth.rest_index == IGNORE:
+        # Of a table that ignores what it does not list, no value is refused: it is counted.
+        many = sum(n for _, n in left)
+        told.append(
+            f"{masks.files([path for path, _ in left])}: {many:,} px "
+            f"({100 * many / (many + int(pixels.sum())):.2f} %) are of no class of the model and "
+            "are not scored"
+        )
+    return table, tuple(told)

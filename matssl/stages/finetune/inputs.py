@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,7 +22,13 @@ from matssl.models import classic_unet, vit
 from matssl.models.segmentation import SegmentationModel, check_input_size
 from matssl.stages import resume
 from matssl.stages.finetune.forest_settings import HEADS
-from matssl.stages.finetune.settings import CROP_SIZE, FinetuneSettings, given_weights
+from matssl.stages.finetune.objective import Objective
+from matssl.stages.finetune.settings import (
+    CROP_SIZE,
+    NAMED_WEIGHTS,
+    FinetuneSettings,
+    given_weights,
+)
 
 # Whatever else a folder calls a split is a test of some kind and stays closed.
 OPENED = ("train", "val")
@@ -308,6 +314,8 @@ def val_every(settings: FinetuneSettings, images: int) -> int:
 def crop_size(settings: FinetuneSettings, model: SegmentationModel) -> int:
     """Return the side of a training crop: that of the resized image at most, as published.
 
+    Before a vision transformer it is raised to a multiple of its patches.
+
     Args:
         settings: with a size of crops or of images, or neither.
         model: that takes multiples of a side.
@@ -321,10 +329,10 @@ def crop_size(settings: FinetuneSettings, model: SegmentationModel) -> int:
         side = min(settings.crop_size or settings.input_size, settings.input_size)
         return max(model.multiple, side - side % model.multiple)
     multiple = model.trained_multiple
-    if settings.crop_size is None:
-        # Patches of 14 pixels make 196 of it.
-        return CROP_SIZE + -CROP_SIZE % multiple
-    side = settings.crop_size
+    side = CROP_SIZE if settings.crop_size is None else settings.crop_size
+    if isinstance(model.encoder, vit.VitEncoder):
+        # Sizes of recipes are multiples of 32, which patches of 14 pixels know nothing of.
+        return side + -side % multiple
     if side % multiple:
         nearest = named(str(n * multiple) for n in (side // multiple, side // multiple + 1) if n)
         raise UserError(f"--crop_size must be a multiple of {multiple}, not {side}: take {nearest}")
@@ -352,6 +360,20 @@ def crop_augmentation(
     )
 
 
+def objective(settings: FinetuneSettings) -> Objective:
+    """Return the loss that the settings ask for."""
+    chosen: tuple[float, ...] | str | None = settings.class_weights
+    if settings.class_weights not in NAMED_WEIGHTS:
+        chosen = given_weights(settings.class_weights)
+    return Objective(
+        settings.loss,
+        None if chosen == "none" else chosen,
+        l2=settings.l2,
+        threshold=settings.threshold,
+        counted=settings.scored,
+    )
+
+
 def describe(folder: RunFolder, inputs: Inputs) -> None:
     """Write data.csv: each image with its part, group and, where it was opened, what it holds.
 
@@ -372,3 +394,21 @@ def describe(folder: RunFolder, inputs: Inputs) -> None:
         content = opened.get(pair.image, {"split": unopened, **empty})
         row = {"image": str(pair.image), "split": content["split"], "group": pair.group}
         folder.append_csv("data.csv", {**row, **content})
+
+
+def refuse_other_statistics(
+    settings: FinetuneSettings, inputs: Inputs, payload: Mapping[str, object], instead: str
+) -> None:
+    """Refuse to go on where the file of ``--statistics`` has changed.
+
+    Args:
+        settings: of the command.
+        inputs: as they are read now.
+        payload: of the checkpoint.
+        instead: what to do for another plan.
+
+    Raises:
+        UserError: it has.
+    """
+    if settings.statistics and payload["preprocess"] != inputs.record.to_dict():
+        raise UserError(f"{settings.statistics} changed since this run began; {instead}")

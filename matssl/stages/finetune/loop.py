@@ -35,9 +35,9 @@ from matssl.stages.finetune import inputs as reading
 from matssl.stages.finetune.forest_settings import FOREST
 from matssl.stages.finetune.inputs import Inputs
 from matssl.stages.finetune.learner import Learner
-from matssl.stages.finetune.objective import Objective, Schedule
+from matssl.stages.finetune.objective import Schedule
 from matssl.stages.finetune.scores import Course
-from matssl.stages.finetune.settings import NAMED_WEIGHTS, FinetuneSettings, given_weights
+from matssl.stages.finetune.settings import FinetuneSettings
 from matssl.weights import WeightsReport
 
 # What to change where the memory is too small.
@@ -154,7 +154,7 @@ class Run:
             Learner,
             record=inputs.record,
             rt=rt,
-            objective=objective(settings),
+            objective=reading.objective(settings),
             schedule=self.schedule,
             crops=self.crops,
             batch_size=settings.batch_size,
@@ -374,6 +374,7 @@ class Run:
         facts = payload["progress"]
         if facts.get("data") != self.inputs.identity:
             raise UserError(f"the labelled images changed since this run began; {instead}")
+        reading.refuse_other_statistics(self.settings, self.inputs, payload, instead)
         augmented.refuse_other(facts, self.crops.augmented, self.folder.root, instead)
         self.step = resume.whole_number("step", payload["step"], self.schedule.total_steps)
         self.learner.restore(payload)
@@ -389,11 +390,11 @@ class Run:
     def _taught(self) -> dict[str, list[str]]:
         """Return which images the model has learned from, those of the one it went on from too."""
         train, before = self.inputs.train, self.taught_before
-        own = {"train_images": [str(pair.image) for pair in train.pairs]}
-        own["train_digests"] = list(train.digests)
-        if not before:
-            return own
-        return {name: list(dict.fromkeys((*before[name], *new))) for name, new in own.items()}
+        images = [str(pair.image) for pair in train.pairs]
+        own = {"train_images": images, "train_digests": list(train.digests)}
+        if before:
+            own = {name: list(dict.fromkeys((*before[name], *own[name]))) for name in own}
+        return own
 
     def lineage(self) -> Lineage:
         """Return the chain of what this model was trained from."""
@@ -408,20 +409,6 @@ class Run:
 
     def _outcome(self) -> report.Outcome:
         return report.Outcome(self.step, self.stop_at, self.best, self.best_step, self.start_text)
-
-
-def objective(settings: FinetuneSettings) -> Objective:
-    """Return the loss that the settings ask for."""
-    chosen: tuple[float, ...] | str | None = settings.class_weights
-    if settings.class_weights not in NAMED_WEIGHTS:
-        chosen = given_weights(settings.class_weights)
-    return Objective(
-        settings.loss,
-        None if chosen == "none" else chosen,
-        l2=settings.l2,
-        threshold=settings.threshold,
-        counted=settings.scored,
-    )
 
 
 def schedule(settings: FinetuneSettings, images: int) -> Schedule:

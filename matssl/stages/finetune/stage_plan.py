@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from matssl.core import paths, textfiles
 from matssl.core.errors import UserError
@@ -151,7 +152,7 @@ def read_stages(path: Path) -> tuple[tuple[Stage, ...], tuple[str, ...]]:
         f"two stages are called {n}" for n in sorted({n for n in names if names.count(n) > 1})
     ]
     if wrong:
-        raise UserError(f"{path}: {'; '.join(wrong[:6])}")
+        raise UserError(cut(f"{path}: {'; '.join(wrong[:6])}", 600))
     return tuple(found), tuple(dict.fromkeys(notes))
 
 
@@ -174,7 +175,7 @@ def _stage(entry: dict[str, object], number: int, wrong: list[str], notes: list[
         name = f"stage{number}"
 
     def number_of(key: str, whole: bool, low: float, high: float) -> float | None:
-        value = entry.get(key)
+        value: Any = entry.get(key)
         if value is None:
             return None
         if isinstance(value, str) and not whole:
@@ -184,9 +185,11 @@ def _stage(entry: dict[str, object], number: int, wrong: list[str], notes: list[
         kinds = int if whole else (int, float)
         fits = isinstance(value, kinds) and not isinstance(value, bool) and math.isfinite(value)
         if fits and low <= value <= high:
-            return value
+            return float(value)
         what = "a whole number" if whole else "a number"
-        wrong.append(f"{key} of {name} must be {what} from {low:g} to {high:g}, not {value}")
+        wrong.append(
+            f"{key} of {name} must be {what} from {low:g} to {high:g}, not {cut(str(value), 40)}"
+        )
         return None
 
     datasets = entry.get("datasets") or ()
@@ -196,7 +199,9 @@ def _stage(entry: dict[str, object], number: int, wrong: list[str], notes: list[
         datasets = ()
     mode = entry.get("finetune_mode")
     if mode is not None and mode not in MODES:
-        wrong.append(f"finetune_mode of {name} must be one of {', '.join(MODES)}, not {mode}")
+        wrong.append(
+            f"finetune_mode of {name} must be one of {', '.join(MODES)}, not {cut(str(mode), 40)}"
+        )
         mode = None
     encoder_lr = number_of("encoder_lr", False, 0, 1000)
     if encoder_lr is not None and mode in (FROZEN, WHOLE):

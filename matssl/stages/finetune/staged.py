@@ -18,7 +18,7 @@ import numpy as np
 
 from matssl.core import flags, runtime, textfiles
 from matssl.core.arrays import decided
-from matssl.core.checkpoint import Damaged
+from matssl.core.digest import Damaged
 from matssl.core.errors import DiskFull, UserError
 from matssl.core.run_folder import RunFolder, atomic_path, atomic_write_text
 from matssl.core.runtime import Runtime

@@ -80,7 +80,12 @@ def examined(
             "makes two of them"
         )
     if settings.head != FOREST:
-        settings = _tried(settings, dataset.table)
+        asked, settings = settings.crop_size, _tried(settings, dataset.table)
+        if asked and settings.input_size is None and settings.crop_size not in (asked, None):
+            told = (
+                f"crops of {settings.crop_size} px instead of {asked}: whole patches of the encoder"
+            )
+            notes = (*notes, told)
     found = preflight.examine_dataset(dataset, unmeasured, opened=reading.OPENED)
     found.judged.refuse_misfits()
     console.say(settings, rt, found.text())

@@ -409,6 +409,8 @@ class Run:
             raise UserError(
                 f"the images in {self.settings.data_path} changed since this run began; {instead}"
             )
+        if self.settings.statistics and payload["preprocess"] != self.inputs.record.to_dict():
+            raise UserError(f"{self.settings.statistics} changed since this run began; {instead}")
         self.method.load_state_dict(payload["state"])
         self.step = resume.whole_number("step", payload["step"], self.plan.total_steps)
         resume.restore_optimizer(self.optimizer, payload["optimizer"], self.step)

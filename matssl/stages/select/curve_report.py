@@ -225,7 +225,10 @@ def _page(
         ("Area under the learning curve", report.table(rows)),
         ("Gain over chance", report.picture(root / "areas.png", width=520)),
         ("Score and pictures", report.picture(root / "curve.png", width=760)),
-        ("Score and labelled foreground", report.note(cost) + report.picture(root / "cost.png")),
+        (
+            "Score and labelled foreground",
+            report.note(cost) + report.picture(root / "cost.png", width=760),
+        ),
         ("By budget", report.table(by_budget)),
         ("Features", report.text(f"{about.model}: {about.features}")),
         ("Command", report.text(run_folder.read_text(root / "command.txt"))),

@@ -127,7 +127,7 @@ def select(settings: SelectSettings, argv: Sequence[str] = ()) -> Path:
         )
         report.write_report(folder, made, about, drawn)
     folder.status("done", chosen=choice.n, candidates=len(units), failed=len(failed.images))
-    report.print_choice(folder, made)
+    report.print_choice(folder, made, settings.n)
     runtime.close()
     failed.end(len(pool.paths), len({unit.path for unit in units}))
     return plan.root
@@ -212,7 +212,10 @@ def _informed(plan: Plan, pool: Pool) -> Plan:
     if source.segmenter is not None:
         source = replace(source, segmenter=replace(source.segmenter, record=pool.record))
     if source.features is not None:
-        record = source.features.record.knowing(pool.record.bars)
+        # Cut as the model's own, so that regions mean the same rows to both.
+        cut = pool.record.crop_bottom
+        record = replace(source.features.record, crop_bottom=cut, page=pool.record.page)
+        record = record.knowing(pool.record.bars).told(pool.record.sizes)
         if source.segmenter is None:
             record = pool.record
         source = replace(source, features=replace(source.features, record=record))

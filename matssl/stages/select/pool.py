@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,7 +13,9 @@ from matssl.core.errors import UserError
 from matssl.core.ledger import FREEZE, PARTS, Ledger
 from matssl.core.wording import counted
 from matssl.data import layouts, readers
-from matssl.data.layouts import Dataset
+from matssl.data.layouts import DATA_LAYOUTS, Dataset
+from matssl.data.layouts.pairing import Found
+from matssl.data.layouts.splits import apply_splits
 from matssl.data.preprocess import Preprocess
 from matssl.stages.select.settings import SelectSettings
 
@@ -92,11 +95,12 @@ class _Known:
 
 
 def relative(path: Path, root: Path) -> str:
-    """Return a path from a folder, with /; of one elsewhere the whole path."""
-    try:
-        return path.resolve().relative_to(root.resolve()).as_posix()
-    except ValueError:
-        return path.resolve().as_posix()
+    """Return a path from a folder, with /; of one elsewhere the whole path.
+
+    Links are not followed: a picture is called as it is in the folder.
+    """
+    own, home = Path(os.path.abspath(path)), Path(os.path.abspath(root))
+    return (own.relative_to(home) if own.is_relative_to(home) else own).as_posix()
 
 
 def gather(
@@ -123,8 +127,14 @@ def gather(
     if settings.labelled is not None:
         home = Path(settings.labelled)
         _take(known, layouts.find(home, splits=settings.splits, opened=()), home, record)
+    elif settings.splits is not None:
+        # A list of splits names some pictures; the others are what may be chosen.
+        parts = apply_splits(
+            [Found(pair.image, pair.mask, "") for pair in pool.pairs], Path(settings.splits), root
+        )[0]
+        _freeze(known, [(item.image, item.split) for item in parts], root)
     elif pool.cut.kind == "named":
-        _freeze(known, pool, root)
+        _freeze(known, [(pair.image, pair.split) for pair in pool.pairs], root)
     _remembered(known, ledger, home)
     known.labelled += [Path(path) for path in sorted(trained["images"]) if Path(path).is_file()]
     learned = {Path(path).resolve() for path in known.labelled}
@@ -184,15 +194,28 @@ def gather(
 
 
 def _found(settings: SelectSettings, root: Path) -> Dataset:
+    """Return the pictures of the pool with the masks that some of them have.
+
+    A training set whose folder of masks is half full is refused; a pool is just that.
+    """
+    holding = {place for one in DATA_LAYOUTS.values() for place in one.no_micrographs(root)}
+    try:
+        return _read(settings, root, settings.mask_folder)
+    except UserError:
+        if settings.mask_folder is not None or len(holding) != 1:
+            raise
+        return _read(settings, root, relative(holding.pop(), root))
+
+
+def _read(settings: SelectSettings, root: Path, mask_folder: str | None) -> Dataset:
     return layouts.find(
         root,
-        splits=settings.splits if settings.labelled is None else None,
         group_regex=settings.group_regex,
         specimens=settings.specimens,
         pixel_size=settings.pixel_size,
         seed=settings.seed,
         need_masks=False,
-        mask_folder=settings.mask_folder,
+        mask_folder=mask_folder,
         opened=(),
     )
 
@@ -213,12 +236,13 @@ def _take(known: _Known, labelled: Dataset, home: Path, record: Preprocess) -> N
         elif part is not None:
             known.digests[digest] = f"frozen {part} image: as {relative(pair.image, home)}"
     if labelled.cut.kind == "named":
-        _freeze(known, labelled, home)
+        _freeze(known, [(pair.image, pair.split) for pair in labelled.pairs], home)
 
 
-def _freeze(known: _Known, dataset: Dataset, home: Path) -> None:
+def _freeze(known: _Known, images: Sequence[tuple[Path, str]], home: Path) -> None:
+    """Take the images of validation and test: of each its path and its split."""
     for split, part in FROZEN.items():
-        paths = [pair.image for pair in dataset.pairs if pair.split == split]
+        paths = [path for path, own in images if own == split]
         known.frozen |= {path: f"frozen {part} image" for path in paths}
         if paths:
             known.parts[part] = tuple(relative(path, home) for path in paths)

@@ -262,8 +262,8 @@ def write_report(folder: RunFolder, made: Made, about: About, drawn: Sequence[Dr
     report.write(root / "report.html", title, subtitle, sections)
 
 
-def print_choice(folder: RunFolder, made: Made) -> None:
-    """Print what was chosen and where it lies."""
+def print_choice(folder: RunFolder, made: Made, wanted: int) -> None:
+    """Print what was chosen and where it lies, and that there is no more where more was wanted."""
     for rank in _ranks(made):
         unit = made.unit(rank)
         box = unit.box
@@ -277,6 +277,8 @@ def print_choice(folder: RunFolder, made: Made) -> None:
         print(f"  {rank:3d}  {made.pool.name(unit.path)}{place}{told}")
     pixels = sum(made.unit(rank).box.pixels for rank in _ranks(made))
     print(f"  {pixels / 1e6:.2f} million pixels of {counted(len(made.pictures), 'picture')}")
+    if made.choice.n < wanted:
+        print(f"  note: {made.choice.n} of the {wanted} that were asked for; no more are left")
     print(f"report: {folder.root / 'report.html'}", flush=True)
 
 

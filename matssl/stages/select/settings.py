@@ -28,10 +28,10 @@ FILTERS = "filters"
 PASSES = ("auto", "ensemble", "dropout", "orientations")
 # Of a folder whose masks are all there, budgets and seeds of the simulated annotator.
 BUDGETS, SEEDS = (1, 2, 4, 8), 10
-ARMS = ("boundary_entropy", "entropy", "clasp", "typiclust")
+ARMS = ("entropy", "boundary_entropy", "clasp", "typiclust")
 # Methods where MODEL segments (what won where it was measured, benchmarks/RESULTS.md), and where it
 # gives features alone.
-DEFAULT, FIRST = "boundary_entropy", "typiclust"
+DEFAULT, FIRST = "entropy", "typiclust"
 # Flags that act with --learning_curve alone, and those that act without it alone.
 OF_CURVE = ("arms", "budgets", "seeds", "scored", "start", "resume")
 OF_CHOICE = (
