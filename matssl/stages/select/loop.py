@@ -15,7 +15,7 @@ from matssl.core.run_folder import RunFolder
 from matssl.core.runtime import Runtime
 from matssl.data import copies, readers
 from matssl.data.copies import Finder, Sketch
-from matssl.data.preprocess import shrunk
+from matssl.data.levels import shrunk
 from matssl.selection.candidates import Candidates
 from matssl.selection.choosing import Choice, choose
 from matssl.stages import console, drawing, resume
@@ -277,7 +277,7 @@ def _chosen(
 
 
 def _sketch(path: Path, source: Source) -> Sketch:
-    micrograph = source.record.read(path)
+    micrograph = source.record.frame(path)
     rows = source.record.kept_rows(micrograph)
     return copies.sketch(shrunk(micrograph.pixels[:rows], LOOKED_AT))
 
@@ -312,7 +312,7 @@ def _remember(book: Ledger, plan: Plan, made: report.Made, settings: SelectSetti
     for part, names in pool.parts.items():
         digests = []
         for name in names:
-            digests.append(readers.digest(plan.source.record.read(pool.home / name).pixels))
+            digests.append(readers.digest(plan.source.record.frame(pool.home / name).pixels))
         book.freeze(part, names, folder=pool.home, digests=sorted(digests))
     images = []
     for number in made.choice.chosen:

@@ -125,7 +125,7 @@ class Eye:
         shape = (self.source.record.kept_rows(micrograph), micrograph.pixels.shape[1])
         seen = None if self.source.segmenter is None else self.look(micrograph)
         cells = None if self.source.features is None else self.source.features.cells(micrograph)
-        digest = readers.digest(micrograph.pixels)
+        digest = readers.digest(micrograph.middle.pixels)
         boxes = cut(*shape, self.settings.region)
         found = []
         for box in boxes:
@@ -173,7 +173,7 @@ def measure(eye: Eye, pool: Pool, failed: Failures, quiet: bool) -> tuple[list[U
     for path, specimen in zip(pool.paths, pool.specimens, strict=True):
         with failed.of(path):
             micrograph = record.read(path)
-            digest = readers.digest(micrograph.pixels)
+            digest = readers.digest(micrograph.middle.pixels)
             why = pool.digests.get(digest, "")
             if not why and digest in first:
                 why = f"copy: the same pixels as {pool.name(first[digest])}"
