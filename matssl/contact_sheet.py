@@ -15,7 +15,8 @@ from matssl.core.wording import counted
 from matssl.data import readers
 from matssl.data.facts import Facts
 from matssl.data.layouts import Dataset, Pair
-from matssl.data.preprocess import Preprocess, shrunk
+from matssl.data.levels import shrunk
+from matssl.data.preprocess import Preprocess
 from matssl.pictures import contact
 from matssl.pictures.contact import Cell
 from matssl.preflight import Preflight
@@ -114,7 +115,7 @@ def _cell(fact: Facts, found: Preflight, pair: Pair | None) -> Cell:
     text = fact.path.name if fact.split in UNSPLIT else f"{fact.split}: {fact.path.name}"
     if fact.error:
         return Cell(None, title, text, wrong="cannot be read")
-    micrograph = found.record.read(fact.path)
+    micrograph = found.record.frame(fact.path)
     rows = micrograph.pixels.shape[0]
     kept = found.record.kept_rows(micrograph)
     image = gray(micrograph.pixels, kept)

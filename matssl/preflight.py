@@ -19,8 +19,9 @@ from matssl.data.facts import POOL, Duplicate, Facts, copies_told, leaking, tabl
 from matssl.data.layouts import Dataset, LeftOut, content, survey
 from matssl.data.layouts.content import Holds, Size
 from matssl.data.layouts.survey import CLOSED, MASKS_ELSEWHERE
+from matssl.data.levels import shrunk
 from matssl.data.masks import ClassTable
-from matssl.data.preprocess import Preprocess, shrunk
+from matssl.data.preprocess import Preprocess
 from matssl.data.quality import Outlier, Quality
 from matssl.data.specimens import Grouping, one_left
 
@@ -140,6 +141,8 @@ class Preflight:
             lines.append(f"  specimens    {self.grouping.text}")
             notes = self.grouping.notes if self.dataset is None else ()
             lines += [f"  note         {note}" for note in notes]
+        if self.grouping is not None and (self.record.depth > 1 or self.grouping.sequences.frames):
+            lines.append(f"  sequences    {self.grouping.sequences.text(self.record.depth)}")
         if self.dataset is not None:
             lines += self._labels(self.dataset)
         lines += [f"  note         {told}" for told in self.judged.notes]
@@ -370,7 +373,7 @@ def _facts(
 ) -> Facts:
     mask, specimen = of.masks.get(path), of.specimens.get(path, "")
     try:
-        micrograph = record.read(path)
+        micrograph = record.frame(path)
         seen = bars.look(micrograph, path, mask, record.crop_bottom)
         if record.crop_bottom == bars.AUTO:
             record = record.knowing({path: record.bars.get(path, seen.alone)})

@@ -14,7 +14,7 @@ import tifffile
 
 from matssl.core import arrays
 from matssl.core.errors import UserError
-from matssl.data import cache, preprocess, readers, synthetic
+from matssl.data import cache, levels, preprocess, readers, synthetic
 from matssl.data.preprocess import Preprocess
 from matssl.measure.field import areas
 from matssl.pictures import segmentation as pictures
@@ -136,11 +136,11 @@ def test_areas_are_counted_in_blocks() -> None:
 def test_a_shrunk_picture_is_the_mean_of_squares() -> None:
     """D15: what only looks at a large picture needs no copy of it."""
     plane = PICTURES[4][:1000]
-    small = preprocess.shrunk(plane, 500)
+    small = levels.shrunk(plane, 500)
     assert small.shape == (250, 499)
     wanted = plane[:1000, :1996].astype(float).reshape(250, 4, 499, 4).mean((1, 3))
     assert np.abs(small - wanted).max() < 1e-3
-    assert preprocess.shrunk(plane, 1999) is plane
+    assert levels.shrunk(plane, 1999) is plane
 
 
 def test_an_array_lies_in_a_file_that_vanishes_with_it(

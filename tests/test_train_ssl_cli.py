@@ -179,7 +179,7 @@ LOTS = ["--model", "pscl-moco", "--labeled_path", "absent"]
         (["--scale_min", "0.9", "--scale_max", "0.5"], "shares of the area"),
         (["--clip", "-1"], "--clip must be at least 0"),
         (["--color", "rgb"], "--color rgb needs --in_channels 3"),
-        (["--in_channels", "2"], "--in_channels must be one of 1, 3"),
+        (["--in_channels", "2"], "--in_channels must be 1 or 3, not 2"),
         (["--resume", "--name", ""], "--name is empty"),
         (["--name", ".."], "cannot name a run"),
         (["--threads", "0"], "--threads must be at least 1"),

@@ -108,7 +108,8 @@ def flag(
         first: whether ``--help`` shows it, not only ``--help all``.
         positional: a word without ``--NAME`` before it; a tuple takes all that are left.
         excludes: a flag that says the same thing otherwise, such as steps and epochs.
-        check: returns what is wrong with a text, "" where nothing is.
+        check: returns what is wrong with a text, or with a number in its range, "" where nothing
+            is.
         auto: in words, what stands for a default of None.
         leads: of a path: returns what is wrong with what it leads to (:mod:`matssl.core.paths`);
             asked where the command is to run, not where its words are only understood.
@@ -300,7 +301,8 @@ def _told(flag: Known, value: object, allowed: Sequence[str | int]) -> str:
         )
     if flag.kind in (int, float) and isinstance(value, (int, float)):
         told = (flag.flag.range or Range()).problem(value)
-        return told and f"{flag.word} {told}"
+        if told or flag.flag.check is None:
+            return told and f"{flag.word} {told}"
     if value == "" and not flag.flag.required:
         return f"{flag.word} is empty"
     return flag.flag.check(str(value)) if flag.flag.check is not None else ""

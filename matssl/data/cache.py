@@ -13,7 +13,7 @@ import stat
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -46,6 +46,8 @@ class Pool:
         sources: path of each image.
         shapes: (height, width[, 3]) of each plane as it was read.
         coloured: whether any has colours; every plane has three channels then.
+        stacks: of each image the numbers of itself and its neighbours, the earliest first; empty
+            where planes are single pictures. The file holds each frame once.
         rejected: (path, reason) of files that could not be read.
         digests: SHA-256 of the pixels of each plane.
         hash: of all planes and the record: the same wherever and whenever the files were copied.
@@ -61,6 +63,7 @@ class Pool:
         self.sources: list[str] = index["sources"]
         self.shapes: list[tuple[int, ...]] = [tuple(shape) for shape in index["shapes"]]
         self.coloured = any(len(shape) == 3 for shape in self.shapes)
+        self.stacks: list[tuple[int, ...]] = []
         self.rejected: list[tuple[str, str]] = [(p, why) for p, why in index["rejected"]]
         self.hash: str = index["hash"]
         self.digests: list[str] = index["digests"]
@@ -80,12 +83,68 @@ class Pool:
     def __len__(self) -> int:
         return len(self.sources)
 
+    @property
+    def channels(self) -> int:
+        """Channels of every plane."""
+        return len(self.stacks[0]) if self.stacks else 3 if self.coloured else 1
+
+    def stack(self, neighbours: Mapping[Path, tuple[Path, ...]], depth: int) -> None:
+        """Make of every plane one of the picture and its neighbours, (H, W, frames).
+
+        Args:
+            neighbours: of each picture that has some, itself in the middle.
+            depth: frames of a stack; a picture without neighbours stands for them, too.
+
+        Raises:
+            UserError: a frame and a neighbour differ in size.
+        """
+        numbers = {Path(source): i for i, source in enumerate(self.sources)}
+        self.stacks = [
+            tuple(numbers[other] for other in neighbours.get(path, (path,) * depth))
+            for path in numbers
+        ]
+        self.refuse_misfits(self.stacks)
+
+    def refuse_misfits(self, near: Sequence[tuple[int, ...]]) -> None:
+        """Refuse frames of a sequence that differ in size.
+
+        Args:
+            near: of each image the numbers of others that go with it.
+
+        Raises:
+            UserError: it names the first two.
+        """
+        for i, numbers in enumerate(near):
+            other = next((j for j in numbers if self.shapes[j] != self.shapes[i]), None)
+            if other is not None:
+                (a, b), (c, d) = self.shapes[i][:2], self.shapes[other][:2]
+                raise UserError(
+                    f"{self.sources[i]} has {b} x {a} pixels above its bar and its neighbour "
+                    f"{self.sources[other]} {d} x {c}; frames of a sequence are alike "
+                    "(--crop_bottom N cuts the same rows off all)"
+                )
+
     def plane(self, i: int) -> NDArray[np.uint8]:
-        """Return plane ``i``, uint8 (H, W) or, where the pool has colours, (H, W, 3); read-only."""
+        """Return plane ``i``, uint8 (H, W); read-only.
+
+        (H, W, 3) where the pool has colours, (H, W, frames) where neighbours are stacked.
+        """
+        if self.stacks:
+            return self._stacked(self.stacks[i])
         plane = self._read(i)
         return (
             np.repeat(plane[..., None], 3, axis=2) if self.coloured and plane.ndim == 2 else plane
         )
+
+    def _stacked(self, stack: tuple[int, ...]) -> NDArray[np.uint8]:
+        """Return frames behind each other; those that follow each other in the file as they lie."""
+        planes = [self._read(j) for j in stack]
+        size, first = planes[0].size, self._offsets[stack[0]]
+        row = all(self._offsets[j] == first + n * size for n, j in enumerate(stack))
+        if self._data is None or not row or not self._mended.keys().isdisjoint(stack):
+            return np.stack(planes, axis=2)
+        frames = self._data[first : first + len(stack) * size]
+        return np.moveaxis(frames.reshape(len(stack), *planes[0].shape), 0, 2)
 
     def _read(self, i: int) -> NDArray[np.uint8]:
         if self._data is None:
@@ -125,7 +184,7 @@ class Pool:
         return plane
 
     def _decoded(self, i: int) -> NDArray[np.uint8]:
-        plane = self._record.plane_u8(self._record.read(self.sources[i]))
+        plane = self._record.plane_u8(self._record.frame(self.sources[i]))
         plane.flags.writeable = False
         return plane
 
@@ -157,7 +216,7 @@ def build(
         UserError: unreadable files, nothing left, or a disk too small for the cache.
     """
     preprocessing = {
-        k: v for k, v in record.to_dict().items() if k not in ("mean", "std", "channels")
+        k: v for k, v in record.to_dict().items() if k not in ("mean", "std", "channels", "depth")
     }
     # Absent files are told here, before anything is written.
     keys = [f"{_file_key(path)}|{record.bars.get(path)}" for path in paths]
@@ -246,7 +305,7 @@ def _scan(
             large = head.height * head.width > LARGE_PIXELS
             # Large pictures are decoded one after the other: threads would hold one each.
             with one_large if large else nullcontext():
-                micrograph = record.read(path)
+                micrograph = record.frame(path)
                 plane = record.plane_u8(micrograph)
         except UserError as error:
             return str(error)
@@ -338,11 +397,12 @@ def _open(
 def _file_key(path: Path) -> str:
     """Return what tells this file from any other state of it: name, size, time, first bytes."""
     try:
-        status = path.stat()
+        file_path = readers.file_of(path)
+        status = file_path.stat()
         if not stat.S_ISREG(status.st_mode):
             # A pipe would wait for ever; reading refuses it by name.
             return f"{path.resolve()}|no file"
-        with open(path, "rb") as file:
+        with open(file_path, "rb") as file:
             head = hashlib.sha256(file.read(HEAD_BYTES)).hexdigest()
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error

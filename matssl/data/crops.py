@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -12,16 +13,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from matssl.core import rng
-from matssl.core.arrays import Array
+from matssl.core.arrays import Array, roomy
 from matssl.core.errors import UserError
 from matssl.core.geometry import apply_d4
 from matssl.core.labels import IGNORE
 from matssl.data import augmentation as augmenting
-from matssl.data import bars, readers
+from matssl.data import bars, levels, readers
 from matssl.data.layouts import Pair
 from matssl.data.masks import ClassTable
 from matssl.data.prefetch import prefetched
 from matssl.data.preprocess import Preprocess
+from matssl.data.specimens import sequences
 
 # Enough places of a class to draw from; all of them would cost more memory than the image.
 MAX_PLACES = 20_000
@@ -32,7 +34,7 @@ class Labelled:
     """Decoded images with their masks.
 
     Attributes:
-        planes: float32 (H, W) or (H, W, 3) each, nominally 0 to 1.
+        planes: float32 (H, W), (H, W, 3) or (H, W, frames) each, nominally 0 to 1.
         masks: uint8 (H, W) each, class index or 255.
         pairs: where they came from.
         facts: bits and pixel size of each image.
@@ -107,19 +109,59 @@ def load(pairs: Sequence[Pair], record: Preprocess, table: ClassTable) -> Labell
     """
     if not all(pair.image in record.bars for pair in pairs):
         told = ((pair.image, pair.mask) for pair in pairs)
-        judged = bars.of_pairs(told, record.read, record.crop_bottom)
+        judged = bars.of_pairs(told, record.frame, record.crop_bottom)
         judged.refuse_misfits()
         record = record.knowing(judged.rows)
     planes, masks, facts, digests = [], [], [], []
     for pair in pairs:
         assert pair.mask is not None
-        micrograph = record.read(pair.image)
+        micrograph = record.frame(pair.image)
         raw = table.decode(readers.read_mask(pair.mask), str(pair.mask))
         masks.append(np.ascontiguousarray(record.mask(raw, micrograph)))
-        planes.append(record.plane(micrograph))
+        if record.depth == 1:
+            planes.append(record.plane(micrograph))
         facts.append((micrograph.bits, micrograph.pixel_size))
         digests.append(readers.digest(micrograph.pixels))
+    if record.depth > 1:
+        planes = _stacks([pair.image for pair in pairs], [mask.shape for mask in masks], record)
     return Labelled(tuple(planes), tuple(masks), tuple(pairs), tuple(facts), tuple(digests))
+
+
+def _stacks(
+    images: Sequence[Path], shapes: Sequence[tuple[int, ...]], record: Preprocess
+) -> list[Array]:
+    """Return the planes of images with their neighbours, (H, W, frames) each.
+
+    Neighbours share their frames: images in a row take little more memory than at depth 1.
+
+    Args:
+        images: labelled ones.
+        shapes: (H, W) of the plane of each.
+        record: how they are read.
+
+    Raises:
+        UserError: a neighbour cannot be read, or differs from its frame in size.
+    """
+    planes: dict[int, Array] = {}
+    for shape in dict.fromkeys(shapes):
+        places = [place for place, own in enumerate(shapes) if own == shape]
+        row, starts = sequences.chained([record.near(images[place]) for place in places])
+        frames = roomy((len(row), *shape), np.float32)
+        for number, path in enumerate(row):
+            if number and row[number - 1] == path:
+                frames[number] = frames[number - 1]
+                continue
+            plane = record.plane(record.frame(path))
+            if plane.shape != shape:
+                raise UserError(
+                    f"{path} has {plane.shape[1]} x {plane.shape[0]} pixels above its bar and a "
+                    f"neighbour in its sequence {shape[1]} x {shape[0]}; frames of a sequence are "
+                    "alike (--crop_bottom N cuts the same rows off all)"
+                )
+            frames[number] = plane
+        for place, start in zip(places, starts, strict=True):
+            planes[place] = np.moveaxis(frames[start : start + record.depth], 0, 2)
+    return [planes[place] for place in range(len(images))]
 
 
 def labelled(pairs: Sequence[Pair], table: ClassTable) -> tuple[Pair, ...]:
@@ -224,7 +266,7 @@ class CropLoader:
         if side != augmentation.size:
             shape = (augmentation.size, augmentation.size)
             kind = cv2.INTER_AREA if side > augmentation.size else cv2.INTER_LINEAR
-            plane = cv2.resize(plane, shape, interpolation=kind)
+            plane = levels.resized(plane, augmentation.size, kind)
             mask = cv2.resize(mask, shape, interpolation=cv2.INTER_NEAREST_EXACT)
         if augmentation.pipeline is not None:
             plane, mask = augmentation.pipeline(plane, mask, generator, self.levels[image])

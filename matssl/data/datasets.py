@@ -131,6 +131,7 @@ class ViewLoader:
         pin: bool = False,
         guides: Guides | None = None,
         lots: NDArray[np.int64] | None = None,
+        beside: Sequence[tuple[int, ...]] | None = None,
     ) -> None:
         """Make a loader.
 
@@ -146,13 +147,16 @@ class ViewLoader:
             pin: make batches in pinned memory, for a GPU.
             guides: labelled images; the first sample of each batch is a tile of one of them.
             lots: production batch of each image of the pool, -1 where it is not known.
+            beside: of each image of the pool the numbers of frames beside it in its sequence, one
+                of which gives the further views of a sample, at the same place; None: the image
+                itself gives all of them.
 
         Raises:
             UserError: fewer tiles than a batch, a batch that the processes cannot share, or
                 labelled images in colour beside a gray pool.
         """
         self.tiles = tile_boxes(pool.shapes, tile_size)
-        self.channels = 3 if pool.coloured else 1
+        self.channels = pool.channels
         # Samples of the pool in a batch.
         self.drawn = batch_size - (guides is not None and guides.beside)
         check_batch(pool.shapes, tile_size, self.drawn)
@@ -162,7 +166,7 @@ class ViewLoader:
         self.batch_size, self.threads = batch_size, threads
         self.rank, self.local, self.pin = rank, batch_size // world_size, pin
         self.groups = pool.groups[self.tiles[:, 0]]
-        self.guides, self.lots = guides, lots
+        self.guides, self.lots, self.beside = guides, lots, beside
         if guides is not None:
             self.guides = replace(guides, planes=tuple(map(self._as_pool, guides.planes)))
             self.guide_tiles, self.guide_chances = guide_boxes(guides.masks, tile_size)
@@ -173,6 +177,8 @@ class ViewLoader:
         Raises:
             UserError: it is in colour, and the pool in gray.
         """
+        if self.pool.stacks:
+            return plane
         if plane.ndim == 3 and self.channels == 1:
             raise UserError("the labelled images are in colour, the pool is gray; use --color gray")
         gray_in_colour = plane.ndim == 2 and self.channels == 3
@@ -235,6 +241,8 @@ class ViewLoader:
         made, maps, labels = [], [], None
         for number, augmentation in enumerate(self.augmentations):
             draws = views.draw(augmentation, tiles[:, 1:], self.seed, epoch, numbers, number)
+            if number == 1 and self.beside is not None:
+                planes = self._beside(tiles[:, 0], samples, epoch, planes, guide is not None)
             out = np.empty(
                 (len(samples), self.channels, augmentation.size, augmentation.size), np.uint8
             )
@@ -255,6 +263,29 @@ class ViewLoader:
             labels=None if labels is None else torch.from_numpy(labels),
             lot=None if lot is None else torch.from_numpy(lot),
         )
+
+    def _beside(
+        self,
+        images: NDArray[np.int64],
+        samples: NDArray[np.int64],
+        epoch: int,
+        planes: list[NDArray[np.uint8]],
+        guided: bool,
+    ) -> list[NDArray[np.uint8]]:
+        """Return for each sample the plane of a frame beside its image, drawn evenly.
+
+        An image without such frames, and the labelled tile of a guided batch, keep their own.
+        """
+        assert self.beside is not None
+        found = list(planes)
+        for place in range(int(guided), len(samples)):
+            frames = self.beside[int(images[place])]
+            if frames:
+                generator = rng.generator(
+                    self.seed, epoch, int(samples[place]), stream=rng.NEIGHBOURS
+                )
+                found[place] = self.pool.plane(frames[int(generator.integers(len(frames)))])
+        return found
 
 
 def _seen(mask: NDArray[np.uint8], draws: views.Draws, size: int) -> NDArray[np.uint8]:

@@ -12,10 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from matssl.core.arrays import (
-    BLOCK,
     STRIP,
     Array,
-    pairwise,
     percentiles,
     roomy,
     strips,
@@ -26,16 +24,18 @@ from matssl.core.labels import IGNORE
 from matssl.core.wording import cut
 from matssl.data import readers, stored
 from matssl.data.bars import upper_part
+from matssl.data.levels import rescaled, summed, windowed
 from matssl.data.readers import Micrograph
 from matssl.data.readers.orientation import UPRIGHT
 from matssl.data.readers.planes import FLOAT_BITS
+from matssl.data.specimens import sequences
 
 # A window of mean -/+ 3 standard deviations shows nearly all grey levels of an image.
 STANDARD_HALF_WIDTH = 3.0
 # Defaults of --low and --high.
 LEVELS = (0.5, 99.5)
 # Fields of the files and the command at hand.
-UNSTORED = ("sizes", "bars", "given")
+UNSTORED = ("sizes", "bars", "neighbours", "given")
 WINDOWS = ("percentile", "dtype", "standard", "fixed")
 
 
@@ -56,7 +56,9 @@ class Preprocess:
         pixel_size: nm; what the user said the pixels are, for all images.
         mean: of the planes, one value per channel of the plane.
         std: of the planes, one value per channel of the plane.
-        channels: input channels of the network, 1 or 3.
+        channels: input channels of the network, 1 or 3; those of ``depth`` where that is above 1.
+        depth: frames of a sequence that are read as channels, the picture itself in the middle; 1
+            for single pictures. Each has a window of its own, and one mean and std serve all.
         page: of TIFF files that have several, counted from 1; None for the largest, of equal ones
             the deepest, of those the first.
         sizes: nm, of single images, as a table says; beats ``pixel_size``. Of the files at hand and
@@ -64,6 +66,8 @@ class Preprocess:
         bars: rows of the information bars of single images, judged together with the others of
             their size (:func:`matssl.data.bars.judge`); acts with "auto". As ``sizes``, it is
             neither compared nor stored.
+        neighbours: of single frames, themselves in the middle; as ``sizes``, neither compared nor
+            stored. The folder tells those of others (:func:`sequences.around`).
         given: mean and std that a file says, which nothing measured replaces; of the command and
             not of the record, which has them as ``mean`` and ``std``.
     """
@@ -80,8 +84,12 @@ class Preprocess:
     std: tuple[float, ...] = (0.25,)
     channels: int = 1
     page: int | None = None
+    depth: int = 1
     sizes: Mapping[Path, float] = field(default_factory=dict, compare=False, repr=False)
     bars: Mapping[Path, int] = field(default_factory=dict, compare=False, repr=False)
+    neighbours: Mapping[Path, tuple[Path, ...]] = field(
+        default_factory=dict, compare=False, repr=False
+    )
     given: tuple[tuple[float, ...], tuple[float, ...]] | None = field(
         default=None, compare=False, repr=False
     )
@@ -99,6 +107,22 @@ class Preprocess:
             raise UserError("--color rgb needs --in_channels 3")
 
     def read(self, path: Path | str) -> Micrograph:
+        """Return the micrograph in a file, with its neighbours where the record has a depth.
+
+        Raises:
+            UserError: one of them cannot be read, or has another size or type.
+        """
+        if self.depth == 1:
+            return self.frame(path)
+        near = self.near(path)
+        opened = {one: self.frame(one) for one in dict.fromkeys(near)}
+        return readers.stacked([opened[one] for one in near])
+
+    def near(self, path: Path | str) -> tuple[Path, ...]:
+        """Return a picture with its neighbours, the earliest first."""
+        return self.neighbours.get(Path(path)) or sequences.around(Path(path), self.depth)
+
+    def frame(self, path: Path | str) -> Micrograph:
         """Return the micrograph in a file with the record's page, colour rule and pixel size."""
         page = None if self.page is None else self.page - 1
         micrograph = readers.read(path, page=page, color=self.color)
@@ -112,8 +136,16 @@ class Preprocess:
         return replace(self, sizes={**self.sizes, **sizes}) if sizes else self
 
     def knowing(self, bars: Mapping[Path, int]) -> Preprocess:
-        """Return the record that knows the bars of these images, judged together, as well."""
-        return replace(self, bars={**self.bars, **bars}) if bars else self
+        """Return the record that knows the bars of these images, judged together, as well.
+
+        Their neighbours have the same where they were not judged themselves.
+        """
+        near = {n: bars[c] for c, these in self.neighbours.items() if c in bars for n in these}
+        return replace(self, bars={**near, **self.bars, **bars}) if bars else self
+
+    def among(self, neighbours: Mapping[Path, tuple[Path, ...]]) -> Preprocess:
+        """Return the record that knows the neighbours of these frames as well."""
+        return replace(self, neighbours={**self.neighbours, **neighbours}) if neighbours else self
 
     def cutting(self, crop_bottom: str | None) -> tuple[Preprocess, str]:
         """Return the record with a command's own ``--crop_bottom``, and what that beats, in words.
@@ -135,7 +167,7 @@ class Preprocess:
         rows = micrograph.pixels.shape[0]
         if self.crop_bottom == "auto":
             known = self.bars.get(Path(micrograph.source), micrograph.bar_height)
-            bar = readers.bar_height(micrograph.pixels) if known is None else known
+            bar = readers.bar_height(micrograph.middle.pixels) if known is None else known
         else:
             bar = int(self.crop_bottom)
         if bar >= rows:
@@ -145,27 +177,32 @@ class Preprocess:
     def plane(self, micrograph: Micrograph) -> Array:
         """Return float32 (H, W) or (H, W, 3), nominally 0 to 1: cut, windowed, resized.
 
-        Grey levels beyond the window go beyond 0 and 1, up to half its width; no level is lost.
+        Of several frames, (H, W, frames), each is windowed as if it were alone. Grey levels beyond
+        the window go beyond 0 and 1, up to half its width; no level is lost.
         """
+        if micrograph.frames > 1:
+            cut_off = micrograph.pixels.shape[0] - self.kept_rows(micrograph)
+            alone = replace(self, crop_bottom=cut_off)
+            return np.stack([alone.plane(one) for one in micrograph.single], axis=2)
         pixels = micrograph.pixels[: self.kept_rows(micrograph)]
         window = self._levels(pixels, micrograph.bits)
         shape = self._shape(pixels.shape, micrograph)
         if len(pixels) <= STRIP:
-            return _rescale(_windowed(pixels, window), shape)
+            return rescaled(windowed(pixels, window), shape)
         plane = roomy(pixels.shape, np.float32)
         for rows in strips(len(pixels)):
-            plane[rows] = _windowed(pixels[rows], window)
-        return _rescale(plane, shape)
+            plane[rows] = windowed(pixels[rows], window)
+        return rescaled(plane, shape)
 
     def plane_u8(self, micrograph: Micrograph) -> NDArray[np.uint8]:
         """Return the plane in 256 levels, for the pool of pretraining."""
         pixels = micrograph.pixels[: self.kept_rows(micrograph)]
-        if self._shape(pixels.shape, micrograph) != pixels.shape[:2]:
+        if micrograph.frames > 1 or self._shape(pixels.shape, micrograph) != pixels.shape[:2]:
             return quantise(self.plane(micrograph))
         window = self._levels(pixels, micrograph.bits)
         result = roomy(pixels.shape, np.uint8)
         for rows in strips(len(pixels)):
-            result[rows] = quantise(_windowed(pixels[rows], window))
+            result[rows] = quantise(windowed(pixels[rows], window))
         return result
 
     def mask(self, mask: Array, micrograph: Micrograph) -> Array:
@@ -203,11 +240,16 @@ class Preprocess:
         whole[: len(mask)] = mask
         return whole
 
+    def shown(self, plane: Array) -> Array:
+        """Return of a plane what people look at: of several frames the middle one."""
+        return plane if self.depth == 1 or plane.ndim == 2 else plane[..., plane.shape[2] // 2]
+
     def tensor(self, plane: Array) -> NDArray[np.float32]:
         """Return the normalised input of the network, float32 (channels, H, W), contiguous.
 
         Args:
-            plane: (H, W) or (H, W, 3), float from :meth:`plane` or uint8 from :meth:`plane_u8`.
+            plane: (H, W), (H, W, 3) or (H, W, frames), float from :meth:`plane` or uint8 from
+                :meth:`plane_u8`.
         """
         if len(plane) > STRIP:
             whole = roomy((self.channels, *plane.shape[:2]), np.float32)
@@ -226,12 +268,11 @@ class Preprocess:
 
     def to_dict(self) -> dict[str, object]:
         """Return plain values for a checkpoint."""
-        values = asdict(replace(self, sizes={}, bars={}))
-        for name in UNSTORED:
+        values = asdict(replace(self, sizes={}, bars={}, neighbours={}))
+        # Records that name no page or no depth stay what they were before there were any.
+        plain = {"page": None, "depth": 1}
+        for name in [*UNSTORED, *(name for name in plain if values[name] == plain[name])]:
             del values[name]
-        if self.page is None:
-            # Records that name no page stay what they were before pages could be named.
-            del values["page"]
         return {**values, "mean": list(self.mean), "std": list(self.std)}
 
     @staticmethod
@@ -270,11 +311,12 @@ class Preprocess:
         pixel_size: str | None = None,
         resize: int | None = None,
         page: int | None = None,
+        depth: int = 1,
     ) -> Preprocess:
         """Return the record that flags of these names ask for, before mean and std are measured.
 
         Args:
-            channels: input channels of the network, 1 or 3.
+            channels: see the record.
             color: see the record.
             window: see the record.
             low: acts with the windows "percentile" and "fixed" only.
@@ -284,6 +326,7 @@ class Preprocess:
             pixel_size: of all images, with its unit.
             resize: see the record.
             page: see the record.
+            depth: see the record.
 
         Raises:
             UserError: a value that is none, or that has no effect.
@@ -301,6 +344,7 @@ class Preprocess:
             pixel_size=readers.parse_pixel_size(pixel_size),
             channels=channels,
             page=page,
+            depth=depth,
         )
 
     def _levels(self, pixels: Array, bits: int) -> tuple[float, float]:
@@ -362,24 +406,6 @@ def quantise(plane: Array) -> NDArray[np.uint8]:
     return result
 
 
-def shrunk(plane: Array, longest: int) -> Array:
-    """Return a picture of at most ``longest`` pixels a side, float32, for what only looks at it.
-
-    Smaller ones come back as they are. Larger ones are averaged, strip by strip, over squares of
-    whole pixels; rows and columns beyond the last whole square are left out.
-    """
-    factor = -(-max(plane.shape[:2]) // longest)
-    if factor == 1 or min(plane.shape[:2]) < factor:
-        return plane
-    height, width = (side // factor for side in plane.shape[:2])
-    result = np.empty((height, width, *plane.shape[2:]), np.float32)
-    for rows in strips(height, max(1, STRIP // factor)):
-        part = plane[rows.start * factor : rows.stop * factor, : width * factor]
-        size = (width, rows.stop - rows.start)
-        result[rows] = cv2.resize(part.astype(np.float32), size, interpolation=cv2.INTER_AREA)
-    return result
-
-
 def measure(record: Preprocess, planes: Iterable[Array]) -> Preprocess:
     """Return the record with mean and standard deviation over all pixels of the planes.
 
@@ -388,43 +414,24 @@ def measure(record: Preprocess, planes: Iterable[Array]) -> Preprocess:
         planes: float 0..1 or uint8, (H, W) or (H, W, 3).
     """
     if record.given is not None:
-        return replace(record, mean=record.given[0], std=record.given[1])
+        # One pair of numbers serves all frames.
+        means, stds = (x * (record.depth if len(x) == 1 else 1) for x in record.given)
+        return replace(record, mean=means, std=stds)
     count, total, squares = 0, np.zeros(1), np.zeros(1)
     for plane in planes:
-        flat = np.ascontiguousarray(plane).reshape(-1, 1 if plane.ndim == 2 else 3)
+        # Frames are pictures of one kind, colours are not.
+        each = plane.shape[2] if plane.ndim == 3 and record.depth == 1 else 1
+        flat = np.ascontiguousarray(plane).reshape(-1, each)
         count += len(flat)
-        total = total + _sum(flat, 1)
-        squares = squares + _sum(flat, 2)
+        total = total + summed(flat, 1)
+        squares = squares + summed(flat, 2)
     if count == 0:
         raise ValueError("no planes to measure")
     mean = total / count
     # A set of constant images has no spread; 1e-3 keeps the division finite.
     std = np.maximum(np.sqrt(np.maximum(squares / count - mean**2, 0)), 1e-3)
-    return replace(record, mean=tuple(mean.tolist()), std=tuple(std.tolist()))
-
-
-def _sum(values: Array, power: int) -> NDArray[np.float64]:
-    """Return the sum of the powers of a plane's levels, 0 to 1, of each channel; float64 (C,)."""
-
-    def levels(part: Array) -> NDArray[np.float64]:
-        wide = part.astype(np.float64)
-        wide = wide / 255 if values.dtype == np.uint8 else wide
-        return wide if power == 1 else wide**power
-
-    if values.shape[1] == 1:
-        return np.array([pairwise(values.reshape(-1), levels)])
-    total: NDArray[np.float64] = np.zeros(values.shape[1])
-    for rows in strips(len(values), BLOCK):
-        # Row upon row, as one sum over all of them goes.
-        total = np.concatenate([total[None], levels(values[rows])]).sum(0)
-    return total
-
-
-def _windowed(pixels: Array, window: tuple[float, float]) -> Array:
-    """Return grey levels as float32, 0 and 1 at the window's ends, up to half its width beyond."""
-    low, high = window
-    plane = (pixels.astype(np.float32) - np.float32(low)) * np.float32(1 / (high - low))
-    return np.clip(plane, -0.5, 1.5)
+    means, stds = (tuple(values.tolist()) * record.depth for values in (mean, std))
+    return replace(record, mean=means, std=stds)
 
 
 def _turned(mask: Array, micrograph: Micrograph) -> str:
@@ -436,13 +443,3 @@ def _turned(mask: Array, micrograph: Micrograph) -> str:
         f" (the file's EXIF orientation {micrograph.turned} turns the picture upright, the mask is "
         "drawn on the picture as it is stored: turn the mask)"
     )
-
-
-def _rescale(plane: Array, shape: tuple[int, int]) -> Array:
-    if plane.shape[:2] == shape:
-        return plane
-    shrinks = shape[0] < plane.shape[0] or shape[1] < plane.shape[1]
-    # Area averaging when shrinking (no aliasing), linear when enlarging.
-    kind = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    result = roomy((*shape, *plane.shape[2:]), plane.dtype)
-    return cv2.resize(plane, shape[::-1], dst=result, interpolation=kind)

@@ -14,6 +14,8 @@ LEVEL = 10.0
 PIXEL = (1e-4, 1e9)
 # Rows of an image, and the side of a resized one.
 SIDE = 1 << 20
+# Frames that are read as channels.
+DEEPEST = 63
 # 255 is no class.
 CLASSES = 254
 
@@ -28,7 +30,10 @@ def check_preprocessing(values: Mapping[str, object]) -> None:
         KeyError, TypeError, ValueError: what is wrong, in words.
     """
     _one_of("color", values["color"], ("gray", "rgb"))
-    channels = _number("channels", values["channels"], 1, 3, whole=True)
+    depth = _number("depth", values["depth"], 1, DEEPEST, whole=True)
+    channels = _number("channels", values["channels"], 1, max(3, depth), whole=True)
+    if depth % 2 == 0 or (depth > 1 and (channels != depth or values["color"] != "gray")):
+        raise ValueError(f"its record reads {depth:g} frames as {channels:g} channels")
     for name in ("low", "high"):
         _number(name, values[name], -math.inf, math.inf)
     rows = values["crop_bottom"]

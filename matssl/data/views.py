@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from matssl.core import rng
 from matssl.core.arrays import Array
 from matssl.core.geometry import affines, apply_d4
+from matssl.data.levels import MOST_CHANNELS
 
 # Uniform numbers a view may use; a fixed count keeps each draw at its place in the stream.
 DRAWS = 16
@@ -173,7 +174,7 @@ def render(
     Args:
         augmentation: gives the size.
         draws: the random part of B views.
-        planes: B images, uint8 (H, W) or (H, W, 3).
+        planes: B images, uint8 (H, W) or (H, W, C).
         out: uint8 (B, C, size, size), overwritten.
     """
     size = augmentation.size
@@ -202,6 +203,8 @@ def shrink(crop: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     least twice too large; what is then near the size is interpolated, what is not is interpolated
     to twice the size and halved once more.
     """
+    if crop.ndim == 3 and crop.shape[2] > MOST_CHANNELS:
+        return np.stack([shrink(crop[..., i], size) for i in range(crop.shape[2])], axis=2)
     height, width = crop.shape[:2]
     near = 1.15
     while height >= 2 * size and width >= 2 * size:
@@ -263,6 +266,8 @@ def _tables(gains: Array, means: Array) -> NDArray[np.uint8]:
 def _mean(crop: NDArray[np.uint8]) -> float:
     """Return the mean level; seven times as quick as numpy's."""
     channels = 1 if crop.ndim == 2 else crop.shape[2]
+    if channels > MOST_CHANNELS:
+        return float(crop.mean())
     return sum(cv2.mean(crop)[:channels]) / channels
 
 
@@ -291,7 +296,7 @@ def _noisy(crop: NDArray[np.uint8], sigma: float, offset: int) -> NDArray[np.uin
     sample = _noise_sample(_pool_size(height))[offset : offset + height * width]
     sample = sample.reshape(height, width)
     if crop.ndim == 3:
-        sample = np.repeat(sample[..., None], 3, axis=2)
+        sample = np.repeat(sample[..., None], crop.shape[2], axis=2)
     weight = sigma / _NOISE_STEPS
     return cv2.addWeighted(crop, 1.0, sample, weight, -128 * weight)
 

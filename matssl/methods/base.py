@@ -27,6 +27,8 @@ class SSLMethod(nn.Module):
 
     Settings: ClassVar[type[MethodSettings]]
     views: ClassVar[int] = 2
+    # Of a sequence, in the channels of a view.
+    frames: int = 1
     pooled: ClassVar[bool] = True
     mean: Tensor
     std: Tensor
@@ -80,6 +82,10 @@ class SSLMethod(nn.Module):
         if x.shape[1] != self.in_channels:
             x = x.expand(-1, self.in_channels, -1, -1)
         return x.contiguous(memory_format=torch.channels_last)
+
+    def shown(self, view: Tensor) -> Tensor:
+        """Return of views (B, C, H, W) what people look at: of several frames the middle one."""
+        return view if self.frames == 1 else view[:, self.frames // 2][:, None]
 
     def forward(self, batch: Batch) -> Losses:
         """Return the losses of a batch."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from matssl.core import paths
 from matssl.core.flags import Problem, flag, regex_problem
@@ -51,7 +51,13 @@ class PoolFacts(NamedTuple):
 
 @dataclass(frozen=True, init=False, repr=False, eq=False)
 class MethodSettings:
-    """Settings of a method."""
+    """Settings of a method.
+
+    Attributes:
+        paired: whether the method learns from two views of a sample.
+    """
+
+    paired: ClassVar[bool] = True
 
     def problems(self, batch_size: int) -> list[Problem]:
         """Return what does not go together, one sentence each.

@@ -94,11 +94,14 @@ def data_name(path: str) -> str:
 
 
 def shown(micrograph: Micrograph, record: Preprocess) -> NDArray[np.uint8]:
-    """Return the micrograph at native size in 8 bit, stretched between its 0.5 and 99.5 %."""
+    """Return the micrograph at native size in 8 bit, stretched between its 0.5 and 99.5 %.
+
+    Of several frames it is the middle one.
+    """
     native = replace(
         record, window="percentile", low=0.5, high=99.5, resize=None, target_pixel_size=None
     )
-    return native.plane_u8(micrograph)
+    return native.plane_u8(micrograph.middle)
 
 
 def write_masks(

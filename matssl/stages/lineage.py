@@ -42,6 +42,7 @@ def start_weights(
         mean=mean,
         std=std,
         decoder=decoder,
+        frames=record.depth,
     )
 
 

@@ -24,6 +24,12 @@ LEVELS = (0.5, 99.5)
 PAGE_HELP = "page of TIFF files that have several, counted from 1"
 PAGE_AUTO = "the largest, of equal ones the deepest, then the first"
 MOST_PAGES = 1_000_000
+# Frames that a network may be given at once.
+DEEPEST = 63
+DEPTH_HELP = (
+    "frames of a sequence that are read together, as channels: each image with as many before as "
+    "after it, by frame number (film-001.png, pages of a TIFF, specimens.csv); odd"
+)
 BAR_HELP = (
     "rows of an information bar to cut off: a number, none, or auto (found in metadata, pixels and "
     "masks; pictures of one size are judged together)"
@@ -283,6 +289,13 @@ class TileSettings:
     )
 
 
+def depth_problem(depth: str) -> str:
+    """Return what is wrong with an ``--input_depth``, "" where nothing is."""
+    if int(depth) % 2:
+        return ""
+    return f"--input_depth must be odd, the image and as many on either side, not {depth}"
+
+
 @dataclass(frozen=True, init=False, repr=False, eq=False)
 class ImageSettings:
     """Flags that say how an image file becomes what the network sees."""
@@ -318,6 +331,14 @@ class ImageSettings:
         check=bar_problem,
     )
     page: int | None = flag(None, "images", PAGE_HELP, auto=PAGE_AUTO, low=1, high=MOST_PAGES)
+    input_depth: int = flag(
+        1,
+        "images",
+        DEPTH_HELP,
+        low=1,
+        high=DEEPEST,
+        check=depth_problem,
+    )
     statistics: str | None = flag(
         None,
         "images",
@@ -349,7 +370,17 @@ class ImageSettings:
             in_channels: of the network.
         """
         wrong, levels = [], ("low", "high", "window")
-        if self.color == "rgb" and in_channels == 1:
+        depth, named = self.input_depth, ("in_channels", "input_depth")
+        if depth == 1 and in_channels not in (1, 3):
+            told = f"--in_channels must be 1 or 3, not {in_channels}; --input_depth makes others"
+            wrong.append(Problem(told, named))
+        elif depth > 1 and in_channels not in (1, depth):
+            told = f"--input_depth {depth} makes {depth} channels; leave --in_channels out"
+            wrong.append(Problem(told, named))
+        if depth > 1 and self.color == "rgb":
+            told = "--input_depth reads frames in grey; leave --color rgb out"
+            wrong.append(Problem(told, ("input_depth", "color")))
+        elif self.color == "rgb" and in_channels == 1:
             wrong.append(Problem("--color rgb needs --in_channels 3", ("in_channels", "color")))
         if self.window in ("percentile", "fixed") and not self.low < self.high:
             told = f"--low {self.low} must be below --high {self.high}"
@@ -381,6 +412,7 @@ class ImageSettings:
             high=self.high,
             crop_bottom=self.crop_bottom,
             page=self.page,
+            depth=self.input_depth,
             target_pixel_size=self.target_pixel_size,
             pixel_size=self.pixel_size,
             channels=in_channels,

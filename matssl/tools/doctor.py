@@ -18,7 +18,14 @@ from matssl.core import paths
 from matssl.core.errors import UserError, guard
 from matssl.core.flags import flag
 from matssl.core.parsing import parse_one
-from matssl.stages.settings import LabelSettings, SpecimenSettings, ToolSettings
+from matssl.stages.settings import (
+    DEEPEST,
+    DEPTH_HELP,
+    LabelSettings,
+    SpecimenSettings,
+    ToolSettings,
+    depth_problem,
+)
 
 
 @dataclass(frozen=True)
@@ -44,6 +51,7 @@ class DoctorSettings(LabelSettings, SpecimenSettings, ToolSettings):
         "results",
         "write a contact sheet (PNG): each picture with its cut, its mask and its specimen",
     )
+    input_depth: int = flag(1, "data", DEPTH_HELP, low=1, high=DEEPEST, check=depth_problem)
     quality: str | None = flag(
         None,
         "results",
@@ -85,10 +93,11 @@ def main(argv: Sequence[str]) -> int:
         quality.check_path(Path(args.quality), Path(args.folder))
 
     record = Preprocess.chosen(
-        channels=1,
+        channels=args.input_depth,
         pixel_size=args.pixel_size,
         crop_bottom=args.crop_bottom or "auto",
         page=args.page,
+        depth=args.input_depth,
     )
     root = Path(args.folder)
     try:
@@ -101,6 +110,8 @@ def main(argv: Sequence[str]) -> int:
             specimens=args.specimens,
             pixel_size=args.pixel_size,
             need_masks=False,
+            depth=args.input_depth,
+            page=args.page,
         )
     except UserError:
         # What the pictures are is said all the same; the refusal follows.

@@ -48,12 +48,20 @@ def main(argv: Sequence[str]) -> int:
     )
     if output.exists() and not args.overwrite:
         raise UserError(f"{output} exists already; give another --output or --overwrite")
+    from matssl import weights
+
     tensors = export(source, args.layout, args.channels)
     if not output.parent.is_dir():
         raise UserError(f"there is no folder {output.parent}")
     write(tensors, output)
     print(f"{output}: {len(tensors)} tensors in the layout of {args.layout}, from {source}")
     stem = next(v for k, v in tensors.items() if v.ndim == 4)
+    frames = weights.read(source).frames
+    if frames > 1 and args.channels is None:
+        print(
+            f"note    its input channels are {frames} frames, the earliest first; --channels 1 or "
+            "3 for programs that give it one picture"
+        )
     if stem.shape[1] == 1:
         print("note    one input channel; --channels 3 for programs that expect three")
     return 0
@@ -109,7 +117,8 @@ def export(source: Path, layout: str, channels: int | None = None) -> dict[str, 
         source: weights of any origin that is read.
         layout: one of LAYOUTS; "smp" keeps decoder and head where there are any, the others take
             the encoder alone.
-        channels: input channels; a stem of 3 is summed to 1, one of 1 shared out by thirds.
+        channels: input channels; a stem of 3 is summed to 1, one of 1 shared out by thirds, one of
+            the frames of a sequence summed before. None: as they are.
 
     Raises:
         UserError: the encoder is no plain ResNet and no vision transformer, which goes out as timm
@@ -134,9 +143,11 @@ def export(source: Path, layout: str, channels: int | None = None) -> dict[str, 
         )
     else:
         rename = NAMES[layout]
+    # As they are, the channels of a model of sequences are frames; channels by number are colours.
+    frames = 1 if channels else content.frames
     channels = channels or next(t for t in found.values() if t.ndim == 4).shape[1]
     encoder = build_encoder(name, channels)
-    weights.load(encoder, source, in_channels=channels)
+    weights.load(encoder, source, in_channels=channels, frames=frames)
     state = {key: tensor.contiguous() for key, tensor in encoder.state_dict().items()}
     result = {rename(key): tensor for key, tensor in state.items()}
     if layout == "smp":

@@ -89,7 +89,8 @@ class Encoder:
         if in_channels is not None and in_channels != record.channels:
             # Colours are folded into one channel, or one is shared out to three.
             mean, std = (fmean(record.mean),), (fmean(record.std),)
-            record = replace(record, channels=in_channels, color="gray", mean=mean, std=std)
+            record = replace(record, depth=1, channels=in_channels)
+            record = replace(record, color="gray", mean=mean, std=std)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             model = build_encoder(name, record.channels)
@@ -97,7 +98,13 @@ class Encoder:
         if path != RANDOM:
             centre, spread = seen(record)
             lineage = weights.start(
-                model, source, name, in_channels=record.channels, mean=centre, std=spread
+                model,
+                source,
+                name,
+                in_channels=record.channels,
+                mean=centre,
+                std=spread,
+                frames=record.depth,
             ).lineage
         return cls(Network.on(model, device, precision, threads), name, record, str(path), lineage)
 

@@ -225,7 +225,9 @@ class Segmenter:
 
         Args:
             micrograph: from :func:`matssl.read`, a file, or an array (H, W) or (H, W, 3) in R, G, B
-                order. A pixel size of its own beats that of the record.
+                order. A pixel size of its own beats that of the record. Of a model of sequences
+                (``record.depth`` above 1) a file, whose neighbours are found beside it, or an array
+                (H, W, depth), the earliest frame first.
             tile_size: side of the tiles in pixels; None fits it to the image.
             overlap: of neighbouring tiles in pixels; None takes 64.
             tta: average over the eight orientations; eight times the time.
@@ -282,13 +284,17 @@ def opened(picture: Picture, record: Preprocess) -> Micrograph:
 
     Args:
         picture: micrograph, array or file.
-        record: says whether colours are kept, and the pixel size of what has none of its own.
+        record: says whether colours are kept, how many frames are read, and the pixel size of what
+            has none of its own.
 
     Raises:
-        UserError: the file cannot be read, or the array is no picture.
+        UserError: the file cannot be read, the array is no picture, or one that lacks the frames
+            beside it.
     """
     if isinstance(picture, (str, Path)):
         return record.read(picture)
+    if record.depth > 1:
+        return _frames(picture, record)
     if isinstance(picture, Micrograph):
         coloured = picture.pixels.ndim == 3 and record.color == "gray"
         known = picture.pixel_size is not None
@@ -297,6 +303,29 @@ def opened(picture: Picture, record: Preprocess) -> Micrograph:
             picture = replace(picture, pixels=gray.pixels, bits=gray.bits)
         return picture if known else readers.with_pixel_size(picture, record.pixel_size)
     return readers.from_array(np.asarray(picture), record.pixel_size, record.color)
+
+
+def _frames(picture: Micrograph | Array, record: Preprocess) -> Micrograph:
+    """Return frames of a sequence that are in memory.
+
+    Raises:
+        UserError: they are not as many as the record reads.
+    """
+    if isinstance(picture, Micrograph):
+        if picture.frames == record.depth:
+            return picture
+        shape: tuple[int, ...] = picture.pixels.shape
+    else:
+        picture = np.asarray(picture)
+        shape = picture.shape
+        if len(shape) == 3 and shape[2] == record.depth:
+            levels = (picture[..., number] for number in range(record.depth))
+            return readers.stacked([readers.from_array(x, record.pixel_size) for x in levels])
+    raise UserError(
+        f"the model reads {record.depth} frames of a sequence together, and {shape} is not that; "
+        f"give an array (H, W, {record.depth}), the earliest frame first, or the path of a frame "
+        "(film-003.png, or film.tif/film-0003.tif for a page)"
+    )
 
 
 def _threshold(payload: Mapping[str, Any], table: ClassTable) -> float | None:

@@ -96,6 +96,7 @@ def load(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     decoder: bool = True,
+    frames: int = 1,
 ) -> WeightsReport:
     """Fill a model's encoder from a file, whole or not at all.
 
@@ -114,6 +115,8 @@ def load(
             :func:`matssl.weights.folding.seen`; None leaves the stem as it is.
         std: the same.
         decoder: whether a pretrained decoder is used.
+        frames: of a sequence that the channels are; then stems of pictures, and of another number
+            of frames, are shared out to them.
 
     Raises:
         UserError: unreadable, unknown, another architecture, or not finite; the likely cause is
@@ -123,12 +126,14 @@ def load(
     encoder: nn.Module = inner if isinstance(inner, nn.Module) else model
     content = _content(source)
     wanted = encoder.state_dict()
-    match = recognition.match(content, encoder, in_channels)
+    match = recognition.match(content, encoder, in_channels, frames)
     found, notes = dict(match.tensors), [*content.notes, *match.notes]
     if mean is not None and std is not None and not match.own:
         _fold(found, wanted, match.input, mean, std, notes)
+    if content.frames not in (1, frames):
+        notes.append(f"stem of {content.frames} frames summed: same output for a still sequence")
     before = {key: value.shape for key, value in found.items()}
-    fold_stem(found, wanted, in_channels, notes)
+    fold_stem(found, wanted, in_channels, notes, frames, content.frames)
     stems = [key for key, shape in before.items() if found[key].shape != shape]
     check_numbers(content.path, {k: found[k] for k in wanted if k in found}, wanted)
     fitting = {k: found[k].to(wanted[k].dtype) for k in wanted if k in found}
@@ -211,6 +216,7 @@ def start(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     decoder: bool = True,
+    frames: int = 1,
 ) -> WeightsReport:
     """Fill a model's encoder from a file or, where ``source`` is "imagenet", as torchvision has it.
 
@@ -222,14 +228,16 @@ def start(
         mean: see :func:`load`.
         std: see :func:`load`.
         decoder: see :func:`load`.
+        frames: see :func:`load`.
 
     Raises:
         UserError: see :func:`load` and :func:`imagenet`.
     """
     if source == "imagenet":
         inner = getattr(model, "encoder", model)
-        return imagenet(inner, name, in_channels, mean, std)
-    return load(model, source, in_channels=in_channels, mean=mean, std=std, decoder=decoder)
+        return imagenet(inner, name, in_channels, mean, std, frames)
+    given = {"in_channels": in_channels, "frames": frames}
+    return load(model, source, mean=mean, std=std, decoder=decoder, **given)
 
 
 def imagenet(
@@ -238,6 +246,7 @@ def imagenet(
     in_channels: int,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
+    frames: int = 1,
 ) -> WeightsReport:
     """Fill an encoder with ImageNet weights: of the model hub, else torchvision's.
 
@@ -249,6 +258,7 @@ def imagenet(
         in_channels: see :func:`load`.
         mean: see :func:`load`.
         std: see :func:`load`.
+        frames: see :func:`load`.
 
     Raises:
         UserError: no such weights, or no network.
@@ -259,7 +269,7 @@ def imagenet(
     of_torchvision = re.fullmatch(TORCHVISION, name)
     # Those of ResNets lie in torchvision's cache too; of others it is said what fetches them.
     if entry is not None and (not of_torchvision or entry.path.is_file()):
-        return load(encoder, entry.name, in_channels=in_channels, mean=mean, std=std)
+        return load(encoder, entry.name, in_channels=in_channels, mean=mean, std=std, frames=frames)
     if not of_torchvision:
         entries = hub.weights_registry().items()
         names = {entry.architecture for key, entry in entries if key.startswith("imagenet-")}
@@ -281,4 +291,4 @@ def imagenet(
                 f"({error}); fetch {weights.url} elsewhere and put the file there, or use "
                 "--weights none"
             ) from error
-    return load(encoder, path, in_channels=in_channels, mean=mean, std=std)
+    return load(encoder, path, in_channels=in_channels, mean=mean, std=std, frames=frames)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -40,6 +41,8 @@ Found = tuple[dict[str, Tensor], tuple[str, ...]]
 # Names of tensors that no forward pass needs: counters of BatchNorm.
 COUNTERS = ("num_batches_tracked",)
 SHOWN = 4
+# Where safetensors of ours say how many frames a stem reads.
+FRAMES = "input_depth"
 
 
 @dataclass
@@ -69,6 +72,15 @@ class Content:
     decoder: dict[str, Tensor] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     ordered: bool = True
+
+    @property
+    def frames(self) -> int:
+        """Frames of a sequence that its stem reads as channels; 1 where it reads pictures."""
+        told = self.facts.get(FRAMES)
+        record = self.payload.get("preprocess") if isinstance(self.payload, Mapping) else None
+        if told is None and isinstance(record, Mapping) and self.facts.get("format"):
+            told = record.get("depth")
+        return int(str(told)) if re.fullmatch(r"[1-9]\d?", str(told)) else 1
 
     def below(self, prefix: str) -> dict[str, Tensor]:
         """Return the tensors that start with ``prefix``, without it."""

@@ -12,13 +12,14 @@ from matssl.core import checkpoint, digest
 from matssl.core.lineage import Lineage
 from matssl.core.run_folder import atomic_path, atomic_write_bytes
 from matssl.data.preprocess import Preprocess
-from matssl.weights import folding
+from matssl.weights import containers, folding
 
 
 def write(
     path: Path,
     parts: Mapping[str, Mapping[str, Tensor]],
     lineage: Lineage,
+    frames: int = 1,
 ) -> None:
     """Write what fine-tuning may use, with format and lineage.
 
@@ -28,6 +29,7 @@ def write(
         path: of the file.
         parts: state dicts by part, "encoder" and perhaps "decoder".
         lineage: the chain of what the weights were trained from.
+        frames: of a sequence that the encoder reads as channels.
     """
     tensors = {
         f"{part}.{name}": tensor.detach().cpu().contiguous()
@@ -35,6 +37,7 @@ def write(
         for name, tensor in state.items()
     }
     facts = {"format": checkpoint.FORMAT, "stage": "ssl", "lineage": json.dumps(lineage.stored())}
+    facts |= {containers.FRAMES: str(frames)} if frames > 1 else {}
     facts[digest.ENTRY] = digest.of_tensors(tensors)
     atomic_write_bytes(path, as_safetensors(tensors, facts))
 

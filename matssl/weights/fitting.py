@@ -1,8 +1,9 @@
 """Tensors of a file laid on those of an encoder: by their names or, where these differ, by order.
 
 Both ask for every tensor of the encoder but counters, each of the same shape; a convolution that
-reads the image may have 3 channels for 1 or 1 for 3. A file with more blocks of the same kind is
-that of a deeper network, whose first blocks are no encoder.
+reads the image may have 3 channels for 1 or 1 for 3, and either for the frames of a sequence. A
+file with more blocks of the same kind is that of a deeper network, whose first blocks are no
+encoder.
 """
 
 from __future__ import annotations
@@ -131,7 +132,7 @@ def alike(theirs: Tensor, ours: Tensor, channels: int) -> bool:
         return True
     stem = theirs.ndim == ours.ndim == 4 and ours.shape[1] == channels
     rest = theirs.shape[:1] + theirs.shape[2:] == ours.shape[:1] + ours.shape[2:]
-    return stem and rest and {theirs.shape[1], channels} == {1, 3}
+    return stem and rest and theirs.shape[1] in (1, 3) and theirs.shape[1] != channels
 
 
 def further(

@@ -54,17 +54,44 @@ def seen(record: Preprocess) -> tuple[Sequence[float], Sequence[float]]:
     ImageNet were given: they are taken for images normalised so.
     """
     if record.window == "dtype":
-        return record.mean, record.std
+        # All frames of a sequence have one of each.
+        first = slice(1 if record.depth > 1 else None)
+        return record.mean[first], record.std[first]
     return IMAGENET_MEAN, IMAGENET_STD
 
 
 def fold_stem(
-    found: dict[str, Tensor], wanted: Mapping[str, Tensor], in_channels: int, notes: list[str]
+    found: dict[str, Tensor],
+    wanted: Mapping[str, Tensor],
+    in_channels: int,
+    notes: list[str],
+    frames: int = 1,
+    of_frames: int = 1,
 ) -> None:
-    """Fit the convolutions that read the image (one or several) to its number of channels."""
+    """Fit the convolutions that read the image (one or several) to its number of channels.
+
+    A stem of single pictures becomes one of a sequence by a share of 1/frames for each frame: of a
+    sequence that stands still it gives the same output.
+
+    Args:
+        found: tensors of the file under the names of the encoder; changed.
+        wanted: tensors of the encoder.
+        in_channels: of the encoder.
+        notes: are added to.
+        frames: that the channels of the encoder are; 1 for those of a picture.
+        of_frames: the same of the file, see :func:`single`.
+    """
     for key, target in wanted.items():
         stem = found.get(key)
         if stem is None or stem.ndim != 4 or target.ndim != 4:
+            continue
+        if frames > 1 and frames != of_frames and target.shape[1] == in_channels:
+            stem = stem.to(target.dtype)
+            one = stem if stem.shape[1] == 1 else stem.sum(dim=1, keepdim=True)
+            found[key] = one.repeat(1, frames, 1, 1) / frames
+            notes.append(
+                f"{stem.shape[1]}-channel stem {key} shared out to {frames} frames, 1/{frames} each"
+            )
             continue
         if stem.shape[1] == target.shape[1] or target.shape[1] != in_channels:
             continue
@@ -76,6 +103,26 @@ def fold_stem(
         elif stem.shape[1] == 1 and in_channels == 3:
             found[key] = stem.repeat(1, 3, 1, 1) / 3
             notes.append(f"1-channel stem {key} shared out to 3 channels by thirds")
+
+
+def single(
+    tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor], frames: int
+) -> dict[str, Tensor]:
+    """Return tensors of which the stem that reads the frames of a sequence reads one picture.
+
+    Its kernels are summed: the output is that of a sequence that stands still.
+
+    Args:
+        tensors: of the file.
+        wanted: of the encoder.
+        frames: that the file's stem reads.
+    """
+    return {
+        key: tensor.sum(dim=1, keepdim=True)
+        if tensor.ndim == 4 and tensor.shape[1] == frames and key in wanted
+        else tensor
+        for key, tensor in tensors.items()
+    }
 
 
 def fold_normalisation(
@@ -130,9 +177,7 @@ def fold_normalisation(
 
 def _reads_image(theirs: Tensor | None, ours: Tensor) -> bool:
     """Return whether a kernel of three colours becomes one that reads our images."""
-    if theirs is None or theirs.ndim != 4 or ours.ndim != 4 or theirs.shape[1] != 3:
-        return False
-    return ours.shape[1] in (1, 3)
+    return theirs is not None and theirs.ndim == ours.ndim == 4 and theirs.shape[1] == 3
 
 
 def _shifted(stem: str, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str | None:

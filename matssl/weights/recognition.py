@@ -15,7 +15,7 @@ from matssl.core.errors import UserError
 from matssl.models import small_unet, vit
 from matssl.models.blueprints import blueprint, candidates, left_out, timm_name
 from matssl.models.encoders import pads_like_tensorflow, usual_input
-from matssl.weights import fitting, layouts, refusals, transformers
+from matssl.weights import fitting, folding, layouts, refusals, transformers
 from matssl.weights.containers import COUNTERS, Content
 from matssl.weights.files import read
 from matssl.weights.fitting import Fit
@@ -135,13 +135,14 @@ def identify(content: Content) -> tuple[str, dict[str, Tensor], list[str]]:
     return layout or "names of the encoder", tensors, encoders
 
 
-def match(content: Content, encoder: nn.Module, in_channels: int) -> Recognised:
+def match(content: Content, encoder: nn.Module, in_channels: int, frames: int = 1) -> Recognised:
     """Return where the tensors of a file belong in an encoder.
 
     Args:
         content: of the file.
         encoder: that is to be filled.
         in_channels: of its input.
+        frames: that its channels are; a stem of others comes as one of single pictures.
 
     Raises:
         UserError: it is another encoder's file, or two places fit alike.
@@ -151,6 +152,8 @@ def match(content: Content, encoder: nn.Module, in_channels: int) -> Recognised:
     tried = [known] if known and known[0] in OWN else [known, ("", content.tensors)]
     try:
         for layout, tensors in filter(None, tried):
+            if content.frames not in (1, frames):
+                tensors = folding.single(tensors, wanted, content.frames)
             notes: list[str] = []
             reshaped: list[str] = []
             if isinstance(encoder, vit.VitEncoder) and layout in transformers.LAYOUTS:

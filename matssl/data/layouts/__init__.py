@@ -27,7 +27,7 @@ from matssl.data.layouts import (
     written,
 )
 from matssl.data.layouts.lists import Lists, part
-from matssl.data.layouts.pairing import Found, Layout
+from matssl.data.layouts.pairing import Found, Layout, paged
 from matssl.data.layouts.recognition import IMAGES_ONLY, Recognised, recognise
 from matssl.data.layouts.splits import apply_splits
 from matssl.data.layouts.survey import OTHER, LeftOut
@@ -142,6 +142,21 @@ class Dataset:
         """Return the pairs of one split; empty where it does not exist."""
         return tuple(pair for pair in self.pairs if pair.split == name)
 
+    def neighbours(
+        self, depth: int, opened: Sequence[str] | None = None
+    ) -> dict[Path, tuple[Path, ...]]:
+        """Return each frame of a sequence with those beside it, labelled or not; none at depth 1.
+
+        Args:
+            depth: odd number of frames.
+            opened: splits whose images may be read, those without a mask apart; None: all. Frames
+                of others are gaps.
+        """
+        if depth == 1:
+            return {}
+        closed = {p.image for p in self.pairs if opened and p.split not in (*opened, "predict")}
+        return self.grouping.sequences.neighbours(depth, closed)
+
 
 def find(
     root: Path | str,
@@ -158,6 +173,8 @@ def find(
     opened: Sequence[str] | None = None,
     lists: Lists | None = None,
     whole: bool = False,
+    depth: int = 1,
+    page: int | None = None,
 ) -> Dataset:
     """Return the data set in a folder: pairs by split, class table, groups.
 
@@ -176,15 +193,19 @@ def find(
         opened: only masks of these splits are opened to find the classes; all when None.
         lists: images that are given by name or share, in place of ``splits``.
         whole: see :func:`matssl.data.masks.find_table`.
+        depth: frames that are read together; above 1 names of files tell sequences, stacks are
+            their pages, and images need no mask.
+        page: that is read of files of several; then no stack is a sequence.
 
     Raises:
         UserError: nothing found, images without masks or the reverse, masks that cannot be read.
     """
     root = Path(root)
-    laid = _laid_out(root, mask_folder, classes)
-    name, found, left_out, told = laid.name, laid.found, laid.left_out, laid.told
+    laid = _laid_out(root, mask_folder, classes, depth > 1)
+    name, left_out, told = laid.name, laid.left_out, laid.told
     root, made = laid.home or root, laid.made
     sequence = DATA_LAYOUTS[name].sequence if name in DATA_LAYOUTS else laid.sequence
+    found = paged(laid.found, root, specimens, depth > 1 and page is None)
     if not any(item.mask for item in found):
         if need_masks:
             others = {out.path: out.files for out in left_out if out.why == OTHER}
@@ -200,8 +221,9 @@ def find(
         pixel_size=pixel_size,
         splits=sorted(named),
         sequence=sequence,
+        frames=depth > 1,
     )
-    notes += grouping.notes
+    notes += [*grouping.notes, *grouping.sequences.notes(depth)]
     specimen = dict(zip((item.image for item in found), grouping.names, strict=True))
     unused = root / written.SPLITS
     if splits is None and unused.is_file():
@@ -293,6 +315,8 @@ def tests(
     splits: Path | str | None = None,
     group_regex: str | None = None,
     seed: int = 0,
+    depth: int = 1,
+    page: int | None = None,
 ) -> list[Path]:
     """Return the images of a folder's test splits; none where it has no such split.
 
@@ -301,21 +325,39 @@ def tests(
         splits: see :func:`find`.
         group_regex: see :func:`find`.
         seed: see :func:`find`.
+        depth: see :func:`find`.
+        page: see :func:`find`.
     """
     found = find(
-        root, splits=splits, group_regex=group_regex, seed=seed, need_masks=False, opened=()
+        root,
+        splits=splits,
+        group_regex=group_regex,
+        seed=seed,
+        need_masks=False,
+        opened=(),
+        depth=depth,
+        page=page,
     )
     return [pair.image for pair in found.pairs if pair.split.endswith("test")]
 
 
-def _laid_out(root: Path, mask_folder: str | None, classes: str | None) -> Recognised:
-    """Return how a folder is laid out, or what an index file lists."""
+def _laid_out(
+    root: Path, mask_folder: str | None, classes: str | None, some: bool = False
+) -> Recognised:
+    """Return how a folder is laid out, or what an index file lists.
+
+    ``some``: images are frames of sequences, which need no mask.
+    """
     if index.is_index_file(root):
         listed = index.read_index(root)
         told = [f"{counted(len(listed.found), 'image')} of {root.name}"]
         found = list(listed.found)
         return Recognised(INDEX, found, [], told, home=listed.home, sequence=index.SEQUENCE)
-    return recognise(root, mask_folder, DATA_LAYOUTS, classes)
+    layouts = {
+        name: replace(layout, pairs=layout.some) if some and layout.some else layout
+        for name, layout in DATA_LAYOUTS.items()
+    }
+    return recognise(root, mask_folder, layouts, classes)
 
 
 def _no_masks(root: Path, found: list[Found], told: list[str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from pathlib import Path
 
 from matssl.data.layouts.pairing import Found, Layout, folders_in, pair_by_name
@@ -28,9 +29,9 @@ def mask_folders(folder: Path) -> list[Path]:
     return [path for path, name in folders.items() if words.match(name)]
 
 
-def _pairs(root: Path) -> list[Found] | None:
+def _pairs(root: Path, some: bool = False) -> list[Found] | None:
     both = both_folders(root)
-    return pair_by_name(*both, "") if both else None
+    return pair_by_name(*both, "", some) if both else None
 
 
-LAYOUT = Layout("images + masks", _pairs, mask_folders)
+LAYOUT = Layout("images + masks", _pairs, mask_folders, some=partial(_pairs, some=True))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from matssl.data.layouts.images_masks import both_folders, mask_folders
@@ -15,13 +16,15 @@ from matssl.data.layouts.pairing import (
 )
 
 
-def _pairs(root: Path) -> list[Found] | None:
+def _pairs(root: Path, some: bool = False) -> list[Found] | None:
     found: list[Found] = []
     for folder in folders_in(root):
         both = both_folders(folder)
         if both:
-            found += pair_by_name(*both, split_name(folder.name))
+            found += pair_by_name(*both, split_name(folder.name), some)
     return by_split(found)
 
 
-LAYOUT = Layout("train/inputs + train/targets", _pairs, mask_folders)
+LAYOUT = Layout(
+    "train/inputs + train/targets", _pairs, mask_folders, some=partial(_pairs, some=True)
+)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from matssl.core.errors import UserError
 from matssl.core.wording import counted
-from matssl.data import readers
+from matssl.data import readers, specimens
 from matssl.data.layouts import naming
+from matssl.data.specimens import sequences
 
 SPLIT_ALIASES = {
     **dict.fromkeys(("valid", "validation", "validate", "validierung"), "val"),
@@ -38,6 +39,8 @@ class Layout:
         pairs: from the folder of a data set to all its images, each with its mask (None where it
             has none) and its split; None where the folder is laid out otherwise. Raises UserError
             where images and masks do not fit.
+        some: as ``pairs``, for sequences: images need no mask, and a mask may be of a page of a
+            stack (``film-003.png`` of page 3 of ``film.tif``). None where ``pairs`` does as well.
         no_micrographs: from any folder, also one deep in a pool, to the files and folders directly
             in it that hold masks and not micrographs; a folder stands for all that is below it.
             Opens no file and refuses nothing.
@@ -49,10 +52,17 @@ class Layout:
     pairs: Callable[[Path], list[Found] | None]
     no_micrographs: Callable[[Path], list[Path]]
     sequence: str | None = None
+    some: Callable[[Path], list[Found] | None] | None = None
 
 
-def pair_by_name(images: Path, masks: Path, split: str) -> list[Found]:
+def pair_by_name(images: Path, masks: Path, split: str, some: bool = False) -> list[Found]:
     """Match images and masks by stem; both sides must fit.
+
+    Args:
+        images: folder of the images.
+        masks: folder of their masks.
+        split: of all of them.
+        some: whether images may be without a mask, see :class:`Layout`.
 
     Raises:
         UserError: images and masks that do not go one by one; all of them are told.
@@ -70,7 +80,11 @@ def pair_by_name(images: Path, masks: Path, split: str) -> list[Found]:
         own = naming.stem(image)
         fitting = [mask for mask in names.get(own, ()) if naming.stem(mask) == own]
         fitting = fitting or [m for name in naming.of_image(image) for m in names.get(name, ())]
-        if not fitting:
+        if not fitting and some:
+            pages = _pages(image, masks, split)
+            used |= {page.mask: image for page in pages if page.mask is not None}
+            pairs += pages
+        elif not fitting:
             lonely.append(image)
         elif fitting[0] in used:
             wrong.append(
@@ -109,6 +123,65 @@ def pair_by_name(images: Path, masks: Path, split: str) -> list[Found]:
         more = f"; and {len(wrong) - MOST_TOLD} more of the kind" if len(wrong) > MOST_TOLD else ""
         raise UserError("; ".join(wrong[:MOST_TOLD]) + more)
     return pairs
+
+
+def paged(found: Sequence[Found], root: Path, table: Path | str | None, every: bool) -> list[Found]:
+    """Return the pairs with those of stacks page by page.
+
+    Args:
+        found: pairs of files.
+        root: folder of the data set.
+        table: of the specimens, see :func:`matssl.data.specimens.group`.
+        every: whether every stack is a sequence; else those that the table names as one.
+
+    Raises:
+        UserError: a mask that has not the pages of its stack.
+    """
+    pictures = specimens.pictures([item.image for item in found], root, table, every)
+    result = []
+    for item in found:
+        pages = pictures[item.image]
+        if pages == (item.image,) or item.mask is None:
+            result += [replace(item, image=page) for page in pages]
+            continue
+        masks_of = readers.frames(item.mask)
+        if len(masks_of) != len(pages):
+            raise UserError(
+                f"{item.image} has {len(pages)} pages and its mask {item.mask} "
+                f"{len(masks_of) or 1}; give a mask of as many, or a file for each page that has "
+                f"one: {item.image.stem}-003.png of page 3"
+            )
+        pairs = zip(pages, masks_of, strict=True)
+        result += [replace(item, image=page, mask=mask) for page, mask in pairs]
+    return result
+
+
+def _pages(image: Path, masks: Path, split: str) -> list[Found]:
+    """Return an image without a mask, or the pages of a stack that has masks of some of them.
+
+    Raises:
+        UserError: a mask is of a page that the stack has not, or two are of one.
+    """
+    known: dict[int, Path] = {}
+    for mask in images_in(masks):
+        name, number = sequences.named(mask) or ("", 0)
+        if name == image.stem:
+            other = known.setdefault(number, mask)
+            if other != mask:
+                raise UserError(
+                    f"{masks} holds {other.name} and {mask.name} for one page of {image.name}; "
+                    "remove one"
+                )
+    pages = readers.frames(image) if known else ()
+    if not pages:
+        return [Found(image, None, split)]
+    beyond = [mask.name for number, mask in known.items() if not 1 <= number <= len(pages)]
+    if beyond:
+        raise UserError(
+            f"{image} has {len(pages)} pages, counted from 1, and {masks.name} a mask {beyond[0]}; "
+            "number masks as their pages"
+        )
+    return [Found(page, known.get(number), split) for number, page in enumerate(pages, start=1)]
 
 
 def folders_in(root: Path) -> list[Path]:

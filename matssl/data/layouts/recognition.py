@@ -181,6 +181,7 @@ def _unused_masks(
 
 def _elsewhere(root: Path, listed: Listing, found: list[Found]) -> list[LeftOut]:
     """Return what lies below a folder and its layout has no place for."""
-    known = {path for item in found for path in (item.image, item.mask)}
+    parts = (path for item in found for path in (item.image, item.mask) if path is not None)
+    known = {readers.file_of(path) for path in parts}
     rest = [path for path in listed.images if path not in known]
     return [*summed(root, rest, ELSEWHERE, listed.images), *other_files(listed)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from matssl.data.layouts.pairing import (
@@ -16,13 +17,13 @@ from matssl.data.layouts.pairing import (
 SUFFIXES = ("_annot", "_annotations", "_masks", "_mask", "_labels", "_label", "_gt")
 
 
-def _pairs(root: Path) -> list[Found] | None:
+def _pairs(root: Path, some: bool = False) -> list[Found] | None:
     found: list[Found] = []
     for folder in folders_in(root):
         for suffix in SUFFIXES:
             masks = root / f"{folder.name}{suffix}"
             if masks.is_dir():
-                found += pair_by_name(folder, masks, split_name(folder.name))
+                found += pair_by_name(folder, masks, split_name(folder.name), some)
                 break
     return by_split(found)
 
@@ -37,4 +38,4 @@ def _no_micrographs(folder: Path) -> list[Path]:
     ]
 
 
-LAYOUT = Layout("train + train_annot", _pairs, _no_micrographs)
+LAYOUT = Layout("train + train_annot", _pairs, _no_micrographs, some=partial(_pairs, some=True))

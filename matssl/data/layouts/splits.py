@@ -13,6 +13,7 @@ from matssl.core.errors import UserError
 from matssl.core.wording import cut
 from matssl.data.layouts import index, naming
 from matssl.data.layouts.pairing import SPLITS, Found, split_name
+from matssl.data.readers import file_of
 
 # What people head the columns of a list with.
 IMAGE_HEADS = ("image", "file", "name", "filename", "path", "images", "bild", "datei")
@@ -56,7 +57,8 @@ def apply_table(
     """
     named: dict[str, list[Found]] = {}
     for item in found:
-        for key in {_plain(item.image.name), naming.stem(item.image)}:
+        # A stack stands for its pages.
+        for key in {f(p) for p in (item.image, file_of(item.image)) for f in (_last, naming.stem)}:
             named.setdefault(key, []).append(item)
     result: list[Found] = []
     seen: dict[Path, str] = {}
@@ -65,17 +67,17 @@ def apply_table(
     for split, names in table.items():
         for name in names:
             meant = _meant(name, split, named)
-            if len(meant) != 1:
+            if len({file_of(item.image) for item in meant}) != 1:
                 (doubtful if meant else absent).append(f"{cut(repr(name), 80)} in {split}")
                 continue
-            item = meant[0]
-            if seen.get(item.image, split) != split:
-                raise UserError(
-                    f"{source} puts {cut(repr(name))} into {seen[item.image]} and into {split}"
-                )
-            if item.image not in seen:
-                result.append(replace(item, split=split))
-            seen[item.image] = split
+            for item in meant:
+                if seen.get(item.image, split) != split:
+                    raise UserError(
+                        f"{source} puts {cut(repr(name))} into {seen[item.image]} and into {split}"
+                    )
+                if item.image not in seen:
+                    result.append(replace(item, split=split))
+                seen[item.image] = split
     if absent:
         more = f" and {len(absent) - 3} more" if len(absent) > 3 else ""
         verb = "is" if len(absent) == 1 else "are"
@@ -111,6 +113,10 @@ def _meant(name: str, split: str, named: dict[str, list[Found]]) -> list[Found]:
     if len(fitting) > 1:
         fitting = [item for item in fitting if _plain(item.image.name) == last] or fitting
     return fitting
+
+
+def _last(path: Path) -> str:
+    return _plain(path.name)
 
 
 def _plain(name: str) -> str:

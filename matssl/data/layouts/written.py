@@ -13,6 +13,7 @@ from matssl.core.run_folder import atomic_write_bytes
 from matssl.core.tables import csv_text
 from matssl.data import masks
 from matssl.data.masks import ClassTable
+from matssl.data.readers import file_of
 from matssl.data.specimens.table import FILE_NAME, Row, tables_of, write_table
 
 if TYPE_CHECKING:
@@ -80,20 +81,21 @@ def _quoted(text: str) -> str:
 
 
 def _specimens(path: Path, dataset: Dataset, pixel_sizes: Mapping[Path, float | None]) -> None:
-    rows = dataset.grouping.rows
-    write_table(
-        path,
-        [
-            Row(
-                _below(pair.image, dataset.root),
-                pair.group,
-                rows[pair.image].field if pair.image in rows else "",
-                rows[pair.image].magnification if pair.image in rows else "",
-                pixel_sizes.get(pair.image),
-            )
-            for pair in dataset.pairs
-        ],
-    )
+    rows, frames = dataset.grouping.rows, dataset.grouping.sequences.frames
+    lines: dict[Path, Row] = {}
+    for pair in dataset.pairs:
+        # A stack has one line, whose frames are its pages.
+        file, frame = file_of(pair.image), frames.get(pair.image)
+        lines[file] = Row(
+            _below(file, dataset.root),
+            pair.group,
+            rows[pair.image].field if pair.image in rows else "",
+            rows[pair.image].magnification if pair.image in rows else "",
+            pixel_sizes.get(pair.image),
+            "" if frame is None else frame.sequence,
+            None if frame is None or file != pair.image else frame.number,
+        )
+    write_table(path, lines.values())
 
 
 def _splits(dataset: Dataset) -> bytes:

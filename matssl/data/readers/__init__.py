@@ -4,7 +4,7 @@
 ``photometric`` and ``planes`` make grey levels of what is stored, ``orientation`` turns them
 upright, ``formats`` puts a :class:`Micrograph` together. ``calibration`` and ``units`` read the
 makers' metadata, ``bar`` finds a drawn information bar. Nothing here changes a grey level.
-``mask`` reads the values of a mask file.
+``mask`` reads the values of a mask file. ``pages`` names the pages of a stack.
 """
 
 from matssl.data.readers.bar import bar_height
@@ -25,10 +25,12 @@ from matssl.data.readers.formats import (
     digest,
     from_array,
     read,
+    stacked,
     with_pixel_size,
 )
 from matssl.data.readers.headers import Header, header
 from matssl.data.readers.mask import RawMask, read_mask
+from matssl.data.readers.pages import file_of, frames, page_path
 from matssl.data.readers.units import parse_pixel_size
 
 __all__ = [
@@ -39,7 +41,9 @@ __all__ = [
     "RawMask",
     "bar_height",
     "digest",
+    "file_of",
     "find_images",
+    "frames",
     "from_array",
     "header",
     "is_image_name",
@@ -47,10 +51,12 @@ __all__ = [
     "is_run",
     "listing",
     "natural",
+    "page_path",
     "parse_pixel_size",
     "read",
     "read_mask",
     "size_of",
+    "stacked",
     "unread",
     "with_pixel_size",
 ]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from matssl.core.errors import UserError
 from matssl.data.readers.files import size_of
+from matssl.data.readers.pages import resolved
 
 # A header may promise more than its file can hold: no codec here shrinks 1 : 2000.
 MAX_EXPANSION = 2000
@@ -30,14 +31,15 @@ def header(path: Path | str, page: int | None = None) -> Header:
     """Return kind, size and bits from the first bytes of a file, without decoding it.
 
     Args:
-        path: of the file.
+        path: of the file, or of a page (:mod:`matssl.data.readers.pages`).
         page: of a TIFF file, counted from 0; None for the largest, deepest one.
 
     Raises:
         UserError: missing, empty, no file of bytes, of no known kind, or promising more than the
             file can hold.
     """
-    path = Path(path)
+    path, own = resolved(path)
+    page = page if own is None else own
     size = size_of(path)
     try:
         with open(path, "rb") as file:

@@ -17,6 +17,7 @@ from matssl.core.arrays import Array
 from matssl.core.errors import UserError
 from matssl.data.readers import photometric, raster, tiff
 from matssl.data.readers.headers import header
+from matssl.data.readers.pages import resolved
 
 # Colour type of PNG files with a palette.
 PALETTE = 3
@@ -86,12 +87,12 @@ def read_mask(path: Path | str) -> Array:
     Raises:
         UserError: the file cannot be read as a mask; it is named.
     """
-    path = Path(path)
-    head = header(path)
+    path, page = resolved(path)
+    head = header(path, page)
     palette: NDArray[np.uint8] | None = None
     notes: list[str] = []
     if head.kind == "tiff":
-        mask, palette, notes = _tiff(path)
+        mask, palette, notes = _tiff(path, page)
     else:
         mask = raster.decoded(path, head.kind, indices=True).pixels
         if head.kind == "png":
@@ -127,10 +128,12 @@ def read_mask(path: Path | str) -> Array:
     return RawMask(mask, palette, "; ".join(notes), head.kind == "jpeg", one_bit)
 
 
-def _tiff(path: Path) -> tuple[Array, NDArray[np.uint8] | None, list[str]]:
-    """Return values, palette and remarks of a TIFF file."""
-    found = tiff.stored(path)
-    mask, facts, notes = found.pixels, found.facts, list(found.notes)
+def _tiff(path: Path, page: int | None) -> tuple[Array, NDArray[np.uint8] | None, list[str]]:
+    """Return values, palette and remarks of a page of a TIFF file."""
+    found = tiff.stored(path, page)
+    # Which page of a stack it is says its name.
+    notes = list(found.notes) if page is None else []
+    mask, facts = found.pixels, found.facts
     if facts.kind == "MINISWHITE" and mask.ndim == 2 and mask.dtype.kind in "bu":
         mask, remark = _shown(mask, facts.bits, facts.imagej)
         unasked = remark == SHOWN and facts.bits == 1 and _is_of_tifffile(path)

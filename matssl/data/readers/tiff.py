@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import itertools
 import logging
+import re
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from matssl.core.errors import UserError
 from matssl.data.readers import orientation, photometric
 from matssl.data.readers.calibration import Calibration, of_tiff
 from matssl.data.readers.headers import first_line
+from matssl.data.readers.units import nm_per
 
 if TYPE_CHECKING:
     from tifffile import TiffFile, TiffPage
@@ -32,6 +34,8 @@ MAX_TAGS = 4096
 # Plain pages that take more are mapped instead of read: their bytes then need no memory.
 MAPPED_BYTES = 1 << 26
 TRANSPARENCY = "MASK"
+# Letters of tifffile for rows, columns and colours; all others count pictures.
+PLANE = "YXS"
 # What tifffile logs of the pixels themselves, where it gives zeros for what it lacks.
 LOST = ("bytecounts", "stripoffsets", "data offset", "segments", "failed to read", "reshape")
 
@@ -53,6 +57,21 @@ class Stored:
     facts: photometric.Facts
     orientation: int
     notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a stack says of its pages.
+
+    Attributes:
+        axis: what they count: Z, T, or I where it is not told.
+        program: whose description it has: "imagej", "ome", or "".
+        apart: entries of the description that say how far pages are apart; lengths of ImageJ in nm.
+    """
+
+    axis: str
+    program: str
+    apart: Mapping[str, Any]
 
 
 def promise(path: Path, page: int | None) -> tuple[int, int, int, int]:
@@ -102,6 +121,88 @@ def stored(path: Path, page: int | None = None) -> Stored:
     if turned != orientation.UPRIGHT:
         pixels = orientation.upright(pixels, turned)
     return Stored(pixels, calibration, facts, turned, notes)
+
+
+def frames(path: Path) -> tuple[int, ...]:
+    """Return the numbers of the pages that are frames of one stack, from 0; none where it is none.
+
+    Raises:
+        UserError: a page is damaged, or the pages go in two directions, such as channels and
+            depths.
+    """
+    import tifffile
+
+    with listening(), tifffile.TiffFile(path) as file:
+        count = _count(file)
+        directions = _lengths(file)
+        if count < 2:
+            if directions and (file.is_imagej or file.is_shaped):
+                raise UserError(
+                    f"{path} holds {max(directions.values())} pictures behind one page, as ImageJ "
+                    "writes what is larger than 4 GB; save it as an image sequence"
+                )
+            return ()
+        pages = list(_pages(file, count))
+        if len(pages) < count:
+            told = "is broken" if count <= MAX_PAGES else f"is more than {MAX_PAGES} pages"
+            raise UserError(f"{path}: page {len(pages) + 1} of {count} {told}; save the pages anew")
+        kinds = [(_size(p), _photometric(p) != TRANSPARENCY and len(p.shape) > 1) for p in pages]
+        best = max((size for size, shown in kinds if shown), key=_area, default=None)
+        found = tuple(n for n, kind in enumerate(kinds) if kind == (best, True))
+    if len(found) < 2:
+        return ()
+    if len(directions) > 1:
+        words = {"C": "channels", "T": "times", "Z": "depths"}
+        told = " and ".join(f"{n} {words.get(axis, 'pages')}" for axis, n in directions.items())
+        raise UserError(
+            f"{path} holds {told}, and frames go in one direction; save one of the others alone "
+            "(ImageJ: Image > Color > Split Channels, Image > Stacks > Tools > Make Substack)"
+        )
+    return found
+
+
+def kind(path: Path) -> Kind:
+    """Return what a stack says of its pages."""
+    import tifffile
+
+    with listening(), tifffile.TiffFile(path) as file:
+        letter = next((letter for letter in _lengths(file) if letter in "ZT"), "I")
+        if file.is_ome:
+            return Kind(letter, "ome", _apart(file.ome_metadata or ""))
+        if not file.is_imagej:
+            return Kind(letter, "", {})
+        told = file.imagej_metadata or {}
+    names = ("finterval", "fps") if letter == "T" else ()
+    apart = {name: told[name] for name in names if name in told}
+    unit = nm_per(str(told.get("unit", "")))
+    if letter == "Z" and unit is not None and isinstance(told.get("spacing"), (int, float)):
+        apart["spacing"] = told["spacing"] * unit
+    return Kind(letter, "imagej", apart)
+
+
+def _apart(metadata: str) -> dict[str, Any]:
+    """Return how far pages of an OME file are apart, in its own words."""
+    found: dict[str, Any] = {}
+    for name in ("PhysicalSizeZ", "TimeIncrement"):
+        match = re.search(rf'\b{name}="([0-9.eE+-]+)"', metadata)
+        if match:
+            unit = re.search(rf'\b{name}Unit="([^"]{{1,20}})"', metadata)
+            found |= {name: float(match[1])} | ({f"{name}Unit": unit[1]} if unit else {})
+    return found
+
+
+def _lengths(file: TiffFile) -> dict[str, int]:
+    """Return how many pictures a file says it holds, by tifffile's letter of each direction."""
+    try:
+        series = file.series[0]
+        lengths = dict(zip(series.get_axes(False), series.get_shape(False), strict=True))
+    except Exception:  # what metadata say of pages is asked, not needed
+        return {}
+    return {letter: n for letter, n in lengths.items() if letter not in PLANE and n > 1}
+
+
+def _area(size: tuple[int, int, int, int]) -> tuple[int, int]:
+    return size[0] * size[1], size[3]
 
 
 def _chosen(file: TiffFile, path: Path, page: int | None) -> tuple[TiffPage, tuple[str, ...]]:

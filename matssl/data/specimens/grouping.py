@@ -1,7 +1,8 @@
 """The one grouping of images by specimen: a table, an expression, folders, a guess at the names.
 
-What is stronger comes first: ``specimens.csv`` (or ``--specimens FILE``), ``--group_regex``, a
-folder per specimen, what all names together tell. Where none says it, each image is its own.
+What is stronger comes first: ``specimens.csv`` (or ``--specimens FILE``), ``--group_regex``, the
+sequence whose frames they are (where there are sequences), a folder per specimen, what all names
+together tell. Where none says it, each image is its own.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from matssl.core.wording import counted
 from matssl.data import readers
 from matssl.data.specimens.guess import MAGNIFICATION_FIRST, guess, places
 from matssl.data.specimens.names import Kind, parse
+from matssl.data.specimens.sequences import Sequences, expanded
+from matssl.data.specimens.sequences import find as find_sequences
 from matssl.data.specimens.table import FILE_NAME, Row, SpecimenTable, read_table
 
 SHOWN = 4
@@ -35,7 +38,7 @@ _NO_IDENTITY = (*_SETTINGS, Kind.DATE, Kind.PLACE)
 # Sides of pictures in the names of folders: bubble_512.
 _SIDES = {str(2**n) for n in range(6, 14)}
 
-How = Literal["table", "regex", "folders", "names", "own"]
+How = Literal["table", "regex", "sequences", "folders", "names", "own"]
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,7 @@ class Grouping:
         unsure: images that count as one specimen each, since nothing tells theirs.
         notes: what else was noticed, in words.
         rows: of the table, by image.
+        sequences: which of them are frames that follow each other.
     """
 
     names: tuple[str, ...]
@@ -58,6 +62,7 @@ class Grouping:
     unsure: int = 0
     notes: tuple[str, ...] = ()
     rows: Mapping[Path, Row] = field(default_factory=dict)
+    sequences: Sequences = Sequences()
 
     @staticmethod
     def empty() -> Grouping:
@@ -104,11 +109,13 @@ def group(
     pixel_size: str | None = None,
     splits: Sequence[str] = (),
     sequence: str | None = None,
+    frames: bool = False,
 ) -> Grouping:
     """Return which specimen each image is of.
 
     Args:
-        paths: images; those outside ``root`` count as if they lay in it.
+        paths: images, or pages of stacks (:func:`pictures`); those outside ``root`` count as if
+            they lay in it.
         root: folder of the data set.
         regex: ``--group_regex``, sought in the path from ``root`` without folders of splits and of
             images, then in the whole path from ``root``. One that begins with ^ is also sought in
@@ -118,9 +125,10 @@ def group(
         splits: names of folders that are splits here, beside the usual ones.
         sequence: as ``regex``, said by the layout of the folder and not by the user: stronger than
             folders and names, weaker than the others.
+        frames: whether names of files tell sequences; else the table alone does.
 
     Raises:
-        UserError: a table or an expression that does not fit.
+        UserError: a table or an expression that does not fit, or cuts through a sequence.
     """
     places = [_Place.of(path, Path(root), splits) for path in paths]
     rows, tables = _rows(paths, Path(root), specimens)
@@ -131,18 +139,37 @@ def group(
         notes = (f"--pixel_size beats the pixel sizes of {_listed(tables)}",)
     elif rows and not named:
         notes = (f"{_listed(tables)} gives pixel sizes and names no specimen",)
+    sequences = find_sequences(paths, Path(root), rows, frames)
     if named:
         unsaid = "; --group_regex is not asked" if regex else ""
         found = _by_table(places, rows, f"as {_listed(tables)} says{unsaid}")
     elif regex:
         found = _by_regex(places, regex)
+    elif sequences.frames:
+        known = (sequences.frames.get(path) for path in paths)
+        names = [frame.sequence if frame else None for frame in known]
+        found = _settled(places, names, ("sequences", "by sequence"))
     elif sequence and any(re.search(sequence, place.short) for place in places):
         found = _by_sequence(places, sequence)
     else:
         found = _by_folders(places) or _by_names(places)
-    return Grouping(
-        found.names, found.how, found.source, found.unsure, (*found.notes, *notes), rows
-    )
+    sequences.refuse_cut(paths, found.names, found.source)
+    notes = (*found.notes, *notes)
+    return Grouping(found.names, found.how, found.source, found.unsure, notes, rows, sequences)
+
+
+def pictures(
+    paths: Sequence[Path], root: Path | str, specimens: Path | str | None, pages: bool
+) -> dict[Path, tuple[Path, ...]]:
+    """Return the pictures in each file: the pages of a stack that is a sequence, else itself.
+
+    Args as those of :func:`group`; ``pages``: whether every stack is a sequence; else those alone
+    that the table names as one.
+
+    Raises:
+        UserError: a table that does not fit, or a stack that cannot be read.
+    """
+    return expanded(paths, _rows(paths, Path(root), specimens)[0], pages)
 
 
 @dataclass(frozen=True)
@@ -227,7 +254,14 @@ def _rows(
     for source, folder in found:
         table = read_table(source)
         own = [path for path in paths if folder in path.parents]
-        rows |= table.of(own, folder, functools.partial(readers.find_images, folder))
+        # A line that names a stack speaks of all its pages.
+        files = {path: readers.file_of(path) for path in own}
+        told = table.of(
+            list(dict.fromkeys(files.values())),
+            folder,
+            functools.partial(readers.find_images, folder),
+        )
+        rows |= {path: told[file] for path, file in files.items() if file in told}
         tables.append(table)
     _check_missing(paths, root, rows, tables)
     return rows, [table.source for table in tables]

@@ -4,8 +4,9 @@
     S1/img_01.tif,steel A,1,500x,12.5nm
 
 ``image`` is the path from the folder the table lies in, or the name where it is the only one there.
-Only ``image`` must be filled. Where one line names a specimen, all must. The file may come out of a
-spreadsheet: comma, semicolon or tab, decimal commas, backslashes, any capitals.
+Only ``image`` must be filled. Where one line names a specimen, all must. ``sequence`` and ``frame``
+say which pictures follow each other (:mod:`matssl.data.specimens.sequences`). The file may come out
+of a spreadsheet: comma, semicolon or tab, decimal commas, backslashes, any capitals.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ from matssl.data.readers.units import parse_pixel_size
 
 FILE_NAME = "specimens.csv"
 COLUMNS = ("image", "specimen", "field", "magnification", "pixel_size")
+# Written where a picture has one.
+OF_SEQUENCES = ("sequence", "frame")
 LISTED = 3
 # What people head the columns with; a unit may follow in brackets or behind an underscore.
 _HEADS = {
@@ -34,6 +37,8 @@ _HEADS = {
     "field": ("field", "field_of_view", "region", "feld"),
     "magnification": ("magnification", "mag", "vergroesserung"),
     "pixel_size": ("pixel_size", "pixelsize", "pixel", "px_size", "pixelgroesse"),
+    "sequence": ("sequence", "sequences", "sequenz"),
+    "frame": ("frame", "frames", "frame_number", "slice"),
 }
 _UNIT = re.compile(r"^(.*?)[\s_]*[\[(/]?\s*(nm|um|µm|μm|mm|pm|å|angstrom)\s*[\])]?$")
 
@@ -48,6 +53,8 @@ class Row:
         field: place on the specimen, "" where unknown.
         magnification: as written, "" where unknown.
         pixel_size: nm, None where unknown.
+        sequence: that it is a frame of, "" where none is named.
+        frame: its number there, None where the table does not say it.
     """
 
     image: str
@@ -55,6 +62,8 @@ class Row:
     field: str = ""
     magnification: str = ""
     pixel_size: float | None = None
+    sequence: str = ""
+    frame: int | None = None
 
 
 @dataclass(frozen=True)
@@ -152,6 +161,8 @@ def read_table(path: Path | str) -> SpecimenTable:
                 values.get("field", ""),
                 values.get("magnification", ""),
                 _size(values.get("pixel_size", ""), unit, path, image),
+                values.get("sequence", ""),
+                _frame(values.get("frame", ""), values.get("sequence", ""), path, image),
             )
         )
     _check(table, path)
@@ -164,7 +175,7 @@ def write_table(path: Path | str, rows: Iterable[Row]) -> None:
     Raises:
         UserError: the file cannot be written.
     """
-    path = Path(path)
+    path, rows = Path(path), list(rows)
     lines = [
         {
             "image": row.image,
@@ -172,10 +183,13 @@ def write_table(path: Path | str, rows: Iterable[Row]) -> None:
             "field": row.field,
             "magnification": row.magnification,
             "pixel_size": "" if row.pixel_size is None else f"{row.pixel_size:.9g}nm",
+            "sequence": row.sequence,
+            "frame": "" if row.frame is None else str(row.frame),
         }
         for row in rows
     ]
-    text = csv_text(lines, COLUMNS)
+    columns = (*COLUMNS, *OF_SEQUENCES) if any(row.sequence for row in rows) else COLUMNS
+    text = csv_text([{name: line[name] for name in columns} for line in lines], columns)
     try:
         atomic_write_bytes(path, b"\xef\xbb\xbf" + text.encode("utf-8"))
     except OSError as error:
@@ -229,6 +243,19 @@ def _size(cell: str, unit: str, path: Path, image: str) -> float | None:
             "such as 12.5nm, or head the column pixel_size_nm"
         )
     return size
+
+
+def _frame(cell: str, sequence: str, path: Path, image: str) -> int | None:
+    """Return the number of a frame."""
+    if not cell:
+        return None
+    number = cell.removesuffix(".0")
+    if not (number.isascii() and number.isdigit() and len(number) < 10 and sequence):
+        remedy = "a whole number" if sequence else "the name of its sequence, too"
+        raise UserError(
+            f"{path}, {image[:60]}: the column frame says {cell[:40]!r}; write {remedy}"
+        )
+    return int(number)
 
 
 def _check(rows: Sequence[Row], path: Path) -> None:

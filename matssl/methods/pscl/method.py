@@ -9,6 +9,7 @@ image the ones most similar to them. Suffixes as in ``patches``.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -90,7 +91,9 @@ class PSCLSimCLR(SSLMethod):
     def panel(self, batch: Batch) -> Panel | None:
         """Return the cells of the coarsest scale in both views; the first sample is labelled."""
         keys = self._look(batch.views[1])[1:]
-        return panel(batch, self._sample(batch, keys[:1], shared=False)[0], keys[0].shape[-1])
+        sampled = self._sample(batch, keys[:1], shared=False)[0]
+        seen = replace(batch, views=tuple(map(self.shown, batch.views)))
+        return panel(seen, sampled, keys[0].shape[-1])
 
     def weights(self) -> dict[str, dict[str, Tensor]]:
         """Return what fine-tuning may use: encoder and decoder."""

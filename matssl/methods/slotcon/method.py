@@ -354,7 +354,7 @@ class SlotCon(MomentumMethod):
         order = np.argsort(-np.bincount(labels.ravel(), minlength=scores.shape[1]), kind="stable")
         colours = np.empty((scores.shape[1], 3), np.uint8)
         colours[order] = palette.distinct(len(order))
-        images = view.cpu().movedim(1, -1).numpy()
+        images = self.shown(view).cpu().movedim(1, -1).numpy()
         rows = []
         for image, label in zip(images, labels, strict=True):
             gray = image[..., 0] if image.shape[-1] == 1 else image

@@ -321,7 +321,7 @@ class SparK(SSLMethod):
         seen = resized(cells, *x.shape[-2:])
         painted = torch.where(seen, view, painted)
         veiled = torch.where(seen, view, torch.full_like(view, VEIL))
-        columns = [_pictures(part) for part in (view, veiled, painted)]
+        columns = [_pictures(self.shown(part)) for part in (view, veiled, painted)]
         return Panel(
             title, ("view", "what it sees", "prediction"), tuple(zip(*columns, strict=True))
         )

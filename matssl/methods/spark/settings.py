@@ -18,6 +18,8 @@ RECONSTRUCTING = tuple(name for name, decoder in DECODERS.items() if decoder.rec
 class SparKSettings(MethodSettings):
     """Settings of SparK; ``hidden_dim`` is the light decoder's width, None the published 768."""
 
+    paired = False
+
     masking: str = flag(
         "sparse",
         GROUP,

@@ -103,6 +103,7 @@ def _inputs(
     """Return a model of a fold with the images it has not seen; masks mean what they did to it."""
     segmenter = Segmenter.load(path, device=str(rt.device), precision=rt.precision)
     record = segmenter.record.told(found.record.sizes).knowing(found.record.bars)
+    record = record.among(found.record.neighbours)
     segmenter = replace(segmenter, record=record)
     table = dataset.table
     assert table is not None

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from matssl.core.errors import UserError
-from matssl.data import layouts, specimens
+from matssl.data import layouts, readers, specimens
 from matssl.data.layouts import Dataset, Pair
 from matssl.stages.evaluate.summary import Result
 from matssl.stages.evaluate.truth import mask_paths
@@ -68,7 +68,10 @@ def _shared_specimens(
         # A table need not speak of images that have left the folder.
         with contextlib.suppress(UserError):
             names = layouts.sequences(root)[1]
-            found = specimens.group(paths, root, regex=regex, specimens=table, sequence=names)
+            frames = bool(dataset.grouping.sequences.frames)
+            found = specimens.group(
+                paths, root, regex=regex, specimens=table, sequence=names, frames=frames
+            )
             own = dict(zip(paths, found.names, strict=True))
     seen = {own[path] for path in learned if path in own}
     groups = [own[pair.image.resolve()] for pair in pairs]
@@ -91,7 +94,7 @@ def _learned_here(root: Path, trained_on: TrainedOn) -> tuple[set[Path], Path]:
     if here == home or here in home.parents or home in here.parents:
         return known, here if here in home.parents else home
     moved = {here / path.relative_to(home) for path in known if home in path.parents}
-    present = {path for path in moved if path.is_file()}
+    present = {path for path in moved if readers.file_of(path).is_file()}
     if not home.exists() and len(present) * 2 > len(known):
         return present, here
     return set(), here

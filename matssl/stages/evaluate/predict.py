@@ -28,7 +28,7 @@ from matssl.metrics import calibration
 from matssl.metrics.counts import confusion
 from matssl.models.forest import ForestModel
 from matssl.preflight import Preflight
-from matssl.stages import console, drawing, failures, resume
+from matssl.stages import console, drawing, failures, resume, stacks
 from matssl.stages.evaluate import classifier_error, colours, leaks, objects, published, rivals
 from matssl.stages.evaluate.objects import OneField
 from matssl.stages.evaluate.report import (
@@ -114,6 +114,8 @@ def evaluate(settings: EvaluateSettings, argv: Sequence[str] = ()) -> Path:
         results = predicted(settings, rt, folder, inputs, names, failed)
         if not results:
             failed.end(len(inputs.pairs), 0)
+        sizes = {result.pair.image: result.field.pixel_size for result in results}
+        stacks.write(folder, "masks", [pair.image for pair in inputs.pairs], names, sizes)
 
     copies, home = leaks.by_pixels(results, segmenter), _at_home(settings, segmenter)
     for warning in copies:
@@ -254,6 +256,7 @@ def _inputs(settings: EvaluateSettings, segmenter: Segmenter) -> Inputs:
     excluded = excluded_classes(settings.exclude_classes, table.names)
     dataset = _dataset(settings, segmenter)
     record = segmenter.record.told(dataset.grouping.pixel_sizes)
+    record = record.among(dataset.neighbours(record.depth))
     segmenter = replace(segmenter, record=record)
     pairs = _chosen(settings, dataset, segmenter)
     shown = replace(dataset, pairs=tuple(pairs), table=None)
@@ -292,6 +295,8 @@ def _dataset(settings: EvaluateSettings, segmenter: Segmenter) -> Dataset:
         seed=trained_on.seed,
         need_masks=False,
         table=table,
+        depth=segmenter.record.depth,
+        page=segmenter.record.page,
     )
 
 
@@ -409,5 +414,5 @@ def _one_image(
             probable = calibration.before_and_after(found.probabilities, mask, found.temperature)
     field = Field(pair.image, name, pair.group, predicted, micrograph.pixel_size)
     true = None if truth_areas is None else replace(field, areas=truth_areas)
-    pixels = readers.digest(micrograph.pixels)
+    pixels = readers.digest(micrograph.middle.pixels)
     return Result(pair, field, true, gathered, rival_counts, pixels, probable, matched)

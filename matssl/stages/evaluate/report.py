@@ -58,7 +58,7 @@ def draw_panels(
 def _draw_panel(
     folder: RunFolder, place: Path, result: Result, truth: ClassTable, record: Preprocess
 ) -> None:
-    micrograph = record.read(result.pair.image)
+    micrograph = record.frame(result.pair.image)
     image = drawing.shown(micrograph, record)
     title = result.pair.image.name
     mask = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -54,9 +55,12 @@ def fitted(
     say(f"fitting baselines on {counted(len(train), 'training image')}")
     data = crops.load(train, segmenter.record, truth)
     classes, tensor = segmenter.table.num_classes, segmenter.record.tensor
+    shown = segmenter.record.shown
+    grey = baselines.grey_levels([shown(plane) for plane in data.planes], data.masks, classes)
     found = [
         baselines.majority(data.masks, classes),
-        baselines.grey_levels(data.planes, data.masks, classes),
+        # Grey levels are those of the picture itself.
+        replace(grey, predict=lambda plane: grey.predict(shown(plane))),
     ]
     model = segmenter.network.model
     if isinstance(model, ForestModel):

@@ -182,7 +182,7 @@ def check_masks(
         if pair.mask is None:
             continue
         try:
-            raw, micrograph = readers.read_mask(pair.mask), record.read(pair.image)
+            raw, micrograph = readers.read_mask(pair.mask), record.frame(pair.image)
         except UserError as error:
             # It is listed when its turn comes, and costs no other.
             unread.append(error)

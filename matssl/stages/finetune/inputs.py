@@ -17,6 +17,7 @@ from matssl.data.crops import CropAugmentation, Labelled
 from matssl.data.layouts import Dataset, Lists, Pair
 from matssl.data.masks import ClassTable
 from matssl.data.preprocess import Preprocess
+from matssl.data.specimens import sequences
 from matssl.decoders import CLASSIC, named, with_encoder
 from matssl.models import classic_unet, vit
 from matssl.models.segmentation import SegmentationModel, check_input_size
@@ -81,7 +82,11 @@ def find(settings: FinetuneSettings) -> tuple[Dataset, Dataset, tuple[str, ...]]
         seed=settings.seed,
         opened=OPENED,
         lists=lists(settings),
+        depth=settings.input_depth,
+        page=settings.page,
     )
+    if settings.input_depth > 1 and not dataset.grouping.sequences.frames:
+        raise UserError(sequences.none(f"--input_depth {settings.input_depth}", dataset.root))
     known, notes = _labelled(dataset)
     # Whatever is chosen of them later, there must be some.
     parted(settings, known)

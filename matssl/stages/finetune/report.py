@@ -193,7 +193,7 @@ def drawn(
         counts = counting.confusion(mask, prediction, table.num_classes)
         path = folder.path(f"validation/{number + 1}.png")
         title = f"{data.pairs[number].image.name}: mIoU {100 * overlap.miou(counts):.1f} %"
-        image = preprocess.quantise(plane)
+        image = preprocess.quantise(inputs.record.shown(plane))
         nm = data.facts[number][1]
         segmentation.panel(image, mask, prediction, table.names, path, title, nm)
         paths.append(path)

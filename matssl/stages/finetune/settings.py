@@ -16,6 +16,7 @@ from matssl.stages.finetune.forest_settings import GROUPS, HEADS, HEEDED, UNHEED
 from matssl.stages.finetune.sections import ListSettings, NetworkSettings, ScoreSettings
 from matssl.stages.finetune.stage_plan import StagedSettings
 from matssl.stages.settings import (
+    DEEPEST,
     ImageSettings,
     LabelSettings,
     RunSettings,
@@ -158,7 +159,13 @@ class FinetuneSettings(
         choices=("auto", *segmenting()),
         first=True,
     )
-    in_channels: int = flag(1, "model", "input channels of the stem", choices=(1, 3))
+    in_channels: int = flag(
+        1,
+        "model",
+        "input channels of the stem: 1 or 3; as many as --input_depth where that is above 1",
+        low=1,
+        high=DEEPEST,
+    )
     ssl_weights_path: str | None = flag(
         None,
         "model",
@@ -343,6 +350,8 @@ class FinetuneSettings(
             new = replace(new, lr=new.custom_lr)
         if new.custom_epochs:
             new = replace(new, epochs=new.custom_epochs)
+        if new.input_depth > 1:
+            new = replace(new, in_channels=new.input_depth)
         if new.note and new.name:
             new = replace(new, name=f"{new.name}-{new.note}", note="")
         return new

@@ -72,6 +72,7 @@ def examined(
     unmeasured = settings.record(settings.in_channels, settings.input_size)
     dataset, known, notes = reading.find(settings)
     unmeasured = unmeasured.told(dataset.grouping.pixel_sizes)
+    unmeasured = unmeasured.among(dataset.neighbours(settings.input_depth, reading.OPENED))
     assert dataset.table is not None
     if settings.threshold is not None and dataset.table.num_classes != 2:
         raise UserError(

@@ -27,7 +27,7 @@ from matssl.data.readers import Micrograph
 from matssl.data.specimens import Grouping
 from matssl.measure import field, tables
 from matssl.measure.field import Field
-from matssl.stages import console, drawing, resume
+from matssl.stages import console, drawing, resume, stacks
 from matssl.stages.failures import Failures, attempt
 from matssl.stages.phase_map import clustering
 from matssl.stages.phase_map.clustering import Source
@@ -118,6 +118,8 @@ def phase_map(settings: PhaseMapSettings, argv: Sequence[str] = ()) -> Path:
         bar.close()
         if not fields:
             failed.end(len(paths), 0)
+        sizes = {one.image: one.pixel_size for one in fields}
+        stacks.write(folder, "maps", paths, files, sizes)
         against, maps = source.lineage.doubt(), tuple(one.name for one in fields)
         joined, lineage = source.temperature is not None, source.lineage.text()
         made = Made(described, joined, lineage, against, maps, record)
@@ -165,14 +167,20 @@ def _inputs(settings: PhaseMapSettings, source: Source) -> Inputs:
     if settings.page is not None:
         record = replace(record, page=settings.page)
     paths, left_out = layouts.unlabelled(settings.data)
+    sequenced = record.depth > 1
+    pages = sequenced and record.page is None
+    found_in = specimens.pictures(paths, settings.data, settings.specimens, pages)
+    paths = [picture for pictures in found_in.values() for picture in pictures]
     grouping = specimens.group(
         paths,
         settings.data,
         regex=settings.group_regex,
         specimens=settings.specimens,
         pixel_size=settings.pixel_size,
+        frames=sequenced,
     )
     record = record.told(grouping.pixel_sizes)
+    record = record.among(grouping.sequences.neighbours(record.depth) if sequenced else {})
     found = preflight.examine(
         str(settings.data), {"images": paths}, record, left_out=left_out, grouping=grouping
     )
@@ -191,7 +199,9 @@ def _inputs(settings: PhaseMapSettings, source: Source) -> Inputs:
         )
     known = dict(zip(paths, grouping.names, strict=True))
     grouping = replace(grouping, names=tuple(known[path] for path in good))
-    facts = f"note    {beaten}\n{found.text()}" if beaten else found.text()
+    told = [f"note    {beaten}"] if beaten else []
+    notes = [f"  note         {note}" for note in grouping.sequences.notes(record.depth)]
+    facts = "\n".join([*told, found.text(), *notes])
     return Inputs(source, found.record, good, broken, grouping, facts)
 
 

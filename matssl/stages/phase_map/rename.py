@@ -238,7 +238,7 @@ def _panel(folder: RunFolder, root: Path, phases: Phases, field: Field) -> str:
     """Draw the panel of a field; return why it could not be, "" where it was."""
     if phases.made is None:
         return "how images were read was not kept"
-    if not field.image.is_file():
+    if not readers.file_of(field.image).is_file():
         return f"there is no {cut(str(field.image))}"
     full = _map(root, field.name)
     # Below the last row of a phase lies the information bar.
@@ -246,7 +246,7 @@ def _panel(folder: RunFolder, root: Path, phases: Phases, field: Field) -> str:
     rows = int(inside[-1]) + 1 if len(inside) else 0
     reading = replace(phases.made.images, crop_bottom=len(full) - rows)
     try:
-        micrograph = reading.read(field.image)
+        micrograph = reading.frame(field.image)
         if micrograph.pixels.shape[:2] != full.shape:
             return "the micrograph has another size than its map"
         shown = drawing.shown(micrograph, reading)

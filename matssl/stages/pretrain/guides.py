@@ -114,8 +114,11 @@ def _labelled(
         pixel_size=settings.pixel_size,
         seed=settings.seed,
         opened=opened,
+        depth=settings.input_depth,
+        page=settings.page,
     )
     record = record.told(dataset.grouping.pixel_sizes)
+    record = record.among(dataset.neighbours(settings.input_depth, opened))
     table = dataset.table
     if table is None:
         raise UserError(f"{folder} has no labelled training images")

@@ -20,7 +20,7 @@ from matssl.data.crops import Labelled
 from matssl.data.datasets import ViewLoader, check_batch
 from matssl.data.layouts import LeftOut
 from matssl.data.preprocess import Preprocess
-from matssl.data.specimens import Grouping
+from matssl.data.specimens import Grouping, Sequences, sequences
 from matssl.data.views import ViewAugmentation
 from matssl.decoders import named
 from matssl.methods import distinct, settings_class
@@ -98,7 +98,13 @@ def gather(
         UserError: images or masks that cannot be meant.
     """
     paths, left_out = _image_paths(settings)
-    grouping = _grouping(settings, paths)
+    apart = settings.frame_positives if method.paired else 0
+    sequenced = settings.input_depth > 1 or apart > 0
+    pages = sequenced and settings.page is None
+    files = specimens.pictures(paths, settings.data_path, settings.specimens, pages)
+    paths = [picture for pictures in files.values() for picture in pictures]
+    grouping = _grouping(settings, paths, sequenced)
+    _check_sequences(settings, grouping, sequenced)
     record = record.told(grouping.pixel_sizes)
     # Every process looks: how pictures are cut is judged from all of them.
     found, record = _preflight(settings, method, paths, left_out, record, grouping)
@@ -108,6 +114,9 @@ def gather(
     tile_size = settings.tile_size or 2 * settings.view_size
     drawn = settings.batch_size - (guiding is not None and guiding.beside)
     pool = _pool(settings, rt, paths, record, grouping, drawn, tile_size)
+    near = grouping.sequences.among(map(Path, pool.sources))
+    if settings.input_depth > 1:
+        pool.stack(near.neighbours(settings.input_depth), settings.input_depth)
     record = preprocess.measure(record, (pool.plane(i) for i in range(len(pool))))
     probe = guides.dense_probe(settings, record, multiple)
     labelled = {} if guided_by is None else {"guide": guided_by}
@@ -125,6 +134,7 @@ def gather(
         pin=rt.device.type == "cuda",
         guides=guiding,
         lots=guides.lots(settings, method, rt, pool.sources, "images of the pool"),
+        beside=_beside(pool, near, apart),
     )
     guides.compare_lots(settings, method, rt, loader)
     watched = copy.copy(loader)
@@ -149,7 +159,34 @@ def _image_paths(settings: PretrainSettings) -> tuple[list[Path], list[LeftOut]]
     return paths, left_out
 
 
-def _grouping(settings: PretrainSettings, paths: Sequence[Path]) -> Grouping:
+def _check_sequences(settings: PretrainSettings, grouping: Grouping, sequenced: bool) -> None:
+    """Refuse flags of sequences where there are none.
+
+    Raises:
+        UserError: it names the flag.
+    """
+    if sequenced and not grouping.sequences.frames:
+        depth = settings.input_depth
+        flag = f"--input_depth {depth}" if depth > 1 else "--frame_positives"
+        raise UserError(sequences.none(flag, settings.data_path))
+
+
+def _beside(pool: Pool, near: Sequences, apart: int) -> list[tuple[int, ...]] | None:
+    """Return of each image of the pool the frames that are up to so many away; None for none.
+
+    Raises:
+        UserError: one differs from its image in size, so that no place is the same in both.
+    """
+    if not apart:
+        return None
+    numbers = {Path(source): i for i, source in enumerate(pool.sources)}
+    others = near.beside(apart)
+    found = [tuple(numbers[other] for other in others.get(path, ())) for path in numbers]
+    pool.refuse_misfits(found)
+    return found
+
+
+def _grouping(settings: PretrainSettings, paths: Sequence[Path], sequenced: bool) -> Grouping:
     """Return which specimen each image of the pool is of.
 
     Raises:
@@ -163,6 +200,7 @@ def _grouping(settings: PretrainSettings, paths: Sequence[Path]) -> Grouping:
         specimens=settings.specimens,
         pixel_size=settings.pixel_size,
         sequence=sequence,
+        frames=sequenced,
     )
 
 
@@ -175,7 +213,8 @@ def _tests(settings: PretrainSettings, method: MethodSettings) -> list[Path]:
     tests = []
     if settings.test_folder is not None:
         # A folder without splits is a test as a whole.
-        tests += layouts.tests(settings.test_folder)
+        depth, page = settings.input_depth, settings.page
+        tests += layouts.tests(settings.test_folder, depth=depth, page=page)
         tests = tests or layouts.unlabelled(settings.test_folder)[0]
     for folder in dict.fromkeys((settings.probe_path, guide)):
         if folder is not None:
@@ -184,6 +223,8 @@ def _tests(settings: PretrainSettings, method: MethodSettings) -> list[Path]:
                 splits=settings.splits,
                 group_regex=settings.group_regex,
                 seed=settings.seed,
+                depth=settings.input_depth,
+                page=settings.page,
             )
     return list(dict.fromkeys(tests))
 
@@ -204,7 +245,8 @@ def _preflight(
     seen = preflight.examine(
         settings.data_path, found, record, left_out=left_out, grouping=grouping
     )
-    text = seen.text()
+    notes = grouping.sequences.notes(settings.input_depth)
+    text = "\n".join([seen.text(), *(f"  note         {note}" for note in notes)])
     named = [p for p in paths if any(part.endswith("test") for part in p.parent.parts[-2:])]
     if named:
         number = counted(len(named), "test image")

@@ -74,6 +74,7 @@ def pretrain(resolved: Resolved, argv: Sequence[str] = ()) -> Path:
     for note in notes:
         console.say(settings, rt, f"note    {note}")
     method = kind.build(encoder, settings.in_channels, record.mean, record.std, own)
+    method.frames = settings.input_depth
     method.check_views(settings.view_size)
     channels_last(method).to(rt.device)
     if rt.world_size > 1:
@@ -346,8 +347,8 @@ class Run:
         """Write what fine-tuning may use, by one process."""
         if self.rt.is_main:
             # A snapshot and the best of the probe are of an earlier step on purpose.
-            chain = self.lineage(name == "encoder.safetensors")
-            encoder_file.write(self.folder.path(name), self.method.weights(), chain)
+            own = self.lineage(name == "encoder.safetensors"), self.method.frames
+            encoder_file.write(self.folder.path(name), self.method.weights(), *own)
 
     def save(self) -> None:
         """Write last.ckpt, encoder.safetensors and pictures, atomically, by one process."""

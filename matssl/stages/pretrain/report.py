@@ -72,7 +72,7 @@ def describe_data(run: Shown) -> None:
         run.folder.append_csv("bad_images.csv", {"image": path, "reason": why})
     if run.folder.writer:
         batch = next(iter(_with_threads(run.inputs.loader, 0).epoch(0)))
-        views = [view.numpy() for view in batch.views]
+        views = [run.method.shown(view).numpy() for view in batch.views]
         pictures.views_sheet(views, run.folder.path("views.png"))
 
 
@@ -224,7 +224,7 @@ def _features(run: Shown) -> None:
         finer = maps[1].shape[-2:]
         deep = nn.functional.interpolate(maps[2].float(), size=finer, mode="bilinear")
         both = [nn.functional.normalize(m.float(), dim=1) for m in (maps[1], deep)]
-        images.append(plane)
+        images.append(run.inputs.record.shown(plane))
         features.append(torch.cat(both, dim=1)[0].cpu().numpy())
     pictures.features_sheet(images, features, run.folder.path("features.png"))
 

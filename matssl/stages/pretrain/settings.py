@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from matssl import methods
@@ -14,6 +14,7 @@ from matssl.core.flags import Command, Parsed, Problem, declared, flag, peek
 from matssl.methods import METHODS
 from matssl.methods.settings import GuidedSettings, MethodSettings
 from matssl.stages.settings import (
+    DEEPEST,
     MASK_FOLDER_HELP,
     ImageSettings,
     RunSettings,
@@ -117,6 +118,14 @@ class PretrainSettings(RunSettings, TrainingSettings, ImageSettings):
         "second is a crop of each side, between the roots of --scale_min and --scale_max",
         choices=("crop", "whole"),
     )
+    frame_positives: int = flag(
+        0,
+        "views",
+        "the second view shows a frame of the sequence up to so many frames away, at the same "
+        "place, instead of the image itself; 0: the image",
+        low=0,
+        high=DEEPEST // 2,
+    )
     blur_sigma: float = flag(1.0, "views", "largest Gaussian blur in view pixels", low=0, high=1000)
     noise_p: float = flag(0.5, "views", "share of views with added noise", low=0, high=1)
     noise_sigma: float = flag(
@@ -137,7 +146,13 @@ class PretrainSettings(RunSettings, TrainingSettings, ImageSettings):
         first=True,
         leads=weights_file,
     )
-    in_channels: int = flag(1, "method", "input channels of the stem", choices=(1, 3))
+    in_channels: int = flag(
+        1,
+        "method",
+        "input channels of the stem: 1 or 3; as many as --input_depth where that is above 1",
+        low=1,
+        high=DEEPEST,
+    )
     splits: str | None = flag(
         None,
         "data",
@@ -321,6 +336,8 @@ def resolve(
         here=here,
     )
     run, method = _parts(parsed)
+    if run.input_depth > 1:
+        run = replace(run, in_channels=run.input_depth)
     return Resolved(run, method, (*parsed.unused, *_without_effect(run, method)))
 
 
@@ -340,4 +357,5 @@ def _without_effect(run: PretrainSettings, method: MethodSettings) -> list[str]:
         names = ["probe_every"] + (
             [] if isinstance(method, GuidedSettings) else ["splits", "classes", "mask_folder"]
         )
-    return [name for name in names if getattr(run, name) is not None]
+    found = [name for name in names if getattr(run, name) is not None]
+    return found + ["frame_positives"] * (run.frame_positives > 0 and not method.paired)

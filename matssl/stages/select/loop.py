@@ -87,6 +87,7 @@ def select(settings: SelectSettings, argv: Sequence[str] = ()) -> Path:
     said = [*([f"note    {beaten}"] if beaten else []), pool.facts]
     said += [f"note    {note}" for note in pool.notes]
     said += [f"kept    {pool.tally}"] if pool.kept else []
+    said += [f"note    {book.repaired}"] if book.repaired else []
     said.append(f"method  {plan.method}: {described(plan.method)}")
     console.say(settings, rt, "\n".join(said))
     console.say(settings, rt, f"device  {rt.describe()}\nfolder  {plan.root}")
@@ -165,6 +166,7 @@ def _plan(settings: SelectSettings, rt: Runtime, book: Ledger, home: Path) -> Pl
         segmenter = Segmenter.load(
             settings.model, device=device, precision=precision, encoder=_encoder(settings)
         )
+    measured.background(segmenter, settings.background)
     features = None
     if featured and segmenter is not None and settings.features is None:
         features = of_segmenter(segmenter, settings.encoder, device, precision, settings.seed)
@@ -275,7 +277,7 @@ def _chosen(
 
 
 def _sketch(path: Path, source: Source) -> Sketch:
-    micrograph = source.record.read(path)
+    micrograph = source.record.frame(path)
     rows = source.record.kept_rows(micrograph)
     return copies.sketch(shrunk(micrograph.pixels[:rows], LOOKED_AT))
 
@@ -310,7 +312,7 @@ def _remember(book: Ledger, plan: Plan, made: report.Made, settings: SelectSetti
     for part, names in pool.parts.items():
         digests = []
         for name in names:
-            digests.append(readers.digest(plan.source.record.read(pool.home / name).pixels))
+            digests.append(readers.digest(plan.source.record.frame(pool.home / name).pixels))
         book.freeze(part, names, folder=pool.home, digests=sorted(digests))
     images = []
     for number in made.choice.chosen:

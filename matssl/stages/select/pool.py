@@ -229,7 +229,7 @@ def _take(known: _Known, labelled: Dataset, home: Path, record: Preprocess) -> N
         )
     for pair in labelled.pairs:
         part = FROZEN.get(pair.split) if labelled.cut.kind == "named" else None
-        digest = readers.digest(record.read(pair.image).pixels)
+        digest = readers.digest(record.frame(pair.image).pixels)
         if part is None and pair.mask is not None:
             known.labelled.append(pair.image)
             known.digests[digest] = f"labelled already: as {relative(pair.image, home)}"
