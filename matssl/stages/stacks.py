@@ -63,7 +63,7 @@ def write(
 
 
 def _write(
-    path: Path, pages: Sequence[Path | None], first: Path, kind: Kind, pixel_size: float | None
+    path: Path, pages: Sequence[Path], first: Path, kind: Kind, pixel_size: float | None
 ) -> None:
     """Write masks as the pages of one file, each read when its turn comes.
 

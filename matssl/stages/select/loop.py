@@ -15,7 +15,7 @@ from matssl.core.run_folder import RunFolder
 from matssl.core.runtime import Runtime
 from matssl.data import copies, readers
 from matssl.data.copies import Finder, Sketch
-from matssl.data.preprocess import shrunk
+from matssl.data.levels import shrunk
 from matssl.selection.candidates import Candidates
 from matssl.selection.choosing import Choice, choose
 from matssl.stages import console, drawing, resume
