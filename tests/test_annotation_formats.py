@@ -604,7 +604,7 @@ def test_spoiled_files_are_refused_in_one_line_or_read(tmp_path: Path) -> None:
             continue
         name = file.relative_to(tmp_path).parts[0]
         data = file.read_bytes()
-        for turn in range(60):
+        for turn in range(36):
             if file.suffix == ".json" and turn % 3:
                 file.write_text(json.dumps(_odd(json.loads(data), rng)))
             else:

@@ -436,6 +436,28 @@ def test_a_training_that_cannot_be_done_is_given_up_when_new_masks_come(
     assert {name for name in new if new[name] != old[name]} == {learned[1][0]}
 
 
+def test_a_labelled_folder_gives_the_first_masks_and_its_splits_are_frozen(
+    synthetic_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(ctx: Context, begun: Any) -> None:
+        raise UserError("not today")
+
+    monkeypatch.setattr(models, "train", failing)
+    world = World(tmp_path)
+    world.add(20)
+    assert world.run("--labelled", str(synthetic_folder)) == 2
+    ledger = Ledger.open(world.root / "loop" / "ledger.jsonl")
+    for part, split in (("validation", "val"), ("test", "test")):
+        found = ledger.frozen(part)
+        assert found and len(found) == 2
+        assert all(name.startswith("../") and f"/{split}/" in name for name in found)
+    learned = ledger.of("retrain")[0].facts["labels"]
+    assert len(learned) == 4 and all("/train/" in name for name, _ in learned)
+    # What it was begun with stays in force; the training is tried again.
+    before = len(ledger.lines)
+    assert world.run() == 2 and len(world.lines) == before
+
+
 def _context(root: Path, names: Sequence[str], *more: str) -> Context:
     """A loop that knows pictures, each with a mask, and has done nothing else."""
     words = [str(root), "--group_regex", r"^(S\d)", *more]
@@ -460,8 +482,8 @@ def test_pictures_of_a_frozen_specimen_and_copies_of_its_images_are_never_learne
     ctx.took(2)
     assert ctx.held_out()["S1_2.png"] == "of the frozen specimen S1"
     assert [x.name for x in first.trainable(ctx)] == ["S2_1.png", "S3_1.png", "S3_2.png"]
-    copy = {"looked": {}, "broken": {}, "pixel_sizes": {}, "warnings": []}
-    ctx.write("doctor", copies={"S2_1.png": "S1_1.png"}, **copy)
+    looked: dict[str, Any] = {"looked": {}, "broken": {}, "pixel_sizes": {}, "warnings": []}
+    ctx.write("doctor", copies={"S2_1.png": "S1_1.png"}, **looked)
     assert [x.name for x in first.trainable(ctx)] == ["S3_1.png", "S3_2.png"]
     # A file that holds the same pixels under another name.
     twin = replace(ctx.state.labels["S3_1.png"], pixels=frozen.pixels, mask="new")
@@ -547,6 +569,7 @@ def deadly(monkeypatch: pytest.MonkeyPatch) -> Iterator[itertools.count[int]]:
     yield count
 
 
+@pytest.mark.slow
 def test_a_loop_that_is_killed_at_every_step_comes_to_the_same_ledger_and_models(
     unbroken: World,
     tmp_path: Path,
@@ -588,6 +611,7 @@ def test_the_test_images_are_opened_once(
     assert "were opened before, with model" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_loop_begins_with_a_model_and_takes_annotation_files_back(
     unbroken: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -116,8 +116,11 @@ def _numbers(value: object, name: str, path: Path) -> tuple[float, ...]:
         )
     low = -LEVEL if name == "mean" else LEAST
     for one in values:
-        number = isinstance(one, (int, float)) and not isinstance(one, bool)
-        if not number or not math.isfinite(one) or not low <= one <= LEVEL:
+        number = math.nan
+        if isinstance(one, (int, float)) and not isinstance(one, bool):
+            number = float(one)
+        # NaN lies nowhere.
+        if not low <= number <= LEVEL:
             raise UserError(
                 f"{path}: {cut(repr(one), 40)} is no {name} of grey levels between 0 and 1"
             )

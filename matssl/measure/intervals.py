@@ -336,8 +336,8 @@ def jackknife(
     width = high - low
     half = half_width((n - 1) / n * spread, n - 1.0) / width
     found = of_share((value - low) / width, half)
-    ends = (low + width * end for end in (found.low, found.high))
-    return Interval(*ends, found.half_width * width, found.scale)
+    ends = [low + width * end for end in (found.low, found.high)]
+    return Interval(ends[0], ends[1], found.half_width * width, found.scale)
 
 
 def redrawn(

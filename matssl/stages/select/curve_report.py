@@ -121,9 +121,10 @@ def best(rows: Sequence[Mapping[str, object]]) -> str:
     parts = []
     for chance, gain, half in gains:
         value, width = float(str(gain)), float(str(half))
+        told = f"{100 * value:+.1f}" + ("" if math.isnan(width) else f" ± {100 * width:.1f}")
+        # Without an interval nothing is clear.
         clear = value - width > 0
-        told = f"{100 * value:+.1f} ± {100 * width:.1f} points beyond {chance}"
-        parts.append(told + ("" if clear else " (no clear difference)"))
+        parts.append(f"{told} points beyond {chance}{'' if clear else ' (no clear difference)'}")
     return f"{name} has the largest area: {'; '.join(parts)}"
 
 

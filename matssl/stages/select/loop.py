@@ -87,6 +87,7 @@ def select(settings: SelectSettings, argv: Sequence[str] = ()) -> Path:
     said = [*([f"note    {beaten}"] if beaten else []), pool.facts]
     said += [f"note    {note}" for note in pool.notes]
     said += [f"kept    {pool.tally}"] if pool.kept else []
+    said += [f"note    {book.repaired}"] if book.repaired else []
     said.append(f"method  {plan.method}: {described(plan.method)}")
     console.say(settings, rt, "\n".join(said))
     console.say(settings, rt, f"device  {rt.describe()}\nfolder  {plan.root}")
@@ -165,6 +166,7 @@ def _plan(settings: SelectSettings, rt: Runtime, book: Ledger, home: Path) -> Pl
         segmenter = Segmenter.load(
             settings.model, device=device, precision=precision, encoder=_encoder(settings)
         )
+    measured.background(segmenter, settings.background)
     features = None
     if featured and segmenter is not None and settings.features is None:
         features = of_segmenter(segmenter, settings.encoder, device, precision, settings.seed)

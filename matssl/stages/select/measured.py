@@ -24,7 +24,7 @@ from matssl.stages.select.pool import Kept, Pool
 from matssl.stages.select.settings import SelectSettings
 from matssl.stages.select.source import Source, summary
 from matssl.trained import passes
-from matssl.trained.segmenter import Prediction
+from matssl.trained.segmenter import Prediction, Segmenter
 
 
 @dataclass(frozen=True)
@@ -216,9 +216,6 @@ def joined(
         count: labelled pictures.
         settings: of the command.
         source: model and features.
-
-    Raises:
-        UserError: no class is called as --background says.
     """
 
     def stacked(of: Callable[[Unit], Numbers | None]) -> Numbers | None:
@@ -228,18 +225,9 @@ def joined(
     names = tuple(units[0].scores)
     segmenter = source.segmenter
     pixels = None
-    background = None
     if segmenter is not None:
         known = np.array([float(kind.pixels) for kind in segmenter.table.classes])
         pixels = known if known.any() else None
-        if settings.background is not None:
-            classes = segmenter.table.names
-            if settings.background not in classes:
-                raise UserError(
-                    f"--background {settings.background} is no class of {segmenter.source}; it "
-                    f"has: {', '.join(classes)}"
-                )
-            background = classes.index(settings.background)
     return Candidates(
         tuple(unit.specimen for unit in units),
         {name: np.array([unit.scores[name] for unit in units]) for name in names},
@@ -249,9 +237,25 @@ def joined(
         labelled,
         count,
         pixels,
-        background,
+        background(segmenter, settings.background),
         settings.power,
     )
+
+
+def background(segmenter: Segmenter | None, name: str | None) -> int | None:
+    """Return the index of the class that --background names, None where it names none.
+
+    Raises:
+        UserError: the model has no such class.
+    """
+    if segmenter is None or name is None:
+        return None
+    classes = segmenter.table.names
+    if name not in classes:
+        raise UserError(
+            f"--background {name} is no class of {segmenter.source}; it has: {', '.join(classes)}"
+        )
+    return classes.index(name)
 
 
 def needed(method: str) -> tuple[bool, bool, bool]:
