@@ -434,8 +434,8 @@ def test_folds_killed_between_two_and_within_one_go_on_to_the_same_bits(
 
     validate = loop.Run._validate
 
-    def stops(self: loop.Run, loss: float) -> None:
-        validate(self, loss)
+    def stops(self: loop.Run, loss: float, *rest: Any) -> None:
+        validate(self, loss, *rest)
         # Behind its first validation and checkpoint, as a SIGKILL there.
         if self.folder.root.name == "fold_2" and self.step == 4:
             raise Killed
