@@ -10,6 +10,7 @@ import dataclasses
 import mmap
 import os
 import tempfile
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
@@ -83,8 +84,9 @@ class Spool:
         if not starts[-1]:
             return record
         if self._file is None:
-            # It lives as long as this does.
             self._file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115
+            # It lives as long as this does.
+            weakref.finalize(self, self._file.close)
         file = self._file
         begin = -(-file.seek(0, os.SEEK_END) // mmap.ALLOCATIONGRANULARITY)
         begin *= mmap.ALLOCATIONGRANULARITY
