@@ -101,7 +101,13 @@ def write(ctx: Context) -> None:
                 "there are five specimens or more."
             ),
         )
-        sections.append(("Models", body + report.table(models, strong=best)))
+        reasons = [
+            f"{number}: {cut(str(decided['reason']), 300)}"
+            for number in state.compared
+            if (decided := state.decided.get(number, {})).get("reason")
+        ]
+        body += report.table(models, strong=best) + "".join(map(report.note, reasons))
+        sections.append(("Models", body))
     if state.waiting:
         folder = ctx.places.name(ctx.places.round(len(state.rounds)))
         told = f"Masks of these are in {folder}; corrected ones go to {ctx.places.corrected.name}."
@@ -157,7 +163,7 @@ def row(ctx: Context, number: str) -> dict[str, object]:
         "specimens": len(found.specimens),
     }
     entry |= {f"IoU {name} %": f"{100 * value:.1f}" for name, value in found.classes.items()}
-    return entry | {"verdict": verdict, "why": str(decided.get("reason", ""))}
+    return entry | {"verdict": verdict}
 
 
 def _gain(facts: Mapping[str, Any]) -> str:

@@ -19,6 +19,7 @@ from matssl.data import readers
 from matssl.data.layouts import srpu
 from matssl.data.layouts.index import is_index, read_index, sequence_of
 from matssl.data.layouts.pairing import SPLITS, Found
+from matssl.data.specimens.sequences import interval, nearest
 from matssl.data.specimens.splitting import Pair, cut_validation
 
 MASTER, MASTER_SSL = "master_labeled_dataset", "master_ssl_dataset"
@@ -105,33 +106,29 @@ def _frame(item: Found, folder: Path) -> Frame:
 def samples(frames: Sequence[Frame], depth: int) -> tuple[list[dict[str, object]], int]:
     """Return a sample for each frame, and how many neighbours had to be stood in for.
 
-    A frame's neighbours are those of the next numbers, whether they have masks or not. Where a
-    sequence begins, ends or has a gap, the nearest frame on the way to the middle stands in; gaps
-    inside a sequence are counted.
+    Neighbours are those that :mod:`matssl.data.specimens.sequences` finds, whether they have masks
+    or not; gaps inside a sequence are counted.
 
     Args:
         frames: from :func:`scan`.
         depth: odd number of frames of a sample.
     """
-    known = {(f.folder, f.sequence, f.number): f.found.image for f in frames}
-    ends: dict[tuple[Path, str], tuple[int, int]] = {}
-    for f in frames:
-        low, high = ends.get((f.folder, f.sequence), (f.number, f.number))
-        ends[f.folder, f.sequence] = min(low, f.number), max(high, f.number)
+    sequences: dict[tuple[Path, str], dict[int, Path]] = {}
+    for f in sorted(frames, key=lambda f: f.number):
+        sequences.setdefault((f.folder, f.sequence), {})[f.number] = f.found.image
     made, gaps = [], 0
     for f in frames:
         raw, masks = srpu.raw_folder(f.folder), srpu.mask_folders(f.folder)
         assert raw is not None
-        low, high = ends[f.folder, f.sequence]
+        known = sequences[f.folder, f.sequence]
+        numbers = list(known)
+        apart = interval(numbers)
         stack = []
         for offset in range(-(depth // 2), depth // 2 + 1):
-            step = 1 if offset > 0 else -1
-            number = f.number + offset
-            gaps += low <= number <= high and (f.folder, f.sequence, number) not in known
-            while number != f.number and (f.folder, f.sequence, number) not in known:
-                number -= step
-            near = f.found.image if number == f.number else known[f.folder, f.sequence, number]
-            stack.append(near.relative_to(raw).as_posix())
+            wanted = f.number + apart * offset
+            gaps += numbers[0] <= wanted <= numbers[-1] and wanted not in known
+            near = known[nearest(numbers, f.number, wanted)] if wanted != f.number else None
+            stack.append((near or f.found.image).relative_to(raw).as_posix())
         stem = f.found.image.stem
         name = f.sequence.replace("/", "_") or stem
         sample: dict[str, object] = {
