@@ -188,6 +188,21 @@ def test_a_bias_larger_than_the_interval_is_a_warning() -> None:
     assert found.off and found.value == pytest.approx(0.3, abs=1e-3)
 
 
+def test_without_an_interval_the_classifier_alone_tells_a_bias() -> None:
+    """One field, whose spread nobody knows: raw and corrected are held against half of what is."""
+    unknown = math.nan
+    sure = [_image(str(k), 0.3, 0.3, 0.0) for k in range(6)]
+    one = Sample(0.21, unknown, unknown, 1)
+    assert classifier.correct(one, classifier.rates(sure, 1)).off
+    shares, misses = (0.3, 0.25, 0.4, 0.35, 0.2), (0.05, 0.6, 0.1, 0.55, 0.2)
+    unsure = [
+        _image(str(k), s, m, 0.02) for k, (s, m) in enumerate(zip(shares, misses, strict=True))
+    ]
+    found = classifier.correct(one, classifier.rates(unsure, 1))
+    assert math.isnan(found.interval.low) and abs(found.raw - found.value) > 0.01
+    assert not found.off
+
+
 def test_the_mean_error_cancels_in_a_difference() -> None:
     images = [_image(str(k), 0.3, m, 0.02) for k, m in enumerate((0.1, 0.2, 0.15, 0.3, 0.12))]
     known = classifier.rates(images, 1)

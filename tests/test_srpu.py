@@ -120,6 +120,21 @@ def test_neighbours_are_those_of_the_next_numbers_labelled_or_not(tmp_path: Path
     assert gaps == 2
 
 
+def test_an_index_of_labelled_frames_is_stacked_with_the_others_it_names(tmp_path: Path) -> None:
+    """S-02, F-S18: --input_depth reads unlabelled neighbours; at 1 the middle frame counts."""
+    root = project(tmp_path, {"d1": ("s-1", "s-3", "t-1", "t-2")}, pool=False)
+    write(root / "d1" / "raw_images" / "s-2.png", np.zeros((48, 48), np.uint8))
+    index_tool.main([str(root), "--depth", "3", "--mode", "generate_labeled_unlabeled"])
+    path = tmp_path / "json" / "master_labeled_dataset.json"
+    assert sorted(p.image.stem for p in layouts.find(path).pairs) == ["s-1", "s-3", "t-1", "t-2"]
+    found = layouts.find(path, depth=3)
+    stacks = {
+        image.stem: [near.stem for near in frames] for image, frames in found.neighbours(3).items()
+    }
+    assert stacks["s-3"] == ["s-2", "s-3", "s-3"] and stacks["s-1"] == ["s-1", "s-1", "s-2"]
+    assert stacks["t-1"] == ["t-1", "t-1", "t-2"]
+
+
 def test_an_even_depth_is_refused(tmp_path: Path) -> None:
     """F-S18: it silently gave no sample."""
     root = project(tmp_path)

@@ -108,7 +108,13 @@ class Correction:
 
     @property
     def off(self) -> bool:
-        """Whether raw and corrected differ by more than the interval."""
+        """Whether raw and corrected differ by more than the interval.
+
+        Without one, since nothing is known of the spread of the fields: by more than the
+        classifier's own half width.
+        """
+        if math.isnan(self.interval.low):
+            return abs(self.raw - self.value) > self.classifier
         return not self.interval.low <= self.raw <= self.interval.high
 
     def scaled(self, factor: float) -> Correction:

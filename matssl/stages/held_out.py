@@ -83,15 +83,21 @@ def stored(found: Correction) -> dict[str, object]:
 def ends_text(entry: Mapping[str, Any] | None, digits: int = 2) -> str:
     """Return a share in per cent with both ends of its interval, "" where there is none.
 
+    Where nothing is known of the spread of the fields, what the model alone may be off by follows.
+
     Args:
-        entry: plain values with "mean", "low" and "high".
+        entry: plain values with "mean", "low" and "high"; of a corrected share with
+            "half_width_classifier", too.
         digits: behind the point.
     """
     if entry is None:
         return ""
     mean = percent(entry["mean"], digits=digits)
     if math.isnan(entry["low"]):
-        return mean
+        model = entry.get("half_width_classifier", math.nan)
+        if math.isnan(model):
+            return mean
+        return f"{mean} (the model alone ± {percent(model, digits=digits)})"
     low, high = (percent(entry[name], digits=digits) for name in ("low", "high"))
     return f"{mean} ({low} to {high})"
 

@@ -352,6 +352,7 @@ def _laid_out(
         listed = index.read_index(root)
         told = [f"{counted(len(listed.found), 'image')} of {root.name}"]
         found = list(listed.found)
+        found += [Found(path, None, "predict") for path in listed.beside] if some else []
         return Recognised(INDEX, found, [], told, home=listed.home, sequence=index.SEQUENCE)
     layouts = {
         name: replace(layout, pairs=layout.some) if some and layout.some else layout

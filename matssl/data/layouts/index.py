@@ -36,11 +36,13 @@ class Index:
         source: the file.
         found: each image with its mask and its split ("" for none), in the file's order.
         home: the deepest folder that holds all of them.
+        beside: frames that samples are stacked of and that are no samples themselves.
     """
 
     source: Path
     found: tuple[Found, ...]
     home: Path
+    beside: tuple[Path, ...] = ()
 
     @property
     def split(self) -> bool:
@@ -106,6 +108,7 @@ def read_index(path: Path) -> Index:
     whole = _whole(path, content)
     found: dict[Path, Found] = {}
     absent: list[str] = []
+    stacked: dict[Path, None] = {}
     for number, sample in enumerate(content["samples"], start=1):
         item, split = named.sample(sample, number), ""
         if isinstance(sample, Mapping) and isinstance(sample.get("split"), str):
@@ -117,6 +120,7 @@ def read_index(path: Path) -> Index:
                 f"{path} lists {cut(str(item.image))} twice, with other masks; remove one sample"
             )
         found[item.image] = Found(item.image, item.mask, split or whole)
+        stacked |= dict.fromkeys(named.frames(sample, number))
     if absent:
         more = f" and {len(absent) - SHOWN} more" if len(absent) > SHOWN else ""
         shown = cut(", ".join(absent[:SHOWN]))
@@ -125,7 +129,9 @@ def read_index(path: Path) -> Index:
             f"{shown}{more}; write it anew with python -m matssl.tools.index"
         )
     items = tuple(found.values())
-    return Index(path, items, _home(items))
+    # A neighbour that is gone is a gap in its sequence.
+    beside = tuple(p for p in stacked if p not in found and os.path.isfile(p))
+    return Index(path, items, _home(items), beside)
 
 
 @dataclass(frozen=True)
@@ -159,6 +165,16 @@ class _Named:
             return Found(image, None, "")
         root = self._root(data, "mask_root", "root_labeled_mask_dir", where)
         return Found(image, root / _plain(mask), "")
+
+    def frames(self, sample: object, number: int) -> list[Path]:
+        """Return the images that a sample is stacked of; none where it is a single one."""
+        frames = sample.get("frames") if isinstance(sample, Mapping) else None
+        if not isinstance(frames, list) or len(frames) < 2:
+            return []
+        assert isinstance(sample, Mapping)
+        where = f"{self.path}, sample {number}"
+        root = self._root(sample.get("dataset"), "raw_image_root", "root_raw_image_dir", where)
+        return [root / _plain(name) for name in frames if isinstance(name, str)]
 
     def _root(self, data: object, key: str, former: str, where: str) -> Path:
         """Return the folder the names of a data set start from."""
