@@ -1,6 +1,6 @@
 """Depth: what frames beside each other tell that one frame does not.
 
-python -m benchmarks.stacks [--seeds 3] [--steps 300] [--output FOLDER]
+python -m benchmarks.stacks [--seeds 3] [--steps 200] [--output FOLDER]
 
 Films of discs of one grey level: half of them rest, half drift by three pixels a frame. Of one
 frame nothing but chance tells which is which. Each film is a TIFF stack of eight pages, of which
@@ -107,14 +107,14 @@ def score(root: Path, seed: int, depth: int, steps: int) -> dict[str, float]:
             subprocess.run([sys.executable, *words.split()], check=True)
         (done,) = out.glob("eval/*/metrics.json")
     found = json.loads(done.read_text(encoding="utf-8"))["pooled"]
-    classes = {f"class {k}": 100 * v["IoU"] for k, v in found["classes"].items()}
+    classes = {k: 100 * v["IoU"] for k, v in found["classes"].items()}
     return {"mIoU": 100 * found["means"]["miou"], **classes}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--output", default="experiments/stacks")
     args = parser.parse_args()
     root = Path(args.output)
