@@ -109,7 +109,7 @@ class Preflight:
 
     def files(self, root: Path, most: int | None = None) -> str:
         """Return a table with a line for each file; see :func:`matssl.data.facts.table`."""
-        return table(self.facts, root, most)
+        return table(self.facts, root, most, None if self.dataset is None else self.dataset.made)
 
     def text(self) -> str:
         """Return the screen."""

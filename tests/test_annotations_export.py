@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -426,7 +427,10 @@ def test_the_doctor_and_the_measurement_take_them(
     pictures = [Marked(f"p{number}.png", mask) for number in range(2)]
     module.write(tmp_path / "set", pictures, {1: "pore"})
     assert doctor.main([str(tmp_path / "set")]) in (0, 1)
-    assert "annotations of cvat: 2 pictures" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "annotations of cvat: 2 pictures" in said
+    # Not the name of a file in the cache.
+    assert re.search(r"p1\.png +from annotations ", said) and "000001.png" not in said
     words = [str(tmp_path / "set"), "--what", "fractions", "--output_dir", str(tmp_path / "o")]
     assert measure.main(words) == 0
     table = next((tmp_path / "o").rglob("fractions.csv")).read_text(encoding="utf-8-sig")

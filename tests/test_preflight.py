@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -74,6 +75,19 @@ def test_copies_of_training_images_in_the_pool_are_no_leak(tmp_path: Path) -> No
     )
     assert told in found.text() and "duplicates   none across splits" in found.text()
     assert "warning" not in found.text()
+
+
+def test_frames_without_a_mask_beside_labelled_ones_are_no_leak(tmp_path: Path) -> None:
+    """Nothing learns from them and nothing is scored on them."""
+    synthetic.write_dataset(tmp_path / "made", "two_phase", 4, 0, 0, size=128, seed=3)
+    shutil.copytree(tmp_path / "made" / "train", tmp_path / "set" / "images")
+    shutil.copytree(tmp_path / "made" / "train_annot", tmp_path / "set" / "masks")
+    for source in sorted((tmp_path / "set" / "images").iterdir()):
+        shutil.copyfile(source, source.with_name(source.name.replace("_1", "_2")))
+    dataset = layouts.find(tmp_path / "set", depth=3)
+    found = preflight.examine_dataset(dataset, Preprocess(depth=3))
+    assert [fact.split for fact in found.facts].count("predict") == 4
+    assert not found.leaks and "duplicates   none across splits" in found.text()
 
 
 def test_the_doctor_takes_no_mask_of_a_pool_for_an_image(

@@ -66,16 +66,20 @@ class Facts:
         return f"{self.pixel_size:.4g} nm {self.calibration}".rstrip()
 
 
-def table(facts: Sequence[Facts], root: Path, most: int | None = None) -> str:
+def table(
+    facts: Sequence[Facts], root: Path, most: int | None = None, made: Path | None = None
+) -> str:
     """Return a line for each file: what is taken for what, and who says so.
 
     Args:
         facts: of the files.
         root: paths are shown from there.
         most: files; of more the first ones are shown, and the number of the others. None: all.
+        made: folder of masks that were made of annotation files; their names mean nothing to a
+            user.
     """
     shown = facts if most is None or len(facts) <= most else facts[: most // 2]
-    rows = [HEAD, *(_cells(fact, root) for fact in shown)]
+    rows = [HEAD, *(_cells(fact, root, made) for fact in shown)]
     widths = [max(len(row[i]) for row in rows) for i in range(len(HEAD))]
     lines = [
         "  " + "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip()
@@ -86,8 +90,10 @@ def table(facts: Sequence[Facts], root: Path, most: int | None = None) -> str:
     return "\n".join(lines)
 
 
-def _cells(fact: Facts, root: Path) -> tuple[str, ...]:
+def _cells(fact: Facts, root: Path, made: Path | None) -> tuple[str, ...]:
     mask = "-" if fact.mask is None else _in_line(_below(fact.mask, root))
+    if fact.mask is not None and made is not None and made in fact.mask.parents:
+        mask = "from annotations"
     start = (_in_line(_below(fact.path, root)), mask, fact.split, _in_line(fact.specimen or "-"))
     if fact.error:
         return (*start, "unreadable", *[""] * 4)
@@ -117,9 +123,10 @@ Duplicate = tuple[Facts, Facts, Copy]
 def leaking(duplicates: Sequence[Duplicate]) -> tuple[Duplicate, ...]:
     """Return those copies that a test would suffer from.
 
-    A pretraining may see what is trained or validated on: it sees no mask.
+    A pretraining may see what is trained or validated on: it sees no mask. Images without a mask
+    beside labelled ones (frames of a film, mostly) are neither learned from nor scored.
     """
-    return tuple(d for d in duplicates if not _may_be_seen(d))
+    return tuple(d for d in duplicates if not _may_be_seen(d) and not _is_unlabelled(d))
 
 
 def copies_told(duplicates: Sequence[Duplicate]) -> list[str]:
@@ -150,6 +157,12 @@ def _beside_pool(copy: Duplicate) -> Facts:
 def _may_be_seen(copy: Duplicate) -> bool:
     """Return whether one of two copies lies in the pool and the other is no test."""
     return POOL in (copy[0].split, copy[1].split) and _beside_pool(copy).split in _SEEN
+
+
+def _is_unlabelled(copy: Duplicate) -> bool:
+    """Return whether one of two copies has no label, and none lies in the pool."""
+    splits = (copy[0].split, copy[1].split)
+    return "predict" in splits and POOL not in splits
 
 
 def _pairs(duplicates: Sequence[Duplicate]) -> list[str]:

@@ -241,6 +241,9 @@ def _facts(line: Line) -> str:
 
 
 def _entries(value: list[Any] | dict[str, Any]) -> str:
+    if isinstance(value, dict) and isinstance(value.get("classes"), list):
+        # A class table.
+        value = value["classes"]
     names = list(value) if isinstance(value, dict) else [_name(entry) for entry in value]
     shown = ", ".join(cut(str(name), 40) for name in names[:4])
     return shown + (f" and {len(names) - 4} more" if len(names) > 4 else "")

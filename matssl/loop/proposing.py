@@ -275,12 +275,20 @@ def _readme(ctx: Context, last: Round) -> str:
     table = ctx.classes.table
     values = "\n".join(f"  {c.values[0]}  {c.name}" for c in table.classes)
     listed = "\n".join(f"  {name}" for name in last.names)
+    corrected, drawn = ctx.places.corrected.name, ""
+    if ctx.settings.format is not None:
+        form = format_name(ctx.settings.format)
+        drawn = (
+            f"Or open the files in {form} with that program and save them to {corrected}, too.\n"
+            f"The first class, {ctx.classes.names[0]}, is what nothing is drawn on.\n"
+            "Save one file for each picture: its mask or its annotations.\n\n"
+        )
     return (
         f"Round {last.number}: masks that model {last.model} predicted, to be corrected.\n\n"
         f"The most wanted first:\n{listed}\n\n"
         "Correct the files in masks (or draw anew) and save them, under the same names, to the\n"
-        f"folder {ctx.places.corrected.name} beside {ctx.places.round(1).parent.name}. What stays "
-        "here is not read.\n\n"
+        f"folder {corrected} beside {ctx.places.round(1).parent.name}. What stays "
+        f"here is not read.\n\n{drawn}"
         f"Values of the masks:\n{values}\n  {table.ignore_values[0]}  not labelled: counts for "
         "nothing\n"
     )

@@ -131,7 +131,7 @@ def find(folder: Path, images: str | None, classes: str | None, flag: str = "--i
     ]
     named = dataset.made is not None or _is_named(classes, dataset.class_folder)
     return Masks(
-        "masks of a labelled folder" if dataset.made is None else dataset.layout,
+        "masks" if dataset.made is None else dataset.layout,
         folder,
         dataset.table.names,
         _ordered(found),

@@ -31,7 +31,7 @@ RANKED, KEPT, SHEET = "ranked.csv", "kept_out.csv", "chosen.png"
 # Panels on the page, and pictures on the sheet.
 SHOWN_PANELS, ON_SHEET = 8, 40
 MEASURES = {
-    "entropy": ("entropy, of that of equal classes", 1.0),
+    "entropy": ("entropy (1: all classes equally likely)", 1.0),
     "margin": ("1 - lead of the first class", 1.0),
     "least_confidence": ("1 - probability of the first class", 1.0),
     "bald": ("disagreement of passes, nats", math.nan),
