@@ -266,6 +266,24 @@ def test_an_annotation_file_and_a_mask_of_one_picture_are_compared(tmp_path: Pat
     assert float(rows["pore"]["IoU"]) == pytest.approx(80 / 96, rel=1e-5)
 
 
+def test_annotations_without_pictures_are_compared_on_those_of_the_other(tmp_path: Path) -> None:
+    mask = np.zeros((20, 31), np.uint8)
+    mask[3:9, 4:20] = 1
+    _png(tmp_path / "a" / "p.png", _picture(mask.shape))
+    for folder, format_ in (("a", "coco"), ("b", "qupath")):
+        module: Any = module_of(format_)
+        module.write(tmp_path / folder, [Marked("p.png", mask)], {1: "pore"})
+        mask[3] = 0
+    for name, sides in (("ab", "ab"), ("ba", "ba")):
+        _call("compare", *(tmp_path / side for side in sides), "--output_dir", tmp_path / name)
+        with open(tmp_path / name / "agreement.csv", newline="") as file:
+            rows = {row["class"]: row for row in csv.DictReader(file)}
+        assert float(rows["pore"]["IoU"]) == pytest.approx(80 / 96, rel=1e-5)
+    (tmp_path / "a" / "p.png").unlink()
+    with pytest.raises(UserError, match="holds no pictures; --images says where they are"):
+        _call("compare", tmp_path / "a", tmp_path / "b")
+
+
 def test_pictures_show_where_two_differ_and_both_outlines() -> None:
     one, other = np.zeros((6, 8), np.uint8), np.zeros((6, 8), np.uint8)
     one[:, :3], other[:, :5] = 1, 1

@@ -18,7 +18,7 @@ from matssl.core.labels import IGNORE
 from matssl.core.run_folder import RunFolder, atomic_write_bytes
 from matssl.core.tables import csv_text
 from matssl.core.wording import counted, cut
-from matssl.data import readers
+from matssl.data import layouts, readers
 from matssl.data.annotations.drawing import stem_of
 from matssl.data.preprocess import Preprocess
 from matssl.measure import intervals, score_intervals
@@ -80,8 +80,8 @@ def run(args: CompareSettings, argv: Sequence[str]) -> None:
     root = root if args.output_dir is None else Path(args.output_dir)
     RunFolder.check(root, False, args.overwrite, resumable=False)
     one, other = masks.together(
-        masks.find(first, args.images, _classes(args, first)),
-        masks.find(second, args.images, _classes(args, second)),
+        masks.find(first, args.images or _pictures_of(second, first), _classes(args, first)),
+        masks.find(second, args.images or _pictures_of(first, second), _classes(args, second)),
         args.classes,
     )
     pairs, notes = _paired(one, other)
@@ -125,6 +125,24 @@ def run(args: CompareSettings, argv: Sequence[str]) -> None:
 def _classes(args: CompareSettings, folder: Path) -> str | None:
     """Return ``--classes`` for masks that are no run's; a run names its classes itself."""
     return args.classes if predictions.folder(folder) is None else None
+
+
+def _pictures_of(folder: Path, bare: Path) -> str | None:
+    """Return the folder that has the pictures of another one's annotations, None where none has.
+
+    Args:
+        folder: a labelled folder, where it has them.
+        bare: the other one; annotations without pictures need them.
+    """
+    if not (folder.is_dir() and bare.is_dir()):
+        return None
+    if readers.listing(bare).images or predictions.folder(bare) is not None:
+        return None
+    if predictions.folder(folder) is not None or not readers.listing(folder).images:
+        return None
+    # A folder of masks has images, and none of them is a picture that was annotated.
+    pictures = layouts.find(folder, need_masks=False, whole=True).table is not None
+    return str(folder) if pictures else None
 
 
 def _called(picture: str) -> str:
