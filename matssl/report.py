@@ -36,6 +36,7 @@ pre { background: #f5f7fa; padding: .9em 1.1em; font-size: .85em; line-height: 1
 .note { color: #616e7c; font-size: .92em; max-width: 48em; }
 .swatch { display: inline-block; width: .85em; height: .85em; border-radius: 2px;
   margin-right: .5em; vertical-align: -0.08em; }
+.first { white-space: nowrap; }
 @media print { body { margin: 0; max-width: none; } figure { break-inside: avoid; } }
 """
 
@@ -103,7 +104,12 @@ def table(
             mark = ""
             if place == 0 and swatches and str(value) in swatches:
                 mark = f"<span class='swatch' style='background:{swatches[str(value)]}'></span>"
-            cells.append(f"<td{kinds[name]}>{mark}{html.escape(shown(value))}</td>")
+            text = html.escape(shown(value))
+            if mark:
+                # The colour stays beside the first word.
+                first, blank, rest = text.partition(" ")
+                text = f"<span class='first'>{mark}{first}</span>{blank}{rest}"
+            cells.append(f"<td{kinds[name]}>{text}</td>")
         kind = " class='strong'" if number in strong else ""
         body.append(f"<tr{kind}>{''.join(cells)}</tr>")
     return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>"

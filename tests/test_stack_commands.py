@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import train_ssl
 from matssl import Segmenter
 from matssl.core.errors import UserError, guard
 from matssl.data import readers
-from matssl.tools import export_weights, phase_map
+from matssl.tools import export_weights, measure, phase_map
 from matssl.weights import files
 
 pytestmark = pytest.mark.usefixtures("no_drawing")
@@ -88,6 +89,21 @@ def test_one_picture_is_not_taken_for_a_sequence(runs: Path) -> None:
         segmenter.predict(np.zeros((48, 48), np.uint8))
     with pytest.raises(UserError, match=r"stack of 5 pages, .* name the page: .*film 1-0001\.tif"):
         segmenter.predict(runs / "set/images/film 1.tif")
+
+
+def test_the_measurement_says_that_pages_of_a_stack_are_alike(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Intervals over fields take them for independent, which neighbouring pages are not."""
+    out = f"--output_dir {tmp_path} --name e --split all --no-baselines {QUIET}"
+    model = f"{runs}/runs/finetune/f/best.ckpt"
+    assert _main(eval_model, f"--model_path {model} --dataset {runs}/set", out) == 0
+    run, told = tmp_path / "eval" / "e", "pages beside each other are alike"
+    assert _main(measure, run, "--what fractions --output_dir", tmp_path / "a") == 0
+    assert told in capsys.readouterr().out
+    shutil.rmtree(run / "masks" / "stack")
+    assert _main(measure, run, "--what fractions --output_dir", tmp_path / "b") == 0
+    assert told not in capsys.readouterr().out
 
 
 def test_phases_of_a_stack_are_a_stack(runs: Path) -> None:

@@ -52,7 +52,8 @@ def truth_table(
         own, notes = masks.find_table(paths, given, dataset.class_folder)
         present = {c.name for c in own.classes if c.pixels}
         if present <= set(table.names):
-            return _matched(own, table), notes
+            # What was made of annotation files has told of itself, and its class file is ours.
+            return _matched(own, table), () if dataset.made is not None else notes
         values = [c.values for c in own.classes] == [c.values for c in table.classes]
         if not values or not all(UNNAMED.fullmatch(name) for name in table.names):
             raise _other_classes(dataset.root, own, table)

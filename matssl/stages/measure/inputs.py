@@ -25,6 +25,12 @@ from matssl.measure.field import Field, Masked, areas, squared
 from matssl.stages import predictions
 from matssl.stages.measure.settings import MeasureSettings
 
+# Said where pages of a stack are measured as fields.
+PAGES = (
+    "Fields are pages of stacks, and pages beside each other are alike: intervals over pages of "
+    "one stack are too narrow, and what lies in several pages counts in each. Pages far enough "
+    "apart, in a folder of their own, are fields."
+)
 # What rows over specimens are called in specimens.csv: no specimen can be.
 MEANS = re.compile(r"all together|all specimens|mean of \d+ specimens", re.IGNORECASE)
 # From a run of which stage its masks are.
@@ -99,6 +105,8 @@ def _counting(settings: MeasureSettings, source: Source) -> Source:
                 f"a specimen is called {name!r}, as the row of means over specimens is; give it "
                 "another name (specimens.csv, --group_regex)"
             )
+    if _has_pages(source):
+        source = replace(source, notes=(*source.notes, PAGES))
     source = _ordered(source)
     if settings.roi is not None:
         # It needs the type of what it gets.
@@ -107,6 +115,13 @@ def _counting(settings: MeasureSettings, source: Source) -> Source:
         source = roi.within(settings.roi, source)
     open_ = source.open
     return replace(source, open=lambda number: squared(open_(number)))
+
+
+def _has_pages(source: Source) -> bool:
+    """Return whether fields are pages of a stack; a run then has the masks of each in one file."""
+    if source.images:
+        return any(image.parent.is_file() for image in source.images)
+    return any((path.parent.parent / "stack").is_dir() for path in source.files[:1])
 
 
 def _ordered(source: Source) -> Source:
