@@ -50,7 +50,7 @@ def _flat(points: list[tuple[int, int]]) -> list[int]:
 def test_a_coco_file_with_its_categories_in_the_middle_is_one(tmp_path: Path) -> None:
     images = [{"id": i, "file_name": f"picture_{i:06}.png", "x": "x" * 60} for i in range(1000)]
     outlines = [{"image_id": i, "category_id": 1, "segmentation": [_flat(SQUARE)]} for i in (0, 1)]
-    content = {"images": images, "categories": [{"id": 1, "name": "pore"}]}
+    content: dict[str, Any] = {"images": images, "categories": [{"id": 1, "name": "pore"}]}
     content |= {"annotations": outlines, "info": {"note": "x" * 70_000}}
     (tmp_path / "c.json").write_text(json.dumps(content))
     assert recognised(tmp_path) == ["coco"]

@@ -18,7 +18,7 @@ MOST_SAID = 2000
 # What the file system says of the user's files and folders, wherever it says it.
 OF_THE_SYSTEM = (
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENAMETOOLONG),
-    *(errno.ELOOP, errno.ESTALE, errno.EIO),
+    *(errno.ELOOP, errno.ESTALE, errno.EIO, errno.EFBIG),
 )
 
 
