@@ -17,7 +17,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 # Before torch: a process that has started threads of OpenMP cannot be forked.
@@ -152,13 +152,17 @@ def _killed(
 
 
 def _child(argv: Sequence[str], moment: float | None) -> int:
+    return child(lambda: guard(importlib.import_module(argv[0]).main, list(argv[1:])), moment)
+
+
+def child(run: Callable[[], int], moment: float | None) -> int:
     """Run a command in a process of its own, killed after so many seconds; its exit code."""
-    child = os.fork()
-    if child == 0:
+    process = os.fork()
+    if process == 0:
         try:
             # What is printed is of no use here.
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-            os._exit(guard(importlib.import_module(argv[0]).main, list(argv[1:])))
+            os._exit(run())
         except BaseException:
             import traceback
 
@@ -166,11 +170,11 @@ def _child(argv: Sequence[str], moment: float | None) -> int:
         os._exit(70)
     end = None if moment is None else time.monotonic() + moment
     while True:
-        done, status = os.waitpid(child, os.WNOHANG)
+        done, status = os.waitpid(process, os.WNOHANG)
         if done:
             return os.waitstatus_to_exitcode(status)
         if end is not None and time.monotonic() > end:
-            os.kill(child, signal.SIGKILL)
+            os.kill(process, signal.SIGKILL)
             end = None
         time.sleep(0.001)
 

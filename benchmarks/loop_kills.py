@@ -17,6 +17,7 @@ import signal
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
 from benchmarks import campaign  # noqa: E402
+from benchmarks.kills import child  # noqa: E402
 from matssl.core import checkpoint  # noqa: E402
 from matssl.core.errors import guard  # noqa: E402
 from matssl.core.ledger import Ledger, Line  # noqa: E402
@@ -129,7 +131,7 @@ def _loop(world: World, rng: np.random.Generator | None, most: int, seconds: flo
             late = None
             if rng is not None and kills < most:
                 late = float(rng.uniform(0.0, 1.5)) * seconds / ROUNDS
-            code = _child(world.argv, late)
+            code = child(partial(guard, loop.main, world.argv), late)
             if code == 0:
                 break
             if code != -signal.SIGKILL:
@@ -138,30 +140,6 @@ def _loop(world: World, rng: np.random.Generator | None, most: int, seconds: flo
         if number < ROUNDS - 1:
             world.correct(world.waiting())
     return kills
-
-
-def _child(argv: list[str], late: float | None) -> int:
-    """Run the loop in a process of its own, killed after so many seconds; its exit code."""
-    child = os.fork()
-    if child == 0:
-        try:
-            # What is printed is of no use here.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-            os._exit(guard(loop.main, argv))
-        except BaseException:
-            import traceback
-
-            traceback.print_exc()
-        os._exit(70)
-    end = None if late is None else time.monotonic() + late
-    while True:
-        done, status = os.waitpid(child, os.WNOHANG)
-        if done:
-            return os.waitstatus_to_exitcode(status)
-        if end is not None and time.monotonic() > end:
-            os.kill(child, signal.SIGKILL)
-            end = None
-        time.sleep(0.002)
 
 
 def same(sound: World, other: World) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import time
 import unicodedata
@@ -317,31 +318,39 @@ def test_pictures_of_our_own_runs_are_no_micrographs(tmp_path: Path) -> None:
     assert len(layouts.unlabelled(run / "visualizations")[0]) == 1
 
 
-ANNOTATIONS = {
-    "LabelMe": ("a.json", json.dumps({"shapes": [], "imagePath": "a.tif", "imageData": None})),
-    "COCO": ("c.json", json.dumps({"images": [], "annotations": [], "categories": []})),
-    "CVAT": ("annotations.xml", "<?xml version='1.0'?><annotations><image id='0' /></annotations>"),
-    "QuPath": ("a.geojson", json.dumps({"type": "FeatureCollection", "geometry": {}})),
-    "VIA": ("via.json", json.dumps({"a": {"regions": [{"shape_attributes": {}}]}})),
-    "ImageJ ROIs": ("RoiSet.zip", ""),
+EMPTY = {
+    "labelme": ("a.json", json.dumps({"shapes": [], "imagePath": "a.tif", "imageData": None})),
+    "coco": ("c.json", json.dumps({"images": [], "annotations": [], "categories": []})),
+    "cvat": (
+        "annotations.xml",
+        "<?xml version='1.0'?><annotations><image id='0' name='a.tif' width='64' height='64' />"
+        "</annotations>",
+    ),
 }
 
 
-@pytest.mark.parametrize("program", ANNOTATIONS)
-def test_annotation_files_beside_images_are_named(tmp_path: Path, program: str) -> None:
-    """A20: they were never named in a message."""
-    name, text = ANNOTATIONS[program]
+@pytest.mark.parametrize("program", EMPTY)
+def test_annotation_files_without_a_shape_are_named(tmp_path: Path, program: str) -> None:
+    """A20: they were never named in a message. Images are predicted all the same."""
+    name, text = EMPTY[program]
     _write(tmp_path / "a.tif", _picture(0)[0])
-    if name.endswith(".zip"):
-        with zipfile.ZipFile(tmp_path / name, "w") as archive:
-            archive.writestr("0030-0040.roi", b"Iout")
-    else:
-        (tmp_path / name).write_text(text)
+    (tmp_path / name).write_text(text)
     (tmp_path / "other.json").write_text('{"SEM": 1}')
-    with pytest.raises(UserError, match=rf"1 file of {program} \(first: {name}\): .*not read yet"):
+    told = f"annotations of {program} in .* name no picture of .* with a shape on it"
+    with pytest.raises(UserError, match=f"no masks.*{told}"):
         layouts.find(tmp_path)
-    notes = layouts.find(tmp_path, need_masks=False).notes
-    assert sum("does not read yet" in note for note in notes) == 1
+    found = layouts.find(tmp_path, need_masks=False)
+    assert [pair.image.name for pair in found.pairs] == ["a.tif"]
+    assert sum(bool(re.search(told, note)) for note in found.notes) == 1
+
+
+def test_annotation_files_that_are_damaged_are_no_images_without_masks(tmp_path: Path) -> None:
+    """What was drawn would be missing from the scores in silence."""
+    _write(tmp_path / "a.tif", _picture(0)[0])
+    with zipfile.ZipFile(tmp_path / "RoiSet.zip", "w") as archive:
+        archive.writestr("0030-0040.roi", b"Iout")
+    with pytest.raises(UserError, match="annotations of imagej in .* is damaged"):
+        layouts.find(tmp_path, need_masks=False)
 
 
 # --- what a picture holds ---

@@ -500,11 +500,11 @@ def annotation_file(rng: Rng, m: Material, place: Path) -> Case:
 
 
 KINDS: dict[str, tuple[int, Kind]] = {
-    "pictures": (20, picture),
+    "pictures": (18, picture),
     "side-cars": (7, sidecar),
-    "masks": (14, mask),
-    "weights": (12, weights_file),
-    "models": (10, trained_model),
+    "masks": (12, mask),
+    "weights": (10, weights_file),
+    "models": (8, trained_model),
     "settings": (8, settings_file),
     "flags": (5, command_line),
     "lists": (10, list_file),

@@ -86,7 +86,7 @@ def test_the_harness_sees_a_fault(
         return Case("made up", run, lambda: "pixel size 0" if fault == "what is absurd" else "")
 
     monkeypatch.setattr(harness, "SECONDS", 0.5)
-    monkeypatch.setitem(kinds.KINDS, "pictures", (20, make))
+    monkeypatch.setitem(kinds.KINDS, "pictures", (18, make))
     outcome = harness.run(0, Material(tmp_path), "pictures")
     assert told in outcome.fault and bool(told) == (outcome.end == "fault"), outcome
 

@@ -45,6 +45,10 @@ CLASSES, RECORD = "classes.yaml", "made_of.json"
 SHOWN = 4
 
 
+class Undrawn(UserError):
+    """Annotation files that name no picture of the data set with a shape on it."""
+
+
 @dataclass(frozen=True)
 class Decoded:
     """Masks that were made of annotation files.
@@ -113,6 +117,7 @@ def decoded(
         classes: ``--classes``; None takes the class file in the root, where there is one.
 
     Raises:
+        Undrawn: nothing is drawn on any of the pictures.
         UserError: files of several programs, damaged ones, or what they leave open.
     """
     command = f"python -m matssl.tools.annotations import {source} --images {root}"
@@ -129,6 +134,8 @@ def decoded(
     if not (folder / RECORD).is_file():
         try:
             _make(folder, root, source, images, program, said)
+        except Undrawn:
+            raise
         except UserError as error:
             raise UserError(
                 f"annotations of {program} in {source}: {error} (flags of {command} --output_dir "
@@ -203,7 +210,11 @@ def _make(
     paired = pair(annotations.drawings, images, "the data set")
     if not paired.found:
         names = ", ".join(cut(d.picture, 60) for d in annotations.drawings[:SHOWN])
-        raise UserError(f"they name no picture of {root} with a shape on it (they name {names})")
+        named = f" (they name {names})" if names else ""
+        raise Undrawn(
+            f"annotations of {program} in {source} name no picture of {root} with a shape on "
+            f"it{named}"
+        )
     drawings = [drawing for _, drawing in paired.found]
     classes = of_drawings(drawings, annotations.labels, said, {})
     bare = IGNORE if annotations.uncovered == "ignore" else classes.bare

@@ -123,7 +123,10 @@ def recognise(
         left_out += _unused_masks(root, paths, seen, used)
         return Recognised(BY_CONTENT, pairs, left_out, told)
     if programs:
-        return _annotated(root, root, seen.images, programs, classes, listed)
+        try:
+            return _annotated(root, root, seen.images, programs, classes, listed)
+        except annotated.Undrawn as error:
+            told = [str(error)]
     parts = _in_splits(root, layouts)
     if parts:
         return Recognised(IN_SPLITS, parts, _elsewhere(root, listed, parts), told)

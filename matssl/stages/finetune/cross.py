@@ -7,7 +7,6 @@ images, as a single training cuts it.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +15,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from matssl.core import checkpoint, flags, runtime, textfiles
+from matssl.core import checkpoint, flags, runtime
 from matssl.core.errors import DiskFull, Incomplete, UserError
 from matssl.core.lineage import Lineage
 from matssl.core.run_folder import RunFolder, atomic_write_text
@@ -29,7 +28,7 @@ from matssl.data.layouts import Dataset, Pair
 from matssl.metrics.score import Gathered
 from matssl.preflight import Preflight
 from matssl.stages import console, resume
-from matssl.stages.finetune import augmented, cross_report, loop, start
+from matssl.stages.finetune import cross_report, loop, several, start
 from matssl.stages.finetune import inputs as reading
 from matssl.stages.finetune.forest_settings import FOREST
 from matssl.stages.finetune.inputs import Inputs
@@ -109,8 +108,8 @@ def cross_validate(settings: FinetuneSettings, argv: Sequence[str], score: Score
     settings, rt, root = start.begun(settings)
     settings = replace(settings, name=root.name)
     RunFolder.check(root, settings.resume, settings.overwrite, marks=(PLAN,))
-    before = _stored(root) if settings.resume else {}
-    settings = _as_before(settings, before)
+    before = several.stored(root / PLAN, "folds") if settings.resume else {}
+    settings = several.as_before(settings, before)
     settings, dataset, known, found = start.examined(settings, rt, root)
     folds = cut_folds(known, settings)
     said = _described(folds, dataset)
@@ -245,44 +244,11 @@ def _plan(settings: FinetuneSettings, folds: Sequence[Fold], whole: Labelled) ->
     def names(pairs: Sequence[Pair]) -> list[str]:
         return [Path(os.path.relpath(pair.image, root)).as_posix() for pair in pairs]
 
-    plan = {
-        "folds": [
-            {"train": names(fold.train), "val": names(fold.val), "held_out": names(fold.held)}
-            for fold in folds
-        ],
-        "data": whole.identity(),
-        "settings": flags.to_dict(settings),
-        **augmented.stored(augmented.pipeline(settings, whole)),
-    }
-    # As it is read again: a tuple would differ from its list.
-    return dict(json.loads(json.dumps(plan)))
-
-
-def _stored(root: Path) -> dict[str, Any]:
-    """Return the plan of the run that is to go on.
-
-    Raises:
-        UserError: it cannot be read.
-    """
-    try:
-        plan = textfiles.read_json(root / PLAN)
-        if not isinstance(plan["settings"], Mapping) or not isinstance(plan["folds"], list):
-            raise TypeError("no plan")
-        return dict(plan)
-    except (UserError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{root / PLAN} is damaged, and with it which image is in which fold; start a new run "
-            "under another --name"
-        ) from error
-
-
-def _as_before(settings: FinetuneSettings, before: Mapping[str, Any]) -> FinetuneSettings:
-    """Return the settings with the architecture of the run that goes on where they leave it."""
-    old = before.get("settings", {})
-    for name in ("encoder", "decoder"):
-        if getattr(settings, name) == "auto" and isinstance(old.get(name), str):
-            settings = replace(settings, **{name: old[name]})
-    return settings
+    parts = [
+        {"train": names(fold.train), "val": names(fold.val), "held_out": names(fold.held)}
+        for fold in folds
+    ]
+    return several.plan(settings, whole, folds=parts)
 
 
 def _refuse_other(before: Mapping[str, Any], plan: Mapping[str, Any], root: Path) -> None:
@@ -291,14 +257,11 @@ def _refuse_other(before: Mapping[str, Any], plan: Mapping[str, Any], root: Path
     Raises:
         UserError: the sentence names what differs.
     """
-    instead = "start a new run under another --name"
-    defaults = flags.defaults(FinetuneSettings)
-    resume.refuse_other_plan(before["settings"], plan["settings"], defaults, instead)
-    augmented.refuse_other(before, plan.get(augmented.KEY), root, instead)
+    several.refuse_other(before, plan, root)
     if before["data"] != plan["data"] or before["folds"] != plan["folds"]:
         raise UserError(
             f"the labelled images, or which are of one specimen, changed since {root} began; "
-            f"{instead}"
+            f"{several.INSTEAD}"
         )
 
 

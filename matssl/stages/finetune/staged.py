@@ -6,7 +6,6 @@ validates in one of them trains another. Each stage is a run folder of its own.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -16,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from matssl.core import flags, runtime, textfiles
+from matssl.core import flags, runtime
 from matssl.core.arrays import decided
 from matssl.core.digest import Damaged
 from matssl.core.errors import DiskFull, UserError
@@ -33,7 +32,7 @@ from matssl.metrics import overlap
 from matssl.preflight import Preflight
 from matssl.stages import console, resume
 from matssl.stages.finetune import inputs as reading
-from matssl.stages.finetune import loop, start
+from matssl.stages.finetune import loop, several, start
 from matssl.stages.finetune.inputs import Inputs
 from matssl.stages.finetune.settings import FinetuneSettings
 from matssl.stages.finetune.stage_parts import Part, parted
@@ -61,8 +60,8 @@ def train_in_stages(settings: FinetuneSettings, argv: Sequence[str]) -> Path:
     stages, remarks = read_stages(Path(settings.stages))
     settings = _with_weights(settings, stages[0])
     RunFolder.check(root, settings.resume, settings.overwrite, marks=(PLAN,))
-    before = _stored(root) if settings.resume else {}
-    settings = _as_before(settings, before)
+    before = several.stored(root / PLAN, "stages") if settings.resume else {}
+    settings = several.as_before(settings, before)
     settings, dataset, known, found = start.examined(settings, rt, root)
     parts = parted(known, settings, stages)
     for note in (*remarks, *_described(parts, settings)):
@@ -294,50 +293,17 @@ def _plan(
     def names(pairs: Sequence[Pair]) -> list[str]:
         return [Path(os.path.relpath(pair.image, root)).as_posix() for pair in pairs]
 
-    plan = {
-        "stages": [
-            {
-                "name": part.stage.name,
-                "settings": part.stage.changes(settings.lr),
-                "train": names(part.train),
-                "replayed": names(part.replayed),
-                "val": names(part.val),
-            }
-            for part in parts
-        ],
-        "data": whole.identity(),
-        "settings": flags.to_dict(settings),
-    }
-    # As it is read again: a tuple would differ from its list.
-    again: dict[str, Any] = json.loads(json.dumps(plan))
-    return again
-
-
-def _stored(root: Path) -> dict[str, Any]:
-    """Return the plan of the run that is to go on.
-
-    Raises:
-        UserError: it cannot be read.
-    """
-    try:
-        plan = textfiles.read_json(root / PLAN)
-        if not isinstance(plan["settings"], Mapping) or not isinstance(plan["stages"], list):
-            raise TypeError("no plan")
-        return dict(plan)
-    except (UserError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{root / PLAN} is damaged, and with it which image is in which stage; start a new run "
-            "under another --name"
-        ) from error
-
-
-def _as_before(settings: FinetuneSettings, before: Mapping[str, Any]) -> FinetuneSettings:
-    """Return the settings with the architecture of the run that goes on where they leave it."""
-    old = before.get("settings", {})
-    for name in ("encoder", "decoder"):
-        if getattr(settings, name) == "auto" and isinstance(old.get(name), str):
-            settings = replace(settings, **{name: old[name]})
-    return settings
+    stages = [
+        {
+            "name": part.stage.name,
+            "settings": part.stage.changes(settings.lr),
+            "train": names(part.train),
+            "replayed": names(part.replayed),
+            "val": names(part.val),
+        }
+        for part in parts
+    ]
+    return several.plan(settings, whole, stages=stages)
 
 
 def _refuse_other(before: Mapping[str, Any], plan: Mapping[str, Any], root: Path) -> None:
@@ -346,9 +312,7 @@ def _refuse_other(before: Mapping[str, Any], plan: Mapping[str, Any], root: Path
     Raises:
         UserError: the sentence names what differs.
     """
-    instead = "start a new run under another --name"
-    defaults = flags.defaults(FinetuneSettings)
-    resume.refuse_other_plan(before["settings"], plan["settings"], defaults, instead)
+    several.refuse_other(before, plan, root)
     if before["stages"] != plan["stages"]:
         differ = [
             new["name"]
@@ -356,6 +320,6 @@ def _refuse_other(before: Mapping[str, Any], plan: Mapping[str, Any], root: Path
             if old != new
         ]
         what = f"stage {differ[0]}" if differ else "the number of stages"
-        raise UserError(f"{what} changed since {root} began; {instead}")
+        raise UserError(f"{what} changed since {root} began; {several.INSTEAD}")
     if before["data"] != plan["data"]:
-        raise UserError(f"the labelled images changed since {root} began; {instead}")
+        raise UserError(f"the labelled images changed since {root} began; {several.INSTEAD}")

@@ -1,0 +1,82 @@
+"""Runs of several trainings, folds or stages: the plan that they keep, held against a later one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from matssl.core import flags, textfiles
+from matssl.core.errors import UserError
+from matssl.data.crops import Labelled
+from matssl.stages import resume
+from matssl.stages.finetune import augmented
+from matssl.stages.finetune.settings import FinetuneSettings
+
+INSTEAD = "start a new run under another --name"
+
+
+def plan(settings: FinetuneSettings, whole: Labelled, **parts: object) -> dict[str, Any]:
+    """Return what a continuation must agree with, as plain values.
+
+    Args:
+        settings: of the run.
+        whole: images of all trainings.
+        parts: what each training has, by the name that :func:`stored` asks for.
+    """
+    made = {
+        **parts,
+        "data": whole.identity(),
+        "settings": flags.to_dict(settings),
+        **augmented.stored(augmented.pipeline(settings, whole)),
+    }
+    # As it is read again: a tuple would differ from its list.
+    return dict(json.loads(json.dumps(made)))
+
+
+def stored(path: Path, parts: str) -> dict[str, Any]:
+    """Return the plan of the run that is to go on.
+
+    Args:
+        path: of the plan.
+        parts: "folds" or "stages".
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    try:
+        found = textfiles.read_json(path)
+        if not isinstance(found["settings"], Mapping) or not isinstance(found[parts], list):
+            raise TypeError("no plan")
+        return dict(found)
+    except (UserError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path} is damaged, and with it which image is in which of the {parts}; {INSTEAD}"
+        ) from error
+
+
+def as_before(settings: FinetuneSettings, before: Mapping[str, Any]) -> FinetuneSettings:
+    """Return the settings with the architecture of the run that goes on where they leave it."""
+    old = before.get("settings", {})
+    for name in ("encoder", "decoder"):
+        if getattr(settings, name) == "auto" and isinstance(old.get(name), str):
+            settings = replace(settings, **{name: old[name]})
+    return settings
+
+
+def refuse_other(before: Mapping[str, Any], now: Mapping[str, Any], root: Path) -> None:
+    """Refuse to go on with other settings, or another augmentation, than the run was started with.
+
+    Args:
+        before: the stored plan.
+        now: the plan of this command.
+        root: of the run.
+
+    Raises:
+        UserError: the sentence names what differs.
+    """
+    defaults = flags.defaults(FinetuneSettings)
+    resume.refuse_other_plan(before["settings"], now["settings"], defaults, INSTEAD)
+    augmented.refuse_other(before, now.get(augmented.KEY), root, INSTEAD)
