@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,17 @@ from matssl.core.errors import UserError
 from matssl.data.annotations import (
     Choices,
     Drawing,
+    Marked,
     coco,
     ilastik,
+    imagej,
     label_studio,
     labelme,
     napari_labels,
     napari_shapes,
     qupath,
     recognised,
+    yolo,
 )
 from matssl.data.annotations.classes import of_drawings, renamed
 from matssl.data.annotations.raster import paint
@@ -189,3 +193,22 @@ def test_a_table_of_napari_in_another_order_holds_the_same_shapes(tmp_path: Path
     (tmp_path / "a.csv").write_text("\n".join([header, *rows, rows[0]]) + "\n")
     with pytest.raises(UserError, match="same vertex-index"):
         napari_shapes.read(tmp_path, NONE)
+
+
+# --- ImageJ, YOLO ---
+def test_classes_whose_names_differ_by_a_stroke_have_entries_of_their_own(tmp_path: Path) -> None:
+    mask = _square()
+    mask[0, 0] = 2
+    imagej.write(tmp_path, [Marked("a.png", mask)], {1: "a/b", 2: "a_b"})
+    with zipfile.ZipFile(tmp_path / "a.zip") as archive:
+        assert len(set(archive.namelist())) == 2
+    (drawing,) = imagej.read(tmp_path, NONE).drawings
+    assert (paint(drawing, mask.shape, {"a/b": 1, "a_b": 2}).mask == mask).all()
+
+
+def test_a_class_number_below_zero_is_none(tmp_path: Path) -> None:
+    (tmp_path / "labels").mkdir()
+    points = "0.1 0.1 0.5 0.1 0.5 0.5"
+    (tmp_path / "labels" / "a.txt").write_text(f"0 {points}\n-1 {points}\n")
+    with pytest.raises(UserError, match="line 2 is not of the form"):
+        yolo.read(tmp_path, NONE)

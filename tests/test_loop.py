@@ -678,7 +678,8 @@ def test_pictures_that_nobody_drew_on_yet_are_no_masks(tmp_path: Path) -> None:
     back.mkdir()
     images = [{"id": i, "file_name": f"{name}.png"} for i, name in enumerate("abc")]
     ring = {"image_id": 1, "category_id": 1, "segmentation": [[1, 1, 4, 1, 4, 4]]}
-    content = {"images": images, "annotations": [ring], "categories": [{"id": 1, "name": "pore"}]}
+    content: dict[str, Any] = {"images": images, "annotations": [ring]}
+    content["categories"] = [{"id": 1, "name": "pore"}]
     (back / "all.json").write_text(json.dumps(content), encoding="utf-8")
     assert [one.names[0] for one in _came(tmp_path, "all.json")[1]] == ["b"]
     content = {"version": "5", "shapes": [], "imagePath": "a.png"}

@@ -24,7 +24,6 @@ from matssl.data.annotations import (
     Format,
     ilastik,
     module_of,
-    napari_labels,
     numbered,
     recognised,
 )
@@ -155,9 +154,9 @@ def _format(path: Path) -> Format | None:
     if readers.is_image_name(path.name):
         tiff = path.suffix.lower() in numbered.TIFF
         if tiff and path.stem.endswith(ilastik.SUFFIX):
-            return ilastik
+            return module_of("ilastik")
         beside = (path.parent / numbered.NAMES).is_file()
-        return napari_labels if tiff and beside else None
+        return module_of("napari_labels") if tiff and beside else None
     found = recognised(path)
     if len(found) > 1:
         raise UserError(
