@@ -497,3 +497,16 @@ def test_a_pipeline_that_cannot_be_used_leaves_nothing_behind(
             assert _tune(*argv, "--augmentation", file, *more) == 2
             assert words in capsys.readouterr().err.replace("\n", " ")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("number", [float("inf"), float("-inf"), float("nan")])
+@pytest.mark.parametrize("ending", [".json", ".yaml"])
+def test_a_number_that_is_infinite_or_none_is_refused(
+    tmp_path: Path, number: float, ending: str
+) -> None:
+    turn = {"__class_fullname__": "Rotate", "p": 1.0, "limit": [-30, number]}
+    content = {"transform": {"__class_fullname__": "Compose", "transforms": [turn]}}
+    path = tmp_path / f"a{ending}"
+    path.write_text(json.dumps(content) if ending == ".json" else yaml.safe_dump(content))
+    with pytest.raises(UserError, match="--augmentation a, transform, transforms, limit holds"):
+        augmentation.read(path, "a")

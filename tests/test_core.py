@@ -52,6 +52,26 @@ def test_ctrl_c_before_the_work_begins_is_no_traceback(
     assert capsys.readouterr().err == "\nstopped\n"
 
 
+def test_a_link_that_leads_to_itself_and_a_file_that_may_not_grow_are_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    loop = tmp_path / "a.ckpt"
+    loop.symlink_to(loop)
+
+    def resolved(argv: Any) -> int:
+        # Python 3.13 no longer says anything of it.
+        loop.resolve()
+        raise RuntimeError(f"Symlink loop from '{loop}'")
+
+    def large(argv: Any) -> int:
+        raise OSError(27, "File too large", "b.png")
+
+    for main, told in ((resolved, "Symlink loop from"), (large, "b.png: File too large")):
+        assert guard(main, []) == 2
+        said = capsys.readouterr().err
+        assert told in said and said.count("\n") == 1
+
+
 def test_a_programming_error_is_not_hidden() -> None:
     def main(argv: Any) -> None:
         raise ValueError("a bug")

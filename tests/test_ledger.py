@@ -156,6 +156,30 @@ def test_a_full_disk_leaves_the_ledger_as_it_was(
     assert len(Ledger.open(path).lines) == 4
 
 
+def test_a_file_that_may_not_grow_leaves_the_ledger_as_it_was(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger, before = _three(path), path.read_bytes()
+
+    def full(handle: int, data: bytes, place: int) -> int:
+        raise OSError(27, "File too large")
+
+    monkeypatch.setattr(os, "pwrite", full)
+    with pytest.raises(UserError, match=f"cannot write {path}: File too large"):
+        ledger.append("d")
+    assert path.read_bytes() == before and len(ledger.lines) == 3
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
+def test_a_line_changed_to_what_is_no_number_is_refused(path: Path, number: str) -> None:
+    _three(path)
+    text = path.read_text(encoding="utf-8")
+    assert "0.5" in text
+    path.write_text(text.replace("0.5", number), encoding="utf-8")
+    with pytest.raises(UserError, match="line 1 was changed"):
+        Ledger.open(path)
+
+
 def test_what_is_no_ledger_is_refused_in_a_line(path: Path) -> None:
     path.write_bytes(b"[" * 100_000 + b"\n")
     with pytest.raises(UserError, match="line 1"):

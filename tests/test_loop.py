@@ -9,11 +9,13 @@ import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
+import tifffile
 
 from matssl.core import checkpoint
 from matssl.core.digest import of_tensors
@@ -22,14 +24,14 @@ from matssl.core.labels import IGNORE
 from matssl.core.ledger import Ledger, Line
 from matssl.data import readers, synthetic
 from matssl.data.masks import ClassTable, MaskClass, binary_table
-from matssl.loop import first, judging, models, pictures, settings, turn
+from matssl.loop import corrected, first, judging, models, pictures, settings, turn
 from matssl.loop.arrivals import Arrivals
 from matssl.loop.classes import Classes, agreed
 from matssl.loop.context import Context
 from matssl.loop.judging import Scores
 from matssl.loop.places import Places, alone
 from matssl.loop.settings import CLEAR, RISING
-from matssl.loop.state import Label
+from matssl.loop.state import Label, Picture
 from matssl.tools import loop
 
 TRAINING = {
@@ -660,3 +662,49 @@ def test_a_loop_begins_with_a_model_and_takes_annotation_files_back(
     capsys.readouterr()
     assert world.run("--test", str(other)) == 2
     assert "--test acts where a loop begins" in capsys.readouterr().err
+
+
+# --- what a file that came back says ---
+def _came(tmp_path: Path, name: str) -> tuple[Any, list[corrected.Came]]:
+    state = SimpleNamespace(broken={})
+    ctx: Any = SimpleNamespace(places=Places(tmp_path), state=state)
+    ctx.classes = SimpleNamespace(names=("matrix", "pore", "rust"))
+    return ctx, corrected._opened(ctx, tmp_path / "corrected" / name)
+
+
+def test_pictures_that_nobody_drew_on_yet_are_no_masks(tmp_path: Path) -> None:
+    """A COCO file of three pictures, one drawn on; a LabelMe file without a shape."""
+    back = tmp_path / "corrected"
+    back.mkdir()
+    images = [{"id": i, "file_name": f"{name}.png"} for i, name in enumerate("abc")]
+    ring = {"image_id": 1, "category_id": 1, "segmentation": [[1, 1, 4, 1, 4, 4]]}
+    content: dict[str, Any] = {"images": images, "annotations": [ring]}
+    content["categories"] = [{"id": 1, "name": "pore"}]
+    (back / "all.json").write_text(json.dumps(content), encoding="utf-8")
+    assert [one.names[0] for one in _came(tmp_path, "all.json")[1]] == ["b"]
+    content = {"version": "5", "shapes": [], "imagePath": "a.png"}
+    (back / "a.json").write_text(json.dumps(content), encoding="utf-8")
+    ctx, (empty,) = _came(tmp_path, "a.json")
+    empty = replace(empty, picture=Picture("a.png", "a", "0"))
+    with pytest.raises(UserError, match="nothing with an area is drawn on it"):
+        corrected._label(ctx, empty, {})
+
+
+def test_label_pictures_come_back_by_the_names_of_their_numbers(tmp_path: Path) -> None:
+    """Of ilastik 0 is not labelled; its numbers are not the values of the loop's masks."""
+    back = tmp_path / "corrected"
+    back.mkdir()
+    numbers = np.array([[0, 1], [2, 0]], np.uint8)
+    tifffile.imwrite(back / "a_Labels.tif", numbers)
+    ctx, (one,) = _came(tmp_path, "a_Labels.tif")
+    assert one.uncovered and one.names[:2] == ("a_Labels", "a")
+    assert one.drawing is not None and [s.label for s in one.drawing.shapes] == ["1", "2"]
+    ctx.record = SimpleNamespace(read=lambda _: SimpleNamespace(pixels=numbers))
+    with pytest.raises(UserError, match="draws '1'.*label_names.csv"):
+        corrected._painted(ctx, one, Picture("a.png", "a", "0"), one.drawing)
+    (back / "label_names.csv").write_text("number,name\n1,rust\n2,pore\n", encoding="utf-8")
+    ctx, (one,) = _came(tmp_path, "a_Labels.tif")
+    ctx.record = SimpleNamespace(read=lambda _: SimpleNamespace(pixels=numbers))
+    assert one.drawing is not None
+    painted = corrected._painted(ctx, one, Picture("a.png", "a", "0"), one.drawing)
+    assert painted.tolist() == [[IGNORE, 2], [1, IGNORE]]

@@ -182,6 +182,20 @@ def test_frames_in_two_directions_are_a_question(tmp_path: Path) -> None:
         readers.frames(path)
 
 
+@pytest.mark.parametrize("axis", ["T", "Z"])
+def test_pages_of_an_ome_file_are_frames_as_those_of_imagej_are(tmp_path: Path, axis: str) -> None:
+    words = {"ome": True, "metadata": {"axes": f"{axis}YX"}}
+    file = _stack(tmp_path / "film.ome.tif", 4, **words)
+    pages = readers.frames(file)
+    assert [page.name for page in pages] == [f"film.ome-{n:04}.tif" for n in (1, 2, 3, 4)]
+    assert (np.asarray(readers.read(pages[2]).pixels) == _picture(2)).all()
+    several = tmp_path / "several.ome.tif"
+    axes = {"axes": "CZYX"}
+    _write(several, np.zeros((2, 3, 8, 9), np.uint8), ome=True, metadata=axes)
+    with pytest.raises(UserError, match="2 channels and 3 depths, and frames go in one direction"):
+        readers.frames(several)
+
+
 def test_a_stack_with_masks_of_all_or_of_some_pages(tmp_path: Path) -> None:
     for name in ("a", "b", "c"):
         _stack(tmp_path / f"images/{name}.tif", 4)

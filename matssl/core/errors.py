@@ -18,7 +18,7 @@ MOST_SAID = 2000
 # What the file system says of the user's files and folders, wherever it says it.
 OF_THE_SYSTEM = (
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENAMETOOLONG),
-    *(errno.ELOOP, errno.ESTALE, errno.EIO),
+    *(errno.ELOOP, errno.ESTALE, errno.EIO, errno.EFBIG),
 )
 
 
@@ -77,6 +77,12 @@ def guard(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | Non
             traceback.print_exc()
         place = f"{error.filename}: " if error.filename else ""
         print(f"error: {place}{error.strerror}", file=sys.stderr)
+        return USER_ERROR_EXIT
+    except RuntimeError as error:
+        # Before Python 3.13 pathlib says so of what the system calls ELOOP.
+        if not str(error).startswith("Symlink loop"):
+            raise
+        print(f"error: {error}: a link leads to itself; take it away", file=sys.stderr)
         return USER_ERROR_EXIT
     except KeyboardInterrupt:
         # Before a stage's loop there is nothing to save; in it, Ctrl-C ends between two steps.

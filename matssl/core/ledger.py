@@ -126,7 +126,9 @@ class Ledger:
                         f"the disk is full: {self.path} could not be written; free some space and "
                         "run again (what it held is intact)"
                     ) from error
-                raise
+                raise UserError(
+                    f"cannot write {self.path}: {error.strerror or error} (what it held is intact)"
+                ) from error
             self._bytes += len(text)
         if is_new:
             _sync_folder(self.path.parent)
@@ -280,6 +282,8 @@ def _parsed(text: bytes) -> Line | None:
     """Return the line of a text, None where it is none of ours."""
     try:
         content = json.loads(text.decode("utf-8"))
+        # NaN and infinity, which Python's JSON takes, are in no line of ours.
+        json.dumps(content, allow_nan=False)
     except (ValueError, RecursionError):
         return None
     if not isinstance(content, dict) or set(content) != set(KEYS):

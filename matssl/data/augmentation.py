@@ -8,6 +8,7 @@ changes follow from its own generator alone, so that any number of workers gives
 from __future__ import annotations
 
 import copy
+import math
 import os
 import random
 import threading
@@ -295,7 +296,23 @@ def read(path: Path, name: str) -> Pipeline:
     content = reader(path, what)
     if not isinstance(content, Mapping):
         raise UserError(f"{what} {name} is no pipeline of albumentations: it is no table")
+    _finite(content, f"{what} {name}")
     return Pipeline(name, content)
+
+
+def _finite(value: object, where: str) -> None:
+    """Refuse infinity and NaN: some transforms take them, and make every crop black.
+
+    Raises:
+        UserError: a number is one of them.
+    """
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"{where} holds a number that is infinite or none ({value})")
+    inner = value.items() if isinstance(value, Mapping) else ()
+    for key, held in inner:
+        _finite(held, f"{where}, {cut(str(key), 40)}" if "__" not in str(key) else where)
+    for held in value if isinstance(value, list) else ():
+        _finite(held, where)
 
 
 def levels(plane: Array) -> tuple[float, float]:

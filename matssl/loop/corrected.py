@@ -18,7 +18,15 @@ from matssl.core.errors import UserError
 from matssl.core.labels import IGNORE
 from matssl.core.wording import counted
 from matssl.data import bars, readers
-from matssl.data.annotations import Choices, Drawing, Format, module_of, recognised
+from matssl.data.annotations import (
+    Choices,
+    Drawing,
+    Format,
+    ilastik,
+    module_of,
+    numbered,
+    recognised,
+)
 from matssl.data.annotations.drawing import is_background, is_ignored, stem_of
 from matssl.data.annotations.raster import paint
 from matssl.data.layouts import naming
@@ -26,7 +34,10 @@ from matssl.loop.context import Context, said
 from matssl.loop.state import Label, Picture
 
 # Files beside masks that say what their values mean.
-BESIDE = ("classes.yaml", "classes.yml", "classes.csv", "readme.txt", "specimens.csv")
+BESIDE = (
+    *("classes.yaml", "classes.yml", "classes.csv", "readme.txt", "specimens.csv"),
+    *(numbered.NAMES, "label_config.xml"),
+)
 SHOWN = 16
 
 
@@ -102,18 +113,23 @@ def new_files(ctx: Context) -> tuple[list[Came], list[Path]]:
 def _opened(ctx: Context, path: Path) -> list[Came]:
     """Return what a file says, by picture."""
     file = ctx.places.name(path)
-    if readers.is_image_name(path.name):
+    try:
+        module = _format(path)
+    except UserError as error:
+        return [Came(path, file, reason=said(error))]
+    if module is None and readers.is_image_name(path.name):
         inside, stem = path.relative_to(ctx.places.corrected).parent, naming.stem(path)
         stems = (stem, *naming.known(stem))
         return [Came(path, file, tuple((inside / name).as_posix() for name in stems))]
+    if module is None:
+        return [Came(path, file, reason="it is no picture and no annotation file that is read")]
     try:
-        module = _format(path)
-        if module is None:
-            return [Came(path, file, reason="it is no picture and no annotation file that is read")]
         found = module.read(path, Choices())
     except UserError as error:
         return [Came(path, file, reason=said(error))]
     scribbled, many = found.uncovered == "ignore", len(found.drawings) > 1
+    # A file of many pictures lists those that nobody has drawn on yet, too.
+    begun = [one for one in found.drawings if one.shapes or one.no_area]
     return [
         Came(
             path,
@@ -122,16 +138,25 @@ def _opened(ctx: Context, path: Path) -> list[Came]:
             drawing=one,
             uncovered=scribbled,
         )
-        for one in found.drawings
+        for one in begun or found.drawings
     ]
 
 
 def _format(path: Path) -> Format | None:
     """Return the module of the format of an annotation file, None where no format knows it.
 
+    A picture is a mask, but for label pictures that have numbers of their own: ilastik's, and those
+    beside which a table names them.
+
     Raises:
         UserError: several know it.
     """
+    if readers.is_image_name(path.name):
+        tiff = path.suffix.lower() in numbered.TIFF
+        if tiff and path.stem.endswith(ilastik.SUFFIX):
+            return module_of("ilastik")
+        beside = (path.parent / numbered.NAMES).is_file()
+        return module_of("napari_labels") if tiff and beside else None
     found = recognised(path)
     if len(found) > 1:
         raise UserError(
@@ -206,6 +231,11 @@ def _label(ctx: Context, one: Came, held: Mapping[str, str]) -> tuple[Label | No
         raise UserError(f"{name} is {held[name]}: no model learns from it")
     if name in ctx.state.broken:
         raise UserError(f"the picture cannot be read: {ctx.state.broken[name]}")
+    if one.drawing is not None and not one.drawing.shapes:
+        raise UserError(
+            "nothing with an area is drawn on it, so that nobody knows whether it was looked at; "
+            f"where all of it is {ctx.classes.names[0]}, say so with a mask"
+        )
     if one.drawing is not None:
         classes = _painted(ctx, one, picture, one.drawing)
     else:
@@ -230,13 +260,14 @@ def _painted(ctx: Context, one: Came, picture: Picture, drawn: Drawing) -> NDArr
     """
     names = ctx.classes.names
     values: dict[str, int] = {}
-    for label in {shape.label for shape in drawn.shapes}:
+    for label in dict.fromkeys(shape.label for shape in drawn.shapes):
         if label in names:
             values[label] = names.index(label)
         elif is_ignored(label) or is_background(label):
             values[label] = IGNORE if is_ignored(label) else 0
         else:
-            raise UserError(f"it draws {label!r}; the classes are {', '.join(names)}")
+            told = f"; {numbered.NAMES} beside it names its numbers" if label.isdecimal() else ""
+            raise UserError(f"it draws {label!r}; the classes are {', '.join(names)}{told}")
     height, width = ctx.record.read(ctx.places.root / picture.name).pixels.shape[:2]
     if drawn.size is not None and drawn.size != (height, width):
         raise UserError(

@@ -64,7 +64,13 @@ def _found(ctx: Context, alone: bool) -> tuple[ClassTable | None, str]:
     """
     if ctx.settings.labelled:
         return _labelled(ctx).table, "found from the masks of --labelled"
-    came = [one.path for one in corrected.new_files(ctx)[0] if one.picture and not one.reason]
+    usable = [one for one in corrected.new_files(ctx)[0] if one.picture and not one.reason]
+    came = [one.path for one in usable if one.drawing is None]
+    if alone and usable and not came:
+        raise UserError(
+            f"{usable[0].file} is an annotation file, and the first masks tell what the classes "
+            "are: python -m matssl.tools.annotations import makes masks of it, for --labelled"
+        )
     if len(came) < MIN_IMAGES_TO_SPLIT or not alone:
         return None, ""
     table, _ = masks.find_table(came, ctx.settings.classes, ctx.places.corrected)

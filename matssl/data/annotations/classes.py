@@ -10,6 +10,7 @@ from pathlib import Path
 from matssl.core.errors import UserError
 from matssl.core.labels import IGNORE
 from matssl.core.wording import counted, cut
+from matssl.data.annotations import sources
 from matssl.data.annotations.drawing import Drawing, is_background, is_ignored, label_of
 from matssl.data.masks.class_file import values_by_name
 
@@ -66,6 +67,7 @@ def renamed(pairs: Iterable[str]) -> dict[str, str]:
         old, _, new = (label_of(part) for part in said.partition("="))
         if not old or not new:
             raise UserError(f"--rename takes OLD=NEW, not {cut(repr(said), 60)}")
+        sources.label(new, "--rename: the new name")
         if found.get(old, new) != new:
             raise UserError(f"--rename gives {old!r} two names: {found[old]!r} and {new!r}")
         found[old] = new
@@ -147,11 +149,10 @@ def given(said: str) -> dict[str, int]:
         UserError: no such file, a value that no mask here has, a name that stands twice.
     """
     if not said.lower().endswith((".yaml", ".yml", ".csv")):
-        names = [label_of(name) for name in said.split(",")]
+        names = [sources.label(name, "--classes: a name") for name in said.split(",")]
         twice = next((name for name in names if names.count(name) > 1), None)
-        if "" in names or twice:
-            told = f"names {cut(twice, 60)} twice" if twice else "holds a name without letters"
-            raise UserError(f"--classes {cut(said, 60)} {told}")
+        if twice:
+            raise UserError(f"--classes {cut(said, 60)} names {cut(twice, 60)} twice")
         drawn = [name for name in names if not is_background(name)]
         if len(drawn) >= IGNORE:
             raise UserError(

@@ -36,9 +36,10 @@ FILE = "annotations.json"
 
 
 def _is_one(path: Path) -> bool:
-    if not sources.holds(path, ('"categories"',)):
+    if not any(sources.holds(path, (word,)) for word in ('"images"', '"image_id"')):
         return False
-    return any(sources.holds(path, (word,)) for word in ('"images"', '"image_id"'))
+    # Many programs write the categories between the images and the annotations.
+    return sources.holds(path, ('"categories"',), whole=True)
 
 
 def recognise(path: Path) -> bool:
@@ -137,7 +138,7 @@ class _File:
     def _shapes(self, item: Mapping[str, Any], label: str, where: str) -> list[Shape]:
         value = item.get("segmentation")
         parts = sources.listing([] if value is None else value, f"{where}: segmentation")
-        if not parts:
+        if all(part == [] for part in parts):
             return self._box(item, label, where)
         if not isinstance(parts[0], list):
             parts = [parts]

@@ -291,8 +291,14 @@ def write(folder: Path, pictures: Iterable[Marked], names: Mapping[int, str]) ->
         data = io.BytesIO()
         # The same bytes every time: no clock.
         with zipfile.ZipFile(data, "w", zipfile.ZIP_DEFLATED) as archive:
+            taken: set[str] = set()
             for name, content in _written(picture, names):
-                entry = zipfile.ZipInfo(f"{_entry_name(name)}.roi", (1980, 1, 1, 0, 0, 0))
+                # a/b and a_b are two classes, and a zip has each name once.
+                own = _entry_name(name)
+                while own in taken:
+                    own = f"_{own}"
+                taken.add(own)
+                entry = zipfile.ZipInfo(f"{own}.roi", (1980, 1, 1, 0, 0, 0))
                 entry.compress_type = zipfile.ZIP_DEFLATED
                 archive.writestr(entry, content)
         file.parent.mkdir(parents=True, exist_ok=True)

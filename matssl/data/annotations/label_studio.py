@@ -13,6 +13,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, quote, unquote, urlsplit
@@ -153,7 +154,9 @@ def _result(
     for key in [key for key, number in left.items() if not number]:
         del left[key]
     if len(good) > 1 and annotator in ("newest", "oldest"):
-        times = [str(item.get("updated_at") or item.get("created_at") or "") for item in good]
+        times = [moment for item in good if (moment := _moment(item)) is not None]
+        if len(times) < len(good):
+            return [], "of which not all bear a date"
         wanted = max(times) if annotator == "newest" else min(times)
         good = [item for item, time in zip(good, times, strict=True) if time == wanted]
     elif len(good) > 1 and annotator:
@@ -164,6 +167,16 @@ def _result(
     if not good:
         return [], ""
     return sources.listing(good[0].get("result"), f"{where}: result"), ""
+
+
+def _moment(item: Mapping[str, Any]) -> datetime | None:
+    """Return when an annotation was made or changed; None where it does not say so."""
+    said = str(item.get("updated_at") or item.get("created_at") or "")
+    try:
+        found = datetime.fromisoformat(re.sub(r"[zZ]$", "+00:00", said.strip()))
+    except ValueError:
+        return None
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
 
 
 def _who(item: Mapping[str, Any]) -> list[str]:
@@ -217,18 +230,24 @@ def _drawing(
         if len(labels) > 1:
             raise UserError(f"{place} has the labels {cut(', '.join(labels))}; leave it one")
         label = sources.label_or(labels[0] if labels else None, choices.label, place)
-        item = drawn[0]
-        own = sources.size(item.get("original_height"), item.get("original_width"), place)
-        if size is not None and own != size:
-            raise UserError(f"{place} is of {own[0]} x {own[1]} pixels, the one before of others")
-        size = own
-        if item.get("image_rotation") not in (None, 0):
-            raise UserError(f"{place} was drawn on a rotated picture (image_rotation), not read")
-        shape = _shape(_kind(item), sources.table(item.get("value"), place), label, size, place)
-        if shape is None:
-            no_area[_kind(item), label] += 1
-        else:
-            shapes.append(shape)
+        # Mostly one; parts that a program gave the same id are all drawn.
+        for item in drawn:
+            own = sources.size(item.get("original_height"), item.get("original_width"), place)
+            if size is not None and own != size:
+                raise UserError(
+                    f"{place} is of {own[0]} x {own[1]} pixels, the one before of others"
+                )
+            size = own
+            if item.get("image_rotation") not in (None, 0):
+                raise UserError(
+                    f"{place} was drawn on a rotated picture (image_rotation), not read"
+                )
+            value = sources.table(item.get("value"), place)
+            shape = _shape(_kind(item), value, label, size, place)
+            if shape is None:
+                no_area[_kind(item), label] += 1
+            else:
+                shapes.append(shape)
     return Drawing(names[0], size, tuple(shapes), file, no_area, tuple(names[1:]))
 
 

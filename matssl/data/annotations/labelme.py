@@ -46,10 +46,11 @@ WITHOUT_AREA = ("line", "linestrip", "point", "points")
 
 
 def _is_one(path: Path) -> bool:
-    return sources.holds(path, ('"shapes"',)) and any(
-        sources.holds(path, (word,))
-        for word in ('"imagePath"', '"imageData"', '"shape_type"', '"points"')
-    )
+    words = ('"imagePath"', '"imageData"', '"shape_type"', '"points"')
+    if not any(sources.holds(path, (word,)) for word in words):
+        return False
+    # With its keys sorted, the picture itself lies before the shapes.
+    return sources.holds(path, ('"shapes"',), whole=True)
 
 
 def recognise(path: Path) -> bool:

@@ -114,25 +114,33 @@ def _objects(file: Path) -> Iterator[tuple[str, str, Points]]:
         (name for name in rows[0] if name.startswith("axis-") and name[5:].isdecimal()),
         key=lambda name: int(name[5:]),
     )
-    planes = {tuple(row[name] for name in axes[:-2]) for row in rows}
+    planes = {tuple(_number(row[name], str(file)) for name in axes[:-2]) for row in rows}
     if len(planes) > 1:
         raise UserError(
             f"{file} holds shapes on {len(planes)} planes of a stack; save those of each as a file "
             "of its own, named as the picture of that plane"
         )
-    start = 0
-    for at in range(1, len(rows) + 1):
-        if at < len(rows) and rows[at]["index"] == rows[start]["index"]:
-            continue
-        own = rows[start:at]
-        where = f"{file}, line {start + 2}"
-        kinds = {row["shape-type"].lower() for row in own}
+    # A table that was sorted by another column is put together again.
+    shapes: dict[float, list[tuple[int, Mapping[str, str]]]] = {}
+    for at, row in enumerate(rows):
+        where = f"{file}, line {at + 2}"
+        shapes.setdefault(_number(row["index"], where), []).append((at, row))
+    for own in shapes.values():
+        where = f"{file}, line {own[0][0] + 2}"
+        kinds = {row["shape-type"].lower() for _, row in own}
         if len(kinds) > 1:
             raise UserError(f"{where}: one shape of the types {', '.join(sorted(kinds))[:80]}")
+        places = [_number(row["vertex-index"], f"{file}, line {at + 2}") for at, row in own]
+        if len(set(places)) < len(places):
+            raise UserError(f"{where}: two points of its shape have the same vertex-index")
+        in_order = [row for _, (_, row) in sorted(zip(places, own, strict=True), key=_first)]
         # Row before column.
-        numbers = [[_number(row[name], where) + HALF for name in axes[:-3:-1]] for row in own]
+        numbers = [[_number(row[name], where) + HALF for name in axes[:-3:-1]] for row in in_order]
         yield where, kinds.pop(), sources.outline(numbers, where)
-        start = at
+
+
+def _first(pair: tuple[float, object]) -> float:
+    return pair[0]
 
 
 def _number(cell: str, where: str) -> float:

@@ -54,8 +54,13 @@ def values_of(path: Path) -> Array:
     """Return the numbers of a label picture, (rows, columns).
 
     Raises:
-        UserError: it cannot be read, or holds colours.
+        UserError: it cannot be read, holds colours, or several pages.
     """
+    if pages := readers.frames(path):
+        raise UserError(
+            f"{path} holds {len(pages)} label pictures, a page each; save those of each page as a "
+            "file of its own, named as the picture of that page"
+        )
     raw = np.asarray(readers.read_mask(path))
     if raw.ndim != 2:
         raise UserError(f"{path} holds colours; a label picture holds one number a pixel")

@@ -84,7 +84,9 @@ def _drawing(file: Path, root: Path, choices: Choices, told: list[str]) -> Drawi
         geometry = sources.table(item.get("geometry"), f"{where}: geometry")
         planes.add(_plane(geometry))
         label = _class(properties.get("classification"), where)
-        found = list(_shapes(geometry, bool(properties.get("isEllipse")), where))
+        # QuPath itself says it in the geometry.
+        is_ellipse = any(place.get("isEllipse") is True for place in (geometry, properties))
+        found = list(_shapes(geometry, is_ellipse, where))
         for name, rings, ellipse in found:
             if not rings and ellipse is None:
                 no_area[name, label or ""] += 1

@@ -7,6 +7,7 @@ import binascii
 import io
 import math
 import struct
+import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,10 @@ from matssl.data.readers.headers import MAX_EXPANSION, MAX_SIDE, first_line
 # A file of all annotations of a large project, and the beginning and end of it that are looked at
 # to tell what it is.
 BYTES, VALUES, LOOKED_AT = 1 << 28, 1 << 24, 1 << 16
+# Bytes that are searched at once, and more than a word that is looked for has.
+PART, LONGEST = 1 << 22, 64
+# Kinds of letters that are in no name: control, breaks of lines and paragraphs, halves of letters.
+UNWRITABLE = frozenset(("Cc", "Zl", "Zp", "Cs"))
 # Files of which a folder is judged.
 MOST_JUDGED = 50
 # Pixels of a picture that a mask may fill.
@@ -80,17 +85,33 @@ def chosen(
     return found, (told,)
 
 
-def holds(path: Path, words: Iterable[str]) -> bool:
-    """Return whether a text holds all of some words in what is looked at of it."""
+def holds(path: Path, words: Iterable[str], whole: bool = False) -> bool:
+    """Return whether a text holds all of some words in what is looked at of it.
+
+    Args:
+        path: of the text.
+        words: to find.
+        whole: look at all of it, where its beginning and its end do not hold them.
+    """
     try:
         with open(path, "rb") as file:
             start = file.read(LOOKED_AT)
             size = file.seek(0, 2)
             file.seek(max(len(start), size - LOOKED_AT))
             data = start + file.read(LOOKED_AT)
+            left = {word.encode() for word in words if word.encode() not in data}
+            if not left or not whole or size > BYTES:
+                return not left
+            file.seek(0)
+            end = b""
+            while left and (part := file.read(PART)):
+                # A word may lie across two parts.
+                data = end + part
+                left = {word for word in left if word not in data}
+                end = data[-LONGEST:]
     except (OSError, ValueError):
         return False
-    return all(word.encode() in data for word in words)
+    return not left
 
 
 def read_json(path: Path) -> Any:
@@ -139,10 +160,10 @@ def label(value: object, where: str) -> str:
     """Return a value that is the name of a class, as :func:`label_of` makes it.
 
     Raises:
-        UserError: it is none, or holds a line break.
+        UserError: it is none, or holds a line break or a letter that no class file can hold.
     """
     found = label_of(str(value) if _is_number(value) else text(value, where))
-    if any(ord(letter) < 32 for letter in found):
+    if any(unicodedata.category(c) in UNWRITABLE or c in "\ufffe\uffff" for c in found):
         raise UserError(f"{where} is {_shown(found)}, which holds a line break or the like")
     return found
 
@@ -156,7 +177,7 @@ def label_or(value: object, instead: str, where: str) -> str:
     if value is None or (isinstance(value, str) and not value.strip()):
         if not instead:
             raise UserError(f"{where} has no class name; --label NAME gives it one")
-        return label_of(instead)
+        return label(instead, "--label")
     return label(value, f"{where}: label")
 
 

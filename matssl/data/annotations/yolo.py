@@ -132,6 +132,8 @@ def _drawing(
         where = f"{file}, line {at}"
         try:
             number, values = int(words[0]), np.array(words[1:], np.float64)
+            if number < 0:
+                raise ValueError(number)
         except (ValueError, OverflowError) as error:
             raise UserError(f"{where} is not of the form: class x1 y1 x2 y2 ...") from error
         if names and number not in names:

@@ -134,6 +134,8 @@ def frames(path: Path) -> tuple[int, ...]:
 
     with listening(), tifffile.TiffFile(path) as file:
         count = _count(file)
+        # First of all: the series of an OME file are read in short, without what a page says.
+        pages = list(_pages(file, count)) if count > 1 else []
         directions = _lengths(file)
         if count < 2:
             if directions and (file.is_imagej or file.is_shaped):
@@ -142,7 +144,6 @@ def frames(path: Path) -> tuple[int, ...]:
                     "writes what is larger than 4 GB; save it as an image sequence"
                 )
             return ()
-        pages = list(_pages(file, count))
         if len(pages) < count:
             told = "is broken" if count <= MAX_PAGES else f"is more than {MAX_PAGES} pages"
             raise UserError(f"{path}: page {len(pages) + 1} of {count} {told}; save the pages anew")
