@@ -355,3 +355,18 @@ def test_help_is_shown_without_importing_torch(name: str) -> None:
     assert result.returncode == 0, result.stderr
     words = " ".join(result.stdout.split())
     assert "(default: 0)" in words[words.index("--seed X") :]
+
+
+@pytest.mark.parametrize(
+    ("said", "torchrun", "wanted"),
+    [("1", False, 1), ("1,2", False, 1), ("1", True, 8), ("0", False, 8), ("x", False, 8)],
+)
+def test_threads_are_no_more_than_the_environment_says_but_for_torchruns_own_word(
+    monkeypatch: pytest.MonkeyPatch, said: str, torchrun: bool, wanted: int
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)), raising=False)
+    monkeypatch.setenv("OMP_NUM_THREADS", said)
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    if torchrun:
+        monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
+    assert runtime.available_cores() == wanted

@@ -135,8 +135,7 @@ def setup(
     """
     rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     found = find_device(device, gpu_id)
-    # torchrun sets OMP_NUM_THREADS=1 where the user said nothing; the cores are shared out instead.
-    threads = threads or max(1, (available_cores()) // world_size)
+    threads = threads or max(1, available_cores() // world_size)
     torch.set_num_threads(threads)
     _quiet_opencv()
     keep_freed_memory()
@@ -216,10 +215,14 @@ def close() -> None:
 
 
 def available_cores() -> int:
-    """Return the number of cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """Return the number of cores this process may use: no more than OMP_NUM_THREADS says."""
+    known = hasattr(os, "sched_getaffinity")
+    cores = len(os.sched_getaffinity(0)) if known else os.cpu_count() or 1
+    said = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    # torchrun sets it to 1 where the user said nothing; the cores are shared out instead.
+    if "TORCHELASTIC_RUN_ID" not in os.environ and said.isdecimal() and int(said) > 0:
+        return min(cores, int(said))
+    return cores
 
 
 def has_fast_bf16(device: torch.device) -> bool:

@@ -174,7 +174,7 @@ class RunSettings:
         high=256,
     )
     threads: int | None = flag(
-        None, "run", "CPU threads of torch", auto="all cores", low=1, high=1024
+        None, "run", "CPU threads of torch", auto="all cores, or OMP_NUM_THREADS", low=1, high=1024
     )
     precision: str = flag(
         "auto",
