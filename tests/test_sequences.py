@@ -82,7 +82,7 @@ def test_neighbours_are_those_of_frame_numbers_and_a_gap_is_stood_in_for(tmp_pat
         [2, 5, 5, 5, 5, 5, 5],
     ]
     (note,) = _found(paths, tmp_path).notes(3)
-    assert "a between 2-5" in note and "stands in" in note
+    assert "missing frames: a (3 to 4)" in note and "stands in" in note
 
 
 def test_frames_that_are_numbered_by_ten_are_beside_each_other(tmp_path: Path) -> None:

@@ -143,15 +143,18 @@ class Sequences:
                     f"is {numbers[0] + apart}"
                 )
             lacking = [
-                f"{a}-{b}" for a, b in zip(numbers, numbers[1:], strict=False) if b - a > apart
+                f"{a + apart}" if b - a <= 2 * apart else f"{a + apart} to {b - 1}"
+                for a, b in zip(numbers, numbers[1:], strict=False)
+                if b - a > apart
             ]
             if lacking:
-                gaps.append(f"{name} between {', '.join(lacking[:SHOWN])}")
+                rest = " ..." if len(lacking) > SHOWN else ""
+                gaps.append(f"{name} ({', '.join(lacking[:SHOWN])}{rest})")
         if gaps:
             more = f" and {len(gaps) - SHOWN} more" if len(gaps) > SHOWN else ""
             told.append(
-                f"frames lack in {'; '.join(gaps[:SHOWN])}{more}: the nearest frame on the way to "
-                "one that lacks stands in for it, as at the ends of a sequence"
+                f"missing frames: {'; '.join(gaps[:SHOWN])}{more}; the nearest frame on the way to "
+                "one stands in for it, as at the ends of a sequence"
             )
         if self.alone and depth > 1:
             number = counted(self.alone, "image")
