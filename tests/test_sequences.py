@@ -196,6 +196,14 @@ def test_pages_of_an_ome_file_are_frames_as_those_of_imagej_are(tmp_path: Path, 
         readers.frames(several)
 
 
+@pytest.mark.parametrize("program", ["imagej", "ome"])
+def test_channels_of_one_picture_are_no_frames(tmp_path: Path, program: str) -> None:
+    words = {program: True, "metadata": {"axes": "CYX"}}
+    file = _stack(tmp_path / "channels.tif", 3, **words)
+    with pytest.raises(UserError, match="3 channels of one picture, which are no frames"):
+        readers.frames(file)
+
+
 def test_a_stack_with_masks_of_all_or_of_some_pages(tmp_path: Path) -> None:
     for name in ("a", "b", "c"):
         _stack(tmp_path / f"images/{name}.tif", 4)

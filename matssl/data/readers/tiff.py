@@ -127,8 +127,8 @@ def frames(path: Path) -> tuple[int, ...]:
     """Return the numbers of the pages that are frames of one stack, from 0; none where it is none.
 
     Raises:
-        UserError: a page is damaged, or the pages go in two directions, such as channels and
-            depths.
+        UserError: a page is damaged, or the pages are channels, or go in two directions, such as
+            channels and depths.
     """
     import tifffile
 
@@ -152,6 +152,12 @@ def frames(path: Path) -> tuple[int, ...]:
         found = tuple(n for n, kind in enumerate(kinds) if kind == (best, True))
     if len(found) < 2:
         return ()
+    if list(directions) == ["C"]:
+        raise UserError(
+            f"{path} holds {directions['C']} channels of one picture, which are no frames beside "
+            "each other; --page N reads one of them, and where they are frames, let the file say "
+            "so (ImageJ: Image > Properties, slices instead of channels)"
+        )
     if len(directions) > 1:
         words = {"C": "channels", "T": "times", "Z": "depths"}
         told = " and ".join(f"{n} {words.get(axis, 'pages')}" for axis, n in directions.items())
