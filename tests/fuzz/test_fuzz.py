@@ -18,10 +18,10 @@ from tests.fuzz.kinds import Case
 from tests.fuzz.material import Material
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-CASES = 200
+CASES = 100
 
 
-def test_two_hundred_spoiled_files_break_nothing(tmp_path: Path) -> None:
+def test_a_hundred_spoiled_files_break_nothing(tmp_path: Path) -> None:
     """Issue 19, 6: no traceback, no hang, no file left, nothing absurd accepted."""
     table = tmp_path / "fuzz.csv"
     # A process of its own: one whose torch has had threads cannot be forked.
@@ -36,7 +36,7 @@ def test_two_hundred_spoiled_files_break_nothing(tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr[-2000:]
     ends = Counter(row["end"] for row in rows)
     # Neither is everything refused nor is anything taken.
-    assert len(rows) == CASES and ends["accepted"] > 20 and ends["refused"] > 60
+    assert len(rows) == CASES and ends["accepted"] > 10 and ends["refused"] > 30
 
 
 def _prints(text: str, code: int) -> Callable[[], int]:
