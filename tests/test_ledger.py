@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import math
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from matssl.core import locks
 from matssl.core.errors import DiskFull, UserError
 from matssl.core.ledger import FREEZE, START, Ledger
 
@@ -221,3 +223,26 @@ def test_an_empty_set_is_frozen_too(path: Path) -> None:
     assert ledger.frozen("test") == ()
     with pytest.raises(UserError, match="0 images"):
         ledger.freeze("test", ["a.png"])
+
+
+def test_a_file_is_one_processs_at_a_time_and_readers_share_it(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    path.touch()
+    with open(path, "rb+") as first, open(path, "rb+") as second:
+        assert locks.hold(first.fileno(), wait=False, shared=True)
+        assert locks.hold(second.fileno(), wait=False, shared=True)
+        assert not locks.hold(second.fileno(), wait=False)
+    with open(path, "rb+") as again:
+        assert locks.hold(again.fileno(), wait=False)
+
+
+def test_a_file_system_without_locks_keeps_a_ledger_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def without(handle: int, kind: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", without)
+    book = Ledger(tmp_path / "ledger.jsonl")
+    book.append("predict", images=2)
+    assert [line.step for line in Ledger.open(book.path).lines] == ["predict"]

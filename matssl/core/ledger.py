@@ -15,7 +15,6 @@ Lists of validation and test images are frozen in it (:meth:`Ledger.freeze`): on
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -26,6 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from matssl.core import locks
 from matssl.core.errors import DiskFull, UserError
 from matssl.core.run_folder import plain
 from matssl.core.textfiles import TEXT_BYTES
@@ -243,7 +243,7 @@ class Ledger:
 def _locked(path: Path, mode: str) -> Iterator[BinaryIO]:
     """Open a file for one process at a time; readers wait for writers."""
     with open(path, mode, buffering=0) as file:
-        fcntl.flock(file, fcntl.LOCK_EX if "+" in mode else fcntl.LOCK_SH)
+        locks.hold(file.fileno(), wait=True, shared="+" not in mode)
         yield file  # type: ignore[misc]
 
 

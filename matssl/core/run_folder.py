@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import errno
-import fcntl
 import json
 import os
 import platform
@@ -20,6 +19,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from matssl.core import locks
 from matssl.core.errors import DiskFull, UserError
 from matssl.core.tables import Row, csv_text
 
@@ -366,16 +366,11 @@ def _claim(root: Path) -> None:
     for other in [path for path in _claimed if path not in own.parents]:
         os.close(_claimed.pop(other))
     handle = os.open(root, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
+    if not locks.hold(handle, wait=False):
         os.close(handle)
         raise UserError(
             f"another process is writing to {root}; wait for it, stop it, or choose another --name"
-        ) from error
-    except OSError:
-        # Some network file systems have no locks.
-        pass
+        )
     _claimed[own] = handle
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import functools
 import hashlib
 import json
@@ -21,6 +20,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from matssl.core import locks
 from matssl.core.errors import UserError
 from matssl.core.run_folder import atomic_path, atomic_write_bytes
 from matssl.data import readers
@@ -423,8 +423,7 @@ def _locked(path: Path) -> Iterator[None]:
         yield
         return
     try:
-        with suppress(OSError):
-            fcntl.flock(handle, fcntl.LOCK_EX)
+        locks.hold(handle, wait=True)
         yield
     finally:
         # Who waits for the removed file finds the cache.

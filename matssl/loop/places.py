@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import re
@@ -12,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from matssl.core import ledger
+from matssl.core import ledger, locks
 from matssl.core.errors import UserError
 from matssl.core.run_folder import atomic_path
 
@@ -145,16 +144,11 @@ def alone(places: Places) -> Iterator[None]:
     except OSError as error:
         raise UserError(f"cannot write to {places.home}: {error.strerror or error}") from error
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+        if not locks.hold(handle, wait=False):
             raise UserError(
                 f"another loop works on {places.root}; wait for it or stop it (--status looks "
                 "without a lock)"
-            ) from error
-        except OSError:
-            # Some network file systems have no locks.
-            pass
+            )
         yield
     finally:
         os.close(handle)
