@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from matssl.core.arrays import Array
 from matssl.core.errors import UserError
+from matssl.core.paths import misplaced
 from matssl.core.wording import counted
 from matssl.data import readers
 from matssl.data.facts import Facts
@@ -70,15 +71,10 @@ def check_path(path: Path, folder: Path) -> None:
     Raises:
         UserError: no PNG file, no such folder, or inside the folder of the images.
     """
-    if path.suffix.lower() != ".png":
-        raise UserError(f"--pictures {path} must be a PNG file: its name ends with .png")
-    if not path.parent.is_dir():
-        raise UserError(f"there is no folder {path.parent} for --pictures {path.name}")
-    if folder.resolve() in path.resolve().parents:
-        raise UserError(
-            f"--pictures {path} lies in the folder of the images and would be read as one of "
-            "them; give another place"
-        )
+    inside = " and would be read as one of them"
+    told = misplaced("--pictures", path, folder, ".png", "a PNG file", inside)
+    if told:
+        raise UserError(told)
 
 
 def gray(plane: Array, kept: int) -> NDArray[np.uint8]:

@@ -6,6 +6,7 @@ Each function returns what is wrong with a path, "" where nothing is.
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 
 def _absent(path: str, what: str) -> str:
@@ -74,3 +75,23 @@ def class_file(classes: str) -> str:
     if not classes.lower().endswith(CLASS_ENDINGS) or os.path.isfile(classes):
         return ""
     return _absent(classes, "class file")
+
+
+def misplaced(word: str, path: Path, folder: Path, ending: str, kind: str, inside: str) -> str:
+    """A file of results with its own ending, not in the folder of the images.
+
+    Args:
+        word: the flag that names it.
+        path: of the file.
+        folder: of the images.
+        ending: of its name, with the point.
+        kind: what it is, with its article: a PNG file.
+        inside: what would become of it among the images, said behind these words.
+    """
+    if path.suffix.lower() != ending:
+        return f"{word} {path} must be {kind}: its name ends with {ending}"
+    if not path.parent.is_dir():
+        return f"there is no folder {path.parent} for {word} {path.name}"
+    if folder.resolve() in path.resolve().parents:
+        return f"{word} {path} lies in the folder of the images{inside}; give another place"
+    return ""

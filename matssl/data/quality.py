@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from matssl.core.arrays import Array
 from matssl.core.errors import UserError
+from matssl.core.paths import misplaced
 from matssl.core.run_folder import atomic_write_text
 from matssl.core.tables import csv_text
 from matssl.core.wording import counted
@@ -268,15 +269,10 @@ def check_path(path: Path, folder: Path) -> None:
     Raises:
         UserError: no CSV file, no such folder, or inside the folder of the images.
     """
-    if path.suffix.lower() != ".csv":
-        raise UserError(f"--quality {path} must be a CSV file: its name ends with .csv")
-    if not path.parent.is_dir():
-        raise UserError(f"there is no folder {path.parent} for --quality {path.name}")
-    if folder.resolve() in path.resolve().parents:
-        raise UserError(
-            f"--quality {path} lies in the folder of the images, where tables say which image is "
-            "what; give another place"
-        )
+    inside = ", where tables say which image is what"
+    told = misplaced("--quality", path, folder, ".csv", "a CSV file", inside)
+    if told:
+        raise UserError(told)
 
 
 def _mean_square(first: Array, second: Array) -> float:
