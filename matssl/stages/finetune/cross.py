@@ -7,7 +7,6 @@ images, as a single training cuts it.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -240,12 +239,12 @@ def _rows(folds: Sequence[Fold], dataset: Dataset) -> list[dict[str, object]]:
 def _plan(settings: FinetuneSettings, folds: Sequence[Fold], whole: Labelled) -> dict[str, Any]:
     """Return what a continuation must agree with, as plain values."""
     root = folds[0].dataset.root
-
-    def names(pairs: Sequence[Pair]) -> list[str]:
-        return [Path(os.path.relpath(pair.image, root)).as_posix() for pair in pairs]
-
     parts = [
-        {"train": names(fold.train), "val": names(fold.val), "held_out": names(fold.held)}
+        {
+            "train": several.names(fold.train, root),
+            "val": several.names(fold.val, root),
+            "held_out": several.names(fold.held, root),
+        }
         for fold in folds
     ]
     return several.plan(settings, whole, folds=parts)
@@ -269,11 +268,8 @@ def _check(settings: FinetuneSettings, fold: Fold, rt: Runtime) -> None:
     """Refuse a fold that cannot be trained."""
     if settings.head == FOREST:
         return
-    images = len(fold.train)
     assert fold.dataset.table is not None
-    batch = reading.largest_batch(settings, images, rt.world_size)
-    model = start.built(settings, fold.dataset.table)
-    start.check_batches(replace(settings, batch_size=batch), model, images)
+    several.check(settings, len(fold.train), fold.dataset.table, rt)
 
 
 def _train(

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from matssl.core import flags, textfiles
 from matssl.core.errors import UserError
+from matssl.core.runtime import Runtime
 from matssl.data.crops import Labelled
+from matssl.data.layouts import Pair
+from matssl.data.masks import ClassTable
 from matssl.stages import resume
-from matssl.stages.finetune import augmented
+from matssl.stages.finetune import augmented, start
+from matssl.stages.finetune import inputs as reading
 from matssl.stages.finetune.settings import FinetuneSettings
 
 INSTEAD = "start a new run under another --name"
@@ -34,6 +39,22 @@ def plan(settings: FinetuneSettings, whole: Labelled, **parts: object) -> dict[s
     }
     # As it is read again: a tuple would differ from its list.
     return dict(json.loads(json.dumps(made)))
+
+
+def names(pairs: Sequence[Pair], root: Path) -> list[str]:
+    """Return the images of a part, as paths from the data set."""
+    return [Path(os.path.relpath(pair.image, root)).as_posix() for pair in pairs]
+
+
+def check(settings: FinetuneSettings, images: int, table: ClassTable, rt: Runtime) -> None:
+    """Refuse a training of so many images that cannot be done, before anything is written.
+
+    Raises:
+        UserError: the network does not take its crops, or its batches.
+    """
+    batch = reading.largest_batch(settings, images, rt.world_size)
+    model = start.built(settings, table)
+    start.check_batches(replace(settings, batch_size=batch), model, images)
 
 
 def stored(path: Path, parts: str) -> dict[str, Any]:

@@ -6,7 +6,6 @@ validates in one of them trains another. Each stage is a run folder of its own.
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -31,7 +30,6 @@ from matssl.metrics import counts as counting
 from matssl.metrics import overlap
 from matssl.preflight import Preflight
 from matssl.stages import console, resume
-from matssl.stages.finetune import inputs as reading
 from matssl.stages.finetune import loop, several, start
 from matssl.stages.finetune.inputs import Inputs
 from matssl.stages.finetune.settings import FinetuneSettings
@@ -75,7 +73,7 @@ def train_in_stages(settings: FinetuneSettings, argv: Sequence[str]) -> Path:
     if before:
         _refuse_other(before, plan, root)
     for part in parts:
-        _check(_own(settings, part, None), part, dataset, rt)
+        several.check(_own(settings, part, None), len(part.learned), dataset.table, rt)
     folder = RunFolder.at(root, settings.resume, settings.overwrite, rt.is_main, marks=(PLAN,))
     states = [resume.state_of(root / part.folder) for part in parts]
     rt.barrier()
@@ -181,15 +179,6 @@ def _inputs(part: Part, known: Dataset, whole: Labelled, record: Preprocess) -> 
     return Inputs(known, table, taken(part.learned), taken(part.val) if part.val else None, record)
 
 
-def _check(settings: FinetuneSettings, part: Part, dataset: Dataset, rt: Runtime) -> None:
-    """Refuse a stage that cannot be trained, before anything is written."""
-    images = len(part.learned)
-    assert dataset.table is not None
-    batch = reading.largest_batch(settings, images, rt.world_size)
-    model = start.built(settings, dataset.table)
-    start.check_batches(replace(settings, batch_size=batch), model, images)
-
-
 def _train(
     settings: FinetuneSettings,
     rt: Runtime,
@@ -289,17 +278,13 @@ def _plan(
     settings: FinetuneSettings, parts: Sequence[Part], whole: Labelled, root: Path
 ) -> dict[str, Any]:
     """Return what a continuation must agree with, as plain values."""
-
-    def names(pairs: Sequence[Pair]) -> list[str]:
-        return [Path(os.path.relpath(pair.image, root)).as_posix() for pair in pairs]
-
     stages = [
         {
             "name": part.stage.name,
             "settings": part.stage.changes(settings.lr),
-            "train": names(part.train),
-            "replayed": names(part.replayed),
-            "val": names(part.val),
+            "train": several.names(part.train, root),
+            "replayed": several.names(part.replayed, root),
+            "val": several.names(part.val, root),
         }
         for part in parts
     ]
