@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 from matssl.core.arrays import Array
@@ -93,7 +94,7 @@ class Preflight:
         group = {f.path: str(f.path.parent) if f.split in loose else "" for f in self.facts}
         return known, {path: group[path] for path in known}
 
-    @property
+    @cached_property
     def outliers(self) -> dict[Path, tuple[Outlier, ...]]:
         """Pictures that are less sharp, noisier or of other contrast than their like."""
         return quality.standing_out(*self.qualities)
