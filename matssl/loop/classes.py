@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -99,12 +98,11 @@ class Classes:
         places[: self.table.num_classes] = np.arange(self.table.num_classes)
         if self.table.kind == "color":
             rgb = np.array([_rgb(str(value)) for value in values], np.uint8)
-            data = cv2.imencode(".png", rgb[places[classes]][..., ::-1], drawing.MASK_PNG)[1]
-            return bytes(data.tobytes())
+            return drawing.mask_png(rgb[places[classes]][..., ::-1])
         numbers = np.array(values, np.uint8)
         drawn = numbers[places[classes]]
         if not shown:
-            return bytes(cv2.imencode(".png", drawn, drawing.MASK_PNG)[1].tobytes())
+            return drawing.mask_png(drawn)
         colours = np.full((256, 3), IGNORED_COLOUR, np.uint8)
         colours[numbers[:-1]] = class_colours(self.table.num_classes)
         return drawing.palette_png(drawn, colours)

@@ -120,7 +120,7 @@ def write_masks(
         classes: uint8 (H, W); 255 for none.
         num_classes: how many colours there are.
     """
-    colour = cv2.imencode(".png", colour_bgr(classes, num_classes), MASK_PNG)[1].tobytes()
+    colour = mask_png(colour_bgr(classes, num_classes))
     for place, content in (("index", indexed_png(classes, num_classes)), ("colour", colour)):
         with atomic_path(folder.path(f"{kind}/{place}/{name}.png")) as temporary:
             temporary.write_bytes(content)
@@ -152,6 +152,15 @@ def indexed_png(classes: NDArray[np.uint8], num_classes: int) -> bytes:
     return palette_png(classes, pictures.colour_mask(every, num_classes)[0])
 
 
+def mask_png(pixels: Array) -> bytes:
+    """Return a mask, or one in colours in OpenCV's order, as PNG.
+
+    Args:
+        pixels: (H, W) or (H, W, 3), uint8 or uint16.
+    """
+    return bytes(cv2.imencode(".png", pixels, MASK_PNG)[1].tobytes())
+
+
 def palette_png(values: NDArray[np.uint8], colours: NDArray[np.uint8]) -> bytes:
     """Return values as PNG with a palette.
 
@@ -162,7 +171,7 @@ def palette_png(values: NDArray[np.uint8], colours: NDArray[np.uint8]) -> bytes:
         values: uint8 (H, W).
         colours: RGB of each value, uint8 (256, 3).
     """
-    data = cv2.imencode(".png", values, MASK_PNG)[1].tobytes()
+    data = mask_png(values)
     head = bytearray(data[:PNG_HEADER])
     head[PNG_COLOUR] = PNG_PALETTE
     head[-4:] = struct.pack(">I", zlib.crc32(head[12:-4]))

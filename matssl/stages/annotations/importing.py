@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -32,7 +31,7 @@ from matssl.data.annotations.classes import Classes, of_drawings, renamed
 from matssl.data.annotations.pairing import Paired, pair, size_of
 from matssl.data.annotations.raster import Painted, paint
 from matssl.stages.annotations.settings import ImportSettings
-from matssl.stages.drawing import MASK_PNG
+from matssl.stages.drawing import mask_png
 
 CLASSES, TABLE = "classes.yaml", "import.csv"
 SHOWN = 3
@@ -194,7 +193,7 @@ def _folder(out: Path) -> Iterator[Path]:
 
 def _write(path: Path, mask: NDArray[np.uint8]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    atomic_write_bytes(path.with_suffix(".png"), cv2.imencode(".png", mask, MASK_PNG)[1].tobytes())
+    atomic_write_bytes(path.with_suffix(".png"), mask_png(mask))
 
 
 def _count(told: Told, path: Path, drawing: Drawing, painted: Painted, classes: Classes) -> None:

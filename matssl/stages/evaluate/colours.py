@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,7 +11,7 @@ from matssl.core.errors import UserError
 from matssl.core.run_folder import RunFolder, atomic_path
 from matssl.data.masks import ClassTable
 from matssl.data.masks.mapping import is_mapping, read_mapping
-from matssl.stages.drawing import MASK_PNG
+from matssl.stages.drawing import mask_png
 
 FOLDER, SUFFIX = "masks/rgb", "_mask.png"
 
@@ -71,6 +70,6 @@ def write(
         colours: from :func:`of_table`.
     """
     # OpenCV wants blue first.
-    data = cv2.imencode(".png", colours[:, ::-1][classes], MASK_PNG)[1].tobytes()
+    data = mask_png(colours[:, ::-1][classes])
     with atomic_path(folder.path(f"{FOLDER}/{name}{SUFFIX}")) as temporary:
         temporary.write_bytes(data)

@@ -167,7 +167,7 @@ class Run:
         self.stop_at = self.schedule.total_steps
         # Where the last.ckpt that is overwritten stays; a torn one does not.
         self.keep: str | None = checkpoint.PREVIOUS
-        # Of the stage before: its progress, with the images that it has seen.
+        # Progress of the model that this one went on from, with the images that it has seen.
         self.taught_before: Mapping[str, Any] = {}
         # Steps taken; mIoU of the best model and its step; validations since then.
         self.step, self.best, self.best_step, self.stale = 0, -1.0, 0, 0
@@ -258,8 +258,7 @@ class Run:
         counts, val_loss = self.learner.examine(self.inputs.val, lossy=scored)
         miou = overlap.miou(counts)
         classes = dict(zip(self.inputs.table.names, map(float, overlap.iou(counts)), strict=True))
-        monitor = self.settings.monitor
-        value = miou if monitor == "miou" else scores.monitored(monitor, counts, val_loss)
+        value = scores.monitored(self.settings.monitor, counts, val_loss)
         better = value > self.top
         row: dict[str, object] = {"step": self.step, "loss": loss, "val_miou": miou}
         figures = scores.figures(counts)
