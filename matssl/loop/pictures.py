@@ -87,13 +87,15 @@ def _told_apart(
         stems.setdefault(naming.stem(path), []).append(path)
     # A mask is told beside its picture, which may have been there before.
     beside = {p for path in new for stem in naming.of_mask(path) for p in stems.get(stem, ())}
-    order = [path for path in found if path in beside or path in set(new)]
+    wanted = beside.union(new)
+    order = [path for path in found if path in wanted]
     seen = survey.survey(
         ctx.places.root, tuple(layouts.DATA_LAYOUTS.values()), found=Listing(tuple(order))
     )
-    images = [path for path in new if path in set(seen.images)]
+    shown = set(seen.images)
+    images = [path for path in new if path in shown]
     why = "no micrograph by its name or by what it holds; masks are put into corrected"
-    return images, {ctx.places.name(path): why for path in new if path not in images}
+    return images, {ctx.places.name(path): why for path in new if path not in shown}
 
 
 def look(ctx: Context) -> bool:

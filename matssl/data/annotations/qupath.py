@@ -36,7 +36,6 @@ from matssl.data.annotations.drawing import (
 ENDINGS = (".geojson", ".json")
 # What QuPath calls its ignored class; __ignore__ would be one class more to its user.
 IGNORED = "Ignore*"
-AREAS = ("Polygon", "MultiPolygon", "GeometryCollection")
 WITHOUT_AREA = ("Point", "MultiPoint", "LineString", "MultiLineString")
 # How deep collections of geometries may lie in each other.
 DEPTH = 8
