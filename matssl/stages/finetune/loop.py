@@ -258,7 +258,8 @@ class Run:
         counts, val_loss = self.learner.examine(self.inputs.val, lossy=scored)
         miou = overlap.miou(counts)
         classes = dict(zip(self.inputs.table.names, map(float, overlap.iou(counts)), strict=True))
-        value = scores.monitored(self.settings.monitor, counts, val_loss)
+        monitor = self.settings.monitor
+        value = miou if monitor == "miou" else scores.monitored(monitor, counts, val_loss)
         better = value > self.top
         row: dict[str, object] = {"step": self.step, "loss": loss, "val_miou": miou}
         figures = scores.figures(counts)
