@@ -35,10 +35,9 @@ SPACING = 8
 # Weight of the squared coefficients, relative to features of unit variance. Of 1e-3 to 10 this gave
 # the best scores on five sets of micrographs, from random and from pretrained encoders.
 RIDGE = 0.1
-# Blocks of the cross-validation: their largest side, which is that of a training crop; their number
-# along the shorter side of a picture that is alone; how many there are at least and at most, and
-# the pixels of all of them that an encoder sees.
-BLOCK, PARTS, FEWEST, BLOCKS, SEEN = 192, 4, 12, 24, 400_000
+# Blocks of the cross-validation: their largest side, and how many there are at most. Fewer and
+# larger ones leave wider intervals.
+BLOCK, BLOCKS = 192, 20
 # Pixels of a block that lie nearer to its border are not looked at: twice as many part what fits
 # from what scores.
 MARGIN = 16
@@ -270,19 +269,19 @@ def _spread(data: Labelled, num_classes: int, seed: int, multiple: int) -> list[
     pairs = specimens.take(data.pairs, BLOCKS, seed)
     numbers = [i for i, pair in enumerate(data.pairs) if pair in pairs]
     found: list[Box] = []
+    # Of an image so many along its shorter side that all together have enough.
+    parts = math.ceil(math.sqrt(BLOCKS / len(numbers)))
     for place, number in enumerate(numbers):
         mask = data.masks[number]
-        most = min(mask.shape) // PARTS if len(numbers) == 1 else min(mask.shape)
-        side = max(multiple, min(BLOCK, most) // multiple * multiple)
+        side = max(multiple, min(BLOCK, min(mask.shape) // parts) // multiple * multiple)
         boxes = [
             (number, top, left, side, side)
             for top in _starts(mask.shape[0], side)
             for left in _starts(mask.shape[1], side)
         ]
-        wanted = min(BLOCKS, max(FEWEST, SEEN // side**2))
         if len(numbers) == 1:
-            return _chosen(data, boxes, num_classes, wanted, wanted)
-        own = -(-wanted // len(numbers))
+            return _chosen(data, boxes, num_classes, BLOCKS, BLOCKS)
+        own = -(-BLOCKS // len(numbers))
         content = _content(data, boxes, num_classes)
         turns = [(place * own + turn) % num_classes for turn in range(own)]
         order = [int(content[:, c].argmax()) for c in turns if content[:, c].any()]

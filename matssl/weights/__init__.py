@@ -285,9 +285,17 @@ def imagenet(
         except OSError as error:
             raise UserError(
                 f"the ImageNet weights of {name} are not in {path.parent} and could not be fetched "
-                f"({error}); fetch {url} elsewhere and put the file there, or use --weights none"
+                f"({error}); fetch {url} elsewhere and put the file there, or use {_instead()}"
             ) from error
     return load(encoder, path, in_channels=in_channels, mean=mean, std=std, frames=frames)
+
+
+def _instead() -> str:
+    """Return what else one may begin with: encoders whose ImageNet weights lie here, or none."""
+    entries = hub.weights_registry().values()
+    here = [e.architecture for e in entries if e.name.startswith("imagenet-") and e.path.is_file()]
+    told = f"--encoder {here[0]}, whose ImageNet weights are on this machine, or " if here else ""
+    return f"{told}--weights none"
 
 
 def imagenet_at_hand(name: str) -> str | None:

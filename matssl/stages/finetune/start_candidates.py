@@ -56,10 +56,11 @@ def at_hand(
     if settings.ssl_weights_path == AUTO and settings.weights not in (RANDOM, IMAGENET):
         _add(found, notes, known, settings.weights, encoder, inputs)
     imagenet = weights.imagenet_at_hand(encoder or DEFAULT_ENCODER)
-    if imagenet is not None and _place(imagenet) not in known and IMAGENET not in but:
+    if imagenet is not None:
+        if _place(imagenet) not in known and IMAGENET not in but:
+            name = encoder or DEFAULT_ENCODER
+            found.append(Candidate(imagenet, name, words_of(imagenet, name)))
         known.add(_place(imagenet))
-        name = encoder or DEFAULT_ENCODER
-        found.append(Candidate(imagenet, name, words_of(imagenet, name)))
     entries = [entry for entry in hub.weights_registry().values() if entry.path.is_file()]
     if encoder is not None:
         entries = [entry for entry in entries if entry.architecture.startswith(encoder)]

@@ -26,6 +26,7 @@ from matssl.core.wording import counted
 from matssl.models.encoders import build_encoder, channels_last, encoder_facts
 from matssl.probe import CrossProbe
 from matssl.stages import lineage
+from matssl.stages.finetune import inputs as reading
 from matssl.stages.finetune.inputs import Inputs
 from matssl.stages.finetune.settings import FinetuneSettings
 from matssl.stages.finetune.start_candidates import Candidate, at_hand, masks_seen, words_of
@@ -71,6 +72,8 @@ class Gain:
     @property
     def text(self) -> str:
         """In points of mIoU with the interval."""
+        if self.value == 0 and math.isnan(self.low):
+            return "no difference"
         if math.isnan(self.low):
             return f"{100 * self.value:+.1f} points, too few parts for an interval"
         ends = f"[{100 * self.low:+.1f}, {100 * self.high:+.1f}]"
@@ -100,12 +103,14 @@ class Comparison:
 
 
 def waits(settings: FinetuneSettings) -> bool:
-    """Return whether the encoder is that of a start which is still to be chosen.
+    """Return whether encoder or decoder are those of a start which is still to be chosen.
 
     Folds and stages are checked together before one begins, so that theirs is known.
     """
     alone = settings.folds is None and settings.stages is None and not settings.resume
-    return alone and settings.ssl_weights_path == AUTO and settings.encoder == AUTO
+    return (
+        alone and settings.ssl_weights_path == AUTO and AUTO in (settings.encoder, settings.decoder)
+    )
 
 
 def compared(
@@ -140,19 +145,19 @@ def _checked(settings: FinetuneSettings, given: str, rt: Runtime, inputs: Inputs
     first = Candidate(given, name, f"given: {words_of(given, name)}")
     others, notes = at_hand(settings, name, inputs, but=(given,))
     try:
-        scored, told, failed = _scored(settings, (first, *others), rt, inputs)
+        probe = _probe(settings, (first, *others), inputs)
     except UserError as error:
         return Comparison(f"start   not compared with others: {error}")
+    scored, told, failed = _scored((first, *others), probe, settings.seed, rt, inputs)
     if scored[0].candidate is not first:
-        # It is refused with its cause where it is loaded.
-        return Comparison("")
+        raise UserError(failed[0])
     own, rest = scored[0], scored[1:]
     gains = [_gain(own, other, told.probe) for other in rest]
     better = [pair for pair in zip(rest, gains, strict=True) if pair[1].low > 0]
     ordered = sorted(zip(rest, gains, strict=True), key=lambda pair: -pair[0].miou)
     lines = [f"start   {told.text}", _line(own)]
     lines += [_line(other, f"{gain.text} against the given one") for other, gain in ordered]
-    lines += [f"        {note}" for note in (*notes, *failed)]
+    lines += [f"        {note}" for note in (*notes, *(f"left out: {why}" for why in failed))]
     warning = fact = ""
     if better:
         best, gain = max(better, key=lambda pair: pair[0].miou)
@@ -179,7 +184,8 @@ def _chosen(
     settings: FinetuneSettings, rt: Runtime, inputs: Inputs
 ) -> tuple[FinetuneSettings, Comparison]:
     """Return the settings with the best start, and how it was found."""
-    name = None if settings.encoder == AUTO else settings.encoder
+    name = settings.encoder
+    name = None if name == AUTO else reading.named_encoder(settings, name)
     found, notes = at_hand(settings, name, inputs, but=())
     told_notes = [f"        {note}" for note in notes]
     if len(found) == 1:
@@ -189,19 +195,20 @@ def _chosen(
         fact = "random weights: nothing else at hand"
         return _taking(settings, found[0]), Comparison("\n".join([text, *told_notes]), (), fact)
     try:
-        scored, told, failed = _scored(settings, found, rt, inputs)
+        probe = _probe(settings, found, inputs)
     except UserError as error:
         names = ", ".join(one.source for one in found)
         raise UserError(
             f"--ssl_weights_path auto cannot compare starts: {error}; name one of them: {names}"
         ) from error
+    scored, told, failed = _scored(found, probe, settings.seed, rt, inputs)
     best = max(scored, key=lambda one: one.miou)
     ordered = sorted(scored, key=lambda one: -one.miou)
     lines = [f"start   {told.text}"]
     for one in ordered:
         gain = "" if one is best else f"{_gain(best, one, told.probe).text} against the one taken"
         lines.append(_line(one, gain or "taken"))
-    lines += [*told_notes, *(f"        {note}" for note in failed)]
+    lines += [*told_notes, *(f"        left out: {why}" for why in failed)]
     fact = f"{best.candidate.words}: the best of {counted(len(scored), 'start')} at hand"
     rows = _rows(scored, best, told)
     return _taking(settings, best.candidate), Comparison("\n".join(lines), rows, fact)
@@ -228,29 +235,33 @@ class _Told:
     how: str
 
 
-def _scored(
-    settings: FinetuneSettings, candidates: Sequence[Candidate], rt: Runtime, inputs: Inputs
-) -> tuple[list[Scored], _Told, list[str]]:
-    """Return the scores of starts, how they were found, and which cannot be used.
+def _probe(
+    settings: FinetuneSettings, candidates: Sequence[Candidate], inputs: Inputs
+) -> CrossProbe:
+    """Return what scores the starts.
 
     Raises:
         UserError: the labels do not carry it.
     """
-    began = time.monotonic()
     names = dict.fromkeys(one.encoder for one in candidates)
     multiple = math.lcm(*(_multiple(name, inputs.record.channels) for name in names))
     classes = inputs.table.num_classes
-    probe = CrossProbe(inputs.train, classes, inputs.record.tensor, settings.seed, multiple)
+    return CrossProbe(inputs.train, classes, inputs.record.tensor, settings.seed, multiple)
+
+
+def _scored(
+    candidates: Sequence[Candidate], probe: CrossProbe, seed: int, rt: Runtime, inputs: Inputs
+) -> tuple[list[Scored], _Told, list[str]]:
+    """Return the scores of starts, how they were found, and what is wrong with the others."""
+    began = time.monotonic()
     found: list[Scored] = []
-    notes: list[str] = []
+    failed: list[str] = []
     for one in candidates:
         draws = DRAWS if one.source == RANDOM else 1
         try:
-            counts = tuple(
-                _counts(one, probe, inputs, rt, settings.seed + draw) for draw in range(draws)
-            )
+            counts = tuple(_counts(one, probe, inputs, rt, seed + draw) for draw in range(draws))
         except UserError as error:
-            notes.append(f"left out: {error}")
+            failed.append(str(error))
             continue
         found.append(Scored(one, counts, float(np.mean([probe.score(c) for c in counts]))))
     images = counted(len(inputs.train.planes), "labelled image")
@@ -261,7 +272,7 @@ def _scored(
         f"{counted(len(found), 'start')} by a linear read-out of frozen features, mIoU ({how}; "
         f"{seconds:.0f} s)"
     )
-    return found, _Told(probe, text, how), notes
+    return found, _Told(probe, text, how), failed
 
 
 def _fresh(name: str, channels: int, seed: int, device: torch.device) -> torch.nn.Module:
