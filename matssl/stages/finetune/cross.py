@@ -292,6 +292,9 @@ def _train(
     if state == "done":
         return
     own = replace(settings, resume=state == "begun", overwrite=state == "new")
+    if fold.number > 1:
+        # One look tells; a start that is to be chosen is chosen in each, without what it holds out.
+        own = replace(own, check_start="none")
     inputs = inputs_of(fold, whole, found)
     _note_absent(settings, rt, fold, inputs)
     try:
@@ -355,6 +358,11 @@ def join(folder: RunFolder, folds: Sequence[Fold], settings: FinetuneSettings) -
     for payload in payloads:
         for name, own in seen.items():
             own |= set(payload["progress"][name])
+    # Folds that chose their starts may have begun from several.
+    before: list[Mapping[str, object]] = []
+    for payload in payloads:
+        own_links = Lineage.read(payload["lineage"]).ancestors.links
+        before += [link for link in own_links if link not in before]
     link: dict[str, object] = {
         "stage": "finetune",
         "dataset": folds[0].dataset.root.name,
@@ -371,7 +379,7 @@ def join(folder: RunFolder, folds: Sequence[Fold], settings: FinetuneSettings) -
             "step": max(steps),
             "recipe": flags.to_dict(settings),
             "classes": payloads[0]["classes"],
-            "lineage": Lineage.read(payloads[0]["lineage"]).ancestors.then(link).stored(),
+            "lineage": Lineage(tuple(before)).then(link).stored(),
             "progress": parts["progress"] | {name: sorted(own) for name, own in seen.items()},
         },
     )

@@ -30,6 +30,7 @@ from matssl.stages.finetune.settings import (
     FinetuneSettings,
     given_weights,
 )
+from matssl.stages.finetune.start_settings import AUTO
 
 # Whatever else a folder calls a split is a test of some kind and stays closed.
 OPENED = ("train", "val")
@@ -237,7 +238,7 @@ def architecture(settings: FinetuneSettings, root: Path) -> tuple[str, str]:
     if settings.resume:
         before = resume.load(root, "finetune")[0]["recipe"]
         found = str(before["encoder"]), str(before["decoder"])
-    elif source not in ("none", "imagenet"):
+    elif source not in ("none", "imagenet", AUTO):
         found = weights.architecture(source)
         found = found if settings.pretrained_decoder else (found[0], None)
     if encoder == "auto":

@@ -92,6 +92,7 @@ def trained(
     """
     if settings.head == FOREST:
         return forest.trained(settings, rt, root, inputs, facts, argv)
+    settings, compared = start.started(settings, rt, root, inputs)
     settings = start.sampled(settings, inputs.table, inputs.train)
     model = start.built(settings, inputs.table)
     images = len(inputs.train.planes)
@@ -106,6 +107,9 @@ def trained(
     rt.barrier()
     run = Run(settings, rt, folder, inputs, model, started_from)
     run.taught_before = taught
+    if compared is not None:
+        run.start_text = "\n".join(filter(None, (run.start_text, compared.text)))
+        run.compared = compared.fact
     if folder.resumed:
         run.restore()
     else:
@@ -124,6 +128,8 @@ def trained(
                 reading.describe(folder, inputs)
                 augmented.begin(folder, inputs, run.crops.size, settings.seed)
                 results.begin(folder, settings, run.learner.model, inputs)
+                if compared is not None:
+                    compared.write(folder)
                 run.save("last.ckpt")
             run.train()
     except BaseException as error:
@@ -147,6 +153,8 @@ class Run:
         self.settings, self.rt, self.folder, self.inputs = settings, rt, folder, inputs
         self.ancestors = lineage.ancestors(started_from)
         self.start_text = lineage.origin(started_from, resumed=False)
+        # How the start does beside others at hand, where it was looked at.
+        self.compared = ""
         self.schedule = schedule(settings, len(inputs.train.planes))
         self.crops = reading.crop_augmentation(settings, inputs.pipeline)
         # The same for the run itself and for each of its folds.
@@ -332,6 +340,7 @@ class Run:
                     "top": self.top,
                     "course": self.course.stored(),
                     "start": self.start_text,
+                    "compared": self.compared,
                     **self._taught(),
                     "data": self.inputs.identity,
                     **augmented.stored(self.inputs.pipeline),
@@ -348,8 +357,9 @@ class Run:
                 self.keep = checkpoint.PREVIOUS
             else:
                 checkpoint.save(path, payload)
-            facts = {"best_miou": self.best, "best_step": self.best_step}
-            self.folder.status("running", step=self.step, total=self.stop_at, **facts)
+            self.folder.status(
+                "running", step=self.step, total=self.stop_at, **self._outcome().facts
+            )
         self.rt.barrier()
 
     def restore(self) -> None:
@@ -385,6 +395,7 @@ class Run:
         self.top, self.course = float(facts.get("top", self.best)), Course.read(facts.get("course"))
         self.ancestors = Lineage.read(payload["lineage"]).ancestors
         self.start_text = str(facts["start"])
+        self.compared = str(facts.get("compared", ""))
         self.taught_before = facts
 
     def _taught(self) -> dict[str, list[str]]:
@@ -408,7 +419,8 @@ class Run:
         return self.ancestors.then(here)
 
     def _outcome(self) -> report.Outcome:
-        return report.Outcome(self.step, self.stop_at, self.best, self.best_step, self.start_text)
+        told = self.start_text, self.compared
+        return report.Outcome(self.step, self.stop_at, self.best, self.best_step, *told)
 
 
 def schedule(settings: FinetuneSettings, images: int) -> Schedule:

@@ -15,6 +15,7 @@ from matssl.stages.finetune.augmentation_settings import AugmentationSettings
 from matssl.stages.finetune.forest_settings import GROUPS, HEADS, HEEDED, UNHEEDED, ForestSettings
 from matssl.stages.finetune.sections import ListSettings, NetworkSettings, ScoreSettings
 from matssl.stages.finetune.stage_plan import StagedSettings
+from matssl.stages.finetune.start_settings import AUTO, StartSettings, start_problem
 from matssl.stages.settings import (
     DEEPEST,
     ImageSettings,
@@ -92,6 +93,7 @@ class FinetuneSettings(
     ForestSettings,
     AugmentationSettings,
     StagedSettings,
+    StartSettings,
 ):
     """Flags of train_finetune.py."""
 
@@ -169,9 +171,10 @@ class FinetuneSettings(
     ssl_weights_path: str | None = flag(
         None,
         "model",
-        "weights of a pretraining run: a file, or a name of the model hub",
+        "weights of a pretraining run: a file, or a name of the model hub; auto: the best start at "
+        "hand, by a linear read-out on the labelled images",
         first=True,
-        leads=weights_file,
+        leads=start_problem,
     )
     pretrained_decoder: bool = flag(
         True, "model", "also start from the decoder where the weights have one (spark, pscl)"
@@ -310,7 +313,7 @@ class FinetuneSettings(
     def start_file(self) -> str | None:
         """File, or name in the hub, of the weights the training starts from; None without one."""
         source = self.ssl_weights_path or self.pretrained or self.weights
-        return None if source in ("none", "imagenet") else source
+        return None if source in ("none", "imagenet", AUTO) else source
 
     def problems(self) -> list[Problem]:
         """Return what does not go together, one sentence each."""
