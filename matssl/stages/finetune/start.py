@@ -100,6 +100,8 @@ def _tried(settings: FinetuneSettings, table: ClassTable) -> FinetuneSettings:
     model = built(settings, table)
     if settings.finetune_blocks not in (blocks.ALL, blocks.NONE):
         blocks.wanted(model.encoder, settings.finetune_blocks, settings.encoder)
+    if settings.layer_decay < 1:
+        blocks.told_blocks(model.encoder, settings.encoder, "--layer_decay 1")
     if not settings.whole_images:
         settings = replace(settings, crop_size=reading.crop_size(settings, model))
     return settings
