@@ -31,6 +31,11 @@ def main(argv: Sequence[str]) -> int:
 
         train_in_stages(resolved, argv)
         return 0
+    if resolved.ensemble > 1:
+        from matssl.stages.finetune.seeds import train_ensemble
+
+        train_ensemble(resolved, argv)
+        return 0
     from matssl.stages.finetune.loop import finetune
 
     finetune(resolved, argv)

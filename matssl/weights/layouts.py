@@ -39,7 +39,7 @@ def own_segmentation(content: Content) -> dict[str, Tensor] | None:
         )
     if content.has("members."):
         raise UserError(
-            f"{content.path} is the ensemble of several folds, each with an encoder of its own; "
+            f"{content.path} is the ensemble of several models, each with an encoder of its own; "
             "give the best.ckpt of one of them (fold_1/best.ckpt)"
         )
     return content.below("ema.encoder.") or content.below("encoder.")

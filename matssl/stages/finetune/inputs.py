@@ -362,6 +362,7 @@ def crop_augmentation(
         illumination=settings.illumination,
         blur_p=settings.blur_p,
         noise_p=settings.noise_p,
+        paste_p=settings.copy_paste,
         pipeline=pipeline,
     )
 
@@ -377,6 +378,8 @@ def objective(settings: FinetuneSettings) -> Objective:
         l2=settings.l2,
         threshold=settings.threshold,
         counted=settings.scored,
+        options=settings.loss_options(settings.loss),
+        dropout=settings.decoder_dropout,
     )
 
 

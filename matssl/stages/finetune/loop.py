@@ -23,6 +23,7 @@ from matssl.stages import console, lineage, resume
 from matssl.stages.console import Clock, Writer
 from matssl.stages.finetune import (
     augmented,
+    averaging,
     calibrate,
     folds,
     forest,
@@ -117,7 +118,8 @@ def trained(
     console.say(settings, rt, run.start_text)
     plan = report.description(settings, inputs, run.schedule.total_steps, run.step)
     console.say(settings, rt, f"{plan}\ndevice  {rt.describe()}\nfolder  {folder.root}")
-    for note in (report.mirroring(inputs, run.crops.size), augmented.told(inputs.pipeline)):
+    notes = [report.mirroring(inputs, run.crops.size), augmented.told(inputs.pipeline)]
+    for note in (*notes, averaging.told(settings, inputs)):
         if note:
             console.say(settings, rt, note)
     try:
@@ -181,6 +183,7 @@ class Run:
         self.step, self.best, self.best_step, self.stale = 0, -1.0, 0, 0
         # What the best model is the best in; the steps since the last validation.
         self.top, self.course = scores.LOWEST, Course()
+        self.averaging = averaging.Averaging(settings.average_checkpoints)
         self.val_every = reading.val_every(settings, len(inputs.train.planes))
 
     def train(self) -> None:
@@ -231,6 +234,10 @@ class Run:
             self.best_step = self.step
             self.save("best.ckpt")
         if rt.is_main:
+            val, monitor = self.inputs.val, settings.monitor
+            told, miou = averaging.finish(folder, self.averaging, learner, val, monitor)
+            self.best = self.best if miou is None else miou
+            self.say(told) if told else None
             calibrate.kept(folder, self.inputs, learner)
             results.finish(folder, settings, self.inputs, learner)
             report.finish(settings, folder, self.inputs, learner, self._outcome())
@@ -269,6 +276,7 @@ class Run:
         monitor = self.settings.monitor
         value = miou if monitor == "miou" else scores.monitored(monitor, counts, val_loss)
         better = value > self.top
+        self.averaging.add(self.step, value, self.learner.averaged)
         row: dict[str, object] = {"step": self.step, "loss": loss, "val_miou": miou}
         figures = scores.figures(counts)
         if scored:
@@ -348,6 +356,8 @@ class Run:
             }
             if name == "last.ckpt":
                 payload |= self.learner.state()
+                payload["state"] |= self.averaging.state()
+                payload["progress"] |= self.averaging.stored()
             else:
                 payload["state"] = self.learner.averaged
             path = self.folder.path(name)
@@ -388,6 +398,7 @@ class Run:
         augmented.refuse_other(facts, self.crops.augmented, self.folder.root, instead)
         self.step = resume.whole_number("step", payload["step"], self.schedule.total_steps)
         self.learner.restore(payload)
+        self.averaging.restore(payload)
         self.best = float(facts["best"])
         self.best_step = resume.whole_number("best_step", facts["best_step"], self.step)
         self.stale = resume.whole_number("stale", facts["stale"])
@@ -436,4 +447,5 @@ def schedule(settings: FinetuneSettings, images: int) -> Schedule:
         freeze_encoder_steps=settings.freeze_encoder_steps,
         ema=settings.ema,
         blocks=settings.finetune_blocks,
+        layer_decay=settings.layer_decay,
     )

@@ -13,6 +13,8 @@ from matssl.core.flags import Command, Problem, declared, flag, peek, to_dict
 from matssl.decoders import described, segmenting
 from matssl.stages.finetune.augmentation_settings import AugmentationSettings
 from matssl.stages.finetune.forest_settings import GROUPS, HEADS, HEEDED, UNHEEDED, ForestSettings
+from matssl.stages.finetune.ingredient_settings import IngredientSettings
+from matssl.stages.finetune.rare_settings import THIN_LOSSES, RareSettings
 from matssl.stages.finetune.sections import ListSettings, NetworkSettings, ScoreSettings
 from matssl.stages.finetune.stage_plan import StagedSettings
 from matssl.stages.finetune.start_settings import AUTO, StartSettings, start_problem
@@ -34,7 +36,7 @@ RECIPES = os.path.join(os.path.dirname(os.path.abspath(__file__)), "recipes")
 # Side of a training crop where nothing says another.
 CROP_SIZE = 192
 # The keys of matssl.models.losses.LOSSES; a test holds that they agree.
-LOSSES = ("dice_ce", "dice", "ce", "focal", "bce", "dice_bce")
+LOSSES = ("dice_ce", "dice", "ce", "focal", "bce", "dice_bce", *THIN_LOSSES)
 # Values of --class_weights that are no numbers.
 NAMED_WEIGHTS = ("none", "balanced")
 # Value of --folds for as many as there are specimens.
@@ -92,6 +94,8 @@ class FinetuneSettings(
     ListSettings,
     ForestSettings,
     AugmentationSettings,
+    IngredientSettings,
+    RareSettings,
     StagedSettings,
     StartSettings,
 ):
@@ -284,7 +288,12 @@ class FinetuneSettings(
         choices=("full", "flips", "hflip", "none", "each"),
     )
     scale_jitter: float = flag(
-        0.0, "augmentation", "crops are zoomed by up to this share", low=0, high=2
+        0.0,
+        "augmentation",
+        "log of the largest zoom: crops show a field of e^-X to e^X times their side, drawn evenly "
+        "in the log (0.69: half to twice, as multi-scale training has it)",
+        low=0,
+        high=2,
     )
     rotation: float = flag(
         0.0, "augmentation", "crops are turned by up to so many degrees either way", low=0, high=180
@@ -333,7 +342,11 @@ class FinetuneSettings(
             wrong.append(Problem(told, ("whole_model", "weights", "ssl_weights_path")))
         wrong += self.sample_problems(self.input_size, self.rare_class_p, self.d4)
         wrong += self.list_problems(self.splits, self.name)
-        wrong += self.staged_problems(self.folds, self.head != HEADS[0], self.results_dir)
+        several = {"folds": self.folds, "stages": self.stages, "results_dir": self.results_dir}
+        forest = self.head != HEADS[0]
+        wrong += self.ingredient_problems(forest, several)
+        wrong += self.loss_problems(self.resolved().loss)
+        wrong += self.staged_problems(self.folds, forest, self.results_dir)
         return wrong
 
     def resolved(self) -> FinetuneSettings:

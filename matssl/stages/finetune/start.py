@@ -110,6 +110,8 @@ def _tried(
     model = built(settings, table)
     if settings.finetune_blocks not in (blocks.ALL, blocks.NONE):
         blocks.wanted(model.encoder, settings.finetune_blocks, settings.encoder)
+    if settings.layer_decay < 1:
+        blocks.told_blocks(model.encoder, settings.encoder, "--layer_decay 1")
     if settings.whole_images:
         return settings, ()
     asked, settings = (
