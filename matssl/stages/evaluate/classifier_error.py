@@ -15,11 +15,6 @@ from matssl.stages.evaluate.summary import Result
 from matssl.trained.segmenter import Segmenter
 
 VALIDATION = "val"
-ADAPTED = "the model was fitted to these images without their masks (--adapt)"
-UNKNOWN_ERROR = (
-    "The classifier's own error is not in these intervals: held-out truth is of the model as it "
-    "was trained, and --adapt changed it."
-)
 # Of images that are held-out truth themselves.
 OUT_OF_FOLD: Mapping[str, Any] = {
     "corrected": {},
@@ -63,9 +58,6 @@ def known(
     names, doubts = segmenter.table.names, []
     if at_home and any(r.pair.split == VALIDATION for r in results):
         doubts.append("images of the validation split chose the step at which training ended")
-    if any(result.fit is not None and result.fit.done for result in results):
-        # Another model's error would be corrected for.
-        return {"corrected": {}, "doubts": [*doubts, ADAPTED], "notes": [UNKNOWN_ERROR]}
     record = shared.beside_model(hub.locate(model).resolve(), names)
     if record is None:
         return {"corrected": {}, "doubts": doubts, "notes": [shared.MISSING]}

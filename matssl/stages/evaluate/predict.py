@@ -5,7 +5,6 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,15 +29,7 @@ from matssl.metrics.counts import confusion
 from matssl.models.forest import ForestModel
 from matssl.preflight import Preflight
 from matssl.stages import console, drawing, failures, resume, stacks
-from matssl.stages.evaluate import (
-    adapting,
-    classifier_error,
-    colours,
-    leaks,
-    objects,
-    published,
-    rivals,
-)
+from matssl.stages.evaluate import classifier_error, colours, leaks, objects, published, rivals
 from matssl.stages.evaluate.objects import OneField
 from matssl.stages.evaluate.report import (
     draw_panels,
@@ -110,7 +101,6 @@ def evaluate(settings: EvaluateSettings, argv: Sequence[str] = ()) -> Path:
     console.say(settings, rt, f"device  {rt.describe()}\nfolder  {root}")
     regex, table = _said_of_specimens(settings, segmenter)
     warnings = leaks.by_name(inputs.pairs, inputs.dataset, segmenter.trained_on, regex, table)
-    warnings += adapting.warned(settings)
     for warning in warnings:
         console.say(settings, rt, f"warning {warning}")
 
@@ -139,7 +129,6 @@ def evaluate(settings: EvaluateSettings, argv: Sequence[str] = ()) -> Path:
         "warnings": [*warnings, *copies],
         "baselines_wanted": settings.baselines,
         "classifier_error": classifier_error.known(results, segmenter, settings.model_path, home),
-        **adapting.stored(settings, [result.fit for result in results]),
     }
     concluded(settings, folder, inputs, results, about, failed, facts)
     runtime.close()
@@ -206,7 +195,6 @@ def predicted(
         names: of the files of each image.
         failed: where failures are noted.
     """
-    say = partial(console.say, settings, rt)
     against: list[baselines.Baseline] = []
     if settings.baselines:
         against = rivals.fitted(
@@ -215,19 +203,16 @@ def predicted(
             inputs.pairs,
             inputs.truth,
             rt,
-            say,
+            lambda line: console.say(settings, rt, line),
         )
     results = []
-    fits = adapting.fits(settings, inputs.segmenter, inputs.pairs, inputs.dataset.root, say)
     bar = tqdm(total=len(inputs.pairs), desc="predicting", disable=settings.quiet or None)
     read = zip(names, _read(inputs, min(1, rt.workers)), strict=True)
     for name, (pair, micrograph) in read:
         with failed.of(pair.image):
             if isinstance(micrograph, Exception):
                 raise micrograph
-            here = replace(inputs, segmenter=fits.model(pair.image))
-            result = _one_image(settings, folder, here, pair, name, micrograph, against)
-            results.append(replace(result, fit=fits.of_image.get(pair.image)))
+            results.append(_one_image(settings, folder, inputs, pair, name, micrograph, against))
         bar.update()
     bar.close()
     return results
@@ -246,7 +231,6 @@ def _segmenter(settings: EvaluateSettings, rt: Runtime) -> Segmenter:
         input_size=settings.input_size,
         encoder=settings.encoder,
     )
-    adapting.check(settings, segmenter)
     return published.as_asked(segmenter, settings)
 
 

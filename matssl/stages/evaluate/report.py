@@ -23,7 +23,7 @@ from matssl.metrics.calibration import together
 from matssl.pictures import reliability
 from matssl.pictures import segmentation as pictures
 from matssl.stages import console, drawing, held_out
-from matssl.stages.evaluate import adapting, classifier_error, objects
+from matssl.stages.evaluate import classifier_error, objects
 from matssl.stages.evaluate.published import published_results
 from matssl.stages.evaluate.summary import Result
 from matssl.stages.failures import Failures
@@ -134,8 +134,7 @@ def _row(result: Result, names: Sequence[str]) -> dict[str, object]:
         row |= objects.cells(result.objects, result.field.pixel_size, names)
         row |= tables.fraction_cells(result.truth, names, "true fraction")
     row |= tables.fraction_cells(result.field, names, "predicted fraction")
-    row |= {"pixel_size_nm": result.field.pixel_size}
-    return row | (result.fit.cells() if result.fit else {})
+    return row | {"pixel_size_nm": result.field.pixel_size}
 
 
 def write_report(
@@ -166,7 +165,7 @@ def write_report(
     else:
         images = (str(len(results)), "images predicted")
         sections.append(("", report.headline([images]) + _warnings(summary)))
-    sections += [*beside, *adapting.section(summary)]
+    sections += beside
     sections.append(("Phase fractions", _fraction_section(root, summary, colours)))
     sections.append(("Images", _panel_section(panels, results)))
     sections.append(("All images", report.table(filled([_image_row(r, names) for r in results]))))

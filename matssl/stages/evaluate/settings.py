@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from matssl.core import paths
 from matssl.core.flags import Command, Problem, declared, flag
 from matssl.core.parsing import parse
-from matssl.stages.evaluate.adapt_settings import AdaptSettings
 from matssl.stages.settings import (
     LabelSettings,
     RunSettings,
@@ -32,7 +31,7 @@ def dataset_name_problem(name: str) -> str:
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class EvaluateSettings(RunSettings, LabelSettings, SpecimenSettings, TileSettings, AdaptSettings):
+class EvaluateSettings(RunSettings, LabelSettings, SpecimenSettings, TileSettings):
     """Flags of eval_model.py."""
 
     model_path: str = flag(
@@ -133,11 +132,10 @@ class EvaluateSettings(RunSettings, LabelSettings, SpecimenSettings, TileSetting
 
     def problems(self) -> list[Problem]:
         """Return what does not go together, one sentence each."""
-        wrong = self.adapt_problems()
-        if self.results_dir and self.name:
-            told = "--results_dir is the folder of the results itself; leave --name out"
-            wrong.append(Problem(told, ("results_dir", "name")))
-        return wrong
+        if not (self.results_dir and self.name):
+            return []
+        told = "--results_dir is the folder of the results itself; leave --name out"
+        return [Problem(told, ("results_dir", "name"))]
 
 
 @dataclass(frozen=True, repr=False, eq=False)

@@ -20,7 +20,6 @@ from matssl.metrics.calibration import Reliability, together
 from matssl.metrics.counts import confusion
 from matssl.metrics.score import Gathered
 from matssl.stages.evaluate import objects
-from matssl.stages.evaluate.adapting import Fit
 from matssl.stages.evaluate.objects import OneField
 
 
@@ -39,7 +38,6 @@ class Result:
         reliability: how often pixels are right that are said to be, before and after calibration;
             None without a mask.
         objects: what was matched of each class that is made of objects.
-        fit: what fitting the model to the image and its like came to; None without ``--adapt``.
     """
 
     pair: Pair
@@ -50,7 +48,6 @@ class Result:
     digest: str
     reliability: tuple[Reliability, Reliability] | None = None
     objects: Mapping[int, OneField] = dataclasses.field(default_factory=dict)
-    fit: Fit | None = None
 
     @property
     def name(self) -> str:
