@@ -29,7 +29,6 @@ from matssl.preflight import Preflight
 from matssl.stages import console, resume
 from matssl.stages.finetune import cross_report, loop, several, start
 from matssl.stages.finetune import inputs as reading
-from matssl.stages.finetune.forest_settings import FOREST
 from matssl.stages.finetune.inputs import Inputs
 from matssl.stages.finetune.settings import ALL, FinetuneSettings
 from matssl.trained import ensemble
@@ -266,7 +265,7 @@ def _refuse_other(before: Mapping[str, Any], plan: Mapping[str, Any], root: Path
 
 def _check(settings: FinetuneSettings, fold: Fold, rt: Runtime) -> None:
     """Refuse a fold that cannot be trained."""
-    if settings.head == FOREST:
+    if settings.classifies:
         return
     assert fold.dataset.table is not None
     several.check(settings, len(fold.train), fold.dataset.table, rt)
@@ -358,7 +357,8 @@ def join(folder: RunFolder, folds: Sequence[Fold], settings: FinetuneSettings) -
     link: dict[str, object] = {
         "stage": "finetune",
         "dataset": folds[0].dataset.root.name,
-        **({"head": FOREST} if settings.head == FOREST else {"encoder": settings.encoder}),
+        **({"head": settings.head} if settings.classifies else {}),
+        **({"encoder": settings.encoder} if settings.sees_encoder else {}),
         "images": len(seen["train_images"]),
         "steps": max(steps),
         "folds": len(folds),

@@ -25,14 +25,13 @@ from matssl.stages.finetune import (
     augmented,
     calibrate,
     folds,
-    forest,
+    frozen,
     report,
     results,
     scores,
     start,
 )
 from matssl.stages.finetune import inputs as reading
-from matssl.stages.finetune.forest_settings import FOREST
 from matssl.stages.finetune.inputs import Inputs
 from matssl.stages.finetune.learner import Learner
 from matssl.stages.finetune.objective import Schedule
@@ -90,8 +89,8 @@ def trained(
     Raises:
         UserError: see :func:`finetune`.
     """
-    if settings.head == FOREST:
-        return forest.trained(settings, rt, root, inputs, facts, argv)
+    if settings.classifies:
+        return frozen.trained(settings, rt, root, inputs, facts, argv)
     settings = start.sampled(settings, inputs.table, inputs.train)
     model = start.built(settings, inputs.table)
     images = len(inputs.train.planes)

@@ -21,7 +21,6 @@ from matssl.models.segmentation import SegmentationModel, build_model, check_tra
 from matssl.preflight import Preflight
 from matssl.stages import console, lineage, published
 from matssl.stages.finetune import inputs as reading
-from matssl.stages.finetune.forest_settings import FOREST
 from matssl.stages.finetune.inputs import Inputs
 from matssl.stages.finetune.settings import FinetuneSettings
 from matssl.trained import ensemble
@@ -65,7 +64,7 @@ def examined(
     Raises:
         UserError: anything that is wrong with folder, images or masks.
     """
-    if settings.head != FOREST:
+    if settings.sees_encoder:
         encoder, decoder = reading.architecture(settings, root)
         encoder = reading.named_encoder(settings, encoder)
         settings = replace(settings, encoder=encoder, decoder=decoder)
@@ -80,7 +79,7 @@ def examined(
             f"{dataset.table.num_classes} ({', '.join(dataset.table.names)}): --classes binary "
             "makes two of them"
         )
-    if settings.head != FOREST:
+    if not settings.classifies:
         asked, settings = settings.crop_size, _tried(settings, dataset.table)
         if asked and settings.input_size is None and settings.crop_size not in (asked, None):
             told = (
@@ -185,7 +184,7 @@ def sampled(settings: FinetuneSettings, table: ClassTable, images: Labelled) -> 
         table: classes of the model.
         images: all that are learned from, in every fold.
     """
-    if settings.crop_size is not None or settings.head == FOREST:
+    if settings.crop_size is not None or settings.classifies:
         return settings
     return replace(settings, crop_size=reading.side_of_images(images, built(settings, table)))
 
