@@ -28,7 +28,6 @@ from matssl.preflight import Preflight
 from matssl.stages import console, resume
 from matssl.stages.finetune import cross_report, loop, several, start
 from matssl.stages.finetune import inputs as reading
-from matssl.stages.finetune.forest_settings import FOREST
 from matssl.stages.finetune.inputs import Inputs
 from matssl.stages.finetune.settings import ALL, FinetuneSettings
 
@@ -264,7 +263,7 @@ def _refuse_other(before: Mapping[str, Any], plan: Mapping[str, Any], root: Path
 
 def _check(settings: FinetuneSettings, fold: Fold, rt: Runtime) -> None:
     """Refuse a fold that cannot be trained."""
-    if settings.head == FOREST:
+    if settings.classifies:
         return
     assert fold.dataset.table is not None
     several.check(settings, len(fold.train), fold.dataset.table, rt)

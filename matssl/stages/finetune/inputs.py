@@ -22,7 +22,6 @@ from matssl.decoders import CLASSIC, named, with_encoder
 from matssl.models import classic_unet, vit
 from matssl.models.segmentation import SegmentationModel, check_input_size
 from matssl.stages import resume
-from matssl.stages.finetune.forest_settings import HEADS
 from matssl.stages.finetune.objective import Objective
 from matssl.stages.finetune.settings import (
     CROP_SIZE,
@@ -276,7 +275,7 @@ def side_of_images(images: Labelled, model: SegmentationModel) -> int:
 def default_name(settings: FinetuneSettings) -> str:
     """Return a name for the run: what it starts from, the data, the time and the note."""
     start = "random"
-    if settings.head != HEADS[0]:
+    if settings.classifies:
         start = settings.head
     elif settings.ssl_weights_path:
         path = Path(settings.ssl_weights_path)

@@ -26,14 +26,13 @@ from matssl.stages.finetune import (
     averaging,
     calibrate,
     folds,
-    forest,
+    frozen,
     report,
     results,
     scores,
     start,
 )
 from matssl.stages.finetune import inputs as reading
-from matssl.stages.finetune.forest_settings import FOREST
 from matssl.stages.finetune.inputs import Inputs
 from matssl.stages.finetune.learner import Learner
 from matssl.stages.finetune.objective import Schedule
@@ -91,8 +90,8 @@ def trained(
     Raises:
         UserError: see :func:`finetune`.
     """
-    if settings.head == FOREST:
-        return forest.trained(settings, rt, root, inputs, facts, argv)
+    if settings.classifies:
+        return frozen.trained(settings, rt, root, inputs, facts, argv)
     settings, compared = start.started(settings, rt, root, inputs)
     settings = start.sampled(settings, inputs.table, inputs.train)
     model = start.built(settings, inputs.table)

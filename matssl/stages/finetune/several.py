@@ -19,7 +19,6 @@ from matssl.data.masks import ClassTable
 from matssl.stages import resume
 from matssl.stages.finetune import augmented, start
 from matssl.stages.finetune import inputs as reading
-from matssl.stages.finetune.forest_settings import FOREST
 from matssl.stages.finetune.settings import FinetuneSettings
 from matssl.trained import ensemble
 
@@ -140,7 +139,8 @@ def join(
     here: dict[str, object] = {
         "stage": "finetune",
         "dataset": dataset,
-        **({"head": FOREST} if settings.head == FOREST else {"encoder": settings.encoder}),
+        **({"head": settings.head} if settings.classifies else {}),
+        **({"encoder": settings.encoder} if settings.sees_encoder else {}),
         "images": len(seen["train_images"]),
         "steps": max(steps),
         **link,
