@@ -24,6 +24,7 @@ from matssl.models.segmentation import SegmentationModel, check_input_size
 from matssl.stages import resume
 from matssl.stages.finetune.forest_settings import HEADS
 from matssl.stages.finetune.objective import Objective
+from matssl.stages.finetune.semi.pool import Unlabelled
 from matssl.stages.finetune.settings import (
     CROP_SIZE,
     NAMED_WEIGHTS,
@@ -48,6 +49,7 @@ class Inputs:
         val: images to validate on; None where there are too few.
         record: how they were read, with mean and standard deviation of the training images.
         pipeline: changes the crops; None where the flags do.
+        unlabelled: pictures without labels that are learned from, too; None for none.
     """
 
     dataset: Dataset
@@ -56,6 +58,7 @@ class Inputs:
     val: Labelled | None
     record: Preprocess
     pipeline: Pipeline | None = None
+    unlabelled: Unlabelled | None = None
 
     @property
     def identity(self) -> list[str]:

@@ -14,6 +14,7 @@ from matssl.decoders import described, segmenting
 from matssl.stages.finetune.augmentation_settings import AugmentationSettings
 from matssl.stages.finetune.forest_settings import GROUPS, HEADS, HEEDED, UNHEEDED, ForestSettings
 from matssl.stages.finetune.sections import ListSettings, NetworkSettings, ScoreSettings
+from matssl.stages.finetune.semi_settings import SemiSettings
 from matssl.stages.finetune.stage_plan import StagedSettings
 from matssl.stages.settings import (
     DEEPEST,
@@ -91,6 +92,7 @@ class FinetuneSettings(
     ListSettings,
     ForestSettings,
     AugmentationSettings,
+    SemiSettings,
     StagedSettings,
 ):
     """Flags of train_finetune.py."""
@@ -331,6 +333,9 @@ class FinetuneSettings(
         wrong += self.sample_problems(self.input_size, self.rare_class_p, self.d4)
         wrong += self.list_problems(self.splits, self.name)
         wrong += self.staged_problems(self.folds, self.head != HEADS[0], self.results_dir)
+        alone = self.folds is None and self.stages is None
+        forest, depth = self.head != HEADS[0], self.input_depth
+        wrong += self.semi_problems(alone, forest, depth, self.whole_images)
         return wrong
 
     def resolved(self) -> FinetuneSettings:
