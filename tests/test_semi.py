@@ -35,7 +35,7 @@ from matssl.stages.evaluate.settings import EvaluateSettings
 from matssl.stages.finetune import semi_settings, settings
 from matssl.stages.finetune.learner import Learner
 from matssl.stages.finetune.objective import Objective, Schedule
-from matssl.stages.finetune.semi import SEMI, fixmatch, mean_teacher, unimatch, watch
+from matssl.stages.finetune.semi import SEMI, auto, fixmatch, mean_teacher, unimatch, watch
 from matssl.stages.finetune.semi.base import Answers, Pseudo, believed_cross_entropy
 from matssl.stages.finetune.semi.supervision import Plan, Supervision
 from matssl.stages.finetune.semi.thresholds import labelled_shares, lost, thresholds
@@ -498,6 +498,36 @@ def test_a_pool_of_test_pictures_alone_is_refused_and_nothing_is_written(
     odd = ("--semi", "fixmatch", "--unlabeled_path", synthetic_folder, "--unlabeled_batch", 3)
     assert _run(synthetic_folder, tmp_path / "out", "x", *odd) == 2
     assert not (tmp_path / "out").exists()
+
+
+def test_the_better_training_is_kept_and_labels_alone_where_they_are_as_good() -> None:
+    assert auto.better({"labels": 0.5, "fixmatch": 0.51}) == "fixmatch"
+    assert auto.better({"labels": 0.5, "fixmatch": 0.5}) == "labels"
+    assert auto.better({"labels": 0.5, "fixmatch": 0.4}) == "labels"
+
+
+def test_auto_trains_both_keeps_the_better_and_says_so(
+    synthetic_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("--semi", "auto", "--unlabeled_path", synthetic_folder, "--semi_warmup", 0.2)
+    assert _run(synthetic_folder, tmp_path, "both", *words) == 0
+    root = tmp_path / "finetune" / "both"
+    choice = json.loads((root / "semi_choice.json").read_text())
+    arms = {name: json.loads((root / name / "status.json").read_text()) for name in choice["miou"]}
+    assert {name: arm["best_miou"] for name, arm in arms.items()} == choice["miou"]
+    kept = checkpoint.load(root / "best.ckpt")
+    own = checkpoint.load(root / choice["kept"] / "best.ckpt")
+    assert all(torch.equal(value, own["state"][key]) for key, value in kept["state"].items())
+    first = [_rows(root / name / "steps.csv")[0]["loss"] for name in arms]
+    assert first[0] == first[1]
+    assert "kept" in capsys.readouterr().out
+    assert "One seed" in (root / "report.html").read_text(encoding="utf-8")
+    # A part that is finished is not trained again.
+    (root / "fixmatch" / "status.json").unlink()
+    times = (root / "labels" / "best.ckpt").stat().st_mtime_ns
+    assert _run(synthetic_folder, tmp_path, "both", *words, "--resume") == 0
+    assert (root / "labels" / "best.ckpt").stat().st_mtime_ns == times
+    assert _run(synthetic_folder, tmp_path, "both", *words, "--resume", "--lr", 0.1) == 2
 
 
 @pytest.mark.slow

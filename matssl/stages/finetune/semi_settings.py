@@ -13,6 +13,8 @@ from matssl.core.flags import Problem, flag
 # The keys of matssl.stages.finetune.semi.SEMI; a test holds that they agree.
 SEMI_METHODS = ("mean_teacher", "fixmatch", "unimatch")
 NONE, AUTO = "none", "auto"
+# What auto tries.
+AUTO_METHOD = "fixmatch"
 GROUP = "semi-supervised"
 OWN = (
     "unlabeled_path",
@@ -38,7 +40,7 @@ class SemiSettings:
         GROUP,
         "also learn from pictures without labels: a teacher, the averaged weights of --ema, says "
         "what they show and the network has to say the same of changed views; auto: train without "
-        "and with (unimatch), and keep what is better on the validation images",
+        f"and with ({AUTO_METHOD}), and keep what is better on the validation images",
         choices=(NONE, *SEMI_METHODS, AUTO),
         first=True,
     )
