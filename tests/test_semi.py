@@ -231,14 +231,18 @@ def test_the_guard_stops_when_a_class_is_lost_and_says_which(tmp_path: Path) -> 
     made.begun = 10
     made.said[:], made.believed[:] = (850, 150), (800, 120)
     assert watch.looked_at(folder, made, ("matrix", "carbide"), 20, 0.5) == [
-        "without labels: 92.0 % of the pixels believed (matrix 87.0, carbide 13.0 %)"
+        "without labels the teacher says matrix 85.0, carbide 15.0 %; 92.0 % of the pixels are "
+        "believed (matrix 87.0, carbide 13.0 %)"
     ]
     assert made.stopped is None and made.said.sum() == 0
-    # The collapse: carbide has less than a tenth now.
+    # The collapse: the teacher finds carbide in 5 % now, of 20 that are labelled.
     made.said[:], made.believed[:] = (950, 50), (930, 20)
     notes = watch.looked_at(folder, made, ("matrix", "carbide"), 30, 0.5)
     assert made.stopped == 30 and made.fallen == (1,)
-    assert "count no more from step 30 on" in notes[1] and "carbide has less than 0.5" in notes[1]
+    assert (
+        "count no more from step 30 on" in notes[1]
+        and "finds carbide in less than 0.5 times" in notes[1]
+    )
     assert made.step(30, torch.nn.Identity(), {}) is None
     rows = list(csv.DictReader((tmp_path / "semi.csv").open(encoding="utf-8")))
     assert [row["state"] for row in rows] == ["on", "on"]
@@ -359,6 +363,7 @@ def test_the_same_seed_gives_the_same_bits_and_a_checkpoint_goes_on_with_them(
             "--semi fixmatch --unlabeled_path x --whole_images --rare_class_p 0",
             "does not go with --whole_images",
         ),
+        ("--semi unimatch --unlabeled_path x --compile", "does not go with --compile"),
         (
             "--semi fixmatch --unlabeled_path x --rare_threshold 0.96",
             "--rare_threshold 0.96 must not be above --common_threshold 0.95",

@@ -14,7 +14,7 @@ from matssl.pictures.training import read_table
 
 
 def believed(table: Path, names: Sequence[str], path: Path) -> None:
-    """Draw the share of believed pixels, and each class's share among them, over the steps.
+    """Draw the share of believed pixels, and what the teacher says of the classes, over the steps.
 
     Nothing is drawn where pictures without labels never counted.
 
@@ -34,10 +34,10 @@ def believed(table: Path, names: Sequence[str], path: Path) -> None:
     axes[0].set_title("pixels believed, %")
     axes[0].set_ylim(0, 103)
     for name, colour in colour_names(names).items():
-        share = 100 * rows[f"believed {name}"][counted]
+        share = 100 * rows[f"said {name}"][counted]
         axes[1].plot(steps, share, marker="o", ms=4, lw=1.4, color=colour, label=name)
         axes[1].axhline(100 * rows[f"labelled {name}"][0], color=colour, ls="--", lw=1)
-    axes[1].set_title("classes among them, % (dashed: labelled pixels)")
+    axes[1].set_title("what the teacher says, % (dashed: labelled pixels)")
     axes[1].set_ylim(bottom=0)
     axes[1].legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     for axis in axes:

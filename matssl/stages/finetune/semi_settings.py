@@ -5,6 +5,7 @@ Without torch: they answer ``--help``.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from matssl.core import paths
@@ -120,20 +121,18 @@ class SemiSettings:
     guard: float = flag(
         0.5,
         GROUP,
-        "stop learning from pictures without labels once a class has less than this times its "
-        "labelled share among what is believed; 0: never",
+        "stop learning from pictures without labels once the teacher finds a class in less than "
+        "this times its share of the labelled pixels; 0: never",
         low=0,
         below=1,
     )
 
-    def semi_problems(self, alone: bool, forest: bool, depth: int, whole: bool) -> list[Problem]:
+    def semi_problems(self, others: Mapping[str, tuple[bool, Sequence[str]]]) -> list[Problem]:
         """Return what does not go together, one sentence each.
 
         Args:
-            alone: whether one model is trained, without folds or stages.
-            forest: whether it is no network.
-            depth: ``--input_depth``.
-            whole: ``--whole_images``.
+            others: what it does not go with, as users type it: whether that is given, and the names
+                of the flags.
         """
         fields = SemiSettings.__dataclass_fields__
         given = [name for name in OWN if getattr(self, name) != fields[name].default]
@@ -154,15 +153,10 @@ class SemiSettings:
         if self.semi == "mean_teacher" and self.semi_thresholds:
             told = "--common_threshold and --rare_threshold: mean_teacher believes every pixel"
             wrong.append(Problem(told, ("rare_threshold", "common_threshold", "semi")))
-        for word, on, others in (
-            ("--folds or --stages", not alone, ("folds", "stages")),
-            ("--head forest", forest, ("head",)),
-            ("--input_depth", depth > 1, ("input_depth",)),
-            ("--whole_images", whole, ("whole_images",)),
-        ):
+        for word, (on, names_of) in others.items():
             if on:
                 told = f"--semi {self.semi} does not go with {word}; leave one of them out"
-                wrong.append(Problem(told, ("semi", *others)))
+                wrong.append(Problem(told, ("semi", *names_of)))
         return wrong
 
     @property

@@ -333,9 +333,16 @@ class FinetuneSettings(
         wrong += self.sample_problems(self.input_size, self.rare_class_p, self.d4)
         wrong += self.list_problems(self.splits, self.name)
         wrong += self.staged_problems(self.folds, self.head != HEADS[0], self.results_dir)
-        alone = self.folds is None and self.stages is None
-        forest, depth = self.head != HEADS[0], self.input_depth
-        wrong += self.semi_problems(alone, forest, depth, self.whole_images)
+        several = self.folds is not None or self.stages is not None
+        others = {
+            "--folds or --stages": (several, ("folds", "stages")),
+            "--head forest": (self.head != HEADS[0], ("head",)),
+            "--input_depth": (self.input_depth > 1, ("input_depth",)),
+            "--whole_images": (self.whole_images, ("whole_images",)),
+            # A compiled network does not see that its features are dropped.
+            "--compile": (self.compile and self.semi == "unimatch", ("compile",)),
+        }
+        wrong += self.semi_problems(others)
         return wrong
 
     def resolved(self) -> FinetuneSettings:

@@ -163,7 +163,8 @@ class Supervision:
             row |= {f"believed {c}": share if total else math.nan}
             row |= {f"said {c}": float(self.said[c] / total) if total else math.nan}
         if state == "on":
-            self.fallen = lost(self.believed, plan.shares, plan.guard)
+            # What it says, not what of that is believed: a class may be right and not sure yet.
+            self.fallen = lost(self.said, plan.shares, plan.guard)
             if self.fallen:
                 self.stopped = step
         waits = self.begun is None and plan.warmup is None and plan.validated
@@ -269,6 +270,8 @@ class Exercise:
             UserError: it is not finite.
         """
         method, n = self.of.method, self.count
+        if len(logits) != len(self.images) + self.extra:
+            raise ValueError(f"{len(logits)} answers to {len(self.images)} crops")
         strong = tuple(logits[i * n : (i + 1) * n] for i in range(method.views))
         dropped = logits[-n:] if self.extra else None
         loss = method.loss(Answers(strong, dropped), self.weak, self.mixtures)

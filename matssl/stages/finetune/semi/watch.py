@@ -171,9 +171,10 @@ def looked_at(
     folder.append_csv(TABLE, row)
     notes = [note] if note else []
     if row["state"] != "warm-up" and stopped is None:
-        believed = ", ".join(f"{n} {_percent(row[f'believed {n}'])}" for n in names)
+        kinds = {kind: _shares(row, kind, names) for kind in ("said", "believed")}
         notes.append(
-            f"without labels: {_percent(row['accepted'])} % of the pixels believed ({believed} %)"
+            f"without labels the teacher says {kinds['said']} %; {_percent(row['accepted'])} % of "
+            f"the pixels are believed ({kinds['believed']} %)"
         )
     if made.stopped is not None and stopped is None:
         notes.append(_stop_told(made, names))
@@ -183,10 +184,15 @@ def looked_at(
 def _stop_told(made: Supervision, names: Sequence[str]) -> str:
     fallen = ", ".join(names[c] for c in made.fallen)
     return (
-        f"pictures without labels count no more from step {made.stopped} on: among the believed "
-        f"pixels {fallen} has less than {made.plan.guard:g} times its share of the labelled ones "
-        "(--guard); the run goes on with labels alone"
+        f"pictures without labels count no more from step {made.stopped} on: the teacher finds "
+        f"{fallen} in less than {made.plan.guard:g} times its share of the labelled pixels "
+        "(--guard), so that it is being lost or rarer in these pictures; the run goes on with "
+        "labels alone"
     )
+
+
+def _shares(row: Mapping[str, object], kind: str, names: Sequence[str]) -> str:
+    return ", ".join(f"{name} {_percent(row[f'{kind} {name}'])}" for name in names)
 
 
 def _percent(value: object) -> str:
