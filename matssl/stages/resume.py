@@ -36,6 +36,7 @@ FREE_ON_RESUME = {
     # Where the images lie; the checkpoint knows which they are.
     "data_path",
     "labeled_path",
+    "unlabeled_path",
     "probe_path",
     "file_list",
     "list_root",
@@ -214,7 +215,7 @@ def rewind(folder: RunFolder, step: int) -> list[float]:
         folder: of the run.
         step: of the checkpoint.
     """
-    for name in ("steps.csv", "log.csv", "probe.csv"):
+    for name in ("steps.csv", "log.csv", "probe.csv", "semi.csv"):
         folder.truncate_csv(name, "step", step)
     losses = []
     log = folder.path("metrics.jsonl")

@@ -20,6 +20,7 @@ from matssl.pictures import segmentation, training
 from matssl.stages.finetune import augmented, calibrate
 from matssl.stages.finetune.inputs import Inputs
 from matssl.stages.finetune.learner import Averaged, Learner
+from matssl.stages.finetune.semi import watch
 from matssl.stages.finetune.settings import FinetuneSettings
 
 # Validation images shown in the report.
@@ -121,6 +122,7 @@ def finish(
         ("Validation images", "".join(report.picture(path) for path in pictures)),
         *calibrate.section(root),
         *augmented.section(root, settings),
+        *watch.section(root, inputs, learner.supervision),
         ("Classes", report.table(rows, swatches=colours)),
         ("Start", report.text(outcome.start)),
         ("Data", report.text(run_folder.read_text(root / "preflight.txt"))),

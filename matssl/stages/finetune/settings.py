@@ -22,6 +22,7 @@ from matssl.stages.finetune.forest_settings import (
 from matssl.stages.finetune.ingredient_settings import IngredientSettings
 from matssl.stages.finetune.rare_settings import THIN_LOSSES, RareSettings
 from matssl.stages.finetune.sections import ListSettings, NetworkSettings, ScoreSettings
+from matssl.stages.finetune.semi_settings import SemiSettings
 from matssl.stages.finetune.stage_plan import StagedSettings
 from matssl.stages.finetune.start_settings import AUTO, StartSettings, start_problem
 from matssl.stages.settings import (
@@ -102,6 +103,7 @@ class FinetuneSettings(
     AugmentationSettings,
     IngredientSettings,
     RareSettings,
+    SemiSettings,
     StagedSettings,
     StartSettings,
 ):
@@ -359,12 +361,13 @@ class FinetuneSettings(
         wrong += self.sample_problems(self.input_size, self.rare_class_p, self.d4)
         wrong += self.list_problems(self.splits, self.name)
         several = {"folds": self.folds, "stages": self.stages, "results_dir": self.results_dir}
-        if self.classifies and self.ssl_weights_path == AUTO:
-            told = f"--ssl_weights_path auto is for networks; --head {self.head} needs a file or name"
-            wrong.append(Problem(told, ("ssl_weights_path", "head")))
+        wrong += self.start_problems(self.ssl_weights_path, self.classifies)
         wrong += self.ingredient_problems(self.classifies, several)
         wrong += self.loss_problems(self.resolved().loss)
         wrong += self.staged_problems(self.folds, self.classifies, self.results_dir)
+        others = {"folds": self.folds, "stages": self.stages, "whole_images": self.whole_images}
+        others |= {"head": self.classifies, "input_depth": self.input_depth > 1}
+        wrong += self.semi_problems(others, self.compile, self.ensemble)
         return wrong
 
     def resolved(self) -> FinetuneSettings:
