@@ -25,8 +25,8 @@ class Cell:
         start: name.
         miou: by seed, 0 to 1.
         others: further scores by column, each by seed.
-        gain: mean paired difference from the baseline, None for the baseline itself.
-        half: half width of its 95 % interval; NaN with one common seed.
+        gains: mean paired difference from each baseline but itself, where they share a seed, and
+            half width of its 95 % interval, NaN with one common seed.
         draws: different sets of labelled images among the seeds; None where that was not kept.
     """
 
@@ -37,8 +37,7 @@ class Cell:
     start: str
     miou: Mapping[int, float]
     others: Mapping[str, Mapping[int, float]]
-    gain: float | None
-    half: float
+    gains: Mapping[str, tuple[float, float]]
     draws: int | None = None
 
     @property
@@ -74,10 +73,12 @@ def cells(plan: Plan, results: Mapping[str, Mapping[str, Any]]) -> list[Cell]:
             for start in plan.starts:
                 if not scores[start.name]:
                     continue
-                gain, half = None, float("nan")
-                own, first = scores[start.name], scores[plan.baselines[0]]
-                if start.name != plan.baselines[0] and own.keys() & first.keys():
-                    gain, half = paired(first, own)
+                own = scores[start.name]
+                gains = {
+                    name: _paired(scores[name], own)
+                    for name in plan.baselines
+                    if name != start.name and own.keys() & scores[name].keys()
+                }
                 names = {seed: Job(start, dataset, variant, labels, seed).name for seed in own}
                 others = {
                     column: {
@@ -90,12 +91,12 @@ def cells(plan: Plan, results: Mapping[str, Mapping[str, Any]]) -> list[Cell]:
                 drawn = [results[name].get("drawn") for name in names.values()]
                 draws = None if None in drawn else len({frozenset(d) for d in drawn if d})
                 rows.append(
-                    Cell(label, variant, labels, images, start.name, own, others, gain, half, draws)
+                    Cell(label, variant, labels, images, start.name, own, others, gains, draws)
                 )
     return rows
 
 
-def paired(first: Mapping[int, float], second: Mapping[int, float]) -> tuple[float, float]:
+def _paired(first: Mapping[int, float], second: Mapping[int, float]) -> tuple[float, float]:
     """Return the mean of second minus first over their common seeds, and its half width.
 
     Args:

@@ -11,7 +11,7 @@ import numpy as np
 from matssl.core.tables import percent
 from matssl.core.wording import counted
 from matssl.measure import intervals
-from matssl.study.cells import Cell, difference, paired
+from matssl.study.cells import Cell, difference
 from matssl.study.plan import Plan
 
 # Points that a set may lose: it is named where the whole of its interval lies below.
@@ -83,7 +83,8 @@ def means(plan: Plan, rows: Sequence[Cell]) -> list[Mean]:
                 gains = {
                     name: gained
                     for name in plan.baselines
-                    if name != arm and (gained := gain(arms[name], own, plan.seeds)) is not None
+                    if name != arm
+                    and (gained := gain(name, arms[name], own, plan.seeds)) is not None
                 }
                 miou = float(np.mean([row.mean for row in each]))
                 images = float(np.mean([row.images for row in each]))
@@ -93,24 +94,25 @@ def means(plan: Plan, rows: Sequence[Cell]) -> list[Mean]:
 
 
 def gain(
-    baseline: Mapping[str, Cell], arm: Mapping[str, Cell], seeds: Sequence[int]
+    name: str, baseline: Mapping[str, Cell], arm: Mapping[str, Cell], seeds: Sequence[int]
 ) -> Gain | None:
     """Return what an arm gains over a baseline, paired by set and seed; None without a pair.
 
     Args:
-        baseline: rows by data set.
+        name: of the baseline.
+        baseline: its rows by data set.
         arm: the same of the arm.
         seeds: of the study.
     """
     table, lost, judged = [], [], 0
-    for name, row in arm.items():
-        other = baseline.get(name)
-        if other is None or not row.miou.keys() & other.miou.keys():
+    for dataset, row in arm.items():
+        if name not in row.gains:
             continue
-        value, half = paired(other.miou, row.miou)
+        other = baseline[dataset]
+        value, half = row.gains[name]
         judged += not np.isnan(half)
         if value + half < -LOSS:
-            lost.append(name)
+            lost.append(dataset)
         common = row.miou.keys() & other.miou.keys()
         table.append([row.miou[s] - other.miou[s] if s in common else np.nan for s in seeds])
     if not table:

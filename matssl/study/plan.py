@@ -117,8 +117,7 @@ class Plan:
         pretrain: flags of train_ssl.py for all starts that pretrain.
         finetune: flags of train_finetune.py for all runs.
         evaluate: flags of eval_model.py for all evaluations.
-        baselines: names of the arms that differences are taken from; the table of single sets has
-            the first alone.
+        baselines: names of the arms that differences are taken from.
         independent: rows of the table (a data set, with its test split in brackets where it has
             several) whose mean is shown, too; none: no mean.
         columns: scores of the table beside mIoU: keys of COLUMNS.

@@ -1,4 +1,4 @@
-"""The table of a study: a row an arm, its spread over seeds and its gain over the baseline."""
+"""The table of a study: a row an arm, its spread over seeds and its gain over the baselines."""
 
 from __future__ import annotations
 
@@ -21,14 +21,15 @@ def markdown(plan: Plan, rows: Sequence[Cell]) -> str:
     """Return the table: mean, spread, number of seeds, paired difference with interval."""
     variants = len(plan.variants) > 1
     head = ["data set", "variant", "labelled images", "start", "mIoU %", "seeds"]
-    head.append(f"over {plan.baselines[0]}, paired, 95 %")
+    head += [f"over {name}, paired, 95 %" for name in plan.baselines]
     head += [COLUMNS[name] for name in plan.columns]
     if not variants:
         head.remove("variant")
     lines = ["| " + " | ".join(head) + " |", "| " + " | ".join("---" for _ in head) + " |"]
     for row in rows:
         cells = [row.dataset, row.variant, str(row.images), row.start]
-        cells += [_spread(row.miou), _seeds(row), _gain(row)]
+        cells += [_spread(row.miou), _seeds(row)]
+        cells += [_gain(row, name) for name in plan.baselines]
         cells += [_spread(row.others[name]) for name in plan.columns]
         if not variants:
             cells.pop(1)
@@ -101,8 +102,8 @@ def _seeds(row: Cell) -> str:
     return f"{number} ({counted(row.draws, 'draw')})"
 
 
-def _gain(row: Cell) -> str:
-    return "" if row.gain is None else difference(row.gain, row.half)
+def _gain(row: Cell, baseline: str) -> str:
+    return difference(*row.gains[baseline]) if baseline in row.gains else ""
 
 
 def _draw(plan: Plan, rows: Sequence[Cell], over_sets: Sequence[means.Mean], path: Path) -> None:
