@@ -100,11 +100,15 @@ def test_without_independent_sets_there_is_no_mean() -> None:
 def test_one_pretraining_run_behind_all_seeds_is_said() -> None:
     arms = {"random": "none", "own": "run"}
     more: dict[str, Any] = {"starts": arms, "pretraining": {"run": {"data_path": "p"}}}
-    told = "One pretraining run is behind all seeds"
     scores = {"random": SCORES["random"], "own": SCORES["own"]}
-    for seeds, said in (([], True), ([0, 1], False)):
-        plan = _plan(**more, baseline="random", pretraining_seeds=seeds)
-        assert (told in markdown(plan, means(plan, cells(plan, _results(scores))))) == said
+    for pretraining, seeds, told in (
+        ([], [0, 1], "One pretraining run is behind all seeds of an arm"),
+        ([0, 1], [0, 1], ""),
+        ([0, 1], [0, 1, 2], "2 pretraining runs are behind the 3 seeds of an arm"),
+    ):
+        plan = _plan(**more, baseline="random", pretraining_seeds=pretraining, seeds=seeds)
+        text = markdown(plan, means(plan, cells(plan, _results(scores))))
+        assert told in text and ("behind" in text) == bool(told)
 
 
 def test_draws_that_two_seeds_share_are_counted() -> None:

@@ -139,8 +139,14 @@ def markdown(plan: Plan, rows: Sequence[Mean]) -> str:
         "by set and seed, with a 95 % interval for other sets and other seeds (the variance over "
         "sets and that over seeds, Student's t with Welch's degrees of freedom)."
     )
-    if any(start.run and len(start.seeds) < 2 and not start.guided for start in plan.starts):
+    runs = {max(1, len(start.seeds)) for start in plan.starts if start.run and not start.guided}
+    if 1 in runs and len(plan.seeds) > 1:
         rule += " One pretraining run is behind all seeds of an arm: its own spread is not in it."
+    elif runs and min(runs) < len(plan.seeds):
+        rule += (
+            f" {min(runs)} pretraining runs are behind the {len(plan.seeds)} seeds of an arm, "
+            "which count as independent."
+        )
     return "\n\n".join([*parts, rule])
 
 
