@@ -18,6 +18,7 @@ import yaml
 
 from matssl.core import checkpoint, locks
 from matssl.core.errors import UserError, guard
+from matssl.data import specimens
 from matssl.study import crew, queue
 from matssl.study.commands import Commands
 from matssl.study.plan import Plan, read
@@ -306,3 +307,13 @@ def _until(holds: Any, seconds: float = 60.0) -> None:
     while not holds():
         assert time.monotonic() < end
         time.sleep(0.1)
+
+
+def test_each_seed_draws_its_own_labelled_pictures_where_there_are_several() -> None:
+    many, one = list("abcdefghij"), ["a"]
+    draws = [specimens.take(many, 1, seed) for seed in range(10)]  # type: ignore[arg-type]
+    assert len(set(draws)) > 3
+    assert {specimens.take(one, 1, seed) for seed in range(10)} == {("a",)}  # type: ignore[arg-type]
+    # A larger number of labels holds the smaller of the same seed.
+    for seed, draw in enumerate(draws):
+        assert set(draw) <= set(specimens.take(many, 2, seed))  # type: ignore[arg-type]
