@@ -28,7 +28,6 @@ from matssl.preflight import Preflight
 from matssl.stages import console, resume
 from matssl.stages.finetune import cross_report, loop, several, start
 from matssl.stages.finetune import inputs as reading
-from matssl.stages.finetune.forest_settings import FOREST
 from matssl.stages.finetune.inputs import Inputs
 from matssl.stages.finetune.settings import ALL, FinetuneSettings
 
@@ -264,7 +263,7 @@ def _refuse_other(before: Mapping[str, Any], plan: Mapping[str, Any], root: Path
 
 def _check(settings: FinetuneSettings, fold: Fold, rt: Runtime) -> None:
     """Refuse a fold that cannot be trained."""
-    if settings.head == FOREST:
+    if settings.classifies:
         return
     assert fold.dataset.table is not None
     several.check(settings, len(fold.train), fold.dataset.table, rt)
@@ -290,6 +289,9 @@ def _train(
     if state == "done":
         return
     own = replace(settings, resume=state == "begun", overwrite=state == "new")
+    if fold.number > 1:
+        # One look tells; a start that is to be chosen is chosen in each, without what it holds out.
+        own = replace(own, check_start="none")
     inputs = inputs_of(fold, whole, found)
     _note_absent(settings, rt, fold, inputs)
     try:

@@ -19,7 +19,6 @@ from matssl.data.masks import ClassTable
 from matssl.stages import resume
 from matssl.stages.finetune import augmented, start
 from matssl.stages.finetune import inputs as reading
-from matssl.stages.finetune.forest_settings import FOREST
 from matssl.stages.finetune.settings import FinetuneSettings
 from matssl.trained import ensemble
 
@@ -132,10 +131,16 @@ def join(
     for payload in payloads:
         for name, own in seen.items():
             own |= set(payload["progress"][name])
+    # Trainings that chose their starts may have begun from several.
+    before: list[Mapping[str, object]] = []
+    for payload in payloads:
+        links = Lineage.read(payload["lineage"]).ancestors.links
+        before += [known for known in links if known not in before]
     here: dict[str, object] = {
         "stage": "finetune",
         "dataset": dataset,
-        **({"head": FOREST} if settings.head == FOREST else {"encoder": settings.encoder}),
+        **({"head": settings.head} if settings.classifies else {}),
+        **({"encoder": settings.encoder} if settings.sees_encoder else {}),
         "images": len(seen["train_images"]),
         "steps": max(steps),
         **link,
@@ -148,7 +153,7 @@ def join(
             "step": max(steps),
             "recipe": flags.to_dict(settings),
             "classes": payloads[0]["classes"],
-            "lineage": Lineage.read(payloads[0]["lineage"]).ancestors.then(here).stored(),
+            "lineage": Lineage(tuple(before)).then(here).stored(),
             "progress": parts["progress"] | {name: sorted(own) for name, own in seen.items()},
         },
     )
