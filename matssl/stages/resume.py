@@ -49,6 +49,8 @@ FREE_ON_RESUME = {
     "on_collapse",
     "on_bad_image",
     "snapshot_every",
+    # Says something before the first step, and changes none.
+    "first_answer",
 }
 # What may differ where a run goes on elsewhere: the same plan, but sums are added in another order.
 ROUNDING = {"device", "gpu_id", "threads", "compile", "deterministic"}

@@ -23,6 +23,7 @@ from matssl.stages import console, lineage, resume
 from matssl.stages.console import Clock, Writer
 from matssl.stages.finetune import (
     augmented,
+    beside,
     calibrate,
     folds,
     frozen,
@@ -123,6 +124,7 @@ def trained(
                 reading.describe(folder, inputs)
                 augmented.begin(folder, inputs, run.crops.size, settings.seed)
                 results.begin(folder, settings, run.learner.model, inputs)
+                beside.first_answer(settings, rt, folder, inputs)
                 run.save("last.ckpt")
             run.train()
     except BaseException as error:
@@ -223,8 +225,14 @@ class Run:
             self.save("best.ckpt")
         if rt.is_main:
             calibrate.kept(folder, self.inputs, learner)
+            mean = beside.average(settings, rt, folder, self.inputs, learner)
             results.finish(folder, settings, self.inputs, learner)
-            report.finish(settings, folder, self.inputs, learner, self._outcome())
+            more = beside.section(folder)
+            outcome = self._outcome()
+            if mean is not None and mean.miou:
+                outcome = replace(outcome, best=max(mean.miou))
+            report.finish(settings, folder, self.inputs, learner, outcome, more)
+            beside.keep(folder, mean)
 
     def say(self, text: str) -> None:
         """Print a line, on one process, unless quiet."""
@@ -358,6 +366,7 @@ class Run:
             UserError: the plan or the data are not those of the run.
         """
         _, note = resume.load(self.folder.root, "finetune", self._restore)
+        beside.undo(self.folder)
         if note:
             self.keep = None
             self.say(f"note    {note}")

@@ -15,6 +15,7 @@ from matssl.stages.finetune.augmentation_settings import AugmentationSettings
 from matssl.stages.finetune.forest_settings import (
     GROUPS,
     HEEDED,
+    NONE,
     OF_ENCODERS,
     UNHEEDED,
     ForestSettings,
@@ -346,6 +347,9 @@ class FinetuneSettings(
             wrong.append(Problem(told, ("whole_model", "weights", "ssl_weights_path")))
         wrong += self.sample_problems(self.input_size, self.rare_class_p, self.d4)
         wrong += self.list_problems(self.splits, self.name)
+        if self.stages is not None and self.average_with != NONE:
+            told = "--average_with is for one training; each of --stages goes on from a network"
+            wrong.append(Problem(told, ("stages", "average_with")))
         wrong += self.staged_problems(self.folds, self.classifies, self.results_dir)
         return wrong
 
