@@ -117,6 +117,7 @@ def test_a_head_says_of_a_picture_what_it_says_of_its_pixels(
     image, mask = _picture()
     features = Features(sigmas, 1, encoder, "small_unet")
     assert len(features.groups) == features.filters + sum(encoder_facts(encoder).channels)
+    assert features.others == len(features.groups) - features.filters
     pixels = growing.drawn([image], [mask], 2, features.at, 800, 0)
     assert pixels.features.shape == (800, len(features.groups))
     if kind == "forest":
@@ -134,6 +135,13 @@ def test_a_head_says_of_a_picture_what_it_says_of_its_pixels(
     again = PixelClassifier.stored(model.description, model.state_dict())
     same = Network.on(again, "cpu", "fp32").probabilities(image, 2)
     assert np.array_equal(same, found)
+
+
+def test_maps_coarser_than_sixteen_pixels_are_not_seen() -> None:
+    """By hand: ResNet-18 has 64, 64, 128, 256 and 512 channels at strides 2 to 32."""
+    deep = Features((), 1, build_encoder("resnet18", 1).eval(), "resnet18")
+    assert deep.seen == ((64, 2), (64, 4), (128, 8), (256, 16)) and deep.others == 512
+    assert [level.shape[-1] for level in deep.maps(torch.zeros(1, 1, 64, 64))] == [32, 16, 8, 4]
 
 
 def test_tiles_of_a_head_are_hardly_seen(encoder: torch.nn.Module) -> None:
