@@ -7,7 +7,7 @@ elsewhere than the network, so that the mean of both is often better than either
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,11 +24,12 @@ from matssl.core.tables import percent
 from matssl.metrics import calibration, overlap
 from matssl.metrics import counts as counting
 from matssl.stages import console
-from matssl.stages.finetune import frozen, heads
+from matssl.stages.finetune import frozen, heads, report, results
 from matssl.stages.finetune.forest_settings import LINEAR, NONE
 from matssl.stages.finetune.heads import Predictor
 from matssl.stages.finetune.inputs import Inputs
 from matssl.stages.finetune.learner import Averaged, Learner
+from matssl.stages.finetune.report import Outcome
 from matssl.stages.finetune.settings import FinetuneSettings
 from matssl.trained import ensemble
 
@@ -171,13 +172,35 @@ def _scores(
     return tuple(float(np.nan_to_num(overlap.miou(one), nan=-1.0)) for one in total)
 
 
-def keep(folder: RunFolder, found: Average | None) -> None:
-    """Make the mean the kept model, with the network alone as network.ckpt beside it."""
-    if found is None or found.payload is None:
-        return
-    best = folder.root / "best.ckpt"
-    os.replace(best, folder.root / NETWORK)
-    checkpoint.save(best, found.payload)
+def finish(
+    settings: FinetuneSettings,
+    rt: Runtime,
+    folder: RunFolder,
+    inputs: Inputs,
+    learner: Learner,
+    outcome: Outcome,
+) -> None:
+    """Write the results and the report of a training, and keep its mean with a head, if any.
+
+    The network alone is network.ckpt then.
+
+    Args:
+        settings: of the run.
+        rt: where it computes.
+        folder: of the run; its best.ckpt has the network.
+        inputs: its images.
+        learner: predicts with the weights of best.ckpt.
+        outcome: what the run came to.
+    """
+    found = average(settings, rt, folder, inputs, learner)
+    results.finish(folder, settings, inputs, learner)
+    if found is not None and found.miou:
+        outcome = replace(outcome, best=max(found.miou))
+    report.finish(settings, folder, inputs, learner, outcome, section(folder))
+    if found is not None and found.payload is not None:
+        best = folder.root / "best.ckpt"
+        os.replace(best, folder.root / NETWORK)
+        checkpoint.save(best, found.payload)
 
 
 def undo(folder: RunFolder) -> None:

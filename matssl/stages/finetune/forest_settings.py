@@ -118,14 +118,18 @@ class ForestSettings:
             return self.features
         return "both" if weights else "filters"
 
-    def forest_problems(self, resume: bool, weights: bool) -> list[Problem]:
+    def forest_problems(self, resume: bool, weights: bool, staged: bool) -> list[Problem]:
         """Return what does not go together, one sentence each.
 
         Args:
             resume: whether a run is to go on.
             weights: whether weights of an encoder were given.
+            staged: whether one training goes on from another.
         """
         wrong = []
+        if staged and self.average_with != NONE:
+            told = "--average_with is for one training; each of --stages goes on from a network"
+            wrong.append(Problem(told, ("stages", "average_with")))
         if self.classifies and resume:
             told = f"--head {self.head} learns in one go: leave --resume out, or take --overwrite"
             wrong.append(Problem(told, ("resume", "head")))
