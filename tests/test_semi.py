@@ -392,8 +392,16 @@ def _rows(path: Path) -> list[dict[str, str]]:
 def test_a_run_is_the_plain_one_until_pictures_without_labels_count(
     name: str, synthetic_folder: Path, tmp_path: Path
 ) -> None:
-    pool = ("--semi", name, "--unlabeled_path", synthetic_folder, "--semi_warmup", 0.5)
-    pool += ("--guard", 0)
+    pool = (
+        "--semi",
+        name,
+        "--unlabeled_path",
+        synthetic_folder,
+        "--semi_warmup",
+        0.5,
+        "--guard",
+        0,
+    )
     assert _run(synthetic_folder, tmp_path, "semi", *pool) == 0
     assert _run(synthetic_folder, tmp_path, "plain") == 0
     runs = [tmp_path / "finetune" / run for run in ("semi", "plain")]
@@ -506,9 +514,9 @@ def test_a_pool_of_test_pictures_alone_is_refused_and_nothing_is_written(
 
 
 def test_the_better_training_is_kept_and_labels_alone_where_they_are_as_good() -> None:
-    assert auto.better({"labels": 0.5, "fixmatch": 0.51}) == "fixmatch"
-    assert auto.better({"labels": 0.5, "fixmatch": 0.5}) == "labels"
-    assert auto.better({"labels": 0.5, "fixmatch": 0.4}) == "labels"
+    assert auto.better({"labels": 0.5, "unimatch": 0.51}) == "unimatch"
+    assert auto.better({"labels": 0.5, "unimatch": 0.5}) == "labels"
+    assert auto.better({"labels": 0.5, "unimatch": 0.4}) == "labels"
 
 
 def test_auto_trains_both_keeps_the_better_and_says_so(
@@ -528,7 +536,7 @@ def test_auto_trains_both_keeps_the_better_and_says_so(
     assert "kept" in capsys.readouterr().out
     assert "One seed" in (root / "report.html").read_text(encoding="utf-8")
     # A part that is finished is not trained again.
-    (root / "fixmatch" / "status.json").unlink()
+    (root / "unimatch" / "status.json").unlink()
     times = (root / "labels" / "best.ckpt").stat().st_mtime_ns
     assert _run(synthetic_folder, tmp_path, "both", *words, "--resume") == 0
     assert (root / "labels" / "best.ckpt").stat().st_mtime_ns == times

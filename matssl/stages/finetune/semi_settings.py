@@ -15,7 +15,7 @@ from matssl.core.flags import Problem, flag
 SEMI_METHODS = ("mean_teacher", "fixmatch", "unimatch")
 NONE, AUTO = "none", "auto"
 # What auto tries.
-AUTO_METHOD = "fixmatch"
+AUTO_METHOD = "unimatch"
 GROUP = "semi-supervised"
 OWN = (
     "unlabeled_path",
