@@ -32,6 +32,11 @@ def main(argv: Sequence[str]) -> int:
 
         train_in_stages(resolved, argv)
         return 0
+    if resolved.ensemble > 1:
+        from matssl.stages.finetune.seeds import train_ensemble
+
+        train_ensemble(resolved, argv)
+        return 0
     if resolved.semi == AUTO:
         from matssl.stages.finetune.semi.auto import train_both
 

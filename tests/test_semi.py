@@ -356,8 +356,8 @@ def test_the_same_seed_gives_the_same_bits_and_a_checkpoint_goes_on_with_them(
         ("--semi fixmatch", "--semi fixmatch needs --unlabeled_path"),
         ("--unlabeled_path x", "--unlabeled_path: only with --semi mean_teacher|fixmatch|"),
         ("--guard 0.2 --cutmix_p 0.1", "--cutmix_p, --guard: only with --semi"),
-        ("--semi fixmatch --unlabeled_path x --folds 3", "does not go with --folds or --stages"),
-        ("--semi fixmatch --unlabeled_path x --head forest", "does not go with --head forest"),
+        ("--semi fixmatch --unlabeled_path x --folds 3", "does not go with --folds"),
+        ("--semi fixmatch --unlabeled_path x --head forest", "does not go with --head"),
         ("--semi fixmatch --unlabeled_path x --input_depth 3", "does not go with --input_depth"),
         (
             "--semi fixmatch --unlabeled_path x --whole_images --rare_class_p 0",

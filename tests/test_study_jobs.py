@@ -271,6 +271,7 @@ def test_results_alone_make_the_table_and_nothing_else_is_kept_where_that_is_ask
     out = tmp_path / "studies" / "tiny"
     assert not [path for path in (out / "runs").rglob("*") if path.is_file()]
     found = json.loads((out / "results" / "net-phase-default-1-0.json").read_text())
+    assert len(found["drawn"]) == 1 and len(found["iou"]["test"]) > 1
     assert found["images"] == 1 and found["machine"].keys() >= {"commit", "gpus", "processor"}
     other = tmp_path / "elsewhere" / "tiny"
     shutil.copytree(out / "results", other / "results")

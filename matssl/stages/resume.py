@@ -50,6 +50,8 @@ FREE_ON_RESUME = {
     "on_collapse",
     "on_bad_image",
     "snapshot_every",
+    # It says something of the start and changes nothing.
+    "check_start",
 }
 # What may differ where a run goes on elsewhere: the same plan, but sums are added in another order.
 ROUNDING = {"device", "gpu_id", "threads", "compile", "deterministic"}

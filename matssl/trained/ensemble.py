@@ -19,7 +19,7 @@ from matssl.core.arrays import Array, strips
 from matssl.data.masks import ClassTable
 from matssl.data.preprocess import Preprocess
 from matssl.metrics import calibration
-from matssl.models.forest import ForestModel, is_forest
+from matssl.models.pixels import PixelClassifier, is_classifier
 from matssl.models.segmentation import Description, build_model, check_input_size
 from matssl.trained.network import Network
 
@@ -165,8 +165,8 @@ def _filled(
         raise ValueError(f"its model has not the {table.num_classes} classes of its table")
     if description["in_channels"] != record.channels:
         raise ValueError(f"its model has not the {record.channels} channels of its record")
-    if is_forest(description):
-        return ForestModel.stored(description, state)
+    if is_classifier(description):
+        return PixelClassifier.stored(description, state)
     # Its weights are to be replaced; torch's generator stays where it is.
     with torch.random.fork_rng(devices=[]):
         model = build_model(**description)

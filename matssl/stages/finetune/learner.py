@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,9 @@ from matssl.models.segmentation import SegmentationModel
 from matssl.stages import resume
 from matssl.stages.finetune.objective import Objective, Schedule
 from matssl.stages.finetune.semi.supervision import Exercise, Supervision
+
+# In a checkpoint, the names of weights that are no longer the model's begin with this.
+KEPT = "kept."
 
 
 class Learner:
@@ -71,7 +75,9 @@ class Learner:
             synchronise_batchnorm(model, rt.device.type)
         self.averaged = {k: v.detach().clone() for k, v in model.state_dict().items()}
         self.optimizer = schedule.optimizer(model)
-        self.loss = losses.LOSSES[objective.loss]
+        if objective.dropout > 0:
+            # A hook has no name in the weights: the model stays what it is without dropout.
+            model.segmentation_head.register_forward_pre_hook(partial(_dropped, objective.dropout))
         self.kernels = losses.kernels(model) if objective.l2 > 0 else []
         # Of the last step: the L2 term; true positives, false positives, false negatives.
         self.penalty, self.positives = 0.0, (0, 0, 0)
@@ -120,7 +126,8 @@ class Learner:
         images = images.to(self.rt.device, non_blocking=True)
         target = target.to(self.rt.device, non_blocking=True)
         logits, others = self._answers(images, exercise)
-        loss: Tensor = self.loss(logits, target, self.class_weights)
+        over = (step + 1) / self.schedule.total_steps
+        loss: Tensor = self.objective.function(over)(logits, target, self.class_weights)
         value = float(self.rt.mean(loss.detach()))
         if not math.isfinite(value):
             raise UserError(
@@ -215,7 +222,7 @@ class Learner:
     def restore(self, payload: dict[str, Any]) -> None:
         """Continue from what :meth:`state` returned."""
         state = payload["state"]
-        own = {name: value for name, value in state.items() if not name.startswith("ema.")}
+        own = {k: value for k, value in state.items() if not k.startswith(("ema.", KEPT))}
         self.model.load_state_dict(own)
         self.averaged = {
             name.removeprefix("ema."): value.to(self.rt.device)
@@ -236,6 +243,11 @@ class Learner:
                     self.averaged[name].lerp_(value, 1 - decay)
                 else:
                     self.averaged[name].copy_(value)
+
+
+def _dropped(share: float, head: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor]:
+    """Return the maps of a decoder with whole channels left out, in training alone."""
+    return (nn.functional.dropout2d(inputs[0], share, head.training),)
 
 
 class Averaged:

@@ -23,19 +23,18 @@ from matssl.stages import console, lineage, resume
 from matssl.stages.console import Clock, Writer
 from matssl.stages.finetune import (
     augmented,
+    averaging,
     calibrate,
     folds,
-    forest,
+    frozen,
     report,
     results,
     scores,
     start,
 )
 from matssl.stages.finetune import inputs as reading
-from matssl.stages.finetune.forest_settings import FOREST
 from matssl.stages.finetune.inputs import Inputs
 from matssl.stages.finetune.learner import Learner
-from matssl.stages.finetune.objective import Schedule
 from matssl.stages.finetune.scores import Course
 from matssl.stages.finetune.semi import watch
 from matssl.stages.finetune.settings import FinetuneSettings
@@ -91,8 +90,9 @@ def trained(
     Raises:
         UserError: see :func:`finetune`.
     """
-    if settings.head == FOREST:
-        return forest.trained(settings, rt, root, inputs, facts, argv)
+    if settings.classifies:
+        return frozen.trained(settings, rt, root, inputs, facts, argv)
+    settings, compared = start.started(settings, rt, root, inputs)
     settings = start.sampled(settings, inputs.table, inputs.train)
     model = start.built(settings, inputs.table)
     images = len(inputs.train.planes)
@@ -108,6 +108,9 @@ def trained(
     rt.barrier()
     run = Run(settings, rt, folder, inputs, model, started_from)
     run.taught_before = taught
+    if compared is not None:
+        run.start_text = "\n".join(filter(None, (run.start_text, compared.text)))
+        run.compared = compared.fact
     if folder.resumed:
         run.restore()
     else:
@@ -115,7 +118,8 @@ def trained(
     console.say(settings, rt, run.start_text)
     plan = report.description(settings, inputs, run.schedule.total_steps, run.step)
     console.say(settings, rt, f"{plan}\ndevice  {rt.describe()}\nfolder  {folder.root}")
-    for note in (report.mirroring(inputs, run.crops.size), augmented.told(inputs.pipeline)):
+    notes = [report.mirroring(inputs, run.crops.size), augmented.told(inputs.pipeline)]
+    for note in (*notes, averaging.told(settings, inputs)):
         if note:
             console.say(settings, rt, note)
     try:
@@ -126,6 +130,8 @@ def trained(
                 reading.describe(folder, inputs)
                 augmented.begin(folder, inputs, run.crops.size, settings.seed)
                 results.begin(folder, settings, run.learner.model, inputs)
+                if compared is not None:
+                    compared.write(folder)
                 run.save("last.ckpt")
             run.train()
     except BaseException as error:
@@ -149,7 +155,9 @@ class Run:
         self.settings, self.rt, self.folder, self.inputs = settings, rt, folder, inputs
         self.ancestors = lineage.ancestors(started_from)
         self.start_text = lineage.origin(started_from, resumed=False)
-        self.schedule = schedule(settings, len(inputs.train.planes))
+        # How the start does beside others at hand, where it was looked at.
+        self.compared = ""
+        self.schedule = reading.schedule(settings, len(inputs.train.planes))
         self.crops = reading.crop_augmentation(settings, inputs.pipeline)
         # The same for the run itself and for each of its folds.
         self.make_learner = partial(
@@ -178,6 +186,7 @@ class Run:
         self.step, self.best, self.best_step, self.stale = 0, -1.0, 0, 0
         # What the best model is the best in; the steps since the last validation.
         self.top, self.course = scores.LOWEST, Course()
+        self.averaging = averaging.Averaging(settings.average_checkpoints)
         self.val_every = reading.val_every(settings, len(inputs.train.planes))
 
     def train(self) -> None:
@@ -229,6 +238,10 @@ class Run:
             self.best_step = self.step
             self.save("best.ckpt")
         if rt.is_main:
+            val, monitor = self.inputs.val, settings.monitor
+            told, miou = averaging.finish(folder, self.averaging, learner, val, monitor)
+            self.best = self.best if miou is None else miou
+            self.say(told) if told else None
             calibrate.kept(folder, self.inputs, learner)
             results.finish(folder, settings, self.inputs, learner)
             report.finish(settings, folder, self.inputs, learner, self._outcome())
@@ -268,6 +281,7 @@ class Run:
         monitor = self.settings.monitor
         value = miou if monitor == "miou" else scores.monitored(monitor, counts, val_loss)
         better = value > self.top
+        self.averaging.add(self.step, value, self.learner.averaged)
         row: dict[str, object] = {"step": self.step, "loss": loss, "val_miou": miou}
         figures = scores.figures(counts)
         if scored:
@@ -346,6 +360,7 @@ class Run:
                     "top": self.top,
                     "course": self.course.stored(),
                     "start": self.start_text,
+                    "compared": self.compared,
                     **self._taught(),
                     "data": self.inputs.identity,
                     **augmented.stored(self.inputs.pipeline),
@@ -354,6 +369,8 @@ class Run:
             }
             if name == "last.ckpt":
                 payload |= self.learner.state()
+                payload["state"] |= self.averaging.state()
+                payload["progress"] |= self.averaging.stored()
             else:
                 payload["state"] = self.learner.averaged
             path = self.folder.path(name)
@@ -363,8 +380,9 @@ class Run:
                 self.keep = checkpoint.PREVIOUS
             else:
                 checkpoint.save(path, payload)
-            facts = {"best_miou": self.best, "best_step": self.best_step}
-            self.folder.status("running", step=self.step, total=self.stop_at, **facts)
+            self.folder.status(
+                "running", step=self.step, total=self.stop_at, **self._outcome().facts
+            )
         self.rt.barrier()
 
     def restore(self) -> None:
@@ -394,6 +412,7 @@ class Run:
         watch.restore(self.semi, self.inputs, facts, instead)
         self.step = resume.whole_number("step", payload["step"], self.schedule.total_steps)
         self.learner.restore(payload)
+        self.averaging.restore(payload)
         self.best = float(facts["best"])
         self.best_step = resume.whole_number("best_step", facts["best_step"], self.step)
         self.stale = resume.whole_number("stale", facts["stale"])
@@ -401,6 +420,7 @@ class Run:
         self.top, self.course = float(facts.get("top", self.best)), Course.read(facts.get("course"))
         self.ancestors = Lineage.read(payload["lineage"]).ancestors
         self.start_text = str(facts["start"])
+        self.compared = str(facts.get("compared", ""))
         self.taught_before = facts
 
     def _taught(self) -> dict[str, list[str]]:
@@ -424,20 +444,5 @@ class Run:
         return self.ancestors.then(here)
 
     def _outcome(self) -> report.Outcome:
-        return report.Outcome(self.step, self.stop_at, self.best, self.best_step, self.start_text)
-
-
-def schedule(settings: FinetuneSettings, images: int) -> Schedule:
-    """Return the steps that the settings ask for, with so many images."""
-    return Schedule(
-        total_steps=reading.total_steps(settings, images),
-        lr=settings.lr,
-        shape=settings.schedule,
-        warmup=settings.warmup,
-        encoder_lr_factor=settings.encoder_lr_factor,
-        weight_decay=settings.weight_decay,
-        clip=settings.clip,
-        freeze_encoder_steps=settings.freeze_encoder_steps,
-        ema=settings.ema,
-        blocks=settings.finetune_blocks,
-    )
+        told = self.start_text, self.compared
+        return report.Outcome(self.step, self.stop_at, self.best, self.best_step, *told)

@@ -37,6 +37,7 @@ class Outcome:
         best: mIoU of the kept model, or of the folds; below 0 where nothing was scored.
         best_step: of the kept model.
         start: in words, where the weights come from.
+        compared: how that start does beside others at hand, "" where it was not looked at.
     """
 
     step: int
@@ -44,6 +45,13 @@ class Outcome:
     best: float
     best_step: int
     start: str
+    compared: str = ""
+
+    @property
+    def facts(self) -> dict[str, object]:
+        """What status.json says of it beside the steps."""
+        told = {"start": self.compared} if self.compared else {}
+        return {"best_miou": self.best, "best_step": self.best_step, **told}
 
     @property
     def score(self) -> str:
@@ -91,8 +99,7 @@ def finish(
         training.finetuning_curves(root / "steps.csv", root / "log.csv", folder.path("curves.png"))
     published_names(settings, folder, len(inputs.train.planes), outcome)
     pictures = panels(folder, inputs, learner)
-    facts = {"best_miou": outcome.best, "best_step": outcome.best_step}
-    folder.status("done", step=outcome.step, total=outcome.stop_at, **facts)
+    folder.status("done", step=outcome.step, total=outcome.stop_at, **outcome.facts)
     kind = "validation mIoU" if inputs.val else "held-out mIoU of the folds"
     if outcome.best < 0:
         kind = "validation"
@@ -106,9 +113,10 @@ def finish(
         for c in inputs.table.classes
     ]
     colours = segmentation.colour_names(inputs.table.names)
+    beside = report.note(f"Start: {outcome.compared}.") if outcome.compared else ""
     epochs = settings.results_dir is not None and (root / "metrics.png").is_file()
     sections = [
-        ("", report.headline(figures)),
+        ("", report.headline(figures) + beside),
         ("Course of the training", report.picture(root / "curves.png")),
         *([("Epochs", report.picture(root / "metrics.png"))] if epochs else []),
         ("Validation images", "".join(report.picture(path) for path in pictures)),

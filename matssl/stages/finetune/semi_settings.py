@@ -5,7 +5,7 @@ Without torch: they answer ``--help``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from matssl.core import paths
@@ -125,13 +125,22 @@ class SemiSettings:
         below=1,
     )
 
-    def semi_problems(self, others: Mapping[str, tuple[bool, Sequence[str]]]) -> list[Problem]:
+    def semi_problems(
+        self, others: Mapping[str, object], compiled: bool, ensemble: int
+    ) -> list[Problem]:
         """Return what does not go together, one sentence each.
 
         Args:
-            others: what it does not go with, as users type it: whether that is given, and the names
-                of the flags.
+            others: values of flags it does not go with; a false one is not given.
+            compiled: whether the network is; a compiled one does not see that its features are
+                dropped.
+            ensemble: how many networks are trained.
         """
+        others = {
+            **others,
+            "compile": compiled and self.semi == "unimatch",
+            "ensemble": ensemble > 1 and self.semi == AUTO,
+        }
         fields = SemiSettings.__dataclass_fields__
         given = [name for name in OWN if getattr(self, name) != fields[name].default]
         if self.semi == NONE:
@@ -151,10 +160,10 @@ class SemiSettings:
         if self.semi == "mean_teacher" and self.semi_thresholds:
             told = "--common_threshold and --rare_threshold: mean_teacher believes every pixel"
             wrong.append(Problem(told, ("rare_threshold", "common_threshold", "semi")))
-        for word, (on, names_of) in others.items():
+        for name, on in others.items():
             if on:
-                told = f"--semi {self.semi} does not go with {word}; leave one of them out"
-                wrong.append(Problem(told, ("semi", *names_of)))
+                told = f"--semi {self.semi} does not go with --{name}; leave one of them out"
+                wrong.append(Problem(told, ("semi", name)))
         return wrong
 
     @property
