@@ -442,6 +442,7 @@ class Run:
             "encoder": self.settings.encoder,
             "images": len(self.inputs.train.planes),
             "steps": self.step,
+            **watch.link(self.inputs),
         }
         return self.ancestors.then(here)
 
