@@ -244,6 +244,8 @@ class Run:
 
     def _estimate(self, clock: Clock) -> None:
         left = self.stop_at - self.step
+        if not left:
+            return
         self.say(
             f"estimate {console.minutes(left * clock.seconds_per_step)} for "
             f"{counted(left, 'step')}, without validation "
