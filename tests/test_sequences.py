@@ -429,7 +429,7 @@ def test_a_picture_and_a_mask_of_other_numbers_of_pages_are_no_pair(
         (tmp_path / kind).mkdir()
         pages = np.random.default_rng(0).integers(0, 2, (count, 16, 16), np.uint8).squeeze()
         tifffile.imwrite(tmp_path / kind / "a.tif", pages, photometric="minisblack")
-    with pytest.raises(UserError, match=r"a\.tif has 4 pages and its"):
+    with pytest.raises(UserError, match=r"a\.tif has [34] pages and its"):
         layouts.find(tmp_path)
     if of_mask == 1:
         (pair,) = layouts.find(tmp_path, page=2).pairs
