@@ -151,7 +151,7 @@ def test_json_min_of_two_annotators_asks_whose_counts(tmp_path: Path) -> None:
         for who, region in ((1, _region(OTHER)), (2, _region(SQUARE)))
     ]
     (tmp_path / "t.json").write_text(json.dumps(entries))
-    with pytest.raises(UserError, match=r"1 picture .*by 1, 2\): --annotator says whose counts"):
+    with pytest.raises(UserError, match=r"1 picture .*by 1, 2\)\): --annotator says whose counts"):
         label_studio.read(tmp_path, NONE)
     for annotator in ("2", "newest"):
         (found,) = label_studio.read(tmp_path, Choices(annotator=annotator)).drawings

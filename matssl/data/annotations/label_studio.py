@@ -87,8 +87,8 @@ def read(path: Path, choices: Choices) -> Annotations:
             drawings.append(_drawing(result, names, file, choices, where))
         for own in minimal.values():
             good, why = _counting([task for task, _ in own], choices.annotator)
-            task, where = next(one for one in own if not good or one[0] is good[0])
-            names, result = _names(task, choices.attribute, where), _minimal(task, where)
+            entry, where = next(one for one in own if not good or one[0] is good[0])
+            names, result = _names(entry, choices.attribute, where), _minimal(entry, where)
             several += [f"{cut(names[0])} ({why})"] if why else []
             drawings.append(_drawing(result, names, file, choices, where))
     if several:

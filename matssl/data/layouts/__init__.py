@@ -207,8 +207,8 @@ def find(
     name, left_out, told = laid.name, laid.left_out, laid.told
     root, made = laid.home or root, laid.made
     sequence = DATA_LAYOUTS[name].sequence if name in DATA_LAYOUTS else laid.sequence
-    every = depth > 1 and page is None
-    found = paged(laid.found, root, specimens, every, pages and page is None)
+    framed = depth > 1 and page is None
+    found = paged(laid.found, root, specimens, framed, pages and page is None)
     found = one_page(found, page)
     if not any(item.mask for item in found):
         if need_masks:
@@ -228,7 +228,7 @@ def find(
         frames=depth > 1,
     )
     notes += [*grouping.notes, *grouping.sequences.notes(depth)]
-    notes += _stray([item.image for item in found]) if every else []
+    notes += _stray([item.image for item in found]) if framed else []
     specimen = dict(zip((item.image for item in found), grouping.names, strict=True))
     unused = root / written.SPLITS
     if splits is None and unused.is_file():
