@@ -765,7 +765,7 @@ def compare_losses(bench: Bench, method: str) -> None:
 
     words: list[Any] = ["--model", method, "--steps", 2, "--batch_size", 8, "--overwrite"]
     words += ["--view_size", min(bench.sizes.view, 64), "--precision", "fp32"]
-    words += bench.labels(method)
+    words += [*bench.labels(method), "--views_on", "cpu"]
     reference = bench.pretrain("first", *words, device="cpu")["losses"]
     for tf32 in (False, True):
         torch.backends.cudnn.allow_tf32 = tf32

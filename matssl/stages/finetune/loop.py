@@ -24,6 +24,7 @@ from matssl.stages.console import Clock, Writer
 from matssl.stages.finetune import (
     augmented,
     averaging,
+    beside,
     calibrate,
     folds,
     frozen,
@@ -130,6 +131,7 @@ def trained(
                 reading.describe(folder, inputs)
                 augmented.begin(folder, inputs, run.crops.size, settings.seed)
                 results.begin(folder, settings, run.learner.model, inputs)
+                beside.first_answer(settings, rt, folder, inputs)
                 if compared is not None:
                     compared.write(folder)
                 run.save("last.ckpt")
@@ -243,8 +245,7 @@ class Run:
             self.best = self.best if miou is None else miou
             self.say(told) if told else None
             calibrate.kept(folder, self.inputs, learner)
-            results.finish(folder, settings, self.inputs, learner)
-            report.finish(settings, folder, self.inputs, learner, self._outcome())
+            beside.finish(settings, rt, folder, self.inputs, learner, self._outcome())
 
     def say(self, text: str) -> None:
         """Print a line, on one process, unless quiet."""
@@ -392,6 +393,7 @@ class Run:
             UserError: the plan or the data are not those of the run.
         """
         _, note = resume.load(self.folder.root, "finetune", self._restore)
+        beside.undo(self.folder)
         if note:
             self.keep = None
             self.say(f"note    {note}")
@@ -440,6 +442,7 @@ class Run:
             "encoder": self.settings.encoder,
             "images": len(self.inputs.train.planes),
             "steps": self.step,
+            **watch.link(self.inputs),
         }
         return self.ancestors.then(here)
 
