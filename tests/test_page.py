@@ -68,7 +68,7 @@ def test_folders_with_pictures_are_listed_and_those_of_ours_are_not(home: Worksp
     write(home.root / "experiments" / "eval" / "run", ("a.png",))
     write(home.root / ".hidden", ("a.png",))
     listed = {one["folder"]: one["pictures"] for one in home.folders()}
-    assert listed == {"set": 2, "set/train": 1, "set/val": 1, "steel": 2}
+    assert listed == {".": 4, "set": 2, "set/train": 1, "set/val": 1, "steel": 2}
 
 
 def test_a_look_says_what_the_doctor_says_and_holds_until_the_folder_changes(
@@ -406,7 +406,7 @@ def test_corrected_masks_stand_in_the_place_of_predicted_ones(steel: Folder) -> 
     rows = "".join(f"{steel.path / n}.png,{n},\n" for n in "ab")
     (run / "per_image.csv").write_text("image,group,pixel_size_nm\n" + rows)
     _draw(program(steel.workspace), "a.png", np.zeros(SHAPE, np.uint8))
-    target = steel.workspace.experiments / "masks" / "m"
+    target = steel.workspace.state / "masks" / "m"
     assert collecting.collect(commands.collect(steel, run, target).argv) == 0
     assert (readers.read_mask(target / "a.png") == 0).all()
     assert (readers.read_mask(target / "b.png") == 1).all()

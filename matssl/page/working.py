@@ -197,7 +197,7 @@ def _add_measuring(app: FastAPI, workspace: Workspace, jobs: Jobs) -> None:
         steps: list[Step] = []
         source, images = (run, False) if run else (folder.labels, True)
         if complete:
-            source, images = workspace.experiments / "masks" / name, True
+            source, images = workspace.state / "masks" / name, True
             steps = [commands.collect(folder, run, source)]
         assert source is not None
         steps.append(commands.measure(folder, source, images, name, asked.what, asked.classes))
@@ -213,7 +213,7 @@ def _add_measuring(app: FastAPI, workspace: Workspace, jobs: Jobs) -> None:
     def measured(name: str) -> dict[str, Any]:
         root = results.place(workspace, "measure", name)
         tables = results.tables(root)
-        masks = workspace.experiments / "masks" / name
+        masks = workspace.state / "masks" / results.checked(name)
         return {
             "name": name,
             "headline": results.headline(tables.get("fractions_over_specimens", [])),
@@ -288,9 +288,10 @@ def _add_results(app: FastAPI, workspace: Workspace) -> None:
 
     @app.get("/files/{kind}/{run}.zip")
     def masks(kind: str, run: str) -> Response:
-        if kind not in ("eval", "masks"):
+        home = {"eval": workspace.experiments / kind, "masks": workspace.state / kind}.get(kind)
+        if home is None:
             raise Refused(404, "there are no masks")
-        root = workspace.real(workspace.experiments / kind / results.checked(run))
+        root = workspace.real(home / results.checked(run))
         if not root.is_dir():
             raise Refused(404, "there are no masks")
         return sent_zip(workspace, root)

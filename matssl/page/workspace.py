@@ -16,8 +16,8 @@ from matssl.data import readers
 # Hidden, so that no command takes what lies there for micrographs.
 STATE = ".matssl"
 LABELS, EXPERIMENTS = "labels", "experiments"
-# What the labels of pictures that lie in the workspace itself are kept under.
-ITSELF = "_workspace"
+# Labels of the pictures of the whole workspace: hidden, or they would be masks among its pictures.
+OF_ALL = ".labels"
 # Folders that are looked through for pictures, and shown.
 DEEPEST, MOST_FOLDERS = 6, 500
 LONGEST_NAME = 150
@@ -122,7 +122,7 @@ class Workspace:
 
     def labels(self, folder: str) -> Path:
         """Return where the labels of the pictures of a folder lie."""
-        return self.root / LABELS / (ITSELF if folder == "." else folder)
+        return self.root / OF_ALL if folder == "." else self.root / LABELS / folder
 
     def kept(self, folder: str) -> Path:
         """Return where what is known of a folder is kept."""
@@ -207,8 +207,7 @@ def _with_parents(found: list[dict[str, object]]) -> list[dict[str, object]]:
             below[above] = below.get(above, 0) + int(str(entry["pictures"]))
             parts[above] = parts.get(above, 0) + 1
     own = {str(entry["folder"]): int(str(entry["pictures"])) for entry in found}
-    known = set(own) | {name for name, count in parts.items() if count > 1 and name != "."}
-    known |= {"."} if own.get(".") else set()
+    known = set(own) | {name for name, count in parts.items() if count > 1}
     return [
         {"folder": name, "pictures": own.get(name, 0) + below.get(name, 0)}
         for name in sorted(known, key=lambda name: (name != ".", name))

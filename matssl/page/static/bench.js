@@ -7,7 +7,7 @@ const UNITS = { nm: 1, "µm": 1000, mm: 1e6 };
 
 export function bench(card, app, pictures, say) {
   const stage = el("div.stage"), which = el("select", { "aria-label": "Picture" }, pictures.map((p) => el("option", { value: p.image }, p.image)));
-  const rows = el("input", { type: "number", min: "0", step: "1", "aria-label": "Rows of the bar" });
+  const rows = el("input", { type: "number", min: "0", step: "1", "aria-label": "Rows of the bar", style: { width: "5.2rem" } });
   const bar = el("div.row"), size = el("div.row"), told = el("p.soft.small", {}, "");
   card.append(el("div.bench", {}, stage, el("div", {})));
   const viewer = new Viewer(stage, "Picture with its information bar. Arrow keys move the line.");

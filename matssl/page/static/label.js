@@ -72,8 +72,9 @@ export async function show(main, app, asked) {
     const marks = new Map(known.map((p) => [p.image, p.complete ? "all" : "some"]));
     if (strip.childElementCount) {
       for (const button of strip.querySelectorAll("button")) {
-        button.toggleAttribute("aria-current", button.dataset.image === current.image);
-        if (button.dataset.image === current.image) button.setAttribute("aria-current", "true");
+        const here = button.dataset.image === current.image;
+        if (here && !button.hasAttribute("aria-current")) button.scrollIntoView({ block: "nearest" });
+        if (here) button.setAttribute("aria-current", "true"); else button.removeAttribute("aria-current");
         const tag = button.querySelector(".tag"), mark = marks.get(button.dataset.image);
         tag.textContent = mark || ""; tag.hidden = !mark; tag.className = `tag${mark ? " on" : ""}`;
       }

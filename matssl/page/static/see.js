@@ -30,7 +30,7 @@ export async function show(main, app, asked) {
   async function open(picture, left = 0, top = 0) {
     const mine = ++turn;
     current = picture; part = region(picture, left, top); data = unsure = null;
-    for (const button of strip.querySelectorAll("button")) { if (button.dataset.image === picture.image) button.setAttribute("aria-current", "true"); else button.removeAttribute("aria-current"); }
+    for (const button of strip.querySelectorAll("button")) { if (button.dataset.image === picture.image) { button.setAttribute("aria-current", "true"); button.scrollIntoView({ block: "nearest" }); } else button.removeAttribute("aria-current"); }
     viewer.wait.textContent = "Loading …";
     const window = { folder: app.folder, image: picture.image, ...part }, of = { ...window, run: run.name };
     const got = await attempt(Promise.all([pixels("/api/pixels", window), pixels("/api/predicted", of)]));
