@@ -20,6 +20,8 @@ import pytest
 pytest.importorskip("fastapi")
 pytest.importorskip("httpx")
 
+from fastapi.testclient import TestClient
+
 from matssl.page import labels, predictor, results
 from matssl.page.folders import Folder
 from matssl.page.routes import build
@@ -79,7 +81,7 @@ def test_the_token_of_the_address_becomes_a_cookie_that_scripts_cannot_read(
     # Only the first address takes it: elsewhere it would stay in the history.
     assert client.get("/api/workspace", params={"token": TOKEN}).status_code == 401
     answer = client.get("/", params={"token": TOKEN})
-    assert (answer.status_code, answer.headers["location"]) == (303, "/")
+    assert answer.status_code == 200 and "refresh" in answer.text and TOKEN not in answer.text
     cookie = answer.headers["set-cookie"]
     assert "HttpOnly" in cookie and "SameSite=Strict" in cookie
     assert client.get("/api/workspace").status_code == 200
@@ -94,6 +96,12 @@ def test_another_name_of_this_machine_is_not_answered(home: Workspace, host: str
     client = stranger(home)
     answer = client.get("/api/workspace", headers={**BEARER, "host": host})
     assert answer.status_code == 421
+
+
+def test_a_name_of_the_machine_is_answered_where_others_may_reach_it(home: Workspace) -> None:
+    app = application(home, TOKEN, PORT, UPLOAD, ("Lab-PC",))
+    client = TestClient(app, base_url=f"http://lab-pc:{PORT}", headers=BEARER)
+    assert client.get("/api/workspace").status_code == 200
 
 
 @pytest.mark.parametrize("host", [f"127.0.0.1:{PORT}", f"localhost:{PORT}", f"[::1]:{PORT}"])
@@ -143,11 +151,18 @@ def test_the_page_names_no_other_host_and_needs_no_inline_script() -> None:
 
 
 # --- paths ---
-@pytest.mark.parametrize("astray", ASTRAY)
-def test_no_path_leads_out_of_the_workspace(home: Workspace, astray: str) -> None:
+def test_no_path_leads_out_of_the_workspace(home: Workspace) -> None:
     looked_at(home, "steel")
     (home.root / "link").symlink_to(home.root.parent)
     client = program(home)
+    for astray in ASTRAY:
+        _go_astray(client, astray)
+    assert sorted(p.name for p in home.root.parent.iterdir()) == ["secret.png", "work"]
+    assert sorted(p.name for p in (home.root / "steel").iterdir()) == ["a.png", "b.png"]
+
+
+def _go_astray(client: TestClient, astray: str) -> None:
+    """Give a path wherever a path or a name is taken."""
     window = {"left": 0, "top": 0, "width": 9, "height": 9}
     one = {"folder": "steel", "image": astray}
     answers = [
@@ -171,10 +186,8 @@ def test_no_path_leads_out_of_the_workspace(home: Workspace, astray: str) -> Non
         client.post("/api/predict", params={"model": astray}, content=b"x"),
     ]
     for answer in answers:
-        assert 400 <= answer.status_code < 500, answer.request.url
-        assert SECRET not in answer.content and "/" not in answer.json().get("error", "")[:1]
-    assert sorted(p.name for p in home.root.parent.iterdir()) == ["secret.png", "work"]
-    assert sorted(p.name for p in (home.root / "steel").iterdir()) == ["a.png", "b.png"]
+        assert 400 <= answer.status_code < 500, (answer.request.url, answer.content)
+        assert SECRET not in answer.content
 
 
 def test_files_of_runs_are_shown_by_their_kind_and_from_their_folder_alone(home: Workspace) -> None:
@@ -385,13 +398,13 @@ def test_a_kill_while_labels_are_saved_loses_none(tmp_path: Path) -> None:
     """At any moment the file is a whole mask: the last one or the one before."""
     path = tmp_path / "a.png"
     labels.write(path, np.zeros((600, 800), np.uint8), labels.Classes.named(("a", "b")))
-    for turn in range(6):
+    for turn in range(3):
         saving = subprocess.Popen(
             [sys.executable, "-c", _SAVING, str(path)], cwd=ROOT, stdout=subprocess.PIPE
         )
         assert saving.stdout is not None
         saving.stdout.readline()
-        time.sleep(0.01 + 0.017 * turn)
+        time.sleep(0.01 + 0.031 * turn)
         saving.send_signal(signal.SIGKILL)
         saving.wait()
         saving.stdout.close()

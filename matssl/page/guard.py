@@ -42,6 +42,11 @@ _NO_TOKEN = (
     "<!doctype html><html lang=en><meta charset=utf-8><title>matssl</title><h1>This page is "
     "private</h1><p>Open the whole address that the command printed, with its token.</p></html>"
 )
+# A redirect would keep the cookie back where a link on another page led here.
+_ENTER = (
+    "<!doctype html><html lang=en><meta charset=utf-8><title>matssl</title>"
+    "<meta http-equiv=refresh content='0;url=/'><p><a href='/'>Open the page</a></p></html>"
+)
 
 
 class TooLarge(Exception):
@@ -139,7 +144,7 @@ class Guard:
             if not door.knows(given["token"][0]):
                 return 401, "wrong token", {}
             cookie = f"{door.cookie}={door.token}; HttpOnly; SameSite=Strict; Path=/"
-            return 303, "", {"location": "/", "set-cookie": cookie}
+            return 200, _ENTER, {"set-cookie": cookie}
         if headers.get("sec-fetch-site", "none") not in ("same-origin", "none"):
             return 403, "requests of other pages are not answered", {}
         bearer = headers.get("authorization", "")
@@ -221,8 +226,8 @@ def _has_port(host: str) -> bool:
 
 
 async def _answer(send: Send, status: int, told: str, more: dict[str, str] | None = None) -> None:
-    page = status == 401
-    text = _NO_TOKEN if page else json.dumps({"error": told}) if told else ""
+    page = status in (200, 401)
+    text = _NO_TOKEN if status == 401 else told if page else json.dumps({"error": told})
     kind = "text/html; charset=utf-8" if page else "application/json"
     headers = {**HEADERS, "content-type": kind, "content-length": str(len(text.encode()))}
     if status == 413:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 from collections import OrderedDict
 from concurrent.futures import ProcessPoolExecutor
@@ -98,7 +99,10 @@ class Predictor:
                 raise Refused(503, "too many pictures wait to be predicted; ask again later")
             self._waiting += 1
             if self._pool is None:
-                self._pool = ProcessPoolExecutor(1, mp_context=get_context("spawn"))
+                # Ctrl-C in the terminal is for the server, which ends the process itself.
+                quiet = (signal.SIGINT, signal.SIG_IGN)
+                spawn = get_context("spawn")
+                self._pool = ProcessPoolExecutor(1, spawn, signal.signal, quiet)
             pool = self._pool
         try:
             words = (str(model), str(picture), str(target), crop_bottom, pixel_size)

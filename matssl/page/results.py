@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -86,6 +87,21 @@ def _model(root: Path) -> Path | None:
     return last if last.is_file() and isinstance(taken, int) and taken > 0 else None
 
 
+def _all(workspace: Workspace, kind: str) -> list[Path]:
+    """Return the runs of a kind; those that lie elsewhere behind a link are not."""
+    found = []
+    for root in (workspace.experiments / kind).glob("*"):
+        with contextlib.suppress(Refused):
+            found.append(workspace.real(root))
+    return found
+
+
+def encoders(workspace: Workspace) -> list[str]:
+    """Return the names of the pretraining runs that have an encoder."""
+    runs = _all(workspace, "ssl")
+    return sorted(root.name for root in runs if (root / "encoder.safetensors").is_file())
+
+
 def models(workspace: Workspace, folder: Path | None = None) -> list[dict[str, Any]]:
     """Return the trainings of the workspace, the youngest first.
 
@@ -94,9 +110,9 @@ def models(workspace: Workspace, folder: Path | None = None) -> list[dict[str, A
         folder: only those taught from these pictures; all where None.
     """
     found = []
-    for root in (workspace.experiments / "finetune").glob("*"):
+    for root in _all(workspace, "finetune"):
         recipe = _yaml(root / "config.yaml")
-        if recipe is None or root.is_symlink():
+        if recipe is None:
             continue
         home = str(recipe.get("finetune_dataset"))
         if folder is not None and Path(home) != folder:
@@ -141,7 +157,7 @@ def curve(root: Path) -> dict[str, Any]:
 def of_folder(workspace: Workspace, kind: str, folder: Path) -> list[dict[str, Any]]:
     """Return the finished predictions or measurements of a folder, the youngest first."""
     found = []
-    for root in (workspace.experiments / kind).glob("*"):
+    for root in _all(workspace, kind):
         recipe, status = _yaml(root / "config.yaml"), _json(root / "status.json")
         if recipe is None or status is None or status.get("state") != "done":
             continue

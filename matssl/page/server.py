@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import socket
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 
@@ -20,7 +21,9 @@ CONCURRENT = 64
 UPLOADS = ("/api/upload", "/api/predict", "/api/labels")
 
 
-def application(workspace: Workspace, token: str, port: int, upload_bytes: int) -> Guard:
+def application(
+    workspace: Workspace, token: str, port: int, upload_bytes: int, names: Sequence[str] = ()
+) -> Guard:
     """Return the page as an ASGI application.
 
     Args:
@@ -28,6 +31,7 @@ def application(workspace: Workspace, token: str, port: int, upload_bytes: int) 
         token: that requests must know.
         port: it is reached by.
         upload_bytes: largest picture that is taken.
+        names: of this machine, beside localhost and its addresses.
 
     Raises:
         UserError: FastAPI is not installed.
@@ -37,8 +41,8 @@ def application(workspace: Workspace, token: str, port: int, upload_bytes: int) 
     except ImportError as error:
         told = "the page needs FastAPI and uvicorn: pip install 'matssl[page]'"
         raise UserError(told) from error
-    names = {"localhost", socket.gethostname().lower(), socket.getfqdn().lower()}
-    door = Door(token, port, frozenset(names), UPLOADS, upload_bytes)
+    known = frozenset(("localhost", *(name.lower() for name in names)))
+    door = Door(token, port, known, UPLOADS, upload_bytes)
     app: App = build(workspace, static())
     return Guard(app, door)
 
@@ -59,7 +63,8 @@ def serve(settings: ServeSettings) -> None:
     listening = _listening(settings.host, settings.port)
     port = int(listening.getsockname()[1])
     token = settings.token or secrets.token_urlsafe(24)
-    app = application(workspace, token, port, settings.upload_mb << 20)
+    names = () if is_loopback(settings.host) else (socket.gethostname(), settings.host)
+    app = application(workspace, token, port, settings.upload_mb << 20, names)
     try:
         import uvicorn
     except ImportError as error:

@@ -39,12 +39,25 @@ async def received(body: Body, target: Path) -> int:
         if not size:
             raise Refused(400, "the file is empty")
         temporary.chmod(0o644)
-        # Unlike a rename it never takes the place of a file that is there.
-        os.link(temporary, target)
+        _place(temporary, target)
         return size
-    except FileExistsError as error:
-        raise Refused(409, f"{target.name} is there already") from error
     except OSError as error:
         raise DiskFull(f"{target.name} could not be written: {error.strerror}") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _place(temporary: Path, target: Path) -> None:
+    """Give a file its name, which no other file may have.
+
+    Raises:
+        Refused: one has it.
+    """
+    try:
+        # Unlike a rename it never takes the place of a file that is there.
+        os.link(temporary, target)
+    except OSError as error:
+        # Some file systems have no second names.
+        if target.exists():
+            raise Refused(409, f"{target.name} is there already") from error
+        temporary.replace(target)

@@ -232,9 +232,7 @@ def _add_results(app: FastAPI, workspace: Workspace) -> None:
             "models": results.models(workspace, path),
             "predictions": results.of_folder(workspace, "eval", path),
             "measurements": results.of_folder(workspace, "measure", path),
-            "encoders": sorted(
-                p.parent.name for p in workspace.experiments.glob("ssl/*/encoder.safetensors")
-            ),
+            "encoders": results.encoders(workspace),
         }
 
     def predicted(folder: str, run: str) -> results.Prediction:

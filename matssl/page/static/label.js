@@ -1,6 +1,6 @@
 // Step 2: labels are painted, and saved as they are painted.
 import { get, pixels, put, send } from "./api.js";
-import { ask, attempt, commandBlock, el, number, plural, toast } from "./ui.js";
+import { ask, attempt, commandBlock, el, fill, number, plural, toast } from "./ui.js";
 import { isPart, region, surface } from "./viewer.js";
 import { Editor } from "./editor.js";
 
@@ -49,7 +49,8 @@ export async function show(main, app, asked) {
       const box = [left, top, right, bottom];
       dirty = dirty ? [Math.min(dirty[0], left), Math.min(dirty[1], top), Math.max(dirty[2], right), Math.max(dirty[3], bottom)] : box;
       saved.textContent = "Not saved"; saved.className = "tag on";
-      if (error.status === 0 || error.status >= 500) { timer = setTimeout(flush, AGAIN_AFTER); told.textContent = error.message; return; }
+      // 401: the page was started anew; its new address, opened anywhere in this browser, mends it.
+      if (error.status === 0 || error.status === 401 || error.status >= 500) { timer = setTimeout(flush, AGAIN_AFTER); told.textContent = error.message; return; }
       lost = true;
       if (error.status === 409) {
         if (await ask(`${error.message}. Loading drops what you drew here since then.`, "Load them")) { dirty = null; lost = false; await open(current); }
@@ -158,8 +159,7 @@ export async function show(main, app, asked) {
 
   let run = null;
   function drawPanel() {
-    const counts = new Uint32Array(256);
-    panel.replaceChildren(
+    fill(panel,
       el("section", {}, el("h2", {}, "Classes"), el("div.classes", {}, classes.map(classRow)),
         el("button.quiet.small", { type: "button", onclick: () => {
           const value = [...Array(255).keys()].find((v) => !classes.some((c) => c.value === v)), colour = SPARE.find((c) => !classes.some((d) => d.colour === c)) || "#888888";
@@ -179,11 +179,10 @@ export async function show(main, app, asked) {
         el("button.main", { type: "button", disabled: known.length === 0, onclick: async () => { await flush(); app.go("teach"); } }, "Teach a model →"), keys()),
       commandBlock([`labels: ${app.facts.labels_at}\nuse them with --mask_folder ${app.workspace.path}/${app.facts.labels_at} --classes ${app.workspace.path}/${app.facts.labels_at}/classes.yaml`], "Every command reads these files."));
     drawHistory();
-    void counts;
   }
 
   function keys() {
-    const all = [["1–9", "class"], ["[  ]", "smaller, larger"], ["Ctrl Z, Ctrl Y", "undo, redo"], ["+  −  0", "zoom in, out, fit"], ["wheel", "zoom"], ["right button, Space", "move the picture"], ["arrows, Enter", "cross by keyboard, draw there"], ["N", "next picture"]];
+    const all = [["1–9", "class"], ["[  ] or ,  .", "smaller, larger"], ["Ctrl Z, Ctrl Y", "undo, redo"], ["+  −  0", "zoom in, out, fit"], ["wheel", "zoom"], ["right button, Space", "move the picture"], ["arrows, Enter", "cross by keyboard, draw there"], ["N", "next picture"]];
     return el("dl.keys", {}, all.map(([key, what]) => [el("dt", {}, el("kbd", {}, key)), el("dd", {}, what)]));
   }
 
@@ -213,11 +212,15 @@ export async function show(main, app, asked) {
     const word = event.key.toLowerCase(), command = event.ctrlKey || event.metaKey;
     if (command && word === "z") { event.shiftKey ? editor.redo() : editor.undo(); event.preventDefault(); return; }
     if (command && word === "y") { editor.redo(); event.preventDefault(); return; }
+    // Some keyboards have brackets behind AltGr, which looks like Ctrl and Alt.
+    if ("[],.".includes(word) && (event.ctrlKey === event.altKey)) {
+      editor.size = Math.max(1, Math.min(120, "[,".includes(word) ? Math.floor(editor.size / 1.25) : Math.ceil(editor.size * 1.25)));
+      drawPanel(); viewer.draw(); return;
+    }
     if (command || event.altKey) return;
     const tool = TOOLS.find(([, , key]) => key.toLowerCase() === word);
     if (tool) { pick(tool[0]); return; }
     if (/^[1-9]$/.test(word) && classes[word - 1]) { choose(classes[word - 1].value); return; }
-    if (word === "[" || word === "]") { editor.size = Math.max(1, Math.min(120, word === "[" ? Math.floor(editor.size / 1.25) : Math.ceil(editor.size * 1.25))); drawPanel(); viewer.draw(); return; }
     if (word === "n") { open(pictures[(pictures.indexOf(current) + 1) % pictures.length]); return; }
     if (event.target !== viewer.canvas) return;
     if (word === "escape") { editor.polygon = []; editor.key = null; viewer.draw(); return; }

@@ -9,9 +9,13 @@ export async function show(main, app) {
   main.append(el("div.open", {}, side, page));
   drawSide(side, app);
   if (app.folder === null) { welcome(page, app); return null; }
-  const look = await attempt(send("/api/look", { folder: app.folder }));
+  let look;
+  try { look = await send("/api/look", { folder: app.folder }); } catch (error) {
+    if (error.status === 409 && app.facts) { page.append(el("p.note.warn", {}, `The folder has changed; it is read again once nothing else runs.`)); return folder(page, app); }
+    page.append(el("h1", {}, "This folder cannot be opened"), el("p.note.bad", {}, error.message));
+    return null;
+  }
   app.refreshBusy();
-  if (look === undefined) { page.append(el("p.note.bad", {}, "This folder cannot be opened.")); return null; }
   if (!look.job) { await app.reload(); return folder(page, app); }
   const box = el("div");
   page.append(el("h1", {}, app.folder === "." ? app.workspace.name : app.folder), el("p.lead", {}, "Every picture is read once: size, depth, information bar, pixel size, sharpness, masks that are there already."), box);

@@ -1,6 +1,6 @@
 // Step 4: what the model says of each picture, where it is unsure, and which picture to label next.
 import { get, pixels, send } from "./api.js";
-import { attempt, commandBlock, el, follow, number, swatch } from "./ui.js";
+import { attempt, commandBlock, el, fill, follow, number, swatch } from "./ui.js";
 import { Viewer, coloured, heat, isPart, lookup, region, surface } from "./viewer.js";
 
 export async function show(main, app, asked) {
@@ -62,7 +62,7 @@ export async function show(main, app, asked) {
 
   function drawPanel() {
     const shares = found.pictures.find((p) => p.image === current.image)?.shares || {};
-    panel.replaceChildren(
+    fill(panel,
       el("section", {}, el("label.field", {}, "Prediction", el("select", { onchange: (event) => app.go("see", { run: event.target.value, image: current.image }) }, runs.predictions.map((r) => el("option", { value: r.name, selected: r.name === run.name }, r.name))))),
       el("section", {}, el("h2", {}, "Area of each class here"), el("ul.legend", {}, classes.map((c) => el("li", {}, el("span", {}, swatch(c.colour), c.name), el("span", {}, shares[c.name] === undefined || shares[c.name] === null ? "–" : `${number(100 * shares[c.name])} %`))))),
       el("section", {}, el("h2", {}, "View"),

@@ -12,9 +12,12 @@ export function el(tag, attributes = {}, ...children) {
     else if (key in made && typeof value !== "string") made[key] = value;
     else made.setAttribute(key, value === true ? "" : value);
   }
-  made.append(...children.flat().filter((child) => child !== null && child !== undefined && child !== false));
+  made.append(...children.flat(3).filter((child) => child !== null && child !== undefined && child !== false));
   return made;
 }
+
+// Gives a part other children; those that are null are none.
+export function fill(part, ...children) { part.replaceChildren(...children.flat(3).filter((child) => child !== null && child !== undefined && child !== false)); }
 
 export function toast(text, kind = "", action = null) {
   const made = el(`div.toast${kind ? "." + kind : ""}`, {}, el("span", {}, text));
@@ -113,7 +116,12 @@ export function follow(box, name, done, quiet = false) {
   async function once() {
     if (gone || !box.isConnected) { gone = true; return; }
     let job;
-    try { job = await get(`/api/jobs/${name}`); } catch (error) { if (error.status === 404) return; setTimeout(once, 2000); return; }
+    try { job = await get(`/api/jobs/${name}`); } catch (error) {
+      if (error.status === 404) return;
+      if (error.status === 401) box.replaceChildren(el("p.note.bad", {}, error.message));
+      setTimeout(once, 2000);
+      return;
+    }
     if (gone) return;
     const going = isGoing(job);
     if (!quiet || job.state === "failed" || job.state === "died" || going) box.replaceChildren(panel(job));
