@@ -56,13 +56,14 @@ def three_channels(x, mean, std):
 
 
 @torch.inference_mode()
-def score(model, images, masks, mean, std, num_classes):
+def score(model, images, masks, mean, std, num_classes, device="cpu"):
     model.eval()
     counts = np.zeros((num_classes, num_classes), np.int64)
     for image, mask in zip(images, masks, strict=True):
         h, w = mask.shape
         x = F.pad(torch.from_numpy(image)[None], (0, -w % 32, 0, -h % 32), mode="reflect")
-        prediction = model(three_channels(x, mean, std)).argmax(1)[0, :h, :w].numpy()
+        logits = model(three_channels(x.to(device), mean, std))
+        prediction = logits.argmax(1)[0, :h, :w].cpu().numpy()
         known = mask != 255
         pairs = mask[known] * num_classes + prediction[known]
         counts += np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, -1)
@@ -78,6 +79,8 @@ def main():
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--validation_only", action="store_true", help="open no test image")
     parser.add_argument("--out", type=Path, help="append the result as one JSON line")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -91,13 +94,14 @@ def main():
     mean = float(np.mean([image.mean() for image in images]))
     std = float(np.sqrt(np.mean([image.var() for image in images])))
     model = smp.Unet("resnet18", encoder_weights=None, in_channels=3, classes=num_classes)
+    model.to(args.device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-3, total_steps=args.steps)
     dice = smp.losses.DiceLoss("multiclass", ignore_index=255)
     best, kept = -1.0, None
     for step in range(1, args.steps + 1):
         model.train()
-        x, y = crop_batch(rng, images, masks)
+        x, y = (part.to(args.device) for part in crop_batch(rng, images, masks))
         logits = model(three_channels(x, mean, std))
         loss = dice(logits, y) + F.cross_entropy(logits, y, ignore_index=255)
         optimizer.zero_grad()
@@ -105,7 +109,7 @@ def main():
         optimizer.step()
         schedule.step()
         if step % 100 == 0 or step == args.steps:
-            miou, _ = score(model, *val, mean, std, num_classes)
+            miou, _ = score(model, *val, mean, std, num_classes, args.device)
             print(f"step {step} loss {loss.item():.3f} val mIoU {miou:.4f}", flush=True)
             if miou > best:
                 best, kept = miou, {k: v.clone() for k, v in model.state_dict().items()}
@@ -113,8 +117,9 @@ def main():
     result = {"method": "plain_unet", "dataset": str(args.dataset.name), "seed": args.seed}
     result |= {"steps": args.steps, "val": best}
     for name in data.splits:
-        if name.endswith("test"):
-            miou, iou = score(model, *load(data.split(name), data.table), mean, std, num_classes)
+        if name.endswith("test") and not args.validation_only:
+            given = load(data.split(name), data.table)
+            miou, iou = score(model, *given, mean, std, num_classes, args.device)
             result |= {f"{name}_miou": miou, f"{name}_iou": iou}
     result["seconds"] = round(time.time() - start, 1)
     print(json.dumps(result))

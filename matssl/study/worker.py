@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+from matssl import pictures
 from matssl.core.errors import UserError, guard
 from matssl.study.queue import FAILED, STOPPED, Task
 from matssl.study.runner import INTERRUPTED, ROOT, CommandFailed, Runner
@@ -32,7 +33,9 @@ class InProcess(Runner):
         # command.txt names the command.
         sys.argv[0] = str(ROOT / words[0])
         try:
-            return guard(_main(words[0]), words[1:])
+            # Pictures that are thrown away are not drawn: that takes seconds of a small run.
+            with pictures.undrawn() if self.keep == "none" else contextlib.nullcontext():
+                return guard(_main(words[0]), words[1:])
         except SystemExit as end:
             return end.code if isinstance(end.code, int) else 1
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from matssl.pictures import segmentation, training
 from matssl.stages.finetune import augmented, calibrate
 from matssl.stages.finetune.inputs import Inputs
 from matssl.stages.finetune.learner import Averaged, Learner
+from matssl.stages.finetune.semi import watch
 from matssl.stages.finetune.settings import FinetuneSettings
 
 # Validation images shown in the report.
@@ -83,6 +84,7 @@ def finish(
     inputs: Inputs,
     learner: Learner,
     outcome: Outcome,
+    more: Sequence[tuple[str, str]] = (),
 ) -> None:
     """Write the last pictures and the report.
 
@@ -92,6 +94,7 @@ def finish(
         inputs: its images.
         learner: predicts the panels with the kept weights.
         outcome: what the run came to.
+        more: parts of the report.
     """
     root = folder.root
     if (root / "steps.csv").exists() and (root / "log.csv").exists():
@@ -120,7 +123,9 @@ def finish(
         *([("Epochs", report.picture(root / "metrics.png"))] if epochs else []),
         ("Validation images", "".join(report.picture(path) for path in pictures)),
         *calibrate.section(root),
+        *more,
         *augmented.section(root, settings),
+        *watch.section(root, inputs, learner.supervision),
         ("Classes", report.table(rows, swatches=colours)),
         ("Start", report.text(outcome.start)),
         ("Data", report.text(run_folder.read_text(root / "preflight.txt"))),

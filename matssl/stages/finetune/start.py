@@ -22,7 +22,6 @@ from matssl.preflight import Preflight
 from matssl.stages import console, lineage, published, resume
 from matssl.stages.finetune import inputs as reading
 from matssl.stages.finetune import start_probe
-from matssl.stages.finetune.forest_settings import FOREST
 from matssl.stages.finetune.inputs import Inputs
 from matssl.stages.finetune.settings import FinetuneSettings
 from matssl.stages.finetune.start_settings import AUTO
@@ -68,7 +67,7 @@ def examined(
         UserError: anything that is wrong with folder, images or masks.
     """
     # Where the start is still to be chosen, its encoder is known when the images are.
-    known_encoder = settings.head != FOREST and not start_probe.waits(settings)
+    known_encoder = settings.sees_encoder and not start_probe.waits(settings)
     if known_encoder:
         settings = _named(settings, root)
     unmeasured = settings.record(settings.in_channels, settings.input_size)
@@ -82,7 +81,7 @@ def examined(
             f"{dataset.table.num_classes} ({', '.join(dataset.table.names)}): --classes binary "
             "makes two of them"
         )
-    if known_encoder:
+    if known_encoder and not settings.classifies:
         settings, told = _tried(settings, dataset.table)
         notes = (*notes, *told)
     found = preflight.examine_dataset(dataset, unmeasured, opened=reading.OPENED)
@@ -110,6 +109,8 @@ def _tried(
     model = built(settings, table)
     if settings.finetune_blocks not in (blocks.ALL, blocks.NONE):
         blocks.wanted(model.encoder, settings.finetune_blocks, settings.encoder)
+    if settings.layer_decay < 1:
+        blocks.told_blocks(model.encoder, settings.encoder, "--layer_decay 1")
     if settings.whole_images:
         return settings, ()
     asked, settings = (
@@ -239,7 +240,7 @@ def sampled(settings: FinetuneSettings, table: ClassTable, images: Labelled) -> 
         table: classes of the model.
         images: all that are learned from, in every fold.
     """
-    if settings.crop_size is not None or settings.head == FOREST:
+    if settings.crop_size is not None or settings.classifies:
         return settings
     return replace(settings, crop_size=reading.side_of_images(images, built(settings, table)))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from matssl.core.flags import flag
+from matssl.core.flags import Problem, flag
 from matssl.stages.settings import weights_file
 
 # Value of --ssl_weights_path for the best start at hand.
@@ -36,3 +36,15 @@ class StartSettings:
         "images; auto: where weights are given (some seconds), none: never",
         choices=("auto", "none"),
     )
+
+    def start_problems(self, source: str | None, classifies: bool) -> list[Problem]:
+        """Return what does not go together.
+
+        Args:
+            source: value of ``--ssl_weights_path``.
+            classifies: whether no network learns.
+        """
+        if not (classifies and source == AUTO):
+            return []
+        told = "--ssl_weights_path auto compares networks; with --head forest or linear name a file"
+        return [Problem(told, ("ssl_weights_path", "head"))]
