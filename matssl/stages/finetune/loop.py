@@ -242,7 +242,7 @@ class Run:
             told, miou = averaging.finish(folder, self.averaging, learner, val, monitor)
             self.best = self.best if miou is None else miou
             self.say(told) if told else None
-            calibrate.kept(folder, self.inputs, learner)
+            calibrate.kept(folder, self.inputs, learner, settings.decision)
             results.finish(folder, settings, self.inputs, learner)
             report.finish(settings, folder, self.inputs, learner, self._outcome())
 

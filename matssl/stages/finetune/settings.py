@@ -363,7 +363,7 @@ class FinetuneSettings(
         several = {"folds": self.folds, "stages": self.stages, "results_dir": self.results_dir}
         wrong += self.start_problems(self.ssl_weights_path, self.classifies)
         wrong += self.ingredient_problems(self.classifies, several)
-        wrong += self.loss_problems(self.resolved().loss)
+        wrong += self.loss_problems(self.resolved().loss, self.threshold)
         wrong += self.staged_problems(self.folds, self.classifies, self.results_dir)
         others = {"folds": self.folds, "stages": self.stages, "whole_images": self.whole_images}
         others |= {"head": self.classifies, "input_depth": self.input_depth > 1}
