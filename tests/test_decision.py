@@ -182,7 +182,15 @@ def test_garbled_factors_are_damage(folder: Path, tmp_path: Path, no_drawing: No
             Segmenter.load(tmp_path / "x.ckpt")
 
 
-def test_a_threshold_and_factors_do_not_go_together() -> None:
-    words = ["--finetune_dataset", "x", "--decision", "validation", "--threshold", "0.3"]
-    with pytest.raises(UserError, match="both say where a class is"):
-        settings.resolve(words)
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("--threshold", "0.3"), "both say where a class is"),
+        (("--average_with", "forest"), "of a network alone"),
+    ],
+)
+def test_other_decisions_do_not_go_together_with_factors(
+    words: tuple[str, ...], sentence: str
+) -> None:
+    with pytest.raises(UserError, match=sentence):
+        settings.resolve(["--finetune_dataset", "x", "--decision", "validation", *words])

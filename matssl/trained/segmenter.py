@@ -58,7 +58,6 @@ class TrainedOn:
         lists: images that were given by name or share.
         images: paths of the training images.
         digests: of their pixels, see :func:`matssl.data.readers.digest`.
-        unlabelled: digests of pictures that were learned from without their labels.
     """
 
     dataset: str | None = None
@@ -70,7 +69,6 @@ class TrainedOn:
     lists: Lists = Lists()
     images: frozenset[str] = frozenset()
     digests: frozenset[str] = frozenset()
-    unlabelled: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -195,9 +193,9 @@ class Segmenter:
         if encoder is not None:
             raise UserError(f"{path} says its encoder itself; leave --encoder out")
         members = []
-        for model, record, temperature in ensemble.models(payload, path, input_size):
+        for model, record, temperature, of in ensemble.models(payload, path, input_size):
             network = Network.on(model, device, precision, threads)
-            members.append(Member(network, record, temperature))
+            members.append(Member(network, record, temperature, of))
         lineage = Lineage.read(payload.get("lineage"))
         with checkpoint.damage_told(path):
             trained_on = _trained_on(payload)
@@ -265,7 +263,7 @@ class Segmenter:
             probabilities = native(probabilities, shape)
             if self.members:
                 calibration.temper(probabilities, member.temperature)
-                total = ensemble.add(total, probabilities, len(self.members))
+                total = ensemble.add(total, probabilities, member.of)
             else:
                 # Of the network's own ones: rounding must not decide between two classes.
                 _decide(probabilities, classes, self.threshold, self.factors)
@@ -366,7 +364,6 @@ def _trained_on(payload: Mapping[str, Any]) -> TrainedOn:
         ),
         images=frozenset(progress.get("train_images", [])),
         digests=frozenset(progress.get("train_digests", [])),
-        unlabelled=frozenset(dict(progress.get("unlabelled", {})).get("digests", [])),
     )
 
 

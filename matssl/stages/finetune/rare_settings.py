@@ -70,17 +70,21 @@ class RareSettings:
             found |= {"alpha": self.tversky_alpha, "beta": self.tversky_beta}
         return found
 
-    def loss_problems(self, loss: str, threshold: float | None) -> list[Problem]:
+    def loss_problems(self, loss: str, threshold: float | None, beside: str) -> list[Problem]:
         """Return what does not go together, one sentence each.
 
         Args:
             loss: ``--loss``.
             threshold: ``--threshold``.
+            beside: ``--average_with``.
         """
         wrong = []
         if self.decision == VALIDATION and threshold is not None:
             told = "--decision validation and --threshold both say where a class is; give one"
             wrong.append(Problem(told, ("decision", "threshold")))
+        if self.decision == VALIDATION and beside != "none":
+            told = "--decision validation is of a network alone; leave --average_with out"
+            wrong.append(Problem(told, ("decision", "average_with")))
         about = ("loss", "loss_function")
         if self.label_smoothing and loss not in SMOOTHED:
             told = f"--label_smoothing acts in the cross-entropy over all classes, not in {loss}"

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from matssl.core import checkpoint, flags, runtime
+from matssl.core import checkpoint, flags, runtime, textfiles
 from matssl.core.arrays import Array, decided
 from matssl.core.digest import Damaged
 from matssl.core.errors import DiskFull, UserError
@@ -26,12 +26,12 @@ from matssl.data.crops import Labelled
 from matssl.metrics import calibration, overlap
 from matssl.metrics import counts as counting
 from matssl.metrics.calibration import Sample
-from matssl.preflight import Preflight
 from matssl.stages import console, resume
 from matssl.stages.finetune import deciding, loop, several, start
 from matssl.stages.finetune import inputs as reading
 from matssl.stages.finetune.inputs import Inputs
 from matssl.stages.finetune.rare_settings import VALIDATION
+from matssl.stages.finetune.semi import watch
 from matssl.stages.finetune.settings import FinetuneSettings
 from matssl.trained import ensemble
 from matssl.trained.segmenter import Segmenter
@@ -66,12 +66,13 @@ def train_ensemble(settings: FinetuneSettings, argv: Sequence[str]) -> Path:
     if before:
         _refuse_other(before, plan, root)
     several.check(settings, len(inputs.train.planes), inputs.table, rt)
+    inputs, facts = watch.gathered(settings, rt, inputs, found.text())
     folder = RunFolder.at(root, settings.resume, settings.overwrite, rt.is_main, marks=(PLAN,))
     states = [resume.state_of(root / _name(seed)) for seed in seeds]
     rt.barrier()
     if not folder.resumed:
         folder.start(flags.to_dict(settings), argv)
-        folder.write_text("preflight.txt", found.text() + "\n")
+        folder.write_text("preflight.txt", facts + "\n")
         folder.write_json("classes.json", inputs.table.to_dict())
         folder.write_json(PLAN, plan)
     number = settings.seed
@@ -80,7 +81,7 @@ def train_ensemble(settings: FinetuneSettings, argv: Sequence[str]) -> Path:
             for seed, state in zip(seeds, states, strict=True):
                 number = seed
                 folder.status("running", seed=seed, models=len(seeds))
-                _train(settings, rt, root, seed, state, inputs, found, argv)
+                _train(settings, rt, root, seed, state, inputs, facts, argv)
                 rt.barrier()
             if rt.is_main:
                 _finish(settings, rt, folder, seeds, inputs)
@@ -118,7 +119,7 @@ def _train(
     seed: int,
     state: str,
     inputs: Inputs,
-    found: Preflight,
+    facts: str,
     argv: Sequence[str],
 ) -> None:
     """Train one model, or what is left of it.
@@ -133,7 +134,7 @@ def _train(
     own = replace(settings, seed=seed, ensemble=1)
     own = replace(own, resume=state == "begun", overwrite=state == "new")
     try:
-        loop.trained(own, rt, root / _name(seed), inputs, found.text(), argv)
+        loop.trained(own, rt, root / _name(seed), inputs, facts, argv)
     except (DiskFull, Damaged):
         raise
     except UserError as error:
@@ -156,7 +157,10 @@ def _finish(
     several.join(path, roots, settings, inputs.dataset.root.name, {"seeds": len(seeds)})
     facts: dict[str, object] = {"models": len(seeds)}
     if inputs.val is not None:
-        scores, samples = validated(path, inputs.val, rt)
+        # What is kept of each was validated at its end.
+        stored = [textfiles.read_json(root / "status.json") for root in roots]
+        together, samples = validated(path, inputs.val, rt)
+        scores = [*(float(facts["best_miou"]) for facts in stored), together]
         names = [*map(_name, seeds), "all as one"]
         rows: list[dict[str, object]] = [
             {"model": name, "val_miou": round(score, 4)}
@@ -165,7 +169,7 @@ def _finish(
         atomic_write_text(folder.path(TABLE), csv_text(rows))
         shown = ", ".join(f"{100 * score:.1f}" for score in scores[:-1])
         print(f"      validation mIoU {100 * scores[-1]:.1f} % as one ({shown} alone)", flush=True)
-        facts["best_miou"] = scores[-1]
+        facts["best_miou"] = together
         if settings.decision == VALIDATION:
             factors = deciding.choose(folder, samples, inputs.val, inputs.table.names)
             whole = checkpoint.load(path, stage="finetune")
@@ -175,8 +179,8 @@ def _finish(
     print(f"      {len(seeds)} models as one: {path}", flush=True)
 
 
-def validated(path: Path, val: Labelled, rt: Runtime) -> tuple[list[float], list[Sample]]:
-    """Return how the models of an ensemble do on validation images, by the most likely class.
+def validated(path: Path, val: Labelled, rt: Runtime) -> tuple[float, list[Sample]]:
+    """Return the mean IoU of an ensemble on validation images, by the most likely class.
 
     Args:
         path: of the ensemble.
@@ -184,23 +188,20 @@ def validated(path: Path, val: Labelled, rt: Runtime) -> tuple[list[float], list
         rt: where it computes.
 
     Returns:
-        Mean IoU of each, and of all as one; labelled pixels of each image as all say it.
+        The mean IoU, and labelled pixels of each image with their mean probabilities.
     """
     samples: list[Sample] = []
     every = calibration.thinned(val.masks)
     whole = Segmenter.load(path, device=str(rt.device), precision=rt.precision)
-    classes, members = whole.table.num_classes, whole.members
-    totals = np.zeros((len(members) + 1, classes, classes), np.int64)
+    classes = whole.table.num_classes
+    total = np.zeros((classes, classes), np.int64)
     for plane, mask in zip(val.planes, val.masks, strict=True):
-        together: Array | None = None
-        for number, member in enumerate(members):
+        mean: Array | None = None
+        for member in whole.members:
             found = member.probabilities(plane, classes)
-            said = decided(found, whole.threshold)
-            totals[number] += counting.confusion(mask, said, classes)
             calibration.temper(found, member.temperature)
-            together = ensemble.add(together, found, len(members))
-        assert together is not None
-        said = decided(together, whole.threshold)
-        totals[-1] += counting.confusion(mask, said, classes)
-        samples.append(calibration.sample(together, mask, every))
-    return [float(overlap.miou(total)) for total in totals], samples
+            mean = ensemble.add(mean, found, member.of)
+        assert mean is not None
+        total += counting.confusion(mask, decided(mean, whole.threshold), classes)
+        samples.append(calibration.sample(mean, mask, every))
+    return float(overlap.miou(total)), samples

@@ -212,9 +212,7 @@ def _start(
 ) -> RunFolder:
     """Return the folder of the results with what is known before the first map."""
     folder = RunFolder.at(root, False, settings.overwrite, True)
-    folder.start(flags.to_dict(settings), argv)
-    command = shlex.join(["python", "-m", "matssl.tools.phase_map", *argv])
-    folder.write_text("command.txt", command + "\n")
+    folder.start(flags.to_dict(settings), argv, "matssl.tools.phase_map")
     folder.write_text("preflight.txt", inputs.facts + "\n")
     for fact in inputs.broken:
         folder.append_csv("bad_images.csv", {"image": str(fact.path), "reason": fact.error})
