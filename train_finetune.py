@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from matssl.core.errors import guard
 from matssl.core.flags import declared
 from matssl.stages.finetune import settings
+from matssl.stages.finetune.semi_settings import AUTO
 
 
 def main(argv: Sequence[str]) -> int:
@@ -30,6 +31,16 @@ def main(argv: Sequence[str]) -> int:
         from matssl.stages.finetune.staged import train_in_stages
 
         train_in_stages(resolved, argv)
+        return 0
+    if resolved.ensemble > 1:
+        from matssl.stages.finetune.seeds import train_ensemble
+
+        train_ensemble(resolved, argv)
+        return 0
+    if resolved.semi == AUTO:
+        from matssl.stages.finetune.semi.auto import train_both
+
+        train_both(resolved, argv)
         return 0
     from matssl.stages.finetune.loop import finetune
 

@@ -600,12 +600,18 @@ def speed(bench: Bench) -> None:
             sheet.row(f"encoder alone, {what}: views/s", pure)
             sheet.memory(f"encoder alone, {what}", memory)
         most = max(1, (os.cpu_count() or 1) - 2)
-        for threads in dict.fromkeys(("", most)):
-            told = f"{what}, {threads} threads" if threads else what
+        # Views of the device, and of the CPU by its four and by as many threads as it has.
+        ways: dict[str, list[Any]] = {"": []}
+        if bench.cuda:
+            ways[", views of the CPU"] = ["--views_on", "cpu"]
+            ways[f", views of the CPU, {most} threads"] = [*ways[", views of the CPU"]]
+            ways[f", views of the CPU, {most} threads"] += ["--num_workers", most]
+        for way, how in ways.items():
+            told = f"{what}{way}"
             with sheet.part(f"loop, {told}"):
                 words: list[Any] = ["--model", "matssl", "--encoder", encoder, "--view_size", side]
                 words += ["--batch_size", sizes.timed_batch, "--steps", sizes.timed_steps]
-                words += ["--num_workers", threads] if threads else []
+                words += how
                 run = bench.pretrain("timed", *words, "--overwrite")
                 got, wait = loop_speed(run, views)
                 sheet.row(f"loop, {told}: views/s", got)
@@ -759,7 +765,7 @@ def compare_losses(bench: Bench, method: str) -> None:
 
     words: list[Any] = ["--model", method, "--steps", 2, "--batch_size", 8, "--overwrite"]
     words += ["--view_size", min(bench.sizes.view, 64), "--precision", "fp32"]
-    words += bench.labels(method)
+    words += [*bench.labels(method), "--views_on", "cpu"]
     reference = bench.pretrain("first", *words, device="cpu")["losses"]
     for tf32 in (False, True):
         torch.backends.cudnn.allow_tf32 = tf32

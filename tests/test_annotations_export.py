@@ -14,6 +14,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import tifffile
 from numpy.typing import NDArray
 
 from matssl.core.errors import UserError
@@ -63,6 +64,53 @@ def _call(*words: object) -> None:
 
 
 # --- export ---
+def test_files_lead_to_their_pictures_wherever_they_are_written(tmp_path: Path) -> None:
+    run = _run(tmp_path / "run", {"a": _random(1)}, tmp_path / "pictures")
+    for place in ("out", "some/where/else"):
+        _call("export", run, "--format", "labelme", "--output_dir", tmp_path / place)
+        way = json.loads((tmp_path / place / "a.json").read_text())["imagePath"]
+        assert (tmp_path / place / way).resolve() == (tmp_path / "pictures/a.png").resolve()
+        assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize("moved", [False, True])
+@pytest.mark.parametrize("format_", WRITTEN)
+def test_predictions_of_a_stack_are_exported_with_a_picture_a_page(
+    format_: str, moved: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    masks = [_random(2) for _ in range(3)]
+    size = masks[0].shape
+    film = np.stack([257 * _picture(size, n).astype(np.uint16) for n in range(3)])
+    stack = tmp_path / "gone" / "S1" / "film.tif"
+    stack.parent.mkdir(parents=True)
+    tifffile.imwrite(stack, film, photometric="minisblack")
+    rows, run = ["image,group,sequence,frame,pixel_size_nm"], tmp_path / "run"
+    for n, mask in enumerate(masks, 1):
+        _png(run / "masks" / "index" / f"film-{n:04}.png", mask)
+        rows.append(f"{stack}/film-{n:04}.tif,film,film,{n},")
+    (run / "per_image.csv").write_text("\n".join(rows) + "\n")
+    (run / "metrics.json").write_text(json.dumps({"classes": dict.fromkeys(NAMES, 0.5)}))
+    further: tuple[object, ...] = ()
+    if moved:
+        (tmp_path / "gone").rename(tmp_path / "here")
+        _call("export", run, "--format", format_, "--output_dir", tmp_path / "bare")
+        assert "3 pictures not found: --images says where they are" in capsys.readouterr().out
+        further = ("--images", tmp_path / "here")
+    out, back = tmp_path / "out", tmp_path / "back"
+    _call("export", run, "--format", format_, "--output_dir", out, *further)
+    said = capsys.readouterr().out
+    assert "the same pixels in all of 3 pictures" in said
+    assert f"3 pages of stacks as pictures, to be opened with the files: {out}/pictures" in said
+    pictures = sorted((out / "pictures").rglob("*.png"))
+    assert [p.name for p in pictures] == [f"film-{n:04}.png" for n in (1, 2, 3)]
+    for path, page in zip(pictures, film, strict=True):
+        np.testing.assert_array_equal(readers.read(path).pixels, page)
+    (command,) = re.findall(r"annotations (import .*)", said)
+    _call(*command.replace("MASKS", str(back)).split())
+    for path, mask in zip(sorted(back.rglob("film-*.png")), masks, strict=True):
+        np.testing.assert_array_equal(readers.read_mask(path), mask)
+
+
 @pytest.mark.parametrize("format_", WRITTEN)
 def test_predictions_come_back_through_import_as_they_were(
     format_: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -149,6 +197,21 @@ def _two(folder: Path) -> tuple[Path, Path]:
     for name, mask in (("a", a), ("b", b)):
         _png(folder / name / "p.png", mask)
     return folder / "a", folder / "b"
+
+
+def test_two_that_agree_differ_nowhere_and_all_files_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, other = _two(tmp_path)
+    for first, second, differ in ((one, one, False), (one, other, True)):
+        out = tmp_path / f"out {differ}"
+        _call("compare", first, second, "--classes", "matrix,pore", "--output_dir", out)
+        page = (out / "report.html").read_text()
+        assert ("Where they differ most" in page) == differ
+        assert ("Both give each pixel the same class." in page) != differ
+        written = capsys.readouterr().out.splitlines()[-1]
+        for path in out.glob("*.csv"):
+            assert path.name in written
 
 
 def test_agreement_is_what_hand_arithmetic_says(

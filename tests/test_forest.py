@@ -22,7 +22,7 @@ from matssl.core.errors import UserError
 from matssl.core.geometry import apply_d4
 from matssl.data import readers
 from matssl.forest import filters, growing, trees
-from matssl.models.forest import ForestModel
+from matssl.models.pixels import Features, PixelClassifier
 from matssl.stages.evaluate import predict as evaluation
 from matssl.stages.evaluate.settings import EvaluateSettings
 from matssl.stages.finetune.settings import resolve
@@ -94,6 +94,11 @@ def _stripes(seed: int, side: int = 64) -> tuple[NDArray[np.float32], NDArray[np
     return plane.astype(np.float32)[None], mask
 
 
+def _said(grown: growing.Grown, image: NDArray[np.float32]) -> NDArray[np.float32]:
+    features = Features(grown.forest.sigmas, len(image))
+    return PixelClassifier(grown.forest, features).probabilities(image)
+
+
 @pytest.fixture(scope="module")
 def grown() -> growing.Grown:
     image, mask = _stripes(0)
@@ -119,7 +124,7 @@ def test_arrays_answer_as_scikit_learn_does() -> None:
 
 def test_textures_that_greys_cannot_tell_are_told(grown: growing.Grown) -> None:
     image, mask = _stripes(1)
-    found = grown.forest.probabilities(image)
+    found = _said(grown, image)
     assert found.sum(axis=0) == pytest.approx(1, abs=1e-5)
     inner = np.abs(np.arange(64) - 32) > 5
     assert (found.argmax(axis=0) == mask)[:, inner].mean() > 0.95
@@ -145,7 +150,7 @@ def test_strokes_of_two_classes_are_labels_enough() -> None:
         strokes[20 + along, start + along] = mask[20 + along, start + along]
     grown = growing.grow([image], [strokes], 3, trees=20, sigmas=SMALL, least=2)
     assert grown.pixels == (24, 24, 0)
-    found = grown.forest.probabilities(_stripes(1)[0])
+    found = _said(grown, _stripes(1)[0])
     assert not found[2].any()
     inner = np.abs(np.arange(64) - 32) > 5
     assert (found.argmax(axis=0) == mask)[:, inner].mean() > 0.9
@@ -178,9 +183,9 @@ def test_no_label_is_no_forest() -> None:
 @pytest.mark.parametrize("name", ["children", "feature", "value", "roots", "threshold"])
 def test_arrays_that_are_no_trees_are_refused(grown: growing.Grown, name: str) -> None:
     """A child before its parent would send pixels in circles for ever."""
-    model = ForestModel(grown.forest)
+    model = PixelClassifier(grown.forest, Features(SMALL, 1))
     state = {key: value.clone() for key, value in model.state_dict().items()}
-    again = ForestModel.stored(model.description, state).forest
+    again = PixelClassifier.stored(model.description, state).classifier
     assert all(np.array_equal(a, again.arrays()[n]) for n, a in grown.forest.arrays().items())
     broken = state[f"tree_{name}"]
     if name == "threshold":
@@ -188,7 +193,7 @@ def test_arrays_that_are_no_trees_are_refused(grown: growing.Grown, name: str) -
     else:
         broken[0] = 0 if name == "children" else 10**6
     with pytest.raises(ValueError):
-        ForestModel.stored(model.description, state)
+        PixelClassifier.stored(model.description, state)
 
 
 @pytest.fixture(scope="module")
@@ -251,7 +256,7 @@ def test_an_evaluation_takes_a_forest_and_says_what_it_does_not_heed(
 ) -> None:
     metrics = _evaluated(run, synthetic_folder, tmp_path, tta=True)
     said = capsys.readouterr().out
-    assert "without effect on a forest, which has no tiles: --tta" in said
+    assert "without effect on filters of the picture, which need no tiles: --tta" in said
     assert metrics["pooled"]["means"]["miou"] > 0.5
     assert list(metrics["baselines"])[0] == "majority class" and len(metrics["baselines"]) == 2
 
@@ -324,7 +329,7 @@ def test_what_does_not_go_together_is_refused(
 def test_a_forest_is_no_encoder_and_is_described(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(UserError, match="random forest .* has no encoder"):
+    with pytest.raises(UserError, match="classifier on filters .* has no encoder"):
         weights.architecture(str(run / "best.ckpt"))
     assert inspect_weights.main([str(run / "best.ckpt")]) == 0
     assert "random forest" in capsys.readouterr().out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -153,3 +154,13 @@ def test_bars_are_as_long_as_the_fractions_and_many_images_stay_on_a_page(tmp_pa
         np.repeat(shares, 300, axis=0), names, ["a", "b"], tmp_path / "many.png"
     )
     assert max(cv2.imread(str(tmp_path / "many.png")).shape) < 1500
+
+
+def test_where_nothing_is_drawn_a_picture_is_a_white_pixel(tmp_path: Path) -> None:
+    for name in ("blank", "drawn"):
+        figure = plt.figure(figsize=(1, 1))
+        with pictures.undrawn() if name == "blank" else nullcontext():
+            pictures.save(figure, tmp_path / f"{name}.png")
+        assert not plt.fignum_exists(figure.number)
+    blank, drawn = (cv2.imread(str(tmp_path / f"{name}.png")) for name in ("blank", "drawn"))
+    assert blank.tolist() == [[[255, 255, 255]]] and drawn.size > 3

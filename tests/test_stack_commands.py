@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+import csv
 from pathlib import Path
 from typing import Any
 
@@ -98,12 +98,14 @@ def test_the_measurement_says_that_pages_of_a_stack_are_alike(
     out = f"--output_dir {tmp_path} --name e --split all --no-baselines {QUIET}"
     model = f"{runs}/runs/finetune/f/best.ckpt"
     assert _main(eval_model, f"--model_path {model} --dataset {runs}/set", out) == 0
-    run, told = tmp_path / "eval" / "e", "pages beside each other are alike"
+    run = tmp_path / "eval" / "e"
+    rows = list(csv.DictReader((run / "per_image.csv").read_text().splitlines()))
+    places = {(row["sequence"], row["frame"]) for row in rows}
+    assert places == {(f"film {n}", str(page)) for n in range(3) for page in range(1, 6)}
     assert _main(measure, run, "--what fractions --output_dir", tmp_path / "a") == 0
-    assert told in capsys.readouterr().out
-    shutil.rmtree(run / "masks" / "stack")
-    assert _main(measure, run, "--what fractions --output_dir", tmp_path / "b") == 0
-    assert told not in capsys.readouterr().out
+    assert "15 of 15 fields are frames of 3 sequences" in capsys.readouterr().out
+    specimens = (tmp_path / "a/measure/e/specimens.csv").read_text(encoding="utf-8-sig")
+    assert {row["fields"] for row in csv.DictReader(specimens.splitlines())} == {"1"}
 
 
 def test_phases_of_a_stack_are_a_stack(runs: Path) -> None:

@@ -250,6 +250,22 @@ def test_any_number_of_threads_gives_the_same_bits(pool: cache.Pool) -> None:
             assert all(torch.equal(x, y) for x, y in zip(a.views, b.views, strict=True))
 
 
+def test_a_device_makes_the_batches_of_the_cpu(pool: cache.Pool) -> None:
+    augmentations = [ViewAugmentation(32), ViewAugmentation(48)]
+    ours = ViewLoader(pool, augmentations, 4, 48, seed=1)
+    cpu = torch.device("cpu")
+    made = [
+        list(ViewLoader(pool, augmentations, 4, 48, 1, threads, device=cpu).epoch(0))
+        for threads in (0, 2)
+    ]
+    for batch, one, other in zip(ours.epoch(0), *made, strict=True):
+        for mine, first, second in zip(batch.views, one.views, other.views, strict=True):
+            torch.testing.assert_close(first, second, rtol=0, atol=0)
+            assert (mine.float() - first.float()).abs().mean() < 2
+        torch.testing.assert_close(batch.maps, one.maps)
+        torch.testing.assert_close(batch.index, one.index)
+
+
 def test_processes_share_the_batch_that_one_would_see(pool: cache.Pool) -> None:
     whole = next(iter(_loader(pool).epoch(0)))
     parts = [next(iter(_loader(pool, rank=r, world_size=2).epoch(0))) for r in range(2)]

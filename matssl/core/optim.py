@@ -69,14 +69,16 @@ def parameter_groups(
     Args:
         model: its parameters are split.
         weight_decay: of tensors with two or more dimensions.
-        factors: learning-rate factor by name prefix, such as ``{"encoder.": 0.1}``.
+        factors: learning-rate factor by name or its beginning, such as ``{"encoder.": 0.1}``.
         decay_all: decay the rest too, as MoCo v2 does.
     """
     table: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        factor = next((f for prefix, f in (factors or {}).items() if name.startswith(prefix)), 1.0)
+        known = factors or {}
+        begun = (f for prefix, f in known.items() if name.startswith(prefix))
+        factor = known[name] if name in known else next(begun, 1.0)
         table.setdefault((factor, parameter.ndim > 1), []).append(parameter)
     return [
         {

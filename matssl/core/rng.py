@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-VIEWS, ORDER, CROPS, NOISE, SUBSETS, GUIDES, NEIGHBOURS = range(7)
+VIEWS, ORDER, CROPS, NOISE, SUBSETS, GUIDES, NEIGHBOURS, UNLABELLED = range(8)
 
 _MASK = (1 << 64) - 1
 
@@ -26,7 +26,7 @@ def generator(
         sample: index of the sample in the data set; non-negative.
         view: index of the view of that sample; non-negative.
         stream: what the draw is for (VIEWS, ORDER, CROPS, NOISE, SUBSETS,
-            GUIDES, NEIGHBOURS), so that two uses of the
+            GUIDES, NEIGHBOURS, UNLABELLED), so that two uses of the
             same numbers stay independent.
     """
     key = [seed & _MASK, (stream << 32 | view) & _MASK]

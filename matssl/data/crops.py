@@ -18,7 +18,7 @@ from matssl.core.errors import UserError
 from matssl.core.geometry import apply_d4
 from matssl.core.labels import IGNORE
 from matssl.data import augmentation as augmenting
-from matssl.data import bars, levels, readers
+from matssl.data import bars, levels, pasting, readers
 from matssl.data.layouts import Pair
 from matssl.data.masks import ClassTable
 from matssl.data.prefetch import prefetched
@@ -79,6 +79,7 @@ class CropAugmentation:
         illumination: largest slope of light across the crop, as a share of the grey range.
         blur_p: share of blurred crops, sigma up to 1.5 px.
         noise_p: share of noisy crops, sigma up to 0.03 of the grey range.
+        paste_p: share of crops that regions of rare classes are pasted into.
         pipeline: changes the crops instead of ``d4`` and all that follows ``scale``; None for none.
     """
 
@@ -93,6 +94,7 @@ class CropAugmentation:
     illumination: float = 0.0
     blur_p: float = 0.0
     noise_p: float = 0.0
+    paste_p: float = 0.0
     pipeline: augmenting.Pipeline | None = None
 
     @property
@@ -153,11 +155,10 @@ def _stacks(
                 continue
             plane = record.plane(record.frame(path))
             if plane.shape != shape:
-                raise UserError(
-                    f"{path} has {plane.shape[1]} x {plane.shape[0]} pixels above its bar and a "
-                    f"neighbour in its sequence {shape[1]} x {shape[0]}; frames of a sequence are "
-                    "alike (--crop_bottom N cuts the same rows off all)"
+                beside = next(
+                    images[place] for place in places if path in record.near(images[place])
                 )
+                raise UserError(sequences.misfit(path, plane.shape, beside, shape))
             frames[number] = plane
         for place, start in zip(places, starts, strict=True):
             planes[place] = np.moveaxis(frames[start : start + record.depth], 0, 2)
@@ -212,6 +213,10 @@ class CropLoader:
         self.present = np.flatnonzero(share)
         # Of each image, what a crop that would show no labelled pixel is moved to.
         self.known = [np.concatenate(places) for places in self.places]
+        self.pasting = None
+        if augmentation.paste_p > 0:
+            drawn = data.planes, data.masks, self.places
+            self.pasting = pasting.Pasting(*drawn, augmentation.paste_p, augmentation.size, seed)
         used = data.planes if augmentation.pipeline else ()
         self.levels = [augmenting.levels(plane) for plane in used]
 
@@ -263,6 +268,8 @@ class CropLoader:
             plane, mask = cut_turned(*whole, top, left, side, angle, pivot)
         else:
             plane, mask = cut(*whole, top, left, side)
+        if self.pasting is not None:
+            plane, mask = self.pasting(plane, mask, step, sample)
         if side != augmentation.size:
             shape = (augmentation.size, augmentation.size)
             kind = cv2.INTER_AREA if side > augmentation.size else cv2.INTER_LINEAR

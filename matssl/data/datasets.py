@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -17,6 +18,7 @@ from matssl.core.geometry import apply_d4
 from matssl.core.labels import IGNORE
 from matssl.data import views
 from matssl.data.cache import Pool
+from matssl.data.device_views import Renderer
 from matssl.data.prefetch import prefetched
 from matssl.data.views import ViewAugmentation
 
@@ -115,6 +117,22 @@ def check_batch(shapes: Sequence[tuple[int, ...]], tile_size: int, batch_size: i
         )
 
 
+@dataclass(frozen=True)
+class Drawn:
+    """A batch before its views are made.
+
+    Attributes:
+        draws: of each view of a sample, the random part.
+        images: of each view of a sample, int64 (B,): the plane each is cut from. Behind the planes
+            of the pool are those of the labelled images.
+        batch: everything else; it has no views.
+    """
+
+    draws: tuple[views.Draws, ...]
+    images: tuple[NDArray[np.int64], ...]
+    batch: Batch
+
+
 class ViewLoader:
     """Batches of random views; the same bits for any number of threads and processes."""
 
@@ -132,6 +150,7 @@ class ViewLoader:
         guides: Guides | None = None,
         lots: NDArray[np.int64] | None = None,
         beside: Sequence[tuple[int, ...]] | None = None,
+        device: torch.device | None = None,
     ) -> None:
         """Make a loader.
 
@@ -150,6 +169,7 @@ class ViewLoader:
             beside: of each image of the pool the numbers of frames beside it in its sequence, one
                 of which gives the further views of a sample, at the same place; None: the image
                 itself gives all of them.
+            device: where the views are made, all of a batch at once; None: on the CPU, one by one.
 
         Raises:
             UserError: fewer tiles than a batch, a batch that the processes cannot share, or
@@ -170,6 +190,11 @@ class ViewLoader:
         if guides is not None:
             self.guides = replace(guides, planes=tuple(map(self._as_pool, guides.planes)))
             self.guide_tiles, self.guide_chances = guide_boxes(guides.masks, tile_size)
+        self.renderer: Renderer | None = None
+        if device is not None:
+            labelled = () if self.guides is None else self.guides.planes
+            planes = itertools.chain(map(pool.plane, range(len(pool))), labelled)
+            self.renderer = Renderer(planes, self.channels, device)
 
     def _as_pool(self, plane: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Return a labelled image with the pool's channels; gray is a colour, too.
@@ -193,7 +218,12 @@ class ViewLoader:
         """Yield the batches of an epoch from ``start_step`` on."""
         order = rng.epoch_order(self.seed, epoch, len(self.tiles))
         steps = range(start_step, self.steps_per_epoch)
-        yield from prefetched(lambda step: self._batch(order, epoch, step), steps, self.threads)
+        if self.renderer is None:
+            yield from prefetched(lambda step: self._batch(order, epoch, step), steps, self.threads)
+            return
+        # Threads draw ahead; a device makes its batches in order.
+        ahead = prefetched(lambda step: self._planned(order, epoch, step), steps, self.threads)
+        yield from map(self._made, ahead)
 
     def sample(self, count: int) -> Batch:
         """Return a fixed batch of up to ``count`` samples for the monitor, spread over the set."""
@@ -206,6 +236,12 @@ class ViewLoader:
         return self._views(np.unique(places), 1 << 40, None if self.guides is None else 0)
 
     def _batch(self, order: NDArray[np.int64], epoch: int, step: int) -> Batch:
+        made = self._made(self._planned(order, epoch, step))
+        # Here, since this may be a prefetching thread.
+        return made.pinned() if self.pin else made
+
+    def _planned(self, order: NDArray[np.int64], epoch: int, step: int) -> Drawn:
+        """Return the own part of a batch of an epoch."""
         start = step * self.drawn
         # Dealt out like cards: sample n of the batch goes to process n mod world size.
         world_size = self.batch_size // self.local
@@ -215,14 +251,20 @@ class ViewLoader:
             batch = np.concatenate([batch[:1], batch])
         own = batch[self.rank :: world_size]
         guide = epoch * self.steps_per_epoch + step if self.guides and self.rank == 0 else None
-        made = self._views(own, epoch, guide)
-        # Here, since this may be a prefetching thread.
-        return made.pinned() if self.pin else made
+        return self._drawn(own, epoch, guide)
 
     def _views(self, samples: NDArray[np.int64], epoch: int, guide: int | None = None) -> Batch:
-        """Return the views of samples; the first is that of guide number ``guide`` instead."""
+        """Return the views of samples; the first is that of guide number ``guide`` instead.
+
+        On the CPU wherever they were made: pictures are drawn of them.
+        """
+        made = self._made(self._drawn(samples, epoch, guide))
+        return replace(made, views=tuple(view.cpu() for view in made.views))
+
+    def _drawn(self, samples: NDArray[np.int64], epoch: int, guide: int | None) -> Drawn:
+        """Return samples before their views are made, as :meth:`_views`."""
         tiles = self.tiles[samples]
-        planes = [self.pool.plane(image) for image in tiles[:, 0]]
+        images = tiles[:, 0].copy()
         index, group = samples.copy(), self.groups[samples]
         lot = None if self.lots is None else self.lots[tiles[:, 0]]
         numbers = samples.copy()
@@ -232,22 +274,19 @@ class ViewLoader:
             chosen = generator.choice(len(self.guide_tiles), p=self.guide_chances)
             tiles[0] = self.guide_tiles[chosen]
             which = int(tiles[0, 0])
-            planes[0] = self.guides.planes[which]
+            images[0] = len(self.pool) + which
             # Numbers behind those of the pool, so that a guide's views are draws of their own.
             numbers[0] = len(self.tiles) + guide
             index[0], group[0] = -1, -1
             if lot is not None:
                 lot[0] = self.guides.lots[which]
-        made, maps, labels = [], [], None
+        drawn, cut_from, maps, labels = [], [], [], None
         for number, augmentation in enumerate(self.augmentations):
             draws = views.draw(augmentation, tiles[:, 1:], self.seed, epoch, numbers, number)
             if number == 1 and self.beside is not None:
-                planes = self._beside(tiles[:, 0], samples, epoch, planes, guide is not None)
-            out = np.empty(
-                (len(samples), self.channels, augmentation.size, augmentation.size), np.uint8
-            )
-            views.render(augmentation, draws, planes, out)
-            made.append(torch.from_numpy(out))
+                images = self._beside(tiles[:, 0], samples, epoch, images, guide is not None)
+            drawn.append(draws)
+            cut_from.append(images)
             maps.append(draws.maps(augmentation.size))
             if number == 0 and self.guides is not None:
                 labels = np.full(
@@ -255,36 +294,60 @@ class ViewLoader:
                 )
                 if guide is not None:
                     labels[0] = _seen(self.guides.masks[which], draws, augmentation.size)
-        return Batch(
-            views=tuple(made),
+        batch = Batch(
+            views=(),
             maps=torch.from_numpy(np.stack(maps).astype(np.float32)),
             group=torch.from_numpy(group),
             index=torch.from_numpy(index),
             labels=None if labels is None else torch.from_numpy(labels),
             lot=None if lot is None else torch.from_numpy(lot),
         )
+        return Drawn(tuple(drawn), tuple(cut_from), batch)
+
+    def _made(self, drawn: Drawn) -> Batch:
+        """Return the batch with its views."""
+        made = []
+        for augmentation, draws, images in zip(
+            self.augmentations, drawn.draws, drawn.images, strict=True
+        ):
+            if self.renderer is not None:
+                made.append(self.renderer.render(augmentation, draws, images))
+                continue
+            out = np.empty(
+                (len(images), self.channels, augmentation.size, augmentation.size), np.uint8
+            )
+            views.render(augmentation, draws, [self._plane(int(i)) for i in images], out)
+            made.append(torch.from_numpy(out))
+        return replace(drawn.batch, views=tuple(made))
+
+    def _plane(self, image: int) -> NDArray[np.uint8]:
+        """Return a plane of the pool or, behind them, of the labelled images."""
+        if image < len(self.pool):
+            return self.pool.plane(image)
+        assert self.guides is not None
+        return self.guides.planes[image - len(self.pool)]
 
     def _beside(
         self,
-        images: NDArray[np.int64],
+        own: NDArray[np.int64],
         samples: NDArray[np.int64],
         epoch: int,
-        planes: list[NDArray[np.uint8]],
+        images: NDArray[np.int64],
         guided: bool,
-    ) -> list[NDArray[np.uint8]]:
-        """Return for each sample the plane of a frame beside its image, drawn evenly.
+    ) -> NDArray[np.int64]:
+        """Return for each sample a frame beside its image, drawn evenly.
 
         An image without such frames, and the labelled tile of a guided batch, keep their own.
         """
         assert self.beside is not None
-        found = list(planes)
+        found = images.copy()
         for place in range(int(guided), len(samples)):
-            frames = self.beside[int(images[place])]
+            frames = self.beside[int(own[place])]
             if frames:
                 generator = rng.generator(
                     self.seed, epoch, int(samples[place]), stream=rng.NEIGHBOURS
                 )
-                found[place] = self.pool.plane(frames[int(generator.integers(len(frames)))])
+                found[place] = frames[int(generator.integers(len(frames)))]
         return found
 
 

@@ -43,9 +43,9 @@ DRAWS = 16
 # Noise is a window into one long sample: a random offset costs less than new numbers, and two
 # views share a window only by a chance of one in a million.
 _POOL_SIZE = 1 << 20
-# The sample is kept in bytes, this many to a standard deviation about 128: adding bytes with a
+# The sample is kept in bytes, this many to a standard deviation about the mean: adding bytes with a
 # weight is one pass. Noise ends at four standard deviations and its steps are below a grey level.
-_NOISE_STEPS = 32
+NOISE_STEPS, NOISE_MEAN = 32, 128
 
 
 @dataclass(frozen=True)
@@ -188,7 +188,7 @@ def render(
         if draws.changed[i]:
             crop = cv2.LUT(crop, tables[i])
         if draws.sigmas[i] > 0:
-            kernel = _kernel(draws.sigmas[i])
+            kernel = gaussian(draws.sigmas[i])
             # Half the time of cv2.GaussianBlur, which is bit-exact between machines at that price.
             crop = cv2.sepFilter2D(crop, -1, kernel, kernel)
         if draws.noise[i] > 0:
@@ -271,7 +271,7 @@ def _mean(crop: NDArray[np.uint8]) -> float:
     return sum(cv2.mean(crop)[:channels]) / channels
 
 
-def _kernel(sigma: float) -> NDArray[np.float32]:
+def gaussian(sigma: float) -> NDArray[np.float32]:
     """Return a Gaussian's weights out to two standard deviations."""
     offsets = np.arange(-math.ceil(2 * sigma), math.ceil(2 * sigma) + 1)
     weights = np.exp(-0.5 * (offsets / sigma) ** 2)
@@ -284,21 +284,22 @@ def _pool_size(size: int) -> int:
 
 
 @lru_cache(maxsize=2)
-def _noise_sample(length: int) -> NDArray[np.uint8]:
-    """Return normal noise as bytes about 128."""
+def noise_sample(size: int) -> NDArray[np.uint8]:
+    """Return the normal noise that views of this side read windows of, as bytes, flat."""
     generator = rng.generator(0, 0, 0, stream=rng.NOISE)
-    noise = 128 + _NOISE_STEPS * generator.standard_normal(length, dtype=np.float32)
+    length = _pool_size(size)
+    noise = NOISE_MEAN + NOISE_STEPS * generator.standard_normal(length, dtype=np.float32)
     return np.rint(noise).clip(0, 255).astype(np.uint8)
 
 
 def _noisy(crop: NDArray[np.uint8], sigma: float, offset: int) -> NDArray[np.uint8]:
     height, width = crop.shape[:2]
-    sample = _noise_sample(_pool_size(height))[offset : offset + height * width]
+    sample = noise_sample(height)[offset : offset + height * width]
     sample = sample.reshape(height, width)
     if crop.ndim == 3:
         sample = np.repeat(sample[..., None], crop.shape[2], axis=2)
-    weight = sigma / _NOISE_STEPS
-    return cv2.addWeighted(crop, 1.0, sample, weight, -128 * weight)
+    weight = sigma / NOISE_STEPS
+    return cv2.addWeighted(crop, 1.0, sample, weight, -NOISE_MEAN * weight)
 
 
 def _orient(crop: NDArray[np.uint8], flip: bool, turns: int, out: NDArray[np.uint8]) -> None:

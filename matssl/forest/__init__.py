@@ -1,1 +1,1 @@
-"""A random forest on filters of the picture: no network, seconds to train, any labels."""
+"""Classifiers of pixels on features that stay as they are: a random forest, a linear one."""

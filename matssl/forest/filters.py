@@ -47,6 +47,11 @@ def names(sigmas: Sequence[float], channels: int) -> tuple[str, ...]:
     )
 
 
+def count(sigmas: Sequence[float], channels: int) -> int:
+    """Return how many filters there are; none of no scale."""
+    return channels * (1 + len(sigmas) * len(KINDS)) if sigmas else 0
+
+
 def halo(sigmas: Sequence[float]) -> int:
     """Return the rows beside a strip that its filters reach."""
     widest = max(sigmas)

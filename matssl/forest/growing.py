@@ -1,4 +1,4 @@
-"""A random forest grown from labelled pixels; scikit-learn does it."""
+"""A random forest grown from labelled pixels; scikit-learn does it. Which pixels are drawn."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Grown:
     Attributes:
         forest: the trees.
         pixels: that it learned from, of each class.
-        importance: share of each filter in telling the classes apart, float64 (F,); sum 1.
+        importance: share of each feature in telling the classes apart, float64 (F,); sum 1.
     """
 
     forest: Forest
@@ -67,35 +67,131 @@ def grow(
     Raises:
         ValueError: no pixel is labelled.
     """
-    from sklearn.ensemble import RandomForestClassifier
+    channels = 1
 
+    def features(picture: NDArray[np.float32], flat: NDArray[np.int64]) -> NDArray[np.float32]:
+        nonlocal channels
+        channels = len(picture)
+        return at(picture, flat, sigmas)
+
+    pixels = drawn(images, masks, num_classes, features, samples, seed, tensor)
+    return planted(
+        pixels, num_classes, sigmas, channels, trees=trees, least=least, seed=seed, jobs=jobs
+    )
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """Labelled pixels that a classifier learns from.
+
+    Attributes:
+        features: float32 (n, F).
+        target: class of each, uint8 (n,).
+        picture: number of the image each lies in, int64 (n,).
+        column: that it lies in, int64 (n,).
+        labelled: pixels of each class in all masks, drawn or not, int64 (C,).
+    """
+
+    features: NDArray[np.float32]
+    target: NDArray[np.uint8]
+    picture: NDArray[np.int64]
+    column: NDArray[np.int64]
+    labelled: NDArray[np.int64]
+
+    @property
+    def counts(self) -> NDArray[np.int64]:
+        """How many of each class there are, int64 (C,)."""
+        return np.bincount(self.target, minlength=len(self.labelled))[: len(self.labelled)]
+
+    @property
+    def weights(self) -> dict[int, float]:
+        """What a pixel of each class that was drawn weighs: its class the root of its share."""
+        counts = self.counts
+        return {
+            kind: float(np.sqrt(self.labelled[kind]) / counts[kind])
+            for kind in np.flatnonzero(counts).tolist()
+        }
+
+
+def drawn(
+    images: Sequence[NDArray[np.float32]],
+    masks: Sequence[NDArray[np.uint8]],
+    num_classes: int,
+    features: Callable[[NDArray[np.float32], NDArray[np.int64]], NDArray[np.float32]],
+    samples: int,
+    seed: int,
+    tensor: Callable[[NDArray[np.float32]], NDArray[np.float32]] | None = None,
+) -> Pixels:
+    """Return the pixels that are learned from, see :func:`grow`.
+
+    Args:
+        images: float32 (channels, H, W) each; with ``tensor`` what it takes.
+        masks: uint8 (H, W) each, class indices; 255 is not labelled.
+        num_classes: C.
+        features: image and flat places in rising order to float32 (n, F).
+        samples: labelled pixels at most.
+        seed: of the draw.
+        tensor: makes (channels, H, W) of an image when its turn comes.
+
+    Raises:
+        ValueError: no pixel is labelled.
+    """
     places = chosen(masks, num_classes, samples, seed)
-    rows, labels, channels = [], [], 1
-    for image, mask, flat in zip(images, masks, places, strict=True):
+    rows, labels, pictures, columns = [], [], [], []
+    for number, (image, mask, flat) in enumerate(zip(images, masks, places, strict=True)):
         if not len(flat):
             continue
-        picture = image if tensor is None else tensor(image)
-        channels = len(picture)
-        rows.append(at(picture, flat, sigmas))
+        rows.append(features(image if tensor is None else tensor(image), flat))
         labels.append(mask.ravel()[flat])
+        pictures.append(np.full(len(flat), number))
+        columns.append(flat % mask.shape[1])
     if not rows:
         raise ValueError("no pixel is labelled")
-    target = np.concatenate(labels)
-    pixels = np.bincount(target, minlength=num_classes)[:num_classes]
-    labelled = _has(masks, num_classes).sum(axis=0)
+    return Pixels(
+        np.concatenate(rows),
+        np.concatenate(labels),
+        np.concatenate(pictures),
+        np.concatenate(columns),
+        _has(masks, num_classes).sum(axis=0),
+    )
+
+
+def planted(
+    pixels: Pixels,
+    num_classes: int,
+    sigmas: Sequence[float],
+    channels: int,
+    *,
+    trees: int = TREES,
+    least: int = LEAST,
+    seed: int = 0,
+    jobs: int = 1,
+) -> Grown:
+    """Return the forest of pixels that were drawn, see :func:`grow`.
+
+    Args:
+        pixels: from :func:`drawn`.
+        num_classes: C.
+        sigmas: scales of the filters among their features; empty where there are none.
+        channels: of the pictures.
+        trees: how many.
+        least: training pixels in a leaf.
+        seed: of the trees.
+        jobs: threads.
+    """
+    from sklearn.ensemble import RandomForestClassifier
+
     model = RandomForestClassifier(
         trees,
         min_samples_leaf=least,
-        class_weight={
-            kind: float(np.sqrt(labelled[kind]) / pixels[kind])
-            for kind in np.flatnonzero(pixels).tolist()
-        },
+        class_weight=pixels.weights,
         random_state=seed % (1 << 32),
         n_jobs=jobs,
     )
-    model.fit(np.concatenate(rows), target)
+    model.fit(pixels.features, pixels.target)
     forest = _arrays(model, num_classes, tuple(sigmas), channels)
-    return Grown(forest, tuple(pixels.tolist()), np.asarray(model.feature_importances_, np.float64))
+    told = np.asarray(model.feature_importances_, np.float64)
+    return Grown(forest, tuple(pixels.counts.tolist()), told)
 
 
 def chosen(

@@ -23,17 +23,17 @@ FEW = 256
 
 @dataclass(frozen=True)
 class Forest:
-    """A random forest on the filters of a picture.
+    """A random forest on the filters of a picture, on other features of its pixels, or on both.
 
-    A node asks whether a filter is at most its threshold, and goes to its first child where it is.
+    A node asks whether a feature is at most its threshold, and goes to its first child where it is.
 
     Attributes:
         roots: node of each tree that is asked first, int32 (T,).
         children: nodes that follow, int32 (N, 2); -1 twice in a leaf.
-        feature: filter that a node asks for, int32 (N,).
+        feature: that a node asks for, int32 (N,); filters come first.
         threshold: float32 (N,).
         value: share of each class among the training pixels of a node, float32 (N, C).
-        sigmas: scales of the filters in pixels.
+        sigmas: scales of the filters in pixels; empty where filters take no part.
         channels: of the pictures.
     """
 
@@ -53,29 +53,6 @@ class Forest:
     def arrays(self) -> dict[str, NDArray[np.generic]]:
         """Return the arrays by name, for a checkpoint."""
         return {name: getattr(self, name) for name in ARRAYS}
-
-    def probabilities(
-        self,
-        image: NDArray[np.float32],
-        out: NDArray[np.float32] | None = None,
-        jobs: int = 1,
-    ) -> NDArray[np.float32]:
-        """Return class probabilities of a picture, float32 (C, H, W), in strips.
-
-        Args:
-            image: float32 (channels, H, W).
-            out: is filled and returned, where given.
-            jobs: threads; no influence on the result.
-        """
-        if out is None:
-            out = np.empty((self.num_classes, *image.shape[1:]), np.float32)
-        height = filters.strip(self.sigmas, self.channels, image.shape[2])
-        for top in range(0, image.shape[1], height):
-            rows = slice(top, min(top + height, image.shape[1]))
-            found = filters.filtered(image, rows, self.sigmas)
-            shares = self.of_pixels(found.reshape(len(found), -1), jobs)
-            out[:, rows] = shares.reshape(self.num_classes, -1, image.shape[2])
-        return out
 
     def of_pixels(self, features: NDArray[np.float32], jobs: int = 1) -> NDArray[np.float32]:
         """Return class probabilities of pixels, the mean over the trees, float32 (C, n).
@@ -143,7 +120,11 @@ ARRAYS = ("roots", "children", "feature", "threshold", "value")
 
 
 def checked(
-    arrays: Mapping[str, NDArray[np.generic]], sigmas: Sequence[float], channels: int, classes: int
+    arrays: Mapping[str, NDArray[np.generic]],
+    sigmas: Sequence[float],
+    channels: int,
+    classes: int,
+    others: int = 0,
 ) -> Forest:
     """Return the forest that a file holds, where its arrays are one.
 
@@ -155,37 +136,52 @@ def checked(
         sigmas: scales of the filters in pixels.
         channels: of the pictures.
         classes: number of classes.
+        others: features beside the filters.
 
     Raises:
         KeyError: an array is absent.
-        ValueError: they are no trees of these filters and classes.
+        ValueError: they are no trees of these features and classes.
     """
     roots, children, feature = (
         np.asarray(arrays[name]).astype(np.int32) for name in ("roots", "children", "feature")
     )
     threshold, value = (np.asarray(arrays[n]).astype(np.float32) for n in ("threshold", "value"))
-    scales = tuple(float(sigma) for sigma in sigmas)
+    scales = checked_sigmas(sigmas, others)
     forest = Forest(roots, children, feature, threshold, value, scales, int(channels))
-    if not forest.sigmas or not all(0 < sigma <= LARGEST_SIGMA for sigma in forest.sigmas):
-        raise ValueError("the scales of its filters are none")
     count = len(feature)
     if children.shape != (count, 2) or value.shape != (count, classes):
         raise ValueError(f"its arrays are no trees of {classes} classes")
     inner = children[:, 0] != LEAF
-    filters_known = len(filters.names(forest.sigmas, forest.channels))
+    known = filters.count(scales, forest.channels) + others
     sound = (
         threshold.shape == (count,)
         and len(roots) > 0
         and bool(((roots >= 0) & (roots < count)).all())
         and bool((children[inner] > np.flatnonzero(inner)[:, None]).all())
         and bool((children[inner] < count).all())
-        and bool(((feature[inner] >= 0) & (feature[inner] < filters_known)).all())
+        and bool(((feature[inner] >= 0) & (feature[inner] < known)).all())
         and bool((np.abs(value.sum(axis=1) - 1) < 1e-3).all())
     )
     if not sound:
-        raise ValueError(f"its arrays are no trees of {classes} classes on these filters")
+        raise ValueError(f"its arrays are no trees of {classes} classes on these features")
     return forest
 
 
-# Scales that a forest may have, in pixels.
+# Scales that filters may have, in pixels.
 LARGEST_SIGMA = 100.0
+
+
+def checked_sigmas(sigmas: Sequence[float], others: int) -> tuple[float, ...]:
+    """Return the scales that a file holds.
+
+    Args:
+        sigmas: of the filters in pixels.
+        others: features beside the filters; with some there may be no filters.
+
+    Raises:
+        ValueError: they are no scales.
+    """
+    scales = tuple(float(sigma) for sigma in sigmas)
+    if not (scales or others) or not all(0 < sigma <= LARGEST_SIGMA for sigma in scales):
+        raise ValueError("the scales of its filters are none")
+    return scales

@@ -167,10 +167,12 @@ def _training_words(ctx: Context, begun: Plan, data: Path) -> list[str]:
     if given.steps is not None:
         words += ["--steps", str(given.steps)]
     resolved = finetune_settings.resolve(words)
-    if resolved.folds is not None or resolved.results_dir or resolved.listed or resolved.splits:
+    several = resolved.folds is not None or resolved.ensemble > 1
+    if several or resolved.results_dir or resolved.listed or resolved.splits:
         raise UserError(
-            f"--training {given.training} says which images are trained on, or trains by folds; "
-            "the loop says that itself: take folds, splits, lists and results_dir out"
+            f"--training {given.training} says which images are trained on, or trains several "
+            "models; the loop says that itself: take folds, ensemble, splits, lists and "
+            "results_dir out"
         )
     if begun.start is not None and resolved.head == "network":
         words += ["--weights", str(ctx.places.model(begun.start)), "--whole_model"]

@@ -10,7 +10,8 @@ that at distance 0 (Lantuejoul, J. Microsc. 161, 387, 1991; the idea of Dahari e
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -108,6 +109,30 @@ def of_field(phase: NDArray[np.bool_], counts: NDArray[np.bool_] | None = None) 
     variance = variance_of_share(share, integral_range, area) / (1 - integral_range / area)
     ratio = min(phase.shape) / math.sqrt(integral_range)
     return Correlated(share, integral_range, variance, area / integral_range, ratio)
+
+
+def of_sequence(frames: Sequence[Correlated]) -> Correlated:
+    """Return what the frames of one sequence tell of their mean: as much as one of them.
+
+    Frames are taken for wholly alike, so that their mean errs as a frame does; of a frame whose
+    phase is all or nothing nothing is known, and of the smallest one the least is.
+
+    Args:
+        frames: at least one.
+    """
+    if len(frames) == 1:
+        return frames[0]
+    share = float(np.mean([one.share for one in frames]))
+    worst = next((one for one in frames if not one.holds), None)
+    if worst is not None:
+        return replace(worst, share=share)
+    return Correlated(
+        share,
+        float(np.mean([one.integral_range for one in frames])),
+        float(np.mean([one.variance for one in frames])),
+        min(one.degrees for one in frames),
+        min(one.ratio for one in frames),
+    )
 
 
 def _blocks(mask: NDArray[np.bool_], side: int) -> NDArray[np.float64]:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from matssl.core.arrays import Array, histogram
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -23,6 +26,9 @@ class Field:
         specimen: which it shows; images of one specimen are no independent samples.
         areas: pixels of each class, int64 (C,); those that belong to no class count nowhere.
         pixel_size: nm, None where unknown.
+        sequence: that it is a frame or page of, "" for none; frames of one sequence are no
+            independent samples of their specimen either (:func:`together`).
+        frame: its number there.
     """
 
     image: Path
@@ -30,12 +36,62 @@ class Field:
     specimen: str
     areas: NDArray[np.int64]
     pixel_size: float | None = None
+    sequence: str = ""
+    frame: int | None = None
 
     @property
     def fractions(self) -> NDArray[np.float64]:
         """Area fraction of each class, float64 (C,); NaN where no pixel belongs to a class."""
         total = self.areas.sum()
         return self.areas / total if total else np.full(len(self.areas), np.nan)
+
+    @property
+    def place(self) -> dict[str, object]:
+        """Cells of a table that say which frame of which sequence it is; none of other fields."""
+        return {"sequence": self.sequence, "frame": self.frame} if self.sequence else {}
+
+
+def clusters(sequences: Sequence[str]) -> NDArray[np.int64]:
+    """Return which fields count as one in an interval: numbers from 0 in order, int64 (F,).
+
+    Frames beside each other show nearly the same, so that a sequence tells as much of the spread
+    between fields as a single field does: it is the sampling unit, its frames are parts of it
+    (cluster sampling, Cochran 1977, chapter 9).
+
+    Args:
+        sequences: of each field, "" for none, which stands for itself.
+    """
+    known: dict[object, int] = {}
+    keys = (name or number for number, name in enumerate(sequences))
+    return np.array([known.setdefault(key, len(known)) for key in keys], np.int64)
+
+
+def together(items: Sequence[Item], sequences: Sequence[str]) -> list[list[Item]]:
+    """Return what belongs to each field that counts as one, see :func:`clusters`.
+
+    Args:
+        items: one a field.
+        sequences: of each.
+    """
+    found: dict[int, list[Item]] = {}
+    for number, item in zip(clusters(sequences).tolist(), items, strict=True):
+        found.setdefault(number, []).append(item)
+    return list(found.values())
+
+
+def averaged(values: Sequence[float], sequences: Sequence[str]) -> list[float]:
+    """Return a value for each field that counts as one: that of a sequence is its frames' mean.
+
+    Args:
+        values: one a field; NaN counts nowhere.
+        sequences: of each.
+    """
+    found = []
+    for own in together(values, sequences):
+        known = [value for value in own if not math.isnan(value)]
+        # The very bits of a field that stands for itself.
+        found.append(own[0] if len(own) == 1 else float(np.mean(known)) if known else math.nan)
+    return found
 
 
 @dataclass(frozen=True)

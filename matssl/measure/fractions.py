@@ -11,7 +11,7 @@ import numpy as np
 
 from matssl.measure import intervals
 from matssl.measure.correlation import Correlated
-from matssl.measure.field import Field
+from matssl.measure.field import Field, averaged
 from matssl.measure.intervals import Fraction, Sample
 
 
@@ -122,17 +122,20 @@ def _spread(values: Sequence[float], found: Fraction) -> Sample:
 def by_specimen(fields: Sequence[Field], kind: int) -> dict[str, list[float]]:
     """Return the fractions of a class in the fields of each specimen; empty fields have none.
 
+    A sequence has one, the mean of its frames.
+
     Args:
         fields: in the order in which specimens come.
         kind: index of the class.
     """
-    specimens: dict[str, list[float]] = {}
-    for field in fields:
-        share = float(field.fractions[kind])
-        own = specimens.setdefault(field.specimen, [])
-        if not math.isnan(share):
-            own.append(share)
-    return {name: own for name, own in specimens.items() if own}
+    found = {}
+    for name in dict.fromkeys(field.specimen for field in fields):
+        own = [field for field in fields if field.specimen == name]
+        shares = [float(field.fractions[kind]) for field in own]
+        values = averaged(shares, [field.sequence for field in own])
+        if known := [share for share in values if not math.isnan(share)]:
+            found[name] = known
+    return found
 
 
 def over_specimens(fields: Sequence[Field]) -> list[Estimate]:

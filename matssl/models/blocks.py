@@ -89,13 +89,7 @@ def wanted(encoder: nn.Module, chosen: str, name: str) -> set[str]:
     """
     if chosen == NONE:
         return set()
-    try:
-        found = blocks(encoder)
-    except trial.Misfit as misfit:
-        raise UserError(
-            f"--encoder {name} has no blocks to choose from ({misfit}); take --finetune_blocks all "
-            "or none"
-        ) from misfit
+    found = told_blocks(encoder, name, "--finetune_blocks all or none")
     numbers = [int(word) for word in chosen.split(",")]
     if max(numbers) > len(found):
         raise UserError(
@@ -103,6 +97,25 @@ def wanted(encoder: nn.Module, chosen: str, name: str) -> set[str]:
             f"--finetune_blocks names {max(numbers)}"
         )
     return {key for number in numbers for key in found[number - 1]}
+
+
+def told_blocks(encoder: nn.Module, name: str, instead: str) -> list[list[str]]:
+    """Return :func:`blocks` of an encoder that a flag needs them of.
+
+    Args:
+        encoder: see :func:`blocks`.
+        name: of the encoder, for messages.
+        instead: flag to take where it has none.
+
+    Raises:
+        UserError: it has none.
+    """
+    try:
+        return blocks(encoder)
+    except trial.Misfit as misfit:
+        raise UserError(
+            f"--encoder {name} has no blocks to choose from ({misfit}); take {instead}"
+        ) from misfit
 
 
 def _numbered(names: Sequence[str]) -> dict[str, int]:

@@ -9,8 +9,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from matssl.core.labels import IGNORE
+from matssl.models import thin_losses
 from matssl.models.classic_unet import ClassicUnetEncoder
 from matssl.models.small_unet import SmallUnetEncoder
+
+# Gamma of the focal Tversky loss, as published.
+FOCAL_GAMMA = 4 / 3
 
 
 def dice(logits: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
@@ -43,13 +47,17 @@ def _dice(chance: Tensor, target: Tensor) -> Tensor:
     return 1 - scores[present].mean()
 
 
-def cross_entropy(logits: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+def cross_entropy(
+    logits: Tensor, target: Tensor, weight: Tensor | None = None, smoothing: float = 0.0
+) -> Tensor:
     """Cross-entropy, mean over the pixels that count (weighted mean with class weights).
 
     Args:
         logits: (B, C, H, W).
         target: int64 (B, H, W); 255 counts for nothing.
         weight: float (C,), of the classes.
+        smoothing: share of the target that is spread over all classes (Szegedy et al. 2016,
+            arXiv:1512.00567, section 7).
     """
     known = target != IGNORE
     if not known.any():
@@ -57,15 +65,22 @@ def cross_entropy(logits: Tensor, target: Tensor, weight: Tensor | None = None) 
     # The mean is taken here: torch's own adds in no fixed order on a GPU, so --deterministic
     # would refuse it.
     losses = F.cross_entropy(
-        _full(logits), target, weight=weight, ignore_index=IGNORE, reduction="none"
+        _full(logits),
+        target,
+        weight=weight,
+        ignore_index=IGNORE,
+        reduction="none",
+        label_smoothing=smoothing,
     )
     scale = known.sum() if weight is None else weight[target[known]].sum()
     return losses.sum() / scale
 
 
-def dice_ce(logits: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
-    """Sum of Dice and cross-entropy."""
-    return dice(logits, target) + cross_entropy(logits, target, weight)
+def dice_ce(
+    logits: Tensor, target: Tensor, weight: Tensor | None = None, smoothing: float = 0.0
+) -> Tensor:
+    """Sum of Dice and cross-entropy, whose labels may be smoothed."""
+    return dice(logits, target) + cross_entropy(logits, target, weight, smoothing)
 
 
 def focal(
@@ -112,6 +127,77 @@ def dice_bce(logits: Tensor, target: Tensor, weight: Tensor | None = None) -> Te
     :func:`dice`, and costs in the cross-entropy alone.
     """
     return _dice(_full(logits).sigmoid(), target) + bce(logits, target, weight)
+
+
+def tversky(
+    logits: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    smoothing: float = 0.0,
+    share: float = 1.0,
+    alpha: float = 0.3,
+    beta: float = 0.7,
+    gamma: float = 1.0,
+) -> Tensor:
+    """Cross-entropy and ``share`` times the Tversky loss; alpha, beta of 0.5 give dice_ce.
+
+    See :func:`matssl.models.thin_losses.tversky`.
+    """
+    term = thin_losses.tversky(_full(logits).softmax(dim=1), target, alpha, beta, gamma)
+    return cross_entropy(logits, target, weight, smoothing) + share * term
+
+
+def focal_tversky(
+    logits: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    smoothing: float = 0.0,
+    share: float = 1.0,
+    alpha: float = 0.3,
+    beta: float = 0.7,
+) -> Tensor:
+    """As :func:`tversky`, to the power of 3/4 (gamma 4/3, as published)."""
+    return tversky(logits, target, weight, smoothing, share, alpha, beta, FOCAL_GAMMA)
+
+
+def boundary(
+    logits: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    smoothing: float = 0.0,
+    share: float = 0.1,
+    progress: float = 1.0,
+) -> Tensor:
+    """Dice, cross-entropy and the boundary loss, whose part rises evenly to ``share``.
+
+    See :func:`matssl.models.thin_losses.boundary`; the authors' "increase" strategy: from afar it
+    would draw everything to empty masks.
+
+    Args:
+        logits: (B, C, H, W).
+        target: int64 (B, H, W); 255 counts for nothing.
+        weight: float (C,), of the classes in the cross-entropy.
+        smoothing: see :func:`cross_entropy`.
+        share: of the boundary loss at the end.
+        progress: share of the training that is over.
+    """
+    term = thin_losses.boundary(_full(logits).softmax(dim=1), target)
+    return dice_ce(logits, target, weight, smoothing) + share * progress * term
+
+
+def cldice(
+    logits: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    smoothing: float = 0.0,
+    share: float = 1.0,
+) -> Tensor:
+    """Dice, cross-entropy and ``share`` times clDice of the rare classes.
+
+    See :func:`matssl.models.thin_losses.cldice`.
+    """
+    term = thin_losses.cldice(_full(logits).softmax(dim=1), target)
+    return dice_ce(logits, target, weight, smoothing) + share * term
 
 
 def _full(logits: Tensor) -> Tensor:
@@ -162,6 +248,12 @@ LOSSES: dict[str, Callable[..., Tensor]] = {
     "focal": focal,
     "bce": bce,
     "dice_bce": dice_bce,
+    "tversky": tversky,
+    "focal_tversky": focal_tversky,
+    "boundary": boundary,
+    "cldice": cldice,
 }
+# Those that change as the training goes on.
+RISING = ("boundary",)
 # Those that take each class against the others.
 SIGMOIDS = ("bce", "dice_bce")

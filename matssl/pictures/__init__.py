@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import matplotlib
@@ -12,7 +15,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from matssl.core.arrays import Array
-from matssl.core.run_folder import atomic_path
+from matssl.core.run_folder import atomic_path, atomic_write_bytes
 from matssl.core.wording import cut
 
 # Pictures are files; a window would need a screen.
@@ -55,10 +58,32 @@ def legible(name: str, most: int = 100) -> str:
     return cut(f" {text}" if text.startswith("_") else text, most)
 
 
+# A white pixel as PNG (RFC 2083): what stands for a picture that nobody will look at.
+BLANK = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4//8/AAX+Av4N70a4AAAAAElFTkSuQmCC"
+)
+_undrawn = False
+
+
+@contextmanager
+def undrawn() -> Iterator[None]:
+    """Let pictures made inside the block be a white pixel: drawing may take longer than the run."""
+    global _undrawn
+    before, _undrawn = _undrawn, True
+    try:
+        yield
+    finally:
+        _undrawn = before
+
+
 def save(figure: Figure, path: Path) -> None:
     """Write a figure as PNG, atomically, and close it."""
     import matplotlib.pyplot as plt
 
+    if _undrawn:
+        atomic_write_bytes(path, BLANK)
+        plt.close(figure)
+        return
     with atomic_path(path) as temporary, warnings.catch_warnings():
         # A letter that the font lacks is drawn as a box, which says as much.
         warnings.filterwarnings("ignore", "Glyph .* missing from")

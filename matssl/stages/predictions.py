@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from matssl.core import textfiles
 from matssl.core.errors import UserError
 from matssl.core.wording import cut
+from matssl.data import readers
 
 
 class Listed(NamedTuple):
-    """What a run's table says of an image: its path, specimen and pixel size in nm."""
+    """What a run's table says of an image: its path, specimen, pixel size in nm, place.
+
+    The place is a sequence with the number of a frame, None of an image of none.
+    """
 
     image: Path
     group: str
     pixel_size: float | None
+    place: tuple[str, int] | None = None
 
 
 def folder(run: Path) -> Path | None:
@@ -59,7 +64,39 @@ def _listed(row: Mapping[str, str]) -> Listed:
     number = float(size) if size else None
     if number is not None and not 0 < number < math.inf:
         raise ValueError(f"{cut(size, 40)} is no pixel size")
-    return Listed(Path(row["image"]), row["group"], number)
+    image = Path(row["image"])
+    # Tables of before tell it of pages of stacks alone, by their names.
+    place, group = readers.told_page(image), row["group"]
+    if row.get("sequence"):
+        place = row["sequence"], int(row["frame"])
+    elif place is not None and not group.endswith(place[0]):
+        place = f"{group}/{place[0]}", place[1]
+    return Listed(image, group, number, place)
+
+
+def pictures(images: Path, names: Collection[str]) -> dict[str, Path]:
+    """Return the pictures of a folder by the names that a run gives to their masks.
+
+    Args:
+        images: the folder.
+        names: of the masks; pages of stacks are pictures where files alone do not have them.
+    """
+    from matssl.stages.drawing import output_names
+
+    paths = readers.find_images(images)
+    known = dict(zip(output_names(paths, images), paths, strict=True))
+    if known.keys() >= set(names):
+        return known
+    paths = [picture for path in paths for picture in _pages(path)]
+    return known | dict(zip(output_names(paths, images), paths, strict=True))
+
+
+def _pages(path: Path) -> tuple[Path, ...]:
+    try:
+        return readers.frames(path) or (path,)
+    except UserError:
+        # What cannot be frames has no mask of one.
+        return (path,)
 
 
 def by_output(table: Sequence[Listed], names: Sequence[str]) -> dict[str, Listed]:

@@ -36,6 +36,7 @@ FREE_ON_RESUME = {
     # Where the images lie; the checkpoint knows which they are.
     "data_path",
     "labeled_path",
+    "unlabeled_path",
     "probe_path",
     "file_list",
     "list_root",
@@ -49,6 +50,10 @@ FREE_ON_RESUME = {
     "on_collapse",
     "on_bad_image",
     "snapshot_every",
+    # Says something before the first step, and changes none.
+    "first_answer",
+    # It says something of the start and changes nothing.
+    "check_start",
 }
 # What may differ where a run goes on elsewhere: the same plan, but sums are added in another order.
 ROUNDING = {"device", "gpu_id", "threads", "compile", "deterministic"}
@@ -212,7 +217,7 @@ def rewind(folder: RunFolder, step: int) -> list[float]:
         folder: of the run.
         step: of the checkpoint.
     """
-    for name in ("steps.csv", "log.csv", "probe.csv"):
+    for name in ("steps.csv", "log.csv", "probe.csv", "semi.csv"):
         folder.truncate_csv(name, "step", step)
     losses = []
     log = folder.path("metrics.jsonl")

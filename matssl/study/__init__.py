@@ -1,1 +1,4 @@
-"""A study: starts x data sets x variants x label counts x seeds, as jobs and as one table."""
+"""A study: arms x data sets x variants x label counts x seeds, as jobs and as one table."""
+
+# What is kept of a job whose scores are noted: its models and reports, or the scores alone.
+KEEP = ("models", "none")

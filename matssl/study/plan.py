@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -28,9 +28,17 @@ COLUMNS = HEADS | {
 FOLDER = Path(__file__).resolve().parent / "plans"
 
 
+# Entries of a data set that are no flags of train_finetune.py: its test splits, and what an arm may
+# name as $pool, $pool_list: a folder of unlabelled images of this very material, a list of some.
+OWN = ("test", "pool", "pool_list")
+# How an entry of the data set is named in a flag.
+ENTRY = "$"
+ARM = ("start", "pretrain", "guided", "finetune", "evaluate")
+
+
 @dataclass(frozen=True)
 class Start:
-    """What fine-tuning starts from.
+    """An arm of the study: what fine-tuning starts from, and what else is its own.
 
     Attributes:
         name: as in the table.
@@ -38,12 +46,23 @@ class Start:
         pretrain: flags of train_ssl.py for the run that makes the weights.
         guided: whether that run is guided by the labelled images of each job (PSCL), and so is made
             again for each of them.
+        run: name of that run, which arms may share.
+        of_dataset: whether that run is made again for each data set, whose entries it names.
+        seeds: of that run; fine-tuning with seed s starts from seeds[s mod n]. Empty: one run, with
+            the seed that its flags say.
+        finetune: flags of train_finetune.py of this arm alone.
+        evaluate: flags of eval_model.py of this arm alone.
     """
 
     name: str
     weights: str = ""
     pretrain: Mapping[str, object] = field(default_factory=dict)
     guided: bool = False
+    run: str = ""
+    of_dataset: bool = False
+    seeds: tuple[int, ...] = ()
+    finetune: Mapping[str, object] = field(default_factory=dict)
+    evaluate: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -65,10 +84,22 @@ class Job:
     @property
     def source(self) -> str:
         """Name of the pretraining run that the job starts from."""
-        if not self.start.guided:
-            return self.start.name
-        labels = self.labels.replace("%", "pc")
-        return f"{self.start.name}-{self.dataset}-{labels}-{self.seed}"
+        parts = [self.start.run or self.start.name]
+        if self.start.guided or self.start.of_dataset:
+            parts.append(self.dataset)
+        if self.start.guided:
+            parts += [self.labels.replace("%", "pc"), str(self.seed)]
+        elif self.pretraining_seed is not None:
+            parts.append(f"p{self.pretraining_seed}")
+        return "-".join(parts)
+
+    @property
+    def pretraining_seed(self) -> int | None:
+        """Seed of that run: that of the job where it is guided; None: as its flags say."""
+        if self.start.guided:
+            return self.seed
+        seeds = self.start.seeds
+        return seeds[self.seed % len(seeds)] if seeds else None
 
 
 @dataclass(frozen=True)
@@ -77,8 +108,8 @@ class Plan:
 
     Attributes:
         name: of the folder of its runs.
-        starts: at least one; the others are compared with ``baseline``.
-        datasets: flags of train_finetune.py for each data set; ``test`` lists its test splits.
+        starts: the arms, at least one; the others are compared with ``baseline``.
+        datasets: flags of train_finetune.py for each data set, and what OWN names.
         variants: flags of train_finetune.py that a variant adds; its ``datasets`` are those it is
             run on, all where it names none.
         labels: numbers of labelled images ("5"), shares ("20%") or "all".
@@ -86,7 +117,9 @@ class Plan:
         pretrain: flags of train_ssl.py for all starts that pretrain.
         finetune: flags of train_finetune.py for all runs.
         evaluate: flags of eval_model.py for all evaluations.
-        baseline: name of the start that differences are taken from.
+        baselines: names of the arms that differences are taken from.
+        independent: rows of the table (a data set, with its test split in brackets where it has
+            several) whose mean is shown, too; none: no mean.
         columns: scores of the table beside mIoU: keys of COLUMNS.
     """
 
@@ -99,7 +132,8 @@ class Plan:
     pretrain: Mapping[str, object] = field(default_factory=dict)
     finetune: Mapping[str, object] = field(default_factory=dict)
     evaluate: Mapping[str, object] = field(default_factory=dict)
-    baseline: str = ""
+    baselines: tuple[str, ...] = ()
+    independent: tuple[str, ...] = ()
     columns: tuple[str, ...] = ()
 
     @property
@@ -116,29 +150,50 @@ class Plan:
             if data in self.variants[variant].get("datasets", self.datasets)
         ]
 
-    def only(self, variants: Sequence[str] = (), starts: Sequence[str] = ()) -> Plan:
-        """Return the plan with some of its variants and starts; all of what is not named.
+    def only(
+        self,
+        variants: Sequence[str] = (),
+        starts: Sequence[str] = (),
+        datasets: Sequence[str] = (),
+        labels: Sequence[str] = (),
+    ) -> Plan:
+        """Return the plan with some of its parts; all of what is not named.
 
         Raises:
             UserError: a name that the plan does not have.
         """
         there = {start.name: start for start in self.starts}
-        for kind, names, known in (("variant", variants, self.variants), ("start", starts, there)):
+        kinds: tuple[tuple[str, Sequence[str], Collection[str]], ...] = (
+            ("variant", variants, self.variants),
+            ("start", starts, there),
+            ("data set", datasets, self.datasets),
+            ("number of labels", labels, self.labels),
+        )
+        for kind, names, known in kinds:
             for name in names:
                 if name not in known:
                     raise UserError(
                         f"the study has no {kind} {name!r}; there are: {', '.join(known)}"
                     )
+        chosen = {name: self.variants[name] for name in variants or self.variants}
+        kept = {name: self.datasets[name] for name in datasets or self.datasets}
         return replace(
             self,
-            variants={name: self.variants[name] for name in variants or self.variants},
+            variants=chosen,
             starts=tuple(there[name] for name in starts or there),
+            datasets=kept,
+            labels=tuple(labels or self.labels),
         )
 
     def tests(self, dataset: str) -> tuple[str, ...]:
         """Return the test splits of a data set."""
         told = self.datasets[dataset].get("test", "test")
         return tuple(told) if isinstance(told, list) else (str(told),)
+
+    def rows(self, dataset: str) -> dict[str, str]:
+        """Return what the table calls a data set, by its test splits."""
+        tests = self.tests(dataset)
+        return {test: dataset if len(tests) == 1 else f"{dataset} ({test})" for test in tests}
 
 
 def find(name: str) -> Path:
@@ -167,13 +222,14 @@ def read(content: Mapping[str, Any], name: str) -> Plan:
     Raises:
         UserError: unknown or missing entries; the sentence names them.
     """
-    known = [f.name for f in fields(Plan)]
+    parts = [f.name for f in fields(Plan) if f.name != "baselines"]
+    known = [*parts, "arms", "baseline", "pretraining", "pretraining_seeds"]
     for key in content:
         if key not in known:
             close = difflib.get_close_matches(str(key), known, n=1)
             hint = f"; did you mean {close[0]}?" if close else f"; there are: {', '.join(known)}"
             raise UserError(f"the study {name} has an unknown entry {key!r}{hint}")
-    starts = tuple(_start(key, value) for key, value in _mapping(content, "starts").items())
+    starts = _starts(content)
     datasets = {
         str(key): {"finetune_dataset": value} if isinstance(value, str) else dict(value)
         for key, value in _mapping(content, "datasets").items()
@@ -196,12 +252,13 @@ def read(content: Mapping[str, Any], name: str) -> Plan:
                 f"the study has an unknown column {name_of_column!r}; there are: "
                 f"{', '.join(COLUMNS)}"
             )
-    if any(start.guided for start in starts) and any(label.endswith("%") for label in labels):
-        raise UserError("a study with guided starts needs numbers of labelled images, not shares")
-    baseline = str(content.get("baseline", starts[0].name))
-    if baseline not in [start.name for start in starts]:
-        raise UserError(f"the study's baseline {baseline!r} is none of its starts")
-    return Plan(
+    shared = [content.get(key) or {} for key in ("pretrain", "finetune", "evaluate")]
+    _check_starts(starts, shared, datasets, labels)
+    baselines = _words(content, "baseline") or (starts[0].name,)
+    for baseline in baselines:
+        if baseline not in [start.name for start in starts]:
+            raise UserError(f"the study's baseline {baseline!r} is none of its starts")
+    plan = Plan(
         str(content.get("name", name)),
         starts,
         datasets,
@@ -211,9 +268,24 @@ def read(content: Mapping[str, Any], name: str) -> Plan:
         dict(content.get("pretrain") or {}),
         dict(content.get("finetune") or {}),
         dict(content.get("evaluate") or {}),
-        baseline,
+        baselines,
+        (),
         columns,
     )
+    independent = _words(content, "independent")
+    known = [label for data in datasets for label in plan.rows(data).values()]
+    for label in independent:
+        if label not in known:
+            raise UserError(
+                f"the study's independent set {label!r} is none of its rows: {', '.join(known)}"
+            )
+    return replace(plan, independent=independent)
+
+
+def _words(content: Mapping[str, Any], key: str) -> tuple[str, ...]:
+    """Return a word, or a list of words, as a list."""
+    value = content.get(key) or ()
+    return tuple(map(str, value)) if isinstance(value, list | tuple) else (str(value),)
 
 
 def _mapping(content: Mapping[str, object], key: str) -> Mapping[str, Any]:
@@ -223,18 +295,107 @@ def _mapping(content: Mapping[str, object], key: str) -> Mapping[str, Any]:
     return value
 
 
-def _start(name: object, value: object) -> Start:
-    if isinstance(value, Mapping):
-        if not {"pretrain"} <= set(value) <= {"pretrain", "guided"} or not isinstance(
-            value["pretrain"], Mapping
-        ):
+def _starts(content: Mapping[str, Any]) -> tuple[Start, ...]:
+    """Return the arms, those under ``starts`` first: both sections take the same entries.
+
+    Raises:
+        UserError: what an entry cannot be.
+    """
+    sections = [key for key in ("starts", "arms") if key in content] or ["starts"]
+    entries = [entry for key in sections for entry in _mapping(content, key).items()]
+    names = [str(name) for name, _ in entries]
+    runs = _mapping(content, "pretraining") if content.get("pretraining") else {}
+    seeds = tuple(int(seed) for seed in content.get("pretraining_seeds") or ())
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(f"the study has {name} under starts and under arms")
+    for name, told in runs.items():
+        if not isinstance(told, Mapping) or name in ("none", "imagenet"):
             raise UserError(
-                f"the study's start {name} must be none, imagenet, a weights file, or pretrain: "
-                "{flags of train_ssl.py}, with guided: true where labelled images guide it"
+                f"the study's pretraining {name} must be NAME: {{flags of train_ssl.py}}"
             )
-        guided = value.get("guided", False) is True
-        return Start(str(name), pretrain=dict(value["pretrain"]), guided=guided)
-    return Start(str(name), weights=str(value or "none"))
+    found = []
+    for name, value in entries:
+        start = _start(str(name), value, runs)
+        if start.run:
+            told = {**(content.get("pretrain") or {}), **start.pretrain}
+            of_dataset = any(map(_names_entry, told.values()))
+            start = replace(start, of_dataset=of_dataset, seeds=() if start.guided else seeds)
+        found.append(start)
+    return tuple(found)
+
+
+def _start(name: str, value: object, runs: Mapping[str, Any]) -> Start:
+    """Return an arm as its entry says it.
+
+    Args:
+        name: of the arm.
+        value: a word, or a table of ARM.
+        runs: flags of the pretraining runs that several arms may start from, by name.
+
+    Raises:
+        UserError: what it cannot be.
+    """
+    if not isinstance(value, Mapping):
+        return _from(Start(name), str(value or "none"), runs)
+    tables = [value.get(key, {}) for key in ("pretrain", "finetune", "evaluate")]
+    sound = set(value) <= set(ARM) and all(isinstance(table, Mapping) for table in tables)
+    if not sound or ("start" in value) == ("pretrain" in value):
+        raise UserError(
+            f"the study's start {name} must be none, imagenet, a weights file, an entry under "
+            "pretraining, or a table: start: one of these, or pretrain: {flags of train_ssl.py}, "
+            "with guided: true where labelled images guide it; finetune: and evaluate: with flags "
+            "of its own"
+        )
+    own, tuned, scored = map(dict, tables)
+    start = Start(name, finetune=tuned, evaluate=scored, guided=value.get("guided", False) is True)
+    if "pretrain" not in value:
+        return _from(start, str(value["start"] or "none"), runs)
+    if name in runs:
+        raise UserError(f"the study's start {name} pretrains, and so does {name} under pretraining")
+    return replace(start, run=name, pretrain=own)
+
+
+def _from(start: Start, source: str, runs: Mapping[str, Any]) -> Start:
+    """Return the arm with what it starts from: a run of the study, or weights that are there."""
+    if source in runs:
+        return replace(start, run=source, pretrain=dict(runs[source]))
+    if start.guided:
+        raise UserError(f"the study's start {start.name} is guided, and nothing pretrains for it")
+    return replace(start, weights=source)
+
+
+def _names_entry(value: object) -> bool:
+    return isinstance(value, str) and value.startswith(ENTRY)
+
+
+def _check_starts(
+    starts: Sequence[Start],
+    shared: Sequence[Mapping[str, Any]],
+    datasets: Mapping[str, Mapping[str, Any]],
+    labels: Sequence[str],
+) -> None:
+    """Refuse arms that the data sets or the numbers of labels do not fit.
+
+    Args:
+        starts: the arms.
+        shared: flags of all arms, of each command.
+        datasets: entries by name.
+        labels: numbers of labelled images.
+
+    Raises:
+        UserError: the sentence names the first.
+    """
+    if any(start.guided for start in starts) and any(label.endswith("%") for label in labels):
+        raise UserError("a study with guided starts needs numbers of labelled images, not shares")
+    for start, (name, told) in itertools.product(starts, datasets.items()):
+        tables = [start.pretrain, start.finetune, start.evaluate, *shared[0 if start.run else 1 :]]
+        for value in itertools.chain(*(table.values() for table in tables)):
+            if _names_entry(value) and value.removeprefix(ENTRY) not in told:
+                raise UserError(
+                    f"the study's start {start.name} needs {value}, but its data set {name} says "
+                    f"no {value.removeprefix(ENTRY)}"
+                )
 
 
 def _labels(value: object) -> str:

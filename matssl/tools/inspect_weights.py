@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from matssl.core.errors import UserError, guard
 from matssl.core.flags import flag
@@ -69,13 +69,13 @@ def describe(path: Path) -> str:
     """
     from matssl import weights
     from matssl.core import checkpoint
-    from matssl.models.forest import is_forest
+    from matssl.models.pixels import is_classifier
     from matssl.weights.recognition import identify
 
     content = weights.read(path)
     payload = content.payload
-    if isinstance(payload, Mapping) and is_forest(payload.get("model")):
-        lines = [str(path), "  layout        random forest of train_finetune.py --head forest"]
+    if isinstance(payload, Mapping) and is_classifier(payload.get("model")):
+        lines = [str(path), f"  layout        {_classifier(payload['model'])}"]
         lines.append(f"  segments      eval_model.py --model_path {path}")
         lines += [f"  made from     {line}" for line in content.lineage.lines()]
         return "\n".join([*lines, f"  sha256        {checkpoint.file_hash(content.path)}"])
@@ -103,6 +103,15 @@ def describe(path: Path) -> str:
     lines += [f"  made from     {line}" for line in content.lineage.lines()]
     lines.append(f"  sha256        {checkpoint.file_hash(content.path)}")
     return "\n".join(lines)
+
+
+def _classifier(model: Mapping[str, Any]) -> str:
+    """Return in words what a classifier of pixels is."""
+    names = {"forest": "random forest", "linear": "linear classifier"}
+    parts = ["filters"] if model.get("sigmas") else []
+    parts += [f"the maps of {model['encoder']}"] if model.get("encoder") else []
+    kind = str(model["kind"])
+    return f"{names[kind]} on {' and '.join(parts)}, of train_finetune.py --head {kind}"
 
 
 def listed(places: Sequence[Path]) -> tuple[str, int]:

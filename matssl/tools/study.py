@@ -1,8 +1,9 @@
 """Run a study: ``python -m matssl.tools.study FILE.yaml``; start it again to go on.
 
-A study compares starts (random, ImageNet, weights files, pretraining runs) on data sets with
-several numbers of labelled images and seeds. Every job is one of the three commands, as it is.
-Results go to OUTPUT_DIR/NAME: table.md, table.csv, curves.png and the run folders.
+A study compares arms (random, ImageNet, weights files, pretraining runs, each with flags of its
+own) on data sets with several numbers of labelled images and seeds. Every job is one of the three
+commands, as it is. Results go to OUTPUT_DIR/NAME: table.md, table.csv, classes.csv, curves.png, run
+folders, and results/, small files that alone suffice for --table. Several processes may share one.
 """
 
 from __future__ import annotations
@@ -13,11 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from matssl.core.errors import guard
+from matssl.core.errors import Incomplete, guard
 from matssl.core.flags import flag
 from matssl.core.parsing import parse_one, read_settings
 from matssl.core.wording import counted
 from matssl.stages.settings import BAR_HELP, LARGEST_SEED, ToolSettings, bar_problem
+from matssl.study import KEEP
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,32 @@ class StudySettings(ToolSettings):
         (), "run", "instead of those in the file", low=0, high=LARGEST_SEED
     )
     variants: tuple[str, ...] = flag((), "run", "only these of the file's")
-    starts: tuple[str, ...] = flag((), "run", "only these, so that processes can share a study")
+    starts: tuple[str, ...] = flag((), "run", "only these of the file's starts and arms")
+    datasets: tuple[str, ...] = flag((), "run", "only these of the file's")
+    labels: tuple[str, ...] = flag((), "run", "only these numbers of labelled images of the file's")
+    jobs: int = flag(
+        1,
+        "run",
+        "so many jobs at once, each with one thread and its output in OUTPUT_DIR/NAME/logs; 1: one "
+        "after the other, on the screen",
+        low=1,
+        high=1024,
+        first=True,
+    )
+    minutes: float | None = flag(
+        None,
+        "run",
+        "minutes after which no job is started any more",
+        auto="until all are done",
+        low=0,
+        high=1_000_000,
+    )
+    keep: str = flag(
+        KEEP[0],
+        "run",
+        "of a job whose scores are noted: its models and reports, or none of them (scores alone)",
+        choices=KEEP,
+    )
     crop_bottom: str | None = flag(
         None, "data", BAR_HELP, auto="as the file says of each folder", check=bar_problem
     )
@@ -51,6 +78,7 @@ SETTINGS = StudySettings
 def main(argv: Sequence[str]) -> int:
     """Run what is missing of the study and write its table; returns 0."""
     args = parse_one(SETTINGS, argv, __doc__ or "", prog="python -m matssl.tools.study")
+    from matssl.study import crew
     from matssl.study import plan as plans
     from matssl.study.runner import Runner
 
@@ -62,8 +90,9 @@ def main(argv: Sequence[str]) -> int:
         _cut(content, args.crop_bottom)
     plan = plans.read(content, file.stem)
     out = Path(args.output_dir) / plan.name
-    part = plan.only(args.variants, args.starts)
-    runner = Runner(part, Path(args.root), out, file.parent)
+    part = plan.only(args.variants, args.starts, args.datasets, args.labels)
+    threads = 1 if args.jobs > 1 else None
+    runner = Runner(part, Path(args.root), out, file.parent, args.keep, threads)
     if not args.table:
         runner.check()
     if args.dry_run:
@@ -76,18 +105,34 @@ def main(argv: Sequence[str]) -> int:
         told = f"{counted(pretrainings, 'pretraining')}, {counted(tunings, 'fine-tuning')}"
         print(told, file=sys.stderr)
         return 0
+    failed: dict[str, str] = {}
+    whole = Runner(plan, Path(args.root), out, file.parent)
     if not args.table:
-        runner.run()
-    Runner(plan, Path(args.root), out, file.parent).write_table()
+        left = (
+            crew.run(runner, args.jobs, args.minutes) if args.jobs > 1 else runner.run(args.minutes)
+        )
+        failed = left.failed
+        if left.late and left.waiting:
+            told = counted(len(left.waiting), "task is", "tasks are")
+            print(f"time is up: {told} left for the next start", flush=True)
+    if args.table or whole.results():
+        whole.write_table()
+    if failed:
+        raise Incomplete(
+            f"{counted(len(failed), 'task')} of the study failed, tried again at the next start: "
+            + "; ".join(f"{name}: {why}" for name, why in failed.items())
+        )
     return 0
 
 
 def _cut(content: dict[str, Any], rows: str) -> None:
     """Put ``--crop_bottom`` into the content of a study's file, above all that the file says."""
-    starts = content.get("starts")
-    known = starts.values() if isinstance(starts, dict) else ()
     places = [content.setdefault("pretrain", {})]
-    places += [start.get("pretrain") for start in known if isinstance(start, dict)]
+    for key in ("starts", "arms"):
+        known = content[key].values() if isinstance(content.get(key), dict) else ()
+        places += [start.get("pretrain") for start in known if isinstance(start, dict)]
+    if isinstance(content.get("pretraining"), dict):
+        places += content["pretraining"].values()
     if isinstance(content.get("datasets"), dict):
         places += content["datasets"].values()
     for place in places:

@@ -1,4 +1,4 @@
-"""A trained network or forest where it computes: probabilities of images of whatever size."""
+"""A trained network or classifier where it computes: probabilities of images of any size."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from matssl.core import runtime
 from matssl.core.arrays import IN_MEMORY_BYTES
 from matssl.core.errors import UserError
 from matssl.models.encoders import channels_last
-from matssl.models.forest import ForestModel
+from matssl.models.pixels import PixelClassifier
 
 
 @dataclass(frozen=True)
 class Network:
-    """A torch module on its device, in evaluation mode; a random forest is one too.
+    """A torch module on its device, in evaluation mode; a classifier of pixels is one too.
 
     What computes by other means (an exported file) stands in its place where it has
     :meth:`probabilities`; the segmenter above asks for no more.
@@ -97,8 +97,8 @@ class Network:
         shape = (num_classes, *image.shape[1:])
         if scratch is not None and 4 * int(np.prod(shape, dtype=np.int64)) > IN_MEMORY_BYTES:
             out = np.memmap(scratch / "probabilities", np.float32, "w+", shape=shape)
-        if isinstance(self.model, ForestModel):
-            # It needs no tiles: it goes through the image in strips.
+        if isinstance(self.model, PixelClassifier) and self.model.whole:
+            # Filters need no tiles: it goes through the image in strips.
             return self.model.probabilities(image, out)
         return tiling.predict(
             self.model,

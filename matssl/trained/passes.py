@@ -12,11 +12,12 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from matssl import tiling
 from matssl.core.arrays import Array
 from matssl.core.errors import UserError
 from matssl.core.geometry import apply_d4
 from matssl.metrics import calibration
-from matssl.models.forest import ForestModel
+from matssl.models.pixels import PixelClassifier
 from matssl.trained.ensemble import Member
 from matssl.trained.segmenter import Picture, Segmenter, native, opened
 
@@ -35,26 +36,26 @@ def kind(segmenter: Segmenter, wanted: str = "auto") -> Kind:
         UserError: it does not have what is wanted, or nothing that makes a difference.
     """
     model = segmenter.network.model
-    forest = isinstance(model, ForestModel)
+    filters = isinstance(model, PixelClassifier) and model.whole
     has: dict[Kind, bool] = {
         "ensemble": len(segmenter.members) > 1,
         "dropout": bool(_dropout(model)),
-        # Filters of a forest see the same in every orientation.
-        "orientations": not forest,
+        # Filters see the same in every orientation.
+        "orientations": not filters,
     }
     for name, there in has.items():
         if wanted == name and not there:
             lacks = {
                 "ensemble": "is one model; train_finetune.py --folds makes an ensemble",
                 "dropout": "has no dropout",
-                "orientations": "is a random forest, which sees the same in every orientation",
+                "orientations": "looks at filters, which see the same in every orientation",
             }[name]
             raise UserError(f"--passes_by {name}: {segmenter.source} {lacks}")
     found = next((name for name, there in has.items() if there and wanted in ("auto", name)), None)
     if found is None:
         raise UserError(
-            f"bald: {segmenter.source} is one random forest, whose passes cannot differ; take "
-            "entropy, or the ensemble of --folds"
+            f"bald: {segmenter.source} is one classifier on filters, whose passes cannot differ; "
+            "take entropy, or the ensemble of --folds"
         )
     return found
 
@@ -100,13 +101,11 @@ def probabilities(
         return found
 
     if by == "orientations":
-        for number in range(8):
-            flip, turns = divmod(number, 4)
-            turned = np.ascontiguousarray(apply_d4(plane, bool(flip), turns))
-            found = np.moveaxis(of(alone, turned), 0, -1)
-            back = np.rot90(found, -turns)
-            back = back[:, ::-1] if flip else back
-            yield native(np.ascontiguousarray(np.moveaxis(back, -1, 0)), shape)
+        for flip, turns in tiling.D4:
+            found = of(alone, np.ascontiguousarray(apply_d4(plane, flip, turns)))
+            upright = np.empty((len(found), *plane.shape[:2]), found.dtype)
+            tiling.oriented(upright, flip, turns)[:] = found
+            yield native(upright, shape)
     elif by == "dropout":
         for number in range(count):
             with torch.random.fork_rng(), _dropping(segmenter.network.model):

@@ -27,6 +27,7 @@ __all__ = [
     "WeightsReport",
     "architecture",
     "imagenet",
+    "imagenet_at_hand",
     "load",
     "read",
     "recognise",
@@ -263,8 +264,6 @@ def imagenet(
     Raises:
         UserError: no such weights, or no network.
     """
-    from torchvision import models
-
     entry = hub.imagenet(name)
     of_torchvision = re.fullmatch(TORCHVISION, name)
     # Those of ResNets lie in torchvision's cache too; of others it is said what fetches them.
@@ -278,17 +277,43 @@ def imagenet(
             f"there are no ImageNet weights for {name}; use a ResNet, {named(known)}, or a weights "
             "file"
         )
-    weights = models.get_model_weights(name)["IMAGENET1K_V1"]
-    folder = Path(torch.hub.get_dir()) / "checkpoints"
-    path = folder / str(weights.url).rsplit("/", 1)[1]
+    url, path = _of_torchvision(name)
     if not path.is_file():
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            torch.hub.download_url_to_file(weights.url, str(path), progress=False)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(url, str(path), progress=False)
         except OSError as error:
             raise UserError(
-                f"the ImageNet weights of {name} are not in {folder} and could not be fetched "
-                f"({error}); fetch {weights.url} elsewhere and put the file there, or use "
-                "--weights none"
+                f"the ImageNet weights of {name} are not in {path.parent} and could not be fetched "
+                f"({error}); fetch {url} elsewhere and put the file there, or use {_instead()}"
             ) from error
     return load(encoder, path, in_channels=in_channels, mean=mean, std=std, frames=frames)
+
+
+def _instead() -> str:
+    """Return what else one may begin with: encoders whose ImageNet weights lie here, or none."""
+    entries = hub.weights_registry().values()
+    here = [e.architecture for e in entries if e.name.startswith("imagenet-") and e.path.is_file()]
+    told = f"--encoder {here[0]}, whose ImageNet weights are on this machine, or " if here else ""
+    return f"{told}--weights none"
+
+
+def imagenet_at_hand(name: str) -> str | None:
+    """Return what names the ImageNet weights of an encoder on this machine; None without any.
+
+    Args:
+        name: of the encoder.
+    """
+    entry = hub.imagenet(name)
+    if entry is not None and entry.path.is_file():
+        return entry.name
+    there = re.fullmatch(TORCHVISION, name) and _of_torchvision(name)[1].is_file()
+    return "imagenet" if there else None
+
+
+def _of_torchvision(name: str) -> tuple[str, Path]:
+    """Return where torchvision's ImageNet weights of a ResNet come from, and where they lie."""
+    from torchvision import models
+
+    url = str(models.get_model_weights(name)["IMAGENET1K_V1"].url)
+    return url, Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[1]

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from matssl.core.errors import UserError
 from matssl.models import small_unet
-from matssl.models.forest import is_forest
+from matssl.models.pixels import is_classifier
 from matssl.weights import transformers
 from matssl.weights.containers import Content, own_format
 
@@ -27,20 +27,21 @@ def own_segmentation(content: Content) -> dict[str, Tensor] | None:
     """Read ``best.ckpt`` or ``last.ckpt`` of a fine-tuning run; of both weights the averaged.
 
     Raises:
-        UserError: it is a random forest, which has no encoder, or the ensemble of a
+        UserError: it is a classifier on filters, which has no encoder, or the ensemble of a
             cross-validation, which has one for each fold.
     """
     if not own_format(content.facts, content.path) or content.facts.get("stage") != "finetune":
         return None
-    if isinstance(content.payload, Mapping) and is_forest(content.payload.get("model")):
+    own = content.payload.get("model") if isinstance(content.payload, Mapping) else None
+    if is_classifier(own) and not content.has("encoder."):
         raise UserError(
-            f"{content.path} is a random forest (--head forest) and has no encoder; eval_model.py "
-            "--model_path uses it as it is"
+            f"{content.path} is a classifier on filters of the picture (--head forest or linear) "
+            "and has no encoder; eval_model.py --model_path uses it as it is"
         )
     if content.has("members."):
         raise UserError(
-            f"{content.path} is the ensemble of several folds, each with an encoder of its own; "
-            "give the best.ckpt of one of them (fold_1/best.ckpt)"
+            f"{content.path} is an ensemble of several models, each with an encoder of its own; "
+            "give one of them (fold_1/best.ckpt of folds, network.ckpt of a network and its head)"
         )
     return content.below("ema.encoder.") or content.below("encoder.")
 

@@ -38,6 +38,7 @@ def read(path: Path, choices: Choices) -> Annotations:
     """
     found, notes = sources.chosen(path, ENDINGS, numbered.is_label_picture, "ilastik or Weka")
     root = path if path.is_dir() else path.parent
+    found = [file for file in found if not numbered.is_written_picture(file, root)]
     names = numbered.read_names(root)
     drawings, empty = [], []
     for file in found:

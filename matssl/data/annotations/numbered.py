@@ -34,6 +34,8 @@ from matssl.data.readers.headers import header
 
 TIFF = (".tif", ".tiff")
 NAMES = "label_names.csv"
+# Folder of the pictures that labels were written with, where these are none of the user's files.
+PICTURES = "pictures"
 IGNORED = "__ignore__"
 # More numbers than masks have values are those of objects.
 MOST = 255
@@ -48,6 +50,11 @@ def is_label_picture(path: Path) -> bool:
     except UserError:
         return False
     return head.channels == 1
+
+
+def is_written_picture(path: Path, root: Path) -> bool:
+    """Return whether a file is a picture that was written beside our own label pictures."""
+    return root / PICTURES in path.parents and (root / NAMES).is_file()
 
 
 def values_of(path: Path) -> Array:

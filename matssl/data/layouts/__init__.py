@@ -27,7 +27,7 @@ from matssl.data.layouts import (
     written,
 )
 from matssl.data.layouts.lists import Lists, part
-from matssl.data.layouts.pairing import Found, Layout, paged
+from matssl.data.layouts.pairing import Found, Layout, one_page, paged
 from matssl.data.layouts.recognition import IMAGES_ONLY, Recognised, recognise
 from matssl.data.layouts.splits import apply_splits
 from matssl.data.layouts.survey import OTHER, LeftOut
@@ -175,6 +175,7 @@ def find(
     whole: bool = False,
     depth: int = 1,
     page: int | None = None,
+    pages: bool = False,
 ) -> Dataset:
     """Return the data set in a folder: pairs by split, class table, groups.
 
@@ -196,6 +197,7 @@ def find(
         depth: frames that are read together; above 1 names of files tell sequences, stacks are
             their pages, and images need no mask.
         page: that is read of files of several; then no stack is a sequence.
+        pages: whether stacks whose masks are stacks are read page by page at any depth.
 
     Raises:
         UserError: nothing found, images without masks or the reverse, masks that cannot be read.
@@ -205,7 +207,9 @@ def find(
     name, left_out, told = laid.name, laid.left_out, laid.told
     root, made = laid.home or root, laid.made
     sequence = DATA_LAYOUTS[name].sequence if name in DATA_LAYOUTS else laid.sequence
-    found = paged(laid.found, root, specimens, depth > 1 and page is None)
+    framed = depth > 1 and page is None
+    found = paged(laid.found, root, specimens, framed, pages and page is None)
+    found = one_page(found, page)
     if not any(item.mask for item in found):
         if need_masks:
             others = {out.path: out.files for out in left_out if out.why == OTHER}
@@ -224,6 +228,7 @@ def find(
         frames=depth > 1,
     )
     notes += [*grouping.notes, *grouping.sequences.notes(depth)]
+    notes += _stray([item.image for item in found]) if framed else []
     specimen = dict(zip((item.image for item in found), grouping.names, strict=True))
     unused = root / written.SPLITS
     if splits is None and unused.is_file():
@@ -264,6 +269,22 @@ def find(
         made,
         class_folder,
     )
+
+
+def _stray(images: Sequence[Path]) -> list[str]:
+    """Return a note where files hold pages of other sizes than the largest, which are no frames."""
+    files = dict.fromkeys(readers.file_of(image) for image in images)
+    told = [(path, pages) for path in files if (pages := readers.stray(path))]
+    if not told:
+        return []
+    path, pages = told[0]
+    number = sum(pages for _, pages in told)
+    whole = readers.alike(path)
+    kept = f"{whole} pages of the largest size are frames" if whole > 1 else "its largest is read"
+    return [
+        f"{counted(number, 'page')} of {counted(len(told), 'file')} with another size than the "
+        f"largest left out, as previews are (first: {path.name}, {pages}; {kept})"
+    ]
 
 
 def _table(

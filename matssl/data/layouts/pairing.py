@@ -125,7 +125,9 @@ def pair_by_name(images: Path, masks: Path, split: str, some: bool = False) -> l
     return pairs
 
 
-def paged(found: Sequence[Found], root: Path, table: Path | str | None, every: bool) -> list[Found]:
+def paged(
+    found: Sequence[Found], root: Path, table: Path | str | None, every: bool, masked: bool = False
+) -> list[Found]:
     """Return the pairs with those of stacks page by page.
 
     Args:
@@ -133,6 +135,7 @@ def paged(found: Sequence[Found], root: Path, table: Path | str | None, every: b
         root: folder of the data set.
         table: of the specimens, see :func:`matssl.data.specimens.group`.
         every: whether every stack is a sequence; else those that the table names as one.
+        masked: whether a stack is one, too, where its mask is.
 
     Raises:
         UserError: a mask that has not the pages of its stack.
@@ -141,6 +144,8 @@ def paged(found: Sequence[Found], root: Path, table: Path | str | None, every: b
     result = []
     for item in found:
         pages = pictures[item.image]
+        if masked and pages == (item.image,) and item.mask and readers.frames(item.mask):
+            pages = readers.frames(item.image) or pages
         if pages == (item.image,) or item.mask is None:
             result += [replace(item, image=page) for page in pages]
             continue
@@ -153,6 +158,41 @@ def paged(found: Sequence[Found], root: Path, table: Path | str | None, every: b
             )
         pairs = zip(pages, masks_of, strict=True)
         result += [replace(item, image=page, mask=mask) for page, mask in pairs]
+    return result
+
+
+def one_page(found: Sequence[Found], page: int | None) -> list[Found]:
+    """Return pairs of files as they are read, of each one page: ``--page`` is that of masks, too.
+
+    Args:
+        found: pairs of files; pages of stacks stay what they are.
+        page: of files of several, from 1; None where nobody says it.
+
+    Raises:
+        UserError: picture and mask have different numbers of pages, so that nobody knows which
+            belong together.
+    """
+    result = []
+    for item in found:
+        if item.mask is None or readers.told_page(item.image) is not None:
+            result.append(item)
+            continue
+        own, other = readers.alike(item.image), readers.alike(item.mask)
+        if other > 1 and own != other:
+            raise UserError(
+                f"{item.mask} has {other} pages and its picture {item.image} "
+                f"{counted(own, 'page')}; save the page of the picture as a mask of its own (class "
+                "numbers in one page), or a picture of as many pages"
+            )
+        if own > 1 and other == 1 and page is None:
+            raise UserError(
+                f"{item.image} has {own} pages and its mask {item.mask} one; --page N says which "
+                f"of them it is of, and for masks of single pages of a sequence (--input_depth 3) "
+                f"their names do: {item.image.stem}-003.png of page 3"
+            )
+        if page is not None and other > 1:
+            item = replace(item, mask=readers.page_path(item.mask, page))
+        result.append(item)
     return result
 
 

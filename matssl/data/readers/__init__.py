@@ -30,7 +30,8 @@ from matssl.data.readers.formats import (
 )
 from matssl.data.readers.headers import Header, header
 from matssl.data.readers.mask import RawMask, read_mask
-from matssl.data.readers.pages import file_of, frames, page_path
+from matssl.data.readers.pages import alike, file_of, frames, page_path, stray
+from matssl.data.readers.pages import told as told_page
 from matssl.data.readers.units import parse_pixel_size
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "Listing",
     "Micrograph",
     "RawMask",
+    "alike",
     "bar_height",
     "digest",
     "file_of",
@@ -57,6 +59,8 @@ __all__ = [
     "read_mask",
     "size_of",
     "stacked",
+    "stray",
+    "told_page",
     "unread",
     "with_pixel_size",
 ]

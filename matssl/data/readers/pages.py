@@ -30,17 +30,52 @@ def page_path(file: Path, number: int) -> Path:
 def resolved(path: Path | str) -> tuple[Path, int | None]:
     """Return the file of a picture and its page, counted from 0; None for a file as a whole."""
     path = Path(path)
+    own = told(path)
+    return (path.parent, own[1] - 1) if own and path.parent.is_file() else (path, None)
+
+
+def told(path: Path | str) -> tuple[str, int] | None:
+    """Return file and page, from 1, that the name of a page says, wherever the file now lies."""
+    path = Path(path)
     file = path.parent
-    if file.suffix.lower() in ENDINGS and path.suffix == file.suffix:
-        match = _NUMBER.search(path.stem)
-        if match and path.stem == file.stem + match[0] and int(match[1]) and file.is_file():
-            return file, int(match[1]) - 1
-    return path, None
+    match = _NUMBER.search(path.stem)
+    if file.suffix.lower() not in ENDINGS or path.suffix != file.suffix or match is None:
+        return None
+    whole = path.stem == file.stem + match[0] and int(match[1]) > 0
+    return (file.stem, int(match[1])) if whole else None
 
 
 def file_of(path: Path | str) -> Path:
     """Return the file that holds a picture: its own, or that of the page."""
     return resolved(path)[0]
+
+
+def alike(path: Path) -> int:
+    """Return how many pages of a file are pictures of the size of its largest; 1 of other files.
+
+    Whether they are frames (:func:`frames`) is not asked: channels count as well. A file that is no
+    TIFF, or cannot be understood, has one.
+    """
+    if path.suffix.lower() not in ENDINGS or not path.is_file():
+        return 1
+    from matssl.data.readers import tiff
+
+    try:
+        return max(1, tiff.alike(path))
+    except Exception:  # what is damaged is refused where it is read
+        return 1
+
+
+def stray(path: Path) -> int:
+    """Return how many pages of a file have not the size of its largest; 0 of other files."""
+    if path.suffix.lower() not in ENDINGS or not path.is_file():
+        return 0
+    from matssl.data.readers import tiff
+
+    try:
+        return tiff.count(path) - tiff.alike(path)
+    except Exception:  # what is damaged is refused where it is read
+        return 0
 
 
 def frames(path: Path) -> tuple[Path, ...]:

@@ -10,7 +10,7 @@ import logging
 import re
 import struct
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -147,9 +147,7 @@ def frames(path: Path) -> tuple[int, ...]:
         if len(pages) < count:
             told = "is broken" if count <= MAX_PAGES else f"is more than {MAX_PAGES} pages"
             raise UserError(f"{path}: page {len(pages) + 1} of {count} {told}; save the pages anew")
-        kinds = [(_size(p), _photometric(p) != TRANSPARENCY and len(p.shape) > 1) for p in pages]
-        best = max((size for size, shown in kinds if shown), key=_area, default=None)
-        found = tuple(n for n, kind in enumerate(kinds) if kind == (best, True))
+        found = _largest(pages)
     if len(found) < 2:
         return ()
     if list(directions) == ["C"]:
@@ -166,6 +164,30 @@ def frames(path: Path) -> tuple[int, ...]:
             "(ImageJ: Image > Color > Split Channels, Image > Stacks > Tools > Make Substack)"
         )
     return found
+
+
+def _largest(pages: Sequence[TiffPage]) -> tuple[int, ...]:
+    """Return the numbers of the pages that have size, channels and bits of the largest one."""
+    kinds = [(_size(p), _photometric(p) != TRANSPARENCY and len(p.shape) > 1) for p in pages]
+    best = max((size for size, shown in kinds if shown), key=_area, default=None)
+    return tuple(n for n, kind in enumerate(kinds) if kind == (best, True))
+
+
+def count(path: Path) -> int:
+    """Return how many pages a file has."""
+    import tifffile
+
+    with listening(), tifffile.TiffFile(path) as file:
+        return _count(file)
+
+
+def alike(path: Path) -> int:
+    """Return how many pages have the size of the largest one."""
+    import tifffile
+
+    with listening(), tifffile.TiffFile(path) as file:
+        number = _count(file)
+        return len(_largest(list(_pages(file, number)))) if number > 1 else 1
 
 
 def kind(path: Path) -> Kind:

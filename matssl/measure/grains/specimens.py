@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from matssl.measure import intervals
-from matssl.measure.field import Field
+from matssl.measure.field import Field, averaged, clusters
 from matssl.measure.grains import intercept, spread, standards
 from matssl.measure.grains.intercept import Hits, Rose
 from matssl.measure.grains.sizing import Bare, GrainSize
@@ -76,8 +76,15 @@ class Mean:
         return self.through(lambda rate: 1 / rate if rate > 0 else math.nan, falling=True)
 
 
-def mean(values: Sequence[float]) -> Mean:
-    """Return the mean of fields: ± t(n − 1) s/√n."""
+def mean(values: Sequence[float], sequences: Sequence[str] = ()) -> Mean:
+    """Return the mean of fields: ± t(n − 1) s/√n.
+
+    Args:
+        values: one a field.
+        sequences: that each is a frame of, "" for none; a sequence counts as one field. Empty
+            where all stand for themselves.
+    """
+    values = averaged(values, sequences) if sequences else values
     kept = [value for value in values if not math.isnan(value)]
     n = len(kept)
     if not n:
@@ -95,7 +102,7 @@ class Summary:
 
     Attributes:
         specimen: its name.
-        n: fields, or specimens.
+        n: fields, a sequence of frames counted as one, or specimens.
         grains: counted in all, cut ones as halves.
         smallest: the fewest grains of a field.
         density: N_A.
@@ -153,10 +160,15 @@ def summarise(specimen: str, fields: Sequence[Sized], scaled: bool) -> Summary:
     def per_length(hits: Callable[[GrainSize], float]) -> list[float]:
         return [hits(one.size) / unit(one) for one in fields]
 
+    sequences = [one.field.sequence for one in fields]
+
+    def over(values: Sequence[float]) -> Mean:
+        return mean(values, sequences)
+
     def lines(degrees: float) -> Callable[[GrainSize], float]:
         return lambda size: _rate(size.lines[degrees])
 
-    by_direction = {d: mean(per_length(lines(d))).value for d in fields[0].size.lines}
+    by_direction = {d: over(per_length(lines(d))).value for d in fields[0].size.lines}
     opened = [(one.open or one.size, unit(one)) for one in fields]
     sizes = spread.joined(
         [
@@ -166,18 +178,18 @@ def summarise(specimen: str, fields: Sequence[Sized], scaled: bool) -> Summary:
     )
     return Summary(
         specimen,
-        len(fields),
+        int(clusters(sequences).max()) + 1,
         sum(one.size.rectangle.grains for one in fields),
         min(one.size.rectangle.grains for one in fields),
-        mean([one.size.rectangle.density / unit(one) ** 2 for one in fields]),
-        mean(per_length(lambda size: size.hits_per_length)),
+        over([one.size.rectangle.density / unit(one) ** 2 for one in fields]),
+        over(per_length(lambda size: size.hits_per_length)),
         {d: 1 / by_direction[d] if by_direction[d] else math.nan for d in by_direction},
-        mean([one.size.jeffries.density / unit(one) ** 2 for one in fields]),
-        mean(per_length(lambda size: _rate(size.hilliard))),
-        mean(per_length(lambda size: _rate(size.abrams))),
+        over([one.size.jeffries.density / unit(one) ** 2 for one in fields]),
+        over(per_length(lambda size: _rate(size.hilliard))),
+        over(per_length(lambda size: _rate(size.abrams))),
         intercept.rose(by_direction),
-        mean([bare.rectangle.density / mm**2 for bare, mm in opened]).value,
-        mean([bare.hits_per_length / mm for bare, mm in opened]).value,
+        over([bare.rectangle.density / mm**2 for bare, mm in opened]).value,
+        over([bare.hits_per_length / mm for bare, mm in opened]).value,
         sizes,
         spread.spread(sizes),
         scaled,

@@ -93,6 +93,7 @@ class Found:
         pieces: how many smaller parts were kept, since an edge cuts them.
         split: how many more objects there are than connected parts.
         numbered: whether the mask file numbered them itself.
+        sequence: that the field is a frame of, "" for none.
     """
 
     image: str
@@ -111,6 +112,7 @@ class Found:
     pieces: int
     split: int
     numbered: bool
+    sequence: str = ""
 
     @property
     def count(self) -> int:
@@ -171,6 +173,7 @@ def find(
                 own.pieces,
                 split,
                 one.labels is not None,
+                field.sequence,
             ),
             own,
         )

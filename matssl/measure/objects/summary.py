@@ -10,6 +10,7 @@ import numpy as np
 
 from matssl.core.wording import counted
 from matssl.measure import intervals, units
+from matssl.measure.field import clusters, together
 from matssl.measure.objects import neighbours, sizes, stereology
 from matssl.measure.objects.found import Found
 from matssl.measure.objects.shapes import LEAST_SHAPE, Floats
@@ -47,7 +48,8 @@ class Summary:
     Attributes:
         specimen: its name, ALL for all together.
         kind: class index.
-        fields: how many.
+        fields: how many, a sequence of frames counted as one.
+        pictures: how many, each frame counted.
         specimens: how many, 1 of one.
         objects: all of them, cut ones too.
         at_edge: those that touch an edge.
@@ -70,6 +72,7 @@ class Summary:
     specimen: str
     kind: int
     fields: int
+    pictures: int
     specimens: int
     objects: int
     at_edge: int
@@ -86,6 +89,12 @@ class Summary:
     diameter: Floats
     weight: Floats
     area: float
+
+    @property
+    def extent(self) -> str:
+        """How many fields, in words."""
+        frames = f" ({self.pictures} frames and fields)" if self.pictures > self.fields else ""
+        return counted(self.fields, "field") + frames
 
 
 def unit_of(found: Sequence[Found]) -> Unit:
@@ -118,9 +127,11 @@ def summarise(specimen: str, fields: Sequence[Found], unit: Unit) -> Summary:
         areas,
     )
     own = list(dict.fromkeys(one.specimen for one in fields))
-    numbers = [sum(one.specimen == name for one in fields) for name in own]
+    # What is drawn are fields; a sequence is drawn with all its frames.
+    parts = clusters([one.sequence for one in fields])
+    numbers = [len({p for p, f in zip(parts, fields, strict=True) if f.specimen == n}) for n in own]
     values = statistics(np.ones(len(fields), np.int64))
-    ends = intervals.redrawn(numbers, statistics)
+    ends = intervals.redrawn(numbers, lambda drawn: statistics(drawn[parts]))
     told = [
         Estimate(_number(value), *(_number(e[i]) for e in (ends if ends is not None else ())))
         for i, value in enumerate(values)
@@ -134,6 +145,7 @@ def summarise(specimen: str, fields: Sequence[Found], unit: Unit) -> Summary:
     return Summary(
         specimen,
         fields[0].kind,
+        sum(numbers),
         len(fields),
         len(own),
         sum(one.count for one in fields),
@@ -157,7 +169,10 @@ def _accuracy(
     fields: Sequence[Found], areas: Sequence[float], specimens: int
 ) -> tuple[float | None, int | None]:
     """Return %RA of the number per area, and the fields needed for 10 %."""
-    values = [one.number / area for one, area in zip(fields, areas, strict=True) if area]
+    pairs = list(zip(fields, areas, strict=True))
+    parts = together(pairs, [one.sequence for one in fields])
+    sums = [(sum(f.number for f, _ in part), sum(area for _, area in part)) for part in parts]
+    values = [number / area for number, area in sums if area]
     if specimens > 1 or not values:
         return None, None
     found = intervals.mean_of_fields(values)
@@ -208,7 +223,7 @@ def doubts(name: str, all_: Summary, fields: Sequence[Found]) -> list[str]:
         more = counted(split, "more object", "more objects")
         told.append(f"{name}: --separate made {more} than there are connected parts.")
     if not all_.objects:
-        return [*told, f"{name}: no object in {counted(all_.fields, 'field')}."]
+        return [*told, f"{name}: no object in {all_.extent}."]
     cut = f"{name}: {all_.at_edge} of {all_.objects} objects touch an edge of their field"
     if all_.at_edge:
         told.append(f"{cut}; they count half, a quarter at a corner, and have no part in sizes.")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import tempfile
+import shutil
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -16,10 +18,11 @@ from matssl.core.run_folder import atomic_write_text
 from matssl.core.wording import counted, cut
 from matssl.data.annotations import Choices, Drawing, Marked, Written, format_name, module_of
 from matssl.data.annotations.drawing import is_background, is_ignored, stem_of
+from matssl.data.annotations.numbered import PICTURES
 from matssl.data.annotations.raster import paint
 from matssl.data.layouts.written import class_text
 from matssl.data.masks import ClassTable, MaskClass
-from matssl.stages.annotations import masks
+from matssl.stages.annotations import masks, pages
 from matssl.stages.annotations.export_settings import ExportSettings
 from matssl.stages.annotations.masks import Masks
 
@@ -44,12 +47,8 @@ def run(args: ExportSettings, argv: Sequence[str]) -> None:
     found = masks.find(Path(args.masks), args.images, args.classes)
     _check_pictures(found)
     names = _drawn(found, args.every_class or name in SCRIBBLES)
-    above = out.resolve().parent
-    while not above.is_dir():
-        above = above.parent
-    with tempfile.TemporaryDirectory(prefix=f".{out.name[:32]}.", dir=above) as scratch:
-        place = Path(scratch) / "files"
-        place.mkdir()
+    with _scratch(out) as place:
+        found = pages.written(found, place)
         cast(Written, module).write(place, _marked(found), names)
         atomic_write_text(place / CLASSES, _class_text(found.names))
         changed = _read_back(place, name, found, names)
@@ -59,6 +58,25 @@ def run(args: ExportSettings, argv: Sequence[str]) -> None:
         place.rename(out)
     for line in _report(args, name, found, names, changed):
         print(line)
+
+
+@contextmanager
+def _scratch(out: Path) -> Iterator[Path]:
+    """Make a folder for the files, as deep below their disk as the one that it will become.
+
+    Files tell the way to their pictures from where they lie, which the renaming then leaves right.
+    """
+    above = out.resolve().parent
+    while not above.is_dir():
+        above = above.parent
+    further = out.resolve().relative_to(above).parts[1:]
+    scratch = above / f".{out.name[:32]}.{uuid.uuid4().hex[:8]}"
+    place = scratch.joinpath(*further)
+    place.mkdir(parents=True)
+    try:
+        yield place
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _check_pictures(found: Masks) -> None:
@@ -168,6 +186,10 @@ def _report(
     out = Path(args.output_dir)
     yield _line("written", f"{name} in {out}")
     images = args.images or next((str(o.image.parent) for o in found.masks if o.image), "IMAGES")
+    if found.pages:
+        images = str(out / PICTURES)
+        told = f"{counted(found.pages, 'page')} of stacks as pictures, to be opened with the files"
+        yield _line("pictures", f"{told}: {images}")
     yield _line(
         "and back",
         f"python -m matssl.tools.annotations import {out} --format {name} --images {images} "

@@ -27,7 +27,7 @@ class OneMask:
 
     Attributes:
         picture: path of its picture below its folder, with /; the mask's own where no picture is
-            known.
+            known. A page of a stack lies in the folder of the stack.
         image: the picture; None where it is not there.
         file: the mask.
     """
@@ -50,6 +50,7 @@ class Masks:
         notes: what was noticed, in words.
         named: whether somebody named the classes (a model, a class file); names of values of which
             nothing is known are made up.
+        pages: how many of the pictures are pages of stacks that were written as files.
     """
 
     what: str
@@ -59,6 +60,7 @@ class Masks:
     table: ClassTable | None = None
     notes: tuple[str, ...] = ()
     named: bool = True
+    pages: int = 0
 
     def open(self, one: OneMask) -> IndexMask:
         """Return a mask as class numbers, uint8 (H, W), 255 for none, as large as its picture.
@@ -117,11 +119,11 @@ def find(folder: Path, images: str | None, classes: str | None, flag: str = "--i
         raise UserError(f"{folder} holds no pictures; {flag} says where they are")
     dataset = None
     if pictures:
-        dataset = layouts.find(folder, classes=classes, need_masks=False, whole=True)
+        dataset = layouts.find(folder, classes=classes, need_masks=False, whole=True, pages=True)
     if images is not None and (dataset is None or dataset.table is None):
         # Masks or annotation files without their pictures.
         place = str(folder.resolve())
-        dataset = layouts.find(images, classes=classes, mask_folder=place, whole=True)
+        dataset = layouts.find(images, classes=classes, mask_folder=place, whole=True, pages=True)
     if dataset is None or dataset.table is None:
         return _of_masks(folder, classes)
     found = [
@@ -146,7 +148,13 @@ def _is_named(classes: str | None, folder: Path) -> bool:
 
 
 def _below(path: Path, root: Path) -> str:
+    if readers.told_page(path) is not None:
+        path = path.parent.parent / path.name
     return Path(os.path.relpath(path, root)).as_posix()
+
+
+def _pages(files: Sequence[Path]) -> list[Path]:
+    return [page for path in files for page in readers.frames(path) or (path,)]
 
 
 def _ordered(found: Sequence[OneMask]) -> tuple[OneMask, ...]:
@@ -163,7 +171,8 @@ def _of_run(folder: Path, predicted: Path, images: str | None, flag: str) -> Mas
         pictures = {name: row.image for name, row in listed.items()}
         home = _common([row.image for row in table])
     else:
-        pictures, home = _called(Path(images)), Path(images)
+        home = Path(images)
+        pictures = predictions.pictures(home, [path.stem for path in files])
         if not any(path.stem in pictures for path in files):
             raise UserError(
                 f"no picture in {images} has the name of a mask (first: {files[0].name}); give the "
@@ -173,7 +182,7 @@ def _of_run(folder: Path, predicted: Path, images: str | None, flag: str) -> Mas
     for path in files:
         image = pictures.get(path.stem)
         picture = path.name if image is None else _below(image, home)
-        there = image if image is not None and image.is_file() else None
+        there = image if image is not None and readers.file_of(image).is_file() else None
         found.append(OneMask(picture, there, path))
     absent = sum(one.image is None for one in found)
     notes = (
@@ -185,21 +194,13 @@ def _of_run(folder: Path, predicted: Path, images: str | None, flag: str) -> Mas
 
 def _common(images: Sequence[Path]) -> Path:
     """Return the folder that pictures of a run lie in or below."""
-    return Path(os.path.commonpath([path.parent for path in images])) if images else Path()
-
-
-def _called(images: Path) -> dict[str, Path]:
-    """Return pictures by the name that a run gives to their masks."""
-    # The stage imports what it needs to draw.
-    from matssl.stages.drawing import output_names
-
-    paths = readers.find_images(images)
-    return dict(zip(output_names(paths, images), paths, strict=True))
+    paths = [path.parent if readers.told_page(path) else path for path in images]
+    return Path(os.path.commonpath([path.parent for path in paths])) if paths else Path()
 
 
 def _of_masks(folder: Path, classes: str | None) -> Masks:
     """Return the files of a folder that holds masks alone."""
-    files = readers.find_images(folder)
+    files = _pages(readers.find_images(folder))
     table, told = masks.find_table(files, classes, folder, whole=True)
     root = folder if folder.is_dir() else folder.parent
     note = f"{counted(len(files), 'file')} without images beside, taken for masks"

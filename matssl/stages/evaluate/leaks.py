@@ -106,6 +106,8 @@ def by_pixels(results: Sequence[Result], segmenter: Segmenter) -> list[str]:
     guides = segmenter.lineage.labelled_digests - pixels
     copies = [r.name for r in results if r.digest in pixels and str(r.pair.image) not in paths]
     labels = [r.name for r in results if r.digest in guides]
+    unlabelled = segmenter.lineage.unlabelled_digests - pixels
+    pool = [r.name for r in results if r.digest in unlabelled]
     scored = "; the scores are no test of it" if any(r.pair.mask for r in results) else ""
     return [
         f"{len(names)} of {len(results)} images {what} "
@@ -113,6 +115,7 @@ def by_pixels(results: Sequence[Result], segmenter: Segmenter) -> list[str]:
         for names, what in (
             (copies, "are copies of training images of this model"),
             (labels, "guided or judged the pretraining of this model with their masks"),
+            (pool, "were learned from without their labels (--semi, transductive)"),
         )
         if names
     ]

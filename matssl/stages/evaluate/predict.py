@@ -26,7 +26,7 @@ from matssl.data.readers import Micrograph
 from matssl.measure.field import Field, areas
 from matssl.metrics import calibration
 from matssl.metrics.counts import confusion
-from matssl.models.forest import ForestModel
+from matssl.models.pixels import PixelClassifier
 from matssl.preflight import Preflight
 from matssl.stages import console, drawing, failures, resume, stacks
 from matssl.stages.evaluate import classifier_error, colours, leaks, objects, published, rivals
@@ -344,8 +344,12 @@ def _facts(settings: EvaluateSettings, inputs: Inputs) -> str:
         for name, default in flags.defaults(TileSettings).items()
         if getattr(settings, name) != default
     ]
-    if given and isinstance(inputs.segmenter.network.model, ForestModel):
-        unheeded = f"note    without effect on a forest, which has no tiles: {', '.join(given)}"
+    model = inputs.segmenter.network.model
+    if given and isinstance(model, PixelClassifier) and model.whole:
+        unheeded = (
+            f"note    without effect on filters of the picture, which need no tiles: "
+            f"{', '.join(given)}"
+        )
     shown = replace(inputs.dataset, pairs=tuple(inputs.pairs), table=table)
     beaten = f"note    {inputs.beaten}" if inputs.beaten else ""
     parts = (inputs.segmenter.note, beaten, unheeded, replace(inputs.found, dataset=shown).text())
@@ -412,7 +416,9 @@ def _one_image(
             rival_counts = rivals.counts(against, segmenter.record, micrograph, mask, count)
             matched = objects.compared(mask, found.classes[: found.rows], inputs.objects)
             probable = calibration.before_and_after(found.probabilities, mask, found.temperature)
-    field = Field(pair.image, name, pair.group, predicted, micrograph.pixel_size)
+    frame = inputs.dataset.grouping.sequences.frames.get(pair.image)
+    place = ("", None) if frame is None else (frame.sequence, frame.number)
+    field = Field(pair.image, name, pair.group, predicted, micrograph.pixel_size, *place)
     true = None if truth_areas is None else replace(field, areas=truth_areas)
     pixels = readers.digest(micrograph.middle.pixels)
     return Result(pair, field, true, gathered, rival_counts, pixels, probable, matched)

@@ -96,7 +96,7 @@ def write_tables(
     """
     folder.write_json("metrics.json", summary)
     classifier_error.write(folder, results, names, summary)
-    for row in filled([_row(result, names) for result in results]):
+    for row in filled(_rows(results, names)):
         folder.append_csv("per_image.csv", row)
     scored = [r for r in results if r.truth is not None]
     if scored:
@@ -122,10 +122,18 @@ def _draw_reliability(folder: RunFolder, scored: Sequence[Result]) -> None:
     reliability.plot(curves, folder.path("reliability.png"))
 
 
-def _row(result: Result, names: Sequence[str]) -> dict[str, object]:
+def _rows(results: Sequence[Result], names: Sequence[str]) -> list[dict[str, object]]:
+    """Return the lines of per_image.csv; where any image is a frame, each has columns for it."""
+    placed = any(result.field.sequence for result in results)
+    return [_row(result, names, placed) for result in results]
+
+
+def _row(result: Result, names: Sequence[str], placed: bool) -> dict[str, object]:
     """Return the line of an image in per_image.csv."""
     pair = result.pair
     row: dict[str, object] = {"image": str(pair.image), "split": pair.split, "group": pair.group}
+    if placed:
+        row |= {"sequence": result.field.sequence, "frame": result.field.frame}
     if result.gathered is not None and result.counts is not None and result.truth is not None:
         row["miou"] = overlap.miou(result.counts)
         row["accuracy"] = overlap.accuracy(result.counts)

@@ -20,8 +20,9 @@ from matssl.data.layouts import Dataset, Pair
 from matssl.data.masks import ClassTable
 from matssl.data.preprocess import Preprocess
 from matssl.data.readers import Micrograph
+from matssl.forest.trees import Forest
 from matssl.metrics.counts import confusion
-from matssl.models.forest import ForestModel
+from matssl.models.pixels import PixelClassifier
 from matssl.trained.segmenter import Segmenter
 
 
@@ -63,10 +64,13 @@ def fitted(
         replace(grey, predict=lambda plane: grey.predict(shown(plane))),
     ]
     model = segmenter.network.model
-    if isinstance(model, ForestModel):
-        # It is its own baseline, and has no encoder for another.
+    filters = isinstance(model, PixelClassifier) and model.whole
+    if not (filters and isinstance(model.classifier, Forest)):
+        # A forest on filters is its own baseline.
+        found.append(baselines.forest(tensor, data.planes, data.masks, classes, rt.threads))
+    if filters:
+        # It has no encoder for another.
         return found
-    found.append(baselines.forest(tensor, data.planes, data.masks, classes, rt.threads))
     encoder: nn.Module = model.get_submodule("encoder")
     found.append(
         baselines.pixel_classifier(encoder, tensor, data.planes, data.masks, classes, rt.device)

@@ -20,7 +20,6 @@ from matssl.data.augmentation import Pipeline
 from matssl.data.crops import Labelled
 from matssl.pictures import augmentation as drawing
 from matssl.stages.finetune.augmentation_settings import REPLACED
-from matssl.stages.finetune.forest_settings import FOREST
 from matssl.stages.finetune.inputs import Inputs
 from matssl.stages.finetune.settings import FinetuneSettings
 
@@ -43,7 +42,7 @@ def pipeline(settings: FinetuneSettings, images: Labelled) -> Pipeline | None:
         UserError: the file, or a transform in it, cannot be used.
     """
     file, name = settings.augmentation_file, settings.augmentation
-    if file is None or name is None or settings.head == FOREST:
+    if file is None or name is None or settings.classifies:
         return None
     assert settings.crop_size is not None
     found = augmentation.read(Path(file), name)

@@ -14,9 +14,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from matssl.core import checkpoint, flags, runtime
+from matssl.core import flags, runtime
 from matssl.core.errors import DiskFull, Incomplete, UserError
-from matssl.core.lineage import Lineage
 from matssl.core.run_folder import RunFolder, atomic_write_text
 from matssl.core.runtime import Runtime
 from matssl.core.tables import csv_text
@@ -29,10 +28,8 @@ from matssl.preflight import Preflight
 from matssl.stages import console, resume
 from matssl.stages.finetune import cross_report, loop, several, start
 from matssl.stages.finetune import inputs as reading
-from matssl.stages.finetune.forest_settings import FOREST
 from matssl.stages.finetune.inputs import Inputs
 from matssl.stages.finetune.settings import ALL, FinetuneSettings
-from matssl.trained import ensemble
 
 # What a cross-validation goes on from: which image is in which fold, and how they are trained.
 PLAN = "cross_validation.json"
@@ -266,7 +263,7 @@ def _refuse_other(before: Mapping[str, Any], plan: Mapping[str, Any], root: Path
 
 def _check(settings: FinetuneSettings, fold: Fold, rt: Runtime) -> None:
     """Refuse a fold that cannot be trained."""
-    if settings.head == FOREST:
+    if settings.classifies:
         return
     assert fold.dataset.table is not None
     several.check(settings, len(fold.train), fold.dataset.table, rt)
@@ -292,6 +289,9 @@ def _train(
     if state == "done":
         return
     own = replace(settings, resume=state == "begun", overwrite=state == "new")
+    if fold.number > 1:
+        # One look tells; a start that is to be chosen is chosen in each, without what it holds out.
+        own = replace(own, check_start="none")
     inputs = inputs_of(fold, whole, found)
     _note_absent(settings, rt, fold, inputs)
     try:
@@ -346,35 +346,9 @@ def join(folder: RunFolder, folds: Sequence[Fold], settings: FinetuneSettings) -
     Raises:
         UserError: the checkpoint of a fold cannot be read.
     """
-    payloads = [
-        checkpoint.load(folder.root / fold.name / "best.ckpt", stage="finetune") for fold in folds
-    ]
-    parts = ensemble.joined(payloads)
-    steps = [int(payload["step"]) for payload in payloads]
-    seen: dict[str, set[str]] = {"train_images": set(), "train_digests": set()}
-    for payload in payloads:
-        for name, own in seen.items():
-            own |= set(payload["progress"][name])
-    link: dict[str, object] = {
-        "stage": "finetune",
-        "dataset": folds[0].dataset.root.name,
-        **({"head": FOREST} if settings.head == FOREST else {"encoder": settings.encoder}),
-        "images": len(seen["train_images"]),
-        "steps": max(steps),
-        "folds": len(folds),
-    }
-    checkpoint.save(
-        folder.path(ENSEMBLE),
-        {
-            **parts,
-            "stage": "finetune",
-            "step": max(steps),
-            "recipe": flags.to_dict(settings),
-            "classes": payloads[0]["classes"],
-            "lineage": Lineage.read(payloads[0]["lineage"]).ancestors.then(link).stored(),
-            "progress": parts["progress"] | {name: sorted(own) for name, own in seen.items()},
-        },
-    )
+    roots = [folder.root / fold.name for fold in folds]
+    dataset = folds[0].dataset.root.name
+    several.join(folder.path(ENSEMBLE), roots, settings, dataset, {"folds": len(folds)})
 
 
 def _score(

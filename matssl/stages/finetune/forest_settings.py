@@ -1,4 +1,4 @@
-"""Flags of ``--head forest``: the only defaults, their ranges, and what a forest has no use for."""
+"""Flags of heads that are no network, a forest and a linear one: the only defaults, ranges."""
 
 from __future__ import annotations
 
@@ -10,13 +10,22 @@ from matssl.core.flags import Problem, flag
 # Scales of the filters in pixels, as text: the only default of the command.
 FILTERS = "0.7,1,1.6,3.5,5,10"
 MOST_FILTERS, LARGEST = 20, 100.0
-HEADS = ("network", "forest")
-FOREST = HEADS[1]
-# Flags that a forest heeds in the groups of those that are a network's.
-HEEDED = ("head", "in_channels")
+HEADS = ("network", "forest", "linear")
+NETWORK, FOREST, LINEAR = HEADS
+NONE = "none"
+# What a head that is no network sees of a pixel.
+FEATURES = ("auto", "filters", "encoder", "both")
+# Flags that such a head heeds in the groups of those that are a network's, and those that it heeds
+# where it sees the maps of an encoder.
+HEEDED = ("head", "features", "in_channels")
+OF_ENCODERS = (
+    *("encoder", "ssl_weights_path", "pretrained", "pretrained_model", "weights"),
+    *("encoder_blocks", "encoder_filters"),
+)
 GROUPS = ("model", "training", "augmentation")
 UNHEEDED = ("compile", "tensorboard")
-OWN = ("trees", "samples", "leaf_pixels", "filters")
+# Flags of the heads: those of a forest alone, and those of both.
+TREES, OWN = ("trees", "leaf_pixels"), ("samples", "filters", "features")
 
 
 def filters_problem(text: str) -> str:
@@ -45,26 +54,47 @@ def scales(text: str) -> tuple[float, ...]:
 
 @dataclass(frozen=True, init=False, repr=False, eq=False)
 class ForestSettings:
-    """Flags of a random forest on filters of the picture."""
+    """Flags of a random forest or a linear classifier of pixels."""
 
     head: str = flag(
-        "network",
+        NETWORK,
         "model",
-        "what learns: a network, or a random forest on filters of the picture, which needs no "
-        "weights and seconds (what ilastik and Weka do; any labels, strokes too)",
+        "what learns: a network, or on features that stay as they are, in seconds and from any "
+        "labels, strokes too, a random forest (what ilastik and Weka do) or a linear classifier",
         choices=HEADS,
         first=True,
     )
-    trees: int = flag(100, "forest", "trees of --head forest", low=1, high=2000)
+    features: str = flag(
+        "auto",
+        "model",
+        "what a forest or a linear head sees of a pixel: filters of the picture, the maps of the "
+        "encoder, or both; auto: both where --ssl_weights_path or --weights gives an encoder, else "
+        "filters",
+        choices=FEATURES,
+    )
+    average_with: str = flag(
+        NONE,
+        "training",
+        "after training, a head on --features learns from the same images, and the kept model is "
+        "the mean of both, weighted as the validation images say; network.ckpt stays beside it",
+        choices=(NONE, FOREST, LINEAR),
+    )
+    first_answer: bool = flag(
+        False,
+        "training",
+        "before training, a linear head on --features learns in seconds: its score, and first.ckpt "
+        "to work with until the network is there",
+    )
+    trees: int = flag(100, "forest", "trees of a forest", low=1, high=2000)
     samples: int = flag(
         20_000,
         "forest",
-        "labelled pixels that the forest learns from at most, of all classes alike",
+        "labelled pixels that a forest or a linear head learns from at most, of all classes alike",
         low=100,
         high=5_000_000,
     )
     leaf_pixels: int = flag(
-        10, "forest", "training pixels in a leaf at least", low=1, high=1_000_000
+        10, "forest", "training pixels in a leaf of a forest at least", low=1, high=1_000_000
     )
     filters: str = flag(
         FILTERS,
@@ -73,22 +103,57 @@ class ForestSettings:
         check=filters_problem,
     )
 
-    def forest_problems(self, resume: bool) -> list[Problem]:
+    @property
+    def classifies(self) -> bool:
+        """Whether pixels are classified on features that stay as they are, without a network."""
+        return self.head != NETWORK
+
+    def seen(self, weights: bool) -> str:
+        """Return what such a head sees: filters, encoder or both.
+
+        Args:
+            weights: whether an encoder was given.
+        """
+        if self.features != "auto":
+            return self.features
+        return "both" if weights else "filters"
+
+    def forest_problems(self, resume: bool, weights: bool, staged: bool) -> list[Problem]:
         """Return what does not go together, one sentence each.
 
         Args:
             resume: whether a run is to go on.
+            weights: whether weights of an encoder were given.
+            staged: whether one training goes on from another.
         """
         wrong = []
-        if self.head == FOREST and resume:
-            told = "--head forest learns in one go: leave --resume out, or take --overwrite"
+        if staged and self.average_with != NONE:
+            told = "--average_with is for one training; each of --stages goes on from a network"
+            wrong.append(Problem(told, ("stages", "average_with")))
+        if self.classifies and resume:
+            told = f"--head {self.head} learns in one go: leave --resume out, or take --overwrite"
             wrong.append(Problem(told, ("resume", "head")))
-        given = [
-            name
-            for name in OWN
-            if getattr(self, name) != ForestSettings.__dataclass_fields__[name].default
+        beside = (self.average_with != NONE, self.first_answer)
+        words = [
+            w for w, on in zip(("--average_with", "--first_answer"), beside, strict=True) if on
         ]
-        if self.head != FOREST and given:
-            names = ", ".join(f"--{name}" for name in given)
-            wrong.append(Problem(f"{names}: only with --head forest", (*given, "head")))
+        if self.classifies and words:
+            told = f"{' and '.join(words)}: act beside a network, not with --head {self.head}"
+            wrong.append(Problem(told, ("average_with", "first_answer", "head")))
+        used = {self.head, self.average_with} | ({LINEAR} if self.first_answer else set())
+        for names, heads, place in (
+            (TREES, {FOREST}, "--head forest or --average_with forest"),
+            (OWN, {FOREST, LINEAR}, "--head forest or linear, --average_with or --first_answer"),
+        ):
+            given = [name for name in names if getattr(self, name) != _default(name)]
+            if given and not used & heads:
+                told = ", ".join(f"--{name}" for name in given)
+                wrong.append(Problem(f"{told}: only with {place}", (*given, "head")))
+        if used != {NETWORK, NONE} and self.seen(weights) == "encoder" and self.filters != FILTERS:
+            told = "--filters have no effect with --features encoder; take both"
+            wrong.append(Problem(told, ("filters", "features")))
         return wrong
+
+
+def _default(name: str) -> object:
+    return ForestSettings.__dataclass_fields__[name].default

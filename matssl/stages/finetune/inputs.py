@@ -22,14 +22,15 @@ from matssl.decoders import CLASSIC, named, with_encoder
 from matssl.models import classic_unet, vit
 from matssl.models.segmentation import SegmentationModel, check_input_size
 from matssl.stages import resume
-from matssl.stages.finetune.forest_settings import HEADS
-from matssl.stages.finetune.objective import Objective
+from matssl.stages.finetune.objective import Objective, Schedule
+from matssl.stages.finetune.semi.pool import Unlabelled
 from matssl.stages.finetune.settings import (
     CROP_SIZE,
     NAMED_WEIGHTS,
     FinetuneSettings,
     given_weights,
 )
+from matssl.stages.finetune.start_settings import AUTO
 
 # Whatever else a folder calls a split is a test of some kind and stays closed.
 OPENED = ("train", "val")
@@ -48,6 +49,7 @@ class Inputs:
         val: images to validate on; None where there are too few.
         record: how they were read, with mean and standard deviation of the training images.
         pipeline: changes the crops; None where the flags do.
+        unlabelled: pictures without labels that are learned from, too; None for none.
     """
 
     dataset: Dataset
@@ -56,6 +58,7 @@ class Inputs:
     val: Labelled | None
     record: Preprocess
     pipeline: Pipeline | None = None
+    unlabelled: Unlabelled | None = None
 
     @property
     def identity(self) -> list[str]:
@@ -237,7 +240,7 @@ def architecture(settings: FinetuneSettings, root: Path) -> tuple[str, str]:
     if settings.resume:
         before = resume.load(root, "finetune")[0]["recipe"]
         found = str(before["encoder"]), str(before["decoder"])
-    elif source not in ("none", "imagenet"):
+    elif source not in ("none", "imagenet", AUTO):
         found = weights.architecture(source)
         found = found if settings.pretrained_decoder else (found[0], None)
     if encoder == "auto":
@@ -266,6 +269,23 @@ def named_encoder(settings: FinetuneSettings, encoder: str) -> str:
     return classic_unet.encoder_name(filters or classic_unet.FILTERS, batchnorm)
 
 
+def schedule(settings: FinetuneSettings, images: int) -> Schedule:
+    """Return the steps that the settings ask for, with so many images."""
+    return Schedule(
+        total_steps=total_steps(settings, images),
+        lr=settings.lr,
+        shape=settings.schedule,
+        warmup=settings.warmup,
+        encoder_lr_factor=settings.encoder_lr_factor,
+        weight_decay=settings.weight_decay,
+        clip=settings.clip,
+        freeze_encoder_steps=settings.freeze_encoder_steps,
+        ema=settings.ema,
+        blocks=settings.finetune_blocks,
+        layer_decay=settings.layer_decay,
+    )
+
+
 def side_of_images(images: Labelled, model: SegmentationModel) -> int:
     """Return the side of a square that holds every image whole and that a model takes."""
     longest = max(max(mask.shape) for mask in images.masks)
@@ -275,7 +295,7 @@ def side_of_images(images: Labelled, model: SegmentationModel) -> int:
 def default_name(settings: FinetuneSettings) -> str:
     """Return a name for the run: what it starts from, the data, the time and the note."""
     start = "random"
-    if settings.head != HEADS[0]:
+    if settings.classifies:
         start = settings.head
     elif settings.ssl_weights_path:
         path = Path(settings.ssl_weights_path)
@@ -361,6 +381,7 @@ def crop_augmentation(
         illumination=settings.illumination,
         blur_p=settings.blur_p,
         noise_p=settings.noise_p,
+        paste_p=settings.copy_paste,
         pipeline=pipeline,
     )
 
@@ -376,6 +397,8 @@ def objective(settings: FinetuneSettings) -> Objective:
         l2=settings.l2,
         threshold=settings.threshold,
         counted=settings.scored,
+        options=settings.loss_options(settings.loss),
+        dropout=settings.decoder_dropout,
     )
 
 

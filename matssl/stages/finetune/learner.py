@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,10 @@ from matssl.models.heads import synchronise_batchnorm
 from matssl.models.segmentation import SegmentationModel
 from matssl.stages import resume
 from matssl.stages.finetune.objective import Objective, Schedule
+from matssl.stages.finetune.semi.supervision import Exercise, Supervision
+
+# In a checkpoint, the names of weights that are no longer the model's begin with this.
+KEPT = "kept."
 
 
 class Learner:
@@ -70,10 +75,14 @@ class Learner:
             synchronise_batchnorm(model, rt.device.type)
         self.averaged = {k: v.detach().clone() for k, v in model.state_dict().items()}
         self.optimizer = schedule.optimizer(model)
-        self.loss = losses.LOSSES[objective.loss]
+        if objective.dropout > 0:
+            # A hook has no name in the weights: the model stays what it is without dropout.
+            model.segmentation_head.register_forward_pre_hook(partial(_dropped, objective.dropout))
         self.kernels = losses.kernels(model) if objective.l2 > 0 else []
         # Of the last step: the L2 term; true positives, false positives, false negatives.
         self.penalty, self.positives = 0.0, (0, 0, 0)
+        # Of a run that learns from pictures without labels, too; set behind.
+        self.supervision: Supervision | None = None
         weights = objective.weights(data.masks, self.num_classes)
         self.class_weights = None if weights is None else weights.to(rt.device)
         self.loader = CropLoader(
@@ -107,15 +116,18 @@ class Learner:
         runtime.seed_step(self.seed, step, self.rt.rank)
         optim.set_lr(self.optimizer, lr)
         frozen = step < self.schedule.freeze_encoder_steps
+        exercise = None
+        if self.supervision is not None:
+            exercise = self.supervision.step(step, self.model, self.averaged)
         self.model.train()
         if frozen or self.schedule.blocks != blocks.ALL:
             set_batchnorm_training(self.model.encoder, False)
         self.optimizer.zero_grad(set_to_none=True)
         images = images.to(self.rt.device, non_blocking=True)
         target = target.to(self.rt.device, non_blocking=True)
-        with self.rt.autocast():
-            logits = self.parallel(images)
-        loss: Tensor = self.loss(logits, target, self.class_weights)
+        logits, others = self._answers(images, exercise)
+        over = (step + 1) / self.schedule.total_steps
+        loss: Tensor = self.objective.function(over)(logits, target, self.class_weights)
         value = float(self.rt.mean(loss.detach()))
         if not math.isfinite(value):
             raise UserError(
@@ -128,6 +140,8 @@ class Learner:
             penalty = self.objective.l2 * losses.squares(self.kernels)
             self.penalty = float(penalty.detach())
             loss = loss + penalty
+        if exercise is not None:
+            loss = loss + exercise.loss(others)
         loss.backward()
         if frozen:
             # Without a gradient the optimiser leaves weights, decay and moments alone.
@@ -138,6 +152,15 @@ class Learner:
         self.optimizer.step()
         self._average(step)
         return value
+
+    def _answers(self, images: Tensor, exercise: Exercise | None) -> tuple[Tensor, Tensor]:
+        """Return the logits of labelled images, and those of an exercise without labels."""
+        with self.rt.autocast():
+            if exercise is None:
+                logits: Tensor = self.parallel(images)
+            else:
+                logits = exercise.answered(self.parallel, self.model.encoder, images)
+        return logits[: len(images)], logits[len(images) :]
 
     def _positives(self, logits: Tensor, target: Tensor) -> tuple[int, int, int]:
         """Return true positives, false positives and false negatives of the second class."""
@@ -199,7 +222,7 @@ class Learner:
     def restore(self, payload: dict[str, Any]) -> None:
         """Continue from what :meth:`state` returned."""
         state = payload["state"]
-        own = {name: value for name, value in state.items() if not name.startswith("ema.")}
+        own = {k: value for k, value in state.items() if not k.startswith(("ema.", KEPT))}
         self.model.load_state_dict(own)
         self.averaged = {
             name.removeprefix("ema."): value.to(self.rt.device)
@@ -220,6 +243,11 @@ class Learner:
                     self.averaged[name].lerp_(value, 1 - decay)
                 else:
                     self.averaged[name].copy_(value)
+
+
+def _dropped(share: float, head: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor]:
+    """Return the maps of a decoder with whole channels left out, in training alone."""
+    return (nn.functional.dropout2d(inputs[0], share, head.training),)
 
 
 class Averaged:

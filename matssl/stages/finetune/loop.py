@@ -23,20 +23,21 @@ from matssl.stages import console, lineage, resume
 from matssl.stages.console import Clock, Writer
 from matssl.stages.finetune import (
     augmented,
+    averaging,
+    beside,
     calibrate,
     folds,
-    forest,
+    frozen,
     report,
     results,
     scores,
     start,
 )
 from matssl.stages.finetune import inputs as reading
-from matssl.stages.finetune.forest_settings import FOREST
 from matssl.stages.finetune.inputs import Inputs
 from matssl.stages.finetune.learner import Learner
-from matssl.stages.finetune.objective import Schedule
 from matssl.stages.finetune.scores import Course
+from matssl.stages.finetune.semi import watch
 from matssl.stages.finetune.settings import FinetuneSettings
 from matssl.weights import WeightsReport
 
@@ -90,8 +91,9 @@ def trained(
     Raises:
         UserError: see :func:`finetune`.
     """
-    if settings.head == FOREST:
-        return forest.trained(settings, rt, root, inputs, facts, argv)
+    if settings.classifies:
+        return frozen.trained(settings, rt, root, inputs, facts, argv)
+    settings, compared = start.started(settings, rt, root, inputs)
     settings = start.sampled(settings, inputs.table, inputs.train)
     model = start.built(settings, inputs.table)
     images = len(inputs.train.planes)
@@ -101,11 +103,15 @@ def trained(
         settings = replace(settings, batch_size=most)
     start.check_batches(settings, model, images)
     inputs = replace(inputs, pipeline=augmented.pipeline(settings, inputs.train))
+    inputs, facts = watch.gathered(settings, rt, inputs, facts)
     started_from, taught = start.filled(settings, model, inputs)
     folder = RunFolder.at(root, settings.resume, settings.overwrite, rt.is_main)
     rt.barrier()
     run = Run(settings, rt, folder, inputs, model, started_from)
     run.taught_before = taught
+    if compared is not None:
+        run.start_text = "\n".join(filter(None, (run.start_text, compared.text)))
+        run.compared = compared.fact
     if folder.resumed:
         run.restore()
     else:
@@ -113,7 +119,8 @@ def trained(
     console.say(settings, rt, run.start_text)
     plan = report.description(settings, inputs, run.schedule.total_steps, run.step)
     console.say(settings, rt, f"{plan}\ndevice  {rt.describe()}\nfolder  {folder.root}")
-    for note in (report.mirroring(inputs, run.crops.size), augmented.told(inputs.pipeline)):
+    notes = [report.mirroring(inputs, run.crops.size), augmented.told(inputs.pipeline)]
+    for note in (*notes, averaging.told(settings, inputs)):
         if note:
             console.say(settings, rt, note)
     try:
@@ -124,6 +131,9 @@ def trained(
                 reading.describe(folder, inputs)
                 augmented.begin(folder, inputs, run.crops.size, settings.seed)
                 results.begin(folder, settings, run.learner.model, inputs)
+                beside.first_answer(settings, rt, folder, inputs)
+                if compared is not None:
+                    compared.write(folder)
                 run.save("last.ckpt")
             run.train()
     except BaseException as error:
@@ -147,7 +157,9 @@ class Run:
         self.settings, self.rt, self.folder, self.inputs = settings, rt, folder, inputs
         self.ancestors = lineage.ancestors(started_from)
         self.start_text = lineage.origin(started_from, resumed=False)
-        self.schedule = schedule(settings, len(inputs.train.planes))
+        # How the start does beside others at hand, where it was looked at.
+        self.compared = ""
+        self.schedule = reading.schedule(settings, len(inputs.train.planes))
         self.crops = reading.crop_augmentation(settings, inputs.pipeline)
         # The same for the run itself and for each of its folds.
         self.make_learner = partial(
@@ -164,6 +176,9 @@ class Run:
         # The weights every fold and the run itself start from.
         self.start_state = {k: v.clone() for k, v in model.state_dict().items()}
         self.learner = self.make_learner(model, inputs.train)
+        self.semi = self.learner.supervision = watch.supervision(
+            settings, rt, inputs, self.crops, self.schedule.total_steps
+        )
         self.stop_at = self.schedule.total_steps
         # Where the last.ckpt that is overwritten stays; a torn one does not.
         self.keep: str | None = checkpoint.PREVIOUS
@@ -173,6 +188,7 @@ class Run:
         self.step, self.best, self.best_step, self.stale = 0, -1.0, 0, 0
         # What the best model is the best in; the steps since the last validation.
         self.top, self.course = scores.LOWEST, Course()
+        self.averaging = averaging.Averaging(settings.average_checkpoints)
         self.val_every = reading.val_every(settings, len(inputs.train.planes))
 
     def train(self) -> None:
@@ -195,13 +211,14 @@ class Run:
                 self.course.add(loss, learner.positives)
                 row = {"step": self.step, "loss": loss, "lr": lr, "wait_share": clock.wait_share}
                 row |= {"l2": learner.penalty} if settings.l2 > 0 else {}
+                row |= watch.columns(self.semi)
                 folder.append_csv("steps.csv", row)
                 folder.append_jsonl("metrics.jsonl", row)
                 writer.add_scalar("loss", loss, self.step)
                 writer.add_scalar("lr", lr, self.step)
                 bar.update()
                 bar.set_postfix_str(f"loss {loss:.3f}, wait {100 * clock.wait_share:.0f}%")
-                if clock.steps == STEPS_TO_ESTIMATE:
+                if clock.steps == STEPS_TO_ESTIMATE and self.step < self.stop_at:
                     self._estimate(clock)
                 if self._due(self.val_every) or self.step == self.stop_at:
                     self._validate(loss, writer)
@@ -223,9 +240,12 @@ class Run:
             self.best_step = self.step
             self.save("best.ckpt")
         if rt.is_main:
+            val, monitor = self.inputs.val, settings.monitor
+            told, miou = averaging.finish(folder, self.averaging, learner, val, monitor)
+            self.best = self.best if miou is None else miou
+            self.say(told) if told else None
             calibrate.kept(folder, self.inputs, learner)
-            results.finish(folder, settings, self.inputs, learner)
-            report.finish(settings, folder, self.inputs, learner, self._outcome())
+            beside.finish(settings, rt, folder, self.inputs, learner, self._outcome())
 
     def say(self, text: str) -> None:
         """Print a line, on one process, unless quiet."""
@@ -243,16 +263,16 @@ class Run:
         return self.inputs.val is None and few and self.settings.val_fraction > 0
 
     def _estimate(self, clock: Clock) -> None:
-        left = self.stop_at - self.step
+        n = self.stop_at - self.step
         self.say(
-            f"estimate {console.minutes(left * clock.seconds_per_step)} for "
-            f"{counted(left, 'step')}, without validation "
-            f"({runtime.peak_memory(self.rt.device) / 1e9:.1f} GB in use)"
+            f"estimate {console.minutes(n * clock.seconds_per_step)} for {counted(n, 'step')}, "
+            f"without validation ({runtime.peak_memory(self.rt.device) / 1e9:.1f} GB in use)"
         )
 
     def _validate(self, loss: float, writer: Writer) -> None:
         """Score the averaged model on the validation images; keep it where it is the best."""
         if self.inputs.val is None:
+            self._look(math.nan)
             return
         scored = self.settings.scored
         counts, val_loss = self.learner.examine(self.inputs.val, lossy=scored)
@@ -261,6 +281,7 @@ class Run:
         monitor = self.settings.monitor
         value = miou if monitor == "miou" else scores.monitored(monitor, counts, val_loss)
         better = value > self.top
+        self.averaging.add(self.step, value, self.learner.averaged)
         row: dict[str, object] = {"step": self.step, "loss": loss, "val_miou": miou}
         figures = scores.figures(counts)
         if scored:
@@ -286,6 +307,13 @@ class Run:
             f"step {self.step}/{self.stop_at}: loss {loss:.3f}, validation mIoU {100 * miou:.1f} "
             f"({shares}){beside}{' *' if better else ''}"
         )
+        self._look(miou)
+
+    def _look(self, miou: float) -> None:
+        """Decide by a validation how pictures without labels count from here on."""
+        names = self.inputs.table.names
+        for note in watch.looked_at(self.folder, self.semi, names, self.step, miou):
+            self.say(f"note    {note}")
 
     def _steps_by_folds(self) -> int:
         """Return the number of steps that the folds choose, or chose before this run went on."""
@@ -332,13 +360,17 @@ class Run:
                     "top": self.top,
                     "course": self.course.stored(),
                     "start": self.start_text,
+                    "compared": self.compared,
                     **self._taught(),
                     "data": self.inputs.identity,
                     **augmented.stored(self.inputs.pipeline),
+                    **watch.stored(self.semi, self.inputs),
                 },
             }
             if name == "last.ckpt":
                 payload |= self.learner.state()
+                payload["state"] |= self.averaging.state()
+                payload["progress"] |= self.averaging.stored()
             else:
                 payload["state"] = self.learner.averaged
             path = self.folder.path(name)
@@ -348,8 +380,9 @@ class Run:
                 self.keep = checkpoint.PREVIOUS
             else:
                 checkpoint.save(path, payload)
-            facts = {"best_miou": self.best, "best_step": self.best_step}
-            self.folder.status("running", step=self.step, total=self.stop_at, **facts)
+            self.folder.status(
+                "running", step=self.step, total=self.stop_at, **self._outcome().facts
+            )
         self.rt.barrier()
 
     def restore(self) -> None:
@@ -359,6 +392,7 @@ class Run:
             UserError: the plan or the data are not those of the run.
         """
         _, note = resume.load(self.folder.root, "finetune", self._restore)
+        beside.undo(self.folder)
         if note:
             self.keep = None
             self.say(f"note    {note}")
@@ -376,8 +410,10 @@ class Run:
             raise UserError(f"the labelled images changed since this run began; {instead}")
         reading.refuse_other_statistics(self.settings, self.inputs, payload, instead)
         augmented.refuse_other(facts, self.crops.augmented, self.folder.root, instead)
+        watch.restore(self.semi, self.inputs, facts, instead)
         self.step = resume.whole_number("step", payload["step"], self.schedule.total_steps)
         self.learner.restore(payload)
+        self.averaging.restore(payload)
         self.best = float(facts["best"])
         self.best_step = resume.whole_number("best_step", facts["best_step"], self.step)
         self.stale = resume.whole_number("stale", facts["stale"])
@@ -385,6 +421,7 @@ class Run:
         self.top, self.course = float(facts.get("top", self.best)), Course.read(facts.get("course"))
         self.ancestors = Lineage.read(payload["lineage"]).ancestors
         self.start_text = str(facts["start"])
+        self.compared = str(facts.get("compared", ""))
         self.taught_before = facts
 
     def _taught(self) -> dict[str, list[str]]:
@@ -404,24 +441,10 @@ class Run:
             "encoder": self.settings.encoder,
             "images": len(self.inputs.train.planes),
             "steps": self.step,
+            **watch.link(self.inputs),
         }
         return self.ancestors.then(here)
 
     def _outcome(self) -> report.Outcome:
-        return report.Outcome(self.step, self.stop_at, self.best, self.best_step, self.start_text)
-
-
-def schedule(settings: FinetuneSettings, images: int) -> Schedule:
-    """Return the steps that the settings ask for, with so many images."""
-    return Schedule(
-        total_steps=reading.total_steps(settings, images),
-        lr=settings.lr,
-        shape=settings.schedule,
-        warmup=settings.warmup,
-        encoder_lr_factor=settings.encoder_lr_factor,
-        weight_decay=settings.weight_decay,
-        clip=settings.clip,
-        freeze_encoder_steps=settings.freeze_encoder_steps,
-        ema=settings.ema,
-        blocks=settings.finetune_blocks,
-    )
+        told = self.start_text, self.compared
+        return report.Outcome(self.step, self.stop_at, self.best, self.best_step, *told)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from matssl.core import optim
 from matssl.core.labels import IGNORE
+from matssl.models import blocks, losses
+from matssl.models.segmentation import SegmentationModel
 
 # A class that no training image holds must not get an infinite weight.
 SMALLEST_SHARE = 1e-4
@@ -29,6 +32,8 @@ class Objective:
         threshold: of two classes, the second is where its probability is above; None: the most
             likely one is.
         counted: whether true and false positives of the training samples are counted.
+        options: of the loss, such as label smoothing, by the name of its argument.
+        dropout: share of the decoder's last channels that a step leaves out.
     """
 
     loss: str
@@ -36,6 +41,17 @@ class Objective:
     l2: float = 0.0
     threshold: float | None = None
     counted: bool = False
+    options: Mapping[str, float] = field(default_factory=dict)
+    dropout: float = 0.0
+
+    def function(self, progress: float = 1.0) -> Callable[..., Tensor]:
+        """Return the loss of logits, class indices and class weights.
+
+        Args:
+            progress: share of the training that is over.
+        """
+        rising = {"progress": progress} if self.loss in losses.RISING else {}
+        return partial(losses.LOSSES[self.loss], **self.options, **rising)
 
     def weights(self, masks: Sequence[NDArray[np.uint8]], num_classes: int) -> Tensor | None:
         """Return the weight of each class, float32 (num_classes,); None where all are alike.
@@ -68,6 +84,7 @@ class Schedule:
         shape: of the rate after the warm-up, "cosine" or "constant".
         warmup: share of the steps with rising rate.
         encoder_lr_factor: the encoder's rate relative to the others'.
+        layer_decay: rate of each block of the encoder relative to the one above it.
         weight_decay: of tensors with two or more dimensions.
         clip: largest gradient norm; 0: no clipping.
         freeze_encoder_steps: first steps, in which the encoder stays as it is.
@@ -85,6 +102,7 @@ class Schedule:
     freeze_encoder_steps: int = 0
     ema: float = 0.99
     blocks: str = "all"
+    layer_decay: float = 1.0
 
     def rate(self, step: int) -> float:
         """Return the learning rate of a step, from 0."""
@@ -96,8 +114,23 @@ class Schedule:
         # Short runs would keep too much of their random start with the full decay.
         return min(self.ema, (1 + step) / (10 + step)) if self.ema > 0 else 0.0
 
-    def optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
-        """Return AdamW for the trainable weights of a model."""
+    def optimizer(self, model: SegmentationModel) -> torch.optim.Optimizer:
+        """Return AdamW for the trainable weights of a model.
+
+        With a decay of layers, block k of n learns at decay^(n + 1 - k) times the encoder's rate
+        (ELECTRA, Clark et al. 2020, arXiv:2003.10555, and BEiT); what is behind it at the full one.
+
+        Raises:
+            UserError: the encoder has no blocks to tell apart.
+        """
         factors = {"encoder.": self.encoder_lr_factor}
+        if self.layer_decay < 1:
+            name = model.description["encoder"]
+            found = blocks.told_blocks(model.encoder, name, "--layer_decay 1")
+            factors = {
+                f"encoder.{key}": self.encoder_lr_factor * self.layer_decay ** (len(found) - k)
+                for k, names in enumerate(found)
+                for key in names
+            }
         groups = optim.parameter_groups(model, self.weight_decay, factors)
         return optim.build_optimizer("adamw", groups, self.lr)

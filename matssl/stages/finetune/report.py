@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from matssl.pictures import segmentation, training
 from matssl.stages.finetune import augmented, calibrate
 from matssl.stages.finetune.inputs import Inputs
 from matssl.stages.finetune.learner import Averaged, Learner
+from matssl.stages.finetune.semi import watch
 from matssl.stages.finetune.settings import FinetuneSettings
 
 # Validation images shown in the report.
@@ -36,6 +37,7 @@ class Outcome:
         best: mIoU of the kept model, or of the folds; below 0 where nothing was scored.
         best_step: of the kept model.
         start: in words, where the weights come from.
+        compared: how that start does beside others at hand, "" where it was not looked at.
     """
 
     step: int
@@ -43,6 +45,13 @@ class Outcome:
     best: float
     best_step: int
     start: str
+    compared: str = ""
+
+    @property
+    def facts(self) -> dict[str, object]:
+        """What status.json says of it beside the steps."""
+        told = {"start": self.compared} if self.compared else {}
+        return {"best_miou": self.best, "best_step": self.best_step, **told}
 
     @property
     def score(self) -> str:
@@ -75,6 +84,7 @@ def finish(
     inputs: Inputs,
     learner: Learner,
     outcome: Outcome,
+    more: Sequence[tuple[str, str]] = (),
 ) -> None:
     """Write the last pictures and the report.
 
@@ -84,14 +94,14 @@ def finish(
         inputs: its images.
         learner: predicts the panels with the kept weights.
         outcome: what the run came to.
+        more: parts of the report.
     """
     root = folder.root
     if (root / "steps.csv").exists() and (root / "log.csv").exists():
         training.finetuning_curves(root / "steps.csv", root / "log.csv", folder.path("curves.png"))
     published_names(settings, folder, len(inputs.train.planes), outcome)
     pictures = panels(folder, inputs, learner)
-    facts = {"best_miou": outcome.best, "best_step": outcome.best_step}
-    folder.status("done", step=outcome.step, total=outcome.stop_at, **facts)
+    folder.status("done", step=outcome.step, total=outcome.stop_at, **outcome.facts)
     kind = "validation mIoU" if inputs.val else "held-out mIoU of the folds"
     if outcome.best < 0:
         kind = "validation"
@@ -105,14 +115,17 @@ def finish(
         for c in inputs.table.classes
     ]
     colours = segmentation.colour_names(inputs.table.names)
+    beside = report.note(f"Start: {outcome.compared}.") if outcome.compared else ""
     epochs = settings.results_dir is not None and (root / "metrics.png").is_file()
     sections = [
-        ("", report.headline(figures)),
+        ("", report.headline(figures) + beside),
         ("Course of the training", report.picture(root / "curves.png")),
         *([("Epochs", report.picture(root / "metrics.png"))] if epochs else []),
         ("Validation images", "".join(report.picture(path) for path in pictures)),
         *calibrate.section(root),
+        *more,
         *augmented.section(root, settings),
+        *watch.section(root, inputs, learner.supervision),
         ("Classes", report.table(rows, swatches=colours)),
         ("Start", report.text(outcome.start)),
         ("Data", report.text(run_folder.read_text(root / "preflight.txt"))),

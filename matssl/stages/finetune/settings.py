@@ -12,9 +12,19 @@ from matssl.core import parsing, paths
 from matssl.core.flags import Command, Problem, declared, flag, peek, to_dict
 from matssl.decoders import described, segmenting
 from matssl.stages.finetune.augmentation_settings import AugmentationSettings
-from matssl.stages.finetune.forest_settings import GROUPS, HEADS, HEEDED, UNHEEDED, ForestSettings
+from matssl.stages.finetune.forest_settings import (
+    GROUPS,
+    HEEDED,
+    OF_ENCODERS,
+    UNHEEDED,
+    ForestSettings,
+)
+from matssl.stages.finetune.ingredient_settings import IngredientSettings
+from matssl.stages.finetune.rare_settings import THIN_LOSSES, RareSettings
 from matssl.stages.finetune.sections import ListSettings, NetworkSettings, ScoreSettings
+from matssl.stages.finetune.semi_settings import SemiSettings
 from matssl.stages.finetune.stage_plan import StagedSettings
+from matssl.stages.finetune.start_settings import AUTO, StartSettings, start_problem
 from matssl.stages.settings import (
     DEEPEST,
     ImageSettings,
@@ -33,7 +43,7 @@ RECIPES = os.path.join(os.path.dirname(os.path.abspath(__file__)), "recipes")
 # Side of a training crop where nothing says another.
 CROP_SIZE = 192
 # The keys of matssl.models.losses.LOSSES; a test holds that they agree.
-LOSSES = ("dice_ce", "dice", "ce", "focal", "bce", "dice_bce")
+LOSSES = ("dice_ce", "dice", "ce", "focal", "bce", "dice_bce", *THIN_LOSSES)
 # Values of --class_weights that are no numbers.
 NAMED_WEIGHTS = ("none", "balanced")
 # Value of --folds for as many as there are specimens.
@@ -91,7 +101,11 @@ class FinetuneSettings(
     ListSettings,
     ForestSettings,
     AugmentationSettings,
+    IngredientSettings,
+    RareSettings,
+    SemiSettings,
     StagedSettings,
+    StartSettings,
 ):
     """Flags of train_finetune.py."""
 
@@ -169,9 +183,10 @@ class FinetuneSettings(
     ssl_weights_path: str | None = flag(
         None,
         "model",
-        "weights of a pretraining run: a file, or a name of the model hub",
+        "weights of a pretraining run: a file, or a name of the model hub; auto: the best start at "
+        "hand, by a linear read-out on the labelled images",
         first=True,
-        leads=weights_file,
+        leads=start_problem,
     )
     pretrained_decoder: bool = flag(
         True, "model", "also start from the decoder where the weights have one (spark, pscl)"
@@ -281,7 +296,12 @@ class FinetuneSettings(
         choices=("full", "flips", "hflip", "none", "each"),
     )
     scale_jitter: float = flag(
-        0.0, "augmentation", "crops are zoomed by up to this share", low=0, high=2
+        0.0,
+        "augmentation",
+        "log of the largest zoom: crops show a field of e^-X to e^X times their side, drawn evenly "
+        "in the log (0.69: half to twice, as multi-scale training has it)",
+        low=0,
+        high=2,
     )
     rotation: float = flag(
         0.0, "augmentation", "crops are turned by up to so many degrees either way", low=0, high=180
@@ -310,7 +330,17 @@ class FinetuneSettings(
     def start_file(self) -> str | None:
         """File, or name in the hub, of the weights the training starts from; None without one."""
         source = self.ssl_weights_path or self.pretrained or self.weights
-        return None if source in ("none", "imagenet") else source
+        return None if source in ("none", "imagenet", AUTO) else source
+
+    @property
+    def started(self) -> bool:
+        """Whether weights are given that the training starts from, ImageNet's among them."""
+        return (self.ssl_weights_path or self.pretrained or self.weights) != "none"
+
+    @property
+    def sees_encoder(self) -> bool:
+        """Whether an encoder takes part: that of a network, or one whose maps are features."""
+        return not self.classifies or self.seen(self.started) != "filters"
 
     def problems(self) -> list[Problem]:
         """Return what does not go together, one sentence each."""
@@ -321,7 +351,8 @@ class FinetuneSettings(
         if self.data_ratio < 1 and self.max_train_images is not None:
             told = "give --data_ratio or --max_train_images, not both"
             wrong.append(Problem(told, ("data_ratio", "max_train_images")))
-        wrong += self.forest_problems(self.resume and self.folds is None)
+        again = self.resume and self.folds is None
+        wrong += self.forest_problems(again, self.resolved().started, self.stages is not None)
         if self.resume and not (self.name or self.results_dir):
             wrong.append(Problem("--resume needs the --name of the run", ("name",)))
         wrong += self.network_problems(self.encoder, self.decoder)
@@ -330,7 +361,14 @@ class FinetuneSettings(
             wrong.append(Problem(told, ("whole_model", "weights", "ssl_weights_path")))
         wrong += self.sample_problems(self.input_size, self.rare_class_p, self.d4)
         wrong += self.list_problems(self.splits, self.name)
-        wrong += self.staged_problems(self.folds, self.head != HEADS[0], self.results_dir)
+        several = {"folds": self.folds, "stages": self.stages, "results_dir": self.results_dir}
+        wrong += self.start_problems(self.ssl_weights_path, self.classifies)
+        wrong += self.ingredient_problems(self.classifies, several)
+        wrong += self.loss_problems(self.resolved().loss)
+        wrong += self.staged_problems(self.folds, self.classifies, self.results_dir)
+        others = {"folds": self.folds, "stages": self.stages, "whole_images": self.whole_images}
+        others |= {"head": self.classifies, "input_depth": self.input_depth > 1}
+        wrong += self.semi_problems(others, self.compile, self.ensemble)
         return wrong
 
     def resolved(self) -> FinetuneSettings:
@@ -357,13 +395,16 @@ class FinetuneSettings(
         return new
 
     def unheeded(self) -> list[str]:
-        """Return the flags that were given and that a forest has no use for, as they are typed."""
-        own = to_dict(self)
+        """Return the flags that were given and that a head without a network does not heed.
+
+        As they are typed.
+        """
+        own, heeded = to_dict(self), (*HEEDED, *(OF_ENCODERS if self.sees_encoder else ()))
         plain = to_dict(resolve(["--finetune_dataset", ".", "--recipe", self.recipe]))
         return [
             known.word
             for name, known in declared(FinetuneSettings).items()
-            if (known.flag.group in GROUPS and name not in HEEDED) or name in UNHEEDED
+            if (known.flag.group in GROUPS and name not in heeded) or name in UNHEEDED
             if own[name] not in (plain[name], known.default)
         ]
 

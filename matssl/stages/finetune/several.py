@@ -9,8 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from matssl.core import flags, textfiles
+from matssl.core import checkpoint, flags, textfiles
 from matssl.core.errors import UserError
+from matssl.core.lineage import Lineage
 from matssl.core.runtime import Runtime
 from matssl.data.crops import Labelled
 from matssl.data.layouts import Pair
@@ -19,6 +20,7 @@ from matssl.stages import resume
 from matssl.stages.finetune import augmented, start
 from matssl.stages.finetune import inputs as reading
 from matssl.stages.finetune.settings import FinetuneSettings
+from matssl.trained import ensemble
 
 INSTEAD = "start a new run under another --name"
 
@@ -62,7 +64,7 @@ def stored(path: Path, parts: str) -> dict[str, Any]:
 
     Args:
         path: of the plan.
-        parts: "folds" or "stages".
+        parts: "folds", "stages" or "seeds".
 
     Raises:
         UserError: it cannot be read.
@@ -101,3 +103,59 @@ def refuse_other(before: Mapping[str, Any], now: Mapping[str, Any], root: Path) 
     defaults = flags.defaults(FinetuneSettings)
     resume.refuse_other_plan(before["settings"], now["settings"], defaults, INSTEAD)
     augmented.refuse_other(before, now.get(augmented.KEY), root, INSTEAD)
+
+
+def join(
+    path: Path,
+    roots: Sequence[Path],
+    settings: FinetuneSettings,
+    dataset: str,
+    link: Mapping[str, object],
+) -> None:
+    """Write several trainings as one model, whose probabilities are the mean of theirs.
+
+    Args:
+        path: of the file.
+        roots: run folders of the trainings.
+        settings: of the run.
+        dataset: name of the folder of its images.
+        link: how many there are of what, for the chain of what the model was trained from.
+
+    Raises:
+        UserError: the checkpoint of a training cannot be read.
+    """
+    payloads = [checkpoint.load(root / "best.ckpt", stage="finetune") for root in roots]
+    parts = ensemble.joined(payloads)
+    steps = [int(payload["step"]) for payload in payloads]
+    seen: dict[str, set[str]] = {"train_images": set(), "train_digests": set()}
+    for payload in payloads:
+        for name, own in seen.items():
+            own |= set(payload["progress"][name])
+    # Trainings that chose their starts may have begun from several.
+    before: list[Mapping[str, object]] = []
+    chains = [Lineage.read(payload["lineage"]) for payload in payloads]
+    for chain in chains:
+        before += [known for known in chain.ancestors.links if known not in before]
+    unlabelled = sorted(frozenset().union(*(chain.unlabelled_digests for chain in chains)))
+    here: dict[str, object] = {
+        "stage": "finetune",
+        "dataset": dataset,
+        **({"head": settings.head} if settings.classifies else {}),
+        **({"encoder": settings.encoder} if settings.sees_encoder else {}),
+        "images": len(seen["train_images"]),
+        "steps": max(steps),
+        **({"unlabelled_digests": unlabelled} if unlabelled else {}),
+        **link,
+    }
+    checkpoint.save(
+        path,
+        {
+            **parts,
+            "stage": "finetune",
+            "step": max(steps),
+            "recipe": flags.to_dict(settings),
+            "classes": payloads[0]["classes"],
+            "lineage": Lineage(tuple(before)).then(here).stored(),
+            "progress": parts["progress"] | {name: sorted(own) for name, own in seen.items()},
+        },
+    )

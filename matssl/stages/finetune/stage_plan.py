@@ -45,12 +45,14 @@ class StagedSettings:
         below=1,
     )
 
-    def staged_problems(self, folds: str | None, forest: bool, given: str | None) -> list[Problem]:
+    def staged_problems(
+        self, folds: str | None, classifies: bool, given: str | None
+    ) -> list[Problem]:
         """Return what does not go together with stages.
 
         Args:
             folds: ``--folds``.
-            forest: whether ``--head`` is a forest.
+            classifies: whether ``--head`` is no network.
             given: ``--results_dir``.
         """
         wrong = []
@@ -60,8 +62,8 @@ class StagedSettings:
         if self.stages is not None and folds is not None:
             told = "--stages trains one model in stages and --folds several; give one of them"
             wrong.append(Problem(told, ("stages", "folds")))
-        if self.stages is not None and forest:
-            told = "--head forest is fitted at once and has no --stages"
+        if self.stages is not None and classifies:
+            told = "--head forest and linear are fitted at once and have no --stages"
             wrong.append(Problem(told, ("stages", "head")))
         if self.stages is not None and given:
             told = "--results_dir holds one training; --stages takes --name"
@@ -124,7 +126,7 @@ def read_stages(path: Path) -> tuple[tuple[Stage, ...], tuple[str, ...]]:
     Raises:
         UserError: no list of stages, or all that is wrong with them.
     """
-    content = textfiles.read_yaml(path)
+    content = textfiles.read_yaml(path, "--stages")
     if isinstance(content, Mapping):
         tables = {str(key).lower(): value for key, value in content.items()}
         content = tables.get("stages")

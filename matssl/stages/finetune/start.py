@@ -19,11 +19,12 @@ from matssl.data.masks import ClassTable
 from matssl.models import blocks
 from matssl.models.segmentation import SegmentationModel, build_model, check_training
 from matssl.preflight import Preflight
-from matssl.stages import console, lineage, published
+from matssl.stages import console, lineage, published, resume
 from matssl.stages.finetune import inputs as reading
-from matssl.stages.finetune.forest_settings import FOREST
+from matssl.stages.finetune import start_probe
 from matssl.stages.finetune.inputs import Inputs
 from matssl.stages.finetune.settings import FinetuneSettings
+from matssl.stages.finetune.start_settings import AUTO
 from matssl.trained import ensemble
 from matssl.weights import WeightsReport
 
@@ -65,10 +66,10 @@ def examined(
     Raises:
         UserError: anything that is wrong with folder, images or masks.
     """
-    if settings.head != FOREST:
-        encoder, decoder = reading.architecture(settings, root)
-        encoder = reading.named_encoder(settings, encoder)
-        settings = replace(settings, encoder=encoder, decoder=decoder)
+    # Where the start is still to be chosen, its encoder is known when the images are.
+    known_encoder = settings.sees_encoder and not start_probe.waits(settings)
+    if known_encoder:
+        settings = _named(settings, root)
     unmeasured = settings.record(settings.in_channels, settings.input_size)
     dataset, known, notes = reading.find(settings)
     unmeasured = unmeasured.told(dataset.grouping.pixel_sizes)
@@ -80,13 +81,9 @@ def examined(
             f"{dataset.table.num_classes} ({', '.join(dataset.table.names)}): --classes binary "
             "makes two of them"
         )
-    if settings.head != FOREST:
-        asked, settings = settings.crop_size, _tried(settings, dataset.table)
-        if asked and settings.input_size is None and settings.crop_size not in (asked, None):
-            told = (
-                f"crops of {settings.crop_size} px instead of {asked}: whole patches of the encoder"
-            )
-            notes = (*notes, told)
+    if known_encoder and not settings.classifies:
+        settings, told = _tried(settings, dataset.table)
+        notes = (*notes, *told)
     found = preflight.examine_dataset(dataset, unmeasured, opened=reading.OPENED)
     found.judged.refuse_misfits()
     console.say(settings, rt, found.text())
@@ -95,14 +92,72 @@ def examined(
     return settings, dataset, known, found
 
 
-def _tried(settings: FinetuneSettings, table: ClassTable) -> FinetuneSettings:
-    """Return the settings with the size of the crops, where a model can be built as they say."""
+def _named(settings: FinetuneSettings, root: Path) -> FinetuneSettings:
+    """Return the settings with encoder and decoder by their names."""
+    encoder, decoder = reading.architecture(settings, root)
+    encoder = reading.named_encoder(settings, encoder)
+    return replace(settings, encoder=encoder, decoder=decoder)
+
+
+def _tried(
+    settings: FinetuneSettings, table: ClassTable
+) -> tuple[FinetuneSettings, tuple[str, ...]]:
+    """Return the settings with the size of the crops, where a model can be built as they say.
+
+    The second is what is to be said of it.
+    """
     model = built(settings, table)
     if settings.finetune_blocks not in (blocks.ALL, blocks.NONE):
         blocks.wanted(model.encoder, settings.finetune_blocks, settings.encoder)
-    if not settings.whole_images:
-        settings = replace(settings, crop_size=reading.crop_size(settings, model))
-    return settings
+    if settings.layer_decay < 1:
+        blocks.told_blocks(model.encoder, settings.encoder, "--layer_decay 1")
+    if settings.whole_images:
+        return settings, ()
+    asked, settings = (
+        settings.crop_size,
+        replace(settings, crop_size=reading.crop_size(settings, model)),
+    )
+    if not asked or settings.input_size is not None or settings.crop_size == asked:
+        return settings, ()
+    return settings, (
+        f"crops of {settings.crop_size} px instead of {asked}: whole patches of the encoder",
+    )
+
+
+def started(
+    settings: FinetuneSettings, rt: Runtime, root: Path, inputs: Inputs
+) -> tuple[FinetuneSettings, start_probe.Comparison | None]:
+    """Return the settings with the start that is taken, and how it does beside others at hand.
+
+    Args:
+        settings: from :func:`examined`.
+        rt: where it computes.
+        root: of the run, whose start counts where it goes on.
+        inputs: its images.
+
+    Raises:
+        UserError: see :func:`matssl.stages.finetune.start_probe.compared`.
+    """
+    if settings.resume:
+        return _as_before(settings, root), None
+    waited = start_probe.waits(settings)
+    settings, found = start_probe.compared(settings, rt, inputs)
+    if waited:
+        settings, notes = _tried(_named(settings, root), inputs.table)
+        for note in notes:
+            console.say(settings, rt, f"note    {note}")
+    if found is not None and found.warning and settings.quiet and rt.is_main:
+        print(found.warning, flush=True)
+    return settings, found
+
+
+def _as_before(settings: FinetuneSettings, root: Path) -> FinetuneSettings:
+    """Return the settings of a run that goes on with the start that was chosen at its beginning."""
+    if settings.ssl_weights_path != AUTO:
+        return settings
+    recipe = resume.load(root, "finetune")[0]["recipe"]
+    own = {name: recipe[name] for name in ("ssl_weights_path", "weights")}
+    return replace(settings, **own)
 
 
 def built(settings: FinetuneSettings, table: ClassTable) -> SegmentationModel:
@@ -185,7 +240,7 @@ def sampled(settings: FinetuneSettings, table: ClassTable, images: Labelled) -> 
         table: classes of the model.
         images: all that are learned from, in every fold.
     """
-    if settings.crop_size is not None or settings.head == FOREST:
+    if settings.crop_size is not None or settings.classifies:
         return settings
     return replace(settings, crop_size=reading.side_of_images(images, built(settings, table)))
 

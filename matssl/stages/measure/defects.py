@@ -134,6 +134,9 @@ def _sources(settings: MeasureSettings) -> Sources:
     masks = pairs.by_stem(Path(settings.seg_dir), "--seg_dir")
     pictures = pairs.partners(settings.tem_dir, "--tem_dir", masks)
     truth = pairs.partners(settings.ann_dir, "--ann_dir", masks)
+    every = {"--seg_dir": masks, "--tem_dir": pictures, "--ann_dir": truth}
+    for flag, files in every.items():
+        pairs.refuse_stacks(files.values(), flag, "save each as a file, {name}-0001.png and so on")
     pairs.check_sizes(masks, {"--tem_dir": pictures, "--ann_dir": truth})
     scale = levels.scale(list(masks.values()), "--seg_dir")
     truth_scale = levels.scale(list(truth.values()), "--ann_dir") if truth else None

@@ -13,6 +13,7 @@ import matssl
 from matssl.core import flags
 from matssl.core.run_folder import RunFolder, atomic_path, atomic_write_bytes
 from matssl.core.tables import Row, csv_text, quoted
+from matssl.data import readers
 from matssl.stages.measure import roi
 from matssl.stages.measure.inputs import Source
 from matssl.stages.measure.kind import Measured
@@ -154,6 +155,6 @@ def protocol(
         "specimens": source.grouping.text,
         "sha256": {
             str(path): hashlib.sha256(path.read_bytes()).hexdigest()
-            for path in (*source.files, *source.regions)
+            for path in dict.fromkeys(map(readers.file_of, (*source.files, *source.regions)))
         },
     }

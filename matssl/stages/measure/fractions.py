@@ -15,7 +15,7 @@ from matssl.data.readers import natural
 from matssl.measure import classifier, correlation, fractions, tables
 from matssl.measure.classifier import Corrected, Correction
 from matssl.measure.correlation import Correlated
-from matssl.measure.field import Field, Masked
+from matssl.measure.field import Field, Masked, averaged
 from matssl.measure.fractions import Estimate
 from matssl.measure.held_out import Record
 from matssl.measure.intervals import MIN_SHARES, WANTED_ACCURACY
@@ -42,7 +42,7 @@ class Shares(NamedTuple):
 
     Attributes:
         name: of the specimen.
-        fields: fractions of each class in each field.
+        fields: fractions of each class in each field, a sequence counted as one.
         estimates: of each class.
         corrected: the same without the classifier's error; None without held-out truth.
         left_out: whether it is a held-out specimen itself and was corrected from the others.
@@ -66,7 +66,8 @@ class Fractions(Kind):
     ) -> None:
         super().__init__(settings, names, chosen)
         self.fields: list[Field] = []
-        self.correlated: dict[str, list[list[Correlated]]] = {}
+        # Of each specimen: of each field that counts as one, what its frames tell by class.
+        self.correlated: dict[str, dict[object, list[list[Correlated]]]] = {}
         self.record: Record | None = None
         if settings.folds_from is not None:
             self.record = held_out.of_flag(settings.folds_from, self.names)
@@ -86,11 +87,12 @@ class Fractions(Kind):
         self.fields.append(one.field)
         if not one.field.areas.sum():
             return
-        known = self.correlated.setdefault(one.field.specimen, [])
+        known = self.correlated.setdefault(one.field.specimen, {})
+        key = one.field.sequence or len(self.fields)
         # From MIN_SHARES fields on their spread tells the interval.
-        if len(known) < MIN_SHARES:
+        if key in known or len(known) < MIN_SHARES:
             inside = one.mask < len(self.names)
-            known.append(
+            known.setdefault(key, []).append(
                 [correlation.of_field(one.mask == kind, inside) for kind in range(len(self.names))]
             )
 
@@ -125,6 +127,7 @@ class Fractions(Kind):
         rows = []
         for field in self.fields:
             row: dict[str, object] = {"image": field.name, "specimen": field.specimen}
+            row |= field.place
             shares = field.fractions.tolist()
             row |= {f"{NAME} {self.names[kind]} %": 100 * shares[kind] for kind in self.kept}
             row |= {"counted px": int(field.areas.sum()), "pixel size nm": field.pixel_size}
@@ -133,13 +136,21 @@ class Fractions(Kind):
 
     def _specimen(self, name: str) -> Shares:
         """Return what the fields of a specimen say; those without a pixel that counts do not."""
-        own = [f.fractions.tolist() for f in self.fields if f.specimen == name and f.areas.sum()]
-        if not own:
+        mine = [f for f in self.fields if f.specimen == name and f.areas.sum()]
+        if not mine:
             return Shares(name, [], [], None)
-        known = self.correlated[name] if len(own) < MIN_SHARES else []
+        sequences = [f.sequence for f in mine]
+        kinds = range(len(self.names))
+        shares = [f.fractions.tolist() for f in mine]
+        columns = [averaged([row[kind] for row in shares], sequences) for kind in kinds]
+        own = [list(row) for row in zip(*columns, strict=True)]
+        known = list(self.correlated[name].values()) if len(own) < MIN_SHARES else []
         estimates = [
-            fractions.of_specimen([row[kind] for row in own], [one[kind] for one in known])
-            for kind in range(len(self.names))
+            fractions.of_specimen(
+                columns[kind],
+                [correlation.of_sequence([frame[kind] for frame in one]) for one in known],
+            )
+            for kind in kinds
         ]
         left_out = self.record is not None and name in self.record.specimens
         others = self.record.without([name]) if self.record is not None else None

@@ -17,7 +17,7 @@ from matssl.core.labels import IGNORE
 from matssl.core.tables import Row
 from matssl.core.wording import counted
 from matssl.measure import units
-from matssl.measure.field import Masked
+from matssl.measure.field import Masked, averaged
 from matssl.measure.grains import circles, network, sizing, specimens, standards, tables
 from matssl.measure.grains.network import Network
 from matssl.measure.grains.specimens import Sized, Summary
@@ -216,8 +216,9 @@ class Grains(Kind):
                     for one, mm in zip(own, scales, strict=True)
                 ],
             )
+            sequences = [one.field.sequence for one in own]
             for name, values in zip(found, both, strict=True):
-                kept = [value for value in values if not math.isnan(value)]
+                kept = [v for v in averaged(values, sequences) if not math.isnan(v)]
                 if kept:
                     found[name][specimen] = sample(kept)
         return found

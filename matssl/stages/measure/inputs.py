@@ -21,16 +21,18 @@ from matssl.data import bars, layouts, masks, readers
 from matssl.data.masks import ClassTable
 from matssl.data.preprocess import Preprocess
 from matssl.data.specimens import Grouping, group
+from matssl.data.specimens.sequences import Frame, Sequences
 from matssl.measure.field import Field, Masked, areas, squared
 from matssl.stages import predictions
 from matssl.stages.measure.settings import MeasureSettings
 
-# Said where pages of a stack are measured as fields.
-PAGES = (
-    "Fields are pages of stacks, and pages beside each other are alike: intervals over pages of "
-    "one stack are too narrow, and what lies in several pages counts in each. Pages far enough "
-    "apart, in a folder of their own, are fields."
+# Said where fields are frames of sequences; so many of these are named.
+FRAMES = (
+    "frames beside each other are alike, so that a sequence counts as one field in every interval; "
+    "what lies in several frames counts in each. Frames far enough apart to be fields go into "
+    "files of their own, out of the stack and of the columns sequence and frame"
 )
+SHOWN = 3
 # What rows over specimens are called in specimens.csv: no specimen can be.
 MEANS = re.compile(r"all together|all specimens|mean of \d+ specimens", re.IGNORECASE)
 # From a run of which stage its masks are.
@@ -57,6 +59,7 @@ class Source:
         images: the micrograph of each field, where there are any.
         regions: pictures of what counts (``--roi``).
         left: pixels that count before and after ``--roi``, by field; filled as fields are opened.
+        frames: which frame of which sequence each field is; empty where none is.
     """
 
     what: str
@@ -73,6 +76,7 @@ class Source:
     images: tuple[Path, ...] = ()
     regions: tuple[Path, ...] = ()
     left: dict[str, tuple[int, int]] = dataclasses.field(default_factory=dict)
+    frames: tuple[Frame | None, ...] = ()
 
 
 def find(settings: MeasureSettings) -> Source:
@@ -105,9 +109,7 @@ def _counting(settings: MeasureSettings, source: Source) -> Source:
                 f"a specimen is called {name!r}, as the row of means over specimens is; give it "
                 "another name (specimens.csv, --group_regex)"
             )
-    if _has_pages(source):
-        source = replace(source, notes=(*source.notes, PAGES))
-    source = _ordered(source)
+    source = _ordered(_framed(source))
     if settings.roi is not None:
         # It needs the type of what it gets.
         from matssl.stages.measure import roi
@@ -117,11 +119,44 @@ def _counting(settings: MeasureSettings, source: Source) -> Source:
     return replace(source, open=lambda number: squared(open_(number)))
 
 
-def _has_pages(source: Source) -> bool:
-    """Return whether fields are pages of a stack; a run then has the masks of each in one file."""
-    if source.images:
-        return any(image.parent.is_file() for image in source.images)
-    return any((path.parent.parent / "stack").is_dir() for path in source.files[:1])
+def _framed(source: Source) -> Source:
+    """Return the masks with the place of each in its sequence, and a note where they have one.
+
+    Raises:
+        UserError: specimens cut through a sequence.
+    """
+    known = {p: f for p, f in zip(source.files, source.frames, strict=False) if f is not None}
+    if not known:
+        return source
+    sequences = Sequences(known)
+    sequences.refuse_cut(source.files, source.specimens, source.grouping.source)
+    open_ = source.open
+
+    def opened(number: int) -> Masked:
+        one, frame = open_(number), source.frames[number]
+        if frame is None:
+            return one
+        return replace(one, field=replace(one.field, sequence=frame.sequence, frame=frame.number))
+
+    members = list(sequences.members.items())
+    named = ", ".join(f"{name} ({len(frames)})" for name, frames in members[:SHOWN])
+    more = " ..." if len(members) > SHOWN else ""
+    note = (
+        f"{len(known)} of {counted(source.count, 'field')} are frames of "
+        f"{counted(len(members), 'sequence')}, {named}{more}: {FRAMES}"
+    )
+    return replace(source, open=opened, notes=(*source.notes, note))
+
+
+def _pages(files: Sequence[Path], page: int | None) -> list[Path]:
+    """Return the masks in files: each page of a stack, or the one that ``--page`` names.
+
+    Raises:
+        UserError: pages that are channels, or go in two directions.
+    """
+    if page is None:
+        return [mask for path in files for mask in readers.frames(path) or (path,)]
+    return [readers.page_path(path, page) if readers.alike(path) > 1 else path for path in files]
 
 
 def _ordered(source: Source) -> Source:
@@ -129,12 +164,14 @@ def _ordered(source: Source) -> Source:
     order = sorted(range(source.count), key=lambda i: readers.natural(source.specimens[i]))
     open_ = source.open
     images = source.images and tuple(source.images[i] for i in order)
+    frames = source.frames and tuple(source.frames[i] for i in order)
     return replace(
         source,
         open=lambda number: open_(order[number]),
         files=tuple(source.files[i] for i in order),
         specimens=tuple(source.specimens[i] for i in order),
         images=images,
+        frames=frames,
     )
 
 
@@ -162,6 +199,11 @@ def _of_run(settings: MeasureSettings, folder: Path, predicted: Path) -> Source:
     for number, path in enumerate(files):
         if path.stem in listed and not grouping.told:
             own[number] = listed[path.stem].group
+    frames = [grouping.sequences.frames.get(path) for path in files]
+    for number, path in enumerate(files):
+        row = listed.get(path.stem)
+        if frames[number] is None and row is not None and row.place is not None:
+            frames[number] = Frame(*row.place)
 
     def opened(number: int) -> Masked:
         path, specimen = files[number], own[number]
@@ -174,7 +216,7 @@ def _of_run(settings: MeasureSettings, folder: Path, predicted: Path) -> Source:
         image = images.get(path.stem) or (row.image if row else None)
         field = Field(image or path, path.stem, specimen, areas(mask, len(names)), size)
         one = Masked(field, mask, picture=_picture(image, record, mask.shape))
-        if given or sizes[path] or image is None or not image.is_file():
+        if given or sizes[path] or image is None or not readers.file_of(image).is_file():
             return one
         try:
             return replace(one, aspect=record.read(image).aspect)
@@ -193,6 +235,7 @@ def _of_run(settings: MeasureSettings, folder: Path, predicted: Path) -> Source:
         grouping,
         predicted=True,
         specimens=tuple(own),
+        frames=tuple(frames),
     )
 
 
@@ -205,7 +248,7 @@ def _images_beside(settings: MeasureSettings, files: Sequence[Path]) -> dict[str
     """Return the micrographs of ``--images`` by their stem."""
     if settings.images is None:
         return {}
-    found = {path.stem: path for path in readers.find_images(Path(settings.images))}
+    found = predictions.pictures(Path(settings.images), [path.stem for path in files])
     if not any(path.stem in found for path in files):
         raise UserError(
             f"no file in {settings.images} has the name of a mask (first: {files[0].name}); give "
@@ -218,7 +261,7 @@ def _picture(
     image: Path | None, record: Preprocess, shape: tuple[int, ...]
 ) -> Callable[[], Array] | None:
     """Return what reads the micrograph of a mask: its rows above the bar, grey levels as stored."""
-    if image is None or not image.is_file():
+    if image is None or not readers.file_of(image).is_file():
         return None
 
     def read() -> Array:
@@ -255,6 +298,8 @@ def _of_labels(settings: MeasureSettings, folder: Path) -> Source:
         # Masks may lie alone.
         need_masks=mask_folder is not None,
         whole=True,
+        page=settings.page,
+        pages=True,
     )
     if dataset.table is None:
         return _of_masks(settings, folder)
@@ -305,7 +350,8 @@ def _of_labels(settings: MeasureSettings, folder: Path) -> Source:
         tuple(notes),
         labelled=table.instances,
         specimens=tuple(pair.group for pair in pairs),
-        images=tuple(pair.image for pair in pairs if pair.mask is not None),
+        images=tuple(images),
+        frames=tuple(dataset.grouping.sequences.frames.get(image) for image in images),
     )
 
 
@@ -320,9 +366,10 @@ def _called(files: Sequence[Path], names: Sequence[str], root: Path) -> list[str
 
 def _of_masks(settings: MeasureSettings, folder: Path) -> Source:
     """Return the files of a folder that holds masks alone."""
-    files = readers.find_images(folder)
-    if not files:
+    stored = readers.find_images(folder)
+    if not stored:
         raise UserError(f"no images in {folder}")
+    files = _pages(stored, settings.page)
     if settings.split is not None:
         raise UserError(f"{folder} holds masks alone, in no splits; leave --split out")
     table: ClassTable
@@ -341,7 +388,9 @@ def _of_masks(settings: MeasureSettings, folder: Path) -> Source:
         field = Field(path, called[number], grouping.names[number], own, size)
         return Masked(field, mask, _numbers(table, raw, mask))
 
-    note = f"{counted(len(files), 'file')} without images beside, taken for masks (--images)"
+    note = f"{counted(len(stored), 'file')} without images beside, taken for masks (--images)"
+    if len(files) > len(stored):
+        note += f": {counted(len(files), 'page')}, each a field"
     return Source(
         "masks",
         folder,
@@ -353,6 +402,7 @@ def _of_masks(settings: MeasureSettings, folder: Path) -> Source:
         (note, *told),
         labelled=table.instances,
         specimens=grouping.names,
+        frames=tuple(grouping.sequences.frames.get(path) for path in files),
     )
 
 

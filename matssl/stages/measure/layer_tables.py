@@ -10,7 +10,7 @@ import numpy as np
 
 from matssl.measure import intervals
 from matssl.measure.cracks import Crack, per_area, per_length
-from matssl.measure.field import Field
+from matssl.measure.field import Field, averaged, together
 from matssl.measure.layers import Layer
 from matssl.measure.units import Unit
 
@@ -145,7 +145,8 @@ class LayerTables:
             fields = [field for field in self.fields if field.specimen == specimen]
             total = sum(self.unit.of(one.crack.length, one.field.pixel_size) for one in cracks)
             row: dict[str, object] = {"specimen": specimen, "class": self.names[kind]}
-            row |= {"layer fields": len(fields), "cracks": len(cracks)}
+            sequences = [field.sequence for field in fields]
+            row |= {"layer fields": len(together(fields, sequences)), "cracks": len(cracks)}
             row[self.head("crack length")] = total
             sized = [(one.crack.length, one.field.pixel_size) for one in cracks]
             rows.append(row | per_area(sized, fields))
@@ -155,10 +156,9 @@ class LayerTables:
         self, specimen: str, kind: int, number: int, own: Sequence[Found]
     ) -> dict[str, object]:
         name = self.names[kind] if number == 1 else f"{self.names[kind]} ({number})"
-        row: dict[str, object] = {"specimen": specimen, "class": name, "layer fields": len(own)}
-        mean = intervals.mean_of_fields(
-            [self.unit.of(one.layer.mean, one.field.pixel_size) for one in own]
-        )
+        lengths = [self.unit.of(one.layer.mean, one.field.pixel_size) for one in own]
+        mean = intervals.mean_of_fields(averaged(lengths, [one.field.sequence for one in own]))
+        row: dict[str, object] = {"specimen": specimen, "class": name, "layer fields": mean.fields}
         row[self.head("thickness mean")] = mean.mean
         row[self.head("thickness half width 95 %")] = mean.half_width
         row[self.head("thickness SD between fields")] = mean.std

@@ -14,7 +14,7 @@ from matssl.core.errors import UserError
 from matssl.core.wording import counted
 from matssl.measure import intervals, layers, units
 from matssl.measure.cracks import Crack, find_cracks
-from matssl.measure.field import Field, Masked
+from matssl.measure.field import Field, Masked, together
 from matssl.measure.units import Unit
 from matssl.stages.measure.kind import Kind, Measured
 from matssl.stages.measure.layer_tables import Found, FoundCrack, LayerTables
@@ -224,13 +224,10 @@ class Layers(Kind):
                 f"{self.settings.min_crack} left out."
             )
         notes += self._left_out(classes)
-        short = {
-            one.field.specimen
-            for one in self.layers
-            if sum(o.field.specimen == one.field.specimen for o in self.layers)
-            < intervals.MIN_FIELDS
-        }
-        if short:
+        of: dict[str, list[str]] = {}
+        for one in self.layers:
+            of.setdefault(one.field.specimen, []).append(one.field.sequence)
+        if any(len(together(own, own)) < intervals.MIN_FIELDS for own in of.values()):
             notes.append(
                 f"No interval of the thickness below {intervals.MIN_FIELDS} fields of a specimen: "
                 "normals of one field are no independent samples."

@@ -231,7 +231,7 @@ class Objects(Kind):
         name, sized = self.names[one.kind], int(np.count_nonzero(one.weight))
         ends, told = ("", ", no interval") if low is None else (f" ({low} to {high})", "")
         return [
-            (f"{one.objects:,}", f"{name}: objects in {counted(one.fields, 'field')}"),
+            (f"{one.objects:,}", f"{name}: objects in {one.extent}"),
             (
                 f"{mean}{ends} {unit.name}",
                 f"{name}: mean diameter of equal area (ECD) of {sized:,} whole objects{told}",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from matssl.core.errors import UserError
@@ -30,6 +30,23 @@ def by_stem(folder: Path, name: str) -> dict[str, Path]:
             )
         files[path.stem] = path
     return files
+
+
+def refuse_stacks(files: Iterable[Path], name: str, instead: str) -> None:
+    """Refuse files of several pages, of which one alone would be read.
+
+    Args:
+        files: of a folder.
+        name: of its flag.
+        instead: what to give, a format that gets the name of the file.
+
+    Raises:
+        UserError: it names the first.
+    """
+    for path in files:
+        if (pages := readers.alike(path)) > 1:
+            told = instead.format(name=path.stem)
+            raise UserError(f"{name}: {path} has {pages} pages; {told}")
 
 
 def partners(folder: str | None, name: str, files: Mapping[str, Path]) -> dict[str, Path]:

@@ -10,7 +10,7 @@ from typing import ClassVar
 from matssl.core.errors import UserError
 from matssl.core.tables import Row
 from matssl.measure import intervals, point_count
-from matssl.measure.field import Field, Masked
+from matssl.measure.field import Field, Masked, together
 from matssl.measure.point_count import Hits
 from matssl.stages.measure import point_page
 from matssl.stages.measure.kind import Kind, Measured
@@ -102,10 +102,11 @@ class PointCount(Kind):
         return []
 
     def _specimen(self, specimen: str, kind: int) -> dict[str, object]:
+        mine = [(field, hits) for field, hits in self.hits if field.specimen == specimen]
+        parts = together([hits for _, hits in mine], [field.sequence for field, _ in mine])
         own = [
-            (float(hits.on[kind]), hits.points)
-            for field, hits in self.hits
-            if field.specimen == specimen
+            (sum(float(hits.on[kind]) for hits in part), sum(hits.points for hits in part))
+            for part in parts
         ]
         found = point_count.over_fields(own)
         row: dict[str, object] = {"specimen": specimen, "class": self.names[kind]}
@@ -130,10 +131,10 @@ class PointCount(Kind):
                 f"{lost} of {whole * len(self.hits)} points lie on pixels that count nowhere and "
                 "are left out."
             )
-        fields: dict[str, int] = {}
+        fields: dict[str, list[str]] = {}
         for field, _ in self.hits:
-            fields[field.specimen] = fields.get(field.specimen, 0) + 1
-        few = [name for name, number in fields.items() if number < intervals.MIN_FIELDS]
+            fields.setdefault(field.specimen, []).append(field.sequence)
+        few = [n for n, own in fields.items() if len(together(own, own)) < intervals.MIN_FIELDS]
         if few:
             notes.append(
                 f"No interval below {intervals.MIN_FIELDS} fields of a specimen; ASTM E562 wants "

@@ -30,21 +30,26 @@ def within(folder: str, source: Source) -> Source:
         source: of the masks.
 
     Raises:
-        UserError: no region has the name of a field.
+        UserError: no region has the name of a field, or one has several pages.
     """
     files = pairs.by_stem(Path(folder), "--roi")
-    names = {path.stem for path in source.files} | {path.stem for path in source.images}
+    images = source.images or source.files
+    # The region of a stack is that of all its pages.
+    called = [
+        (image.stem, path.stem, readers.file_of(image).stem, readers.file_of(path).stem)
+        for image, path in zip(images, source.files, strict=True)
+    ]
+    names = {stem for stems in called for stem in stems}
     used = [stem for stem in files if stem in names]
     if not used:
         raise UserError(
             f"--roi: no picture in {folder} has the name of a field (first: "
             f"{source.files[0].name}, {next(iter(files.values())).name} there)"
         )
+    one_each = "give one region for all of a stack, or a file for each: {name}-0003.png of page 3"
+    pairs.refuse_stacks((files[stem] for stem in used), "--roi", one_each)
     known = dict.fromkeys(used)
-    have = sum(
-        path.stem in known or image.stem in known
-        for path, image in zip(source.files, source.images or source.files, strict=True)
-    )
+    have = sum(any(stem in known for stem in stems) for stems in called)
     note = f"--roi: {have} of {counted(source.count, 'field')} have a region in {folder}"
     if have < source.count:
         note += "; the others count whole"
@@ -55,7 +60,8 @@ def within(folder: str, source: Source) -> Source:
 
     def opened(number: int) -> Masked:
         one = source.open(number)
-        path = files.get(one.field.image.stem) or files.get(source.files[number].stem)
+        stems = (one.field.image.stem, *called[number][1:])
+        path = next((files[stem] for stem in stems if stem in files), None)
         return one if path is None else _cut(one, path, left)
 
     regions = tuple(files[stem] for stem in used)

@@ -112,7 +112,9 @@ def phase_map(settings: PhaseMapSettings, argv: Sequence[str] = ()) -> Path:
                 labels = _labels(settings, place, network, record, micrograph, shown, len(names))
                 _write_map(folder, name, labels, names, micrograph)
                 areas = field.areas(labels, len(names))
-                fields.append(Field(path, name, group, areas, micrograph.pixel_size))
+                frame = inputs.grouping.sequences.frames.get(path)
+                place = ("", None) if frame is None else (frame.sequence, frame.number)
+                fields.append(Field(path, name, group, areas, micrograph.pixel_size, *place))
                 draw_panel(folder.path(f"panels/{name}.png"), shown, labels, names, micrograph)
             bar.update()
         bar.close()
@@ -210,9 +212,7 @@ def _start(
 ) -> RunFolder:
     """Return the folder of the results with what is known before the first map."""
     folder = RunFolder.at(root, False, settings.overwrite, True)
-    folder.start(flags.to_dict(settings), argv)
-    command = shlex.join(["python", "-m", "matssl.tools.phase_map", *argv])
-    folder.write_text("command.txt", command + "\n")
+    folder.start(flags.to_dict(settings), argv, "matssl.tools.phase_map")
     folder.write_text("preflight.txt", inputs.facts + "\n")
     for fact in inputs.broken:
         folder.append_csv("bad_images.csv", {"image": str(fact.path), "reason": fact.error})

@@ -148,7 +148,9 @@ def _fields(root: Path, phases: Phases) -> list[Field]:
         for row, path, name in zip(rows, paths, files, strict=True):
             own = areas(_map(root, name), len(phases.names))
             size = float(row["pixel_size_nm"]) if row["pixel_size_nm"] else None
-            field = Field(path, name, row["group"], own, size)
+            place = row.get("sequence") or ""
+            frame = int(row["frame"]) if place else None
+            field = Field(path, name, row["group"], own, size, place, frame)
             told = [float(row[phase] or "nan") for phase in phases.names]
             for phase, share, found in zip(phases.names, told, field.fractions, strict=True):
                 same = math.isclose(share, found, rel_tol=DIGITS)

@@ -56,8 +56,10 @@ def write_tables(folder: RunFolder, fields: Sequence[Field], phases: Phases) -> 
         phases: with their names.
     """
     names, origin = phases.names, phases.origin
+    placed = any(field.sequence for field in fields)
     for field in fields:
         row: dict[str, object] = {"image": str(field.image), "group": field.specimen}
+        row |= {"sequence": field.sequence, "frame": field.frame} if placed else {}
         row |= tables.fraction_cells(field, names)
         folder.append_csv(FRACTIONS, row | {"pixel_size_nm": field.pixel_size})
     summary = dict(zip(names, fractions.over_specimens(fields), strict=True))

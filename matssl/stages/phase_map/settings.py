@@ -24,7 +24,8 @@ RENAME = (
 MAX_PHASES = 64
 # Other columns of phase_fractions.csv, the letters of a name, and what no table shows as it is:
 # control characters, halves of others, ends of lines.
-COLUMNS, MOST_LETTERS, UNSHOWN = ("image", "group", "pixel_size_nm"), 200, ("Cc", "Cs", "Zl", "Zp")
+COLUMNS = ("image", "group", "sequence", "frame", "pixel_size_nm")
+MOST_LETTERS, UNSHOWN = 200, ("Cc", "Cs", "Zl", "Zp")
 
 
 def names_problem(names: Sequence[str]) -> str:

@@ -9,12 +9,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from matssl import monitor, preflight
 from matssl.core.errors import UserError
 from matssl.core.runtime import Runtime
 from matssl.core.wording import counted
-from matssl.data import cache, layouts, preprocess, specimens
+from matssl.data import cache, device_views, layouts, preprocess, specimens
 from matssl.data.cache import Pool
 from matssl.data.crops import Labelled
 from matssl.data.datasets import ViewLoader, check_batch
@@ -135,11 +136,33 @@ def gather(
         guides=guiding,
         lots=guides.lots(settings, method, rt, pool.sources, "images of the pool"),
         beside=_beside(pool, near, apart),
+        device=_device_of_views(settings, rt, pool),
     )
     guides.compare_lots(settings, method, rt, loader)
     watched = copy.copy(loader)
     watched.augmentations = augmentations
     return Inputs(found, record, pool, loader, watched, grouping, probe, labelled)
+
+
+def _device_of_views(settings: PretrainSettings, rt: Runtime, pool: Pool) -> torch.device | None:
+    """Return where views are made all at once, None for one by one on the CPU.
+
+    Raises:
+        UserError: a pool that the memory of the GPU does not hold, where that was asked for.
+    """
+    asked = settings.views_on
+    if asked == "cpu" or (asked == "auto" and rt.device.type != "cuda"):
+        return None
+    size = sum(math.prod(shape[:2]) * pool.channels for shape in pool.shapes)
+    if rt.device.type != "cuda" or device_views.fits(size, rt.device):
+        return rt.device
+    told = (
+        f"the pool has {size / 1e9:.1f} GB of pixels, more than a quarter of the GPU's free memory"
+    )
+    if asked == "device":
+        raise UserError(f"{told}; --views_on cpu makes the views on the CPU")
+    console.say(settings, rt, f"note    {told}: views are made on the CPU (--views_on cpu)")
+    return None
 
 
 def _image_paths(settings: PretrainSettings) -> tuple[list[Path], list[LeftOut]]:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from matssl.core import rng
 from matssl.core.labels import IGNORE
+from matssl.forest import logistic
 from matssl.selection import uncertainty
 from matssl.selection.candidates import Numbers
 
@@ -120,8 +121,6 @@ def fit(pictures: Sequence[Picture], num_classes: int, seed: int) -> Head:
     Raises:
         ValueError: no cell is labelled.
     """
-    from scipy.optimize import minimize
-
     rows, target = [], []
     for number, picture in enumerate(pictures):
         known = np.flatnonzero(picture.classes.ravel() != IGNORE)
@@ -137,25 +136,7 @@ def fit(pictures: Sequence[Picture], num_classes: int, seed: int) -> Head:
     weight = 1 / np.sqrt(counts[y])
     weight /= weight.sum()
     place = np.searchsorted(seen, y)
-    hot = np.eye(len(seen))[place]
-    shape = (x.shape[1] + 1, len(seen))
-
-    def cost(flat: Numbers) -> tuple[float, Numbers]:
-        own = flat.reshape(shape)
-        logits = x @ own[:-1] + own[-1]
-        logits -= logits.max(axis=1, keepdims=True)
-        total = np.log(np.exp(logits).sum(axis=1))
-        chance = np.exp(logits - total[:, None])
-        value = float((weight * (total - logits[np.arange(len(y)), place])).sum())
-        value += 0.5 * PENALTY / len(y) * float(np.square(own[:-1]).sum())
-        slope = weight[:, None] * (chance - hot)
-        down = x.T @ slope + PENALTY / len(y) * own[:-1]
-        return value, np.concatenate([down, slope.sum(axis=0)[None]]).ravel()
-
-    best = minimize(
-        cost, np.zeros(shape).ravel(), jac=True, method="L-BFGS-B", options={"maxiter": STEPS}
-    )
-    own = best.x.reshape(shape)
+    own = logistic.solved(x, place, weight, PENALTY / len(y), len(seen), steps=STEPS)
     full, bias = np.zeros((x.shape[1], num_classes)), np.full(num_classes, -np.inf)
     full[:, seen], bias[seen] = own[:-1], own[-1]
     return Head(full, bias)

@@ -1,0 +1,194 @@
+"""Several trainings that differ in their seed alone, as one model (``--ensemble``).
+
+The mean of the probabilities of networks of other starts and other orders of crops is better than
+most of them, and better calibrated (Lakshminarayanan et al. 2017, arXiv:1612.01474). Which images
+train and which validate follows from ``--seed`` once for all of them. Each is a run folder of its
+own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from matssl.core import flags, runtime
+from matssl.core.arrays import Array, decided
+from matssl.core.digest import Damaged
+from matssl.core.errors import DiskFull, UserError
+from matssl.core.run_folder import RunFolder, atomic_write_text
+from matssl.core.runtime import Runtime
+from matssl.core.tables import csv_text
+from matssl.data.crops import Labelled
+from matssl.metrics import calibration, overlap
+from matssl.metrics import counts as counting
+from matssl.stages import console, resume
+from matssl.stages.finetune import inputs as reading
+from matssl.stages.finetune import loop, several, start
+from matssl.stages.finetune.inputs import Inputs
+from matssl.stages.finetune.semi import watch
+from matssl.stages.finetune.settings import FinetuneSettings
+from matssl.trained import ensemble
+from matssl.trained.segmenter import Segmenter
+
+# What an ensemble goes on from, and its table.
+PLAN, TABLE = "seeds.json", "seeds.csv"
+BEST = "best.ckpt"
+
+
+def train_ensemble(settings: FinetuneSettings, argv: Sequence[str]) -> Path:
+    """Train a model for each seed and return the folder of all, with all as its best model.
+
+    Args:
+        settings: of train_finetune.py, with ``ensemble`` above 1.
+        argv: what the user typed, for command.txt.
+
+    Raises:
+        UserError: anything the user can mend; finished trainings are kept.
+    """
+    settings, rt, root = start.begun(settings)
+    settings = replace(settings, name=root.name)
+    RunFolder.check(root, settings.resume, settings.overwrite, marks=(PLAN,))
+    before = several.stored(root / PLAN, "seeds") if settings.resume else {}
+    settings = several.as_before(settings, before)
+    settings, dataset, known, found = start.examined(settings, rt, root)
+    train, val = reading.parted(settings, known)
+    inputs = reading.load(dataset, train, val, found.record)
+    settings = start.sampled(settings, inputs.table, inputs.train)
+    seeds = [settings.seed + number for number in range(settings.ensemble)]
+    console.say(settings, rt, f"seeds   {', '.join(map(str, seeds))}: one model in the end")
+    plan = several.plan(settings, inputs.train, seeds=seeds, validation=_identity(inputs.val))
+    if before:
+        _refuse_other(before, plan, root)
+    several.check(settings, len(inputs.train.planes), inputs.table, rt)
+    inputs, facts = watch.gathered(settings, rt, inputs, found.text())
+    folder = RunFolder.at(root, settings.resume, settings.overwrite, rt.is_main, marks=(PLAN,))
+    states = [resume.state_of(root / _name(seed)) for seed in seeds]
+    rt.barrier()
+    if not folder.resumed:
+        folder.start(flags.to_dict(settings), argv)
+        folder.write_text("preflight.txt", facts + "\n")
+        folder.write_json("classes.json", inputs.table.to_dict())
+        folder.write_json(PLAN, plan)
+    number = settings.seed
+    try:
+        with resume.disk_errors(folder):
+            for seed, state in zip(seeds, states, strict=True):
+                number = seed
+                folder.status("running", seed=seed, models=len(seeds))
+                _train(settings, rt, root, seed, state, inputs, facts, argv)
+                rt.barrier()
+            if rt.is_main:
+                _finish(settings, rt, folder, seeds, inputs)
+    except BaseException as error:
+        resume.note_end(folder, number, error)
+        raise
+    finally:
+        runtime.close()
+    return root
+
+
+def _name(seed: int) -> str:
+    return f"seed_{seed}"
+
+
+def _identity(val: Labelled | None) -> str:
+    return "" if val is None else val.identity()
+
+
+def _refuse_other(before: Mapping[str, Any], plan: Mapping[str, Any], root: Path) -> None:
+    """Refuse to go on with other settings or images than the run was started with.
+
+    Raises:
+        UserError: the sentence names what differs.
+    """
+    several.refuse_other(before, plan, root)
+    if any(before.get(name) != plan[name] for name in ("data", "validation")):
+        raise UserError(f"the labelled images changed since {root} began; {several.INSTEAD}")
+
+
+def _train(
+    settings: FinetuneSettings,
+    rt: Runtime,
+    root: Path,
+    seed: int,
+    state: str,
+    inputs: Inputs,
+    facts: str,
+    argv: Sequence[str],
+) -> None:
+    """Train one model, or what is left of it.
+
+    Raises:
+        UserError: it failed; how to go on is said.
+    """
+    told = {"done": "done before, kept", "begun": "goes on", "new": "begins"}[state]
+    console.say(settings, rt, f"\nseed {seed} of {root.name}: {told}")
+    if state == "done":
+        return
+    own = replace(settings, seed=seed, ensemble=1)
+    own = replace(own, resume=state == "begun", overwrite=state == "new")
+    try:
+        loop.trained(own, rt, root / _name(seed), inputs, facts, argv)
+    except (DiskFull, Damaged):
+        raise
+    except UserError as error:
+        raise UserError(
+            f"seed {seed} failed: {error}. Finished models are kept: go on with the same command "
+            f"and {settings.again}"
+        ) from error
+
+
+def _finish(
+    settings: FinetuneSettings,
+    rt: Runtime,
+    folder: RunFolder,
+    seeds: Sequence[int],
+    inputs: Inputs,
+) -> None:
+    """Write all models as one, and what each and all of them score on the validation images."""
+    roots = [folder.root / _name(seed) for seed in seeds]
+    path = folder.path(BEST)
+    several.join(path, roots, settings, inputs.dataset.root.name, {"seeds": len(seeds)})
+    facts: dict[str, object] = {"models": len(seeds)}
+    if inputs.val is not None:
+        scores = validated(path, inputs.val, rt)
+        names = [*map(_name, seeds), "all as one"]
+        rows: list[dict[str, object]] = [
+            {"model": name, "val_miou": round(score, 4)}
+            for name, score in zip(names, scores, strict=True)
+        ]
+        atomic_write_text(folder.path(TABLE), csv_text(rows))
+        shown = ", ".join(f"{100 * score:.1f}" for score in scores[:-1])
+        print(f"      validation mIoU {100 * scores[-1]:.1f} % as one ({shown} alone)", flush=True)
+        facts["best_miou"] = scores[-1]
+    folder.status("done", **facts)
+    print(f"      {len(seeds)} models as one: {path}", flush=True)
+
+
+def validated(path: Path, val: Labelled, rt: Runtime) -> list[float]:
+    """Return the mean IoU of each model of an ensemble on validation images, and of all as one.
+
+    Args:
+        path: of the ensemble.
+        val: the images; pixels of all of them are counted together.
+        rt: where it computes.
+    """
+    whole = Segmenter.load(path, device=str(rt.device), precision=rt.precision)
+    classes, members = whole.table.num_classes, whole.members
+    totals = np.zeros((len(members) + 1, classes, classes), np.int64)
+    for plane, mask in zip(val.planes, val.masks, strict=True):
+        together: Array | None = None
+        for number, member in enumerate(members):
+            found = member.probabilities(plane, classes)
+            said = decided(found, whole.threshold)
+            totals[number] += counting.confusion(mask, said, classes)
+            calibration.temper(found, member.temperature)
+            together = ensemble.add(together, found, len(members))
+        assert together is not None
+        said = decided(together, whole.threshold)
+        totals[-1] += counting.confusion(mask, said, classes)
+    return [float(overlap.miou(total)) for total in totals]
