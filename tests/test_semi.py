@@ -388,18 +388,33 @@ def _rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+@pytest.fixture(scope="module")
+def plain(synthetic_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with labels alone."""
+    out = tmp_path_factory.mktemp("plain")
+    assert _run(synthetic_folder, out, "plain") == 0
+    return out / "finetune" / "plain"
+
+
 @EACH
 def test_a_run_is_the_plain_one_until_pictures_without_labels_count(
-    name: str, synthetic_folder: Path, tmp_path: Path
+    name: str, synthetic_folder: Path, plain: Path, tmp_path: Path
 ) -> None:
-    pool = ("--semi", name, "--unlabeled_path", synthetic_folder, "--semi_warmup", 0.5)
-    pool += ("--guard", 0)
+    pool = (
+        "--semi",
+        name,
+        "--unlabeled_path",
+        synthetic_folder,
+        "--semi_warmup",
+        0.5,
+        "--guard",
+        0,
+    )
     assert _run(synthetic_folder, tmp_path, "semi", *pool) == 0
-    assert _run(synthetic_folder, tmp_path, "plain") == 0
-    runs = [tmp_path / "finetune" / run for run in ("semi", "plain")]
-    semi, plain = ([row["loss"] for row in _rows(run / "steps.csv")] for run in runs)
+    runs = [tmp_path / "finetune" / "semi", plain]
+    semi, labels = ([row["loss"] for row in _rows(run / "steps.csv")] for run in runs)
     # From the fourth step on the network sees both kinds together.
-    assert semi[:3] == plain[:3] and semi[3] != plain[3]
+    assert semi[:3] == labels[:3] and semi[3] != labels[3]
     rows = _rows(runs[0] / "steps.csv")
     assert [float(row["unlabelled_loss"]) > 0 for row in rows[:3]] == [False] * 3
     assert float(rows[5]["unlabelled_weight"]) > 0
@@ -408,9 +423,10 @@ def test_a_run_is_the_plain_one_until_pictures_without_labels_count(
     assert "They counted from step 3 to the end." in page
     # Neither masks nor validation and test pictures are learned from.
     assert "4 pictures without labels" in page and "4 validation or test pictures left out" in page
-    kept = checkpoint.load(runs[0] / "best.ckpt")["progress"]["unlabelled"]
+    payload = checkpoint.load(runs[0] / "best.ckpt")
+    kept = payload["progress"]["unlabelled"]
     assert {Path(path).parent.name for path in kept["images"]} == {"train"}
-    assert len(kept["digests"]) == 4 and kept["transductive"] == []
+    assert len(payload["lineage"][-1]["unlabelled_digests"]) == 4 and kept["transductive"] == []
     assert "unlabelled" not in checkpoint.load(runs[1] / "best.ckpt")["progress"]
 
 
@@ -506,9 +522,9 @@ def test_a_pool_of_test_pictures_alone_is_refused_and_nothing_is_written(
 
 
 def test_the_better_training_is_kept_and_labels_alone_where_they_are_as_good() -> None:
-    assert auto.better({"labels": 0.5, "fixmatch": 0.51}) == "fixmatch"
-    assert auto.better({"labels": 0.5, "fixmatch": 0.5}) == "labels"
-    assert auto.better({"labels": 0.5, "fixmatch": 0.4}) == "labels"
+    assert auto.better({"labels": 0.5, "unimatch": 0.51}) == "unimatch"
+    assert auto.better({"labels": 0.5, "unimatch": 0.5}) == "labels"
+    assert auto.better({"labels": 0.5, "unimatch": 0.4}) == "labels"
 
 
 def test_auto_trains_both_keeps_the_better_and_says_so(
@@ -528,7 +544,7 @@ def test_auto_trains_both_keeps_the_better_and_says_so(
     assert "kept" in capsys.readouterr().out
     assert "One seed" in (root / "report.html").read_text(encoding="utf-8")
     # A part that is finished is not trained again.
-    (root / "fixmatch" / "status.json").unlink()
+    (root / "unimatch" / "status.json").unlink()
     times = (root / "labels" / "best.ckpt").stat().st_mtime_ns
     assert _run(synthetic_folder, tmp_path, "both", *words, "--resume") == 0
     assert (root / "labels" / "best.ckpt").stat().st_mtime_ns == times

@@ -59,9 +59,17 @@ class Lineage:
     @property
     def labelled_digests(self) -> frozenset[str]:
         """Digests of the labelled images that any training of the chain has seen."""
+        return self._digests("labelled_digests")
+
+    @property
+    def unlabelled_digests(self) -> frozenset[str]:
+        """Digests of the images that a fine-tuning of the chain learned from without labels."""
+        return self._digests("unlabelled_digests")
+
+    def _digests(self, name: str) -> frozenset[str]:
         found: set[str] = set()
         for link in self.links:
-            digests = link.get("labelled_digests")
+            digests = link.get(name)
             if isinstance(digests, Sequence) and not isinstance(digests, str):
                 found |= set(map(str, digests))
         return frozenset(found)

@@ -58,7 +58,6 @@ class TrainedOn:
         lists: images that were given by name or share.
         images: paths of the training images.
         digests: of their pixels, see :func:`matssl.data.readers.digest`.
-        unlabelled: digests of pictures that were learned from without their labels.
     """
 
     dataset: str | None = None
@@ -70,7 +69,6 @@ class TrainedOn:
     lists: Lists = Lists()
     images: frozenset[str] = frozenset()
     digests: frozenset[str] = frozenset()
-    unlabelled: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -361,7 +359,6 @@ def _trained_on(payload: Mapping[str, Any]) -> TrainedOn:
         ),
         images=frozenset(progress.get("train_images", [])),
         digests=frozenset(progress.get("train_digests", [])),
-        unlabelled=frozenset(dict(progress.get("unlabelled", {})).get("digests", [])),
     )
 
 

@@ -106,7 +106,7 @@ def by_pixels(results: Sequence[Result], segmenter: Segmenter) -> list[str]:
     guides = segmenter.lineage.labelled_digests - pixels
     copies = [r.name for r in results if r.digest in pixels and str(r.pair.image) not in paths]
     labels = [r.name for r in results if r.digest in guides]
-    unlabelled = segmenter.trained_on.unlabelled - pixels
+    unlabelled = segmenter.lineage.unlabelled_digests - pixels
     pool = [r.name for r in results if r.digest in unlabelled]
     scored = "; the scores are no test of it" if any(r.pair.mask for r in results) else ""
     return [

@@ -25,11 +25,11 @@ from matssl.core.tables import csv_text
 from matssl.data.crops import Labelled
 from matssl.metrics import calibration, overlap
 from matssl.metrics import counts as counting
-from matssl.preflight import Preflight
 from matssl.stages import console, resume
 from matssl.stages.finetune import inputs as reading
 from matssl.stages.finetune import loop, several, start
 from matssl.stages.finetune.inputs import Inputs
+from matssl.stages.finetune.semi import watch
 from matssl.stages.finetune.settings import FinetuneSettings
 from matssl.trained import ensemble
 from matssl.trained.segmenter import Segmenter
@@ -64,12 +64,13 @@ def train_ensemble(settings: FinetuneSettings, argv: Sequence[str]) -> Path:
     if before:
         _refuse_other(before, plan, root)
     several.check(settings, len(inputs.train.planes), inputs.table, rt)
+    inputs, facts = watch.gathered(settings, rt, inputs, found.text())
     folder = RunFolder.at(root, settings.resume, settings.overwrite, rt.is_main, marks=(PLAN,))
     states = [resume.state_of(root / _name(seed)) for seed in seeds]
     rt.barrier()
     if not folder.resumed:
         folder.start(flags.to_dict(settings), argv)
-        folder.write_text("preflight.txt", found.text() + "\n")
+        folder.write_text("preflight.txt", facts + "\n")
         folder.write_json("classes.json", inputs.table.to_dict())
         folder.write_json(PLAN, plan)
     number = settings.seed
@@ -78,7 +79,7 @@ def train_ensemble(settings: FinetuneSettings, argv: Sequence[str]) -> Path:
             for seed, state in zip(seeds, states, strict=True):
                 number = seed
                 folder.status("running", seed=seed, models=len(seeds))
-                _train(settings, rt, root, seed, state, inputs, found, argv)
+                _train(settings, rt, root, seed, state, inputs, facts, argv)
                 rt.barrier()
             if rt.is_main:
                 _finish(settings, rt, folder, seeds, inputs)
@@ -116,7 +117,7 @@ def _train(
     seed: int,
     state: str,
     inputs: Inputs,
-    found: Preflight,
+    facts: str,
     argv: Sequence[str],
 ) -> None:
     """Train one model, or what is left of it.
@@ -131,7 +132,7 @@ def _train(
     own = replace(settings, seed=seed, ensemble=1)
     own = replace(own, resume=state == "begun", overwrite=state == "new")
     try:
-        loop.trained(own, rt, root / _name(seed), inputs, found.text(), argv)
+        loop.trained(own, rt, root / _name(seed), inputs, facts, argv)
     except (DiskFull, Damaged):
         raise
     except UserError as error:

@@ -15,7 +15,7 @@ from matssl.core.flags import Problem, flag
 SEMI_METHODS = ("mean_teacher", "fixmatch", "unimatch")
 NONE, AUTO = "none", "auto"
 # What auto tries.
-AUTO_METHOD = "fixmatch"
+AUTO_METHOD = "unimatch"
 GROUP = "semi-supervised"
 OWN = (
     "unlabeled_path",
@@ -43,14 +43,12 @@ class SemiSettings:
         "what they show and the network has to say the same of changed views; auto: train without "
         f"and with ({AUTO_METHOD}), and keep what is better on the validation images",
         choices=(NONE, *SEMI_METHODS, AUTO),
-        first=True,
     )
     unlabeled_path: str | None = flag(
         None,
         GROUP,
         "folder of the pictures without labels, of the same material and magnification, or a JSON "
         "index of them; masks in it are not looked at",
-        first=True,
         leads=paths.dataset,
     )
     unlabeled_batch: int | None = flag(

@@ -133,9 +133,10 @@ def join(
             own |= set(payload["progress"][name])
     # Trainings that chose their starts may have begun from several.
     before: list[Mapping[str, object]] = []
-    for payload in payloads:
-        links = Lineage.read(payload["lineage"]).ancestors.links
-        before += [known for known in links if known not in before]
+    chains = [Lineage.read(payload["lineage"]) for payload in payloads]
+    for chain in chains:
+        before += [known for known in chain.ancestors.links if known not in before]
+    unlabelled = sorted(frozenset().union(*(chain.unlabelled_digests for chain in chains)))
     here: dict[str, object] = {
         "stage": "finetune",
         "dataset": dataset,
@@ -143,6 +144,7 @@ def join(
         **({"encoder": settings.encoder} if settings.sees_encoder else {}),
         "images": len(seen["train_images"]),
         "steps": max(steps),
+        **({"unlabelled_digests": unlabelled} if unlabelled else {}),
         **link,
     }
     checkpoint.save(

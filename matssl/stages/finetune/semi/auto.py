@@ -61,15 +61,13 @@ def train_both(settings: FinetuneSettings, argv: Sequence[str]) -> Path:
         if before["identity"] != plan["identity"]:
             raise UserError(f"the labelled images changed since {root} began; {several.INSTEAD}")
     several.check(settings, len(inputs.train.planes), inputs.table, rt)
-    # Before anything is written; the second training reads it again from the cache.
-    own = replace(settings, semi=AUTO_METHOD, quiet=True)
-    watch.gathered(own, rt, inputs, "")
+    with_pool, facts = watch.gathered(settings, rt, inputs, found.text())
     folder = RunFolder.at(root, settings.resume, settings.overwrite, rt.is_main, marks=(PLAN,))
     states = [resume.state_of(root / name) for name in ARMS]
     rt.barrier()
     if not folder.resumed:
         folder.start(flags.to_dict(settings), argv)
-        folder.write_text("preflight.txt", found.text() + "\n")
+        folder.write_text("preflight.txt", facts + "\n")
         folder.write_json("classes.json", inputs.table.to_dict())
         folder.write_json(PLAN, plan)
     number = 0
@@ -77,7 +75,8 @@ def train_both(settings: FinetuneSettings, argv: Sequence[str]) -> Path:
         with resume.disk_errors(folder):
             for number, (name, state) in enumerate(zip(ARMS, states, strict=True), start=1):
                 folder.status("running", training=number, trainings=len(ARMS))
-                _train(settings, rt, root, name, state, inputs, found.text(), argv)
+                own = inputs if ARMS[name] == NONE else with_pool
+                _train(settings, rt, root, name, state, own, facts, argv)
                 rt.barrier()
             if rt.is_main:
                 _finish(settings, folder)

@@ -66,7 +66,6 @@ class Unlabelled:
         """Return what a checkpoint tells evaluations of it, as plain values."""
         return {
             "images": list(self.pool.sources),
-            "digests": list(self.digests),
             "transductive": list(self.transductive),
             "hash": self.pool.hash,
         }

@@ -38,6 +38,8 @@ def gathered(
 ) -> tuple[Inputs, str]:
     """Return the images of a run with those that have no labels, and what was found of all.
 
+    Inputs that have them already, of several trainings, are returned as they are.
+
     Args:
         settings: of the run.
         rt: where it computes.
@@ -47,8 +49,9 @@ def gathered(
     Raises:
         UserError: see :func:`matssl.stages.finetune.semi.pool.gathered`, or an odd batch.
     """
-    if settings.semi != NONE:
-        check_pairs(batch(settings, rt.world_size), rt.world_size)
+    if settings.semi == NONE or inputs.unlabelled is not None:
+        return inputs, facts
+    check_pairs(batch(settings, rt.world_size), rt.world_size)
     val = inputs.val.pairs if inputs.val is not None else ()
     found = pools.gathered(settings, rt, inputs.dataset, val, inputs.record)
     if found is None:
@@ -204,6 +207,17 @@ def stored(made: Supervision | None, inputs: Inputs) -> dict[str, object]:
     if made is None or inputs.unlabelled is None:
         return {}
     return {"semi": made.stored(), "unlabelled": inputs.unlabelled.stored()}
+
+
+def link(inputs: Inputs) -> dict[str, object]:
+    """Return what the chain of a model's trainings keeps of pictures without labels.
+
+    Models that go on from this one, and ensembles of it, tell an evaluation of them, too.
+    """
+    found = inputs.unlabelled
+    if found is None:
+        return {}
+    return {"unlabelled_images": len(found.pool), "unlabelled_digests": list(found.digests)}
 
 
 def restore(
