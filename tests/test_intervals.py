@@ -195,3 +195,27 @@ def test_classes_stay_those_of_all_images() -> None:
 
 def test_perfect_and_equal_specimens_differ_in_nothing() -> None:
     assert score_intervals.mean_iou([np.diag([10, 10])] * 5, list("abcde")).ends == (1.0, 1.0)
+
+
+def test_gains_over_sets_and_seeds_add_the_variances_of_both() -> None:
+    # Means of sets 2 and 6: variance 8 / 2. Of seeds 3 and 5: 2 / 2. Degrees 25 / (16 + 1).
+    found = intervals.over_sets_and_seeds(np.array([[1.0, 3.0], [5.0, 7.0]]))
+    assert found.value == 4 and found.degrees == pytest.approx(25 / 17)
+    assert found.half_width == pytest.approx(stats.t.ppf(0.975, 25 / 17) * math.sqrt(5))
+
+
+def test_sets_weigh_alike_however_many_seeds_they_have() -> None:
+    gains = np.array([[1.0, 3.0, np.nan], [4.0, 4.0, 10.0], [0.0, np.nan, np.nan]])
+    found = intervals.over_sets_and_seeds(gains)
+    # Means 2, 6 and 0; one seed is common to all, which tells no spread over seeds.
+    assert found.value == pytest.approx(8 / 3) and found.degrees == 2
+    assert found.half_width == pytest.approx(4.3027 * math.sqrt(28 / 3 / 3), rel=1e-4)
+    assert math.isnan(intervals.over_sets_and_seeds(gains[:1]).half_width)
+
+
+def test_gains_moved_and_scaled_move_and_scale_their_interval() -> None:
+    gains = np.random.default_rng(0).normal(size=(6, 3))
+    plain = intervals.over_sets_and_seeds(gains)
+    other = intervals.over_sets_and_seeds(-2 * gains[::-1, ::-1] + 7)
+    assert other.value == pytest.approx(7 - 2 * plain.value)
+    assert other.half_width == pytest.approx(2 * plain.half_width)

@@ -23,7 +23,7 @@ STOREYS = [
     | {"report", "preflight", "baselines"},
     {"trained", "contact_sheet"},
     {"stages"},
-    {"study", "loop"},
+    {"study", "loop", "page"},
     {"tools"},
 ]
 # Without torch, whatever else happens: they answer --help, or measure where there is no network.
@@ -34,6 +34,10 @@ NO_TORCH = [
     *("methods/settings.py",),
     *("methods/*/settings.py", "methods/*/*/settings.py"),
     *("stages/settings.py", "stages/*/settings.py", "stages/published.py", "loop/settings.py"),
+    # A server that waits must not hold a network library.
+    *("page/settings.py", "page/workspace.py", "page/guard.py", "page/server.py", "page/jobs.py"),
+    *("page/folders.py", "page/labels.py", "page/views.py", "page/commands.py", "page/results.py"),
+    *("page/routes.py", "page/working.py", "page/serving.py", "page/answers.py", "page/uploads.py"),
 ]
 # These need it in one function alone.
 TORCH_WHEN_CALLED = ["core/run_folder.py", "hub.py", "methods/__init__.py", "__init__.py"]
@@ -110,7 +114,7 @@ def test_stages_are_strangers_and_what_they_share_knows_none_of_them() -> None:
 
 def test_settings_of_a_stage_end_at_its_folder() -> None:
     """Below it plain arguments go on, or a method's own settings."""
-    allowed = ("stages", "study", "loop", "tools")
+    allowed = ("stages", "study", "loop", "page", "tools")
     broken = []
     for path in FILES:
         room = _room(_module(path))

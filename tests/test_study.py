@@ -6,6 +6,7 @@ import csv
 import importlib
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,11 @@ import yaml
 from matssl.core.errors import UserError, guard
 from matssl.measure import intervals
 from matssl.metrics import SCORES, mean_name
+from matssl.study.cells import cells
 from matssl.study.commands import Commands, label_flags
 from matssl.study.plan import FOLDER, Plan, read
-from matssl.study.runner import STAGES, Runner
-from matssl.study.tables import cells, markdown
+from matssl.study.runner import ROOT, STAGES, Runner
+from matssl.study.tables import markdown
 from matssl.tools import study as tool
 
 TINY = """
@@ -65,8 +67,8 @@ def test_the_table_pairs_only_the_seeds_that_both_starts_have() -> None:
     plan = _plan()
     scores = {("random", 0): 0.5, ("random", 1): 0.6, ("other", 1): 0.7, ("other", 2): 0.9}
     first, second = cells(plan, _results(scores))
-    assert (first.start, first.gain, first.mean) == ("random", None, pytest.approx(0.55))
-    assert second.mean == pytest.approx(0.8) and second.gain == pytest.approx(0.1)
+    assert first.start == "random" and not first.gains and first.mean == pytest.approx(0.55)
+    assert second.mean == pytest.approx(0.8) and second.gains["random"][0] == pytest.approx(0.1)
     text = markdown(plan, [first, second])
     assert "| a | 5 | random | 55.0 ± 7.1 | 2 |  |" in text
     assert "| a | 5 | other | 80.0 ± 14.1 | 2 | +10.0 |" in text
@@ -144,6 +146,8 @@ def test_labels_become_flags_of_fine_tuning() -> None:
             "numbers of labelled images, not shares",
         ),
         ({"baseline": "none"}, "baseline 'none' is none of its starts"),
+        ({"baseline": ["random", "x"]}, "baseline 'x' is none of its starts"),
+        ({"independent": ["b"]}, "independent set 'b' is none of its rows: a"),
     ],
 )
 def test_a_study_that_cannot_be_meant_is_refused(entry: dict[str, Any], sentence: str) -> None:
@@ -151,11 +155,16 @@ def test_a_study_that_cannot_be_meant_is_refused(entry: dict[str, Any], sentence
         _plan(**entry)
 
 
-@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.yaml")), ids=lambda p: p.stem)
-def test_the_studies_that_come_with_the_toolkit_are_commands_that_exist(
+@pytest.mark.parametrize(
+    "path",
+    [*sorted(FOLDER.glob("*.yaml")), *sorted((ROOT / "benchmarks").glob("*.yaml"))],
+    ids=lambda p: p.stem,
+)
+def test_the_studies_of_toolkit_and_results_are_commands_that_exist(
     path: Path, tmp_path: Path
 ) -> None:
     plan = read(yaml.safe_load(path.read_text()), path.stem)
+    plan = replace(plan, seeds=plan.seeds[:1])
     study = Commands(plan, tmp_path, tmp_path / "out")
     for script, *words in study.all():
         STAGES[script](words)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -17,7 +17,8 @@ class Batch:
 
     Attributes:
         views: V tensors uint8 (B, C, H, W).
-        maps: float32 (V, B, 2, 3), view pixels to image pixels (see ``core.geometry``).
+        maps: float32 (V, B, 2, 3), view pixels to image pixels (see ``core.geometry``); they stay
+            in the memory of the CPU, which finds the places that correspond while a GPU computes.
         group: int64 (B,), the image or specimen a sample belongs to.
         index: int64 (B,), the sample's number in the data set; -1 for a labelled sample.
         labels: uint8 (B, H, W), classes of the first view's pixels, 255 where they are not known;
@@ -33,8 +34,9 @@ class Batch:
     lot: Tensor | None = None
 
     def to(self, device: torch.device) -> Batch:
-        """Return the batch on ``device``; views stay uint8, so little is moved."""
-        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
+        """Return the batch on ``device``, but for its maps; views stay uint8: little is moved."""
+        moved = self._each(lambda tensor: tensor.to(device, non_blocking=True))
+        return replace(moved, maps=self.maps)
 
     def pinned(self) -> Batch:
         """Return the batch in memory from which a GPU copies while it computes."""

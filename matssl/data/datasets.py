@@ -254,8 +254,12 @@ class ViewLoader:
         return self._drawn(own, epoch, guide)
 
     def _views(self, samples: NDArray[np.int64], epoch: int, guide: int | None = None) -> Batch:
-        """Return the views of samples; the first is that of guide number ``guide`` instead."""
-        return self._made(self._drawn(samples, epoch, guide))
+        """Return the views of samples; the first is that of guide number ``guide`` instead.
+
+        On the CPU wherever they were made: pictures are drawn of them.
+        """
+        made = self._made(self._drawn(samples, epoch, guide))
+        return replace(made, views=tuple(view.cpu() for view in made.views))
 
     def _drawn(self, samples: NDArray[np.int64], epoch: int, guide: int | None) -> Drawn:
         """Return samples before their views are made, as :meth:`_views`."""

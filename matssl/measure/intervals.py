@@ -308,6 +308,36 @@ def paired(first: Sequence[float], second: Sequence[float]) -> tuple[float, floa
     return gains.mean, half_width(gains.variance, gains.degrees)
 
 
+def over_sets_and_seeds(gains: NDArray[np.float64]) -> Difference:
+    """Return the mean of the means of data sets with its interval for other sets and other seeds.
+
+    Sets and seeds are both samples, and crossed: a seed may be lucky on every set, since its draws,
+    or the pretraining it starts from, are the same there. The variance is the sum of that of the
+    mean over sets, s^2 / D of the means of sets, and that over seeds, s^2 / S of the means of the
+    seeds that every set has, with the degrees of freedom of Welch and Satterthwaite. The noise of
+    single runs is in both, so that the interval is rather too wide (two-way clusters without the
+    term of their intersection; Cameron, Gelbach and Miller 2011, doi 10.1198/jbes.2010.07136).
+    Coverage: benchmarks/study_interval.py.
+
+    Args:
+        gains: float64 (D, S), NaN where there is no run; every set needs one at least.
+
+    Returns:
+        Without a half width of one set, whose spread over sets is unknown. With fewer than two
+        common seeds the spread over sets alone.
+    """
+    sets = sample(np.nanmean(gains, axis=1).tolist())
+    if sets.n < 2:
+        return Difference(sets.mean, math.nan, math.nan)
+    parts = [(sets.variance, sets.degrees)]
+    common = gains[:, ~np.isnan(gains).any(axis=0)]
+    if common.shape[1] > 1:
+        seeds = sample(common.mean(axis=0).tolist())
+        parts.append((seeds.variance, seeds.degrees))
+    variance, degrees = combined(parts)
+    return Difference(sets.mean, half_width(variance, degrees), degrees)
+
+
 def jackknife(
     value: float, without: Sequence[float], low: float = 0.0, high: float = 1.0
 ) -> Interval:

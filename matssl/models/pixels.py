@@ -25,6 +25,9 @@ from matssl.tiles import plan, windows
 
 # Entry of the description that says what kind of model it is; a network has none.
 KIND, FOREST, LINEAR = "kind", "forest", "linear"
+# Largest stride of the maps that are seen: a coarser one has too few cells in a labelled picture to
+# learn from (see benchmarks/RESULTS.md).
+COARSEST = 16
 # Of the tensors of a checkpoint; a module has children of its own.
 PREFIX = {FOREST: "tree_", LINEAR: "linear_"}
 
@@ -36,7 +39,8 @@ class Features:
     Attributes:
         sigmas: scales of the filters in pixels; empty where filters take no part.
         channels: of the pictures.
-        encoder: gives its feature maps, every one brought to full size; None: filters alone.
+        encoder: gives its feature maps, those up to stride 16 brought to full size; None: filters
+            alone.
         name: of the encoder.
     """
 
@@ -53,25 +57,31 @@ class Features:
     @property
     def others(self) -> int:
         """How many features come from the encoder."""
-        return 0 if self.encoder is None else sum(encoder_facts(self.encoder).channels)
+        return sum(count for count, _ in self.seen)
+
+    @property
+    def seen(self) -> tuple[tuple[int, int], ...]:
+        """Channels and stride of each map of the encoder that is seen, the finest first."""
+        if self.encoder is None:
+            return ()
+        facts = encoder_facts(self.encoder)
+        pairs = tuple(zip(facts.channels, facts.strides, strict=True))
+        # All of an encoder that has none so fine.
+        return tuple(pair for pair in pairs if pair[1] <= COARSEST) or pairs
 
     @property
     def groups(self) -> list[str]:
         """What each feature is: a filter, or the map of the encoder that it is a channel of."""
         found = list(filters.names(self.sigmas, self.channels)) if self.sigmas else []
-        if self.encoder is not None:
-            facts = encoder_facts(self.encoder)
-            for number, (count, stride) in enumerate(
-                zip(facts.channels, facts.strides, strict=True), start=1
-            ):
-                found += [f"encoder, map {number} (stride {stride}, {count} channels)"] * count
+        for number, (count, stride) in enumerate(self.seen, start=1):
+            found += [f"encoder, map {number} (stride {stride}, {count} channels)"] * count
         return found
 
     def maps(self, x: Tensor) -> list[Tensor]:
-        """Return the encoder's maps of images (B, C, H, W), float32 (B, D, h, w) each."""
+        """Return the maps that are seen of images (B, C, H, W), float32 (B, D, h, w) each."""
         if self.encoder is None:
             return []
-        wanted = encoder_facts(self.encoder).strides
+        wanted = {stride for _, stride in self.seen}
         return [level.float() for level in maps_at(self.encoder, x, wanted)]
 
     def at(
@@ -216,10 +226,12 @@ class PixelClassifier(nn.Module):
         maps = self.features.maps(x)
         images = x.float().cpu().numpy()
         one = self._forest if isinstance(self.classifier, Forest) else self._linear
-        found = [
-            one(image, [level[number : number + 1] for level in maps])
-            for number, image in enumerate(images)
-        ]
+        # The maps may come in bfloat16; what is told from them counts in single precision.
+        with torch.autocast(x.device.type, enabled=False):
+            found = [
+                one(image, [level[number : number + 1] for level in maps])
+                for number, image in enumerate(images)
+            ]
         return torch.stack(found).to(x.device)
 
     def _strips(self, shape: tuple[int, ...]) -> list[slice]:

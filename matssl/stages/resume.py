@@ -50,6 +50,8 @@ FREE_ON_RESUME = {
     "on_collapse",
     "on_bad_image",
     "snapshot_every",
+    # Says something before the first step, and changes none.
+    "first_answer",
     # It says something of the start and changes nothing.
     "check_start",
 }

@@ -117,7 +117,9 @@ class Plan:
         pretrain: flags of train_ssl.py for all starts that pretrain.
         finetune: flags of train_finetune.py for all runs.
         evaluate: flags of eval_model.py for all evaluations.
-        baseline: name of the start that differences are taken from.
+        baselines: names of the arms that differences are taken from.
+        independent: rows of the table (a data set, with its test split in brackets where it has
+            several) whose mean is shown, too; none: no mean.
         columns: scores of the table beside mIoU: keys of COLUMNS.
     """
 
@@ -130,7 +132,8 @@ class Plan:
     pretrain: Mapping[str, object] = field(default_factory=dict)
     finetune: Mapping[str, object] = field(default_factory=dict)
     evaluate: Mapping[str, object] = field(default_factory=dict)
-    baseline: str = ""
+    baselines: tuple[str, ...] = ()
+    independent: tuple[str, ...] = ()
     columns: tuple[str, ...] = ()
 
     @property
@@ -187,6 +190,11 @@ class Plan:
         told = self.datasets[dataset].get("test", "test")
         return tuple(told) if isinstance(told, list) else (str(told),)
 
+    def rows(self, dataset: str) -> dict[str, str]:
+        """Return what the table calls a data set, by its test splits."""
+        tests = self.tests(dataset)
+        return {test: dataset if len(tests) == 1 else f"{dataset} ({test})" for test in tests}
+
 
 def find(name: str) -> Path:
     """Return the file of a study: a path, or the name of one that comes with the toolkit.
@@ -214,7 +222,8 @@ def read(content: Mapping[str, Any], name: str) -> Plan:
     Raises:
         UserError: unknown or missing entries; the sentence names them.
     """
-    known = [*(f.name for f in fields(Plan)), "arms", "pretraining", "pretraining_seeds"]
+    parts = [f.name for f in fields(Plan) if f.name != "baselines"]
+    known = [*parts, "arms", "baseline", "pretraining", "pretraining_seeds"]
     for key in content:
         if key not in known:
             close = difflib.get_close_matches(str(key), known, n=1)
@@ -245,10 +254,11 @@ def read(content: Mapping[str, Any], name: str) -> Plan:
             )
     shared = [content.get(key) or {} for key in ("pretrain", "finetune", "evaluate")]
     _check_starts(starts, shared, datasets, labels)
-    baseline = str(content.get("baseline", starts[0].name))
-    if baseline not in [start.name for start in starts]:
-        raise UserError(f"the study's baseline {baseline!r} is none of its starts")
-    return Plan(
+    baselines = _words(content, "baseline") or (starts[0].name,)
+    for baseline in baselines:
+        if baseline not in [start.name for start in starts]:
+            raise UserError(f"the study's baseline {baseline!r} is none of its starts")
+    plan = Plan(
         str(content.get("name", name)),
         starts,
         datasets,
@@ -258,9 +268,24 @@ def read(content: Mapping[str, Any], name: str) -> Plan:
         dict(content.get("pretrain") or {}),
         dict(content.get("finetune") or {}),
         dict(content.get("evaluate") or {}),
-        baseline,
+        baselines,
+        (),
         columns,
     )
+    independent = _words(content, "independent")
+    known = [label for data in datasets for label in plan.rows(data).values()]
+    for label in independent:
+        if label not in known:
+            raise UserError(
+                f"the study's independent set {label!r} is none of its rows: {', '.join(known)}"
+            )
+    return replace(plan, independent=independent)
+
+
+def _words(content: Mapping[str, Any], key: str) -> tuple[str, ...]:
+    """Return a word, or a list of words, as a list."""
+    value = content.get(key) or ()
+    return tuple(map(str, value)) if isinstance(value, list | tuple) else (str(value),)
 
 
 def _mapping(content: Mapping[str, object], key: str) -> Mapping[str, Any]:

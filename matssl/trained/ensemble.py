@@ -1,7 +1,7 @@
-"""Several models of one task as one: the mean of what the folds of a cross-validation say.
+"""Several models of one task as one: the mean of what they say, weighted where their file says so.
 
-The file holds every fold's weights and its own normalisation, so that each sees an image as it saw
-those it learned from.
+Folds of a cross-validation, or a network and a head on frozen features. The file holds the weights
+of each and its own normalisation, so that each sees an image as it saw those it learned from.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,8 @@ from matssl.trained.network import Network
 
 # Entry of the description of the model that says how many there are.
 MEMBERS = "members"
+# Entries of the facts of a model: its description and its share, where models differ in them.
+OWN, SHARE = "model", "share"
 # More are no ensemble of ours.
 MOST = 10_000
 
@@ -37,11 +39,13 @@ class Member:
         network: what computes.
         record: how its images are normalised.
         temperature: of its probabilities.
+        of: what their share in the mean is one part of: the number of models where all count alike.
     """
 
     network: Network
     record: Preprocess
     temperature: float
+    of: float = 1.0
 
     def probabilities(self, plane: Array, num_classes: int, **how: Any) -> Array:
         """Return its probabilities of a plane, float32 (C, H, W), not yet tempered.
@@ -54,38 +58,91 @@ class Member:
         return self.network.probabilities(self.record.tensor(plane), num_classes, **how)
 
 
-def joined(payloads: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def joined(
+    payloads: Sequence[Mapping[str, Any]], shares: Sequence[float] | None = None
+) -> dict[str, Any]:
     """Return the parts of a checkpoint that hold several models as one.
 
+    Models of a checkpoint that is an ensemble itself take its share among them.
+
     Args:
-        payloads: of the checkpoints, in their order; all of one model, one class table and one way
-            to read images.
+        payloads: of the checkpoints, in their order; all of one class table and one way to read
+            images.
+        shares: of each in the mean; None: all alike.
 
     Raises:
-        ValueError: they are of different models.
+        ValueError: they are of different classes, or read images in different ways.
     """
     first = payloads[0]
-    if any(other["model"] != first["model"] for other in payloads):
-        raise ValueError("models of different kinds are no ensemble")
+    weights = [1.0] * len(payloads) if shares is None else list(shares)
+    parts = [
+        (*part, weight * own)
+        for payload, weight in zip(payloads, weights, strict=True)
+        for part, own in _parts(payload)
+    ]
+    descriptions = [description for description, *_ in parts]
+    kept = [name for name in descriptions[0] if name in ("num_classes", "in_channels")]
+    if any(other[name] != descriptions[0][name] for other in descriptions for name in kept):
+        raise ValueError("models of different classes or channels are no ensemble")
+    if any(_reading(payload) != _reading(first) for payload in payloads):
+        raise ValueError("models that read images in different ways are no ensemble")
+    alike = all(other == descriptions[0] for other in descriptions)
+    even = len({weight for *_, weight in parts}) == 1
+    model = descriptions[0] if alike else {name: descriptions[0][name] for name in kept}
+    facts = [
+        {
+            **fact,
+            **({} if alike else {OWN: dict(description)}),
+            **({} if even else {SHARE: weight}),
+        }
+        for description, _, fact, weight in parts
+    ]
     return {
-        "model": {**first["model"], MEMBERS: len(payloads)},
+        "model": {**model, MEMBERS: len(parts)},
         "state": {
             f"{MEMBERS}.{number}.{name}": tensor
-            for number, payload in enumerate(payloads)
-            for name, tensor in payload["state"].items()
+            for number, (_, state, *_) in enumerate(parts)
+            for name, tensor in state.items()
         },
         "preprocess": first["preprocess"],
-        "progress": {
-            MEMBERS: [
-                {
-                    "mean": list(payload["preprocess"]["mean"]),
-                    "std": list(payload["preprocess"]["std"]),
-                    "temperature": temperature(payload),
-                }
-                for payload in payloads
-            ]
-        },
+        "progress": {MEMBERS: facts},
     }
+
+
+def _parts(
+    payload: Mapping[str, Any],
+) -> list[tuple[tuple[Any, Mapping[str, Tensor], dict[str, Any]], float]]:
+    """Return description, weights and facts of each model of a checkpoint, and its share of 1."""
+    many = count(payload)
+    if not many:
+        record = payload["preprocess"]
+        fact: dict[str, Any] = {name: list(record[name]) for name in ("mean", "std")}
+        fact["temperature"] = temperature(payload)
+        return [((payload["model"], payload["state"], fact), 1.0)]
+    total = sum(_share(fact) for fact in payload["progress"][MEMBERS])
+    found: list[tuple[tuple[Any, Mapping[str, Tensor], dict[str, Any]], float]] = []
+    for place in range(many):
+        description, state, fact = _part(payload, place)
+        own = {name: value for name, value in fact.items() if name not in (OWN, SHARE)}
+        found.append(((description, state, own), _share(fact) / total))
+    return found
+
+
+def _reading(payload: Mapping[str, Any]) -> dict[str, Any]:
+    """Return how a checkpoint reads images, but for the levels that are each model's own."""
+    return {k: v for k, v in payload["preprocess"].items() if k not in ("mean", "std")}
+
+
+def _share(fact: Mapping[str, Any]) -> float:
+    """Return the share of a model in the mean, of any sum.
+
+    Raises:
+        ValueError: it is none.
+    """
+    value = fact.get(SHARE, 1.0)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= MOST:
+        raise ValueError("the share of one of its models is none")
+    return float(value)
 
 
 def count(payload: Mapping[str, Any]) -> int:
@@ -101,9 +158,16 @@ def count(payload: Mapping[str, Any]) -> int:
     return found
 
 
-def models(
-    payload: Mapping[str, Any], path: Path, input_size: int | None
-) -> list[tuple[nn.Module, Preprocess, float]]:
+class Model(NamedTuple):
+    """A model of a checkpoint, how its images are normalised, and its part; see :class:`Member`."""
+
+    model: nn.Module
+    record: Preprocess
+    temperature: float
+    of: float
+
+
+def models(payload: Mapping[str, Any], path: Path, input_size: int | None) -> list[Model]:
     """Return the models of a checkpoint of fine-tuning with their records and temperatures.
 
     Args:
@@ -118,10 +182,13 @@ def models(
         record = Preprocess.from_dict(payload["preprocess"])
         table = ClassTable.from_dict(payload["classes"])
         found = []
-        for place in range(max(1, count(payload))):
-            description, state, own, heat = payload["model"], payload["state"], record, 1.0
-            if count(payload):
+        many = count(payload)
+        total = sum(_share(fact) for fact in payload["progress"][MEMBERS]) if many else 1.0
+        for place in range(max(1, many)):
+            description, state, own, of = payload["model"], payload["state"], record, 1.0
+            if many:
                 description, state, fact = _part(payload, place)
+                of = total / _share(fact)
                 levels = {name: fact[name] for name in ("mean", "std")}
                 own = Preprocess.from_dict({**payload["preprocess"], **levels})
                 heat = checked(fact["temperature"])
@@ -129,7 +196,8 @@ def models(
                 heat = temperature(payload)
             if input_size is not None:
                 own = replace(own, resize=input_size)
-            found.append((_filled(description, state, own, table, input_size), own, heat))
+            model = _filled(description, state, own, table, input_size)
+            found.append(Model(model, own, heat, of))
         return found
 
 
@@ -138,7 +206,8 @@ def _part(payload: Mapping[str, Any], place: int) -> tuple[Description, dict[str
     facts = payload["progress"][MEMBERS]
     if len(facts) != count(payload) or not isinstance(facts[place], Mapping):
         raise ValueError(f"it has not the facts of its {count(payload)} models")
-    description: Any = {name: value for name, value in payload["model"].items() if name != MEMBERS}
+    description: Any = facts[place].get(OWN, payload["model"])
+    description = {name: value for name, value in description.items() if name != MEMBERS}
     prefix = f"{MEMBERS}.{place}."
     state = payload["state"].items()
     return (
@@ -202,13 +271,13 @@ def checked(value: object) -> float:
     return float(value)
 
 
-def add(total: Array | None, one: Array, of: int) -> Array:
-    """Return the sum with one more of so many equal parts; the first is changed in place.
+def add(total: Array | None, one: Array, of: float) -> Array:
+    """Return the sum with one more part; the first is changed in place.
 
     Args:
         total: so far, None before the first.
         one: float32 (C, H, W).
-        of: how many there are.
+        of: what its share is one part of, see :class:`Member`.
     """
     for rows in strips(one.shape[1]):
         if total is None:

@@ -190,9 +190,9 @@ class Segmenter:
         if encoder is not None:
             raise UserError(f"{path} says its encoder itself; leave --encoder out")
         members = []
-        for model, record, temperature in ensemble.models(payload, path, input_size):
+        for model, record, temperature, of in ensemble.models(payload, path, input_size):
             network = Network.on(model, device, precision, threads)
-            members.append(Member(network, record, temperature))
+            members.append(Member(network, record, temperature, of))
         lineage = Lineage.read(payload.get("lineage"))
         with checkpoint.damage_told(path):
             trained_on = _trained_on(payload)
@@ -258,7 +258,7 @@ class Segmenter:
             probabilities = native(probabilities, shape)
             if self.members:
                 calibration.temper(probabilities, member.temperature)
-                total = ensemble.add(total, probabilities, len(self.members))
+                total = ensemble.add(total, probabilities, member.of)
             else:
                 # Of the network's own ones: rounding must not decide between two classes.
                 _decide(probabilities, classes, self.threshold)

@@ -36,13 +36,12 @@ def own_segmentation(content: Content) -> dict[str, Tensor] | None:
     if is_classifier(own) and not content.has("encoder."):
         raise UserError(
             f"{content.path} is a classifier on filters of the picture (--head forest or linear) "
-            f"and has no encoder; eval_model.py "
-            "--model_path uses it as it is"
+            "and has no encoder; eval_model.py --model_path uses it as it is"
         )
     if content.has("members."):
         raise UserError(
-            f"{content.path} is the ensemble of several models, each with an encoder of its own; "
-            "give the best.ckpt of one of them (fold_1/best.ckpt)"
+            f"{content.path} is an ensemble of several models, each with an encoder of its own; "
+            "give one of them (fold_1/best.ckpt of folds, network.ckpt of a network and its head)"
         )
     return content.below("ema.encoder.") or content.below("encoder.")
 

@@ -143,7 +143,7 @@ class DenseCL(MomentumMethod):
         if self.settings.dense_match == "features":
             index = match(query_BPC, key_BPC)
             return index, torch.ones_like(index, dtype=torch.bool)
-        first, second = batch.maps.double().cpu().numpy()
+        first, second = batch.maps.double().numpy()
         size, other = batch.views[0].shape[-1], batch.views[1].shape[-1]
         grid = round(query_BPC.shape[1] ** 0.5)
         cell, inside = geometry.correspondence(first, second, size, other, grid)

@@ -51,11 +51,11 @@ def cell_pairs(batch: Batch, grid: int) -> tuple[Tensor, Tensor]:
     Returns:
         int64 (B, M), -1 where there is none; bool (B, M), where there is one.
     """
-    first, second = batch.maps.double().cpu().numpy()[:2]
+    first, second = batch.maps.double().numpy()[:2]
     sizes = batch.views[0].shape[-1], batch.views[1].shape[-1]
     cells, inside = geometry.correspondence(first, second, *sizes, grid)
-    index = torch.from_numpy(cells).to(batch.maps.device)
-    valid = torch.from_numpy(inside).to(batch.maps.device)
+    device = batch.views[0].device
+    index, valid = torch.from_numpy(cells).to(device), torch.from_numpy(inside).to(device)
     count = index.shape[1]
     own = torch.arange(count, device=index.device).expand_as(index)
     # Cells without a partner share a place of their own behind the others.

@@ -371,14 +371,15 @@ class SlotCon(MomentumMethod):
         """Return the distillation of both directions where the views overlap, and how many do."""
         settings = self.settings
         sizes = [view.shape[-1] for view in batch.views]
-        boxes, share = overlap(batch.maps.double(), sizes[0], sizes[1])
+        moved = batch.maps.to(scores[0].device)
+        boxes, share = overlap(moved.double(), sizes[0], sizes[1])
         kept = share >= LEAST_OVERLAP
         total = scores[0].new_zeros(())
         with torch.autocast(scores[0].device.type, enabled=False):
             students, teachers = (
                 [
                     align(score[kept], maps[kept], boxes[kept], size).movedim(1, -1).flatten(0, 2)
-                    for score, maps, size in zip(both, batch.maps, sizes, strict=True)
+                    for score, maps, size in zip(both, moved, sizes, strict=True)
                 ]
                 for both in (scores, targets)
             )

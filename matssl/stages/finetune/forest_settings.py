@@ -12,6 +12,7 @@ FILTERS = "0.7,1,1.6,3.5,5,10"
 MOST_FILTERS, LARGEST = 20, 100.0
 HEADS = ("network", "forest", "linear")
 NETWORK, FOREST, LINEAR = HEADS
+NONE = "none"
 # What a head that is no network sees of a pixel.
 FEATURES = ("auto", "filters", "encoder", "both")
 # Flags that such a head heeds in the groups of those that are a network's, and those that it heeds
@@ -23,8 +24,8 @@ OF_ENCODERS = (
 )
 GROUPS = ("model", "training", "augmentation")
 UNHEEDED = ("compile", "tensorboard")
-# Flags of the group, by the heads that heed them.
-TREES, SAMPLED = ("trees", "leaf_pixels"), ("samples", "filters")
+# Flags of the heads: those of a forest alone, and those of both.
+TREES, OWN = ("trees", "leaf_pixels"), ("samples", "filters", "features")
 
 
 def filters_problem(text: str) -> str:
@@ -66,21 +67,34 @@ class ForestSettings:
     features: str = flag(
         "auto",
         "model",
-        "what --head forest or linear sees of a pixel: filters of the picture, the maps of the "
+        "what a forest or a linear head sees of a pixel: filters of the picture, the maps of the "
         "encoder, or both; auto: both where --ssl_weights_path or --weights gives an encoder, else "
         "filters",
         choices=FEATURES,
     )
-    trees: int = flag(100, "forest", "trees of --head forest", low=1, high=2000)
+    average_with: str = flag(
+        NONE,
+        "training",
+        "after training, a head on --features learns from the same images, and the kept model is "
+        "the mean of both, weighted as the validation images say; network.ckpt stays beside it",
+        choices=(NONE, FOREST, LINEAR),
+    )
+    first_answer: bool = flag(
+        False,
+        "training",
+        "before training, a linear head on --features learns in seconds: its score, and first.ckpt "
+        "to work with until the network is there",
+    )
+    trees: int = flag(100, "forest", "trees of a forest", low=1, high=2000)
     samples: int = flag(
         20_000,
         "forest",
-        "labelled pixels that --head forest or linear learns from at most, of all classes alike",
+        "labelled pixels that a forest or a linear head learns from at most, of all classes alike",
         low=100,
         high=5_000_000,
     )
     leaf_pixels: int = flag(
-        10, "forest", "training pixels in a leaf of --head forest at least", low=1, high=1_000_000
+        10, "forest", "training pixels in a leaf of a forest at least", low=1, high=1_000_000
     )
     filters: str = flag(
         FILTERS,
@@ -104,27 +118,38 @@ class ForestSettings:
             return self.features
         return "both" if weights else "filters"
 
-    def forest_problems(self, resume: bool, weights: bool) -> list[Problem]:
+    def forest_problems(self, resume: bool, weights: bool, staged: bool) -> list[Problem]:
         """Return what does not go together, one sentence each.
 
         Args:
             resume: whether a run is to go on.
             weights: whether weights of an encoder were given.
+            staged: whether one training goes on from another.
         """
         wrong = []
+        if staged and self.average_with != NONE:
+            told = "--average_with is for one training; each of --stages goes on from a network"
+            wrong.append(Problem(told, ("stages", "average_with")))
         if self.classifies and resume:
             told = f"--head {self.head} learns in one go: leave --resume out, or take --overwrite"
             wrong.append(Problem(told, ("resume", "head")))
-        for names, heads in ((TREES, (FOREST,)), (SAMPLED, (FOREST, LINEAR))):
+        beside = (self.average_with != NONE, self.first_answer)
+        words = [
+            w for w, on in zip(("--average_with", "--first_answer"), beside, strict=True) if on
+        ]
+        if self.classifies and words:
+            told = f"{' and '.join(words)}: act beside a network, not with --head {self.head}"
+            wrong.append(Problem(told, ("average_with", "first_answer", "head")))
+        used = {self.head, self.average_with} | ({LINEAR} if self.first_answer else set())
+        for names, heads, place in (
+            (TREES, {FOREST}, "--head forest or --average_with forest"),
+            (OWN, {FOREST, LINEAR}, "--head forest or linear, --average_with or --first_answer"),
+        ):
             given = [name for name in names if getattr(self, name) != _default(name)]
-            if self.head not in heads and given:
-                flags = ", ".join(f"--{name}" for name in given)
-                told = f"{flags}: only with --head {' or '.join(heads)}"
-                wrong.append(Problem(told, (*given, "head")))
-        if not self.classifies and self.features != "auto":
-            told = f"--features: only with --head {FOREST} or {LINEAR}; a network sees the picture"
-            wrong.append(Problem(told, ("features", "head")))
-        if self.classifies and self.seen(weights) == "encoder" and self.filters != FILTERS:
+            if given and not used & heads:
+                told = ", ".join(f"--{name}" for name in given)
+                wrong.append(Problem(f"{told}: only with {place}", (*given, "head")))
+        if used != {NETWORK, NONE} and self.seen(weights) == "encoder" and self.filters != FILTERS:
             told = "--filters have no effect with --features encoder; take both"
             wrong.append(Problem(told, ("filters", "features")))
         return wrong

@@ -58,7 +58,7 @@ def trained(
     for note in _notes(settings):
         console.say(settings, rt, f"note    {note}")
     features, started_from = heads.features(settings, rt, inputs)
-    head = heads.of_settings(settings, rt, inputs, features)
+    head = heads.of_settings(settings, rt, inputs, features, settings.head)
     val = len(inputs.val.planes) if inputs.val else 0
     folder = RunFolder.at(root, False, settings.overwrite, rt.is_main)
     folder.start(flags.to_dict(settings), argv)

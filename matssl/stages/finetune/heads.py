@@ -132,11 +132,11 @@ class Head:
 
 
 def of_settings(
-    settings: FinetuneSettings, rt: Runtime, inputs: Inputs, features: Features
+    settings: FinetuneSettings, rt: Runtime, inputs: Inputs, features: Features, kind: str
 ) -> Head:
-    """Return the head that the flags ask for."""
+    """Return the head of a kind as the flags ask for it."""
     return Head(
-        settings.head,
+        kind,
         features,
         inputs.record,
         inputs.table.num_classes,

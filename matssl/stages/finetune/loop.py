@@ -24,6 +24,7 @@ from matssl.stages.console import Clock, Writer
 from matssl.stages.finetune import (
     augmented,
     averaging,
+    beside,
     calibrate,
     folds,
     frozen,
@@ -130,6 +131,7 @@ def trained(
                 reading.describe(folder, inputs)
                 augmented.begin(folder, inputs, run.crops.size, settings.seed)
                 results.begin(folder, settings, run.learner.model, inputs)
+                beside.first_answer(settings, rt, folder, inputs)
                 if compared is not None:
                     compared.write(folder)
                 run.save("last.ckpt")
@@ -216,7 +218,7 @@ class Run:
                 writer.add_scalar("lr", lr, self.step)
                 bar.update()
                 bar.set_postfix_str(f"loss {loss:.3f}, wait {100 * clock.wait_share:.0f}%")
-                if clock.steps == STEPS_TO_ESTIMATE:
+                if clock.steps == STEPS_TO_ESTIMATE and self.step < self.stop_at:
                     self._estimate(clock)
                 if self._due(self.val_every) or self.step == self.stop_at:
                     self._validate(loss, writer)
@@ -243,8 +245,7 @@ class Run:
             self.best = self.best if miou is None else miou
             self.say(told) if told else None
             calibrate.kept(folder, self.inputs, learner)
-            results.finish(folder, settings, self.inputs, learner)
-            report.finish(settings, folder, self.inputs, learner, self._outcome())
+            beside.finish(settings, rt, folder, self.inputs, learner, self._outcome())
 
     def say(self, text: str) -> None:
         """Print a line, on one process, unless quiet."""
@@ -262,11 +263,10 @@ class Run:
         return self.inputs.val is None and few and self.settings.val_fraction > 0
 
     def _estimate(self, clock: Clock) -> None:
-        left = self.stop_at - self.step
+        n = self.stop_at - self.step
         self.say(
-            f"estimate {console.minutes(left * clock.seconds_per_step)} for "
-            f"{counted(left, 'step')}, without validation "
-            f"({runtime.peak_memory(self.rt.device) / 1e9:.1f} GB in use)"
+            f"estimate {console.minutes(n * clock.seconds_per_step)} for {counted(n, 'step')}, "
+            f"without validation ({runtime.peak_memory(self.rt.device) / 1e9:.1f} GB in use)"
         )
 
     def _validate(self, loss: float, writer: Writer) -> None:
@@ -392,6 +392,7 @@ class Run:
             UserError: the plan or the data are not those of the run.
         """
         _, note = resume.load(self.folder.root, "finetune", self._restore)
+        beside.undo(self.folder)
         if note:
             self.keep = None
             self.say(f"note    {note}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,6 +84,7 @@ def finish(
     inputs: Inputs,
     learner: Learner,
     outcome: Outcome,
+    more: Sequence[tuple[str, str]] = (),
 ) -> None:
     """Write the last pictures and the report.
 
@@ -93,6 +94,7 @@ def finish(
         inputs: its images.
         learner: predicts the panels with the kept weights.
         outcome: what the run came to.
+        more: parts of the report.
     """
     root = folder.root
     if (root / "steps.csv").exists() and (root / "log.csv").exists():
@@ -121,6 +123,7 @@ def finish(
         *([("Epochs", report.picture(root / "metrics.png"))] if epochs else []),
         ("Validation images", "".join(report.picture(path) for path in pictures)),
         *calibrate.section(root),
+        *more,
         *augmented.section(root, settings),
         *watch.section(root, inputs, learner.supervision),
         ("Classes", report.table(rows, swatches=colours)),

@@ -351,7 +351,8 @@ class FinetuneSettings(
         if self.data_ratio < 1 and self.max_train_images is not None:
             told = "give --data_ratio or --max_train_images, not both"
             wrong.append(Problem(told, ("data_ratio", "max_train_images")))
-        wrong += self.forest_problems(self.resume and self.folds is None, self.resolved().started)
+        again = self.resume and self.folds is None
+        wrong += self.forest_problems(again, self.resolved().started, self.stages is not None)
         if self.resume and not (self.name or self.results_dir):
             wrong.append(Problem("--resume needs the --name of the run", ("name",)))
         wrong += self.network_problems(self.encoder, self.decoder)

@@ -7,6 +7,7 @@ follows depends on whether it was done.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Sequence
@@ -184,8 +185,8 @@ def _chosen(
     settings: FinetuneSettings, rt: Runtime, inputs: Inputs
 ) -> tuple[FinetuneSettings, Comparison]:
     """Return the settings with the best start, and how it was found."""
-    name = settings.encoder
-    name = None if name == AUTO else reading.named_encoder(settings, name)
+    known = settings.encoder != AUTO
+    name = reading.named_encoder(settings, settings.encoder) if known else None
     found, notes = at_hand(settings, name, inputs, but=())
     told_notes = [f"        {note}" for note in notes]
     if len(found) == 1:
@@ -243,8 +244,12 @@ def _probe(
     Raises:
         UserError: the labels do not carry it.
     """
-    names = dict.fromkeys(one.encoder for one in candidates)
-    multiple = math.lcm(*(_multiple(name, inputs.record.channels) for name in names))
+    channels = inputs.record.channels
+    multiple = _multiple(candidates[0].encoder, channels)
+    for name in dict.fromkeys(one.encoder for one in candidates[1:]):
+        # An encoder that cannot be built here is left out with its reason.
+        with contextlib.suppress(UserError):
+            multiple = math.lcm(multiple, _multiple(name, channels))
     classes = inputs.table.num_classes
     return CrossProbe(inputs.train, classes, inputs.record.tensor, settings.seed, multiple)
 

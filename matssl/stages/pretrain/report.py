@@ -72,7 +72,7 @@ def describe_data(run: Shown) -> None:
         run.folder.append_csv("bad_images.csv", {"image": path, "reason": why})
     if run.folder.writer:
         batch = next(iter(_with_threads(run.inputs.loader, 0).epoch(0)))
-        views = [run.method.shown(view).numpy() for view in batch.views]
+        views = [run.method.shown(view).cpu().numpy() for view in batch.views]
         pictures.views_sheet(views, run.folder.path("views.png"))
 
 

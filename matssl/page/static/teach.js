@@ -1,0 +1,66 @@
+// Step 3: a model learns from the labels; it can be stopped, and goes on.
+import { get, send } from "./api.js";
+import { attempt, commandBlock, el, follow, isGoing, number, plural, swatch } from "./ui.js";
+
+export async function show(main, app) {
+  const [labelled, classes, runs, jobs] = await Promise.all([get("/api/labelled", { folder: app.folder }), get("/api/classes", { folder: app.folder }), get("/api/runs", { folder: app.folder }), get("/api/jobs")]);
+  const page = el("div.narrow"), box = el("div");
+  main.append(el("div.page", {}, page));
+  const names = classes.classes, drawn = labelled.pictures;
+  const asked = { folder: app.folder, head: "forest", steps: 500, start: "" };
+  const total = (value) => drawn.reduce((sum, p) => sum + (p.pixels[value] || 0), 0);
+  const missing = names.filter((c) => !total(c.value));
+  const enough = names.length - missing.length >= 2;
+  page.append(el("h1", {}, "Teach"), el("p.lead", {}, "A model learns your classes from the pixels you have painted and then draws them on every picture of the folder."));
+  const table = el("table", {}, el("thead", {}, el("tr", {}, el("th", {}, "Class"), el("th.num", {}, "Labelled pixels"), el("th.num", {}, "Pictures"))),
+    el("tbody", {}, names.map((c) => el("tr", {}, el("td", {}, swatch(c.colour), c.name), el("td.num", {}, total(c.value).toLocaleString("en")), el("td.num", {}, String(drawn.filter((p) => p.pixels[c.value]).length))))));
+  const lines = el("div"), steps = el("input", { type: "number", min: "10", max: "100000", value: "500", oninput: () => { asked.steps = Math.max(10, Math.min(100000, Number(steps.value) || 500)); plan(); } });
+  const start = el("select", { onchange: () => { asked.start = start.value; plan(); } }, el("option", { value: "" }, "Random weights"), runs.encoders.map((name) => el("option", { value: name }, `Pretrained: ${name}`)));
+  const more = el("div.row.base", { hidden: true, style: { marginBottom: "1rem" } }, el("label.field", {}, "Steps", steps), el("label.field", {}, "Start from", start));
+  const radio = (value, title, text) => el("label", {}, el("input", { type: "radio", name: "head", value, checked: asked.head === value, onchange: () => { asked.head = value; more.hidden = value !== "network"; plan(); } }), el("b", {}, title), el("span", {}, text));
+  const button = el("button.main", { type: "button", disabled: !enough, onclick: () => begin(asked) }, "Teach and predict all pictures");
+  const setup = el("div.two", {}, el("div.card", {}, el("h2", {}, "What it learns from"), table,
+    missing.length && drawn.length ? el("p.note.warn", { style: { marginTop: ".8rem" } }, `Nothing is painted of ${missing.map((c) => c.name).join(", ")}: it cannot be learned.`) : null,
+    el("p.soft.small", { style: { marginTop: ".8rem" } }, drawn.length ? `${plural(drawn.length, "picture")} of ${app.facts.pictures.length}; ${plural(drawn.filter((p) => p.complete).length, "is", "are")} labelled all over.` : "")),
+  el("div.card", {}, el("h2", {}, "How"), el("div.choice", { role: "radiogroup", "aria-label": "Kind of model" }, radio("forest", "Forest", "Learns in seconds from a few strokes. Try it first."), radio("network", "Network", "U-Net, minutes. Better at shapes and textures, wants more labels.")), more, button,
+    enough ? null : el("p.note", { style: { marginTop: ".8rem" } }, "Paint at least two classes first. ", el("a", { href: `#label?${new URLSearchParams({ folder: app.folder })}` }, "Go to Label")), lines));
+  page.append(box, setup);
+  if (runs.models.length) page.append(history(app, runs, begin, use));
+  async function plan() {
+    if (!enough) return;
+    try { const answer = await send("/api/plan", asked); lines.replaceChildren(commandBlock(answer.commands.map((c) => c.line)) || ""); } catch { lines.replaceChildren(); }
+  }
+  async function begin(wanted) {
+    button.disabled = true;
+    const started = await attempt(send("/api/teach", wanted));
+    button.disabled = !enough;
+    if (started) watch(started.job, started.prediction);
+  }
+  async function use(model) {
+    const started = await attempt(send("/api/see", { folder: app.folder, model }));
+    if (started) watch(started.job, started.prediction);
+  }
+  function watch(job, prediction) {
+    app.refreshBusy();
+    page.parentElement.scrollTo({ top: 0 });
+    follow(box, job, (ended) => {
+      app.refreshBusy();
+      if (ended.state === "done") box.prepend(el("div.row.ends.card", {}, el("b", {}, "The model has looked at every picture."), el("button.main", { type: "button", onclick: () => app.go("see", { run: prediction }) }, "See the result →")));
+      if (ended.state === "stopped") box.prepend(el("div.row.ends.card", {}, el("span", {}, "Stopped. What it has learned so far is kept."), el("button", { type: "button", onclick: () => app.go("teach", { t: String(Date.now()) }) }, "Show models")));
+    });
+  }
+  const going = jobs.jobs.find((job) => isGoing(job) && job.folder === app.folder && ["teach", "predict"].includes(job.kind));
+  if (going) watch(going.id, going.facts.prediction);
+  plan();
+  return null;
+}
+
+function history(app, runs, begin, use) {
+  const rows = runs.models.map((m) => el("tr", {}, el("td", {}, m.name), el("td", {}, m.head === "forest" ? "forest" : `network${m.step ? `, step ${m.step}${m.total ? " of " + m.total : ""}` : ""}`),
+    el("td.num", {}, m.score === null ? "–" : `${number(100 * m.score)} %`), el("td", {}, el("span.tag", {}, { running: "stopped" }[m.state] || m.state)),
+    el("td.right-text", {}, el("div.row", { style: { justifyContent: "flex-end" } },
+      m.resumable && m.state !== "done" ? el("button", { type: "button", onclick: () => begin({ folder: app.folder, head: "network", resume: m.name }) }, "Go on") : null,
+      m.usable ? el("button", { type: "button", onclick: () => use(m.name) }, "Predict all pictures") : null,
+      m.state === "done" ? el("a.button", { href: `/files/finetune/${encodeURIComponent(m.name)}/report.html`, target: "_blank", rel: "noopener" }, "Report") : null))));
+  return el("div.card", { style: { marginTop: "1.1rem" } }, el("h2", {}, "Models of this folder"), el("div.scroll", {}, el("table", {}, el("thead", {}, el("tr", {}, el("th", {}, "Name"), el("th", {}, "Kind"), el("th.num", {}, "Held-out mIoU"), el("th", {}, "State"), el("th", {}))), el("tbody", {}, rows))));
+}

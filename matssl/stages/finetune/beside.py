@@ -1,0 +1,228 @@
+"""A head on frozen features beside a network: the first answer before it, the mean of both after.
+
+The head sees the encoder as the training starts from it (and filters), in seconds; it errs
+elsewhere than the network, so that the mean of both is often better than either.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from matssl import report as page
+from matssl.core import checkpoint, textfiles
+from matssl.core.arrays import decided
+from matssl.core.errors import UserError
+from matssl.core.run_folder import RunFolder
+from matssl.core.runtime import Runtime
+from matssl.core.tables import percent
+from matssl.metrics import calibration, overlap
+from matssl.metrics import counts as counting
+from matssl.stages import console
+from matssl.stages.finetune import frozen, heads, report, results
+from matssl.stages.finetune.forest_settings import LINEAR, NONE
+from matssl.stages.finetune.heads import Predictor
+from matssl.stages.finetune.inputs import Inputs
+from matssl.stages.finetune.learner import Averaged, Learner
+from matssl.stages.finetune.report import Outcome
+from matssl.stages.finetune.settings import FinetuneSettings
+from matssl.trained import ensemble
+
+# Shares of the head in the mean that are tried.
+SHARES = tuple(round(0.1 * number, 1) for number in range(10))
+# Share where no image validates.
+UNTOLD = 0.5
+# What the run folder holds: the first answer, the network alone, and what was chosen.
+FIRST, NETWORK, FILE = "first.ckpt", "network.ckpt", "average.json"
+
+
+def first_answer(
+    settings: FinetuneSettings, rt: Runtime, folder: RunFolder, inputs: Inputs
+) -> None:
+    """Let a linear head learn, say what it reaches and keep it as first.ckpt; where asked for it.
+
+    Nothing of it changes the training that follows.
+
+    Raises:
+        UserError: see :func:`matssl.stages.finetune.heads.features`.
+    """
+    if not settings.first_answer or not rt.is_main:
+        return
+    with torch.random.fork_rng(devices=[]):
+        features, started_from = heads.features(settings, rt, inputs)
+        head = heads.of_settings(settings, rt, inputs, features, LINEAR)
+        learned = head.learned(inputs.train)
+        predictor = Predictor(head, learned.model)
+        each = heads.scores(head, predictor, inputs, settings.val_fraction > 0)
+    best = heads.mean_iou(each)
+    content = frozen.payload(settings, inputs, learned.model, best, started_from)
+    checkpoint.save(folder.path(FIRST), content)
+    said = "no images to score it on"
+    if best >= 0:
+        iou = overlap.iou(np.sum(each, axis=0)).tolist()
+        classes = ", ".join(
+            f"{n} {100 * v:.1f}" for n, v in zip(inputs.table.names, iou, strict=True)
+        )
+        kind = "validation" if inputs.val is not None else "held-out"
+        said = f"{kind} mIoU {100 * best:.1f} ({classes})"
+    console.say(
+        settings,
+        rt,
+        f"first answer in {learned.seconds:.1f} s, without training: {said}\n"
+        f"      {head.text}: {folder.root / FIRST}",
+    )
+
+
+@dataclass(frozen=True)
+class Average:
+    """What is known of the mean of a network and a head.
+
+    Attributes:
+        share: of the head.
+        miou: by share on the validation images, in the order of SHARES; empty without them.
+        payload: of the checkpoint of both; None where the network alone is the best.
+    """
+
+    share: float
+    miou: tuple[float, ...]
+    payload: dict[str, Any] | None
+
+
+def average(
+    settings: FinetuneSettings, rt: Runtime, folder: RunFolder, inputs: Inputs, learner: Learner
+) -> Average | None:
+    """Let a head learn and find its share in the mean with the network; None where not asked for.
+
+    Args:
+        settings: of the run.
+        rt: where it computes.
+        folder: of the run; its best.ckpt has the network.
+        inputs: the images.
+        learner: predicts with the weights of best.ckpt.
+    """
+    if settings.average_with == NONE:
+        return None
+    network = checkpoint.load(folder.root / "best.ckpt", stage="finetune")
+    with torch.random.fork_rng(devices=[]):
+        features, started_from = heads.features(settings, rt, inputs)
+        head = heads.of_settings(settings, rt, inputs, features, settings.average_with)
+        learned = head.learned(inputs.train)
+    predictor = Predictor(head, learned.model)
+    content = frozen.payload(settings, inputs, learned.model, -1.0, started_from)
+    share, scores = UNTOLD, tuple[float, ...]()
+    if inputs.val is not None:
+        heat = calibration.fitted(
+            [
+                calibration.sample(predictor.probabilities(plane), mask, 1)
+                for plane, mask in zip(inputs.val.planes, inputs.val.masks, strict=True)
+            ]
+        )
+        content["progress"]["temperature"] = heat
+        with Averaged(learner.model, network["state"]):
+            learner.model.eval()
+            heats = ensemble.temperature(network), heat
+            scores = _scores(settings, inputs, learner, predictor, heats)
+        share = SHARES[int(np.argmax(scores))]
+    said = f"average of the network and a {head.text}: "
+    if scores:
+        said += f"share {share:g} of the head, validation mIoU {100 * max(scores):.1f} ("
+        said += f"{100 * scores[0]:.1f} of the network alone)"
+        said += "; the network alone is kept" if share == 0 else ""
+    else:
+        said += "half each: no images validate"
+    console.say(settings, rt, said)
+    facts = {"head": head.text, "share": share, "shares": SHARES, "miou": list(scores)}
+    folder.write_json(FILE, facts)
+    if share == 0:
+        return Average(share, scores, None)
+    parts = ensemble.joined([network, content], [1 - share, share])
+    progress = {**network["progress"], **parts["progress"]}
+    progress.pop("temperature", None)
+    if scores:
+        progress["best"] = max(scores)
+    return Average(share, scores, {**network, **parts, "progress": progress})
+
+
+def _scores(
+    settings: FinetuneSettings,
+    inputs: Inputs,
+    learner: Learner,
+    predictor: Predictor,
+    heats: tuple[float, float],
+) -> tuple[float, ...]:
+    """Return the mean IoU of the validation images for each share of the head."""
+    assert inputs.val is not None
+    count = inputs.table.num_classes
+    total: NDArray[np.int64] = np.zeros((len(SHARES), count, count), np.int64)
+    for plane, mask in zip(inputs.val.planes, inputs.val.masks, strict=True):
+        both = [learner.probabilities(plane), predictor.probabilities(plane)]
+        alone = decided(both[0], settings.threshold)
+        for found, heat in zip(both, heats, strict=True):
+            calibration.temper(found, heat)
+        for number, share in enumerate(SHARES):
+            # Rounding must not decide between two classes of the network alone.
+            mean = (1 - share) * both[0] + share * both[1] if share else None
+            said = alone if mean is None else decided(mean, settings.threshold)
+            total[number] += counting.confusion(mask, said, count)
+    return tuple(float(np.nan_to_num(overlap.miou(one), nan=-1.0)) for one in total)
+
+
+def finish(
+    settings: FinetuneSettings,
+    rt: Runtime,
+    folder: RunFolder,
+    inputs: Inputs,
+    learner: Learner,
+    outcome: Outcome,
+) -> None:
+    """Write the results and the report of a training, and keep its mean with a head, if any.
+
+    The network alone is network.ckpt then.
+
+    Args:
+        settings: of the run.
+        rt: where it computes.
+        folder: of the run; its best.ckpt has the network.
+        inputs: its images.
+        learner: predicts with the weights of best.ckpt.
+        outcome: what the run came to.
+    """
+    found = average(settings, rt, folder, inputs, learner)
+    results.finish(folder, settings, inputs, learner)
+    if found is not None and found.miou:
+        outcome = replace(outcome, best=max(found.miou))
+    report.finish(settings, folder, inputs, learner, outcome, section(folder))
+    if found is not None and found.payload is not None:
+        best = folder.root / "best.ckpt"
+        os.replace(best, folder.root / NETWORK)
+        checkpoint.save(best, found.payload)
+
+
+def undo(folder: RunFolder) -> None:
+    """Put the network alone back in its place, so that its training can go on."""
+    network = folder.root / NETWORK
+    if network.is_file() and folder.writer:
+        os.replace(network, folder.root / "best.ckpt")
+
+
+def section(folder: RunFolder) -> list[tuple[str, str]]:
+    """Return the part of a report on the mean, nothing where there is none."""
+    try:
+        facts = textfiles.read_json(folder.root / FILE)
+        rows = [
+            {"share of the head": float(share), "validation mIoU in %": 100 * float(score)}
+            for share, score in zip(facts["shares"], facts["miou"], strict=False)
+        ]
+        share, head = float(facts["share"]), str(facts["head"])
+    except (UserError, KeyError, TypeError, ValueError):
+        return []
+    said = f"The kept model is the mean of {percent(1 - share, digits=0)} % network and "
+    said += f"{percent(share, digits=0)} % {head}, learned from the same images."
+    if share == 0:
+        said = f"A {head} beside the network does not help: the network alone is kept."
+    return [("Mean with a head", page.table(rows) + page.note(said))]
