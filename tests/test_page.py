@@ -306,6 +306,22 @@ def test_teaching_needs_two_classes(steel: Folder) -> None:
     assert client.post("/api/plan", json=odd).status_code == 404
 
 
+def test_a_stopped_training_goes_on_with_its_own_command(steel: Folder) -> None:
+    run = steel.workspace.experiments / "finetune" / "steel-network-1"
+    run.mkdir(parents=True)
+    step = commands.train(steel, run.name, "network", 300, "")
+    place = steel.workspace.state / "jobs" / "one"
+    place.mkdir(parents=True)
+    first = {"kind": "train", "argv": list(step.argv), "told": step.told}
+    facts = {"id": "one", "kind": "teach", "facts": {"run": run.name}, "steps": [first]}
+    (place / "job.json").write_text(json.dumps({**facts, "begun": 0.0}))
+    asked = {"folder": "steel", "head": "network", "resume": run.name}
+    lines = program(steel.workspace).post("/api/plan", json=asked).json()["commands"]
+    assert lines[0]["line"] == commands.line("train", (*step.argv, "--resume"))
+    unknown = {**asked, "resume": "another"}
+    assert program(steel.workspace).post("/api/plan", json=unknown).status_code == 404
+
+
 _STUB = """
 import json, os, signal, sys, time
 from pathlib import Path
