@@ -361,13 +361,25 @@ def test_a_job_outlives_the_server_and_is_stopped_by_the_next_one(stub: Jobs) ->
     name = stub.start("teach", "steel", [Step("train", ("x",), "Teaching")])
     _until(stub, name, "running")
     again = Jobs(stub.workspace)
-    seen = again.running()
-    assert seen is not None and seen["id"] == name and "working" in again.read(name)["log"]
-    with pytest.raises(Refused, match="running already"):
-        again.start("look", "steel", [])
+    assert [job["id"] for job in again.running()] == [name]
+    assert "working" in again.read(name)["log"]
+    with pytest.raises(Refused, match="being taught already"):
+        again.start("teach", "steel", [])
     again.stop(name)
     assert _until(again, name, "stopped", "died")["state"] == "stopped"
-    assert again.running() is None
+    assert not again.running()
+
+
+def test_a_folder_is_looked_at_while_a_model_is_taught(stub: Jobs) -> None:
+    first = stub.start("teach", "steel", [Step("train", ("x",), "Teaching")])
+    second = stub.start("look", "steel", [Step("look", ("x",), "Looking")])
+    _until(stub, second, "running")
+    with pytest.raises(Refused, match="running already"):
+        stub.start("measure", "steel", [])
+    for name in (first, second):
+        _until(stub, name, "running")
+        stub.stop(name)
+        _until(stub, name, "stopped")
 
 
 def test_a_job_that_is_killed_is_said_to_be_dead(stub: Jobs) -> None:
