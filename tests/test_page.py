@@ -470,6 +470,12 @@ def test_a_host_that_others_reach_needs_a_token(tmp_path: Path) -> None:
     assert all(settings.is_loopback(host) for host in ("127.0.0.1", "::1", "localhost"))
 
 
+def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch, home: Workspace) -> None:
+    monkeypatch.setattr("matssl.page.server.NEEDED", ("fastapi", "no_such_package"))
+    with pytest.raises(UserError, match=r"needs no_such_package: pip install 'matssl\[page\]'"):
+        program(home)
+
+
 def test_a_workspace_is_served_once(tmp_path: Path) -> None:
     from matssl.page import server
 
