@@ -537,6 +537,11 @@ def methods(bench: Bench) -> None:
         ]
         same = same_losses(*runs)
         sheet.row("0 and 4 prefetching threads: same bits", same, "True", same)
+    with sheet.part("views made on the device"):
+        words = ["--model", "matssl", "--deterministic", "--views_on", "device"]
+        runs = [bench.pretrain(f"v{n}", *words, "--num_workers", n) for n in (0, 4)]
+        same = same_losses(*runs)
+        sheet.row("views made on the device, 0 and 4 threads: same bits", same, "True", same)
 
 
 def resume(bench: Bench) -> None:
@@ -600,12 +605,12 @@ def speed(bench: Bench) -> None:
             sheet.row(f"encoder alone, {what}: views/s", pure)
             sheet.memory(f"encoder alone, {what}", memory)
         most = max(1, (os.cpu_count() or 1) - 2)
-        # Views of the device, and of the CPU by its four and by as many threads as it has.
-        ways: dict[str, list[Any]] = {"": []}
-        if bench.cuda:
-            ways[", views of the CPU"] = ["--views_on", "cpu"]
-            ways[f", views of the CPU, {most} threads"] = [*ways[", views of the CPU"]]
-            ways[f", views of the CPU, {most} threads"] += ["--num_workers", most]
+        # Views of the CPU by its usual and by as many threads as it has, and those of the device.
+        ways: dict[str, list[Any]] = {
+            "": [],
+            f", {most} threads": ["--num_workers", most],
+            ", views made on the device": ["--views_on", "device"],
+        }
         for way, how in ways.items():
             told = f"{what}{way}"
             with sheet.part(f"loop, {told}"):
@@ -765,7 +770,7 @@ def compare_losses(bench: Bench, method: str) -> None:
 
     words: list[Any] = ["--model", method, "--steps", 2, "--batch_size", 8, "--overwrite"]
     words += ["--view_size", min(bench.sizes.view, 64), "--precision", "fp32"]
-    words += [*bench.labels(method), "--views_on", "cpu"]
+    words += bench.labels(method)
     reference = bench.pretrain("first", *words, device="cpu")["losses"]
     for tf32 in (False, True):
         torch.backends.cudnn.allow_tf32 = tf32

@@ -59,13 +59,13 @@ def predict(
     orientations = D4 if tta else D4[:1]
     for number, (flip, turns) in enumerate(orientations):
         # Views, not copies: what is written into the turned view lands in its place in the result.
-        turned = _oriented(image, flip, turns)
-        target = None if out is None else _oriented(out, flip, turns)
+        turned = oriented(image, flip, turns)
+        target = None if out is None else oriented(out, flip, turns)
         for top, rows in _strips(probabilities, turned, sides, batch):
             if out is None:
                 out = np.empty((rows.shape[0], *image.shape[1:]), np.float32)
             if target is None:
-                target = _oriented(out, flip, turns)
+                target = oriented(out, flip, turns)
             place = target[:, top : top + rows.shape[1]]
             if number == 0:
                 place[:] = rows / len(orientations)
@@ -75,7 +75,7 @@ def predict(
     return out
 
 
-def _oriented(planes: Array, flip: bool, turns: int) -> Array:
+def oriented(planes: Array, flip: bool, turns: int) -> Array:
     """Return a view of (C, H, W), mirrored and then turned counter-clockwise."""
     return np.rot90(planes[:, :, ::-1] if flip else planes, turns, (1, 2))
 

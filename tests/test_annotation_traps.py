@@ -18,6 +18,7 @@ from matssl.data.annotations import (
     Drawing,
     Marked,
     coco,
+    cvat,
     ilastik,
     imagej,
     label_studio,
@@ -138,6 +139,47 @@ def test_the_newest_annotation_is_the_newest_in_any_time_zone(
     )
     found = label_studio.read(place, Choices(annotator="newest")).drawings[0]
     assert (_mask(found) == _square()).all()
+
+
+def test_json_min_of_two_annotators_asks_whose_counts(tmp_path: Path) -> None:
+    entries = [
+        {
+            **{"id": 1, "annotation_id": 10 * who, "image": "a.png", "annotator": who},
+            **{"created_at": f"2024-01-0{who}T00:00:00Z", "updated_at": None},
+            "tag": [{**region["value"], "original_width": 10, "original_height": 8}],
+        }
+        for who, region in ((1, _region(OTHER)), (2, _region(SQUARE)))
+    ]
+    (tmp_path / "t.json").write_text(json.dumps(entries))
+    with pytest.raises(UserError, match=r"1 picture .*by 1, 2\)\): --annotator says whose counts"):
+        label_studio.read(tmp_path, NONE)
+    for annotator in ("2", "newest"):
+        (found,) = label_studio.read(tmp_path, Choices(annotator=annotator)).drawings
+        assert (_mask(found) == _square()).all()
+    (found,) = label_studio.read(tmp_path, Choices(annotator="1")).drawings
+    assert not (_mask(found) == _square()).all()
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_xml_of_windows_in_utf_16_is_read_and_a_false_first_line_is_told(
+    tmp_path: Path, encoding: str
+) -> None:
+    points = ";".join(f"{x},{y}" for x, y in SQUARE)
+    body = (
+        '<annotations><version>1.1</version><image id="0" name="a.png" width="10" height="8">'
+        f'<polygon label="pore" points="{points}" z_order="0"></polygon></image></annotations>'
+    )
+    file = tmp_path / "a.xml"
+    for said in ("utf-16", "utf-8"):
+        head = f'\ufeff<?xml version="1.0" encoding="{said}"?>\n'
+        file.write_bytes((head + body).encode(encoding))
+        assert cvat.recognise(file)
+        if said == "utf-16":
+            (found,) = cvat.read(tmp_path, NONE).drawings
+            assert (_mask(found) == _square()).all()
+        else:
+            with pytest.raises(UserError, match=r"a\.xml is not in the encoding .* as UTF-8"):
+                cvat.read(tmp_path, NONE)
 
 
 @pytest.mark.parametrize("said", ["", "yesterday"])

@@ -199,6 +199,21 @@ def _two(folder: Path) -> tuple[Path, Path]:
     return folder / "a", folder / "b"
 
 
+def test_two_that_agree_differ_nowhere_and_all_files_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, other = _two(tmp_path)
+    for first, second, differ in ((one, one, False), (one, other, True)):
+        out = tmp_path / f"out {differ}"
+        _call("compare", first, second, "--classes", "matrix,pore", "--output_dir", out)
+        page = (out / "report.html").read_text()
+        assert ("Where they differ most" in page) == differ
+        assert ("Both give each pixel the same class." in page) != differ
+        written = capsys.readouterr().out.splitlines()[-1]
+        for path in out.glob("*.csv"):
+            assert path.name in written
+
+
 def test_agreement_is_what_hand_arithmetic_says(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 
@@ -135,6 +136,30 @@ def test_a_head_says_of_a_picture_what_it_says_of_its_pixels(
     again = PixelClassifier.stored(model.description, model.state_dict())
     same = Network.on(again, "cpu", "fp32").probabilities(image, 2)
     assert np.array_equal(same, found)
+
+
+def test_scores_count_in_single_precision_where_the_maps_come_in_bfloat16(
+    encoder: torch.nn.Module,
+) -> None:
+    image, mask = _picture()
+    features = Features((), 1, encoder, "small_unet")
+    pixels = growing.drawn([image], [mask], 2, features.at, 800, 0)
+    model = PixelClassifier(logistic.fit(pixels, 2, (), 1, ["a"]).linear, features)
+    x = torch.from_numpy(image)[None]
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        maps, found = features.maps(x), model(x)
+    whole = torch.cat(
+        [
+            F.interpolate(level, x.shape[-2:], mode="bilinear", align_corners=False)
+            for level in maps
+        ],
+        dim=1,
+    )
+    weight = torch.from_numpy(model.classifier.weight)
+    by_hand = torch.einsum("fc,bfhw->bchw", weight, whole)
+    by_hand += torch.from_numpy(model.classifier.bias)[:, None, None]
+    assert found.dtype == torch.float32
+    assert (found - by_hand).abs().max() < 1e-3 * by_hand.abs().max()
 
 
 def test_maps_coarser_than_sixteen_pixels_are_not_seen() -> None:

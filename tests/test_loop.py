@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import shutil
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from matssl.core.errors import UserError, guard
 from matssl.core.labels import IGNORE
 from matssl.core.ledger import Ledger, Line
 from matssl.data import readers, synthetic
+from matssl.data.annotations import Drawing
 from matssl.data.masks import ClassTable, MaskClass, binary_table
 from matssl.loop import corrected, first, judging, models, pictures, settings, turn
 from matssl.loop.arrivals import Arrivals
@@ -666,7 +668,7 @@ def test_a_loop_begins_with_a_model_and_takes_annotation_files_back(
 
 # --- what a file that came back says ---
 def _came(tmp_path: Path, name: str) -> tuple[Any, list[corrected.Came]]:
-    state = SimpleNamespace(broken={})
+    state = SimpleNamespace(broken={}, rounds=[])
     ctx: Any = SimpleNamespace(places=Places(tmp_path), state=state)
     ctx.classes = SimpleNamespace(names=("matrix", "pore", "rust"))
     return ctx, corrected._opened(ctx, tmp_path / "corrected" / name)
@@ -688,6 +690,62 @@ def test_pictures_that_nobody_drew_on_yet_are_no_masks(tmp_path: Path) -> None:
     empty = replace(empty, picture=Picture("a.png", "a", "0"))
     with pytest.raises(UserError, match="nothing with an area is drawn on it"):
         corrected._label(ctx, empty, {})
+
+
+def test_a_file_without_a_shape_confirms_a_picture_that_was_asked_for(tmp_path: Path) -> None:
+    """All of it is of the first class; one on which only a line was drawn stays a question."""
+    back = tmp_path / "corrected"
+    back.mkdir()
+    line = {"label": "pore", "shape_type": "line", "points": [[0, 0], [3, 3]]}
+    picture = Picture("a.png", "a", "0")
+    for shapes, confirmed in (([], True), ([line], False)):
+        content = {"version": "5", "shapes": shapes, "imagePath": "a.png"}
+        (back / "a.json").write_text(json.dumps(content), encoding="utf-8")
+        ctx, (one,) = _came(tmp_path, "a.json")
+        ctx.state.rounds = [SimpleNamespace(names=("a.png",))]
+        assert corrected._confirms(ctx, one, picture) == confirmed
+        assert not corrected._confirms(ctx, one, Picture("b.png", "b", "0"))
+        if not confirmed:
+            with pytest.raises(UserError, match=r"with an area is drawn on it \(1 line of pore\)"):
+                corrected._label(ctx, replace(one, picture=picture), {})
+            continue
+        ctx.record = SimpleNamespace(read=lambda _: SimpleNamespace(pixels=np.zeros((4, 5))))
+        assert one.drawing is not None
+        painted = corrected._painted(ctx, one, picture, one.drawing)
+        assert painted.shape == (4, 5) and not painted.any()
+
+
+def test_shapes_without_area_are_told_by_label(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ctx = _context(tmp_path, ["S1_1.png"])
+    told: list[str] = []
+    no_area = Counter({("line", "pore"): 2, ("point", ""): 1})
+    drawing = Drawing("S1_1.png", None, (), tmp_path / "a.json", no_area)
+    came = [corrected.Came(tmp_path / "a.json", "corrected/a.json", drawing=drawing)]
+    monkeypatch.setattr(corrected, "new_files", lambda _: (came, []))
+    monkeypatch.setattr(corrected, "_label", lambda *_: (None, None))
+    monkeypatch.setattr(ctx, "warn", told.append)
+    corrected.take_in(ctx)
+    assert told == ["corrected/a.json: left out, without area: 2 line of pore, 1 point"]
+
+
+def test_a_stack_is_left_out_of_the_loop_with_what_to_do(tmp_path: Path) -> None:
+    pages = np.random.default_rng(0).integers(0, 255, (3, 32, 32), np.uint8)
+    tifffile.imwrite(tmp_path / "film.tif", pages, photometric="minisblack")
+    tifffile.imwrite(tmp_path / "one.tif", pages[0])
+    for words, taken in (((), ["one.tif"]), (("--page", "2"), ["film.tif", "one.tif"])):
+        places = Places(tmp_path)
+        ctx = Context(
+            settings.resolve([str(tmp_path), *words]),
+            Ledger.open(places.ledger),
+            Arrivals(places, 0),
+        )
+        new = [tmp_path / "film.tif", tmp_path / "one.tif"]
+        images, left = pictures._told_apart(ctx, new, new)
+        assert [path.name for path in images] == taken
+        assert all("has 3 pages" in why and "Image Sequence" in why for why in left.values())
+        assert list(left) == (["film.tif"] if not words else [])
 
 
 def test_label_pictures_come_back_by_the_names_of_their_numbers(tmp_path: Path) -> None:

@@ -401,6 +401,22 @@ def test_the_weights_a_run_started_from_may_be_gone_when_it_resumes(
     assert lineage[1]["sha256"] == digest
 
 
+@pytest.mark.filterwarnings("error")
+def test_views_made_on_the_device_train_as_those_of_the_cpu_do(
+    pool_folder: Path, tmp_path: Path
+) -> None:
+    losses = {}
+    for where in ("cpu", "device"):
+        argv = _argv(pool_folder, tmp_path, where, "--steps", 2, "--views_on", where)
+        assert _main(*argv) == 0
+        with open(tmp_path / "ssl" / where / "steps.csv", newline="") as file:
+            losses[where] = [float(row["loss"]) for row in csv.DictReader(file)]
+    # A few pixels differ by a level or two, and so do the losses by a little.
+    assert losses["cpu"] != losses["device"]
+    assert losses["device"] == pytest.approx(losses["cpu"], rel=0.2)
+    assert losses["device"][0] == pytest.approx(losses["cpu"][0], rel=0.03)
+
+
 def test_a_pool_that_moved_continues_its_run(pool_folder: Path, tmp_path: Path) -> None:
     steps = ["--steps", 2, "--quiet"]
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import tifffile
 import torch
 from PIL import Image
 from torch import nn
@@ -319,7 +321,37 @@ def test_masks_to_correct_are_written_as_annotations_and_read_back_as_they_are(
     assert (run / "annotations" / "classes.yaml").is_file()
 
 
+def test_a_stack_in_the_pool_is_refused_unless_a_page_is_named(
+    pool: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], no_drawing: None
+) -> None:
+    pages = np.random.default_rng(0).integers(0, 255, (3, 96, 96), np.uint8)
+    tifffile.imwrite(pool / "film.tif", pages, photometric="minisblack")
+    _run(tmp_path, "filters", pool, "--n", 2, code=2)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "film.tif has 3 pages, and pictures are chosen; save each page" in line
+    assert not (tmp_path / "out").exists()
+    for path in pool.glob("*.png"):
+        path.unlink()
+    for number in range(2):
+        pages = np.random.default_rng(1 + number).integers(0, 255, (3, 96, 96), np.uint8)
+        tifffile.imwrite(pool / f"film {number}.tif", pages, photometric="minisblack")
+    run = _run(tmp_path, "filters", pool, "--n", 2, "--page", 2)
+    assert len(read_rows(run / "round-1/ranked.csv")) == 3
+
+
 # --- without a model ---
+def test_filters_have_no_precision_and_the_command_is_written_once(
+    pool: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], no_drawing: None
+) -> None:
+    argv = ["filters", str(pool), "--n", "2", "--device", "cpu"]
+    argv += ["--output_dir", str(tmp_path / "o")]
+    assert guard(tool.main, argv) == 0
+    (line,) = [row for row in capsys.readouterr().out.splitlines() if row.startswith("device")]
+    assert line.startswith("device  CPU, ") and "fp32" not in line and "bf16" not in line
+    written = (tmp_path / "o/select/pool/round-1/command.txt").read_text()
+    assert written == f"python -m matssl.tools.select_images {shlex.join(argv)}\n"
+
+
 def test_features_alone_choose_the_first_pictures(
     pool: Path, tmp_path: Path, no_drawing: None
 ) -> None:
@@ -387,7 +419,10 @@ def test_orientations_are_turned_back_before_they_are_compared() -> None:
     assert len(found) == 8
     for one in found:
         assert one == pytest.approx(found[0], abs=1e-5)
-    assert selection.uncertainty.bald(np.stack(found)).max() < 1e-5
+    apart = selection.uncertainty.Disagreement()
+    for one in found:
+        apart.add(one)
+    assert apart.map().max() < 1e-5
 
 
 def test_dropout_differs_from_pass_to_pass_and_leaves_the_model_as_it_was() -> None:

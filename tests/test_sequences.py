@@ -419,3 +419,42 @@ def test_a_stem_gives_a_still_sequence_the_output_of_the_picture(
         torch.testing.assert_close(
             found["conv1.weight"][:, 0], found["conv1.weight"][:, frames - 1]
         )
+
+
+@pytest.mark.parametrize(("of_picture", "of_mask"), [(1, 4), (4, 1), (4, 3)])
+def test_a_picture_and_a_mask_of_other_numbers_of_pages_are_no_pair(
+    of_picture: int, of_mask: int, tmp_path: Path
+) -> None:
+    for kind, count in (("images", of_picture), ("masks", of_mask)):
+        (tmp_path / kind).mkdir()
+        pages = np.random.default_rng(0).integers(0, 2, (count, 16, 16), np.uint8).squeeze()
+        tifffile.imwrite(tmp_path / kind / "a.tif", pages, photometric="minisblack")
+    with pytest.raises(UserError, match=r"a\.tif has [34] pages and its"):
+        layouts.find(tmp_path)
+    if of_mask == 1:
+        (pair,) = layouts.find(tmp_path, page=2).pairs
+        assert pair.mask == tmp_path / "masks/a.tif"
+
+
+def test_two_stacks_at_depth_1_are_their_first_pages_or_those_of_page_n(tmp_path: Path) -> None:
+    for kind in ("images", "masks"):
+        (tmp_path / kind).mkdir()
+        pages = np.random.default_rng(0).integers(0, 2, (4, 16, 16), np.uint8)
+        tifffile.imwrite(tmp_path / kind / "a.tif", pages, photometric="minisblack")
+    (pair,) = layouts.find(tmp_path).pairs
+    assert pair.mask == tmp_path / "masks/a.tif"
+    (pair,) = layouts.find(tmp_path, page=3).pairs
+    assert pair.image == tmp_path / "images/a.tif" and pair.mask is not None
+    np.testing.assert_array_equal(readers.read_mask(pair.mask), pages[2])
+    found = layouts.find(tmp_path, pages=True)
+    assert len(found.pairs) == 4 and found.grouping.how == "sequences"
+
+
+def test_pages_of_another_size_are_told(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    with tifffile.TiffWriter(tmp_path / "film.tif") as file:
+        for side in (32, 32, 16):
+            file.write(generator.integers(0, 255, (side, side), np.uint8))
+    found = layouts.find(tmp_path, need_masks=False, depth=3)
+    (told,) = [note for note in found.notes if "another size" in note]
+    assert "1 page of 1 file" in told and "2 pages of the largest size are frames" in told

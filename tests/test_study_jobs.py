@@ -19,6 +19,7 @@ import yaml
 from matssl.core import checkpoint, locks
 from matssl.core.errors import UserError, guard
 from matssl.data import specimens
+from matssl.data.layouts import Pair
 from matssl.study import crew, queue
 from matssl.study.commands import Commands
 from matssl.study.plan import Plan, read
@@ -310,10 +311,10 @@ def _until(holds: Any, seconds: float = 60.0) -> None:
 
 
 def test_each_seed_draws_its_own_labelled_pictures_where_there_are_several() -> None:
-    many, one = list("abcdefghij"), ["a"]
-    draws = [specimens.take(many, 1, seed) for seed in range(10)]  # type: ignore[arg-type]
+    pairs = [Pair(Path(f"{place}.png"), None, "train", "") for place in range(10)]
+    draws = [specimens.take(pairs, 1, seed) for seed in range(10)]
     assert len(set(draws)) > 3
-    assert {specimens.take(one, 1, seed) for seed in range(10)} == {("a",)}  # type: ignore[arg-type]
+    assert len({specimens.take(pairs[:1], 1, seed) for seed in range(10)}) == 1
     # A larger number of labels holds the smaller of the same seed.
     for seed, draw in enumerate(draws):
-        assert set(draw) <= set(specimens.take(many, 2, seed))  # type: ignore[arg-type]
+        assert set(draw) <= set(specimens.take(pairs, 2, seed))

@@ -125,8 +125,15 @@ def test_the_table_the_means_and_the_curves_of_a_partial_study_are_written(tmp_p
     plan = _plan()
     found = _results(SCORES)
     for entry in found.values():
-        entry |= {"validation": 0.5, "seconds": 1.0}
+        iou = {"matrix": 0.75, "crack": None}
+        entry |= {"validation": 0.5, "seconds": 1.0, "iou": dict.fromkeys(entry["miou"], iou)}
     tables.write(plan, found, tmp_path)
     text = (tmp_path / "table.md").read_text()
     assert "### Mean over independent sets" in text and "18 of 24 runs done" in text
+    lines = (tmp_path / "classes.csv").read_text().splitlines()
+    assert lines[0] == "start,dataset,variant,labels,seed,test,class,iou"
+    assert lines[1:3] == [
+        "random,a,default,1,0,test,matrix,0.75",
+        "random,a,default,1,0,test,crack,",
+    ]
     assert (tmp_path / "curves.png").stat().st_size > 5000

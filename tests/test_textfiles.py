@@ -5,14 +5,18 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from matssl.core import textfiles
 from matssl.core.errors import UserError
 from matssl.core.parsing import read_settings
+from matssl.data import augmentation, statistics
 from matssl.data.layouts.splits import read_splits
 from matssl.data.masks.class_file import _yaml_classes
+from matssl.data.specimens import table
+from matssl.stages.finetune import stage_plan
 
 LAUGHS = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
     f"{b}: &{b} [{','.join([f'*{a}'] * 9)}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True)
@@ -154,3 +158,23 @@ def test_entries_of_split_lists_and_class_files_are_checked_one_by_one(tmp_path:
     assert "each number is from 0 to 255" in sentence
     for content in ('{"train": 5}', "[]", '{"a": {"train": 5}}', '{"x": [], "y": {}}', "null"):
         _refused(lambda p: read_splits(p, tmp_path), tmp_path / "s.json", content.encode())
+
+
+@pytest.mark.parametrize(
+    ("name", "read", "flag"),
+    [
+        ("a.yaml", lambda path: stage_plan.read_stages(path), "--stages"),
+        ("a.yaml", lambda path: augmentation.read(path, path.name), "--augmentation"),
+        ("a.json", lambda path: statistics.read_statistics(path), "--statistics"),
+        ("a.csv", lambda path: table.read_table(path, "--specimens"), "--specimens"),
+        ("a.yaml", lambda path: _yaml_classes(path, "index"), "--classes"),
+    ],
+)
+def test_what_is_wrong_in_a_file_is_told_with_the_flag_that_leads_to_it(
+    tmp_path: Path, name: str, read: Any, flag: str
+) -> None:
+    path = tmp_path / name
+    path.write_text("a: [1\n" if name != "a.csv" else "image,image\na,b\n")
+    with pytest.raises(UserError) as told:
+        read(path)
+    assert flag in str(told.value) and str(path) in str(told.value)

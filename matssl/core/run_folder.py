@@ -270,11 +270,17 @@ class RunFolder:
         """Write status.json: running, done or failed, with the step and the last error."""
         self.write_json("status.json", {"state": state, **facts})
 
-    def start(self, config: Mapping[str, object], argv: Sequence[str]) -> None:
-        """Write what was asked for and where it runs: config, command, environment."""
+    def start(self, config: Mapping[str, object], argv: Sequence[str], tool: str = "") -> None:
+        """Write what was asked for and where it runs: config, command, environment.
+
+        Args:
+            config: resolved settings.
+            argv: what the user typed.
+            tool: module that was run with ``python -m``; "" for a script.
+        """
         self.write_yaml("config.yaml", dict(config))
         command = "torchrun" if "TORCHELASTIC_RUN_ID" in os.environ else "python"
-        words = [command, Path(sys.argv[0]).name, *argv]
+        words = [command, *(["-m", tool] if tool else [Path(sys.argv[0]).name]), *argv]
         line = " ".join(_quoted(word) for word in words) + "\n"
         if self.resumed and self.writer and self.path("command.txt").exists():
             line = self.path("command.txt").read_text(encoding="utf-8") + line

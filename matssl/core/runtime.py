@@ -89,13 +89,14 @@ class Runtime:
         dist.all_reduce(total)
         return total
 
-    def describe(self) -> str:
-        """Return one line for the console."""
+    def describe(self, network: bool = True) -> str:
+        """Return one line for the console; without a network nothing has a precision."""
         name = "CPU"
         if self.device.type == "cuda":
             name = torch.cuda.get_device_name(self.device)
         processes = f", {self.world_size} processes" if self.world_size > 1 else ""
-        return f"{name}, {counted(self.threads, 'thread')}, {self.precision}{processes}"
+        precision = f", {self.precision}" if network else ""
+        return f"{name}, {counted(self.threads, 'thread')}{precision}{processes}"
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:

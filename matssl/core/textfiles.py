@@ -43,7 +43,7 @@ def read_text(path: Path, most: int = TEXT_BYTES, legacy: bool = False, what: st
     Raises:
         UserError: no such file, no file of text, too large.
     """
-    shown = f"{what} {path}" if what else str(path)
+    shown = _shown(path, what)
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
@@ -73,6 +73,10 @@ def read_text(path: Path, most: int = TEXT_BYTES, legacy: bool = False, what: st
     return text
 
 
+def _shown(path: Path, what: str) -> str:
+    return f"{what} {path}" if what else str(path)
+
+
 def read_lines(path: Path) -> list[str]:
     """Return the lines of a list, stripped; empty ones and those that begin with # are left out.
 
@@ -81,7 +85,7 @@ def read_lines(path: Path) -> list[str]:
     """
     lines = [line.strip() for line in read_text(path, legacy=True).splitlines()]
     kept = [line for line in lines if line and not line.startswith("#")]
-    _check_cells(path, kept, len(kept))
+    _check_cells(str(path), kept, len(kept))
     return kept
 
 
@@ -96,6 +100,7 @@ def read_rows(path: Path, what: str = "") -> list[dict[str, str]]:
         UserError: see :func:`read_text`; no header, a row with more cells than the header, the same
             column twice, a cell longer than any path, too many rows.
     """
+    shown = _shown(path, what)
     text = read_text(path, legacy=True, what=what)
     # Excel writes such a line above the header where it is told to.
     text = text.split("\n", 1)[-1] if text.lower().startswith("sep=") else text
@@ -105,24 +110,24 @@ def read_rows(path: Path, what: str = "") -> list[dict[str, str]]:
     try:
         header = [unquoted(name).strip() for name in next(reader, [])]
         if not any(header):
-            raise UserError(f"{path} is no table: its first line names no columns")
+            raise UserError(f"{shown} is no table: its first line names no columns")
         twice = [name for name in header if name and header.count(name) > 1]
         if twice:
-            raise UserError(f"{path} has the column {cut(repr(twice[0]))} twice")
+            raise UserError(f"{shown} has the column {cut(repr(twice[0]))} twice")
         rows: list[dict[str, str]] = []
         for row in reader:
             cells = [unquoted(cell).strip() for cell in row]
             if any(cells[len(header) :]):
                 raise UserError(
-                    f"{path} has more cells in line {reader.line_num} than in its header; "
+                    f"{shown} has more cells in line {reader.line_num} than in its header; "
                     "put what holds a separator between quotation marks"
                 )
-            _check_cells(path, cells, len(rows))
+            _check_cells(shown, cells, len(rows))
             if any(cells):
                 cells += [""] * (len(header) - len(cells))
                 rows.append({k: v for k, v in zip(header, cells, strict=False) if k})
     except csv.Error as error:
-        raise UserError(f"{path} is no table: line {reader.line_num}: {error}") from error
+        raise UserError(f"{shown} is no table: line {reader.line_num}: {error}") from error
     return rows
 
 
@@ -141,19 +146,20 @@ def read_json(path: Path, what: str = "", most: int = JSON_BYTES, values: int = 
     """
     import json
 
+    shown = _shown(path, what)
     text = read_text(path, most, what=what)
     # Before they are made: a value takes more room than its text.
     if text.count(",") > values:
-        raise UserError(f"{path} holds more than {values:,} values")
+        raise UserError(f"{shown} holds more than {values:,} values")
     try:
-        content = json.loads(text, object_pairs_hook=functools.partial(_once, path))
+        content = json.loads(text, object_pairs_hook=functools.partial(_once, shown))
     except RecursionError as error:
-        raise UserError(f"{path} is nested too deeply") from error
+        raise UserError(f"{shown} is nested too deeply") from error
     except ValueError as error:
         raise UserError(
-            f"{path} cannot be read: it is not valid JSON: {cut(str(error))}"
+            f"{shown} cannot be read: it is not valid JSON: {cut(str(error))}"
         ) from error
-    _check_json(path, content, values)
+    _check_json(shown, content, values)
     return content
 
 
@@ -166,6 +172,7 @@ def read_yaml(path: Path, what: str = "") -> Any:
     """
     import yaml
 
+    shown = _shown(path, what)
     text = read_text(path, YAML_BYTES, what=what)
     loader = None
     try:
@@ -173,35 +180,35 @@ def read_yaml(path: Path, what: str = "") -> Any:
         node = loader.get_single_node()
         if node is None:
             return None
-        _check_yaml(path, node)
+        _check_yaml(shown, node)
         return loader.construct_document(node)
     except RecursionError as error:
-        raise UserError(f"{path} is nested too deeply") from error
+        raise UserError(f"{shown} is nested too deeply") from error
     except (yaml.YAMLError, ValueError) as error:
         # The parser reads a text and does not know whose.
         told = " ".join(str(error).split()).replace('"<unicode string>"', path.name)
         told = cut(told)
-        raise UserError(f"{path} cannot be read: it is not valid YAML: {told}") from error
+        raise UserError(f"{shown} cannot be read: it is not valid YAML: {told}") from error
     finally:
         if loader is not None:
             loader.dispose()
 
 
-def _once(path: Path, pairs: list[tuple[str, object]]) -> dict[str, object]:
+def _once(shown: str, pairs: list[tuple[str, object]]) -> dict[str, object]:
     content = dict(pairs)
     if len(content) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        raise UserError(f"{path} names {cut(repr(twice))} twice")
+        raise UserError(f"{shown} names {cut(repr(twice))} twice")
     return content
 
 
-def _check_json(path: Path, content: object, most: int) -> None:
+def _check_json(shown: str, content: object, most: int) -> None:
     level, values = [content], 0
     for _ in range(DEPTH):
         values += len(level)
         if values > most:
-            raise UserError(f"{path} holds more than {most:,} values")
+            raise UserError(f"{shown} holds more than {most:,} values")
         deeper: list[object] = []
         for value in level:
             if isinstance(value, dict):
@@ -211,41 +218,41 @@ def _check_json(path: Path, content: object, most: int) -> None:
         if not deeper:
             return
         level = deeper
-    raise UserError(f"{path} is nested too deeply")
+    raise UserError(f"{shown} is nested too deeply")
 
 
-def _check_yaml(path: Path, root: Any) -> None:
+def _check_yaml(shown: str, root: Any) -> None:
     """Refuse a tree of YAML nodes that is too deep, holds itself or unfolds to too many values."""
     sizes: dict[int, int] = {}
     open_nodes: set[int] = set()
 
     def size(node: Any, depth: int) -> int:
         if id(node) in open_nodes:
-            raise UserError(f"{path} has an alias that holds itself")
+            raise UserError(f"{shown} has an alias that holds itself")
         if depth > DEPTH:
-            raise UserError(f"{path} is nested too deeply")
+            raise UserError(f"{shown} is nested too deeply")
         if id(node) not in sizes:
             open_nodes.add(id(node))
             children = node.value if not isinstance(node.value, str) else []
             if children and isinstance(children[0], tuple):
-                _check_names(path, [key for key, _ in children])
+                _check_names(shown, [key for key, _ in children])
                 children = [part for pair in children for part in pair]
             sizes[id(node)] = 1 + sum(size(child, depth + 1) for child in children)
             open_nodes.discard(id(node))
         if sizes[id(node)] > YAML_VALUES:
-            raise UserError(f"{path} unfolds to more than {YAML_VALUES:,} values")
+            raise UserError(f"{shown} unfolds to more than {YAML_VALUES:,} values")
         return sizes[id(node)]
 
     size(root, 1)
 
 
-def _check_names(path: Path, keys: list[Any]) -> None:
+def _check_names(shown: str, keys: list[Any]) -> None:
     """Refuse a name that stands twice; names are what is written: no is a name, not False."""
     seen: set[str] = set()
     for key in keys:
         if isinstance(key.value, str) and key.value != "<<":
             if key.value in seen:
-                raise UserError(f"{path} names {cut(repr(key.value))} twice")
+                raise UserError(f"{shown} names {cut(repr(key.value))} twice")
             seen.add(key.value)
             key.tag = "tag:yaml.org,2002:str"
 
@@ -271,12 +278,12 @@ def _loader() -> Any:
     return Plain
 
 
-def _check_cells(path: Path, cells: Iterable[str], rows: int) -> None:
+def _check_cells(shown: str, cells: Iterable[str], rows: int) -> None:
     if rows > ROWS:
-        raise UserError(f"{path} has more than {ROWS:,} rows")
+        raise UserError(f"{shown} has more than {ROWS:,} rows")
     for cell in cells:
         if len(cell) > CELL:
-            raise UserError(f"{path} has an entry of {len(cell):,} characters ({cut(cell, 40)})")
+            raise UserError(f"{shown} has an entry of {len(cell):,} characters ({cut(cell, 40)})")
 
 
 def unquoted(cell: str) -> str:

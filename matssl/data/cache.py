@@ -26,6 +26,7 @@ from matssl.core.run_folder import atomic_path, atomic_write_bytes
 from matssl.data import readers
 from matssl.data.prefetch import prefetched
 from matssl.data.preprocess import Preprocess
+from matssl.data.specimens import sequences
 
 VERSION = 4
 MAX_BAD_SHARE = 0.1
@@ -117,12 +118,8 @@ class Pool:
         for i, numbers in enumerate(near):
             other = next((j for j in numbers if self.shapes[j] != self.shapes[i]), None)
             if other is not None:
-                (a, b), (c, d) = self.shapes[i][:2], self.shapes[other][:2]
-                raise UserError(
-                    f"{self.sources[i]} has {b} x {a} pixels above its bar and its neighbour "
-                    f"{self.sources[other]} {d} x {c}; frames of a sequence are alike "
-                    "(--crop_bottom N cuts the same rows off all)"
-                )
+                own, its = self.shapes[i], self.shapes[other]
+                raise UserError(sequences.misfit(self.sources[i], own, self.sources[other], its))
 
     def plane(self, i: int) -> NDArray[np.uint8]:
         """Return plane ``i``, uint8 (H, W); read-only.

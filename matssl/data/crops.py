@@ -155,11 +155,10 @@ def _stacks(
                 continue
             plane = record.plane(record.frame(path))
             if plane.shape != shape:
-                raise UserError(
-                    f"{path} has {plane.shape[1]} x {plane.shape[0]} pixels above its bar and a "
-                    f"neighbour in its sequence {shape[1]} x {shape[0]}; frames of a sequence are "
-                    "alike (--crop_bottom N cuts the same rows off all)"
+                beside = next(
+                    images[place] for place in places if path in record.near(images[place])
                 )
+                raise UserError(sequences.misfit(path, plane.shape, beside, shape))
             frames[number] = plane
         for place, start in zip(places, starts, strict=True):
             planes[place] = np.moveaxis(frames[start : start + record.depth], 0, 2)

@@ -91,7 +91,7 @@ def read_statistics(path: Path) -> Statistics:
     Raises:
         UserError: no such file, or numbers that no images have.
     """
-    content = textfiles.read_json(path)
+    content = textfiles.read_json(path, "--statistics")
     if not isinstance(content, Mapping) or not {"mean", "std"} <= set(content):
         raise UserError(
             f"{path} says no mean and std; python -m matssl.tools.statistics writes such a file"

@@ -25,6 +25,7 @@ from matssl.data.annotations import (
     ilastik,
     module_of,
     numbered,
+    painting,
     recognised,
 )
 from matssl.data.annotations.drawing import is_background, is_ignored, stem_of
@@ -55,6 +56,7 @@ class Came:
         uncovered: whether pixels that nothing is drawn on are not labelled, as with scribbles.
         picture: that it belongs to; None where none is found.
         mark: what tells it from what it was when it was looked at before.
+        alone: whether an annotation file is of this picture alone.
     """
 
     path: Path
@@ -65,6 +67,7 @@ class Came:
     uncovered: bool = False
     picture: Picture | None = None
     mark: str = ""
+    alone: bool = False
 
 
 def take_in(ctx: Context) -> list[Path]:
@@ -83,6 +86,8 @@ def take_in(ctx: Context) -> list[Path]:
             continue
         if label is not None:
             taken.append({**label.stored(), "changed": changed})
+        if one.drawing is not None and (left := painting.without_area([one.drawing])):
+            ctx.warn(f"{one.file}: left out, without area: {left}")
     ctx.write("labels", taken=taken, files={x.file: x.mark for x in came}, refused=refused)
     if taken:
         ctx.say(f"corrected {counted(len(taken), 'mask')} came back")
@@ -137,6 +142,7 @@ def _opened(ctx: Context, path: Path) -> list[Came]:
             tuple(stem_of(name) for name in (one.picture, *one.also)),
             drawing=one,
             uncovered=scribbled,
+            alone=not many,
         )
         for one in begun or found.drawings
     ]
@@ -231,10 +237,12 @@ def _label(ctx: Context, one: Came, held: Mapping[str, str]) -> tuple[Label | No
         raise UserError(f"{name} is {held[name]}: no model learns from it")
     if name in ctx.state.broken:
         raise UserError(f"the picture cannot be read: {ctx.state.broken[name]}")
-    if one.drawing is not None and not one.drawing.shapes:
+    if one.drawing is not None and not one.drawing.shapes and not _confirms(ctx, one, picture):
+        left = painting.without_area([one.drawing])
         raise UserError(
-            "nothing with an area is drawn on it, so that nobody knows whether it was looked at; "
-            f"where all of it is {ctx.classes.names[0]}, say so with a mask"
+            f"nothing with an area is drawn on it{f' ({left})' if left else ''}, so that nobody "
+            f"knows whether it was looked at; where all of it is {ctx.classes.names[0]}, say so "
+            "with a mask, or with a file without a shape for a picture that was asked for"
         )
     if one.drawing is not None:
         classes = _painted(ctx, one, picture, one.drawing)
@@ -247,6 +255,18 @@ def _label(ctx: Context, one: Came, held: Mapping[str, str]) -> tuple[Label | No
     if known is not None and (known.mask, known.picture) == (label.mask, label.picture):
         return None, None
     return label, _changed(ctx, picture, classes)
+
+
+def _confirms(ctx: Context, one: Came, picture: Picture) -> bool:
+    """Return whether a file without a shape says that all of its picture is of the first class.
+
+    One that is of a single picture, which was laid out to be corrected, is put among the corrected
+    files by somebody who looked at it: nothing was to be drawn, or all of it was deleted.
+    """
+    drawn = one.drawing
+    asked = any(picture.name in round_.names for round_ in ctx.state.rounds)
+    bare = drawn is not None and not drawn.shapes and not drawn.no_area
+    return asked and bare and one.alone and not one.uncovered
 
 
 def _painted(ctx: Context, one: Came, picture: Picture, drawn: Drawing) -> NDArray[np.uint8]:

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from matssl import preflight
 from matssl.core.run_folder import atomic_write_text
 from matssl.core.wording import counted
-from matssl.data import layouts
+from matssl.data import layouts, readers
 from matssl.data.facts import POOL, Facts
 from matssl.data.layouts import naming, survey
 from matssl.data.readers import Listing
@@ -95,7 +95,14 @@ def _told_apart(
     shown = set(seen.images)
     images = [path for path in new if path in shown]
     why = "no micrograph by its name or by what it holds; masks are put into corrected"
-    return images, {ctx.places.name(path): why for path in new if path not in shown}
+    left = {ctx.places.name(path): why for path in new if path not in shown}
+    for path in images if ctx.record.page is None else ():
+        if (pages := readers.alike(path)) > 1:
+            left[ctx.places.name(path)] = (
+                f"has {pages} pages, and the loop corrects pictures; save each page as a file "
+                "(ImageJ: File > Save As > Image Sequence)"
+            )
+    return [path for path in images if ctx.places.name(path) not in left], left
 
 
 def look(ctx: Context) -> bool:

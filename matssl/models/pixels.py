@@ -226,10 +226,12 @@ class PixelClassifier(nn.Module):
         maps = self.features.maps(x)
         images = x.float().cpu().numpy()
         one = self._forest if isinstance(self.classifier, Forest) else self._linear
-        found = [
-            one(image, [level[number : number + 1] for level in maps])
-            for number, image in enumerate(images)
-        ]
+        # The maps may come in bfloat16; what is told from them counts in single precision.
+        with torch.autocast(x.device.type, enabled=False):
+            found = [
+                one(image, [level[number : number + 1] for level in maps])
+                for number, image in enumerate(images)
+            ]
         return torch.stack(found).to(x.device)
 
     def _strips(self, shape: tuple[int, ...]) -> list[slice]:

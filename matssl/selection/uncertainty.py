@@ -42,23 +42,13 @@ def least_confidence(probabilities: Array) -> Array:
     return 1 - np.asarray(probabilities).max(axis=0)
 
 
-def bald(passes: Array) -> Array:
-    """Return H(mean p) - mean H(p) in nats, (...) of (T, C, ...): what passes disagree about.
-
-    The mutual information of class and model (Houlsby et al. 2011, arXiv:1112.5745; with dropout
-    Gal et al. 2017, arXiv:1703.02910). 0 where all passes say the same, however unsure.
-
-    Raises:
-        ValueError: fewer than two passes, which cannot disagree.
-    """
-    if len(passes) < 2:
-        raise ValueError("BALD needs two passes or more")
-    within = np.mean([entropy(one) for one in passes], axis=0)
-    return np.maximum(entropy(np.mean(passes, axis=0)) - within, 0)
-
-
 class Disagreement:
-    """BALD of passes that come one by one, so that no more than two are in memory."""
+    """BALD of passes that come one by one, so that no more than two are in memory.
+
+    H(mean p) - mean H(p), the mutual information of class and model (Houlsby et al. 2011,
+    arXiv:1112.5745; with dropout Gal et al. 2017, arXiv:1703.02910): what passes disagree about. 0
+    where all of them say the same, however unsure.
+    """
 
     def __init__(self) -> None:
         self.count = 0
@@ -76,7 +66,7 @@ class Disagreement:
         self.count += 1
 
     def map(self) -> Map:
-        """Return what :func:`bald` gives for them, float32 (H, W).
+        """Return their disagreement in nats, float32 (H, W).
 
         Raises:
             ValueError: fewer than two passes.

@@ -41,7 +41,7 @@ def markdown(plan: Plan, rows: Sequence[Cell]) -> str:
 
 
 def write(plan: Plan, results: Mapping[str, Mapping[str, Any]], out: Path) -> None:
-    """Write table.md, table.csv and curves.png of what is done, and print the table.
+    """Write table.md, table.csv, classes.csv and curves.png of what is done; print the table.
 
     Args:
         plan: the study.
@@ -60,6 +60,9 @@ def write(plan: Plan, results: Mapping[str, Mapping[str, Any]], out: Path) -> No
     atomic_write_text(out / "table.md", f"{text}\n\n{done}\n")
     lines = csv_text(_lines(plan, results), digits=None)
     atomic_write_text(out / "table.csv", lines)
+    classes = _classes(plan, results)
+    if classes:
+        atomic_write_text(out / "classes.csv", csv_text(classes, digits=None))
     _draw(plan, rows, over_sets, out / "curves.png")
     print(f"\n{text}\n\n{done}", flush=True)
     print(f"table   {out / 'table.md'}\nplot    {out / 'curves.png'}", flush=True)
@@ -83,6 +86,25 @@ def _lines(plan: Plan, results: Mapping[str, Mapping[str, Any]]) -> list[dict[st
         for job in plan.jobs()
         if (found := results.get(job.name)) is not None
         for test, miou in found["miou"].items()
+    ]
+
+
+def _classes(plan: Plan, results: Mapping[str, Mapping[str, Any]]) -> list[dict[str, object]]:
+    """Return one row a job, test split and class: its IoU, empty where it is nowhere."""
+    return [
+        {
+            "start": job.start.name,
+            "dataset": job.dataset,
+            "variant": job.variant,
+            "labels": job.labels,
+            "seed": job.seed,
+            "test": test,
+            "class": name,
+            "iou": iou,
+        }
+        for job in plan.jobs()
+        for test, classes in results.get(job.name, {}).get("iou", {}).items()
+        for name, iou in classes.items()
     ]
 
 

@@ -2,8 +2,8 @@
 
 A study compares arms (random, ImageNet, weights files, pretraining runs, each with flags of its
 own) on data sets with several numbers of labelled images and seeds. Every job is one of the three
-commands, as it is. Results go to OUTPUT_DIR/NAME: table.md, table.csv, curves.png, run folders, and
-results/, small files that alone suffice for --table. Several processes may share a study.
+commands, as it is. Results go to OUTPUT_DIR/NAME: table.md, table.csv, classes.csv, curves.png, run
+folders, and results/, small files that alone suffice for --table. Several processes may share one.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from matssl import tiling
 from matssl.core.arrays import Array
 from matssl.core.errors import UserError
 from matssl.core.geometry import apply_d4
@@ -100,13 +101,11 @@ def probabilities(
         return found
 
     if by == "orientations":
-        for number in range(8):
-            flip, turns = divmod(number, 4)
-            turned = np.ascontiguousarray(apply_d4(plane, bool(flip), turns))
-            found = np.moveaxis(of(alone, turned), 0, -1)
-            back = np.rot90(found, -turns)
-            back = back[:, ::-1] if flip else back
-            yield native(np.ascontiguousarray(np.moveaxis(back, -1, 0)), shape)
+        for flip, turns in tiling.D4:
+            found = of(alone, np.ascontiguousarray(apply_d4(plane, flip, turns)))
+            upright = np.empty((len(found), *plane.shape[:2]), found.dtype)
+            tiling.oriented(upright, flip, turns)[:] = found
+            yield native(upright, shape)
     elif by == "dropout":
         for number in range(count):
             with torch.random.fork_rng(), _dropping(segmenter.network.model):

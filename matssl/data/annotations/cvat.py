@@ -106,6 +106,11 @@ class _File:
                     parser.Parse(part)
             parser.Parse(b"", True)
         except expat.ExpatError as error:
+            if error.code == expat.errors.codes[expat.errors.XML_ERROR_INCORRECT_ENCODING]:
+                raise UserError(
+                    f"{self.file} is not in the encoding that its first line names; save it as "
+                    'UTF-8, with encoding="utf-8" there'
+                ) from error
             raise UserError(f"{self.file} is no XML, or cut off: {error}") from error
         except (ValueError, LookupError) as error:
             # An encoding that Python does not know.

@@ -73,15 +73,23 @@ def read(path: Path, choices: Choices) -> Annotations:
     for file in found:
         content = sources.read_json(file)
         tasks = [content] if isinstance(content, dict) else sources.listing(content, str(file))
+        # JSON-MIN has an entry for each annotation, and several entries for one picture.
+        minimal: dict[str, list[tuple[Mapping[str, Any], str]]] = {}
         for at, value in enumerate(tasks):
             where = f"{file}, task {at + 1}"
             task = sources.table(value, where)
             names = _names(task, choices.attribute, where)
-            if "annotations" in task or "completions" in task or "data" in task:
-                result, why = _result(task, choices.annotator, where, left)
-                several += [f"{cut(names[0])} ({why})"] if why else []
-            else:
-                result = _minimal(task, where)
+            if not ("annotations" in task or "completions" in task or "data" in task):
+                minimal.setdefault(names[0], []).append((task, where))
+                continue
+            result, why = _result(task, choices.annotator, where, left)
+            several += [f"{cut(names[0])} ({why})"] if why else []
+            drawings.append(_drawing(result, names, file, choices, where))
+        for own in minimal.values():
+            good, why = _counting([task for task, _ in own], choices.annotator)
+            entry, where = next(one for one in own if not good or one[0] is good[0])
+            names, result = _names(entry, choices.attribute, where), _minimal(entry, where)
+            several += [f"{cut(names[0])} ({why})"] if why else []
             drawings.append(_drawing(result, names, file, choices, where))
     if several:
         raise UserError(
@@ -153,6 +161,14 @@ def _result(
     left["prediction"] += len(guesses) if isinstance(guesses, list) else 0
     for key in [key for key, number in left.items() if not number]:
         del left[key]
+    counts, why = _counting(good, annotator)
+    return (sources.listing(counts[0].get("result"), f"{where}: result") if counts else []), why
+
+
+def _counting(
+    good: Sequence[Mapping[str, Any]], annotator: str
+) -> tuple[Sequence[Mapping[str, Any]], str]:
+    """Return the one of several annotations that counts; a sentence where that is open."""
     if len(good) > 1 and annotator in ("newest", "oldest"):
         times = [moment for item in good if (moment := _moment(item)) is not None]
         if len(times) < len(good):
@@ -164,9 +180,7 @@ def _result(
     if len(good) > 1:
         said = ", ".join("/".join(_who(item)) or "?" for item in good[:5])
         return [], f"by {said}"
-    if not good:
-        return [], ""
-    return sources.listing(good[0].get("result"), f"{where}: result"), ""
+    return good, ""
 
 
 def _moment(item: Mapping[str, Any]) -> datetime | None:
@@ -180,7 +194,8 @@ def _moment(item: Mapping[str, Any]) -> datetime | None:
 
 
 def _who(item: Mapping[str, Any]) -> list[str]:
-    by = item.get("completed_by")
+    # The second is JSON-MIN's.
+    by = item.get("completed_by", item.get("annotator"))
     values = [by.get("id"), by.get("email")] if isinstance(by, dict) else [by]
     return [cut(str(value), 60) for value in values if value is not None]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import codecs
 import io
 import math
 import struct
@@ -85,6 +86,12 @@ def chosen(
     return found, (told,)
 
 
+def _encoding(start: bytes) -> str:
+    """Return how a text is encoded by its first bytes; Windows writes UTF-16 with a mark."""
+    marks = {codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
+    return next((name for mark, name in marks.items() if start.startswith(mark)), "utf-8")
+
+
 def holds(path: Path, words: Iterable[str], whole: bool = False) -> bool:
     """Return whether a text holds all of some words in what is looked at of it.
 
@@ -99,7 +106,8 @@ def holds(path: Path, words: Iterable[str], whole: bool = False) -> bool:
             size = file.seek(0, 2)
             file.seek(max(len(start), size - LOOKED_AT))
             data = start + file.read(LOOKED_AT)
-            left = {word.encode() for word in words if word.encode() not in data}
+            coded = (word.encode(_encoding(start)) for word in words)
+            left = {word for word in coded if word not in data}
             if not left or not whole or size > BYTES:
                 return not left
             file.seek(0)
@@ -108,7 +116,7 @@ def holds(path: Path, words: Iterable[str], whole: bool = False) -> bool:
                 # A word may lie across two parts.
                 data = end + part
                 left = {word for word in left if word not in data}
-                end = data[-LONGEST:]
+                end = data[-2 * LONGEST :]
     except (OSError, ValueError):
         return False
     return not left

@@ -207,8 +207,8 @@ def find(
     name, left_out, told = laid.name, laid.left_out, laid.told
     root, made = laid.home or root, laid.made
     sequence = DATA_LAYOUTS[name].sequence if name in DATA_LAYOUTS else laid.sequence
-    every = depth > 1 and page is None
-    found = paged(laid.found, root, specimens, every, pages and page is None)
+    framed = depth > 1 and page is None
+    found = paged(laid.found, root, specimens, framed, pages and page is None)
     found = one_page(found, page)
     if not any(item.mask for item in found):
         if need_masks:
@@ -228,6 +228,7 @@ def find(
         frames=depth > 1,
     )
     notes += [*grouping.notes, *grouping.sequences.notes(depth)]
+    notes += _stray([item.image for item in found]) if framed else []
     specimen = dict(zip((item.image for item in found), grouping.names, strict=True))
     unused = root / written.SPLITS
     if splits is None and unused.is_file():
@@ -268,6 +269,22 @@ def find(
         made,
         class_folder,
     )
+
+
+def _stray(images: Sequence[Path]) -> list[str]:
+    """Return a note where files hold pages of other sizes than the largest, which are no frames."""
+    files = dict.fromkeys(readers.file_of(image) for image in images)
+    told = [(path, pages) for path in files if (pages := readers.stray(path))]
+    if not told:
+        return []
+    path, pages = told[0]
+    number = sum(pages for _, pages in told)
+    whole = readers.alike(path)
+    kept = f"{whole} pages of the largest size are frames" if whole > 1 else "its largest is read"
+    return [
+        f"{counted(number, 'page')} of {counted(len(told), 'file')} with another size than the "
+        f"largest left out, as previews are (first: {path.name}, {pages}; {kept})"
+    ]
 
 
 def _table(

@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 import tempfile
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,13 +20,19 @@ import numpy as np
 
 from matssl.core import textfiles
 from matssl.core.errors import UserError
-from matssl.core.labels import IGNORE
 from matssl.core.wording import counted, cut
 from matssl.data import readers
-from matssl.data.annotations import FORMATS, Annotations, Choices, Drawing, module_of, numbered
+from matssl.data.annotations import (
+    FORMATS,
+    Annotations,
+    Choices,
+    Drawing,
+    module_of,
+    numbered,
+    painting,
+)
 from matssl.data.annotations.classes import Classes, of_drawings
-from matssl.data.annotations.pairing import Paired, pair, size_of
-from matssl.data.annotations.raster import paint
+from matssl.data.annotations.pairing import Paired, pair
 from matssl.data.masks import class_file, is_binary
 
 # Raised where the same files would give other masks than before.
@@ -217,14 +222,13 @@ def _make(
         )
     drawings = [drawing for _, drawing in paired.found]
     classes = of_drawings(drawings, annotations.labels, said, {})
-    bare = IGNORE if annotations.uncovered == "ignore" else classes.bare
     with tempfile.TemporaryDirectory(prefix=".made.", dir=folder.parent) as name:
         place = Path(name) / "masks"
         place.mkdir()
         masks: dict[str, str] = {}
         covered = pixels = not_drawn = 0
-        for number, (path, drawing) in enumerate(paired.found):
-            painted = paint(drawing, size_of(path, drawing), classes.values, None, bare)
+        every = painting.painted(paired, classes, annotations.uncovered)
+        for number, (path, drawing, painted) in enumerate(every):
             if painted.overlaps and not drawing.ordered:
                 (one, other), claimed = max(painted.overlaps.items(), key=lambda item: item[1])
                 raise UserError(
@@ -255,25 +259,18 @@ def _notes(
 ) -> Iterator[str]:
     """Yield what was taken for what."""
     drawings: list[Drawing] = [drawing for _, drawing in paired.found]
-    values = ", ".join(f"{cut(name, 60)} {value}" for name, value in classes.numbers.items())
+    values = painting.numbered(classes)
     yield (
         f"annotations of {program}: {counted(len(drawings), 'picture')}, "
         f"{counted(sum(len(d.shapes) for d in drawings), 'shape')}; classes {values}"
     )
     if bare > 0:
-        ignored = annotations.uncovered == "ignore"
-        what = "ignored" if ignored else f"{classes.uncovered} ({classes.bare})"
+        what = painting.not_drawn(classes, annotations.uncovered)
         yield f"what nothing covers ({100 * bare:.3g} % of the pixels) is taken for {what}"
-    no_area: Counter[str] = Counter()
-    for drawing in drawings:
-        for (kind, label), number in drawing.no_area.items():
-            no_area[f"{kind} of {cut(label, 60)}" if label else kind] += number
-    if no_area:
-        shown = ", ".join(f"{number} {what}" for what, number in no_area.most_common(SHOWN))
-        yield f"left out, without area: {shown}"
-    if paired.absent:
-        shown = ", ".join(cut(d.picture, 60) for d in paired.absent[:SHOWN])
-        yield f"{counted(len(paired.absent), 'annotated picture')} not in the data set: {shown}"
+    if left := painting.without_area(drawings):
+        yield f"left out, without area: {left}"
+    if there := painting.absent(paired):
+        yield f"not in the data set: {there}"
     yield from (*annotations.notes, *paired.notes, *classes.notes)
 
 

@@ -137,7 +137,7 @@ def read_splits(source: Path, root: Path) -> dict[str, list[str]]:
     if not source.is_file():
         raise UserError(f"there is no split file {source}")
     if source.suffix.lower() == ".json":
-        return _json_splits(textfiles.read_json(source), source, root)
+        return _json_splits(textfiles.read_json(source, "--splits"), source, root)
     if source.suffix.lower() in (".csv", ".tsv"):
         return _csv_splits(source)
     return {"train": _names(source)}
@@ -195,7 +195,7 @@ def _json_splits(content: object, source: Path, root: Path) -> dict[str, list[st
 
 
 def _csv_splits(source: Path) -> dict[str, list[str]]:
-    rows = textfiles.read_rows(source)
+    rows = textfiles.read_rows(source, "--splits")
     heads = {head.lower().strip(): head for head in (rows[0] if rows else {})}
     if "" not in heads and set(map(split_name, heads)) <= set(SPLITS):
         # A column for each split.

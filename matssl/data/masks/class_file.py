@@ -214,7 +214,7 @@ def _refuse_overlaps(file: Path, listed: list[Value]) -> None:
 
 
 def _yaml_classes(file: Path, kind: str) -> tuple[Entries, tuple[Value, ...], int | None]:
-    content = textfiles.read_yaml(file)
+    content = textfiles.read_yaml(file, "the class file (--classes)")
     if not isinstance(content, dict) or not isinstance(content.get("classes"), (dict, list)):
         raise UserError(f"{file} must have a part 'classes:' with lines of the form name: value")
     listed = content["classes"]
@@ -248,7 +248,7 @@ def _csv_classes(
     Of several value columns the one that explains most pixels is meant. A row whose name says
     "ignore" lists values that count for nothing.
     """
-    rows = textfiles.read_rows(file)
+    rows = textfiles.read_rows(file, "the class file (--classes)")
     starts = ("value", "grey", "gray", "label", "index", "class")
     columns = [c for c in (rows[0] if rows else {}) if c and c.lower().startswith(starts)]
     named = next((c for c in (rows[0] if rows else {}) if c.lower() == "name"), None)

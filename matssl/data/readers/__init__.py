@@ -30,7 +30,7 @@ from matssl.data.readers.formats import (
 )
 from matssl.data.readers.headers import Header, header
 from matssl.data.readers.mask import RawMask, read_mask
-from matssl.data.readers.pages import alike, file_of, frames, page_path
+from matssl.data.readers.pages import alike, file_of, frames, page_path, stray
 from matssl.data.readers.pages import told as told_page
 from matssl.data.readers.units import parse_pixel_size
 
@@ -59,6 +59,7 @@ __all__ = [
     "read_mask",
     "size_of",
     "stacked",
+    "stray",
     "told_page",
     "unread",
     "with_pixel_size",

@@ -66,6 +66,18 @@ def alike(path: Path) -> int:
         return 1
 
 
+def stray(path: Path) -> int:
+    """Return how many pages of a file have not the size of its largest; 0 of other files."""
+    if path.suffix.lower() not in ENDINGS or not path.is_file():
+        return 0
+    from matssl.data.readers import tiff
+
+    try:
+        return tiff.count(path) - tiff.alike(path)
+    except Exception:  # what is damaged is refused where it is read
+        return 0
+
+
 def frames(path: Path) -> tuple[Path, ...]:
     """Return the pages of a stack as pictures; none of a file that is no stack.
 

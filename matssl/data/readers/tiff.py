@@ -173,13 +173,21 @@ def _largest(pages: Sequence[TiffPage]) -> tuple[int, ...]:
     return tuple(n for n, kind in enumerate(kinds) if kind == (best, True))
 
 
+def count(path: Path) -> int:
+    """Return how many pages a file has."""
+    import tifffile
+
+    with listening(), tifffile.TiffFile(path) as file:
+        return _count(file)
+
+
 def alike(path: Path) -> int:
     """Return how many pages have the size of the largest one."""
     import tifffile
 
     with listening(), tifffile.TiffFile(path) as file:
-        count = _count(file)
-        return len(_largest(list(_pages(file, count)))) if count > 1 else 1
+        number = _count(file)
+        return len(_largest(list(_pages(file, number)))) if number > 1 else 1
 
 
 def kind(path: Path) -> Kind:

@@ -252,7 +252,7 @@ def _rows(
     rows: dict[Path, Row] = {}
     tables = []
     for source, folder in found:
-        table = read_table(source)
+        table = read_table(source, "--specimens" if given is not None else "")
         own = [path for path in paths if folder in path.parents]
         # A line that names a stack speaks of all its pages.
         files = {path: readers.file_of(path) for path in own}

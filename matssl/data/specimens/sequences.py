@@ -162,6 +162,21 @@ class Sequences:
         return tuple(told)
 
 
+def misfit(one: Path | str, size: Sequence[int], other: Path | str, its: Sequence[int]) -> str:
+    """Return why two frames of a sequence are no neighbours, in words.
+
+    Args:
+        one: a frame.
+        size: its rows and columns above the information bar.
+        other: the frame beside it.
+        its: rows and columns of that one.
+    """
+    return (
+        f"{one} has {size[1]} x {size[0]} pixels above its bar and its neighbour {other} {its[1]} "
+        f"x {its[0]}; frames of a sequence are alike (--crop_bottom N cuts the same rows off all)"
+    )
+
+
 def interval(numbers: Sequence[int]) -> int:
     """Return what frames are numbered by: the most frequent step, of equal ones the smallest."""
     steps = Counter(b - a for a, b in zip(numbers, numbers[1:], strict=False))

@@ -123,8 +123,12 @@ class SpecimenTable:
         return found
 
 
-def read_table(path: Path | str) -> SpecimenTable:
+def read_table(path: Path | str, flag: str = "") -> SpecimenTable:
     """Return the table in a CSV file.
+
+    Args:
+        path: of the file.
+        flag: that leads to it, for messages; "" where it lies in its folder.
 
     Raises:
         UserError: it cannot be read, has no column ``image``, two lines for one image, a specimen
@@ -133,7 +137,7 @@ def read_table(path: Path | str) -> SpecimenTable:
     path = Path(path)
     if not path.is_file():
         raise UserError(f"there is no table of specimens {path}")
-    rows = read_rows(path, "the table of specimens")
+    rows = read_rows(path, f"{flag}: the table of specimens" if flag else "the table of specimens")
     if not rows:
         raise UserError(f"{path} has no line for an image; it needs the columns image and specimen")
     heads = {name: heading(name) for name in rows[0]}

@@ -391,7 +391,8 @@ def _page(
     rows: Sequence[Mapping[str, object]],
     head: Sequence[Mapping[str, object]],
 ) -> None:
-    worst = sorted(found.compared, key=lambda c: -_different(c.counts))[:SHOWN]
+    differing = [c for c in found.compared if _different(c.counts)]
+    worst = sorted(differing, key=lambda c: -_different(c.counts))[:SHOWN]
     drawn = [
         report.picture(
             folder.path(f"pictures/{_called(c.picture)}.png"),
@@ -411,7 +412,9 @@ def _page(
             ("Classes", report.table(_short(rows), swatches=swatches)),
             ("", report.note(f"Scores are of {_rule(len(found.compared))}. {CEILING}")),
             ("Which class A takes for which of B", report.table(_confusion(found))),
-            ("Where they differ most", report.note(legend) + "".join(drawn)),
+            ("Where they differ most", report.note(legend) + "".join(drawn))
+            if drawn
+            else ("", report.note("Both give each pixel the same class.")),
             ("Notes", report.text("\n".join(found.notes))) if found.notes else ("", ""),
         ],
     )
@@ -441,5 +444,6 @@ def _lines(
     lines.append("")
     lines += [f"  {name:<24}{value}" for name, value in _figures(head)]
     lines += [f"  {_rule(len(found.compared))}", f"  {CEILING}"]
-    lines.append(f"  written      {root / 'report.html'}, agreement.csv, confusion.csv, pictures/")
+    tables = "agreement.csv, confusion.csv, summary.csv, per_picture.csv"
+    lines.append(f"  written      {root / 'report.html'}, {tables}, pictures/")
     return lines

@@ -25,11 +25,12 @@ from matssl.data.annotations import (
     Drawing,
     format_name,
     module_of,
+    painting,
     recognised,
 )
 from matssl.data.annotations.classes import Classes, of_drawings, renamed
 from matssl.data.annotations.pairing import Paired, pair, size_of
-from matssl.data.annotations.raster import Painted, paint
+from matssl.data.annotations.raster import Painted
 from matssl.stages.annotations.settings import ImportSettings
 from matssl.stages.drawing import mask_png
 
@@ -49,8 +50,8 @@ class Told:
 
     overlaps: Counter[tuple[str, str]] = field(default_factory=Counter)
     overlapping: list[tuple[Path, int]] = field(default_factory=list)
-    no_area: Counter[tuple[str, str]] = field(default_factory=Counter)
     empty: Counter[str] = field(default_factory=Counter)
+    no_area: str = ""
     claimed: int = 0
     unordered: bool = False
     pixels: int = 0
@@ -87,13 +88,10 @@ def run(args: ImportSettings, argv: Sequence[str]) -> None:
     uncovered = args.uncovered or annotations.uncovered
     told = Told()
     elsewhere = set(map(id, paired.absent))
-    for drawing in annotations.drawings:
-        told.no_area.update({} if id(drawing) in elsewhere else drawing.no_area)
+    here = [drawing for drawing in annotations.drawings if id(drawing) not in elsewhere]
+    told.no_area = painting.without_area(here)
     with _folder(out) as place:
-        for path, drawing in paired.found:
-            size = size_of(path, drawing)
-            bare = IGNORE if uncovered == "ignore" else classes.bare
-            painted = paint(drawing, size, classes.values, args.overlap, bare)
+        for path, drawing, painted in painting.painted(paired, classes, uncovered, args.overlap):
             _count(told, path.relative_to(home), drawing, painted, classes)
             _write(place / path.relative_to(home), painted.mask)
         if told.unordered and args.overlap is None:
@@ -245,7 +243,7 @@ def _report(
     kinds = ", ".join(f"{number} {kind}" for kind, number in shapes.most_common())
     how = "" if args.format else ", told from the files"
     yield _line("format", f"{name}{how}: {counted(len(drawings), 'picture')}, {kinds}")
-    values = ", ".join(f"{cut(n, 60)} {value}" for n, value in classes.numbers.items())
+    values = painting.numbered(classes)
     listed = "in the files' order" if annotations.labels else "by the alphabet"
     yield _line(
         "classes", values + ("" if args.classes else f" (numbered {listed}; --classes fixes them)")
@@ -255,7 +253,7 @@ def _report(
         yield _line("renamed", ", ".join(merged))
     bare = told.pixels - told.covered
     if bare:
-        what = "ignored" if uncovered == "ignore" else f"{classes.uncovered} ({classes.bare})"
+        what = painting.not_drawn(classes, uncovered)
         yield _line(
             "not drawn", f"{100 * bare / told.pixels:.3g} % of the pixels: taken for {what}"
         )
@@ -264,14 +262,12 @@ def _report(
         where = counted(len(told.overlapping), "picture")
         yield _line("overlap", f"{told.claimed:,} pixels of {where} claimed by two classes: {rule}")
     if told.no_area:
-        parts = _amounts({f"{kind} of {label}": n for (kind, label), n in told.no_area.items()})
-        yield _line("left out", f"without area: {parts}")
+        yield _line("left out", f"without area: {told.no_area}")
     if told.empty:
         parts = _amounts(told.empty)
         yield _line("left out", f"shapes that hold no centre of a pixel: {parts}")
-    if paired.absent:
-        shown = ", ".join(cut(drawing.picture, 80) for drawing in paired.absent[:SHOWN])
-        yield _line("not there", f"{counted(len(paired.absent), 'annotated picture')}: {shown}")
+    if absent := painting.absent(paired):
+        yield _line("not there", absent)
     if paired.bare:
         shown = ", ".join(path.name for path in paired.bare[:SHOWN])
         shown += ", ..." if len(paired.bare) > SHOWN else ""

@@ -23,7 +23,7 @@ def load_model(path: str | Path) -> Network:
     found = Segmenter.load(path, device="cpu", precision="fp32")
     if found.members:
         raise UserError(
-            f"{path} is an ensemble of {len(found.members)} networks; use Segmenter.load, or the "
+            f"{path} is an ensemble of {len(found.members)} models; use Segmenter.load, or the "
             "best.ckpt of one fold"
         )
     return found.network

@@ -147,8 +147,8 @@ class ForestSettings:
         ):
             given = [name for name in names if getattr(self, name) != _default(name)]
             if given and not used & heads:
-                words = ", ".join(f"--{name}" for name in given)
-                wrong.append(Problem(f"{words}: only with {place}", (*given, "head")))
+                told = ", ".join(f"--{name}" for name in given)
+                wrong.append(Problem(f"{told}: only with {place}", (*given, "head")))
         if used != {NETWORK, NONE} and self.seen(weights) == "encoder" and self.filters != FILTERS:
             told = "--filters have no effect with --features encoder; take both"
             wrong.append(Problem(told, ("filters", "features")))

@@ -218,7 +218,7 @@ class Run:
                 writer.add_scalar("lr", lr, self.step)
                 bar.update()
                 bar.set_postfix_str(f"loss {loss:.3f}, wait {100 * clock.wait_share:.0f}%")
-                if clock.steps == STEPS_TO_ESTIMATE:
+                if clock.steps == STEPS_TO_ESTIMATE and self.step < self.stop_at:
                     self._estimate(clock)
                 if self._due(self.val_every) or self.step == self.stop_at:
                     self._validate(loss, writer)
@@ -263,11 +263,10 @@ class Run:
         return self.inputs.val is None and few and self.settings.val_fraction > 0
 
     def _estimate(self, clock: Clock) -> None:
-        left = self.stop_at - self.step
+        n = self.stop_at - self.step
         self.say(
-            f"estimate {console.minutes(left * clock.seconds_per_step)} for "
-            f"{counted(left, 'step')}, without validation "
-            f"({runtime.peak_memory(self.rt.device) / 1e9:.1f} GB in use)"
+            f"estimate {console.minutes(n * clock.seconds_per_step)} for {counted(n, 'step')}, "
+            f"without validation ({runtime.peak_memory(self.rt.device) / 1e9:.1f} GB in use)"
         )
 
     def _validate(self, loss: float, writer: Writer) -> None:

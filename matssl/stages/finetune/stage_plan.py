@@ -126,7 +126,7 @@ def read_stages(path: Path) -> tuple[tuple[Stage, ...], tuple[str, ...]]:
     Raises:
         UserError: no list of stages, or all that is wrong with them.
     """
-    content = textfiles.read_yaml(path)
+    content = textfiles.read_yaml(path, "--stages")
     if isinstance(content, Mapping):
         tables = {str(key).lower(): value for key, value in content.items()}
         content = tables.get("stages")

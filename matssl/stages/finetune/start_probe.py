@@ -185,8 +185,8 @@ def _chosen(
     settings: FinetuneSettings, rt: Runtime, inputs: Inputs
 ) -> tuple[FinetuneSettings, Comparison]:
     """Return the settings with the best start, and how it was found."""
-    name = settings.encoder
-    name = None if name == AUTO else reading.named_encoder(settings, name)
+    known = settings.encoder != AUTO
+    name = reading.named_encoder(settings, settings.encoder) if known else None
     found, notes = at_hand(settings, name, inputs, but=())
     told_notes = [f"        {note}" for note in notes]
     if len(found) == 1:

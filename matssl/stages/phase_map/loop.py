@@ -113,8 +113,9 @@ def phase_map(settings: PhaseMapSettings, argv: Sequence[str] = ()) -> Path:
                 _write_map(folder, name, labels, names, micrograph)
                 areas = field.areas(labels, len(names))
                 frame = inputs.grouping.sequences.frames.get(path)
-                place = ("", None) if frame is None else (frame.sequence, frame.number)
-                fields.append(Field(path, name, group, areas, micrograph.pixel_size, *place))
+                sequence, number = (frame.sequence, frame.number) if frame else ("", None)
+                one = Field(path, name, group, areas, micrograph.pixel_size, sequence, number)
+                fields.append(one)
                 draw_panel(folder.path(f"panels/{name}.png"), shown, labels, names, micrograph)
             bar.update()
         bar.close()
@@ -212,9 +213,7 @@ def _start(
 ) -> RunFolder:
     """Return the folder of the results with what is known before the first map."""
     folder = RunFolder.at(root, False, settings.overwrite, True)
-    folder.start(flags.to_dict(settings), argv)
-    command = shlex.join(["python", "-m", "matssl.tools.phase_map", *argv])
-    folder.write_text("command.txt", command + "\n")
+    folder.start(flags.to_dict(settings), argv, "matssl.tools.phase_map")
     folder.write_text("preflight.txt", inputs.facts + "\n")
     for fact in inputs.broken:
         folder.append_csv("bad_images.csv", {"image": str(fact.path), "reason": fact.error})

@@ -150,19 +150,15 @@ def _device_of_views(settings: PretrainSettings, rt: Runtime, pool: Pool) -> tor
     Raises:
         UserError: a pool that the memory of the GPU does not hold, where that was asked for.
     """
-    asked = settings.views_on
-    if asked == "cpu" or (asked == "auto" and rt.device.type != "cuda"):
+    if settings.views_on == "cpu":
         return None
     size = sum(math.prod(shape[:2]) * pool.channels for shape in pool.shapes)
-    if rt.device.type != "cuda" or device_views.fits(size, rt.device):
-        return rt.device
-    told = (
-        f"the pool has {size / 1e9:.1f} GB of pixels, more than a quarter of the GPU's free memory"
-    )
-    if asked == "device":
-        raise UserError(f"{told}; --views_on cpu makes the views on the CPU")
-    console.say(settings, rt, f"note    {told}: views are made on the CPU (--views_on cpu)")
-    return None
+    if rt.device.type == "cuda" and not device_views.fits(size, rt.device):
+        raise UserError(
+            f"the pool has {size / 1e9:.1f} GB of pixels, over a quarter of the GPU's free memory; "
+            "--views_on cpu makes the views on the CPU"
+        )
+    return rt.device
 
 
 def _image_paths(settings: PretrainSettings) -> tuple[list[Path], list[LeftOut]]:

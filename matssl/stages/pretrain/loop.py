@@ -282,7 +282,7 @@ class Run:
         bar.update()
         steps = self.plan.total_steps - self.step
         left = console.minutes(steps * clock.seconds_per_step)
-        if clock.steps == 3:
+        if clock.steps == 3 and steps:
             memory = runtime.peak_memory(self.rt.device) / 1e9
             self.say(
                 f"estimate {left} for {counted(steps, 'step')} "

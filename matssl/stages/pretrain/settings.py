@@ -81,12 +81,11 @@ class PretrainSettings(RunSettings, TrainingSettings, ImageSettings):
         high=1_000_000,
     )
     views_on: str = flag(
-        "auto",
+        "cpu",
         "views",
-        "where views are made: one by one on the CPU, or all of a batch at once on --device, where "
-        "the whole pool must fit; a few pixels differ by a grey level or two",
-        choices=("auto", "cpu", "device"),
-        auto="device on a GPU whose memory holds the pool four times",
+        "where views are made: one by one on the CPU, or all of a batch at once on --device, whose "
+        "memory holds the whole pool then; a few pixels differ by a grey level or two",
+        choices=("cpu", "device"),
     )
     scale_min: float = flag(
         0.3, "views", "smallest crop, as a share of the tile's area", above=0, high=1

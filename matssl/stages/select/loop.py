@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -90,12 +89,10 @@ def select(settings: SelectSettings, argv: Sequence[str] = ()) -> Path:
     said += [f"note    {book.repaired}"] if book.repaired else []
     said.append(f"method  {plan.method}: {described(plan.method)}")
     console.say(settings, rt, "\n".join(said))
-    console.say(settings, rt, f"device  {rt.describe()}\nfolder  {plan.root}")
+    console.say(settings, rt, f"device  {rt.describe(_network(plan.source))}\nfolder  {plan.root}")
 
     folder = RunFolder.at(plan.root, False, settings.overwrite, True)
-    folder.start(flags.to_dict(settings), argv)
-    words = ["python", "-m", "matssl.tools.select_images", *argv]
-    folder.write_text("command.txt", shlex.join(words) + "\n")
+    folder.start(flags.to_dict(settings), argv, "matssl.tools.select_images")
     folder.write_text("preflight.txt", pool.facts + "\n")
     failed = Failures(folder)
     eye = Eye(plan.source, settings, plan.by, folder.root)
@@ -139,6 +136,13 @@ def described(method: str) -> str:
     if "+" in method:
         return f"mean rank of {', '.join(method.split('+'))}"
     return selection.METHODS[method].title
+
+
+def _network(source: Source) -> bool:
+    """Return whether a network runs: the forest's filters are none."""
+    return source.segmenter is not None or (
+        source.features is not None and source.features.encoder is not None
+    )
 
 
 def _plan(settings: SelectSettings, rt: Runtime, book: Ledger, home: Path) -> Plan:

@@ -103,6 +103,20 @@ def relative(path: Path, root: Path) -> str:
     return (own.relative_to(home) if own.is_relative_to(home) else own).as_posix()
 
 
+def _refuse_stacks(images: Sequence[Path]) -> None:
+    """Refuse stacks, of which one page alone would be looked at.
+
+    Raises:
+        UserError: it names the first.
+    """
+    for path in images:
+        if (pages := readers.alike(path)) > 1:
+            raise UserError(
+                f"{path} has {pages} pages, and pictures are chosen; save each page as a file "
+                "(ImageJ: File > Save As > Image Sequence), or --page N takes page N of every stack"
+            )
+
+
 def gather(
     settings: SelectSettings,
     record: Preprocess,
@@ -122,6 +136,8 @@ def gather(
     """
     root = Path(settings.pool)
     pool = _found(settings, root)
+    if settings.page is None:
+        _refuse_stacks([pair.image for pair in pool.pairs])
     known = _Known()
     home = root
     if settings.labelled is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -197,9 +196,7 @@ def learning_curve(settings: SelectSettings, argv: Sequence[str] = ()) -> Path:
     console.say(settings, rt, "\n".join([*said, f"folder  {root}"]))
 
     folder = RunFolder.at(root, settings.resume, settings.overwrite, True, marks=(TABLE,))
-    folder.start(flags.to_dict(settings), argv)
-    words = ["python", "-m", "matssl.tools.select_images", *argv]
-    folder.write_text("command.txt", shlex.join(words) + "\n")
+    folder.start(flags.to_dict(settings), argv, "matssl.tools.select_images")
     jobs = [(seed, arm) for seed in seeds for arm in [CEILING, *arms]]
     done = _whole(folder, settings)
     with resume.disk_errors(folder):
