@@ -41,6 +41,8 @@ def believed(table: Path, names: Sequence[str], path: Path) -> None:
     axes[1].set_ylim(bottom=0)
     axes[1].legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     for axis in axes:
+        # The whole run, also where they counted in a part of it.
+        axis.set_xlim(0, 1.02 * float(rows["step"].max()))
         axis.set_xlabel("step")
     figure.tight_layout()
     pictures.save(figure, path)
