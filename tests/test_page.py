@@ -306,6 +306,22 @@ def test_teaching_needs_two_classes(steel: Folder) -> None:
     assert client.post("/api/plan", json=odd).status_code == 404
 
 
+def test_a_stopped_training_goes_on_with_its_own_command(steel: Folder) -> None:
+    run = steel.workspace.experiments / "finetune" / "steel-network-1"
+    run.mkdir(parents=True)
+    step = commands.train(steel, run.name, "network", 300, "")
+    place = steel.workspace.state / "jobs" / "one"
+    place.mkdir(parents=True)
+    first = {"kind": "train", "argv": list(step.argv), "told": step.told}
+    facts = {"id": "one", "kind": "teach", "facts": {"run": run.name}, "steps": [first]}
+    (place / "job.json").write_text(json.dumps({**facts, "begun": 0.0}))
+    asked = {"folder": "steel", "head": "network", "resume": run.name}
+    lines = program(steel.workspace).post("/api/plan", json=asked).json()["commands"]
+    assert lines[0]["line"] == commands.line("train", (*step.argv, "--resume"))
+    unknown = {**asked, "resume": "another"}
+    assert program(steel.workspace).post("/api/plan", json=unknown).status_code == 404
+
+
 _STUB = """
 import json, os, signal, sys, time
 from pathlib import Path
@@ -345,13 +361,25 @@ def test_a_job_outlives_the_server_and_is_stopped_by_the_next_one(stub: Jobs) ->
     name = stub.start("teach", "steel", [Step("train", ("x",), "Teaching")])
     _until(stub, name, "running")
     again = Jobs(stub.workspace)
-    seen = again.running()
-    assert seen is not None and seen["id"] == name and "working" in again.read(name)["log"]
-    with pytest.raises(Refused, match="running already"):
-        again.start("look", "steel", [])
+    assert [job["id"] for job in again.running()] == [name]
+    assert "working" in again.read(name)["log"]
+    with pytest.raises(Refused, match="being taught already"):
+        again.start("teach", "steel", [])
     again.stop(name)
     assert _until(again, name, "stopped", "died")["state"] == "stopped"
-    assert again.running() is None
+    assert not again.running()
+
+
+def test_a_folder_is_looked_at_while_a_model_is_taught(stub: Jobs) -> None:
+    first = stub.start("teach", "steel", [Step("train", ("x",), "Teaching")])
+    second = stub.start("look", "steel", [Step("look", ("x",), "Looking")])
+    _until(stub, second, "running")
+    with pytest.raises(Refused, match="running already"):
+        stub.start("measure", "steel", [])
+    for name in (first, second):
+        _until(stub, name, "running")
+        stub.stop(name)
+        _until(stub, name, "stopped")
 
 
 def test_a_job_that_is_killed_is_said_to_be_dead(stub: Jobs) -> None:
@@ -440,6 +468,12 @@ def test_a_host_that_others_reach_needs_a_token(tmp_path: Path) -> None:
     open_to_all = [str(tmp_path), "--host", "0.0.0.0", "--token", "0123456789abcdef"]
     assert settings.resolve(open_to_all).host == "0.0.0.0"
     assert all(settings.is_loopback(host) for host in ("127.0.0.1", "::1", "localhost"))
+
+
+def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch, home: Workspace) -> None:
+    monkeypatch.setattr("matssl.page.server.NEEDED", ("fastapi", "no_such_package"))
+    with pytest.raises(UserError, match=r"needs no_such_package: pip install 'matssl\[page\]'"):
+        program(home)
 
 
 def test_a_workspace_is_served_once(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 
 pytest.importorskip("fastapi")
 pytest.importorskip("httpx")
@@ -165,6 +166,10 @@ def test_two_pictures_are_labelled_taught_seen_and_measured(
     page.get_by_role("button", name="Teach and predict all pictures").click()
     page.get_by_role("button", name="See the result").click()
     page.locator(".legend").wait_for()
+    # The area is that of the whole mask, on a picture of which a part is labelled too.
+    label = next((home / "experiments" / "eval").glob("*/masks/label/a.tif"))
+    area = 100 * (tifffile.imread(label) == 1).mean()
+    assert f"{area:.1f} %" in page.locator(".legend").inner_text()
     page.get_by_label("Where the model is unsure").check()
     page.get_by_role("button", name="Measure →").click()
     page.get_by_role("button", name="Measure", exact=True).click()

@@ -413,7 +413,8 @@ def test_views_made_on_the_device_train_as_those_of_the_cpu_do(
             losses[where] = [float(row["loss"]) for row in csv.DictReader(file)]
     # A few pixels differ by a level or two, and so do the losses by a little.
     assert losses["cpu"] != losses["device"]
-    assert losses["device"] == pytest.approx(losses["cpu"], rel=0.05)
+    assert losses["device"] == pytest.approx(losses["cpu"], rel=0.2)
+    assert losses["device"][0] == pytest.approx(losses["cpu"][0], rel=0.03)
 
 
 def test_a_pool_that_moved_continues_its_run(pool_folder: Path, tmp_path: Path) -> None:

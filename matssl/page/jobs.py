@@ -31,6 +31,7 @@ REMEMBERED, TAIL = 40, 6000
 # Seconds that a process may take until it holds its lock.
 STARTING = 60.0
 PROGRAM = ("-m", "matssl.page.process")
+HEAVY = ("teach",)
 RUNNING = ("starting", "running", "stopping")
 
 
@@ -44,7 +45,7 @@ class Step:
 
 
 class Jobs:
-    """The jobs of a workspace; one runs at a time.
+    """The jobs of a workspace: one training at a time, and one other job beside it.
 
     ``program`` is what Python runs, with the folder of the job behind it.
     """
@@ -67,12 +68,13 @@ class Jobs:
             facts: what the page wants to know of it later.
 
         Raises:
-            Refused: another one is running.
+            Refused: another one of its weight is running.
         """
         with self._lock:
-            busy = self.running()
-            if busy is not None:
-                raise Refused(409, "something is running already; wait for it, or stop it")
+            heavy = kind in HEAVY
+            if any((job["kind"] in HEAVY) == heavy for job in self.running()):
+                what = "a model is being taught" if heavy else "something is running"
+                raise Refused(409, f"{what} already; wait for it, or stop it")
             name = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
             place = self.workspace.target(self.home / name / "job.json").parent
             told = {
@@ -142,9 +144,9 @@ class Jobs:
                 continue
         return found
 
-    def running(self) -> dict[str, Any] | None:
-        """Return the job that runs, None where none does."""
-        return next((job for job in self.all() if job["state"] in RUNNING), None)
+    def running(self) -> list[dict[str, Any]]:
+        """Return the jobs that run."""
+        return [job for job in self.all() if job["state"] in RUNNING]
 
     def stop(self, name: str) -> None:
         """Ask a job to stop as Ctrl-C does: a training saves what it has first.

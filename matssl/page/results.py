@@ -238,20 +238,6 @@ class Prediction:
         return self.masks[image]
 
 
-def fractions(root: Path, folder: Path) -> list[dict[str, Any]]:
-    """Return the area fractions of each picture of a prediction, in per cent by class."""
-    names = predictions.facts(root)[0]
-    found = []
-    for row in rows(root / "per_image.csv", 100_000):
-        image = Path(os.path.abspath(row["image"]))
-        if folder in image.parents:
-            shares = {n: _number(row.get(f"predicted fraction {n}")) for n in names}
-            if not any(share is not None for share in shares.values()):
-                shares = {n: _number(row.get(f"fraction {n}")) for n in names}
-            found.append({"image": image.relative_to(folder).as_posix(), "shares": shares})
-    return found
-
-
 def tables(root: Path) -> dict[str, list[dict[str, str]]]:
     """Return the tables of a measurement, of long ones the first rows."""
     return {path.stem: rows(path, ROWS) for path in sorted(root.glob("*.csv"))}

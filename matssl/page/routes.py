@@ -119,7 +119,6 @@ def _add_folders(app: FastAPI, workspace: Workspace, jobs: Jobs) -> None:
             "path": str(workspace.root),
             "version": matssl.__version__,
             "folders": workspace.folders(),
-            "running": jobs.running(),
         }
 
     @app.post("/api/look")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import secrets
 import socket
@@ -15,6 +16,8 @@ from matssl.page.guard import App, Door, Guard
 from matssl.page.settings import ServeSettings, is_loopback
 from matssl.page.workspace import Workspace
 
+# Packages of the extra [page].
+NEEDED = ("fastapi", "uvicorn")
 # Requests at once; more are told to come again.
 CONCURRENT = 64
 # Paths of requests that hold a picture or a mask.
@@ -36,15 +39,24 @@ def application(
     Raises:
         UserError: FastAPI is not installed.
     """
-    try:
-        from matssl.page.routes import build
-    except ImportError as error:
-        told = "the page needs FastAPI and uvicorn: pip install 'matssl[page]'"
-        raise UserError(told) from error
+    _check_installed()
+    from matssl.page.routes import build
+
     known = frozenset(("localhost", *(name.lower() for name in names)))
     door = Door(token, port, known, UPLOADS, upload_bytes)
     app: App = build(workspace, static())
     return Guard(app, door)
+
+
+def _check_installed() -> None:
+    """Refuse to begin without the packages of the extra.
+
+    Raises:
+        UserError: they are named.
+    """
+    absent = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    if absent:
+        raise UserError(f"the page needs {' and '.join(absent)}: pip install 'matssl[page]'")
 
 
 def static() -> Path:
@@ -65,11 +77,8 @@ def serve(settings: ServeSettings) -> None:
     token = settings.token or secrets.token_urlsafe(24)
     names = () if is_loopback(settings.host) else (socket.gethostname(), settings.host)
     app = application(workspace, token, port, settings.upload_mb << 20, names)
-    try:
-        import uvicorn
-    except ImportError as error:
-        told = "the page needs FastAPI and uvicorn: pip install 'matssl[page]'"
-        raise UserError(told) from error
+    import uvicorn
+
     host = settings.host if is_loopback(settings.host) else _shown(settings.host)
     host = f"[{host}]" if ":" in host else host
     print(f"workspace {workspace.root}")

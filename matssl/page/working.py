@@ -242,10 +242,10 @@ def _add_results(app: FastAPI, workspace: Workspace) -> None:
     @app.get("/api/prediction")
     def prediction(folder: str, run: str) -> dict[str, Any]:
         found = predicted(folder, run)
-        root, path = found.root, Folder(workspace, folder).path
+        root = found.root
         return {
             "names": found.names,
-            "pictures": results.fractions(root, path),
+            "pictures": list(found.masks),
             "uncertain": (root / "probabilities").is_dir(),
             "command": results.command(root),
             "warnings": results.warnings(root),

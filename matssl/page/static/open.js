@@ -76,7 +76,7 @@ async function folder(page, app) {
   page.append(el("div.head", {}, el("h1", {}, app.folder === "." ? app.workspace.name : app.folder),
     el("button.main", { type: "button", onclick: () => app.go("label") }, "Label pictures →")));
   page.append(el("div.card", {}, el("div.tiles", {}, tiles.map(([value, what]) => el("div", {}, el("b", {}, value), el("span", {}, what)))),
-    warnings.map((text) => el("p.note.warn", {}, text)), broken.map((p) => el("p.note.bad", {}, `${p.image}: ${p.error}`)),
+    warnings.map((text) => el("p.note.warn", {}, text.replaceAll(`${app.workspace.path}/`, ""))), broken.map((p) => el("p.note.bad", {}, p.error.replaceAll(`${app.workspace.path}/`, ""))),
     facts.has_masks ? taking(app, facts) : null));
   if (!good.length) { page.append(el("p.note.bad", {}, "There is no picture here that can be read.")); return null; }
   const chosen = new Set();

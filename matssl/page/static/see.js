@@ -11,7 +11,7 @@ export async function show(main, app, asked) {
   }
   const run = runs.predictions.find((r) => r.name === asked.run) || runs.predictions[0];
   const [found, own] = await Promise.all([get("/api/prediction", { folder: app.folder, run: run.name }), get("/api/classes", { folder: app.folder })]);
-  const pictures = app.facts.pictures.filter((p) => !p.error && found.pictures.some((q) => q.image === p.image));
+  const pictures = app.facts.pictures.filter((p) => !p.error && found.pictures.includes(p.image));
   const strip = el("div.strip"), stage = el("div.stage"), panel = el("div.panel"), bar = el("div.bar"), box = el("div");
   main.append(el("div.work", {}, strip, el("div.middle", {}, stage, bar), panel));
   const viewer = new Viewer(stage, "Picture with what the model says. Plus and minus zoom, 0 fits.");
@@ -61,10 +61,13 @@ export async function show(main, app, asked) {
   }
 
   function drawPanel() {
-    const shares = found.pictures.find((p) => p.image === current.image)?.shares || {};
+    // Of the pixels shown; rows of an information bar belong to no class.
+    const counts = new Float64Array(256);
+    for (const value of data) counts[value]++;
+    const total = classes.reduce((sum, c) => sum + counts[c.value], 0);
     fill(panel,
       el("section", {}, el("label.field", {}, "Prediction", el("select", { onchange: (event) => app.go("see", { run: event.target.value, image: current.image }) }, runs.predictions.map((r) => el("option", { value: r.name, selected: r.name === run.name }, r.name))))),
-      el("section", {}, el("h2", {}, "Area of each class here"), el("ul.legend", {}, classes.map((c) => el("li", {}, el("span", {}, swatch(c.colour), c.name), el("span", {}, shares[c.name] === undefined || shares[c.name] === null ? "–" : `${number(100 * shares[c.name])} %`))))),
+      el("section", {}, el("h2", {}, isPart(current) ? "Area of each class in this part" : "Area of each class here"), el("ul.legend", {}, classes.map((c) => el("li", {}, el("span", {}, swatch(c.colour), c.name), el("span", {}, total ? `${number(100 * counts[c.value] / total)} %` : "–"))))),
       el("section", {}, el("h2", {}, "View"),
         el("label.check", {}, el("input", { type: "checkbox", checked: layers.classes.visible, onchange: (event) => { layers.classes.visible = event.target.checked; viewer.draw(); } }), "Classes"), slider("Opacity", layers.classes),
         el("label.check", { style: { marginTop: ".8rem" } }, el("input", { type: "checkbox", checked: layers.uncertainty.visible, disabled: !found.uncertain, onchange: async (event) => { layers.uncertainty.visible = event.target.checked; await loadUnsure(); viewer.draw(); } }), "Where the model is unsure"),

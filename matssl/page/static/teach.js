@@ -25,7 +25,8 @@ export async function show(main, app) {
   el("div.card", {}, el("h2", {}, "How"), el("div.choice", { role: "radiogroup", "aria-label": "Kind of model" }, radio("forest", "Forest", "Learns in seconds from a few strokes. Try it first."), radio("network", "Network", "U-Net, minutes. Better at shapes and textures, wants more labels.")), more, button,
     enough ? null : el("p.note", { style: { marginTop: ".8rem" } }, "Paint at least two classes first. ", el("a", { href: `#label?${new URLSearchParams({ folder: app.folder })}` }, "Go to Label")), lines));
   page.append(box, setup);
-  if (runs.models.length) page.append(history(app, runs, begin, use));
+  const active = jobs.jobs.filter((job) => isGoing(job) && job.kind === "teach").map((job) => job.facts.run);
+  if (runs.models.length) page.append(history(app, runs, begin, use, active));
   async function plan() {
     if (!enough) return;
     try { const answer = await send("/api/plan", asked); lines.replaceChildren(commandBlock(answer.commands.map((c) => c.line)) || ""); } catch { lines.replaceChildren(); }
@@ -55,11 +56,11 @@ export async function show(main, app) {
   return null;
 }
 
-function history(app, runs, begin, use) {
+function history(app, runs, begin, use, active) {
   const rows = runs.models.map((m) => el("tr", {}, el("td", {}, m.name), el("td", {}, m.head === "forest" ? "forest" : `network${m.step ? `, step ${m.step}${m.total ? " of " + m.total : ""}` : ""}`),
-    el("td.num", {}, m.score === null ? "–" : `${number(100 * m.score)} %`), el("td", {}, el("span.tag", {}, { running: "stopped" }[m.state] || m.state)),
+    el("td.num", {}, m.score === null ? "–" : `${number(100 * m.score)} %`), el("td", {}, el("span.tag", {}, active.includes(m.name) ? "running" : { running: "stopped", failed: "stopped" }[m.state] || m.state)),
     el("td.right-text", {}, el("div.row", { style: { justifyContent: "flex-end" } },
-      m.resumable && m.state !== "done" ? el("button", { type: "button", onclick: () => begin({ folder: app.folder, head: "network", resume: m.name }) }, "Go on") : null,
+      m.resumable && m.state !== "done" && !active.includes(m.name) ? el("button", { type: "button", onclick: () => begin({ folder: app.folder, head: "network", resume: m.name }) }, "Go on") : null,
       m.usable ? el("button", { type: "button", onclick: () => use(m.name) }, "Predict all pictures") : null,
       m.state === "done" ? el("a.button", { href: `/files/finetune/${encodeURIComponent(m.name)}/report.html`, target: "_blank", rel: "noopener" }, "Report") : null))));
   return el("div.card", { style: { marginTop: "1.1rem" } }, el("h2", {}, "Models of this folder"), el("div.scroll", {}, el("table", {}, el("thead", {}, el("tr", {}, el("th", {}, "Name"), el("th", {}, "Kind"), el("th.num", {}, "Held-out mIoU"), el("th", {}, "State"), el("th", {}))), el("tbody", {}, rows))));

@@ -160,8 +160,8 @@ class Learner:
         with self.rt.autocast():
             if exercise is None:
                 logits: Tensor = self.parallel(images)
-            else:
-                logits = exercise.answered(self.parallel, self.model.encoder, images)
+                return logits, logits.new_empty(0)
+            logits = exercise.answered(self.parallel, self.model.encoder, images)
         return logits[: len(images)], logits[len(images) :]
 
     def _positives(self, logits: Tensor, target: Tensor) -> tuple[int, int, int]:
