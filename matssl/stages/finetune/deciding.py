@@ -28,7 +28,8 @@ def choose(
 ) -> dict[str, list[float]]:
     """Choose the factors of the classes, and write what they are worth.
 
-    Specimens are left out one by one, images where all are of one specimen.
+    Specimens are left out one by one. Images of one specimen are not enough: what they choose for
+    each other lost half a point on other specimens (benchmarks/RESULTS.md).
 
     Args:
         folder: of the run.
@@ -39,18 +40,13 @@ def choose(
     Returns:
         What goes into the progress of the checkpoint: nothing where the most likely class is kept.
     """
-    groups = [pair.group for pair in data.pairs]
-    one = len(set(groups)) == 1
-    if one:
-        groups = [str(number) for number in range(len(groups))]
-    found = decision.chosen(samples, groups)
+    found = decision.chosen(samples, [pair.group for pair in data.pairs])
     factors = [float(factor) for factor in np.exp(found.offsets)] if found.pays else []
     folder.write_json(
         FILE,
         {
             **found.to_dict(),
-            "images": len(groups),
-            "left_out": "image" if one else "specimen",
+            "images": len(data.pairs),
             "factors": dict(zip(names, factors, strict=True)) if factors else {},
         },
     )
@@ -65,11 +61,11 @@ def told(root: Path) -> str:
         before, others = facts["miou_most_likely"], facts["miou_chosen_on_other_groups"]
         if others is None:
             return (
-                f"the most likely class: {images} cannot tell whether another decision would pay "
-                "elsewhere"
+                f"the most likely class: {images} of one specimen cannot tell whether another "
+                "decision pays on others"
             )
         gain = (
-            f"on {images}, each {facts['left_out']} by factors that the others chose, mIoU "
+            f"on {images}, each specimen by factors that the others chose, mIoU "
             f"{percent(float(others))} % instead of {percent(float(before))} %"
         )
         if not facts["taken"]:
