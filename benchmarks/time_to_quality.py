@@ -34,9 +34,17 @@ from matssl.core.run_folder import environment
 ROOT = Path(__file__).resolve().parent.parent
 SETS = ("uhcs", "tem/bubble_512", "nasa/EBC1")
 PLAIN, AIM = "plain", 0.25
+LITE = "--encoder tu-tf_efficientnet_lite0 --ssl_weights_path imagenet-efficientnet-lite0"
 SETTINGS = {
     "default, 500 steps": "",
     "default, 125 steps": "--steps 125 --val_every 125",
+    "ImageNet lite0, 500 steps": LITE,
+    "ImageNet lite0, 100 steps": f"{LITE} --steps 100 --val_every 50",
+    "ImageNet lite0, 150 steps": f"{LITE} --steps 150 --val_every 75",
+    "ImageNet lite0, 100 steps, 2e-3, 0.95": (
+        f"{LITE} --steps 100 --val_every 50 --lr 2e-3 --warmup 0.2 --ema 0.95"
+    ),
+    "ImageNet lite0, 200 steps, 128 px": f"{LITE} --steps 200 --crop_size 128 --val_every 100",
 }
 OURS = re.compile(r"step (\d+)/\d+: .*validation mIoU ([0-9.]+)")
 THEIRS = re.compile(r"step (\d+) .*val mIoU ([0-9.]+)")

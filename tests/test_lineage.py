@@ -37,6 +37,9 @@ def test_the_newest_link_that_tells_a_fact_is_asked() -> None:
     assert chain.newest("encoder") == "resnet18" and chain.newest("decoder") == "unet"
     assert chain.newest("verdict") is None
     assert chain.labelled_digests == {"a", "b"}
+    assert chain.unlabelled_digests == frozenset()
+    semi = chain.then({**TUNED, "unlabelled_digests": ["c"]}).then(FILE).then(TUNED)
+    assert semi.unlabelled_digests == {"c"} and semi.labelled_digests == {"a", "b"}
 
 
 def test_people_read_short_hashes_and_no_lists() -> None:

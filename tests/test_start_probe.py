@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -187,12 +188,25 @@ def _losses(run: Path) -> list[str]:
         return [row["loss"] for row in csv.DictReader(file)]
 
 
+def _written(folder: Path) -> Path:
+    """Write four images whose two classes any network that sees tells apart."""
+    data = _images(4)
+    for place in ("train", "train_annot"):
+        (folder / place).mkdir(parents=True)
+    for number, (plane, mask) in enumerate(zip(data.planes, data.masks, strict=True)):
+        grey = np.clip(255 * plane, 0, 255).astype(np.uint8)
+        cv2.imwrite(str(folder / "train" / f"{number}.png"), grey)
+        cv2.imwrite(str(folder / "train_annot" / f"{number}.png"), mask)
+    return folder
+
+
 def test_a_start_that_hurts_is_said_everywhere_and_changes_no_bit(
-    synthetic_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    labels = _written(tmp_path / "grains")
     bad = _file(tmp_path / "bad.safetensors", _blind())
     words = ["--ssl_weights_path", bad, "--encoder", ENCODER]
-    assert _tune(synthetic_folder, tmp_path, "looked", *words) == 0
+    assert _tune(labels, tmp_path, "looked", *words) == 0
     said = capsys.readouterr().out
     (warned,) = [line for line in said.splitlines() if line.startswith("warning")]
     assert "worse than random weights" in warned and "Leave the weights out" in warned
@@ -206,7 +220,7 @@ def test_a_start_that_hurts_is_said_everywhere_and_changes_no_bit(
     page = (run / "report.html").read_text(encoding="utf-8")
     assert page.count("the given start is worse than random weights") >= 2
     # Never: nothing is said, and the training is the same to the last bit.
-    assert _tune(synthetic_folder, tmp_path, "blind", *words, "--check_start", "none") == 0
+    assert _tune(labels, tmp_path, "blind", *words, "--check_start", "none") == 0
     other = tmp_path / "finetune" / "blind"
     assert "warning" not in capsys.readouterr().out
     assert not (other / "start_probe.csv").exists()
@@ -215,7 +229,7 @@ def test_a_start_that_hurts_is_said_everywhere_and_changes_no_bit(
     one, two = (checkpoint.load(r / "last.ckpt")["state"] for r in (run, other))
     assert all(torch.equal(one[key], two[key]) for key in one)
     # Where only the result is printed, the warning is.
-    assert _tune(synthetic_folder, tmp_path, "quiet", *words, "--quiet") == 0
+    assert _tune(labels, tmp_path, "quiet", *words, "--quiet") == 0
     assert capsys.readouterr().out.startswith("warning")
 
 

@@ -11,7 +11,7 @@ import mmap
 import os
 import tempfile
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
@@ -201,14 +201,19 @@ def histogram(values: Array, least: int = 0) -> NDArray[np.int64]:
     return counts
 
 
-def decided(probabilities: Array, threshold: float | None = None) -> NDArray[np.uint8]:
+def decided(
+    probabilities: Array, threshold: float | None = None, factors: Sequence[float] = ()
+) -> NDArray[np.uint8]:
     """Return the class of each pixel, uint8 (H, W).
 
     Args:
         probabilities: (C, H, W).
         threshold: of two classes, the second is where its probability is above; None: the most
             likely class.
+        factors: of the probabilities of the classes, before the largest is taken; empty: none.
     """
     if threshold is None:
+        if len(factors):
+            probabilities = probabilities * np.asarray(factors, np.float32)[:, None, None]
         return probabilities.argmax(axis=0).astype(np.uint8)
     return (probabilities[1] > threshold).astype(np.uint8)

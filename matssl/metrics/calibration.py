@@ -186,6 +186,16 @@ class Sample(NamedTuple):
     truth: NDArray[np.int64]
 
 
+def thinned(masks: Sequence[NDArray[np.uint8]]) -> int:
+    """Return of how many labelled pixels of all images one is taken, so that they are not too many.
+
+    Args:
+        masks: class indices or 255.
+    """
+    labelled = sum(int(np.count_nonzero(mask != IGNORE)) for mask in masks)
+    return max(1, -(-labelled // MOST_PIXELS))
+
+
 def sample(probabilities: Array, truth: NDArray[np.uint8], every: int) -> Sample:
     """Return every so-many-th labelled pixel of an image.
 

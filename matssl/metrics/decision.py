@@ -74,8 +74,8 @@ def chosen(samples: Sequence[Sample], groups: Sequence[str]) -> Choice:
     """
     classes = len(samples[0].logs)
     names = list(dict.fromkeys(groups))
-    plain = sum(_counts(one, np.zeros(classes)) for one in samples)
-    before = float(overlap.miou(plain))
+    plain = [_counts(one, np.zeros(classes)) for one in samples]
+    before = float(overlap.miou(np.sum(plain, axis=0)))
     offsets, after = best(samples)
     others = float("nan")
     if len(names) > 1:

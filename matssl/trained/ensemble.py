@@ -25,6 +25,8 @@ from matssl.trained.network import Network
 
 # Entry of the description of the model that says how many there are.
 MEMBERS = "members"
+# Entry of its progress: factors of the classes, chosen on validation images.
+FACTORS = "factors"
 # Entries of the facts of a model: its description and its share, where models differ in them.
 OWN, SHARE = "model", "share"
 # More are no ensemble of ours.
@@ -256,6 +258,20 @@ def temperature(payload: Mapping[str, Any]) -> float:
     progress = payload.get("progress")
     value = progress.get("temperature", 1.0) if isinstance(progress, Mapping) else 1.0
     return checked(value)
+
+
+def factors(payload: Mapping[str, Any], classes: int) -> tuple[float, ...]:
+    """Return the factors of the classes that validation images chose; empty where none were.
+
+    Raises:
+        ValueError: they are none of so many classes.
+    """
+    progress = payload.get("progress")
+    found = progress.get(FACTORS, ()) if isinstance(progress, Mapping) else ()
+    values = tuple(float(value) for value in found)
+    if values and not (len(values) == classes and all(0 < value <= 1 for value in values)):
+        raise ValueError("its factors are none of its classes")
+    return values
 
 
 def checked(value: object) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -137,6 +137,8 @@ class Segmenter:
             empty for a single model.
         threshold: of two classes, the second is where the network's own probability is above it;
             None: the most likely class.
+        factors: of the network's own probabilities, by which the class is chosen where validation
+            images chose them; empty: none.
     """
 
     network: Network = field(repr=False)
@@ -150,6 +152,7 @@ class Segmenter:
     temperature: float = 1.0
     members: tuple[Member, ...] = field(default=(), repr=False)
     threshold: float | None = None
+    factors: tuple[float, ...] = ()
 
     @classmethod
     def load(
@@ -198,6 +201,7 @@ class Segmenter:
             trained_on = _trained_on(payload)
             table = ClassTable.from_dict(payload["classes"])
             threshold = _threshold(payload, table)
+            factors = ensemble.factors(payload, table.num_classes)
         first = members[0]
         return cls(
             first.network,
@@ -209,6 +213,7 @@ class Segmenter:
             temperature=first.temperature if len(members) == 1 else 1.0,
             members=tuple(members) if len(members) > 1 else (),
             threshold=threshold,
+            factors=factors,
         )
 
     def predict(
@@ -261,12 +266,12 @@ class Segmenter:
                 total = ensemble.add(total, probabilities, member.of)
             else:
                 # Of the network's own ones: rounding must not decide between two classes.
-                _decide(probabilities, classes, self.threshold)
+                _decide(probabilities, classes, self.threshold, self.factors)
                 calibration.temper(probabilities, member.temperature)
                 total = probabilities
         assert total is not None
         if self.members:
-            _decide(total, classes, self.threshold)
+            _decide(total, classes, self.threshold, self.factors)
         return Prediction(
             classes,
             total,
@@ -421,8 +426,11 @@ def native(probabilities: NDArray[np.float32], shape: tuple[int, int]) -> NDArra
 
 
 def _decide(
-    probabilities: NDArray[np.float32], classes: NDArray[np.uint8], threshold: float | None
+    probabilities: NDArray[np.float32],
+    classes: NDArray[np.uint8],
+    threshold: float | None,
+    factors: Sequence[float],
 ) -> None:
     """Write the class of each pixel, in strips so that the index array stays small."""
     for rows in strips(probabilities.shape[1]):
-        classes[rows] = decided(probabilities[:, rows], threshold)
+        classes[rows] = decided(probabilities[:, rows], threshold, factors)

@@ -98,11 +98,22 @@ def as_asked(segmenter: Segmenter, settings: EvaluateSettings) -> Segmenter:
         raise UserError(f"--threshold is for models of two classes; this one has {len(names)}")
     limit = segmenter.threshold if given is None else given
     if limit is None:
-        return segmenter
+        return _factors_told(segmenter)
     source = "as trained" if given is None else "--threshold"
     note = f"note    {names[1]} is where its probability is above {limit:g} ({source})"
     note = "\n".join(part for part in (segmenter.note, note) if part)
-    return replace(segmenter, threshold=limit, note=note)
+    return replace(segmenter, threshold=limit, factors=(), note=note)
+
+
+def _factors_told(segmenter: Segmenter) -> Segmenter:
+    """Return a model whose note names its factors, where validation images chose some."""
+    if not segmenter.factors:
+        return segmenter
+    pairs = zip(segmenter.table.names, segmenter.factors, strict=True)
+    said = ", ".join(f"{name} {factor:.2f}" for name, factor in pairs)
+    note = f"note    a class is where its probability times a factor is largest: {said}"
+    note = "\n".join(part for part in (segmenter.note, note) if part)
+    return replace(segmenter, note=note)
 
 
 def results_root(settings: EvaluateSettings, raw: bool) -> Path:

@@ -78,6 +78,8 @@ class Learner:
         if objective.dropout > 0:
             # A hook has no name in the weights: the model stays what it is without dropout.
             model.segmentation_head.register_forward_pre_hook(partial(_dropped, objective.dropout))
+        # Of the classes, where validation images chose them for the kept model.
+        self.factors: tuple[float, ...] = ()
         self.kernels = losses.kernels(model) if objective.l2 > 0 else []
         # Of the last step: the L2 term; true positives, false positives, false negatives.
         self.penalty, self.positives = 0.0, (0, 0, 0)
@@ -158,8 +160,8 @@ class Learner:
         with self.rt.autocast():
             if exercise is None:
                 logits: Tensor = self.parallel(images)
-            else:
-                logits = exercise.answered(self.parallel, self.model.encoder, images)
+                return logits, logits.new_empty(0)
+            logits = exercise.answered(self.parallel, self.model.encoder, images)
         return logits[: len(images)], logits[len(images) :]
 
     def _positives(self, logits: Tensor, target: Tensor) -> tuple[int, int, int]:
@@ -200,7 +202,7 @@ class Learner:
 
     def predict(self, plane: Array) -> NDArray[np.uint8]:
         """Return class indices of a plane, by the predictor that evaluation uses."""
-        return decided(self.probabilities(plane), self.objective.threshold)
+        return decided(self.probabilities(plane), self.objective.threshold, self.factors)
 
     def probabilities(self, plane: Array) -> NDArray[np.float32]:
         """Return class probabilities of a plane, float32 (C, H, W), as the network gives them."""

@@ -244,7 +244,7 @@ class Run:
             told, miou = averaging.finish(folder, self.averaging, learner, val, monitor)
             self.best = self.best if miou is None else miou
             self.say(told) if told else None
-            calibrate.kept(folder, self.inputs, learner)
+            calibrate.kept(folder, self.inputs, learner, settings.decision)
             beside.finish(settings, rt, folder, self.inputs, learner, self._outcome())
 
     def say(self, text: str) -> None:

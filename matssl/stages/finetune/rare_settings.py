@@ -10,6 +10,8 @@ from matssl.core.flags import Problem, flag
 THIN_LOSSES = ("tversky", "focal_tversky", "boundary", "cldice")
 # Those with a cross-entropy over all classes, whose labels can be smoothed.
 SMOOTHED = ("ce", "dice_ce", *THIN_LOSSES)
+# How a class is chosen from probabilities.
+ARGMAX, VALIDATION = "argmax", "validation"
 TVERSKY = THIN_LOSSES[:2]
 
 
@@ -44,6 +46,15 @@ class RareSettings:
         below=1,
     )
 
+    decision: str = flag(
+        ARGMAX,
+        "training",
+        "which class a pixel is said to be: the most likely one (argmax), or (validation) the one "
+        "most likely by factors of the classes with the best mean IoU on the validation images, "
+        "where they pay on those that did not choose them",
+        choices=(ARGMAX, VALIDATION),
+    )
+
     def loss_options(self, loss: str) -> dict[str, float]:
         """Return the options of a loss, by the names of its arguments; defaults are left out.
 
@@ -59,13 +70,21 @@ class RareSettings:
             found |= {"alpha": self.tversky_alpha, "beta": self.tversky_beta}
         return found
 
-    def loss_problems(self, loss: str) -> list[Problem]:
+    def loss_problems(self, loss: str, threshold: float | None, beside: str) -> list[Problem]:
         """Return what does not go together, one sentence each.
 
         Args:
             loss: ``--loss``.
+            threshold: ``--threshold``.
+            beside: ``--average_with``.
         """
         wrong = []
+        if self.decision == VALIDATION and threshold is not None:
+            told = "--decision validation and --threshold both say where a class is; give one"
+            wrong.append(Problem(told, ("decision", "threshold")))
+        if self.decision == VALIDATION and beside != "none":
+            told = "--decision validation is of a network alone; leave --average_with out"
+            wrong.append(Problem(told, ("decision", "average_with")))
         about = ("loss", "loss_function")
         if self.label_smoothing and loss not in SMOOTHED:
             told = f"--label_smoothing acts in the cross-entropy over all classes, not in {loss}"

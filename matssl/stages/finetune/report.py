@@ -17,7 +17,7 @@ from matssl.data import preprocess
 from matssl.metrics import counts as counting
 from matssl.metrics import overlap
 from matssl.pictures import segmentation, training
-from matssl.stages.finetune import augmented, calibrate
+from matssl.stages.finetune import augmented, calibrate, deciding
 from matssl.stages.finetune.inputs import Inputs
 from matssl.stages.finetune.learner import Averaged, Learner
 from matssl.stages.finetune.semi import watch
@@ -123,6 +123,7 @@ def finish(
         *([("Epochs", report.picture(root / "metrics.png"))] if epochs else []),
         ("Validation images", "".join(report.picture(path) for path in pictures)),
         *calibrate.section(root),
+        *deciding.section(root),
         *more,
         *augmented.section(root, settings),
         *watch.section(root, inputs, learner.supervision),
@@ -134,9 +135,12 @@ def finish(
     ]
     subtitle = f"{settings.decoder} on {settings.encoder}, {inputs.dataset.root.name}"
     report.write(root / "report.html", f"Fine-tuning: {root.name}", subtitle, sections)
+    said = deciding.told(root)
     print(
         f"done: {root / 'best.ckpt'}\n      {kind} {outcome.score} at step "
         f"{outcome.best_step}\n      report: {root / 'report.html'}",
+        *([f"\n      decision: {said}"] if said else []),
+        sep="",
         flush=True,
     )
 

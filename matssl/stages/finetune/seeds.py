@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from matssl.core import flags, runtime
+from matssl.core import checkpoint, flags, runtime, textfiles
 from matssl.core.arrays import Array, decided
 from matssl.core.digest import Damaged
 from matssl.core.errors import DiskFull, UserError
@@ -25,10 +25,12 @@ from matssl.core.tables import csv_text
 from matssl.data.crops import Labelled
 from matssl.metrics import calibration, overlap
 from matssl.metrics import counts as counting
+from matssl.metrics.calibration import Sample
 from matssl.stages import console, resume
+from matssl.stages.finetune import deciding, loop, several, start
 from matssl.stages.finetune import inputs as reading
-from matssl.stages.finetune import loop, several, start
 from matssl.stages.finetune.inputs import Inputs
+from matssl.stages.finetune.rare_settings import VALIDATION
 from matssl.stages.finetune.semi import watch
 from matssl.stages.finetune.settings import FinetuneSettings
 from matssl.trained import ensemble
@@ -155,7 +157,10 @@ def _finish(
     several.join(path, roots, settings, inputs.dataset.root.name, {"seeds": len(seeds)})
     facts: dict[str, object] = {"models": len(seeds)}
     if inputs.val is not None:
-        scores = validated(path, inputs.val, rt)
+        # What is kept of each was validated at its end.
+        stored = [textfiles.read_json(root / "status.json") for root in roots]
+        together, samples = validated(path, inputs.val, rt)
+        scores = [*(float(facts["best_miou"]) for facts in stored), together]
         names = [*map(_name, seeds), "all as one"]
         rows: list[dict[str, object]] = [
             {"model": name, "val_miou": round(score, 4)}
@@ -164,31 +169,39 @@ def _finish(
         atomic_write_text(folder.path(TABLE), csv_text(rows))
         shown = ", ".join(f"{100 * score:.1f}" for score in scores[:-1])
         print(f"      validation mIoU {100 * scores[-1]:.1f} % as one ({shown} alone)", flush=True)
-        facts["best_miou"] = scores[-1]
+        facts["best_miou"] = together
+        if settings.decision == VALIDATION:
+            factors = deciding.choose(folder, samples, inputs.val, inputs.table.names)
+            whole = checkpoint.load(path, stage="finetune")
+            checkpoint.save(path, {**whole, "progress": {**whole["progress"], **factors}})
+            print(f"      decision: {deciding.told(folder.root)}", flush=True)
     folder.status("done", **facts)
     print(f"      {len(seeds)} models as one: {path}", flush=True)
 
 
-def validated(path: Path, val: Labelled, rt: Runtime) -> list[float]:
-    """Return the mean IoU of each model of an ensemble on validation images, and of all as one.
+def validated(path: Path, val: Labelled, rt: Runtime) -> tuple[float, list[Sample]]:
+    """Return the mean IoU of an ensemble on validation images, by the most likely class.
 
     Args:
         path: of the ensemble.
         val: the images; pixels of all of them are counted together.
         rt: where it computes.
+
+    Returns:
+        The mean IoU, and labelled pixels of each image with their mean probabilities.
     """
+    samples: list[Sample] = []
+    every = calibration.thinned(val.masks)
     whole = Segmenter.load(path, device=str(rt.device), precision=rt.precision)
-    classes, members = whole.table.num_classes, whole.members
-    totals = np.zeros((len(members) + 1, classes, classes), np.int64)
+    classes = whole.table.num_classes
+    total = np.zeros((classes, classes), np.int64)
     for plane, mask in zip(val.planes, val.masks, strict=True):
-        together: Array | None = None
-        for number, member in enumerate(members):
+        mean: Array | None = None
+        for member in whole.members:
             found = member.probabilities(plane, classes)
-            said = decided(found, whole.threshold)
-            totals[number] += counting.confusion(mask, said, classes)
             calibration.temper(found, member.temperature)
-            together = ensemble.add(together, found, len(members))
-        assert together is not None
-        said = decided(together, whole.threshold)
-        totals[-1] += counting.confusion(mask, said, classes)
-    return [float(overlap.miou(total)) for total in totals]
+            mean = ensemble.add(mean, found, member.of)
+        assert mean is not None
+        total += counting.confusion(mask, decided(mean, whole.threshold), classes)
+        samples.append(calibration.sample(mean, mask, every))
+    return float(overlap.miou(total)), samples

@@ -351,8 +351,8 @@ class FinetuneSettings(
         if self.data_ratio < 1 and self.max_train_images is not None:
             told = "give --data_ratio or --max_train_images, not both"
             wrong.append(Problem(told, ("data_ratio", "max_train_images")))
-        again = self.resume and self.folds is None
-        wrong += self.forest_problems(again, self.resolved().started, self.stages is not None)
+        again, staged = self.resume and self.folds is None, self.stages is not None
+        wrong += self.forest_problems(again, self.resolved().started, staged)
         if self.resume and not (self.name or self.results_dir):
             wrong.append(Problem("--resume needs the --name of the run", ("name",)))
         wrong += self.network_problems(self.encoder, self.decoder)
@@ -364,7 +364,7 @@ class FinetuneSettings(
         several = {"folds": self.folds, "stages": self.stages, "results_dir": self.results_dir}
         wrong += self.start_problems(self.ssl_weights_path, self.classifies)
         wrong += self.ingredient_problems(self.classifies, several)
-        wrong += self.loss_problems(self.resolved().loss)
+        wrong += self.loss_problems(self.resolved().loss, self.threshold, self.average_with)
         wrong += self.staged_problems(self.folds, self.classifies, self.results_dir)
         others = {"folds": self.folds, "stages": self.stages, "whole_images": self.whole_images}
         others |= {"head": self.classifies, "input_depth": self.input_depth > 1}

@@ -267,7 +267,7 @@ def forgetting(
                 at = place[pair.image]
                 plane, mask = whole.planes[at], whole.masks[at]
                 found = segmenter.network.probabilities(segmenter.record.tensor(plane), classes)
-                said = decided(found, segmenter.threshold)
+                said = decided(found, segmenter.threshold, segmenter.factors)
                 total += counting.confusion(mask, said, classes)
             row[f"miou {other.stage.name}"] = round(float(overlap.miou(total)), 4)
         rows.append(row)
