@@ -90,6 +90,13 @@ def test_a_look_says_what_the_doctor_says_and_holds_until_the_folder_changes(
     assert not steel.is_current()
 
 
+def test_a_folder_that_nobody_looked_at_is_no_mistake(home: Workspace) -> None:
+    answer = program(home).get("/api/folder", params={"folder": "steel"})
+    assert answer.status_code == 200 and answer.json()["pictures"] is None
+    one = {"folder": "steel", "image": "a.png"}
+    assert program(home).get("/api/picture.png", params=one).status_code == 409
+
+
 def test_bar_and_pixel_size_that_a_user_says_are_flags_of_every_command(steel: Folder) -> None:
     client = program(steel.workspace)
     asked = {"folder": "steel", "crop_bottom": "7", "pixel_size": "12.5nm"}

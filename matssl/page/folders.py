@@ -69,6 +69,11 @@ class Folder:
             raise Refused(409, "open the folder first") from error
         return dict(facts)
 
+    @property
+    def is_known(self) -> bool:
+        """Whether somebody has looked at it."""
+        return (self.kept / FACTS).is_file()
+
     def seal(self) -> str:
         """Return what changes when pictures come, go or change, or what is said of them does."""
         digest = hashlib.sha256(json.dumps(self.said(), sort_keys=True).encode())

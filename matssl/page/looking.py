@@ -39,7 +39,7 @@ def look(argv: Sequence[str]) -> int:
         UserError: there is no picture.
     """
     from matssl import contact_sheet, preflight
-    from matssl.data import layouts
+    from matssl.data import layouts, readers
     from matssl.data.preprocess import Preprocess
 
     args = _settings(argv)
@@ -96,7 +96,7 @@ def look(argv: Sequence[str]) -> int:
                 "error": fact.error or "",
                 "notes": [*fact.notes, *(one.text for one in outliers.get(fact.path, ()))],
             }
-            for fact in found.facts
+            for fact in sorted(found.facts, key=lambda one: readers.natural(_below(one.path, root)))
             if _below(fact.path, root).isprintable()
         ],
         "warnings": [*found.judged.warnings, *found.may_be_masks, *found.refusals],

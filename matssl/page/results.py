@@ -238,11 +238,6 @@ class Prediction:
         return self.masks[image]
 
 
-def tables(root: Path) -> dict[str, list[dict[str, str]]]:
-    """Return the tables of a measurement, of long ones the first rows."""
-    return {path.stem: rows(path, ROWS) for path in sorted(root.glob("*.csv"))}
-
-
 def chosen(root: Path) -> list[dict[str, Any]]:
     """Return the pictures that a choice ranks, the first to label first."""
     found = []

@@ -127,6 +127,9 @@ def _add_folders(app: FastAPI, workspace: Workspace, jobs: Jobs) -> None:
         workspace.check_links(folder.path)
         if folder.is_current():
             return {"job": None}
+        for job in jobs.running():
+            if job["kind"] == "look" and job["folder"] == asked.folder:
+                return {"job": job["id"]}
         workspace.target(folder.kept / "seal.txt")
         name = jobs.start("look", asked.folder, [commands.look(folder)])
         folder.remember()
@@ -135,6 +138,8 @@ def _add_folders(app: FastAPI, workspace: Workspace, jobs: Jobs) -> None:
     @app.get("/api/folder")
     def found(folder: str) -> dict[str, Any]:
         one = Folder(workspace, folder)
+        if not one.is_known:
+            return {"folder": folder, "pictures": None}
         facts = one.found()
         facts.pop("settings", None)
         line = commands.look(one)

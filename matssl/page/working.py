@@ -212,12 +212,11 @@ def _add_measuring(app: FastAPI, workspace: Workspace, jobs: Jobs) -> None:
     @app.get("/api/measured")
     def measured(name: str) -> dict[str, Any]:
         root = results.place(workspace, "measure", name)
-        tables = results.tables(root)
+        shares = results.rows(root / "fractions_over_specimens.csv")
         masks = workspace.state / "masks" / results.checked(name)
         return {
             "name": name,
-            "headline": results.headline(tables.get("fractions_over_specimens", [])),
-            "tables": {k: v[:50] for k, v in tables.items() if k in ("specimens", "fractions")},
+            "headline": results.headline(shares),
             "files": sorted(p.name for p in root.iterdir() if p.suffix in results.SHOWN),
             "from": results.rows(masks / "from.csv"),
             "command": results.command(root),

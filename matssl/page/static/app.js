@@ -22,7 +22,10 @@ function go(step, asked = {}) {
   if (location.hash === hash) render(); else location.hash = hash;
 }
 
-async function reload() { app.facts = app.folder === null ? null : await get("/api/folder", { folder: app.folder }); }
+async function reload() {
+  const found = app.folder === null ? null : await get("/api/folder", { folder: app.folder });
+  app.facts = found && found.pictures ? found : null;
+}
 
 function drawSteps(current) {
   const ready = app.facts !== null;

@@ -77,7 +77,7 @@ export function isGoing(job) { return job && GOING.includes(job.state); }
 export function chart(curve) {
   const space = "http://www.w3.org/2000/svg";
   const svg = document.createElementNS(space, "svg");
-  const [width, height, left, bottom, top] = [760, 210, 46, 24, 14];
+  const [width, height, left, bottom, top] = [1000, 240, 46, 24, 14];
   svg.setAttribute("viewBox", `0 0 ${width} ${height}`); svg.setAttribute("class", "chart"); svg.setAttribute("role", "img");
   const draw = (name, attributes, text) => {
     const made = document.createElementNS(space, name);
@@ -130,14 +130,16 @@ export function follow(box, name, done, quiet = false) {
   }
   function panel(job) {
     const going = isGoing(job), step = job.steps[Math.min(job.step || 0, job.steps.length - 1)];
-    const status = job.curve?.status || {};
-    const part = status.total && step.kind === "train" ? status.step / status.total : null;
+    const status = job.curve?.status || {}, loss = job.curve?.loss || [];
+    // The state is written now and then, the loss at every step.
+    const taken = Math.max(status.step || 0, loss.length ? loss[loss.length - 1][0] : 0);
+    const part = status.total && step.kind === "train" && job.steps[0].argv.includes("--steps") ? taken / status.total : null;
     const head = going ? `${step.told} …` : { done: "Done", stopped: "Stopped", failed: "It did not work", died: "It was ended from outside" }[job.state];
     const log = el("details.log", { open: opened, ontoggle: (event) => { opened = event.target.open; } },
       el("summary.small.soft", {}, "What the command says"), el("pre", {}, job.log || "…"));
     return el("div.card", {},
       el("div.row.ends", {}, el("div.row", {}, going ? el("span.spin", { "aria-hidden": "true" }) : null, el("h2", { style: { margin: "0" } }, head),
-        el("span.soft.small", {}, `${minutes(job.seconds)}${part !== null && going ? `, step ${status.step} of ${status.total}` : ""}`)),
+        el("span.soft.small", {}, `${minutes(job.seconds)}${part !== null && going ? `, step ${taken} of ${status.total}` : ""}`)),
       going ? el("button.danger", { type: "button", onclick: async () => { await attempt(send("/api/stop", { job: name })); } }, "Stop") : null),
       going && job.log ? el("p.soft.small.last", {}, job.log.split("\n").pop().trim().slice(0, 160)) : null,
       going && part !== null ? progress(part) : null,
