@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from matssl.core import flags, runtime
-from matssl.core.errors import DiskFull, Incomplete, UserError
+from matssl.core.errors import UserError
 from matssl.core.run_folder import RunFolder, atomic_write_text
 from matssl.core.runtime import Runtime
 from matssl.core.tables import csv_text
@@ -284,25 +284,17 @@ def _train(
     Raises:
         UserError: it failed; how to go on is said.
     """
-    told = {"done": "done before, kept", "begun": "goes on", "new": "begins"}[state]
-    console.say(settings, rt, f"\nfold {fold.number} of {root.name}: {told}")
-    if state == "done":
-        return
-    own = replace(settings, resume=state == "begun", overwrite=state == "new")
-    if fold.number > 1:
-        # One look tells; a start that is to be chosen is chosen in each, without what it holds out.
-        own = replace(own, check_start="none")
-    inputs = inputs_of(fold, whole, found)
-    _note_absent(settings, rt, fold, inputs)
-    try:
+    # One look tells; a start that is to be chosen is chosen in each, without what it holds out.
+    own = replace(settings, check_start="none") if fold.number > 1 else settings
+
+    def train(own: FinetuneSettings) -> None:
+        inputs = inputs_of(fold, whole, found)
+        _note_absent(settings, rt, fold, inputs)
         loop.trained(own, rt, root / fold.name, inputs, found.text(), argv)
-    except (DiskFull, Incomplete):
-        raise
-    except UserError as error:
-        raise UserError(
-            f"fold {fold.number} failed, so that no table is made of the others: {error}. "
-            f"Finished folds are kept: go on with the same command and {settings.again}"
-        ) from error
+
+    title = f"fold {fold.number} of {root.name}"
+    kept = "No table is made without it, finished folds are kept"
+    several.take(own, rt, title, state, kept, train)
 
 
 def inputs_of(fold: Fold, whole: Labelled, found: Preflight) -> Inputs:

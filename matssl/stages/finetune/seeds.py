@@ -17,8 +17,7 @@ import numpy as np
 
 from matssl.core import checkpoint, flags, runtime, textfiles
 from matssl.core.arrays import Array, decided
-from matssl.core.digest import Damaged
-from matssl.core.errors import DiskFull, UserError
+from matssl.core.errors import UserError
 from matssl.core.run_folder import RunFolder, atomic_write_text
 from matssl.core.runtime import Runtime
 from matssl.core.tables import csv_text
@@ -81,7 +80,14 @@ def train_ensemble(settings: FinetuneSettings, argv: Sequence[str]) -> Path:
             for seed, state in zip(seeds, states, strict=True):
                 number = seed
                 folder.status("running", seed=seed, models=len(seeds))
-                _train(settings, rt, root, seed, state, inputs, facts, argv)
+                several.take(
+                    replace(settings, seed=seed, ensemble=1),
+                    rt,
+                    f"seed {seed} of {root.name}",
+                    state,
+                    "Finished models are kept",
+                    lambda own: loop.trained(own, rt, root / _name(own.seed), inputs, facts, argv),
+                )
                 rt.barrier()
             if rt.is_main:
                 _finish(settings, rt, folder, seeds, inputs)
@@ -110,38 +116,6 @@ def _refuse_other(before: Mapping[str, Any], plan: Mapping[str, Any], root: Path
     several.refuse_other(before, plan, root)
     if any(before.get(name) != plan[name] for name in ("data", "validation")):
         raise UserError(f"the labelled images changed since {root} began; {several.INSTEAD}")
-
-
-def _train(
-    settings: FinetuneSettings,
-    rt: Runtime,
-    root: Path,
-    seed: int,
-    state: str,
-    inputs: Inputs,
-    facts: str,
-    argv: Sequence[str],
-) -> None:
-    """Train one model, or what is left of it.
-
-    Raises:
-        UserError: it failed; how to go on is said.
-    """
-    told = {"done": "done before, kept", "begun": "goes on", "new": "begins"}[state]
-    console.say(settings, rt, f"\nseed {seed} of {root.name}: {told}")
-    if state == "done":
-        return
-    own = replace(settings, seed=seed, ensemble=1)
-    own = replace(own, resume=state == "begun", overwrite=state == "new")
-    try:
-        loop.trained(own, rt, root / _name(seed), inputs, facts, argv)
-    except (DiskFull, Damaged):
-        raise
-    except UserError as error:
-        raise UserError(
-            f"seed {seed} failed: {error}. Finished models are kept: go on with the same command "
-            f"and {settings.again}"
-        ) from error
 
 
 def _finish(

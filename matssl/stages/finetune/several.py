@@ -1,22 +1,23 @@
-"""Runs of several trainings, folds or stages: the plan that they keep, held against a later one."""
+"""Runs of several trainings, as folds, stages or seeds are: their plan, one of them, all as one."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from matssl.core import checkpoint, flags, textfiles
-from matssl.core.errors import UserError
+from matssl.core.digest import Damaged
+from matssl.core.errors import DiskFull, UserError
 from matssl.core.lineage import Lineage
 from matssl.core.runtime import Runtime
 from matssl.data.crops import Labelled
 from matssl.data.layouts import Pair
 from matssl.data.masks import ClassTable
-from matssl.stages import resume
+from matssl.stages import console, resume
 from matssl.stages.finetune import augmented, start
 from matssl.stages.finetune import inputs as reading
 from matssl.stages.finetune.settings import FinetuneSettings
@@ -103,6 +104,41 @@ def refuse_other(before: Mapping[str, Any], now: Mapping[str, Any], root: Path) 
     defaults = flags.defaults(FinetuneSettings)
     resume.refuse_other_plan(before["settings"], now["settings"], defaults, INSTEAD)
     augmented.refuse_other(before, now.get(augmented.KEY), root, INSTEAD)
+
+
+def take(
+    settings: FinetuneSettings,
+    rt: Runtime,
+    title: str,
+    state: str,
+    kept: str,
+    train: Callable[[FinetuneSettings], object],
+) -> None:
+    """Take one of several trainings, or what is left of it.
+
+    Args:
+        settings: its own.
+        rt: where it computes.
+        title: what the screen calls it.
+        state: "done", "begun" or "new".
+        kept: sentence on what stays where it fails.
+        train: takes the settings with what is to become of its folder.
+
+    Raises:
+        UserError: it failed; how to go on is said.
+    """
+    told = {"done": "done before, kept", "begun": "goes on", "new": "begins"}[state]
+    console.say(settings, rt, f"\n{title}: {told}")
+    if state == "done":
+        return
+    try:
+        train(replace(settings, resume=state == "begun", overwrite=state == "new"))
+    except (DiskFull, Damaged):
+        raise
+    except UserError as error:
+        raise UserError(
+            f"{title} failed: {error}. {kept}: go on with the same command and {settings.again}"
+        ) from error
 
 
 def join(

@@ -16,8 +16,7 @@ import numpy as np
 
 from matssl.core import flags, runtime
 from matssl.core.arrays import decided
-from matssl.core.digest import Damaged
-from matssl.core.errors import DiskFull, UserError
+from matssl.core.errors import UserError
 from matssl.core.run_folder import RunFolder, atomic_path, atomic_write_text
 from matssl.core.runtime import Runtime
 from matssl.core.tables import csv_text
@@ -195,21 +194,13 @@ def _train(
     Raises:
         UserError: it failed, or the weights of the one before do not arrive; how to go on is said.
     """
-    told = {"done": "done before, kept", "begun": "goes on", "new": "begins"}[state]
-    console.say(settings, rt, f"\nstage {part.number} ({part.stage.name}): {told}")
-    if state == "done":
-        return
-    own = _own(settings, part, after)
-    own = replace(own, resume=state == "begun", overwrite=state == "new")
-    try:
+    title = f"stage {part.number} ({part.stage.name})"
+    own = settings if state == "done" else _own(settings, part, after)
+
+    def train(own: FinetuneSettings) -> None:
         loop.trained(own, rt, root / part.folder, inputs, found.text(), argv)
-    except (DiskFull, Damaged):
-        raise
-    except UserError as error:
-        raise UserError(
-            f"stage {part.number} ({part.stage.name}) failed: {error}. Finished stages are kept: "
-            f"go on with the same command and {settings.again}"
-        ) from error
+
+    several.take(own, rt, title, state, "Finished stages are kept", train)
 
 
 def _finish(

@@ -9,19 +9,18 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from matssl import report
 from matssl.core import checkpoint, flags, run_folder, runtime
-from matssl.core.errors import DiskFull, Incomplete, UserError
+from matssl.core.errors import UserError
 from matssl.core.run_folder import RunFolder, atomic_path
-from matssl.core.runtime import Runtime
 from matssl.core.tables import percent
-from matssl.stages import console, resume
+from matssl.stages import resume
 from matssl.stages.finetune import inputs as reading
 from matssl.stages.finetune import loop, several, start
-from matssl.stages.finetune.inputs import Inputs
 from matssl.stages.finetune.semi import watch
 from matssl.stages.finetune.semi_settings import AUTO_METHOD, NONE
 from matssl.stages.finetune.settings import FinetuneSettings
@@ -75,8 +74,22 @@ def train_both(settings: FinetuneSettings, argv: Sequence[str]) -> Path:
         with resume.disk_errors(folder):
             for number, (name, state) in enumerate(zip(ARMS, states, strict=True), start=1):
                 folder.status("running", training=number, trainings=len(ARMS))
-                own = inputs if ARMS[name] == NONE else with_pool
-                _train(settings, rt, root, name, state, own, facts, argv)
+                alone = ARMS[name] == NONE
+                several.take(
+                    replace(settings, semi=ARMS[name]),
+                    rt,
+                    "labels alone" if alone else f"{name} with pictures without labels",
+                    state,
+                    "What is finished is kept",
+                    partial(
+                        loop.trained,
+                        rt=rt,
+                        root=root / name,
+                        inputs=inputs if alone else with_pool,
+                        facts=facts,
+                        argv=argv,
+                    ),
+                )
                 rt.barrier()
             if rt.is_main:
                 _finish(settings, folder)
@@ -86,38 +99,6 @@ def train_both(settings: FinetuneSettings, argv: Sequence[str]) -> Path:
     finally:
         runtime.close()
     return root
-
-
-def _train(
-    settings: FinetuneSettings,
-    rt: Runtime,
-    root: Path,
-    name: str,
-    state: str,
-    inputs: Inputs,
-    facts: str,
-    argv: Sequence[str],
-) -> None:
-    """Take one training, or what is left of it.
-
-    Raises:
-        UserError: it failed; how to go on is said.
-    """
-    told = {"done": "done before, kept", "begun": "goes on", "new": "begins"}[state]
-    what = "labels alone" if ARMS[name] == NONE else f"{name} with pictures without labels"
-    console.say(settings, rt, f"\n{what}: {told}")
-    if state == "done":
-        return
-    own = replace(settings, semi=ARMS[name], resume=state == "begun", overwrite=state == "new")
-    try:
-        loop.trained(own, rt, root / name, inputs, facts, argv)
-    except (DiskFull, Incomplete):
-        raise
-    except UserError as error:
-        raise UserError(
-            f"the training with {what} failed: {error}. What is finished is kept: go on with the "
-            f"same command and {settings.again}"
-        ) from error
 
 
 def better(tops: Mapping[str, float]) -> str:
