@@ -487,7 +487,7 @@ def test_a_fold_that_fails_stops_the_table_and_says_how_to_go_on(
         patch.setattr(loop.Learner, "learn", breaks)
         assert guard(train_finetune.main, argv) == 2
     said = capsys.readouterr().err
-    assert said.count("\n") == 1 and "fold 2 failed" in said
+    assert said.count("\n") == 1 and "fold 2 of cv failed" in said
     assert "the loss is not finite at step 2" in said and "--name cv --resume" in said
     assert not (mine / "fold_3").exists()
     for name in ("cv_summary.csv", "cv_epochs.csv", "ensemble.ckpt", "confusion.json"):
