@@ -323,3 +323,12 @@ def test_an_encoder_is_heeded_where_it_is_seen(synthetic_folder: Path) -> None:
     assert seen.unheeded() == ["--steps"] and seen.sees_encoder
     # Given weights are used: both is what was measured to be the best.
     assert resolve([*words, "--weights", "imagenet"]).seen(True) == "both"
+
+
+def test_nothing_that_was_not_given_is_called_without_effect(
+    synthetic_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--finetune_dataset", str(synthetic_folder), "--head", "linear", "--samples", "300"]
+    words += ["--features", "encoder", "--encoder", "tu-test_resnet", "--threads", "1"]
+    assert train_finetune.main([*words, "--output_dir", str(tmp_path), "--name", "said"]) == 0
+    assert "without effect" not in capsys.readouterr().out

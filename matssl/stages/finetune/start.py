@@ -93,9 +93,11 @@ def examined(
 
 
 def _named(settings: FinetuneSettings, root: Path) -> FinetuneSettings:
-    """Return the settings with encoder and decoder by their names."""
+    """Return the settings with encoder and decoder by their names; a head has no decoder."""
     encoder, decoder = reading.architecture(settings, root)
     encoder = reading.named_encoder(settings, encoder)
+    if settings.classifies:
+        decoder = settings.decoder
     return replace(settings, encoder=encoder, decoder=decoder)
 
 
