@@ -7,6 +7,7 @@ elsewhere than the network, so that the mean of both is often better than either
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from matssl import report as page
 from matssl.core import checkpoint, textfiles
-from matssl.core.arrays import decided
+from matssl.core.arrays import Array, decided
 from matssl.core.errors import UserError
 from matssl.core.run_folder import RunFolder
 from matssl.core.runtime import Runtime
@@ -86,11 +87,14 @@ class Average:
         share: of the head.
         miou: by share on the validation images, in the order of SHARES; empty without them.
         payload: of the checkpoint of both; None where the network alone is the best.
+        predict: plane to class indices uint8 (H, W), by both; the learner has the network's weights
+            meanwhile.
     """
 
     share: float
     miou: tuple[float, ...]
     payload: dict[str, Any] | None
+    predict: Callable[[Array], NDArray[np.uint8]]
 
 
 def average(
@@ -115,6 +119,7 @@ def average(
     predictor = Predictor(head, learned.model)
     content = frozen.payload(settings, inputs, learned.model, -1.0, started_from)
     share, scores = UNTOLD, tuple[float, ...]()
+    heats = ensemble.temperature(network), 1.0
     if inputs.val is not None:
         heat = calibration.fitted(
             [
@@ -125,7 +130,7 @@ def average(
         content["progress"]["temperature"] = heat
         with Averaged(learner.model, network["state"]):
             learner.model.eval()
-            heats = ensemble.temperature(network), heat
+            heats = heats[0], heat
             scores = _scores(settings, inputs, learner, predictor, heats)
         share = SHARES[int(np.argmax(scores))]
     said = f"average of the network and a {head.text}: "
@@ -138,14 +143,24 @@ def average(
     console.say(settings, rt, said)
     facts = {"head": head.text, "share": share, "shares": SHARES, "miou": list(scores)}
     folder.write_json(FILE, facts)
+
+    def predict(plane: Array) -> NDArray[np.uint8]:
+        both = [learner.probabilities(plane), predictor.probabilities(plane)]
+        for one, heat in zip(both, heats, strict=True):
+            calibration.temper(one, heat)
+        return decided((1 - share) * both[0] + share * both[1], settings.threshold)
+
     if share == 0:
-        return Average(share, scores, None)
+        return Average(share, scores, None, learner.predict)
     parts = ensemble.joined([network, content], [1 - share, share])
     progress = {**network["progress"], **parts["progress"]}
     progress.pop("temperature", None)
     if scores:
         progress["best"] = max(scores)
-    return Average(share, scores, {**network, **parts, "progress": progress})
+        # What compares trainings compares what is kept of them.
+        progress |= {"top": max(scores)} if settings.monitor == "miou" else {}
+    content = {**network, **parts, "progress": progress}
+    return Average(share, scores, content, predict)
 
 
 def _scores(
@@ -196,11 +211,15 @@ def finish(
     results.finish(folder, settings, inputs, learner)
     if found is not None and found.miou:
         outcome = replace(outcome, best=max(found.miou))
-    report.finish(settings, folder, inputs, learner, outcome, section(folder))
+    network = "best.ckpt"
+    predict: Callable[[Array], NDArray[np.uint8]] = learner.predict
     if found is not None and found.payload is not None:
-        best = folder.root / "best.ckpt"
+        # Before the run is called done: a kill here leaves one that goes on.
+        best, network, predict = folder.root / "best.ckpt", NETWORK, found.predict
         os.replace(best, folder.root / NETWORK)
         checkpoint.save(best, found.payload)
+    more = section(folder)
+    report.finish(settings, folder, inputs, learner, outcome, more, network, predict)
 
 
 def undo(folder: RunFolder) -> None:
