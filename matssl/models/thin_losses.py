@@ -6,7 +6,6 @@ nothing; a class that is absent from the batch has no term.
 
 from __future__ import annotations
 
-import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -79,16 +78,17 @@ def distances(target: Array, num_classes: int) -> Array:
         target: (H, W), class indices or 255.
         num_classes: C.
     """
+    from scipy.ndimage import distance_transform_edt
+
     result = np.zeros((num_classes, *target.shape), np.float32)
     known = target != IGNORE
     for index in range(num_classes):
         inside, outside = target == index, known & (target != index)
         if not inside.any() or not outside.any():
             continue
-        away = cv2.distanceTransform((~inside).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-        deep = cv2.distanceTransform(
-            (~outside).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE
-        )
+        # Not OpenCV's exact transform: the last bit of its roots is not the same at every call.
+        away = distance_transform_edt(~inside)
+        deep = distance_transform_edt(~outside)
         result[index] = away * outside - (deep - 1) * inside
     return result
 
