@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from matssl.core import geometry
 from matssl.core.arrays import Array
 from matssl.core.labels import IGNORE
 
@@ -78,17 +79,13 @@ def distances(target: Array, num_classes: int) -> Array:
         target: (H, W), class indices or 255.
         num_classes: C.
     """
-    from scipy.ndimage import distance_transform_edt
-
     result = np.zeros((num_classes, *target.shape), np.float32)
     known = target != IGNORE
     for index in range(num_classes):
         inside, outside = target == index, known & (target != index)
         if not inside.any() or not outside.any():
             continue
-        # Not OpenCV's exact transform: the last bit of its roots is not the same at every call.
-        away = distance_transform_edt(~inside)
-        deep = distance_transform_edt(~outside)
+        away, deep = geometry.distances(~inside), geometry.distances(~outside)
         result[index] = away * outside - (deep - 1) * inside
     return result
 
