@@ -194,3 +194,19 @@ def test_other_decisions_do_not_go_together_with_factors(
 ) -> None:
     with pytest.raises(UserError, match=sentence):
         settings.resolve(["--finetune_dataset", "x", "--decision", "validation", *words])
+
+
+def test_factors_that_nothing_chooses_and_an_ensemble_of_a_head_are_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], no_drawing: None
+) -> None:
+    root = tmp_path / "one"
+    synthetic.write_dataset(root, "two_phase", n_train=2, n_val=0, n_test=0, size=64, seed=0)
+    words = ["--finetune_dataset", root, "--output_dir", tmp_path, "--decision", "validation"]
+    words += ["--encoder", "tu-test_resnet", "--crop_size", 32, "--steps", 1, "--threads", 1]
+    words += ["--val_fraction", 0, "--device", "cpu", "--name"]
+    assert guard(train_finetune.main, [*map(str, words), "x"]) == 0
+    assert "--decision validation is without effect" in capsys.readouterr().out
+    assert guard(train_finetune.main, [*map(str, words), "y", "--folds", "2"]) == 0
+    assert "all folds as one take the most likely class" in capsys.readouterr().out
+    with pytest.raises(UserError, match="leave it out with --head"):
+        settings.resolve(["--finetune_dataset", "x", "--head", "linear", "--ensemble", "2"])

@@ -29,12 +29,18 @@ from matssl.stages import console, resume
 from matssl.stages.finetune import cross_report, loop, several, start
 from matssl.stages.finetune import inputs as reading
 from matssl.stages.finetune.inputs import Inputs
+from matssl.stages.finetune.rare_settings import VALIDATION
 from matssl.stages.finetune.settings import ALL, FinetuneSettings
 
 # What a cross-validation goes on from: which image is in which fold, and how they are trained.
 PLAN = "cross_validation.json"
 # All folds as one model.
 ENSEMBLE = "ensemble.ckpt"
+# Factors of the classes belong to the model whose validation images chose them.
+APART = (
+    "note    --decision validation acts in each fold by its own validation images; all folds as "
+    "one take the most likely class"
+)
 # An image that was scored by the model of its fold, which its split names.
 Scored = tuple[Pair, Gathered]
 
@@ -110,6 +116,8 @@ def cross_validate(settings: FinetuneSettings, argv: Sequence[str], score: Score
     folds = cut_folds(known, settings)
     said = _described(folds, dataset)
     console.say(settings, rt, said)
+    if settings.decision == VALIDATION:
+        console.say(settings, rt, APART)
     pairs = sorted((pair for fold in folds for pair in fold.held), key=lambda pair: pair.image)
     assert dataset.table is not None
     whole = crops.load(pairs, found.record, dataset.table)

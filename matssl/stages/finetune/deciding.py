@@ -17,6 +17,9 @@ from matssl.core.wording import counted
 from matssl.data.crops import Labelled
 from matssl.metrics import decision
 from matssl.metrics.calibration import Sample
+from matssl.stages.finetune.inputs import Inputs
+from matssl.stages.finetune.rare_settings import VALIDATION
+from matssl.stages.finetune.settings import FinetuneSettings
 from matssl.trained.ensemble import FACTORS
 
 # What the run folder holds of it.
@@ -51,6 +54,13 @@ def choose(
         },
     )
     return {FACTORS: factors} if factors else {}
+
+
+def unheeded(settings: FinetuneSettings, inputs: Inputs) -> str:
+    """Return a note where validation images are to choose and there are none; else nothing."""
+    if settings.decision != VALIDATION or inputs.val is not None:
+        return ""
+    return "note    --decision validation is without effect: there are no validation images"
 
 
 def told(root: Path) -> str:

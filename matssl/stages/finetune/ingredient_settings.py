@@ -56,13 +56,13 @@ class IngredientSettings:
 
     def ingredient_problems(
         self,
-        forest: bool,
+        head: bool,
         others: Mapping[str, object],
     ) -> list[Problem]:
         """Return what does not go together, one sentence each.
 
         Args:
-            forest: whether ``--head`` is a forest.
+            head: whether ``--head`` learns in the place of a network.
             others: values of flags that train several models, or none that an ensemble can be of,
                 by name; None where they are not given.
         """
@@ -72,8 +72,8 @@ class IngredientSettings:
             wrong.append(Problem(told, ("average_checkpoints",)))
         if self.ensemble == 1:
             return wrong
-        if forest:
-            told = "--head forest is an ensemble of --trees itself and has no --ensemble"
+        if head:
+            told = "--ensemble trains networks from several seeds; leave it out with --head"
             wrong.append(Problem(told, ("ensemble", "head")))
         for name, value in others.items():
             if value is not None:

@@ -119,10 +119,8 @@ def trained(
     console.say(settings, rt, run.start_text)
     plan = report.description(settings, inputs, run.schedule.total_steps, run.step)
     console.say(settings, rt, f"{plan}\ndevice  {rt.describe()}\nfolder  {folder.root}")
-    notes = [report.mirroring(inputs, run.crops.size), augmented.told(inputs.pipeline)]
-    for note in (*notes, averaging.told(settings, inputs)):
-        if note:
-            console.say(settings, rt, note)
+    for note in report.notes(settings, inputs, run.crops.size):
+        console.say(settings, rt, note)
     try:
         with resume.disk_errors(folder):
             if not folder.resumed:

@@ -17,7 +17,7 @@ from matssl.data import preprocess
 from matssl.metrics import counts as counting
 from matssl.metrics import overlap
 from matssl.pictures import segmentation, training
-from matssl.stages.finetune import augmented, calibrate, deciding
+from matssl.stages.finetune import augmented, averaging, calibrate, deciding
 from matssl.stages.finetune.inputs import Inputs
 from matssl.stages.finetune.learner import Averaged, Learner
 from matssl.stages.finetune.semi import watch
@@ -68,6 +68,17 @@ def description(settings: FinetuneSettings, inputs: Inputs, total_steps: int, st
         f"model   {settings.decoder} on {settings.encoder}, {inputs.table.num_classes} classes, "
         f"{total_steps} steps of {settings.batch_size} crops of {settings.crop_size} px{resumed}"
     )
+
+
+def notes(settings: FinetuneSettings, inputs: Inputs, crop_size: int) -> list[str]:
+    """Return what is to be said before the first step, on images and on flags without effect."""
+    found = (
+        mirroring(inputs, crop_size),
+        augmented.told(inputs.pipeline),
+        averaging.told(settings, inputs),
+        deciding.unheeded(settings, inputs),
+    )
+    return [note for note in found if note]
 
 
 def mirroring(inputs: Inputs, crop_size: int) -> str:
