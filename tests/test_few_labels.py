@@ -411,7 +411,7 @@ def test_an_ensemble_that_is_killed_goes_on_and_keeps_what_is_done(
     ("words", "sentence"),
     [
         (("--ensemble", 2, "--folds", 2), "--folds otherwise"),
-        (("--ensemble", 2, "--head", "forest"), "has no --ensemble"),
+        (("--ensemble", 2, "--head", "forest"), "leave it out with --head"),
         (("--label_smoothing", 0.1, "--loss", "focal"), "not in focal"),
         (("--average_checkpoints", 1), "needs 2 or more"),
         (("--layer_decay", 0), "--layer_decay must be above 0"),

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,23 @@ from matssl.core.errors import UserError
 from matssl.core.labels import IGNORE
 from matssl.data import layouts, readers
 from matssl.data.masks.class_file import values_by_name
+from matssl.data.preprocess import Preprocess
 from matssl.data.specimens.table import read_table
 
 pytest.importorskip("fastapi")
 pytest.importorskip("httpx")
 
-from matssl.page import collecting, commands, labels, looking, process, results, settings, views
+from matssl.page import (
+    collecting,
+    commands,
+    labels,
+    looking,
+    predictor,
+    process,
+    results,
+    settings,
+    views,
+)
 from matssl.page import workspace as places
 from matssl.page.folders import Folder
 from matssl.page.jobs import Jobs, Step
@@ -447,6 +459,25 @@ def test_corrected_masks_stand_in_the_place_of_predicted_ones(steel: Folder) -> 
     assert (readers.read_mask(target / "b.png") == 1).all()
     told = {row["image"]: row["mask"] for row in results.rows(target / "from.csv")}
     assert told == {"a.png": "drawn or corrected by you", "b.png": "predicted by r-1"}
+
+
+@dataclass(frozen=True)
+class _Cutting:
+    """A model that says which rows it would leave out."""
+
+    record: Preprocess
+
+    def predict(self, picture: str) -> None:
+        raise UserError(f"rows {self.record.crop_bottom}")
+
+
+@pytest.mark.parametrize(("said", "rows"), [("none", "0"), ("auto", "auto"), ("12", "12")])
+def test_the_bar_that_a_program_says_is_that_of_the_commands(
+    said: str, rows: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(predictor, "_model", lambda path: _Cutting(Preprocess(crop_bottom=7)))
+    found = predictor.predicted("model", "picture", "target", said, "")
+    assert found == {"error": f"rows {rows}"}
 
 
 def test_labels_inside_the_bar_make_no_picture_complete(steel: Folder) -> None:

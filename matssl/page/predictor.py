@@ -41,8 +41,7 @@ def predicted(
     try:
         segmenter = _model(model)
         if crop_bottom:
-            rows: Any = crop_bottom if crop_bottom in ("auto", "none") else int(crop_bottom)
-            record = replace(segmenter.record, crop_bottom=rows)
+            record, _ = segmenter.record.cutting(crop_bottom)
             segmenter = replace(segmenter, record=record)
         found = segmenter.predict(picture)
     except UserError as error:
