@@ -7,6 +7,7 @@ elsewhere than the network, so that the mean of both is often better than either
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from matssl import report as page
 from matssl.core import checkpoint, textfiles
-from matssl.core.arrays import decided
+from matssl.core.arrays import Array, decided
 from matssl.core.errors import UserError
 from matssl.core.run_folder import RunFolder
 from matssl.core.runtime import Runtime
@@ -86,11 +87,13 @@ class Average:
         share: of the head.
         miou: by share on the validation images, in the order of SHARES; empty without them.
         payload: of the checkpoint of both; None where the network alone is the best.
+        predict: plane to class indices (H, W) by both, while the learner has the kept weights.
     """
 
     share: float
     miou: tuple[float, ...]
     payload: dict[str, Any] | None
+    predict: Callable[[Array], NDArray[np.uint8]] | None = None
 
 
 def average(
@@ -145,7 +148,23 @@ def average(
     progress.pop("temperature", None)
     if scores:
         progress["best"] = max(scores)
-    return Average(share, scores, {**network, **parts, "progress": progress})
+    tempers = ensemble.temperature(network), ensemble.temperature(content)
+
+    def predict(plane: Array) -> NDArray[np.uint8]:
+        both = _tempered(learner, predictor, plane, tempers)
+        return decided((1 - share) * both[0] + share * both[1], settings.threshold)
+
+    return Average(share, scores, {**network, **parts, "progress": progress}, predict)
+
+
+def _tempered(
+    learner: Learner, predictor: Predictor, plane: Array, heats: tuple[float, float]
+) -> list[NDArray[np.float32]]:
+    """Return the calibrated probabilities of network and head, float32 (C, H, W) each."""
+    both = [learner.probabilities(plane), predictor.probabilities(plane)]
+    for found, heat in zip(both, heats, strict=True):
+        calibration.temper(found, heat)
+    return both
 
 
 def _scores(
@@ -196,11 +215,14 @@ def finish(
     results.finish(folder, settings, inputs, learner)
     if found is not None and found.miou:
         outcome = replace(outcome, best=max(found.miou))
-    report.finish(settings, folder, inputs, learner, outcome, section(folder))
+    predict = None if found is None else found.predict
+    report.finish(settings, folder, inputs, learner, outcome, section(folder), predict)
     if found is not None and found.payload is not None:
         best = folder.root / "best.ckpt"
         os.replace(best, folder.root / NETWORK)
         checkpoint.save(best, found.payload)
+        # Its published name says the score of both.
+        report.published_names(settings, folder, len(inputs.train.planes), outcome)
 
 
 def undo(folder: RunFolder) -> None:
@@ -222,7 +244,9 @@ def section(folder: RunFolder) -> list[tuple[str, str]]:
     except (UserError, KeyError, TypeError, ValueError):
         return []
     said = f"The kept model is the mean of {percent(1 - share, digits=0)} % network and "
-    said += f"{percent(share, digits=0)} % {head}, learned from the same images."
+    said += f"{percent(share, digits=0)} % {head}, learned from the same images. The pictures of "
+    said += "validation images show what the mean says; the course of the training and the "
+    said += "calibration above are the network's alone."
     if share == 0:
         said = f"A {head} beside the network does not help: the network alone is kept."
     return [("Mean with a head", page.table(rows) + page.note(said))]

@@ -85,6 +85,7 @@ def finish(
     learner: Learner,
     outcome: Outcome,
     more: Sequence[tuple[str, str]] = (),
+    predict: Callable[[Array], NDArray[np.uint8]] | None = None,
 ) -> None:
     """Write the last pictures and the report.
 
@@ -95,12 +96,14 @@ def finish(
         learner: predicts the panels with the kept weights.
         outcome: what the run came to.
         more: parts of the report.
+        predict: plane to class indices (H, W) of the kept model, where that is more than the
+            learner's network.
     """
     root = folder.root
     if (root / "steps.csv").exists() and (root / "log.csv").exists():
         training.finetuning_curves(root / "steps.csv", root / "log.csv", folder.path("curves.png"))
     published_names(settings, folder, len(inputs.train.planes), outcome)
-    pictures = panels(folder, inputs, learner)
+    pictures = panels(folder, inputs, learner, predict)
     folder.status("done", step=outcome.step, total=outcome.stop_at, **outcome.facts)
     kind = "validation mIoU" if inputs.val else "held-out mIoU of the folds"
     if outcome.best < 0:
@@ -175,13 +178,19 @@ def published_names(
         training.miou_curve(table["step"] / batches, table["val_miou"], path)
 
 
-def panels(folder: RunFolder, inputs: Inputs, learner: Learner) -> list[Path]:
+def panels(
+    folder: RunFolder,
+    inputs: Inputs,
+    learner: Learner,
+    predict: Callable[[Array], NDArray[np.uint8]] | None = None,
+) -> list[Path]:
     """Write panels of the first validation images (training images where there are none).
 
     Args:
         folder: of the run; its best.ckpt has the weights.
         inputs: the images.
         learner: whose model gets these weights for the time.
+        predict: see :func:`finish`.
     """
     best = folder.root / "best.ckpt"
     if not best.is_file():
@@ -189,7 +198,7 @@ def panels(folder: RunFolder, inputs: Inputs, learner: Learner) -> list[Path]:
     kept = checkpoint.load(best, stage="finetune")["state"]
     with Averaged(learner.model, kept):
         learner.model.eval()
-        return drawn(folder, inputs, learner.predict)
+        return drawn(folder, inputs, predict or learner.predict)
 
 
 def drawn(
