@@ -22,6 +22,7 @@ from matssl.forest import growing, logistic
 from matssl.forest.growing import Pixels
 from matssl.models.encoders import build_encoder, encoder_facts
 from matssl.models.pixels import Features, PixelClassifier
+from matssl.pictures import segmentation
 from matssl.stages.finetune.settings import resolve
 from matssl.tools import inspect_weights
 from matssl.trained import ensemble
@@ -243,10 +244,13 @@ def _network(folder: Path, out: Path, *more: str) -> Path:
 
 
 def test_the_mean_of_network_and_head_is_one_model_and_the_run_goes_on_as_before(
-    synthetic_folder: Path, tmp_path: Path, no_drawing: None
+    synthetic_folder: Path, tmp_path: Path, no_drawing: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    panels: list[NDArray[np.uint8]] = []
+    monkeypatch.setattr(segmentation, "panel", lambda _i, _m, found, *_rest: panels.append(found))
     more = "--average_with linear --samples 600 --first_answer".split()
     run = _network(synthetic_folder, tmp_path / "a", *more)
+    shown = list(panels)
     plain = _network(synthetic_folder, tmp_path / "b")
     facts = json.loads((run / "average.json").read_text())
     assert facts["share"] == facts["shares"][int(np.argmax(facts["miou"]))] > 0
@@ -268,6 +272,15 @@ def test_the_mean_of_network_and_head_is_one_model_and_the_run_goes_on_as_before
     assert rest.min() > -1e-4 and rest.sum(axis=0) == pytest.approx(1, abs=1e-3)
     status = json.loads((run / "status.json").read_text())
     assert status["best_miou"] == pytest.approx(max(facts["miou"]))
+    # What the report shows of the validation images is what the kept model says of them.
+    drawn = [both.predict(path).classes for path in sorted((synthetic_folder / "val").iterdir())]
+    assert len(shown) == len(drawn) > 0
+    # The training may have computed in bfloat16.
+    assert all(np.mean(one == two) > 0.98 for one, two in zip(shown, drawn, strict=True))
+    assert "the network&#x27;s alone" in (run / "report.html").read_text()
+    (published,) = run.glob("*_best_*.pth")
+    assert f"_{max(facts['miou']):.4f}_" in published.name
+    assert published.read_bytes() == (run / "best.ckpt").read_bytes()
     # What compares trainings, and who looks for the published name, has the mean.
     assert checkpoint.load(run / "best.ckpt")["progress"]["top"] == max(facts["miou"])
     (named,) = run.glob("*.pth")

@@ -241,7 +241,9 @@ def section(folder: RunFolder) -> list[tuple[str, str]]:
     except (UserError, KeyError, TypeError, ValueError):
         return []
     said = f"The kept model is the mean of {percent(1 - share, digits=0)} % network and "
-    said += f"{percent(share, digits=0)} % {head}, learned from the same images."
+    said += f"{percent(share, digits=0)} % {head}, learned from the same images. The pictures of "
+    said += "validation images show what the mean says; the course of the training and the "
+    said += "calibration above are the network's alone."
     if share == 0:
         said = f"A {head} beside the network does not help: the network alone is kept."
     return [("Mean with a head", page.table(rows) + page.note(said))]
