@@ -25,7 +25,7 @@ from matssl.models.pixels import Features, PixelClassifier
 from matssl.pictures import segmentation
 from matssl.stages.finetune.settings import resolve
 from matssl.tools import inspect_weights
-from matssl.trained import ensemble
+from matssl.trained import ensemble, passes
 from matssl.trained.network import Network
 from matssl.trained.segmenter import Segmenter
 
@@ -268,6 +268,8 @@ def test_the_mean_of_network_and_head_is_one_model_and_the_run_goes_on_as_before
     assert head.lineage.last["head"] == "linear"
     found = [one.predict(image).probabilities for one in (both, alone)]
     share = facts["share"]
+    each = list(passes.shares(both, "ensemble"))
+    assert each == pytest.approx([1, share / (1 - share)])
     rest = (found[0] - (1 - share) * found[1]) / share
     assert rest.min() > -1e-4 and rest.sum(axis=0) == pytest.approx(1, abs=1e-3)
     status = json.loads((run / "status.json").read_text())

@@ -72,6 +72,15 @@ def test_passes_one_by_one_give_the_bald_score_of_all_at_once() -> None:
     assert _apart(passes).map() == pytest.approx(expected, abs=1e-5)
 
 
+def test_passes_have_the_shares_of_their_models() -> None:
+    """A model of three quarters and one of a quarter: as three passes of the first and one more."""
+    first, second = _pixel(0.9, 0.1).astype(np.float32), _pixel(0.1, 0.9).astype(np.float32)
+    apart = Disagreement()
+    apart.add(first)
+    apart.add(second, 1 / 3)
+    assert apart.map() == pytest.approx(_apart([first, first, first, second]).map(), abs=1e-6)
+
+
 def test_a_sure_pixel_has_no_uncertainty_and_equal_classes_have_all() -> None:
     sure, equal = _pixel(1.0, 0.0, 0.0, 0.0), _pixel(0.25, 0.25, 0.25, 0.25)
     for measure, most in (

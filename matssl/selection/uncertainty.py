@@ -51,19 +51,26 @@ class Disagreement:
     """
 
     def __init__(self) -> None:
-        self.count = 0
+        self.count, self.weight = 0, 0.0
         self.total: Array | None = None
         self.within: Array | None = None
 
-    def add(self, probabilities: Array) -> None:
-        """Take the class probabilities of one more pass, (C, H, W)."""
+    def add(self, probabilities: Array, share: float = 1.0) -> None:
+        """Take one more pass.
+
+        Args:
+            probabilities: of the classes, (C, H, W).
+            share: in the means, beside those of the other passes.
+        """
         if self.total is None or self.within is None:
             self.total = np.zeros(probabilities.shape, np.float32)
             self.within = np.zeros(probabilities.shape[1:], np.float32)
         for rows in strips(probabilities.shape[1]):
-            self.total[:, rows] += probabilities[:, rows]
-            self.within[rows] += entropy(probabilities[:, rows])
+            part = probabilities[:, rows]
+            self.total[:, rows] += part if share == 1 else share * part
+            self.within[rows] += share * entropy(part)
         self.count += 1
+        self.weight += share
 
     def map(self) -> Map:
         """Return their disagreement in nats, float32 (H, W).
@@ -75,8 +82,8 @@ class Disagreement:
             raise ValueError("BALD needs two passes or more")
         found = roomy(self.within.shape, np.float32)
         for rows in strips(len(found)):
-            mean = self.total[:, rows] / self.count
-            found[rows] = np.maximum(entropy(mean) - self.within[rows] / self.count, 0)
+            mean = self.total[:, rows] / self.weight
+            found[rows] = np.maximum(entropy(mean) - self.within[rows] / self.weight, 0)
         return found
 
 

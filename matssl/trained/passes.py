@@ -117,6 +117,20 @@ def probabilities(
             yield native(of(member, plane), shape)
 
 
+def shares(segmenter: Segmenter, by: Kind) -> Iterator[float]:
+    """Yield the share of each pass beside the first: models of an ensemble may have their own.
+
+    Args:
+        segmenter: the model.
+        by: see :func:`kind`.
+    """
+    if by == "ensemble":
+        first = segmenter.members[0].of
+        yield from (first / member.of for member in segmenter.members)
+    while by != "ensemble":
+        yield 1.0
+
+
 def _dropout(model: nn.Module) -> list[nn.Module]:
     return [m for m in model.modules() if isinstance(m, DROPOUT) and m.p > 0]
 

@@ -106,7 +106,7 @@ class Eye:
             found = uncertainty.maps(prediction.probabilities)
             if self.by is not None:
                 apart = uncertainty.Disagreement()
-                for one in passes.probabilities(
+                each = passes.probabilities(
                     segmenter,
                     micrograph,
                     self.by,
@@ -114,8 +114,9 @@ class Eye:
                     settings.seed,
                     tile_size=tile,
                     overlap=overlap,
-                ):
-                    apart.add(one)
+                )
+                for one, share in zip(each, passes.shares(segmenter, self.by), strict=False):
+                    apart.add(one, share)
                 found["bald"] = apart.map()
         band = uncertainty.band(prediction.classes[: prediction.rows], settings.band)
         return Seen(prediction, found, band)
