@@ -317,8 +317,8 @@ def test_ensembles_of_ensembles_keep_every_share() -> None:
         ("--features both", "--features: only with --head forest or linear"),
         ("--head linear --trees 5", "--trees: only with --head forest"),
         ("--head linear --features encoder --filters 1", "no effect with --features encoder"),
-        ("--head linear --first_answer", "--first_answer: act beside a network"),
-        ("--head forest --average_with linear", "--average_with: act beside a network"),
+        ("--head linear --first_answer", "--first_answer acts beside a network"),
+        ("--head forest --average_with linear", "--average_with acts beside a network"),
         ("--head linear --name x --resume", "leave --resume out"),
     ],
 )
