@@ -380,7 +380,7 @@ def test_no_training_starts_from_an_ensemble(
     argv += ["--weights", str(run / "ensemble.ckpt"), *STEADY]
     assert guard(train_finetune.main, argv) == 2
     said = capsys.readouterr().err
-    assert "is the ensemble of several models" in said and said.count("\n") == 1
+    assert "is an ensemble of several models" in said and said.count("\n") == 1
 
 
 @pytest.mark.parametrize("fault", ["members", "facts", "temperature", "state"])

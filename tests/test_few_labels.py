@@ -312,6 +312,7 @@ def test_a_run_with_all_of_it_that_is_killed_goes_on_to_the_same_bits(
     best = checkpoint.load(one / "best.ckpt")
     status = json.loads((one / "status.json").read_text())
     assert status["best_miou"] == pytest.approx(best["progress"]["best"])
+    assert best["progress"]["top"] == held["value"]
     assert Segmenter.load(one / "last.ckpt", device="cpu").table.num_classes == 3
     # Another share is another plan.
     assert guard(train_finetune.main, [*broken, "--resume", "--copy_paste", "0.6"]) == 2

@@ -283,12 +283,48 @@ def test_the_mean_of_network_and_head_is_one_model_and_the_run_goes_on_as_before
     (published,) = run.glob("*_best_*.pth")
     assert f"_{max(facts['miou']):.4f}_" in published.name
     assert published.read_bytes() == (run / "best.ckpt").read_bytes()
+    # What compares trainings, and who looks for the published name, has the mean.
+    assert checkpoint.load(run / "best.ckpt")["progress"]["top"] == max(facts["miou"])
+    (named,) = run.glob("*.pth")
+    assert named.read_bytes() == (run / "best.ckpt").read_bytes()
     # A finished run that is asked to go on ends where it was.
     before = (run / "network.ckpt").stat().st_size
     again = _network(synthetic_folder, tmp_path / "a", *more, "--resume")
     assert (again / "network.ckpt").stat().st_size == before
     last = Segmenter.load(again, device="cpu", precision="fp32").predict(image).probabilities
     assert np.array_equal(last, found[0])
+
+
+class _Killed(BaseException):
+    pass
+
+
+def test_a_run_is_done_when_the_mean_is_kept_and_its_panels_are_of_the_mean(
+    synthetic_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_drawing: None
+) -> None:
+    more = "--average_with linear --samples 600".split()
+    save = checkpoint.save
+
+    def killed(path: Path, payload: dict[str, object], **how: object) -> None:
+        if "members" in payload["progress"]:  # type: ignore[operator]
+            raise _Killed
+        save(path, payload, **how)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch, pytest.raises(_Killed):
+        patch.setattr(checkpoint, "save", killed)
+        _network(synthetic_folder, tmp_path, *more)
+    run = tmp_path / "finetune" / "n"
+    assert json.loads((run / "status.json").read_text())["state"] != "done"
+    shown: list[np.ndarray] = []
+    with monkeypatch.context() as patch:
+        panel = "matssl.pictures.segmentation.panel"
+        patch.setattr(panel, lambda image, mask, said, *rest: shown.append(said))
+        _network(synthetic_folder, tmp_path, *more, "--resume")
+    both = Segmenter.load(run, device="cpu", precision="fp32")
+    assert len(both.members) == 2 and (run / "network.ckpt").is_file()
+    rows = (run / "data.csv").read_text(encoding="utf-8-sig").splitlines()
+    image = next(row.split(",")[0] for row in rows if ",val," in row)
+    assert np.array_equal(shown[0], both.predict(image).classes)
 
 
 def test_ensembles_of_ensembles_keep_every_share() -> None:

@@ -584,3 +584,23 @@ def test_what_is_doubtful_is_said() -> None:
     assert "too coarse" in " ".join(summary.doubts("p", _summary(found), found))
     around = [_found(1 - mask, Rules())]
     assert "what lies around" in " ".join(summary.doubts("m", _summary(around), around))
+
+
+def test_touching_objects_part_alike_at_every_call() -> None:
+    """Distances are exact roots of whole numbers, wherever in the memory they were found."""
+    from scipy.ndimage import distance_transform_edt, gaussian_filter
+
+    from matssl.core import geometry
+
+    for seed in range(20):
+        random = np.random.default_rng(seed)
+        inside = gaussian_filter(random.random((48, 48)), 3) > 0.5
+        exact = distance_transform_edt(inside).astype(np.float32)
+        unknown = np.zeros_like(inside)
+        held: list[NDArray[np.generic]] = []
+        first = separation.separated(inside, unknown)
+        for number in range(6):
+            held += [np.ones(48 * 48 + 16 * number, np.uint8) for _ in range(number)]
+            held.append(geometry.distances(inside))
+            assert np.array_equal(held[-1], exact)
+            assert np.array_equal(separation.separated(inside, unknown), first)

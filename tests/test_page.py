@@ -449,6 +449,37 @@ def test_corrected_masks_stand_in_the_place_of_predicted_ones(steel: Folder) -> 
     assert told == {"a.png": "drawn or corrected by you", "b.png": "predicted by r-1"}
 
 
+def test_labels_inside_the_bar_make_no_picture_complete(steel: Folder) -> None:
+    facts = steel.found()
+    for fact in facts["pictures"]:
+        fact["bar"] = 10
+    (steel.kept / looking.FACTS).write_text(json.dumps(facts))
+    mask = np.zeros(SHAPE, np.uint8)
+    mask[:10] = IGNORE
+    client = program(steel.workspace)
+    _draw(client, "a.png", mask)
+    assert steel.complete() == []
+    mask[:10], mask[-10:] = 1, IGNORE
+    _draw(client, "b.png", mask)
+    assert steel.complete() == ["b.png"]
+
+
+def test_names_that_begin_as_flags_do_are_names(home: Workspace) -> None:
+    write(home.root / "odd", ("--target=x.png", "-a.png"))
+    odd = looked_at(home, "odd")
+    client = program(home)
+    for image in ("--target=x.png", "-a.png"):
+        window = {"left": 0, "top": 0, "width": SHAPE[1], "height": SHAPE[0], "revision": "new"}
+        asked = {"folder": "odd", "image": image, **window}
+        assert client.put("/api/labels", params=asked, content=bytes(2400)).status_code == 200
+    target = home.state / "masks" / "m"
+    assert collecting.collect(commands.collect(odd, None, target).argv) == 0
+    assert [row["image"] for row in results.rows(target / "from.csv")] == odd.complete()
+    assert (target / "--target=x.png").is_file() and (target / "-a.png").is_file()
+    argv = commands.measure(odd, target, True, "m", (), ("--alpha", "b")).argv
+    assert "--class=--alpha,b" in argv
+
+
 def test_a_training_that_was_stopped_has_its_last_model(home: Workspace) -> None:
     run = home.experiments / "finetune" / "r"
     run.mkdir(parents=True)

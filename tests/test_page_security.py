@@ -161,6 +161,23 @@ def test_no_path_leads_out_of_the_workspace(home: Workspace) -> None:
     assert sorted(p.name for p in (home.root / "steel").iterdir()) == ["a.png", "b.png"]
 
 
+def test_addresses_and_sizes_that_cannot_be_are_refused_in_a_line(home: Workspace) -> None:
+    looked_at(home, "steel")
+    client = program(home)
+    many = "&".join(f"a{number}=1" for number in range(99))
+    for asking in (client, stranger(home)):
+        answer = asking.get(f"/api/workspace?{many}")
+        assert answer.status_code == 400 and "too many parts" in answer.json()["error"]
+    for name in ("a" * 300, "/".join(["a"] * 2000)):
+        assert client.get("/api/folder", params={"folder": name}).status_code == 400
+    for size in ("Infinity", "1e999", "NaN", "-5"):
+        body = f'{{"folder": "steel", "pixel_sizes_nm": {{"a.png": {size}}}}}'
+        kind = {"content-type": "application/json"}
+        answer = client.post("/api/said", content=body, headers=kind)
+        assert answer.status_code == 400 and "pixel size" in answer.json()["error"]
+    assert not (home.root / "steel" / "specimens.csv").exists()
+
+
 def _go_astray(client: TestClient, astray: str) -> None:
     """Give a path wherever a path or a name is taken."""
     window = {"left": 0, "top": 0, "width": 9, "height": 9}

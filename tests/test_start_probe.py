@@ -19,6 +19,7 @@ import train_finetune
 from matssl import hub, weights
 from matssl.core import checkpoint
 from matssl.core.errors import UserError, guard
+from matssl.data import readers
 from matssl.data.crops import Labelled
 from matssl.data.layouts import Pair
 from matssl.models.encoders import build_encoder
@@ -353,15 +354,18 @@ def test_weights_that_learned_from_these_masks_are_not_probed_on_them(
     guided: dict[str, object] = {"method": "pscl", "labelled_digests": digests[:1]}
     judged: dict[str, object] = {"method": "simclr", "labelled_digests": digests}
     ssl = tmp_path / "ssl"
+    val = sorted((synthetic_folder / "val").iterdir())[0]
+    spoilt = {**guided, "labelled_digests": [readers.digest(readers.read(val).pixels)]}
     _file(ssl / "guided" / "encoder.safetensors", _encoder(3), guided)
+    _file(ssl / "spoilt" / "encoder.safetensors", _encoder(5), spoilt)
     _file(ssl / "judged" / "encoder.safetensors", _encoder(4), judged)
     words = ["--encoder", ENCODER, "--ssl_weights_path", "auto"]
     assert _tune(synthetic_folder, tmp_path, "third", *words) == 0
     said = capsys.readouterr().out
-    assert "guided/encoder.safetensors: it has learned from the masks of 1 of these 4" in said
+    assert "guided/encoder.safetensors: it has learned from the masks of 1 of these" in said
     starts = [row["start"] for row in _table(tmp_path / "finetune" / "third")]
     assert any("judged" in start for start in starts)
-    assert not any("guided" in start for start in starts)
+    assert not any("guided" in start or "spoilt" in start for start in starts)
 
 
 def test_each_fold_chooses_without_the_images_that_it_holds_out(

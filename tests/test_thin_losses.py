@@ -66,6 +66,20 @@ def test_distances_are_those_of_the_authors_code() -> None:
         np.testing.assert_allclose(found[index], _one_hot2dist(truth == index), atol=1e-4)
 
 
+@pytest.mark.parametrize("side", [32, 64])
+def test_distances_are_the_same_bits_at_every_call(side: int) -> None:
+    random = np.random.default_rng(side)
+    for _ in range(20):
+        target = (ndimage.gaussian_filter(random.random((side, side)), 4) > 0.5).astype(np.int64)
+        target += random.random((side, side)) > 0.97
+        held: list[np.ndarray] = []
+        for number in range(6):
+            # Memory lies elsewhere at the next call.
+            held += [np.ones(side * side + 16 * number, np.uint8) for _ in range(number)]
+            held.append(thin_losses.distances(target, 3))
+        assert all(np.array_equal(held[0], one) for one in held if one.ndim == 3)
+
+
 def test_what_is_not_labelled_is_no_boundary() -> None:
     target = np.array([[0, 0, 255, 1, 1, 1]], np.uint8)
     found = thin_losses.distances(target, 2)

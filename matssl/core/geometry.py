@@ -99,3 +99,20 @@ def correspondence(
     valid = np.asarray(((cell >= 0) & (cell < grid)).all(axis=-1))
     index = np.asarray(np.where(valid, cell[..., 1] * grid + cell[..., 0], -1), np.int64)
     return index, valid
+
+
+def distances(mask: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Return the distance of each pixel to the nearest one outside a mask, float32 (H, W).
+
+    Between the middles of pixels, exact but for rounding: squares of distances are whole numbers.
+    OpenCV's own roots differ in their last bit from call to call, with where the memory lies.
+
+    Args:
+        mask: bool (H, W), True inside; one pixel at least is outside.
+    """
+    import cv2
+
+    found = cv2.distanceTransform(
+        np.asarray(mask).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE
+    )
+    return np.asarray(np.sqrt(np.rint(np.square(found, out=found), out=found), out=found))

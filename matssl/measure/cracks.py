@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from matssl.core import geometry
 from matssl.measure.field import Field
 
 # Gaussian along the middle line that takes the steps of the pixels out of it, in pixels.
@@ -125,9 +126,7 @@ def _without_pits(part: Mask) -> tuple[Mask, NDArray[np.float32]]:
 
 def _depth(part: Mask) -> NDArray[np.float32]:
     """Return the distance of each pixel to the outside."""
-    return np.asarray(
-        cv2.distanceTransform(part.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-    )
+    return geometry.distances(part)
 
 
 def length_of(path: NDArray[np.float64]) -> float:

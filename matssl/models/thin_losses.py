@@ -6,12 +6,12 @@ nothing; a class that is absent from the batch has no term.
 
 from __future__ import annotations
 
-import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from matssl.core import geometry
 from matssl.core.arrays import Array
 from matssl.core.labels import IGNORE
 
@@ -85,10 +85,7 @@ def distances(target: Array, num_classes: int) -> Array:
         inside, outside = target == index, known & (target != index)
         if not inside.any() or not outside.any():
             continue
-        away = cv2.distanceTransform((~inside).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-        deep = cv2.distanceTransform(
-            (~outside).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE
-        )
+        away, deep = geometry.distances(~inside), geometry.distances(~outside)
         result[index] = away * outside - (deep - 1) * inside
     return result
 

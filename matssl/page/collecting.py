@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
@@ -41,7 +41,8 @@ def collect(argv: Sequence[str]) -> int:
     home, target = Path(args.labels), Path(args.target)
     classes = labels.read_classes(home)
     values = {c.name: c.value for c in classes.listed}
-    rows, complete = [], set(args.complete)
+    drawn = [PurePosixPath(name).as_posix() for name in args.complete]
+    rows, complete = [], set(drawn)
     if args.run:
         run = results.Prediction.of(Path(args.run), Path(args.folder))
         strange = [name for name in run.names if name not in values]
@@ -56,7 +57,7 @@ def collect(argv: Sequence[str]) -> int:
                 mask = table[run.classes(image)]
                 labels.write(target / labels.name_of(image), mask, classes)
                 rows.append({"image": image, "mask": f"predicted by {Path(args.run).name}"})
-    for image in args.complete:
+    for image in drawn:
         path = home / labels.name_of(image)
         mask = labels.values(path)
         labels.write(target / labels.name_of(image), mask, classes)

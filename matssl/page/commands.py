@@ -109,7 +109,8 @@ def collect(folder: Folder, run: Path | None, target: Path) -> Step:
     """Return the step that puts finished labels and predictions together."""
     words = ["--folder", str(folder.path), "--labels", str(folder.labels), "--target", str(target)]
     words += ["--run", str(run)] if run is not None else []
-    words += ["--complete", *folder.complete()]
+    # A name that begins as a flag does is none with a folder before it.
+    words += ["--complete", *(f"./{n}" if n.startswith("-") else n for n in folder.complete())]
     return Step("collect", tuple(words), "Putting your corrected masks in their place")
 
 
@@ -129,7 +130,9 @@ def measure(
     words = [str(source)]
     words += ["--images", str(folder.path)] if images else []
     words += ["--what", ",".join(what)] if what else []
-    words += ["--class", ",".join(named)] if named else []
+    classes = ",".join(named)
+    flagged = classes.startswith("-")
+    words += [f"--class={classes}"] if flagged else ["--class", classes] if named else []
     # A run knows its pixel sizes and bars.
     words += folder.flags() if images else []
     return Step("measure", (*words, *_out(folder), "--name", name), "Measuring")

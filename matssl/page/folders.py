@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -171,6 +172,8 @@ class Folder:
         strange = [name for name in (*named, *sizes) if name not in known]
         if strange:
             raise Refused(404, f"there is no picture {strange[0]} in this folder")
+        if not all(0 <= size < math.inf for size in sizes.values()):
+            raise Refused(400, "a pixel size is a number of nm above 0; 0 takes one back")
         for name in named.values():
             if len(name) > LONGEST_SPECIMEN or not name.isprintable():
                 raise Refused(400, f"a specimen has a name of at most {LONGEST_SPECIMEN} letters")
@@ -238,7 +241,16 @@ class Folder:
     def complete(self) -> list[str]:
         """Return the pictures of which every pixel above the bar is labelled."""
         shapes = {f["image"]: (f["height"] - f["bar"]) * f["width"] for f in self._facts()}
-        return [n for n, sizes in self.labelled().items() if sum(sizes.values()) >= shapes[n]]
+        bars = {f["image"]: int(f["bar"]) for f in self._facts()}
+        found = []
+        for name, sizes in self.labelled().items():
+            if sum(sizes.values()) < shapes[name]:
+                continue
+            path = self.labels / labels.name_of(name)
+            # Labels that are drawn in the bar stand for none above it.
+            if not bars[name] or labels.is_complete(path, bars[name]):
+                found.append(name)
+        return found
 
     def clashes(self, name: str) -> str:
         """Return another picture whose labels would have the same name, "" where there is none."""

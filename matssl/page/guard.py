@@ -139,7 +139,10 @@ class Guard:
         if origin is not None and origin.lower() not in _origins(host):
             return 403, "requests of other pages are not answered", {}
         path, method = scope["path"], scope["method"]
-        given = parse_qs(scope.get("query_string", b"").decode("latin-1"), max_num_fields=50)
+        try:
+            given = parse_qs(scope.get("query_string", b"").decode("latin-1"), max_num_fields=50)
+        except ValueError:
+            return 400, "the address has too many parts", {}
         if path == "/" and method in SAFE and "token" in given:
             if not door.knows(given["token"][0]):
                 return 401, "wrong token", {}

@@ -220,5 +220,11 @@ def counts(path: Path) -> dict[int, int]:
     return {value: int(n) for value, n in enumerate(sizes.tolist()) if n and value != IGNORE}
 
 
+def is_complete(path: Path, bar: int) -> bool:
+    """Return whether every pixel of a mask is labelled, but for so many rows at the bottom."""
+    mask = values(path)
+    return bool((mask[: len(mask) - bar] != IGNORE).all())
+
+
 def _hex(colour: Sequence[int]) -> str:
     return "#" + "".join(f"{int(channel):02x}" for channel in colour)

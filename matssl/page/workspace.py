@@ -21,6 +21,8 @@ OF_ALL = ".labels"
 # Folders that are looked through for pictures, and shown.
 DEEPEST, MOST_FOLDERS = 6, 500
 LONGEST_NAME = 150
+# No system has longer ones.
+LONGEST_PART, LONGEST_PATH = 255, 1000
 # Names that Windows keeps for devices, whatever their ending.
 _DEVICES = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³]|conin\$|conout\$)", re.IGNORECASE)
 _DRIVE = re.compile(r"[A-Za-z]:")
@@ -89,6 +91,8 @@ class Workspace:
         """
         parts = name.split("/")
         odd = not name or "\\" in name or _DRIVE.match(name) or not name.isprintable()
+        odd = odd or max(len(part.encode("utf-8", "replace")) for part in parts) > LONGEST_PART
+        odd = odd or len(name) > LONGEST_PATH
         if odd or any(part.startswith(".") or not part.strip() for part in parts):
             raise Refused(400, f"{cut(ascii(name))} is no path inside the workspace")
         return self.real(self.root.joinpath(*parts))

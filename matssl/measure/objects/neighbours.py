@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from matssl.core import geometry
 from matssl.measure.objects.shapes import Floats
 
 # Fewer distances tell nothing of an arrangement.
@@ -51,9 +51,7 @@ def nearest(x: Floats, y: Floats, unknown: NDArray[np.bool_]) -> Neighbours:
     distance = np.asarray(cKDTree(points).query(points, k=2)[0][:, 1])
     height, width = unknown.shape
     if unknown.any():
-        depth = cv2.distanceTransform(
-            np.pad(~unknown, 1).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE
-        )[1:-1, 1:-1]
+        depth = geometry.distances(np.pad(~unknown, 1))[1:-1, 1:-1]
         # From the middle of a pixel to the edge it is half a pixel less than to the next middle.
         depth = np.maximum(depth - 0.5, 0)
         border = depth[y.astype(int).clip(0, height - 1), x.astype(int).clip(0, width - 1)]

@@ -6,6 +6,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from matssl.core import geometry
+
 # Depth of the neck between two objects, as a share of the radius of the smaller one, and in pixels,
 # where nothing else is asked for: rough outlines make necks of about a pixel.
 SHARE, LEAST = 0.1, 1.0
@@ -33,9 +35,7 @@ def separated(
     outside = ~(inside | unknown)
     if not inside.any() or not outside.any():
         return inside.astype(np.int32)
-    distance = cv2.distanceTransform(
-        (~outside).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE
-    )
+    distance = geometry.distances(~outside)
     distance[~inside] = 0
     peaks = local_maxima(distance, connectivity=2) & inside
     count, seeds = cv2.connectedComponents(peaks.astype(np.uint8), connectivity=8)

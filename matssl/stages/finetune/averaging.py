@@ -184,7 +184,8 @@ def finish(
         return f"averages of the {len(facts)} best validations are no better than step {said}", None
     payload = checkpoint.load(path, stage="finetune")
     miou = mious[value]
-    progress = {**payload["progress"], "best": miou, "averaged_steps": steps}
+    # What compares trainings by their top compares what is kept of them.
+    progress = {**payload["progress"], "best": miou, "top": value, "averaged_steps": steps}
     state = mean([kept.state for kept in chosen])
     checkpoint.save(path, {**payload, "state": state, "progress": progress})
     gain = f"validation mIoU {100 * payload['progress']['best']:.1f} -> {100 * miou:.1f}"

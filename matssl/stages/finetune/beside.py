@@ -87,13 +87,14 @@ class Average:
         share: of the head.
         miou: by share on the validation images, in the order of SHARES; empty without them.
         payload: of the checkpoint of both; None where the network alone is the best.
-        predict: plane to class indices (H, W) by both, while the learner has the kept weights.
+        predict: plane to class indices uint8 (H, W), by both; the learner has the network's weights
+            meanwhile.
     """
 
     share: float
     miou: tuple[float, ...]
     payload: dict[str, Any] | None
-    predict: Callable[[Array], NDArray[np.uint8]] | None = None
+    predict: Callable[[Array], NDArray[np.uint8]]
 
 
 def average(
@@ -118,6 +119,7 @@ def average(
     predictor = Predictor(head, learned.model)
     content = frozen.payload(settings, inputs, learned.model, -1.0, started_from)
     share, scores = UNTOLD, tuple[float, ...]()
+    heats = ensemble.temperature(network), 1.0
     if inputs.val is not None:
         heat = calibration.fitted(
             [
@@ -128,7 +130,7 @@ def average(
         content["progress"]["temperature"] = heat
         with Averaged(learner.model, network["state"]):
             learner.model.eval()
-            heats = ensemble.temperature(network), heat
+            heats = heats[0], heat
             scores = _scores(settings, inputs, learner, predictor, heats)
         share = SHARES[int(np.argmax(scores))]
     said = f"average of the network and a {head.text}: "
@@ -141,30 +143,24 @@ def average(
     console.say(settings, rt, said)
     facts = {"head": head.text, "share": share, "shares": SHARES, "miou": list(scores)}
     folder.write_json(FILE, facts)
+
+    def predict(plane: Array) -> NDArray[np.uint8]:
+        both = [learner.probabilities(plane), predictor.probabilities(plane)]
+        for one, heat in zip(both, heats, strict=True):
+            calibration.temper(one, heat)
+        return decided((1 - share) * both[0] + share * both[1], settings.threshold)
+
     if share == 0:
-        return Average(share, scores, None)
+        return Average(share, scores, None, learner.predict)
     parts = ensemble.joined([network, content], [1 - share, share])
     progress = {**network["progress"], **parts["progress"]}
     progress.pop("temperature", None)
     if scores:
         progress["best"] = max(scores)
-    tempers = ensemble.temperature(network), ensemble.temperature(content)
-
-    def predict(plane: Array) -> NDArray[np.uint8]:
-        both = _tempered(learner, predictor, plane, tempers)
-        return decided((1 - share) * both[0] + share * both[1], settings.threshold)
-
-    return Average(share, scores, {**network, **parts, "progress": progress}, predict)
-
-
-def _tempered(
-    learner: Learner, predictor: Predictor, plane: Array, heats: tuple[float, float]
-) -> list[NDArray[np.float32]]:
-    """Return the calibrated probabilities of network and head, float32 (C, H, W) each."""
-    both = [learner.probabilities(plane), predictor.probabilities(plane)]
-    for found, heat in zip(both, heats, strict=True):
-        calibration.temper(found, heat)
-    return both
+        # What compares trainings compares what is kept of them.
+        progress |= {"top": max(scores)} if settings.monitor == "miou" else {}
+    content = {**network, **parts, "progress": progress}
+    return Average(share, scores, content, predict)
 
 
 def _scores(
@@ -215,14 +211,15 @@ def finish(
     results.finish(folder, settings, inputs, learner)
     if found is not None and found.miou:
         outcome = replace(outcome, best=max(found.miou))
-    predict = None if found is None else found.predict
-    report.finish(settings, folder, inputs, learner, outcome, section(folder), predict)
+    network = "best.ckpt"
+    predict: Callable[[Array], NDArray[np.uint8]] = learner.predict
     if found is not None and found.payload is not None:
-        best = folder.root / "best.ckpt"
+        # Before the run is called done: a kill here leaves one that goes on.
+        best, network, predict = folder.root / "best.ckpt", NETWORK, found.predict
         os.replace(best, folder.root / NETWORK)
         checkpoint.save(best, found.payload)
-        # Its published name says the score of both.
-        report.published_names(settings, folder, len(inputs.train.planes), outcome)
+    more = section(folder)
+    report.finish(settings, folder, inputs, learner, outcome, more, network, predict)
 
 
 def undo(folder: RunFolder) -> None:

@@ -85,6 +85,7 @@ def finish(
     learner: Learner,
     outcome: Outcome,
     more: Sequence[tuple[str, str]] = (),
+    weights: str = "best.ckpt",
     predict: Callable[[Array], NDArray[np.uint8]] | None = None,
 ) -> None:
     """Write the last pictures and the report.
@@ -96,14 +97,14 @@ def finish(
         learner: predicts the panels with the kept weights.
         outcome: what the run came to.
         more: parts of the report.
-        predict: plane to class indices (H, W) of the kept model, where that is more than the
-            learner's network.
+        weights: file in the folder with those of the network, where it is not the kept model alone.
+        predict: plane to class indices (H, W) by the kept model; None: by the network alone.
     """
     root = folder.root
     if (root / "steps.csv").exists() and (root / "log.csv").exists():
         training.finetuning_curves(root / "steps.csv", root / "log.csv", folder.path("curves.png"))
     published_names(settings, folder, len(inputs.train.planes), outcome)
-    pictures = panels(folder, inputs, learner, predict)
+    pictures = panels(folder, inputs, learner, weights, predict)
     folder.status("done", step=outcome.step, total=outcome.stop_at, **outcome.facts)
     kind = "validation mIoU" if inputs.val else "held-out mIoU of the folds"
     if outcome.best < 0:
@@ -182,17 +183,19 @@ def panels(
     folder: RunFolder,
     inputs: Inputs,
     learner: Learner,
+    weights: str = "best.ckpt",
     predict: Callable[[Array], NDArray[np.uint8]] | None = None,
 ) -> list[Path]:
     """Write panels of the first validation images (training images where there are none).
 
     Args:
-        folder: of the run; its best.ckpt has the weights.
+        folder: of the run.
         inputs: the images.
-        learner: whose model gets these weights for the time.
-        predict: see :func:`finish`.
+        learner: whose model gets the weights for the time.
+        weights: file in the folder that has them.
+        predict: plane to class indices (H, W), with them; None: by the learner.
     """
-    best = folder.root / "best.ckpt"
+    best = folder.root / weights
     if not best.is_file():
         return []
     kept = checkpoint.load(best, stage="finetune")["state"]

@@ -44,7 +44,8 @@ def at_hand(
     Args:
         settings: say where pretraining runs lie, and by ``weights`` perhaps one start more.
         encoder: that they must fit; None takes those of any.
-        inputs: of the run; a start that has learned from their masks is left out, and said.
+        inputs: of the run; a start that has learned from their masks, those that validate among
+            them, is left out, and said.
         but: sources that are known already.
 
     Returns:
@@ -108,7 +109,9 @@ def _add(
         own = weights.architecture(content)[0]
         if own is None or encoder not in (None, own):
             return False
-        seen = masks_seen(content, inputs)
+        # A start that knows the masks of the validation images would spoil what they choose.
+        validated = inputs.val.digests if inputs.val is not None else ()
+        seen = masks_seen(content, (*inputs.train.digests, *validated))
         if seen:
             notes.append(f"left out {source}: {seen}")
             return False
@@ -126,16 +129,20 @@ def _place(source: str) -> str:
     return str(hub.locate(source).resolve())
 
 
-def masks_seen(source: str | Content, inputs: Inputs) -> str:
+def masks_seen(source: str | Content, digests: Sequence[str]) -> str:
     """Return in words that weights learned from masks of these images, "" where they did not.
 
     Their features would know what they are asked; masks that only judged a pretraining taught it
     nothing.
+
+    Args:
+        source: of the weights.
+        digests: of the pixels of the images.
     """
     if source == IMAGENET:
         return ""
     content = source if isinstance(source, Content) else weights.read(source)
-    own = set(inputs.train.digests)
+    own = set(digests)
     taught: set[str] = set()
     for link in content.lineage.links:
         method, seen = link.get("method"), link.get("labelled_digests")

@@ -140,7 +140,7 @@ def compared(
 def _checked(settings: FinetuneSettings, given: str, rt: Runtime, inputs: Inputs) -> Comparison:
     """Return how a given start does beside the others at hand."""
     name = settings.encoder
-    seen = masks_seen(given, inputs)
+    seen = masks_seen(given, inputs.train.digests)
     if seen:
         return Comparison(f"start   not compared with others: {seen}")
     first = Candidate(given, name, f"given: {words_of(given, name)}")
