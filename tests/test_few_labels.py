@@ -363,6 +363,9 @@ def test_seeds_are_trained_apart_and_their_probabilities_averaged(
         best = json.loads((seeds / name / "status.json").read_text())["best_miou"]
         assert float(row["val_miou"]) == pytest.approx(best, abs=1e-4)
     assert json.loads((seeds / "status.json").read_text())["state"] == "done"
+    # A report, as every run folder has one.
+    page = (seeds / "report.html").read_text(encoding="utf-8")
+    assert f"{100 * float(rows[-1]['val_miou']):.1f} %" in page and "seed_3/, seed_4/" in page
 
 
 def test_images_are_drawn_by_the_seed_of_the_command_for_all_models(

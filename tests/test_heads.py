@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -355,8 +357,8 @@ def test_ensembles_of_ensembles_keep_every_share() -> None:
         ("--features both", "--features: only with --head forest or linear"),
         ("--head linear --trees 5", "--trees: only with --head forest"),
         ("--head linear --features encoder --filters 1", "no effect with --features encoder"),
-        ("--head linear --first_answer", "--first_answer: act beside a network"),
-        ("--head forest --average_with linear", "--average_with: act beside a network"),
+        ("--head linear --first_answer", "--first_answer acts beside a network"),
+        ("--head forest --average_with linear", "--average_with acts beside a network"),
         ("--head linear --name x --resume", "leave --resume out"),
     ],
 )
@@ -383,3 +385,22 @@ def test_nothing_that_was_not_given_is_called_without_effect(
     words += ["--features", "encoder", "--encoder", "tu-test_resnet", "--threads", "1"]
     assert train_finetune.main([*words, "--output_dir", str(tmp_path), "--name", "said"]) == 0
     assert "without effect" not in capsys.readouterr().out
+
+
+def test_the_score_of_held_out_parts_says_what_is_a_mean_of_them_and_what_is_pooled(
+    synthetic_folder: Path, tmp_path: Path, no_drawing: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One picture: the mean over its halves is not the mean of the classes beside it."""
+    data = tmp_path / "one"
+    for split in ("train", "train_annot"):
+        (data / split).mkdir(parents=True)
+        file = sorted((synthetic_folder / split).iterdir())[0]
+        shutil.copy(file, data / split)
+    words = ["--finetune_dataset", str(data), "--output_dir", str(tmp_path), "--name", "h"]
+    more = "--head linear --samples 300 --filters 0.7,1.6 --threads 1".split()
+    assert train_finetune.main([*words, *more]) == 0
+    said = capsys.readouterr().out
+    told = re.search(r"mean of the mIoU of 2 folds ([\d.]+) \(classes, all held-out pixels", said)
+    assert told is not None
+    status = json.loads((tmp_path / "finetune" / "h" / "status.json").read_text())
+    assert float(told[1]) == pytest.approx(100 * status["best_miou"], abs=0.06)

@@ -715,6 +715,23 @@ def test_a_file_without_a_shape_confirms_a_picture_that_was_asked_for(tmp_path: 
         assert painted.shape == (4, 5) and not painted.any()
 
 
+def test_the_screen_names_a_picture_that_was_confirmed_without_a_shape(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ctx = _context(tmp_path, ["S1_1.png"])
+    ctx.classes = SimpleNamespace(names=("matrix", "pore"))
+    told: list[str] = []
+    drawing = Drawing("S1_1.png", None, (), tmp_path / "a.json")
+    came = [corrected.Came(tmp_path / "a.json", "corrected/a.json", drawing=drawing)]
+    label = Label("S1_1.png", "S1_1", "p", "m", "0")
+    monkeypatch.setattr(corrected, "new_files", lambda _: (came, []))
+    monkeypatch.setattr(corrected, "_label", lambda *_: (label, None))
+    monkeypatch.setattr(ctx, "write", lambda *_, **__: None)
+    monkeypatch.setattr(ctx, "say", told.append)
+    corrected.take_in(ctx)
+    assert told[1:] == ["confirmed without a shape, all of it is matrix: S1_1.png"]
+
+
 def test_shapes_without_area_are_told_by_label(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -175,6 +175,7 @@ def test_two_pictures_are_labelled_taught_seen_and_measured(
     page.get_by_role("button", name="Measure", exact=True).click()
     page.locator("#fractions").wait_for()
     rows = page.locator("#fractions tbody tr").all_inner_texts()
+    assert re.search(r"\. No interval: \d of at least 5 specimens\.", page.inner_text("#main"))
     shares = [float(re.findall(r"([\d.]+) %", row)[0]) for row in rows]
     # The disc of radius 11 covers 5.5 % of the picture.
     assert sum(shares) == pytest.approx(100, abs=0.05) and 2 < shares[1] < 12

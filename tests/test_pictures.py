@@ -13,7 +13,7 @@ import pytest
 
 from matssl import pictures
 from matssl.core import palette
-from matssl.pictures import segmentation
+from matssl.pictures import segmentation, training
 
 
 def test_colours_are_distinct_for_any_number_of_classes() -> None:
@@ -164,3 +164,20 @@ def test_where_nothing_is_drawn_a_picture_is_a_white_pixel(tmp_path: Path) -> No
         assert not plt.fignum_exists(figure.number)
     blank, drawn = (cv2.imread(str(tmp_path / f"{name}.png")) for name in ("blank", "drawn"))
     assert blank.tolist() == [[[255, 255, 255]]] and drawn.size > 3
+
+
+def test_every_curve_of_a_fine_tuning_spans_the_run_also_with_one_validation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps, log = tmp_path / "steps.csv", tmp_path / "log.csv"
+    steps.write_text("step,loss,lr\n1,2,0.1\n100,1,0.1\n")
+    log.write_text("step,val_miou,iou pore\n100,0.5,0.4\n")
+    spans: list[tuple[float, float]] = []
+
+    def save(figure: Any, _path: Path) -> None:
+        spans.extend(axis.get_xlim() for axis in figure.axes)
+        plt.close(figure)
+
+    monkeypatch.setattr(pictures, "save", save)
+    training.finetuning_curves(steps, log, tmp_path / "curves.png")
+    assert spans == [(-2.0, 102.0)] * 3

@@ -423,6 +423,8 @@ def test_a_run_is_the_plain_one_until_pictures_without_labels_count(
     assert "They counted from step 3 to the end." in page
     # Neither masks nor validation and test pictures are learned from.
     assert "4 pictures without labels" in page and "4 validation or test pictures left out" in page
+    # What was left out spoils no test, and is not counted among the pictures.
+    assert "spoil the test" not in page and "4 (pool 4)" in page
     payload = checkpoint.load(runs[0] / "best.ckpt")
     kept = payload["progress"]["unlabelled"]
     assert {Path(path).parent.name for path in kept["images"]} == {"train"}

@@ -279,7 +279,10 @@ def test_auto_takes_the_best_as_if_it_had_been_given(
 
 
 def test_auto_takes_the_encoder_of_the_best_where_none_is_named(
-    synthetic_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    synthetic_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(weights, "imagenet_at_hand", lambda _: None)
     monkeypatch.setattr(hub, "weights_registry", dict)
@@ -293,6 +296,8 @@ def test_auto_takes_the_encoder_of_the_best_where_none_is_named(
     config = yaml.safe_load((tmp_path / "finetune" / "x" / "config.yaml").read_text())
     assert (config["encoder"], config["decoder"]) == (ENCODER, "unet")
     assert config["ssl_weights_path"] == str(path)
+    # Random weights are of another encoder than the one taken, which is said.
+    assert "random weights of tu-test_efficientnet (mean of" in capsys.readouterr().out
 
 
 def _blind_but_for(blind: torch.nn.Module) -> Any:

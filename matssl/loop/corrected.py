@@ -77,6 +77,7 @@ def take_in(ctx: Context) -> list[Path]:
         return waiting
     taken: list[dict[str, object]] = []
     refused: dict[str, str] = {}
+    bare: list[str] = []
     held = ctx.held_out()
     for one in came:
         try:
@@ -86,11 +87,16 @@ def take_in(ctx: Context) -> list[Path]:
             continue
         if label is not None:
             taken.append({**label.stored(), "changed": changed})
+            if one.drawing is not None and not one.drawing.shapes:
+                bare.append(label.name)
         if one.drawing is not None and (left := painting.without_area([one.drawing])):
             ctx.warn(f"{one.file}: left out, without area: {left}")
     ctx.write("labels", taken=taken, files={x.file: x.mark for x in came}, refused=refused)
     if taken:
         ctx.say(f"corrected {counted(len(taken), 'mask')} came back")
+    if bare:
+        first = ctx.classes.names[0]
+        ctx.say(f"confirmed without a shape, all of it is {first}: {', '.join(bare)}")
     for file, why in refused.items():
         ctx.warn(f"{file} is not used: {why}")
     return waiting

@@ -280,7 +280,8 @@ def _readme(ctx: Context, last: Round) -> str:
         form = format_name(ctx.settings.format)
         drawn = (
             f"Or open the files in {form} with that program and save them to {corrected}, too.\n"
-            f"The first class, {ctx.classes.names[0]}, is what nothing is drawn on.\n"
+            f"The first class, {ctx.classes.names[0]}, is what nothing is drawn on: the file of a "
+            "picture on\nwhich nothing is to be drawn comes back without a shape.\n"
             "Save one file for each picture: its mask or its annotations.\n\n"
         )
     return (

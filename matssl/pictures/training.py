@@ -142,6 +142,9 @@ def finetuning_curves(steps_csv: Path, log_csv: Path, path: Path) -> None:
     axes[2].set_title("validation IoU")
     for axis in axes:
         axis.set_xlabel("step")
+        # All three over the whole run, where a single validation has no span of its own too.
+        last = float(steps["step"][-1])
+        axis.set_xlim(-0.02 * last, 1.02 * last)
     figure.tight_layout()
     pictures.save(figure, path)
 

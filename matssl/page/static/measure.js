@@ -43,6 +43,12 @@ export async function show(main, app, asked) {
   return null;
 }
 
+/** Why some class has no interval, as a sentence; "" where each has one. */
+export function withoutInterval(rows) {
+  const why = rows.find((r) => r.interval.startsWith("none"))?.interval;
+  return why ? `${why.replace(/^none/, "No interval")}.` : "";
+}
+
 function results(found, classes, masks) {
   const base = `/files/measure/${encodeURIComponent(found.name)}`, colour = (name) => classes.find((c) => c.name === name)?.colour || "#777777";
   const files = [["measure.xlsx", "Table (XLSX)"], ["report.html", "Report (HTML)"]].filter(([file]) => found.files.includes(file));
@@ -55,7 +61,7 @@ function results(found, classes, masks) {
   if (rows.length) {
     const many = rows[0];
     parts.push(el("div.card", {}, head, el("div.scroll", {}, el("table", { id: "fractions" }, el("thead", {}, el("tr", {}, el("th", {}, "Class"), el("th", {}, "Area"), el("th.num", {}, "Fraction"), el("th.num", {}, "95 % interval"))), el("tbody", {}, rows.map((r) => el("tr", {}, el("td", {}, swatch(colour(r.class)), r.class), el("td", {}, gauge(r, colour(r.class))), el("td.num", {}, el("b", {}, `${number(r.fraction, 2)} %`)), el("td.num", {}, interval(r))))))),
-      el("p.soft.small", { style: { marginTop: ".7rem" } }, `Mean over ${plural(Number(many.specimens), "specimen")}, ${plural(Number(many.fields), "picture")}. ${rows.find((r) => r.interval.startsWith("none"))?.interval || ""}`),
+      el("p.soft.small", { style: { marginTop: ".7rem" } }, `Mean over ${plural(Number(many.specimens), "specimen")}, ${plural(Number(many.fields), "picture")}. ${withoutInterval(rows)}`),
       el("p.soft.small", { style: { margin: "0" } }, "The interval is that of the specimens you imaged. What the model draws wrongly is not in it: compare some masks with your own eyes, and correct them.")));
   } else parts.push(el("div.card", {}, head));
   if (found.from.length) {

@@ -47,7 +47,8 @@ export async function show(main, app) {
     follow(box, job, (ended) => {
       app.refreshBusy();
       if (ended.state === "done") box.prepend(el("div.row.ends.card", {}, el("b", {}, "The model has looked at every picture."), el("button.main", { type: "button", onclick: () => app.go("see", { run: prediction }) }, "See the result →")));
-      if (ended.state === "stopped") box.prepend(el("div.row.ends.card", {}, el("span", {}, "Stopped. What it has learned so far is kept."), el("button", { type: "button", onclick: () => app.go("teach", { t: String(Date.now()) }) }, "Show models")));
+      const learned = Boolean(ended.curve?.status?.step || ended.curve?.loss?.length);
+      if (ended.state === "stopped") box.prepend(el("div.row.ends.card", {}, el("span", {}, learned ? "Stopped. What it has learned so far is kept." : "Stopped before the first step: nothing is learned yet."), el("button", { type: "button", onclick: () => app.go("teach", { t: String(Date.now()) }) }, "Show models")));
     });
   }
   const going = jobs.jobs.find((job) => isGoing(job) && job.folder === app.folder && ["teach", "predict"].includes(job.kind));

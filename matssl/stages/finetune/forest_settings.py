@@ -138,7 +138,8 @@ class ForestSettings:
             w for w, on in zip(("--average_with", "--first_answer"), beside, strict=True) if on
         ]
         if self.classifies and words:
-            told = f"{' and '.join(words)}: act beside a network, not with --head {self.head}"
+            verb = "acts" if len(words) == 1 else "act"
+            told = f"{' and '.join(words)} {verb} beside a network, not with --head {self.head}"
             wrong.append(Problem(told, ("average_with", "first_answer", "head")))
         used = {self.head, self.average_with} | ({LINEAR} if self.first_answer else set())
         for names, heads, place in (

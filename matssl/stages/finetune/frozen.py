@@ -120,10 +120,15 @@ def _train(
         row["val_miou"] = best
         row |= {f"iou {n}": float(v) for n, v in zip(inputs.table.names, iou, strict=True)}
         classes = ", ".join(
-            f"{n} {100 * v:.1f}" for n, v in zip(inputs.table.names, iou.tolist(), strict=True)
+            f"{n} {100 * v:.1f}" if np.isfinite(v) else f"{n} –"
+            for n, v in zip(inputs.table.names, iou.tolist(), strict=True)
         )
-        kind = "validation" if pixels else f"held-out, {counted(len(each), 'fold')}:"
-        console.say(settings, rt, f"{kind} mIoU {100 * best:.1f} ({classes})")
+        said = f"validation mIoU {100 * best:.1f} ({classes})"
+        if not pixels:
+            # A mean over folds is not that of the classes, which are of all pixels.
+            said = f"mean of the mIoU of {counted(len(each), 'fold')} {100 * best:.1f} "
+            said += f"(classes, all held-out pixels together: {classes})"
+        console.say(settings, rt, said)
     folder.append_csv("log.csv", row)
     content = payload(settings, inputs, learned.model, best, started_from)
     checkpoint.save(folder.path("best.ckpt"), content)

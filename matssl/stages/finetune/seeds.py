@@ -15,12 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from matssl.core import checkpoint, flags, runtime, textfiles
+from matssl import report
+from matssl.core import checkpoint, flags, run_folder, runtime, textfiles
 from matssl.core.arrays import Array, decided
 from matssl.core.errors import UserError
 from matssl.core.run_folder import RunFolder, atomic_write_text
 from matssl.core.runtime import Runtime
-from matssl.core.tables import csv_text
+from matssl.core.tables import csv_text, percent
 from matssl.data.crops import Labelled
 from matssl.metrics import calibration, overlap
 from matssl.metrics import counts as counting
@@ -130,13 +131,14 @@ def _finish(
     path = folder.path(BEST)
     several.join(path, roots, settings, inputs.dataset.root.name, {"seeds": len(seeds)})
     facts: dict[str, object] = {"models": len(seeds)}
+    rows: list[dict[str, object]] = []
     if inputs.val is not None:
         # What is kept of each was validated at its end.
         stored = [textfiles.read_json(root / "status.json") for root in roots]
         together, samples = validated(path, inputs.val, rt)
         scores = [*(float(facts["best_miou"]) for facts in stored), together]
         names = [*map(_name, seeds), "all as one"]
-        rows: list[dict[str, object]] = [
+        rows = [
             {"model": name, "val_miou": round(score, 4)}
             for name, score in zip(names, scores, strict=True)
         ]
@@ -149,8 +151,38 @@ def _finish(
             whole = checkpoint.load(path, stage="finetune")
             checkpoint.save(path, {**whole, "progress": {**whole["progress"], **factors}})
             print(f"      decision: {deciding.told(folder.root)}", flush=True)
+    page = _report(folder.root, seeds, rows)
     folder.status("done", **facts)
-    print(f"      {len(seeds)} models as one: {path}", flush=True)
+    print(f"      {len(seeds)} models as one: {path}\n      report: {page}", flush=True)
+
+
+def _report(root: Path, seeds: Sequence[int], rows: Sequence[Mapping[str, Any]]) -> Path:
+    """Write the page of an ensemble, and return where it lies.
+
+    Args:
+        root: its run folder.
+        seeds: of its models.
+        rows: of seeds.csv; empty where no image validates.
+    """
+    figures = [(str(len(seeds)), "models as one")]
+    if rows:
+        together = float(rows[-1]["val_miou"])
+        figures.insert(0, (f"{percent(together)} %", "validation mIoU as one"))
+    table = [{"model": r["model"], "validation mIoU %": 100 * r["val_miou"]} for r in rows]
+    folders = ", ".join(f"{_name(seed)}/" for seed in seeds)
+    note = "The mean of the models' probabilities, each tempered by its own temperature. "
+    note += f"The report of each training lies in {folders}."
+    sections = [
+        ("", report.headline(figures)),
+        ("Each and all as one", (report.table(table) if table else "") + report.note(note)),
+        *deciding.section(root),
+        ("Data", report.text(run_folder.read_text(root / "preflight.txt"))),
+        ("Command", report.text(run_folder.read_text(root / "command.txt"))),
+        ("Settings", report.text(run_folder.read_text(root / "config.yaml"))),
+    ]
+    path = root / "report.html"
+    report.write(path, f"Fine-tuning: {root.name}", f"--ensemble {len(seeds)}", sections)
+    return path
 
 
 def validated(path: Path, val: Labelled, rt: Runtime) -> tuple[float, list[Sample]]:

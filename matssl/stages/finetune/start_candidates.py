@@ -51,7 +51,8 @@ def at_hand(
     Returns:
         The starts, and what was left out, in words.
     """
-    found = [Candidate(RANDOM, encoder or DEFAULT_ENCODER, "random weights")]
+    drawn = "random weights" if encoder else f"random weights of {DEFAULT_ENCODER}"
+    found = [Candidate(RANDOM, encoder or DEFAULT_ENCODER, drawn)]
     notes: list[str] = []
     known = {_place(source) for source in but}
     if settings.ssl_weights_path == AUTO and settings.weights not in (RANDOM, IMAGENET):

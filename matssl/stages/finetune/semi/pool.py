@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from matssl import preflight
@@ -131,6 +131,11 @@ def gathered(
     )
     digests = tuple(readers.digest(found.record.frame(path).pixels) for path in pool.sources)
     inside, outside = (names, ()) if settings.transductive else ((), names)
+    if not settings.transductive:
+        # The report speaks of the pictures that are learned from: the others spoil no test.
+        taken = set(kept)
+        facts = tuple(f for f in found.facts if f.split == POOL and f.path in taken)
+        found = replace(found, facts=facts, duplicates=())
     result = Unlabelled(pool, digests, inside, outside, found.text())
     console.say(settings, rt, f"pool    {result.text}")
     return result
