@@ -284,7 +284,7 @@ def test_numbers_without_a_point_and_unused_keys_of_the_program(tmp_path: Path) 
     ("more", "said"),
     [
         (["--folds", "2"], "--stages trains one model"),
-        (["--head", "forest"], "has no --stages"),
+        (["--head", "forest"], "have no --stages"),
     ],
 )
 def test_flags_that_do_not_go_with_stages(
