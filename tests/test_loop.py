@@ -719,7 +719,8 @@ def test_the_screen_names_a_picture_that_was_confirmed_without_a_shape(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ctx = _context(tmp_path, ["S1_1.png"])
-    ctx.classes = SimpleNamespace(names=("matrix", "pore"))
+    named = property(lambda _: SimpleNamespace(names=("matrix", "pore")))
+    monkeypatch.setattr(type(ctx), "classes", named)
     told: list[str] = []
     drawing = Drawing("S1_1.png", None, (), tmp_path / "a.json")
     came = [corrected.Came(tmp_path / "a.json", "corrected/a.json", drawing=drawing)]
