@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from matssl import report
-from matssl.core import checkpoint, flags, run_folder, runtime, textfiles
+from matssl.core import checkpoint, run_folder, runtime, textfiles
 from matssl.core.arrays import Array, decided
 from matssl.core.errors import UserError
 from matssl.core.run_folder import RunFolder, atomic_write_text
@@ -67,14 +67,9 @@ def train_ensemble(settings: FinetuneSettings, argv: Sequence[str]) -> Path:
         _refuse_other(before, plan, root)
     several.check(settings, len(inputs.train.planes), inputs.table, rt)
     inputs, facts = watch.gathered(settings, rt, inputs, found.text())
-    folder = RunFolder.at(root, settings.resume, settings.overwrite, rt.is_main, marks=(PLAN,))
-    states = [resume.state_of(root / _name(seed)) for seed in seeds]
-    rt.barrier()
-    if not folder.resumed:
-        folder.start(flags.to_dict(settings), argv)
-        folder.write_text("preflight.txt", facts + "\n")
-        folder.write_json("classes.json", inputs.table.to_dict())
-        folder.write_json(PLAN, plan)
+    folder, states = several.opened(
+        settings, rt, root, list(map(_name, seeds)), PLAN, plan, inputs.table, facts, argv
+    )
     number = settings.seed
     try:
         with resume.disk_errors(folder):

@@ -13,6 +13,7 @@ from matssl.core import checkpoint, flags, textfiles
 from matssl.core.digest import Damaged
 from matssl.core.errors import DiskFull, UserError
 from matssl.core.lineage import Lineage
+from matssl.core.run_folder import RunFolder
 from matssl.core.runtime import Runtime
 from matssl.data.crops import Labelled
 from matssl.data.layouts import Pair
@@ -104,6 +105,41 @@ def refuse_other(before: Mapping[str, Any], now: Mapping[str, Any], root: Path) 
     defaults = flags.defaults(FinetuneSettings)
     resume.refuse_other_plan(before["settings"], now["settings"], defaults, INSTEAD)
     augmented.refuse_other(before, now.get(augmented.KEY), root, INSTEAD)
+
+
+def opened(
+    settings: FinetuneSettings,
+    rt: Runtime,
+    root: Path,
+    parts: Sequence[str],
+    file: str,
+    plan: Mapping[str, Any],
+    table: ClassTable,
+    facts: str,
+    argv: Sequence[str],
+) -> tuple[RunFolder, list[str]]:
+    """Return the folder of all trainings, begun where it is new, and the state of each.
+
+    Args:
+        settings: of the run.
+        rt: where it computes.
+        root: of the run.
+        parts: name of each training's folder.
+        file: name of the plan, which is written last.
+        plan: from :func:`plan`.
+        table: classes.
+        facts: what was found of the images, for preflight.txt.
+        argv: what the user typed, for command.txt.
+    """
+    folder = RunFolder.at(root, settings.resume, settings.overwrite, rt.is_main, marks=(file,))
+    states = [resume.state_of(root / name) for name in parts]
+    rt.barrier()
+    if not folder.resumed:
+        folder.start(flags.to_dict(settings), argv)
+        folder.write_text("preflight.txt", facts + "\n")
+        folder.write_json("classes.json", table.to_dict())
+        folder.write_json(file, plan)
+    return folder, states
 
 
 def take(

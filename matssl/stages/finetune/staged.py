@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from matssl.core import flags, runtime
+from matssl.core import runtime
 from matssl.core.arrays import decided
 from matssl.core.errors import UserError
 from matssl.core.run_folder import RunFolder, atomic_path, atomic_write_text
@@ -73,14 +73,10 @@ def train_in_stages(settings: FinetuneSettings, argv: Sequence[str]) -> Path:
         _refuse_other(before, plan, root)
     for part in parts:
         several.check(_own(settings, part, None), len(part.learned), dataset.table, rt)
-    folder = RunFolder.at(root, settings.resume, settings.overwrite, rt.is_main, marks=(PLAN,))
-    states = [resume.state_of(root / part.folder) for part in parts]
-    rt.barrier()
-    if not folder.resumed:
-        folder.start(flags.to_dict(settings), argv)
-        folder.write_text("preflight.txt", found.text() + "\n")
-        folder.write_json("classes.json", dataset.table.to_dict())
-        folder.write_json(PLAN, plan)
+    names = [part.folder for part in parts]
+    folder, states = several.opened(
+        settings, rt, root, names, PLAN, plan, dataset.table, found.text(), argv
+    )
     number = 0
     try:
         with resume.disk_errors(folder):

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from matssl import report
-from matssl.core import checkpoint, flags, run_folder, runtime
+from matssl.core import checkpoint, run_folder, runtime
 from matssl.core.errors import UserError
 from matssl.core.run_folder import RunFolder, atomic_path
 from matssl.core.tables import percent
@@ -61,14 +61,9 @@ def train_both(settings: FinetuneSettings, argv: Sequence[str]) -> Path:
             raise UserError(f"the labelled images changed since {root} began; {several.INSTEAD}")
     several.check(settings, len(inputs.train.planes), inputs.table, rt)
     with_pool, facts = watch.gathered(settings, rt, inputs, found.text())
-    folder = RunFolder.at(root, settings.resume, settings.overwrite, rt.is_main, marks=(PLAN,))
-    states = [resume.state_of(root / name) for name in ARMS]
-    rt.barrier()
-    if not folder.resumed:
-        folder.start(flags.to_dict(settings), argv)
-        folder.write_text("preflight.txt", facts + "\n")
-        folder.write_json("classes.json", inputs.table.to_dict())
-        folder.write_json(PLAN, plan)
+    folder, states = several.opened(
+        settings, rt, root, list(ARMS), PLAN, plan, inputs.table, facts, argv
+    )
     number = 0
     try:
         with resume.disk_errors(folder):
