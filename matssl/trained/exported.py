@@ -110,7 +110,8 @@ class Recipe:
                 "matssl.tools.export_model wrote"
             )
         if found != FORMAT:
-            raise UserError(f"{path} has format {found}, this version reads {FORMAT}; update matssl")
+            told = f"{path} has format {found}, this version reads {FORMAT}; update matssl"
+            raise UserError(told)
         with damage_told(path):
             return Recipe.from_dict(values)
 
