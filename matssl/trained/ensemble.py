@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from matssl.core import checkpoint
 from matssl.core.arrays import Array, strips
+from matssl.core.damage import damage_told
 from matssl.data.masks import ClassTable
 from matssl.data.preprocess import Preprocess
 from matssl.metrics import calibration
@@ -180,7 +180,7 @@ def models(payload: Mapping[str, Any], path: Path, input_size: int | None) -> li
     Raises:
         UserError: the checkpoint is damaged, or a model does not take that size.
     """
-    with checkpoint.damage_told(path):
+    with damage_told(path):
         record = Preprocess.from_dict(payload["preprocess"])
         table = ClassTable.from_dict(payload["classes"])
         found = []

@@ -10,7 +10,7 @@ from typing import Any
 
 from matssl import tiles
 from matssl.core import textfiles
-from matssl.core.checkpoint import damage_told
+from matssl.core.damage import damage_told
 from matssl.core.errors import UserError
 from matssl.core.lineage import Lineage
 from matssl.core.run_folder import atomic_path

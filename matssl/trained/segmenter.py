@@ -16,6 +16,7 @@ from torch import nn
 from matssl import hub, weights
 from matssl.core import checkpoint
 from matssl.core.arrays import Array, decided, roomy, strips
+from matssl.core.damage import damage_told
 from matssl.core.errors import UserError
 from matssl.core.labels import IGNORE
 from matssl.core.lineage import Lineage
@@ -197,7 +198,7 @@ class Segmenter:
             network = Network.on(model, device, precision, threads)
             members.append(Member(network, record, temperature, of))
         lineage = Lineage.read(payload.get("lineage"))
-        with checkpoint.damage_told(path):
+        with damage_told(path):
             trained_on = _trained_on(payload)
             table = ClassTable.from_dict(payload["classes"])
             threshold = _threshold(payload, table)

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from matssl import baselines, metrics, preflight
-from matssl.core import flags, runtime
+from matssl.core import flags, machine, runtime
 from matssl.core.errors import UserError
-from matssl.core.run_folder import RunFolder, atomic_path
+from matssl.core.run_folder import RunFolder, atomic_path, disk_errors
 from matssl.core.runtime import Runtime
 from matssl.data import layouts, masks, readers
 from matssl.data.layouts import Dataset, Pair
@@ -28,7 +28,7 @@ from matssl.metrics import calibration
 from matssl.metrics.counts import confusion
 from matssl.models.pixels import PixelClassifier
 from matssl.preflight import Preflight
-from matssl.stages import console, drawing, failures, resume, stacks
+from matssl.stages import console, drawing, failures, stacks
 from matssl.stages.evaluate import classifier_error, colours, leaks, objects, published, rivals
 from matssl.stages.evaluate.objects import OneField
 from matssl.stages.evaluate.report import (
@@ -109,7 +109,7 @@ def evaluate(settings: EvaluateSettings, argv: Sequence[str] = ()) -> Path:
     folder.write_text("preflight.txt", facts + "\n")
     published.write_config(folder, settings)
     failed = Failures(folder)
-    with resume.disk_errors(folder), runtime.memory_errors("--tile_size or --batch_size"):
+    with disk_errors(folder), machine.memory_errors("--tile_size or --batch_size"):
         names = drawing.output_names([p.image for p in inputs.pairs], inputs.dataset.root)
         results = predicted(settings, rt, folder, inputs, names, failed)
         if not results:
