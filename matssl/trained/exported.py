@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from matssl import tiles
-from matssl.core import textfiles
-from matssl.core.checkpoint import damage_told
+from matssl import hub, tiles
+from matssl.core import machine, textfiles
+from matssl.core.damage import Damaged, damage_told, file_hash
 from matssl.core.errors import UserError
 from matssl.core.lineage import Lineage
 from matssl.core.run_folder import atomic_path
 from matssl.data.layouts import Lists
 from matssl.data.masks import ClassTable
 from matssl.data.preprocess import Preprocess
-from matssl.trained.segmenter import TrainedOn
+from matssl.trained import engines
+from matssl.trained.member import Member
+from matssl.trained.segmenter import Segmenter, TrainedOn
 
 FORMAT = "matssl-export/1"
-# Name of the recipe beside the networks.
+# Name of the recipe beside the networks, and what the files of networks end with.
 RECIPE = "model.json"
+NETWORKS = (".onnx", ".xml")
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,8 @@ class Graph:
         share: its part in the mean of an ensemble, of any sum.
         multiple: sides of its tiles are multiples of it.
         side: of the square tiles it takes where it takes no others; None: any multiple.
+        maps: name of the file of its encoder alone, from the same input to its maps at strides 2, 4
+            and 8 (:class:`matssl.models.encoders.FineMaps`), which a baseline reads; empty: none.
     """
 
     file: str
@@ -51,6 +56,7 @@ class Graph:
     share: float = 1.0
     multiple: int = tiles.MULTIPLE
     side: int | None = None
+    maps: str = ""
 
 
 @dataclass(frozen=True)
@@ -70,6 +76,8 @@ class Recipe:
         precision: of the networks' numbers: fp32 or int8.
         parity: what the comparison with torch measured.
         made: what made it: opset, versions, day.
+        raw: whether the file was a bare state dict, whose use had to be assumed.
+        note: what was assumed, in words.
     """
 
     target: str
@@ -84,6 +92,8 @@ class Recipe:
     precision: str = "fp32"
     parity: Mapping[str, Any] = field(default_factory=dict)
     made: Mapping[str, Any] = field(default_factory=dict)
+    raw: bool = False
+    note: str = ""
 
     def write(self, path: Path) -> None:
         """Write the recipe, whole or not at all.
@@ -149,6 +159,8 @@ class Recipe:
             },
             "parity": dict(self.parity),
             "made": dict(self.made),
+            "raw": self.raw,
+            "note": self.note,
         }
 
     @staticmethod
@@ -188,7 +200,103 @@ class Recipe:
             precision=values["precision"],
             parity=values["parity"],
             made=values["made"],
+            raw=bool(values["raw"]),
+            note=str(values["note"]),
         )
+
+
+def leads_to_one(path: str | Path) -> bool:
+    """Return whether a path is that of an exported model: its folder, its recipe or a network."""
+    found = hub.locate(path)
+    return found.name == RECIPE or found.suffix.lower() in (".json", *NETWORKS)
+
+
+def load(
+    path: str | Path,
+    device: str,
+    precision: str,
+    threads: int | None,
+    input_size: int | None,
+    encoder: str | None,
+) -> Segmenter:
+    """Return an exported model; see :meth:`Segmenter.load`, which has the defaults.
+
+    Args:
+        path: see :func:`leads_to_one`.
+        device: auto or cpu.
+        precision: auto or fp32: that of the file is as it is.
+        threads: CPU threads; None takes all cores.
+        input_size: side of a square that images are resized to; None keeps that of the training.
+        encoder: must be None, the recipe names it.
+
+    Raises:
+        UserError: no such file, one that is damaged, a library that is not installed, or what an
+            exported model cannot do.
+    """
+    found = hub.locate(path)
+    place = found if found.suffix.lower() == ".json" else found.with_name(RECIPE)
+    if place != found and not place.is_file():
+        raise UserError(
+            f"{found} has no {RECIPE} beside it, which says how it is used; "
+            "matssl.tools.export_model writes both"
+        )
+    recipe = Recipe.read(place)
+    if encoder is not None:
+        raise UserError(f"{place} says its encoder itself; leave --encoder out")
+    if device not in ("auto", "cpu"):
+        raise UserError(f"{place} is computed by the CPU; leave --device out")
+    if precision not in ("auto", "fp32"):
+        raise UserError(
+            f"{place} computes in the numbers it was exported in; leave --precision out"
+        )
+    count = threads or machine.available_cores()
+    total = sum(graph.share for graph in recipe.graphs)
+    members = [_member(recipe, graph, place, count, total, input_size) for graph in recipe.graphs]
+    first = members[0]
+    with damage_told(place):
+        by = engines.library(place.with_name(recipe.graphs[0].file))
+    said = f"note    exported model ({recipe.target}, {recipe.precision}), computed by {by}"
+    return Segmenter(
+        first.network,
+        first.record,
+        recipe.table,
+        str(path),
+        recipe.trained_on,
+        recipe.lineage,
+        raw=recipe.raw,
+        note="\n".join(part for part in (recipe.note, said) if part),
+        temperature=first.temperature if len(members) == 1 else 1.0,
+        members=tuple(members) if len(members) > 1 else (),
+        threshold=recipe.threshold,
+        factors=recipe.factors,
+    )
+
+
+def _member(
+    recipe: Recipe, graph: Graph, place: Path, threads: int, total: float, input_size: int | None
+) -> Member:
+    """Return one network of a recipe, its files compared with what was exported."""
+    for name, digest in graph.digests.items():
+        own = place.with_name(name)
+        if not own.is_file():
+            raise UserError(f"{place} names {name}, which is not beside it; copy the whole folder")
+        if file_hash(own) != digest:
+            raise Damaged(
+                f"{own} is damaged or of another export: its SHA-256 is not that of {place}"
+            )
+    if input_size is not None and input_size < graph.multiple:
+        raise UserError(f"--input_size must be at least {graph.multiple}, not {input_size}")
+    record = replace(recipe.record, mean=graph.mean, std=graph.std)
+    if input_size is not None:
+        record = replace(record, resize=input_size)
+    network = engines.Exported(
+        engines.opened(place.with_name(graph.file), threads),
+        graph.multiple,
+        graph.side,
+        engines.later(place.with_name(graph.maps), threads) if graph.maps else None,
+        str(place.with_name(graph.file)),
+    )
+    return Member(network, record, graph.temperature, total / graph.share)
 
 
 def _plain(record: Any) -> dict[str, Any]:
