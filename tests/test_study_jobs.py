@@ -183,6 +183,47 @@ def _state(path: Path) -> dict[str, torch.Tensor]:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("no_drawing")
+def test_a_network_beside_a_head_is_trained_once_for_both_arms(
+    tiny: list[str], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    content = yaml.safe_load(Path(tiny[0]).read_text())
+    net = content["arms"].pop("net")
+    told = {**net["finetune"], "average_with": "linear", "samples": 500, "l2": 0.5}
+    content["arms"] = {"net": net, "both": {**net, "finetune": told}}
+    # The arms differ in more than the head: their networks are not the same.
+    assert read(content, "x").network(read(content, "x").jobs()[1]) is None
+    net["finetune"]["l2"] = 0.5
+    plan = read(content, "x")
+    alone, both = plan.jobs()
+    assert (plan.network(both), plan.network(alone)) == (alone, None)
+    order = [task.name for task in queue.tasks(plan)]
+    assert order == [both.name, alone.name] and queue.tasks(plan)[1].needs == both.name
+
+    out = Path(tiny[2])
+    shared = Runner(plan, Path("datasets"), out / "shared", keep="none")
+    called: list[str] = []
+    execute = Runner._execute
+    monkeypatch.setattr(
+        Runner, "_execute", lambda self, words: [called.append(words[0]), execute(self, words)][1]
+    )
+    assert not shared.run().failed
+    assert called == ["train_finetune.py", "eval_model.py", "eval_model.py"]
+    assert "[2/2] net-phase-default-1-0: mIoU" in capfd.readouterr().out
+    single = Runner(plan.only(starts=["net"]), Path("datasets"), out / "single")
+    assert not single.run().failed
+    ours, theirs = (json.loads(r.result(alone).read_text()) for r in (shared, single))
+    for key in ("miou", "scores", "iou", "drawn", "images"):
+        assert ours[key] == theirs[key], key
+    assert ours["validation"] == pytest.approx(theirs["validation"], abs=1e-12)
+    assert ours["network_of"] == both.name
+    # Where the pair has a result and the network alone has none, it trains by itself.
+    shared.result(alone).unlink()
+    left = shared.queue()
+    assert [(task.name, task.needs) for task in left.waiting] == [(alone.name, "")]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("no_drawing")
 def test_a_worker_gives_the_bits_of_the_commands(
     tiny: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
