@@ -22,8 +22,8 @@ class Task:
         name: of its lock, its log and its lines.
         job: that it is, or the first of those it pretrains for.
         pretrains: which of both it is.
-        needs: name of the task that has to be done before: a pretraining, or the job that trains the
-            same network and scores it, too; "" for none.
+        needs: name of the task that has to be done before: a pretraining, or the job that trains
+            the same network and scores it, too; "" for none.
     """
 
     name: str
@@ -32,7 +32,7 @@ class Task:
     needs: str = ""
 
     def without(self, done: Collection[str]) -> Task:
-        """Return the task where these are done: a job whose network nothing trains any more does."""
+        """Return the task where these are done: nothing trains its network any more."""
         if self.needs not in done or self.pretrains:
             return self
         return replace(self, needs=pretraining(self.job) if self.job.start.run else "")
