@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from benchmarks.paired import ratio, row, seconds
-from matssl.core import optim, runtime
+from matssl.core import machine, optim
 from matssl.core.batch import Batch
 from matssl.core.parsing import read_settings
 from matssl.data import cache, readers, synthetic
@@ -174,7 +174,7 @@ def _optimizer_step():
 def main() -> list[str]:
     torch.manual_seed(0)
     torch.set_num_threads(1)
-    runtime.keep_freed_memory()  # as the stages do
+    machine.keep_freed_memory()  # as the stages do
     lines = []
     batch = _batch()
     peer = _step(_method("simclr"), batch)

@@ -25,6 +25,7 @@ from PIL import Image
 from processes import alone, check_equal, pair
 
 from matssl.core import checkpoint
+from matssl.core.damage import file_hash
 from matssl.core.errors import guard
 from matssl.models.encoders import build_encoder
 
@@ -138,7 +139,7 @@ def test_the_chain_from_pool_to_model_is_in_the_checkpoint(tuned: Path, ssl_run:
     payload = checkpoint.load(tuned / "best.ckpt", stage="finetune")
     stages = [step.get("stage") for step in payload["lineage"]]
     assert stages == ["ssl", None, "finetune"]
-    assert payload["lineage"][1]["sha256"] == checkpoint.file_hash(ssl_run / "encoder.safetensors")
+    assert payload["lineage"][1]["sha256"] == file_hash(ssl_run / "encoder.safetensors")
 
 
 def test_ssl_weights_change_the_start(

@@ -18,7 +18,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 STOREYS = [
     {"core"},
     {"decoders", "tiles", "forest"},
-    {"data", "models", "metrics", "measure", "pictures", "selection", "hub"},
+    {"data", "models", "metrics", "measure", "pictures", "selection", "hub", "blending"},
     {"methods", "monitor", "probe", "weights", "tiling", "phases"}
     | {"report", "preflight", "baselines"},
     {"trained", "contact_sheet"},

@@ -22,6 +22,7 @@ from safetensors import safe_open
 
 from matssl import monitor, weights
 from matssl.core import checkpoint, flags, optim
+from matssl.core.damage import file_hash
 from matssl.core.errors import UserError, guard
 from matssl.core.run_folder import RunFolder
 from matssl.methods import distinct, settings_class
@@ -389,7 +390,7 @@ def test_the_weights_a_run_started_from_may_be_gone_when_it_resumes(
     pool_folder: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     start = Path(shutil.copy(whole / "encoder.safetensors", tmp_path / "start.safetensors"))
-    digest = checkpoint.file_hash(start)
+    digest = file_hash(start)
     argv = _argv(pool_folder, tmp_path, "x", "--steps", 4, "--weights", start, "--quiet")
     with monkeypatch.context() as patch, pytest.raises(Killed):
         _at_step(patch, 2, _kill)

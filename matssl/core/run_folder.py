@@ -35,6 +35,8 @@ PACKAGES = (
     "pandas",
     "tifffile",
     "safetensors",
+    "onnxruntime",
+    "openvino",
 )
 # What a run goes on from; one of them is there.
 MARKS = ("last.ckpt", "last.prev.ckpt")
@@ -288,6 +290,24 @@ class RunFolder:
         self.write_json("environment.json", environment())
 
 
+@contextmanager
+def disk_errors(folder: RunFolder) -> Iterator[None]:
+    """Turn a full disk inside the block into a sentence.
+
+    Raises:
+        UserError: the disk is full.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise DiskFull(
+            f"the disk is full: {folder.root} cannot be written; free some space and run again "
+            "with --resume (the previous checkpoint is intact)"
+        ) from error
+
+
 def today() -> str:
     """Return date and time for the name of a run."""
     return time.strftime("%Y%m%d-%H%M%S")
@@ -308,21 +328,23 @@ def _cells(line: str) -> list[str]:
 
 def environment() -> dict[str, object]:
     """Return versions, commit, processor and threads of this process."""
-    import torch
-
+    # What runs without torch has neither its threads nor a GPU.
+    torch = sys.modules.get("torch")
     versions = {}
     for package in PACKAGES:
         try:
             versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             continue
-    devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    devices: list[str] = []
+    if torch is not None:
+        devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
         "processor": _processor(),
         "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
+        "threads": None if torch is None else torch.get_num_threads(),
         "gpus": devices,
         "packages": versions,
         "commit": git_commit(),

@@ -7,21 +7,19 @@ of each and its own normalisation, so that each sees an image as it saw those it
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from matssl.core import checkpoint
-from matssl.core.arrays import Array, strips
+from matssl.core.damage import damage_told
 from matssl.data.masks import ClassTable
 from matssl.data.preprocess import Preprocess
 from matssl.metrics import calibration
 from matssl.models.pixels import PixelClassifier, is_classifier
 from matssl.models.segmentation import Description, build_model, check_input_size
-from matssl.trained.network import Network
 
 # Entry of the description of the model that says how many there are.
 MEMBERS = "members"
@@ -31,33 +29,6 @@ FACTORS = "factors"
 OWN, SHARE = "model", "share"
 # More are no ensemble of ours.
 MOST = 10_000
-
-
-@dataclass(frozen=True)
-class Member:
-    """One of several models.
-
-    Attributes:
-        network: what computes.
-        record: how its images are normalised.
-        temperature: of its probabilities.
-        of: what their share in the mean is one part of: the number of models where all count alike.
-    """
-
-    network: Network
-    record: Preprocess
-    temperature: float
-    of: float = 1.0
-
-    def probabilities(self, plane: Array, num_classes: int, **how: Any) -> Array:
-        """Return its probabilities of a plane, float32 (C, H, W), not yet tempered.
-
-        Args:
-            plane: from :meth:`matssl.data.preprocess.Preprocess.plane`.
-            num_classes: C.
-            how: see :meth:`matssl.trained.network.Network.probabilities`.
-        """
-        return self.network.probabilities(self.record.tensor(plane), num_classes, **how)
 
 
 def joined(
@@ -180,7 +151,7 @@ def models(payload: Mapping[str, Any], path: Path, input_size: int | None) -> li
     Raises:
         UserError: the checkpoint is damaged, or a model does not take that size.
     """
-    with checkpoint.damage_told(path):
+    with damage_told(path):
         record = Preprocess.from_dict(payload["preprocess"])
         table = ClassTable.from_dict(payload["classes"])
         found = []
@@ -285,28 +256,3 @@ def checked(value: object) -> float:
     if not calibration.LOWEST / 2 <= value <= calibration.HIGHEST * 2:
         raise ValueError(f"its temperature {value:.3g} is none")
     return float(value)
-
-
-def add(total: Array | None, one: Array, of: float) -> Array:
-    """Return the sum with one more part; the first is changed in place.
-
-    Args:
-        total: so far, None before the first.
-        one: float32 (C, H, W).
-        of: what its share is one part of, see :class:`Member`.
-    """
-    for rows in strips(one.shape[1]):
-        if total is None:
-            one[:, rows] /= of
-        else:
-            total[:, rows] += one[:, rows] / of
-    return one if total is None else total
-
-
-def folder(scratch: Path | None, number: int) -> Path | None:
-    """Return a folder of its own for the file of a member; None where all lies in memory."""
-    if scratch is None:
-        return None
-    place = scratch / str(number)
-    place.mkdir(exist_ok=True)
-    return place

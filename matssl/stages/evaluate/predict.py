@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tifffile
@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from matssl import baselines, metrics, preflight
-from matssl.core import flags, runtime
+from matssl.core import flags, machine
 from matssl.core.errors import UserError
-from matssl.core.run_folder import RunFolder, atomic_path
-from matssl.core.runtime import Runtime
+from matssl.core.machine import Machine, Processor
+from matssl.core.run_folder import RunFolder, atomic_path, disk_errors
 from matssl.data import layouts, masks, readers
 from matssl.data.layouts import Dataset, Pair
 from matssl.data.masks import ClassTable
@@ -26,9 +26,8 @@ from matssl.data.readers import Micrograph
 from matssl.measure.field import Field, areas
 from matssl.metrics import calibration
 from matssl.metrics.counts import confusion
-from matssl.models.pixels import PixelClassifier
 from matssl.preflight import Preflight
-from matssl.stages import console, drawing, failures, resume, stacks
+from matssl.stages import console, drawing, failures, stacks
 from matssl.stages.evaluate import classifier_error, colours, leaks, objects, published, rivals
 from matssl.stages.evaluate.objects import OneField
 from matssl.stages.evaluate.report import (
@@ -43,7 +42,11 @@ from matssl.stages.evaluate.summary import Result, excluded_classes, summarise
 from matssl.stages.evaluate.truth import check_masks, is_file_name, mask_paths, truth_table
 from matssl.stages.failures import Failures
 from matssl.stages.settings import TileSettings
+from matssl.trained import exported
 from matssl.trained.segmenter import Segmenter
+
+if TYPE_CHECKING:
+    from matssl.core.runtime import Runtime
 
 # Value of --split for every image of the folder.
 ALL = "all"
@@ -86,10 +89,10 @@ def evaluate(settings: EvaluateSettings, argv: Sequence[str] = ()) -> Path:
     Raises:
         UserError: anything the user can mend; nothing is written where it is found at the start.
     """
-    rt = settings.runtime()
+    rt = _machine(settings)
     if not rt.is_main:
         # Under torchrun one process evaluates; the result would be the same.
-        runtime.close()
+        rt.close()
         return Path(settings.output_dir)
     segmenter = _segmenter(settings, rt)
     root = published.results_root(settings, segmenter.raw)
@@ -109,7 +112,7 @@ def evaluate(settings: EvaluateSettings, argv: Sequence[str] = ()) -> Path:
     folder.write_text("preflight.txt", facts + "\n")
     published.write_config(folder, settings)
     failed = Failures(folder)
-    with resume.disk_errors(folder), runtime.memory_errors("--tile_size or --batch_size"):
+    with disk_errors(folder), machine.memory_errors("--tile_size or --batch_size"):
         names = drawing.output_names([p.image for p in inputs.pairs], inputs.dataset.root)
         results = predicted(settings, rt, folder, inputs, names, failed)
         if not results:
@@ -131,7 +134,7 @@ def evaluate(settings: EvaluateSettings, argv: Sequence[str] = ()) -> Path:
         "classifier_error": classifier_error.known(results, segmenter, settings.model_path, home),
     }
     concluded(settings, folder, inputs, results, about, failed, facts)
-    runtime.close()
+    rt.close()
     failed.end(len(inputs.pairs), len(results))
     return root
 
@@ -179,7 +182,7 @@ def concluded(
 
 def predicted(
     settings: EvaluateSettings,
-    rt: Runtime,
+    rt: Machine,
     folder: RunFolder,
     inputs: Inputs,
     names: Sequence[str],
@@ -218,16 +221,32 @@ def predicted(
     return results
 
 
-def _segmenter(settings: EvaluateSettings, rt: Runtime) -> Segmenter:
+def _machine(settings: EvaluateSettings) -> Processor | Runtime:
+    """Return where the model computes: an exported one on the processor, without torch.
+
+    Raises:
+        UserError: a GPU is asked for and there is none.
+    """
+    if exported.leads_to_one(settings.model_path):
+        return Processor.setup(settings.threads, settings.num_workers)
+    return settings.runtime()
+
+
+def _segmenter(settings: EvaluateSettings, rt: Processor | Runtime) -> Segmenter:
     """Return the model.
 
     Raises:
         UserError: there is none in the file.
     """
+    if isinstance(rt, Processor):
+        where, precision, threads = settings.device, settings.precision, rt.threads
+    else:
+        where, precision, threads = str(rt.device), rt.precision, None
     segmenter = Segmenter.load(
         settings.model_path,
-        device=str(rt.device),
-        precision=rt.precision,
+        device=where,
+        precision=precision,
+        threads=threads,
         input_size=settings.input_size,
         encoder=settings.encoder,
     )
@@ -344,8 +363,7 @@ def _facts(settings: EvaluateSettings, inputs: Inputs) -> str:
         for name, default in flags.defaults(TileSettings).items()
         if getattr(settings, name) != default
     ]
-    model = inputs.segmenter.network.model
-    if given and isinstance(model, PixelClassifier) and model.whole:
+    if given and inputs.segmenter.network.whole:
         unheeded = (
             f"note    without effect on filters of the picture, which need no tiles: "
             f"{', '.join(given)}"

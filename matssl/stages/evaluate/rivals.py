@@ -9,20 +9,17 @@ from pathlib import Path
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from torch import nn
 
 from matssl import baselines
 from matssl.core.labels import IGNORE
-from matssl.core.runtime import Runtime
+from matssl.core.machine import Machine
 from matssl.core.wording import counted
 from matssl.data import crops
 from matssl.data.layouts import Dataset, Pair
 from matssl.data.masks import ClassTable
 from matssl.data.preprocess import Preprocess
 from matssl.data.readers import Micrograph
-from matssl.forest.trees import Forest
 from matssl.metrics.counts import confusion
-from matssl.models.pixels import PixelClassifier
 from matssl.trained.segmenter import Segmenter
 
 
@@ -31,7 +28,7 @@ def fitted(
     dataset: Dataset,
     pairs: Sequence[Pair],
     truth: ClassTable,
-    rt: Runtime,
+    rt: Machine,
     say: Callable[[str], None],
 ) -> list[baselines.Baseline]:
     """Return the baselines fitted on the images that the model learned from.
@@ -43,7 +40,7 @@ def fitted(
         dataset: the folder.
         pairs: images of it that are evaluated.
         truth: the model's classes with the values that mean them in these masks.
-        rt: where the encoder computes, and threads.
+        rt: how many threads there are.
         say: prints a line.
     """
     if not any(pair.mask for pair in pairs):
@@ -63,17 +60,16 @@ def fitted(
         # Grey levels are those of the picture itself.
         replace(grey, predict=lambda plane: grey.predict(shown(plane))),
     ]
-    model = segmenter.network.model
-    filters = isinstance(model, PixelClassifier) and model.whole
-    if not (filters and isinstance(model.classifier, Forest)):
+    network = segmenter.network
+    if not network.is_forest:
         # A forest on filters is its own baseline.
         found.append(baselines.forest(tensor, data.planes, data.masks, classes, rt.threads))
-    if filters:
+    maps = network.maps
+    if maps is None:
         # It has no encoder for another.
         return found
-    encoder: nn.Module = model.get_submodule("encoder")
     found.append(
-        baselines.pixel_classifier(encoder, tensor, data.planes, data.masks, classes, rt.device)
+        baselines.pixel_classifier(maps.of, maps.multiple, tensor, data.planes, data.masks, classes)
     )
     return found
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from matssl.core import flags, runtime
 from matssl.core.errors import UserError
-from matssl.core.run_folder import RunFolder, atomic_write_text
+from matssl.core.run_folder import RunFolder, atomic_write_text, disk_errors
 from matssl.core.runtime import Runtime
 from matssl.core.tables import csv_text
 from matssl.core.wording import counted, cut
@@ -142,7 +142,7 @@ def cross_validate(settings: FinetuneSettings, argv: Sequence[str], score: Score
         folder.write_json(PLAN, plan)
     number = 0
     try:
-        with resume.disk_errors(folder):
+        with disk_errors(folder):
             for fold, state in zip(folds, states, strict=True):
                 number = fold.number
                 folder.status("running", fold=number, folds=len(folds))

@@ -19,7 +19,7 @@ from matssl import report
 from matssl.core import checkpoint, run_folder, runtime, textfiles
 from matssl.core.arrays import Array, decided
 from matssl.core.errors import UserError
-from matssl.core.run_folder import RunFolder, atomic_write_text
+from matssl.core.run_folder import RunFolder, atomic_write_text, disk_errors
 from matssl.core.runtime import Runtime
 from matssl.core.tables import csv_text, percent
 from matssl.data.crops import Labelled
@@ -72,7 +72,7 @@ def train_ensemble(settings: FinetuneSettings, argv: Sequence[str]) -> Path:
     )
     number = settings.seed
     try:
-        with resume.disk_errors(folder):
+        with disk_errors(folder):
             for seed, state in zip(seeds, states, strict=True):
                 number = seed
                 folder.status("running", seed=seed, models=len(seeds))

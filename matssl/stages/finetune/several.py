@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from matssl.core import checkpoint, flags, textfiles
-from matssl.core.digest import Damaged
+from matssl.core.damage import Damaged
 from matssl.core.errors import DiskFull, UserError
 from matssl.core.lineage import Lineage
 from matssl.core.run_folder import RunFolder
