@@ -6,13 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
 import pytest
 import torch
 
-from matssl import baselines
-from matssl.core.run_folder import atomic_write_bytes
+from matssl import baselines, pictures
 from matssl.data import synthetic
 
 
@@ -66,19 +63,10 @@ def float64() -> Iterator[None]:
 
 
 @pytest.fixture
-def no_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_drawing() -> Iterator[None]:
     """Pictures of one white pixel: drawing takes longer than the runs of these tests.
 
     Runs that a module shares are made before this acts, and draw.
     """
-    import matplotlib.pyplot as plt
-
-    from matssl import pictures
-
-    pixel = cv2.imencode(".png", np.full((1, 1, 3), 255, np.uint8))[1].tobytes()
-
-    def save(figure: Any, path: Path) -> None:
-        atomic_write_bytes(path, pixel)
-        plt.close(figure)
-
-    monkeypatch.setattr(pictures, "save", save)
+    with pictures.undrawn():
+        yield

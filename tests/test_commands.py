@@ -22,7 +22,7 @@ import pytest
 import tifffile
 import torch
 from PIL import Image
-from processes import alone, check_equal, pair
+from processes import alone, check_equal, pair, start
 
 from matssl.core import checkpoint
 from matssl.core.damage import file_hash
@@ -242,21 +242,17 @@ def _equal(first: Path, second: Path) -> bool:
 
 def _kill_at(script: str, argv: list[object], run: Path, step: int) -> None:
     """Start a command and kill it, without warning, once its log shows the step."""
-    command = [sys.executable, str(ROOT / script), *map(str, argv)]
-    process = subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    command = start(run.parent.parent / "printed.txt", script, *argv)
     deadline = time.monotonic() + 600
     try:
-        while time.monotonic() < deadline and process.poll() is None:
+        while time.monotonic() < deadline and command.running():
             log = run / "steps.csv"
             if log.exists() and len(log.read_text().splitlines()) > step:
                 break
             time.sleep(0.005)
     finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    assert process.returncode == -signal.SIGKILL, "it ended before it could be killed"
+        command.process.kill()
+    assert command.wait() == -signal.SIGKILL, "it ended before it could be killed"
 
 
 @pytest.mark.slow
@@ -351,15 +347,13 @@ def test_any_number_of_workers_gives_the_same_weights(
 def test_ctrl_c_saves_says_how_to_go_on_and_exits_130(pool_folder: Path, out: Path) -> None:
     argv = ["--model", "matssl", "--data_path", pool_folder, "--output_dir", out, *SSL]
     argv += ["--name", "stopped", "--steps", 400]
-    command = [sys.executable, str(ROOT / "train_ssl.py"), *map(str, argv)]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    command = start(out / "printed.txt", "train_ssl.py", *argv)
     log = out / "ssl" / "stopped" / "steps.csv"
-    while process.poll() is None and not (log.exists() and len(log.read_text()) > 300):
+    while command.running() and not (log.exists() and len(log.read_text()) > 300):
         time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
-    text, _ = process.communicate(timeout=300)
-    assert process.returncode == 130
-    assert "--name stopped --resume" in text
+    command.send(signal.SIGINT)
+    assert command.wait() == 130
+    assert "--name stopped --resume" in command.printed.read_text(encoding="utf-8")
     status = json.loads((log.parent / "status.json").read_text())
     assert status["state"] == "stopped"
     assert checkpoint.load(log.parent / "last.ckpt")["step"] == status["step"]

@@ -166,6 +166,13 @@ def test_where_nothing_is_drawn_a_picture_is_a_white_pixel(tmp_path: Path) -> No
     assert blank.tolist() == [[[255, 255, 255]]] and drawn.size > 3
 
 
+def test_what_is_not_drawn_costs_no_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plt, "subplots", None)
+    with pictures.undrawn():
+        segmentation.confusion_plot(np.eye(2, dtype=np.int64), ["a", "b"], tmp_path / "a.png")
+    assert (tmp_path / "a.png").read_bytes() == pictures.BLANK
+
+
 def test_every_curve_of_a_fine_tuning_spans_the_run_also_with_one_validation(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,9 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -15,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from processes import start
 
 import train_finetune
 from matssl.core import checkpoint, locks
@@ -25,7 +23,7 @@ from matssl.study import crew, queue
 from matssl.study.commands import Commands
 from matssl.study.plan import Plan, read
 from matssl.study.queue import BUSY, DONE, FAILED, Queue
-from matssl.study.runner import ROOT, CommandFailed, Runner
+from matssl.study.runner import CommandFailed, Runner
 from matssl.tools import study as tool
 
 ARMS = """
@@ -331,11 +329,10 @@ def test_a_killed_study_leaves_no_worker_behind_and_goes_on(
     content["arms"] = {"net": content["arms"]["net"]}
     content["finetune"] |= {"steps": 100_000, "val_every": 100_000, "checkpoint_every": 50}
     Path(tiny[0]).write_text(yaml.safe_dump(content, sort_keys=False))
-    command = [sys.executable, "-m", "matssl.tools.study", *tiny, "--jobs", "2"]
-    study = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
+    study = start(tmp_path / "printed.txt", "matssl/tools/study.py", *tiny, "--jobs", 2)
     folder = tmp_path / "studies" / "tiny" / "runs" / "finetune" / "net-phase-default-1-0"
     _until(lambda: (folder / "steps.csv").is_file())
-    study.send_signal(signal.SIGKILL)
+    study.process.kill()
     study.wait()
     # The worker saves its run, and gives the lock free: nobody writes there any more.
     lock = os.open(tmp_path / "studies" / "tiny" / "locks" / folder.name, os.O_RDWR)

@@ -107,6 +107,8 @@ def panel(
         pixel_size: nm; draws a scale bar on the micrograph.
         predicted: what stands above the prediction.
     """
+    if pictures.blank(path):
+        return
     count = len(names)
     wrong = float("nan") if truth is None else _wrong_share(truth, prediction)
     factor = max(image.shape[:2]) / MOST_DRAWN
@@ -200,6 +202,8 @@ def confusion_plot(counts: NDArray[np.int64], names: Sequence[str], path: Path) 
     names = legible(names)
     share = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     size = 1.1 * len(names) + 1.8
+    if pictures.blank(path):
+        return
     figure, axis = plt.subplots(figsize=(size, size * 0.85))
     axis.imshow(share, cmap="Blues", vmin=0, vmax=100)
     axis.grid(False)
@@ -226,6 +230,8 @@ def fraction_plot(truth: Array, predicted: Array, names: Sequence[str], path: Pa
         path: PNG file.
     """
     names = legible(names)
+    if pictures.blank(path):
+        return
     figure, axis = plt.subplots(figsize=(4.2, 4.0))
     truth, predicted = 100 * truth, 100 * predicted
     top = 1.04 * max(float(np.nanmax(truth)), float(np.nanmax(predicted)), 5.0)
@@ -264,6 +270,8 @@ def fraction_bars(
         most: bars drawn; of more images some, evenly spread.
     """
     places = np.unique(np.linspace(0, len(images) - 1, min(most, len(images))).astype(int))
+    if pictures.blank(path):
+        return
     figure, axis = plt.subplots(figsize=(4.6, 0.6 + 0.2 * len(places)))
     left = np.zeros(len(places))
     for number, colour in enumerate(class_colours(len(names))):
