@@ -27,7 +27,7 @@ def test_colours_are_distinct_for_any_number_of_classes() -> None:
 
 def test_a_colour_mask_shows_each_class_in_its_colour_and_ignored_pixels_grey() -> None:
     mask = np.array([[0, 1], [2, 255]], np.uint8)
-    picture = segmentation.colour_mask(mask, 3)
+    picture = palette.colour_mask(mask, 3)
     assert [tuple(c) for c in picture.reshape(-1, 3)[:3]] == segmentation.class_colours(3)
     assert tuple(picture[1, 1]) == segmentation.IGNORED_COLOUR
 

@@ -30,13 +30,6 @@ from matssl.preflight import Preflight
 from matssl.stages import console, drawing, failures, stacks
 from matssl.stages.evaluate import classifier_error, colours, leaks, objects, published, rivals
 from matssl.stages.evaluate.objects import OneField
-from matssl.stages.evaluate.report import (
-    draw_panels,
-    print_summary,
-    worst_and_best,
-    write_report,
-    write_tables,
-)
 from matssl.stages.evaluate.settings import EvaluateSettings
 from matssl.stages.evaluate.summary import Result, excluded_classes, summarise
 from matssl.stages.evaluate.truth import check_masks, is_file_name, mask_paths, truth_table
@@ -161,23 +154,26 @@ def concluded(
         facts: what was found, in words.
         beside: further parts of the report, each heading and HTML.
     """
+    # Late: what draws takes longer to load than the first image to predict.
+    from matssl.stages.evaluate import report
+
     root, names = folder.root, inputs.segmenter.table.names
     summary = summarise(results, names, inputs.excluded)
     summary |= dict(about)
     summary["failed"] = {str(image): reason for image, reason in failed.images.items()}
-    write_tables(folder, results, summary, names, inputs.excluded)
+    report.write_tables(folder, results, summary, names, inputs.excluded)
     with tempfile.TemporaryDirectory(prefix=".panels", dir=root) as scratch:
         place = Path(scratch)
         if settings.save_visualizations:
             place = root / "visualizations"
             place.mkdir()
-        drawn = results if settings.save_visualizations else worst_and_best(results)
-        draw_panels(folder, place, drawn, inputs.truth, inputs.segmenter.record, failed)
+        drawn = results if settings.save_visualizations else report.worst_and_best(results)
+        report.draw_panels(folder, place, drawn, inputs.truth, inputs.segmenter.record, failed)
         if settings.save_visualizations:
             published.name_panels(place, results)
-        write_report(folder, results, summary, names, facts, place, beside)
+        report.write_report(folder, results, summary, names, facts, place, beside)
     folder.status("done", images=len(results), failed=len(failed.images))
-    print_summary(folder, summary, inputs.dataset.grouping.source)
+    report.print_summary(folder, summary, inputs.dataset.grouping.source)
 
 
 def predicted(
