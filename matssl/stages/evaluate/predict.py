@@ -13,7 +13,7 @@ import tifffile
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from matssl import baselines, metrics, preflight
+from matssl import metrics, preflight
 from matssl.core import flags, machine
 from matssl.core.errors import UserError
 from matssl.core.machine import Machine, Processor
@@ -39,6 +39,7 @@ from matssl.trained import exported
 from matssl.trained.segmenter import Segmenter
 
 if TYPE_CHECKING:
+    from matssl.baselines import Baseline
     from matssl.core.runtime import Runtime
 
 # Value of --split for every image of the folder.
@@ -194,7 +195,7 @@ def predicted(
         names: of the files of each image.
         failed: where failures are noted.
     """
-    against: list[baselines.Baseline] = []
+    against: list[Baseline] = []
     if settings.baselines:
         against = rivals.fitted(
             inputs.segmenter,
@@ -388,7 +389,7 @@ def _one_image(
     pair: Pair,
     name: str,
     micrograph: Micrograph,
-    against: Sequence[baselines.Baseline],
+    against: Sequence[Baseline],
 ) -> Result:
     """Predict one image, write its files, return its counts."""
     segmenter = inputs.segmenter
