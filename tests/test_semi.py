@@ -579,3 +579,26 @@ def test_pictures_without_labels_help_where_one_picture_is_not_enough(tmp_path: 
         status = json.loads((tmp_path / "finetune" / name / "status.json").read_text())
         scores.append(status["best_miou"])
     assert scores[1] >= scores[0] - 0.02
+
+
+def test_a_single_validation_is_drawn_as_bars(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A course of one validation was two dots on two empty axes."""
+    from matssl import pictures
+    from matssl.pictures import semi
+
+    seen: list[Any] = []
+    monkeypatch.setattr(pictures, "save", lambda figure, path: seen.append(figure))
+    table, names = tmp_path / "semi.csv", ("matrix", "pore")
+    heading = "step,state,accepted,said matrix,said pore,labelled matrix,labelled pore\n"
+    waiting, one = "10,warm-up,,,,0.9,0.1\n", "20,on,0.75,0.8,0.2,0.9,0.1\n"
+    table.write_text(heading + waiting + one)
+    semi.believed(table, names, tmp_path / "x.png")
+    table.write_text(heading + one + one.replace("20", "30"))
+    semi.believed(table, names, tmp_path / "x.png")
+    left, right = seen[0].axes
+    assert [bar.get_height() for bar in left.patches] == [75, 25]
+    assert [bar.get_height() for bar in right.patches] == [80, 20, 90, 10]
+    assert "step 20" in left.get_title(loc="left")
+    assert not seen[1].axes[0].patches and len(seen[1].axes[0].lines[0].get_xdata()) == 2
