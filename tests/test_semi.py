@@ -6,7 +6,11 @@ import copy
 import csv
 import json
 import math
+import os
 import shutil
+import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +19,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from processes import alone, check_equal, pair
+from processes import ROOT, alone, check_equal, pair
 
 import train_finetune
 from matssl.core import checkpoint
@@ -551,6 +555,59 @@ def test_auto_trains_both_keeps_the_better_and_says_so(
     assert _run(synthetic_folder, tmp_path, "both", *words, "--resume") == 0
     assert (root / "labels" / "best.ckpt").stat().st_mtime_ns == times
     assert _run(synthetic_folder, tmp_path, "both", *words, "--resume", "--lr", 0.1) == 2
+
+
+# Ends itself by SIGKILL where the report of a number is about to be written, half of it there.
+_KILLED = """
+import os, signal, sys
+from matssl import report
+
+write, left = report.write, [int(sys.argv.pop(1))]
+
+def dying(path, *rest):
+    left[0] -= 1
+    if not left[0]:
+        path.with_name(f".{path.name}.half").write_text("<html>")
+        os.kill(os.getpid(), signal.SIGKILL)
+    write(path, *rest)
+
+report.write = dying
+import train_finetune
+train_finetune.main(sys.argv[1:])
+"""
+
+
+@pytest.mark.slow
+def test_auto_that_is_killed_while_a_report_is_drawn_goes_on_to_the_same_bits(
+    synthetic_folder: Path, tmp_path: Path
+) -> None:
+    """Killed at the report of labels alone, then at that of both."""
+    words = ("--semi", "auto", "--unlabeled_path", synthetic_folder, "--semi_warmup", 0.2)
+    assert _run(synthetic_folder, tmp_path / "a", "both", *words) == 0
+    out = tmp_path / "b"
+    argv = ["--finetune_dataset", synthetic_folder, "--output_dir", out, "--name", "both", *FLAGS]
+    for report, more in ((1, ()), (3, ("--resume",))):
+        told = [sys.executable, "-c", _KILLED, report, *argv, *words, *more]
+        paths = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        ended = subprocess.run(
+            [str(word) for word in told], cwd=ROOT, env=paths, capture_output=True, timeout=300
+        )
+        assert ended.returncode == -signal.SIGKILL, ended.stderr.decode()[-2000:]
+        assert json.loads((out / "finetune/both/status.json").read_text())["state"] == "running"
+    assert _run(synthetic_folder, out, "both", *words, "--resume") == 0
+    whole, broken = (tmp_path / part / "finetune" / "both" for part in "ab")
+    files = [
+        sorted(p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_file())
+        for root in (whole, broken)
+    ]
+    # A checkpoint more may be kept behind the last one.
+    assert [f for f in files[1] if "prev" not in f] == [f for f in files[0] if "prev" not in f]
+    for name in ("semi_choice.json", "labels/log.csv", "unimatch/log.csv", "unimatch/semi.csv"):
+        assert (whole / name).read_text() == (broken / name).read_text()
+    for name in ("best.ckpt", "labels/last.ckpt", "unimatch/last.ckpt", "unimatch/best.ckpt"):
+        one, two = (checkpoint.load(root / name)["state"] for root in (whole, broken))
+        assert one.keys() == two.keys()
+        assert all(torch.equal(value, two[key]) for key, value in one.items())
 
 
 @pytest.mark.slow
