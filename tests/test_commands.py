@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -403,6 +404,15 @@ def test_too_few_images_choose_the_steps_by_folds(
     run = _tune(few, out, "folds", "--steps", 8, "--max_train_images", 2)
     said = capsys.readouterr().out
     assert "2 folds inside choose the number of steps" in said
+    # From the first step on it is said where they are, and how long they take.
+    lines = [line for line in said.splitlines() if re.match("fold |estimate", line)]
+    assert re.fullmatch(r"estimate .* for all folds, without scores", lines.pop(1))
+    assert lines[0] == "fold 1 of 2: 8 steps, a score every 4 steps"
+    assert [line.partition(":")[0] for line in lines[1:4]] == [
+        "fold 1, step 4/8",
+        "fold 1, step 8/8",
+        "fold 1",
+    ]
     chosen = json.loads((run / "folds.json").read_text())
     assert chosen["steps"] in (4, 8) and len(chosen["miou"]) == 2
     assert checkpoint.load(run / "best.ckpt")["step"] == chosen["steps"]

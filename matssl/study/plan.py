@@ -124,6 +124,7 @@ class Plan:
         independent: rows of the table (a data set, with its test split in brackets where it has
             several) whose mean is shown, too; none: no mean.
         columns: scores of the table beside mIoU: keys of COLUMNS.
+        noun: what the tables call one of ``starts``: "arm" where the file has arms, else "start".
     """
 
     name: str
@@ -138,6 +139,7 @@ class Plan:
     baselines: tuple[str, ...] = ()
     independent: tuple[str, ...] = ()
     columns: tuple[str, ...] = ()
+    noun: str = "start"
 
     @property
     def snapshots(self) -> bool:
@@ -238,7 +240,7 @@ def read(content: Mapping[str, Any], name: str) -> Plan:
     Raises:
         UserError: unknown or missing entries; the sentence names them.
     """
-    parts = [f.name for f in fields(Plan) if f.name != "baselines"]
+    parts = [f.name for f in fields(Plan) if f.name not in ("baselines", "noun")]
     known = [*parts, "arms", "baseline", "pretraining", "pretraining_seeds"]
     for key in content:
         if key not in known:
@@ -270,10 +272,11 @@ def read(content: Mapping[str, Any], name: str) -> Plan:
             )
     shared = [content.get(key) or {} for key in ("pretrain", "finetune", "evaluate")]
     _check_starts(starts, shared, datasets, labels)
+    noun = "arm" if "arms" in content else "start"
     baselines = _words(content, "baseline") or (starts[0].name,)
     for baseline in baselines:
         if baseline not in [start.name for start in starts]:
-            raise UserError(f"the study's baseline {baseline!r} is none of its starts")
+            raise UserError(f"the study's baseline {baseline!r} is none of its {noun}s")
     plan = Plan(
         str(content.get("name", name)),
         starts,
@@ -287,6 +290,7 @@ def read(content: Mapping[str, Any], name: str) -> Plan:
         baselines,
         (),
         columns,
+        noun,
     )
     independent = _words(content, "independent")
     known = [label for data in datasets for label in plan.rows(data).values()]
