@@ -1,4 +1,8 @@
-"""Data sets that many tests need, made once a session from synthetic micrographs."""
+"""Data sets that many tests need, made once a session from synthetic micrographs.
+
+Torch is imported by the fixtures: pytest-xdist reads this file before it starts the processes that
+run tests, and itself runs none.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-
-from matssl import baselines, pictures
-from matssl.data import synthetic
 
 
 @pytest.fixture(scope="session")
 def synthetic_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A labelled folder: train, val, test with their _annot folders; small two-phase images."""
+    from matssl.data import synthetic
+
     folder = tmp_path_factory.mktemp("labelled") / "two phase #1"
     synthetic.write_dataset(folder, "two_phase", n_train=4, n_val=2, n_test=2, size=96, seed=0)
     return folder
@@ -24,17 +26,22 @@ def synthetic_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def pool_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of 12 unlabelled micrographs."""
+    from matssl.data import synthetic
+
     folder = tmp_path_factory.mktemp("pool")
     synthetic.write_pool(folder, n=12, size=96, seed=1)
     return folder
 
 
 @pytest.fixture(scope="session", autouse=True)
-def small_forests() -> Iterator[None]:
-    """The forest among the baselines of every evaluation here is a small one: a second each."""
+def small_baselines() -> Iterator[None]:
+    """What learns among the baselines of every evaluation here sees little: a second each."""
+    from matssl import baselines
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(baselines, "TREES", 5)
         patch.setattr(baselines, "SAMPLES", 500)
+        patch.setattr(baselines, "PIXELS_PER_IMAGE", 400)
         yield
 
 
@@ -57,6 +64,8 @@ def small_transformer() -> None:
 @pytest.fixture
 def float64() -> Iterator[None]:
     """Tensors of double precision, in which the numeric cases are exact."""
+    import torch
+
     torch.set_default_dtype(torch.float64)
     yield
     torch.set_default_dtype(torch.float32)
@@ -68,5 +77,7 @@ def no_drawing() -> Iterator[None]:
 
     Runs that a module shares are made before this acts, and draw.
     """
+    from matssl import pictures
+
     with pictures.undrawn():
         yield

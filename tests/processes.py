@@ -40,9 +40,9 @@ FORKS = multiprocessing.get_context("forkserver")
 # What is missing in this list a command imports for itself.
 FORKS.set_forkserver_preload(
     [
-        *("torch.distributed", "torch._dynamo", "albumentations", "matplotlib.pyplot"),
         *("matssl.stages.pretrain.loop", "matssl.stages.finetune.loop", "matssl.methods.base"),
         *("matssl.stages.evaluate.predict", "matssl.stages.evaluate.report", "matssl.monitor"),
+        *("torch.distributed", "torch._dynamo", "albumentations", "matplotlib.pyplot"),
     ]
 )
 

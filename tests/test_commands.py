@@ -35,7 +35,7 @@ pytestmark = pytest.mark.usefixtures("no_drawing")
 ROOT = Path(__file__).resolve().parent.parent
 SSL = ["--view_size", "32", "--tile_size", "48", "--batch_size", "6", "--threads", "1"]
 SSL += ["--hidden_dim", "32", "--global_output_dim", "16", "--precision", "fp32"]
-TUNE = ["--crop_size", "64", "--batch_size", "2", "--threads", "1", "--precision", "fp32"]
+TUNE = ["--crop_size", "32", "--batch_size", "2", "--threads", "1", "--precision", "fp32"]
 TUNE += ["--val_every", "4"]
 # A thirtieth of a ResNet-18: steps and checkpoints take no time beside what is tested.
 SSL += ["--encoder", "tu-test_resnet"]
@@ -250,7 +250,7 @@ def _kill_at(script: str, argv: list[object], run: Path, step: int) -> None:
             log = run / "steps.csv"
             if log.exists() and len(log.read_text().splitlines()) > step:
                 break
-            time.sleep(0.005)
+            time.sleep(0.01)
     finally:
         command.process.kill()
     assert command.wait() == -signal.SIGKILL, "it ended before it could be killed"
@@ -258,16 +258,16 @@ def _kill_at(script: str, argv: list[object], run: Path, step: int) -> None:
 
 @pytest.mark.slow
 def test_a_killed_pretraining_run_resumes_to_the_same_bits(pool_folder: Path, out: Path) -> None:
-    plan = ["--steps", 40, "--checkpoint_every", 3, "--quiet"]
+    plan = ["--steps", 20, "--checkpoint_every", 3, "--quiet"]
     whole = _ssl(pool_folder, out, "whole", *plan)
     argv = ["--model", "matssl", "--data_path", pool_folder, "--output_dir", out, *SSL, *plan]
     argv += ["--name", "killed"]
-    step = random.Random(os.getpid()).randint(4, 14)
+    step = random.Random(os.getpid()).randint(4, 8)
     _kill_at("train_ssl.py", argv, out / "ssl" / "killed", step)
     assert _here("train_ssl", *argv, "--resume") == 0
     assert _equal(whole / "last.ckpt", out / "ssl" / "killed" / "last.ckpt"), f"killed at {step}"
     rows = _rows(out / "ssl" / "killed" / "steps.csv")
-    assert [int(row["step"]) for row in rows] == list(range(1, 41))
+    assert [int(row["step"]) for row in rows] == list(range(1, 21))
     assert [r["loss"] for r in rows] == [r["loss"] for r in _rows(whole / "steps.csv")]
 
 
@@ -275,7 +275,7 @@ def test_a_killed_pretraining_run_resumes_to_the_same_bits(pool_folder: Path, ou
 def test_a_killed_fine_tuning_run_resumes_to_the_same_bits_also_where_its_images_were_moved(
     synthetic_folder: Path, out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    plan = ["--steps", 40, "--checkpoint_every", 3, "--val_every", 10, "--quiet"]
+    plan = ["--steps", 20, "--checkpoint_every", 3, "--val_every", 5, "--quiet"]
     whole = _tune(synthetic_folder, out, "whole", *plan)
     argv = ["--finetune_dataset", synthetic_folder, "--output_dir", out, *TUNE, *plan]
     argv += ["--name", "killed"]
@@ -292,7 +292,7 @@ def test_a_killed_fine_tuning_run_resumes_to_the_same_bits_also_where_its_images
     for name in ("last.ckpt", "best.ckpt"):
         assert _equal(whole / name, out / "finetune" / "killed" / name)
     lines = (out / "finetune" / "killed" / "metrics.jsonl").read_text().splitlines()
-    assert [json.loads(line)["step"] for line in lines] == list(range(1, 41))
+    assert [json.loads(line)["step"] for line in lines] == list(range(1, 21))
 
 
 def test_fine_tuning_stopped_before_its_first_step_resumes_without_the_file_it_started_from(
