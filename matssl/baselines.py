@@ -20,7 +20,7 @@ from matssl.metrics import overlap
 # Pixels a training image gives to the pixel classifier, how strongly its weights are held, and the
 # steps of its fit.
 PIXELS_PER_IMAGE = 4000
-PENALTY, STEPS = 2e-4, 60
+PENALTY, STEPS = 2e-4, 200
 # Ways to give classes to grey clusters that are all tried.
 MOST_MEANINGS = 5**5
 # Of the forest: trees, labelled pixels it learns from, pixels of an image that it answers for.

@@ -24,7 +24,7 @@ from matssl.core.run_folder import RunFolder
 from matssl.data.masks import ClassTable, MaskClass
 from matssl.data.preprocess import Preprocess
 from matssl.models.segmentation import SegmentationModel, build_model
-from matssl.pictures import training
+from matssl.pictures import training, undrawn
 from matssl.stages import resume
 from matssl.stages.pretrain import watch
 from matssl.stages.pretrain.loop import Run
@@ -233,7 +233,7 @@ DAMAGES: dict[str, Damage] = {
 def broken_off(pool_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two runs of six steps: "whole" is unbroken, of "x" four steps are done."""
     out = tmp_path_factory.mktemp("damage")
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, undrawn():
         patch.setattr(watch, "WATCHED_SAMPLES", 16)
         assert _pretrain(pool_folder, out, "--quiet") == 0
         (out / "ssl" / "x").rename(out / "ssl" / "whole")

@@ -326,8 +326,8 @@ def _two_batches(name: str) -> tuple[Batch, Batch]:
 def two_processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Run half a batch of every method in each of two processes; yield the folder of results."""
     folder = tmp_path_factory.mktemp("two")
-    # Spawned: a forked process waits for ever for the threads that torch had before.
-    mp.spawn(_worker, (_free_port(), str(folder)), nprocs=2)
+    # Not forked from here: such a process waits for ever for the threads that torch had before.
+    mp.start_processes(_worker, (_free_port(), str(folder)), nprocs=2, start_method="forkserver")
     yield folder
     shutil.rmtree(folder)
 

@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -330,12 +331,6 @@ def environment() -> dict[str, object]:
     """Return versions, commit, processor and threads of this process."""
     # What runs without torch has neither its threads nor a GPU.
     torch = sys.modules.get("torch")
-    versions = {}
-    for package in PACKAGES:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
     devices: list[str] = []
     if torch is not None:
         devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
@@ -346,11 +341,24 @@ def environment() -> dict[str, object]:
         "cores": os.cpu_count(),
         "threads": None if torch is None else torch.get_num_threads(),
         "gpus": devices,
-        "packages": versions,
+        "packages": _versions(),
         "commit": git_commit(),
     }
 
 
+@cache
+def _versions() -> dict[str, str]:
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+# Asked once: what this process has loaded is the tree as it was then.
+@cache
 def git_commit() -> str | None:
     """Return the source tree's commit, with "+" where files differ from it; None if unknown."""
     folder = Path(__file__).resolve().parent

@@ -18,6 +18,8 @@ from matssl.core.wording import counted
 
 # Where no terminal shows the bar, a line tells of the progress this often.
 SECONDS_BETWEEN_LINES = 60.0
+# After so many steps their speed is known well enough to say how long the others take.
+STEPS_TO_ESTIMATE = 3
 
 
 class Quiet(Protocol):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from matssl.core import paths
@@ -246,6 +245,7 @@ class LabelSettings:
         "all from that grey value on",
         check=classes_problem,
         leads=paths.class_file,
+        commas=True,
     )
 
 
@@ -402,6 +402,8 @@ class ImageSettings:
         Raises:
             UserError: a pixel size that is none, or statistics that do not go with the window.
         """
+        from pathlib import Path
+
         from matssl.data.preprocess import Preprocess
         from matssl.data.statistics import read_statistics
 

@@ -21,7 +21,7 @@ from matssl.data.preprocess import Preprocess
 from matssl.decoders import DECODERS
 from matssl.models.segmentation import BackgroundLogit, build_model, check_input_size
 from matssl.trained import ensemble
-from matssl.trained.member import Member
+from matssl.trained.member import Member, checked_threshold
 from matssl.trained.network import Network
 from matssl.trained.segmenter import Segmenter, TrainedOn
 from matssl.weights.containers import Content
@@ -97,9 +97,7 @@ def _threshold(payload: Mapping[str, Any], table: ClassTable) -> float | None:
     """
     recipe = payload.get("recipe")
     value = recipe.get("threshold") if isinstance(recipe, Mapping) else None
-    if value is not None and not (table.num_classes == 2 and 0 < value < 1):
-        raise ValueError("its threshold is none of its classes")
-    return None if value is None else float(value)
+    return checked_threshold(value, table.num_classes)
 
 
 def _trained_on(payload: Mapping[str, Any]) -> TrainedOn:

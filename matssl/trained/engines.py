@@ -53,9 +53,9 @@ class Exported:
 
     @property
     def maps(self) -> Maps | None:
-        """The maps of its encoder; None where they were not exported."""
+        """The maps of its encoder; None where they were not exported, or are of one size alone."""
         encoder = self.encoder
-        if encoder is None:
+        if encoder is None or self.side is not None:
             return None
         return Maps(lambda image: [level[0] for level in encoder(image[None])], self.multiple)
 

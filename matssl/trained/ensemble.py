@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from matssl.core.damage import damage_told
 from matssl.data.masks import ClassTable
 from matssl.data.preprocess import Preprocess
-from matssl.metrics import calibration
+from matssl.metrics import calibration, decision
 from matssl.models.pixels import PixelClassifier, is_classifier
 from matssl.models.segmentation import Description, build_model, check_input_size
+from matssl.trained.member import MOST, checked_share
 
 # Entry of the description of the model that says how many there are.
 MEMBERS = "members"
@@ -27,8 +28,6 @@ MEMBERS = "members"
 FACTORS = "factors"
 # Entries of the facts of a model: its description and its share, where models differ in them.
 OWN, SHARE = "model", "share"
-# More are no ensemble of ours.
-MOST = 10_000
 
 
 def joined(
@@ -112,10 +111,7 @@ def _share(fact: Mapping[str, Any]) -> float:
     Raises:
         ValueError: it is none.
     """
-    value = fact.get(SHARE, 1.0)
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= MOST:
-        raise ValueError("the share of one of its models is none")
-    return float(value)
+    return checked_share(fact.get(SHARE, 1.0))
 
 
 def count(payload: Mapping[str, Any]) -> int:
@@ -164,7 +160,7 @@ def models(payload: Mapping[str, Any], path: Path, input_size: int | None) -> li
                 of = total / _share(fact)
                 levels = {name: fact[name] for name in ("mean", "std")}
                 own = Preprocess.from_dict({**payload["preprocess"], **levels})
-                heat = checked(fact["temperature"])
+                heat = calibration.checked(fact["temperature"])
             else:
                 heat = temperature(payload)
             if input_size is not None:
@@ -228,7 +224,7 @@ def temperature(payload: Mapping[str, Any]) -> float:
     """
     progress = payload.get("progress")
     value = progress.get("temperature", 1.0) if isinstance(progress, Mapping) else 1.0
-    return checked(value)
+    return calibration.checked(value)
 
 
 def factors(payload: Mapping[str, Any], classes: int) -> tuple[float, ...]:
@@ -239,20 +235,4 @@ def factors(payload: Mapping[str, Any], classes: int) -> tuple[float, ...]:
     """
     progress = payload.get("progress")
     found = progress.get(FACTORS, ()) if isinstance(progress, Mapping) else ()
-    values = tuple(float(value) for value in found)
-    if values and not (len(values) == classes and all(0 < value <= 1 for value in values)):
-        raise ValueError("its factors are none of its classes")
-    return values
-
-
-def checked(value: object) -> float:
-    """Return a temperature.
-
-    Raises:
-        ValueError: it is none, or none that is fitted here.
-    """
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise ValueError("its temperature is no number")
-    if not calibration.LOWEST / 2 <= value <= calibration.HIGHEST * 2:
-        raise ValueError(f"its temperature {value:.3g} is none")
-    return float(value)
+    return decision.checked(found, classes)

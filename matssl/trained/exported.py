@@ -17,8 +17,9 @@ from matssl.core.run_folder import atomic_path
 from matssl.data.layouts import Lists
 from matssl.data.masks import ClassTable
 from matssl.data.preprocess import Preprocess
+from matssl.metrics import calibration, decision
 from matssl.trained import engines
-from matssl.trained.member import Member
+from matssl.trained.member import MOST, Member, checked_share, checked_threshold
 from matssl.trained.segmenter import Segmenter, TrainedOn
 
 FORMAT = "matssl-export/1"
@@ -170,39 +171,57 @@ class Recipe:
         Raises:
             KeyError, TypeError, ValueError: nobody wrote it.
         """
-        on = values["trained_on"]
-        lists = {
-            name: tuple(value) if isinstance(value, list) else value
-            for name, value in on["lists"].items()
-        }
-        trained_on = TrainedOn(
-            **{
-                **on,
-                "lists": Lists(**lists),
-                "images": frozenset(on["images"]),
-                "digests": frozenset(on["digests"]),
-            }
-        )
-        graphs = tuple(
-            Graph(**{**graph, "mean": tuple(graph["mean"]), "std": tuple(graph["std"])})
-            for graph in values["networks"]
-        )
+        table = ClassTable.from_dict(values["classes"])
+        graphs = tuple(_graph(graph, values["preprocess"]) for graph in values["networks"])
+        if not 0 < len(graphs) <= MOST:
+            raise ValueError("its number of networks is none")
         return Recipe(
-            target=values["target"],
+            target=str(values["target"]),
             graphs=graphs,
-            table=ClassTable.from_dict(values["classes"]),
+            table=table,
             record=Preprocess.from_dict(values["preprocess"]),
-            source=values["source"],
-            trained_on=trained_on,
+            source=str(values["source"]),
+            trained_on=_trained_on(values["trained_on"]),
             lineage=Lineage.read(values["lineage"]),
-            threshold=values["threshold"],
-            factors=tuple(values["factors"]),
-            precision=values["precision"],
-            parity=values["parity"],
-            made=values["made"],
+            threshold=checked_threshold(values["threshold"], table.num_classes),
+            factors=decision.checked(values["factors"], table.num_classes),
+            precision=str(values["precision"]),
+            parity=dict(values["parity"]),
+            made=dict(values["made"]),
             raw=bool(values["raw"]),
             note=str(values["note"]),
         )
+
+
+def _graph(values: Mapping[str, Any], record: Mapping[str, Any]) -> Graph:
+    """Return one network of a recipe.
+
+    Raises:
+        KeyError, TypeError, ValueError: it is none.
+    """
+    graph = Graph(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
+    if any(not name or Path(name).name != name for name in graph.digests):
+        raise ValueError("its networks lie elsewhere than beside it")
+    if graph.file not in graph.digests or (graph.maps and graph.maps not in graph.digests):
+        raise ValueError(f"it has no digest of {graph.file}")
+    calibration.checked(graph.temperature)
+    checked_share(graph.share)
+    if type(graph.multiple) is not int or graph.multiple < 1:
+        raise ValueError("the multiple of the sides of its tiles is none")
+    if graph.side is not None and (type(graph.side) is not int or graph.side % graph.multiple):
+        raise ValueError("the side of its tiles is none")
+    # Levels of a network are those of a record.
+    Preprocess.from_dict({**record, "mean": list(graph.mean), "std": list(graph.std)})
+    return graph
+
+
+def _trained_on(values: Mapping[str, Any]) -> TrainedOn:
+    lists = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in values["lists"].items()
+    }
+    more = {name: frozenset(map(str, values[name])) for name in ("images", "digests")}
+    return TrainedOn(**{**values, **more, "seed": int(values["seed"]), "lists": Lists(**lists)})
 
 
 def leads_to_one(path: str | Path) -> bool:

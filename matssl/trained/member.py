@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 from matssl.core.arrays import IN_MEMORY_BYTES, Array, strips
 from matssl.data.preprocess import Preprocess
 
+# More are no ensemble of ours.
+MOST = 10_000
+
 
 @dataclass(frozen=True)
 class Maps:
@@ -129,3 +132,28 @@ def folder(scratch: Path | None, number: int) -> Path | None:
     place = scratch / str(number)
     place.mkdir(exist_ok=True)
     return place
+
+
+def checked_share(value: object) -> float:
+    """Return the share of a model in the mean of several, of any sum.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= MOST:
+        raise ValueError("the share of one of its models is none")
+    return float(value)
+
+
+def checked_threshold(value: object, classes: int) -> float | None:
+    """Return the threshold of two classes; None where there is none.
+
+    Raises:
+        ValueError: it is none of its classes.
+    """
+    if value is None:
+        return None
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not (number and classes == 2 and 0 < float(str(value)) < 1):
+        raise ValueError("its threshold is none of its classes")
+    return float(str(value))

@@ -66,6 +66,7 @@ export async function show(main, app, asked) {
     if (entry) Object.assign(entry, { count, complete: count >= total }); else known.push({ image, count, complete: count >= total, pixels: {} });
     if (!count) known = known.filter((p) => p.image !== image);
     drawStrip();
+    drawFoot();
   }
 
   // --- pictures ---
@@ -175,15 +176,25 @@ export async function show(main, app, asked) {
         el("div.row", { style: { marginTop: ".6rem" } }, el("button", { type: "button", onclick: () => viewer.fit() }, "Fit"), el("button", { type: "button", onclick: () => viewer.exact() }, "1:1"), el("button", { type: "button", "aria-label": "Zoom in", onclick: () => viewer.zoom(1.5) }, "+"), el("button", { type: "button", "aria-label": "Zoom out", onclick: () => viewer.zoom(1 / 1.5) }, "−")),
         isPart(current) ? overview() : null),
       run ? el("section", {}, el("h2", {}, "The model"), el("p.soft.small", {}, `${run} has seen this picture.`), el("button", { type: "button", onclick: () => fillFrom(run) }, "Fill the rest from the model")) : null,
-      el("section", {}, el("p.small", {}, known.length ? `${plural(known.length, "picture")} labelled. A few strokes of each class in one or two pictures will do.` : "Paint a few strokes of each class. What you leave out counts as not labelled."),
-        el("button.main", { type: "button", disabled: known.length === 0, onclick: async () => { await flush(); app.go("teach"); } }, "Teach a model →"), keys()),
+      foot, keys(),
       commandBlock([`labels: ${app.facts.labels_at}\nuse them with --mask_folder ${app.workspace.path}/${app.facts.labels_at} --classes ${app.workspace.path}/${app.facts.labels_at}/classes.yaml`], "Every command reads these files."));
     drawHistory();
+    drawFoot();
+  }
+
+  // Drawn when a mask is saved, too: who types the name of a class meanwhile is not disturbed.
+  const foot = el("section");
+  function drawFoot() {
+    const there = known.length > 0;
+    if (foot.dataset.count === String(known.length)) return;
+    foot.dataset.count = String(known.length);
+    fill(foot, el("p.small", {}, there ? `${plural(known.length, "picture")} labelled. A few strokes of each class in one or two pictures will do.` : "Paint a few strokes of each class. What you leave out counts as not labelled."),
+      el("button.main", { type: "button", disabled: !there, onclick: async () => { await flush(); app.go("teach"); } }, "Teach a model →"));
   }
 
   function keys() {
     const all = [["1–9", "class"], ["[  ] or ,  .", "smaller, larger"], ["Ctrl Z, Ctrl Y", "undo, redo"], ["+  −  0", "zoom in, out, fit"], ["wheel", "zoom"], ["right button, Space", "move the picture"], ["arrows, Enter", "cross by keyboard, draw there"], ["N", "next picture"]];
-    return el("dl.keys", {}, all.map(([key, what]) => [el("dt", {}, el("kbd", {}, key)), el("dd", {}, what)]));
+    return el("section", {}, el("dl.keys", {}, all.map(([key, what]) => [el("dt", {}, el("kbd", {}, key)), el("dd", {}, what)])));
   }
 
   function overview() {

@@ -70,6 +70,11 @@ export function minutes(seconds) {
 
 export function plural(count, one, many = one + "s") { return `${count.toLocaleString("en")} ${count === 1 ? one : many}`; }
 
+// What is said where nobody knows which of so many pictures show one specimen; "" where that is known.
+export function doubt(count) {
+  return count > 1 ? `Nothing says which of ${count} pictures show one specimen: each counts as a specimen of its own. Where several show one, intervals come out too narrow.` : "";
+}
+
 const GOING = ["starting", "running", "stopping"];
 export function isGoing(job) { return job && GOING.includes(job.state); }
 

@@ -13,7 +13,7 @@ import tifffile
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from matssl import baselines, metrics, preflight
+from matssl import metrics, preflight
 from matssl.core import flags, machine
 from matssl.core.errors import UserError
 from matssl.core.machine import Machine, Processor
@@ -30,13 +30,6 @@ from matssl.preflight import Preflight
 from matssl.stages import console, drawing, failures, stacks
 from matssl.stages.evaluate import classifier_error, colours, leaks, objects, published, rivals
 from matssl.stages.evaluate.objects import OneField
-from matssl.stages.evaluate.report import (
-    draw_panels,
-    print_summary,
-    worst_and_best,
-    write_report,
-    write_tables,
-)
 from matssl.stages.evaluate.settings import EvaluateSettings
 from matssl.stages.evaluate.summary import Result, excluded_classes, summarise
 from matssl.stages.evaluate.truth import check_masks, is_file_name, mask_paths, truth_table
@@ -46,6 +39,7 @@ from matssl.trained import exported
 from matssl.trained.segmenter import Segmenter
 
 if TYPE_CHECKING:
+    from matssl.baselines import Baseline
     from matssl.core.runtime import Runtime
 
 # Value of --split for every image of the folder.
@@ -161,23 +155,26 @@ def concluded(
         facts: what was found, in words.
         beside: further parts of the report, each heading and HTML.
     """
+    # Late: what draws takes longer to load than the first image to predict.
+    from matssl.stages.evaluate import report
+
     root, names = folder.root, inputs.segmenter.table.names
     summary = summarise(results, names, inputs.excluded)
     summary |= dict(about)
     summary["failed"] = {str(image): reason for image, reason in failed.images.items()}
-    write_tables(folder, results, summary, names, inputs.excluded)
+    report.write_tables(folder, results, summary, names, inputs.excluded)
     with tempfile.TemporaryDirectory(prefix=".panels", dir=root) as scratch:
         place = Path(scratch)
         if settings.save_visualizations:
             place = root / "visualizations"
             place.mkdir()
-        drawn = results if settings.save_visualizations else worst_and_best(results)
-        draw_panels(folder, place, drawn, inputs.truth, inputs.segmenter.record, failed)
+        drawn = results if settings.save_visualizations else report.worst_and_best(results)
+        report.draw_panels(folder, place, drawn, inputs.truth, inputs.segmenter.record, failed)
         if settings.save_visualizations:
             published.name_panels(place, results)
-        write_report(folder, results, summary, names, facts, place, beside)
+        report.write_report(folder, results, summary, names, facts, place, beside)
     folder.status("done", images=len(results), failed=len(failed.images))
-    print_summary(folder, summary, inputs.dataset.grouping.source)
+    report.print_summary(folder, summary, inputs.dataset.grouping.source)
 
 
 def predicted(
@@ -198,7 +195,7 @@ def predicted(
         names: of the files of each image.
         failed: where failures are noted.
     """
-    against: list[baselines.Baseline] = []
+    against: list[Baseline] = []
     if settings.baselines:
         against = rivals.fitted(
             inputs.segmenter,
@@ -392,7 +389,7 @@ def _one_image(
     pair: Pair,
     name: str,
     micrograph: Micrograph,
-    against: Sequence[baselines.Baseline],
+    against: Sequence[Baseline],
 ) -> Result:
     """Predict one image, write its files, return its counts."""
     segmenter = inputs.segmenter

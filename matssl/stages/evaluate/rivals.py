@@ -5,22 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from matssl import baselines
 from matssl.core.labels import IGNORE
 from matssl.core.machine import Machine
 from matssl.core.wording import counted
-from matssl.data import crops
 from matssl.data.layouts import Dataset, Pair
 from matssl.data.masks import ClassTable
 from matssl.data.preprocess import Preprocess
 from matssl.data.readers import Micrograph
 from matssl.metrics.counts import confusion
 from matssl.trained.segmenter import Segmenter
+
+if TYPE_CHECKING:
+    from matssl.baselines import Baseline
 
 
 def fitted(
@@ -30,7 +32,7 @@ def fitted(
     truth: ClassTable,
     rt: Machine,
     say: Callable[[str], None],
-) -> list[baselines.Baseline]:
+) -> list[Baseline]:
     """Return the baselines fitted on the images that the model learned from.
 
     None where no evaluated image has a mask, or where the training images are not in the folder.
@@ -50,6 +52,10 @@ def fitted(
     train = [p for p in train if (not used or p.image.name in used) and p not in pairs]
     if not train:
         return []
+    # Late: a folder without masks needs none of it.
+    from matssl import baselines
+    from matssl.data import crops
+
     say(f"fitting baselines on {counted(len(train), 'training image')}")
     data = crops.load(train, segmenter.record, truth)
     classes, tensor = segmenter.table.num_classes, segmenter.record.tensor
@@ -75,7 +81,7 @@ def fitted(
 
 
 def counts(
-    against: Sequence[baselines.Baseline],
+    against: Sequence[Baseline],
     record: Preprocess,
     micrograph: Micrograph,
     mask: NDArray[np.uint8],

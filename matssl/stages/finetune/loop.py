@@ -21,7 +21,7 @@ from matssl.data import specimens
 from matssl.metrics import overlap
 from matssl.models.segmentation import SegmentationModel
 from matssl.stages import console, lineage, resume
-from matssl.stages.console import Clock, Writer
+from matssl.stages.console import STEPS_TO_ESTIMATE, Clock, Writer
 from matssl.stages.finetune import (
     augmented,
     averaging,
@@ -44,8 +44,6 @@ from matssl.weights import WeightsReport
 
 # What to change where the memory is too small.
 ADVICE = "--batch_size, --crop_size or take a smaller --encoder"
-# After so many steps their speed is known well enough to say how long the others take.
-STEPS_TO_ESTIMATE = 3
 
 
 def finetune(settings: FinetuneSettings, argv: Sequence[str] = ()) -> Path:

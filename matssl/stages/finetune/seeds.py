@@ -33,7 +33,7 @@ from matssl.stages.finetune.inputs import Inputs
 from matssl.stages.finetune.rare_settings import VALIDATION
 from matssl.stages.finetune.semi import watch
 from matssl.stages.finetune.settings import FinetuneSettings
-from matssl.trained import ensemble
+from matssl.trained import member as member_of
 from matssl.trained.segmenter import Segmenter
 
 # What an ensemble goes on from, and its table.
@@ -201,7 +201,7 @@ def validated(path: Path, val: Labelled, rt: Runtime) -> tuple[float, list[Sampl
         for member in whole.members:
             found = member.probabilities(plane, classes)
             calibration.temper(found, member.temperature)
-            mean = ensemble.add(mean, found, member.of)
+            mean = member_of.add(mean, found, member.of)
         assert mean is not None
         total += counting.confusion(mask, decided(mean, whole.threshold), classes)
         samples.append(calibration.sample(mean, mask, every))

@@ -246,6 +246,7 @@ class FinetuneSettings(
         "weights of the classes in the cross-entropy: none, balanced (by inverse root of the "
         "share), or one number a class (1,1,10,10)",
         check=class_weights_problem,
+        commas=True,
     )
     lr: float = flag(1e-3, "training", "peak learning rate of AdamW", above=0, high=1000)
     encoder_lr_factor: float = flag(
