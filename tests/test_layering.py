@@ -48,7 +48,7 @@ NO_TORCH = [
 # These need it in one function alone.
 TORCH_WHEN_CALLED = [
     "data/crops.py",
-    "stages/console.py",
+    *("stages/console.py", "stages/export/sample.py"),
     "hub.py",
     "methods/__init__.py",
     "__init__.py",
