@@ -3,8 +3,8 @@
     python -m benchmarks.exported parity OUT.csv
     python -m benchmarks.exported int8 CHECKPOINT FOLDER
 
-The first has a row for each encoder, decoder and target; rows that OUT.csv holds are not made again.
-Networks have random weights. The second times tiles by process CPU time, one thread, in turns.
+The first has a row for each encoder, decoder and target; rows that OUT.csv holds are not made
+again. Networks have random weights. The second times tiles by process CPU time, in turns.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.paired import row
+from benchmarks.paired import ratio, seconds
 from matssl.core import checkpoint, machine
 from matssl.core.errors import UserError
 from matssl.data.masks import ClassTable, MaskClass
@@ -114,20 +114,14 @@ def int8(source: str, folder: str) -> None:
                 return model.network.model(last)
 
         runs["torch"] = by_torch
-        times: dict[str, list[float]] = {name: [] for name in runs}
-        for number in range(ROUNDS + 1):
-            for name, run in runs.items():
-                start = time.process_time()
-                run(tile)
-                # The first of each warms up.
-                times[name] += [time.process_time() - start] if number else []
+        functions = {name: lambda run=run: run(tile) for name, run in runs.items()}
+        times = seconds(functions, ROUNDS, time.process_time)
         flags = Path("/proc/cpuinfo").read_text()
         kinds = [kind for kind in ("avx2", "avx512f", "avx512_vnni", "avx_vnni") if kind in flags]
         print(f"processor: {' '.join(kinds)}, {machine.available_cores()} cores; one thread")
         for name, values in times.items():
-            half = statistics.median(values)
-            against = half / statistics.median(times["torch"])
-            print(row(f"{name}, {SIDE} x {SIDE}", f"{half:.3f} s", f"{against:.2f} of torch"))
+            against = ratio(times, name, "torch")
+            print(f"{name}: {statistics.median(values):.3f} s a tile, {against:.2f} of torch")
 
 
 if __name__ == "__main__":
