@@ -248,6 +248,13 @@ def test_an_export_is_not_overwritten_unasked(
     assert (out["torchscript"] / RECIPE).read_bytes() == before
 
 
+def test_an_export_is_not_exported_again(
+    out: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _tool(out["onnx"], "--to", "torchscript") == 2
+    assert "is an export already" in capsys.readouterr().err
+
+
 def test_an_absent_package_is_one_line(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -430,7 +437,7 @@ def test_an_unpacked_model_checks_itself_and_predicts_with_the_listed_wheels_alo
     )
     assert done.returncode == 0, done.stderr
     assert "0 of 153600 labels differ" in done.stdout
-    assert len(list((unpacked / "results" / "masks").glob("*.png"))) > 0
+    assert len(list((unpacked / "results").rglob("masks/*.png"))) > 0
     listed = (unpacked / sample.WHEELS).read_text(encoding="utf-8").split()
     names = {line.partition("==")[0].lower() for line in listed}
     installed = metadata.packages_distributions()

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import matssl
 from matssl import hub
-from matssl.core.damage import file_hash
+from matssl.core.damage import Damaged, file_hash
 from matssl.core.errors import UserError
 from matssl.core.wording import cut
 from matssl.data import layouts
@@ -85,6 +85,8 @@ def export(settings: ExportSettings) -> Path:
         raise UserError(f"{home} holds an export already; give another --output_dir or --overwrite")
     pictures = _pictures(settings.pictures)
     segmenter = Segmenter.load(source, device="cpu", precision="fp32")
+    if not isinstance(segmenter.network, Network):
+        raise UserError(f"{source} is an export already; give the run it was made of")
     alone = Member(segmenter.network, segmenter.record, segmenter.temperature)
     members = segmenter.members or (alone,)
     if settings.to == "bioimageio" and len(members) > 1:
@@ -143,15 +145,17 @@ def _network(work: Work, member: Member, stem: str, source: str) -> Written:
     tokens = any(isinstance(part, VitEncoder) for part in going.module.modules())
     path = work.folder / f"{stem}{work.target.ending}"
     told = ""
+    cause: Exception | None = None
     for side in (_side(work, going),) if tokens else (None, _side(work, going)):
         try:
             _write(work.target, going, path, member.record.channels, side)
             found = _compared(work, member, going, path, side)
         except Exception as error:
             # Whatever an exporter or a runtime says of a network: the next way is tried.
-            if isinstance(error, (UserError, MemoryError)):
+            refused = isinstance(error, UserError) and not isinstance(error, Damaged)
+            if refused or isinstance(error, MemoryError):
                 raise
-            told = cut(" ".join(f"{type(error).__name__}: {error}".split()))
+            told, cause = cut(" ".join(f"{type(error).__name__}: {error}".split())), error
             continue
         if found.holds:
             more = "" if side is None else f", for tiles of {side} x {side} pixels alone"
@@ -161,7 +165,7 @@ def _network(work: Work, member: Member, stem: str, source: str) -> Written:
     raise UserError(
         f"{going.decoder} on {going.encoder} does not say in {path.name} what it says in torch "
         f"({told}); nothing was written. Take another --to"
-    )
+    ) from cause
 
 
 def _side(work: Work, going: Outgoing) -> int:

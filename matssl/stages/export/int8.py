@@ -98,7 +98,8 @@ def _low(graph: Graph, record: Preprocess, pairs: Sequence[Pair], folder: Path) 
     path = folder / graph.file
     beside = path.with_name(f"{path.stem}{LOW}{path.suffix}")
     quantised(path, tiles, beside, vit.is_vit(graph.encoder))
-    return replace(graph, file=beside.name, digests={o.name: file_hash(o) for o in files(beside)})
+    digests = {one.name: file_hash(one) for one in files(beside)}
+    return replace(graph, file=beside.name, digests=digests, maps="")
 
 
 def _replaced(low: Graph, exact: Graph, folder: Path) -> Graph:
