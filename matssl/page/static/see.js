@@ -1,6 +1,6 @@
 // Step 4: what the model says of each picture, where it is unsure, and which picture to label next.
 import { get, pixels, send } from "./api.js";
-import { attempt, commandBlock, el, fill, follow, number, swatch } from "./ui.js";
+import { attempt, commandBlock, el, fill, follow, keepingFocus, number, swatch } from "./ui.js";
 import { Viewer, coloured, heat, isPart, lookup, region, surface } from "./viewer.js";
 
 export async function show(main, app, asked) {
@@ -60,7 +60,9 @@ export async function show(main, app, asked) {
     return el("label.slider", {}, title, output, el("input", { type: "range", min: "0", max: "100", value: String(Math.round(100 * layer.opacity)), oninput: (event) => { layer.opacity = event.target.value / 100; output.textContent = `${event.target.value} %`; viewer.draw(); } }));
   }
 
-  function drawPanel() {
+  function drawPanel() { keepingFocus(panel, fillPanel); }
+
+  function fillPanel() {
     // Of the pixels shown; rows of an information bar belong to no class.
     const counts = new Float64Array(256);
     for (const value of data) counts[value]++;
