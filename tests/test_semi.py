@@ -559,7 +559,8 @@ def test_auto_trains_both_keeps_the_better_and_says_so(
     assert _run(synthetic_folder, tmp_path, "both", *words, "--resume", "--lr", 0.1) == 2
 
 
-# Ends itself by SIGKILL where the report of a number is about to be written, half of it there.
+# Ends itself by SIGKILL where the report of a number is about to be written, half of it there. A
+# training that was called done before its report was there never got one.
 _KILLED = """
 import os, signal, sys
 from matssl import report
