@@ -28,7 +28,7 @@ from matssl.stages.export.settings import FOLDER, ExportSettings
 from matssl.stages.export.targets import OPSET, TARGETS, Target, files, needed
 from matssl.trained.engines import Exported
 from matssl.trained.exported import RECIPE, Graph, Recipe
-from matssl.trained.member import Member
+from matssl.trained.member import Engine, Member
 from matssl.trained.network import Network
 from matssl.trained.segmenter import Segmenter
 
@@ -210,14 +210,15 @@ def _compared(work: Work, member: Member, going: Outgoing, path: Path, side: int
     """Return how far the file differs from torch on synthetic and given pictures."""
     run = work.target.run(path, torch.get_num_threads())
     file = Exported(run, going.multiple, side, None, str(path))
-    # Two tiles at once, so that the number of tiles is seen to be free.
-    how = {"tile_size": side, "batch_size": 2}
     images = [*parity.made(member.record), *parity.read(member.record, work.pictures)]
-    return parity.compared(
-        lambda image: member.network.probabilities(image, work.classes, **how),
-        lambda image: file.probabilities(image, work.classes, **how),
-        images,
-    )
+
+    def says(network: Engine) -> parity.Predicting:
+        # Two tiles at once, so that the number of tiles is seen to be free.
+        return lambda image: network.probabilities(
+            image, work.classes, tile_size=side, batch_size=2
+        )
+
+    return parity.compared(says(member.network), says(file), images)
 
 
 def _graph(work: Work, member: Member, going: Outgoing, path: Path, side: int | None) -> Graph:
@@ -277,7 +278,7 @@ def _recipe(
         graphs=tuple(one.graph for one in written),
         table=segmenter.table,
         record=segmenter.record,
-        source=str(source),
+        source=f"{source.parent.name}/{source.name}",
         trained_on=segmenter.trained_on,
         lineage=segmenter.lineage,
         threshold=segmenter.threshold,

@@ -60,6 +60,9 @@ def lowered(
     pairs = list(dataset.pairs)
     if not pairs:
         raise UserError(f"--calibrate {data} holds no micrograph")
+    for pair in pairs:
+        # Minutes later would be late for a mask of other classes.
+        _truth(segmenter, pair)
     low = [_low(graph, record, pairs, folder) for graph in recipe.graphs]
     before, after = (
         _opened(replace(recipe, graphs=tuple(graphs), record=record), folder)
@@ -170,10 +173,10 @@ def loss(exact: Segmenter, low: Segmenter, pairs: Sequence[Pair]) -> dict[str, A
         pixels += found[0].size
         for number, classes in enumerate(found):
             sums[number] += areas(classes, count)
-        if pair.mask is None:
+        raw = _truth(exact, pair)
+        if raw is None:
             continue
         masks += 1
-        raw = exact.table.decode(readers.read_mask(pair.mask), str(pair.mask))
         truth = exact.record.fitted(raw, micrograph)
         for number, classes in enumerate(found):
             counts[number] += confusion(truth, classes[: len(truth)], count)
@@ -191,6 +194,17 @@ def loss(exact: Segmenter, low: Segmenter, pairs: Sequence[Pair]) -> dict[str, A
         before, after = (overlap.miou(matrix) for matrix in counts)
         told["miou"] = {"fp32": before, "int8": after, "change": after - before}
     return told
+
+
+def _truth(segmenter: Segmenter, pair: Pair) -> Array | None:
+    """Return the classes of a mask as it lies in its file, None where there is none.
+
+    Raises:
+        UserError: it holds values that are none of the model's classes.
+    """
+    if pair.mask is None:
+        return None
+    return segmenter.table.decode(readers.read_mask(pair.mask), str(pair.mask))
 
 
 def lines(found: dict[str, Any]) -> list[str]:
