@@ -40,7 +40,8 @@ NO_TORCH = [
     *("page/routes.py", "page/working.py", "page/serving.py", "page/answers.py", "page/uploads.py"),
 ]
 # These need it in one function alone.
-TORCH_WHEN_CALLED = ["core/run_folder.py", "hub.py", "methods/__init__.py", "__init__.py"]
+TORCH_WHEN_CALLED = ["core/run_folder.py", "core/processes.py", "hub.py", "methods/__init__.py"]
+TORCH_WHEN_CALLED += ["__init__.py"]
 LINES, COMPLEXITY = 450, 15
 
 
