@@ -47,6 +47,7 @@ NO_TORCH = [
 ]
 # These need it in one function alone.
 TORCH_WHEN_CALLED = [
+    "core/processes.py",
     "data/crops.py",
     "stages/console.py",
     "hub.py",

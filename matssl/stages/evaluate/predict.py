@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +18,7 @@ from matssl import metrics, preflight
 from matssl.core import flags, machine
 from matssl.core.errors import UserError
 from matssl.core.machine import Machine, Processor
+from matssl.core.processes import ALONE, Processes
 from matssl.core.run_folder import RunFolder, atomic_path, disk_errors
 from matssl.data import layouts, masks, readers
 from matssl.data.layouts import Dataset, Pair
@@ -33,7 +35,7 @@ from matssl.stages.evaluate.objects import OneField
 from matssl.stages.evaluate.settings import EvaluateSettings
 from matssl.stages.evaluate.summary import Result, excluded_classes, summarise
 from matssl.stages.evaluate.truth import check_masks, is_file_name, mask_paths, truth_table
-from matssl.stages.failures import Failures
+from matssl.stages.failures import Failure, Failures
 from matssl.stages.settings import TileSettings
 from matssl.trained import exported
 from matssl.trained.segmenter import Segmenter
@@ -84,31 +86,34 @@ def evaluate(settings: EvaluateSettings, argv: Sequence[str] = ()) -> Path:
         UserError: anything the user can mend; nothing is written where it is found at the start.
     """
     rt = _machine(settings)
-    if not rt.is_main:
-        # Under torchrun one process evaluates; the result would be the same.
-        rt.close()
-        return Path(settings.output_dir)
-    segmenter = _segmenter(settings, rt)
-    root = published.results_root(settings, segmenter.raw)
-    RunFolder.check(root, False, settings.overwrite, resumable=False)
-    inputs = _inputs(settings, segmenter)
-    segmenter = inputs.segmenter
-    facts = _facts(settings, inputs)
-    console.say(settings, rt, facts)
-    console.say(settings, rt, f"device  {rt.describe()}\nfolder  {root}")
-    regex, table = _said_of_specimens(settings, segmenter)
-    warnings = leaks.by_name(inputs.pairs, inputs.dataset, segmenter.trained_on, regex, table)
-    for warning in warnings:
-        console.say(settings, rt, f"warning {warning}")
+    processes = Processes.joined()
+    segmenter = processes.together(lambda: _segmenter(settings, rt))
 
-    folder = RunFolder.at(root, False, settings.overwrite, rt.is_main)
-    folder.start(flags.to_dict(settings), argv)
-    folder.write_text("preflight.txt", facts + "\n")
-    published.write_config(folder, settings)
+    def found() -> tuple[Path, Inputs]:
+        root = published.results_root(settings, segmenter.raw)
+        RunFolder.check(root, False, settings.overwrite, resumable=False)
+        return root, _inputs(settings, segmenter)
+
+    # What is big, or lies on a GPU, every process has loaded itself.
+    root, inputs = processes.first(found, (segmenter.network, *segmenter.members))
+    segmenter = inputs.segmenter
+
+    def begun() -> tuple[RunFolder, str, list[str]]:
+        facts, warnings = _told(settings, rt, inputs, root)
+        folder = RunFolder.at(root, False, settings.overwrite)
+        folder.start(flags.to_dict(settings), argv)
+        folder.write_text("preflight.txt", facts + "\n")
+        published.write_config(folder, settings)
+        return folder, facts, warnings
+
+    folder, facts, warnings = processes.first(begun)
     failed = Failures(folder)
     with disk_errors(folder), machine.memory_errors("--tile_size or --batch_size"):
         names = drawing.output_names([p.image for p in inputs.pairs], inputs.dataset.root)
-        results = predicted(settings, rt, folder, inputs, names, failed)
+        results = predicted(settings, rt, folder, inputs, names, failed, processes)
+        if not processes.is_main:
+            rt.close()
+            return root
         if not results:
             failed.end(len(inputs.pairs), 0)
         sizes = {result.pair.image: result.field.pixel_size for result in results}
@@ -131,6 +136,21 @@ def evaluate(settings: EvaluateSettings, argv: Sequence[str] = ()) -> Path:
     rt.close()
     failed.end(len(inputs.pairs), len(results))
     return root
+
+
+def _told(
+    settings: EvaluateSettings, rt: Machine, inputs: Inputs, root: Path
+) -> tuple[str, list[str]]:
+    """Print what was found; return it in words, and the warnings."""
+    segmenter = inputs.segmenter
+    facts = _facts(settings, inputs)
+    console.say(settings, rt, facts)
+    console.say(settings, rt, f"device  {rt.describe()}\nfolder  {root}")
+    regex, table = _said_of_specimens(settings, segmenter)
+    warnings = leaks.by_name(inputs.pairs, inputs.dataset, segmenter.trained_on, regex, table)
+    for warning in warnings:
+        console.say(settings, rt, f"warning {warning}")
+    return facts, warnings
 
 
 def concluded(
@@ -184,8 +204,12 @@ def predicted(
     inputs: Inputs,
     names: Sequence[str],
     failed: Failures,
+    processes: Processes = ALONE,
 ) -> list[Result]:
     """Predict and count image by image; what fails on one is noted and costs no other.
+
+    Returns:
+        What every image gave, on the first process; nothing on the others.
 
     Args:
         settings: of the command.
@@ -194,6 +218,7 @@ def predicted(
         inputs: the model and its images.
         names: of the files of each image.
         failed: where failures are noted.
+        processes: that share the images.
     """
     against: list[Baseline] = []
     if settings.baselines:
@@ -205,16 +230,26 @@ def predicted(
             rt,
             lambda line: console.say(settings, rt, line),
         )
+
+    def work(numbers: Sequence[int]) -> Iterator[Result | Failure]:
+        own = [inputs.pairs[number] for number in numbers]
+        hidden = (settings.quiet or not processes.is_main) or None
+        bar = tqdm(total=len(own), desc="predicting", disable=hidden)
+        read = failures.attempt(inputs.segmenter.record.read, [pair.image for pair in own])
+        # One thread reads ahead at most: more would only hold more images.
+        pixels = prefetched(read, range(len(own)), min(1, rt.workers))
+        for number, pair, micrograph in zip(numbers, own, pixels, strict=True):
+            args = (settings, folder, inputs, pair, names[number], micrograph, against)
+            yield failures.tried(functools.partial(_one_image, *args))
+            bar.update()
+        bar.close()
+
     results = []
-    bar = tqdm(total=len(inputs.pairs), desc="predicting", disable=settings.quiet or None)
-    read = zip(names, _read(inputs, min(1, rt.workers)), strict=True)
-    for name, (pair, micrograph) in read:
-        with failed.of(pair.image):
-            if isinstance(micrograph, Exception):
-                raise micrograph
-            results.append(_one_image(settings, folder, inputs, pair, name, micrograph, against))
-        bar.update()
-    bar.close()
+    for number, found in enumerate(processes.shared(len(inputs.pairs), work, folder.root)):
+        if isinstance(found, Failure):
+            failed.note(inputs.pairs[number].image, found)
+        else:
+            results.append(found)
     return results
 
 
@@ -371,27 +406,18 @@ def _facts(settings: EvaluateSettings, inputs: Inputs) -> str:
     return "\n".join(part for part in parts if part)
 
 
-def _read(inputs: Inputs, ahead: int) -> Iterator[tuple[Pair, Micrograph | Exception]]:
-    """Yield each pair with its micrograph, or why there is none.
-
-    One thread reads ahead at most: more would only hold more images.
-    """
-    pairs, record = inputs.pairs, inputs.segmenter.record
-    read = failures.attempt(record.read, [pair.image for pair in pairs])
-    pixels = prefetched(read, range(len(pairs)), ahead)
-    yield from zip(pairs, pixels, strict=True)
-
-
 def _one_image(
     settings: EvaluateSettings,
     folder: RunFolder,
     inputs: Inputs,
     pair: Pair,
     name: str,
-    micrograph: Micrograph,
+    micrograph: Micrograph | Exception,
     against: Sequence[Baseline],
 ) -> Result:
-    """Predict one image, write its files, return its counts."""
+    """Predict one image, write its files, return its counts; raises why it could not be read."""
+    if isinstance(micrograph, Exception):
+        raise micrograph
     segmenter = inputs.segmenter
     count = segmenter.table.num_classes
     with tempfile.TemporaryDirectory(prefix=".tiles", dir=folder.root) as scratch:
