@@ -135,8 +135,13 @@ def main(argv: Sequence[str]) -> int:
     whole = Runner(plan, Path(args.root), out, file.parent)
     if not args.table:
         if args.cluster is not None:
-            given = {"cluster": args.cluster, "options": args.cluster_options}
-            left = cluster.run(runner, args.jobs, args.minutes, **given)
+            left = cluster.run(
+                runner,
+                args.jobs,
+                args.minutes,
+                cluster=args.cluster,
+                options=args.cluster_options,
+            )
         elif args.jobs > 1:
             left = crew.run(runner, args.jobs, args.minutes)
         else:

@@ -216,7 +216,7 @@ def _graph(values: Mapping[str, Any], record: Mapping[str, Any]) -> Graph:
 
 
 def _trained_on(values: Mapping[str, Any]) -> TrainedOn:
-    lists = {
+    lists: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value
         for name, value in values["lists"].items()
     }
