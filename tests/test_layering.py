@@ -50,7 +50,7 @@ NO_TORCH = [
 TORCH_WHEN_CALLED = [
     "core/processes.py",
     "data/crops.py",
-    "stages/console.py",
+    *("stages/console.py", "stages/export/sample.py"),
     "hub.py",
     "methods/__init__.py",
     "__init__.py",
