@@ -13,7 +13,7 @@ import pytest
 import torch
 from numeric import view_map
 
-from matssl.core import checkpoint, geometry, rng, run_folder, runtime, torchvision_ops
+from matssl.core import checkpoint, geometry, machine, rng, run_folder, runtime, torchvision_ops
 from matssl.core.errors import UserError, guard
 from matssl.methods import METHODS, recipes
 from matssl.stages.finetune import settings as finetune
@@ -369,4 +369,4 @@ def test_threads_are_no_more_than_the_environment_says_but_for_torchruns_own_wor
     monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
     if torchrun:
         monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
-    assert runtime.available_cores() == wanted
+    assert machine.available_cores() == wanted

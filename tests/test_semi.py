@@ -34,6 +34,7 @@ from matssl.data.layouts import Pair
 from matssl.data.preprocess import Preprocess
 from matssl.data.unlabelled import UnlabelledLoader
 from matssl.models.segmentation import build_model
+from matssl.pictures import undrawn
 from matssl.stages.evaluate import predict as evaluation
 from matssl.stages.evaluate.settings import EvaluateSettings
 from matssl.stages.finetune import semi_settings, settings
@@ -396,7 +397,8 @@ def _rows(path: Path) -> list[dict[str, str]]:
 def plain(synthetic_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with labels alone."""
     out = tmp_path_factory.mktemp("plain")
-    assert _run(synthetic_folder, out, "plain") == 0
+    with undrawn():
+        assert _run(synthetic_folder, out, "plain") == 0
     return out / "finetune" / "plain"
 
 

@@ -6,7 +6,10 @@ Each function returns what is wrong with a path, "" where nothing is.
 from __future__ import annotations
 
 import os
-from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def _absent(path: str, what: str) -> str:

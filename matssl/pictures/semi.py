@@ -30,6 +30,8 @@ def believed(table: Path, names: Sequence[str], path: Path) -> None:
     counted = ~np.isnan(rows["accepted"])
     if not counted.any():
         return
+    if pictures.blank(path):
+        return
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.2))
     steps = rows["step"][counted]
     if len(steps) == 1:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from matssl.core import paths
@@ -403,6 +402,8 @@ class ImageSettings:
         Raises:
             UserError: a pixel size that is none, or statistics that do not go with the window.
         """
+        from pathlib import Path
+
         from matssl.data.preprocess import Preprocess
         from matssl.data.statistics import read_statistics
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from matssl.core.errors import UserError
 from matssl.metrics import SCORES, mean_name
+from matssl.stages.finetune import forest_settings
 
 # The score of the best of several checks on the test images, which choose it: the rule of PSCL's
 # code. It is no estimate of anything; a column says how far it lies above the honest score.
@@ -31,6 +32,8 @@ FOLDER = Path(__file__).resolve().parent / "plans"
 # Entries of a data set that are no flags of train_finetune.py: its test splits, and what an arm may
 # name as $pool, $pool_list: a folder of unlabelled images of this very material, a list of some.
 OWN = ("test", "pool", "pool_list")
+# Flags of train_finetune.py that change the head beside a network, and never the network.
+OF_HEADS = ("average_with", *forest_settings.TREES, *forest_settings.OWN)
 # How an entry of the data set is named in a flag.
 ENTRY = "$"
 ARM = ("start", "pretrain", "guided", "finetune", "evaluate")
@@ -151,6 +154,19 @@ class Plan:
             for seed, data, variant, labels, start in grid
             if data in self.variants[variant].get("datasets", self.datasets)
         ]
+
+    def network(self, job: Job) -> Job | None:
+        """Return the job whose model is the network alone of a job with ``average_with``.
+
+        It trains by the same settings but for those of the head, so that both networks have the
+        same bits.
+        """
+        if job.start.finetune.get("average_with", "none") == "none":
+            return None
+        told = {k: v for k, v in job.start.finetune.items() if k not in OF_HEADS}
+        alone = replace(job.start, finetune=told)
+        twins = [s for s in self.starts if replace(s, name=job.start.name) == alone]
+        return replace(job, start=twins[0]) if twins else None
 
     def only(
         self,

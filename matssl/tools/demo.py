@@ -19,10 +19,17 @@ from typing import Any
 from matssl.core.errors import UserError, guard
 from matssl.core.flags import flag
 from matssl.core.parsing import parse_one
+from matssl.core.wording import counted
 from matssl.stages.settings import ToolSettings
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 KIND = "two_phase"
+# Smaller than the defaults of the commands: the demo must be over in minutes on two old cores.
+VIEW, PAIRS = 96, 24
+CROP = 96
+# Seconds of what the demo does, in those of one pass of the encoder over a batch of views with its
+# gradient (measured: benchmarks/SPEED.md). A run is its validations, calibration, report and test.
+PRETRAINING_STEP, FINETUNING_STEP, RUN, REST = 2.1, 0.65, 4.0, 40.0
 
 
 @dataclass(frozen=True)
@@ -31,8 +38,8 @@ class DemoSettings(ToolSettings):
 
     output_dir: str = flag("experiments/demo", "run", "folder of everything")
     seeds: int = flag(3, "run", "fine-tuning runs a start", low=1, high=1000)
-    ssl_steps: int = flag(250, "run", "steps of the pretraining", low=1)
-    finetune_steps: int = flag(120, "run", "steps of each fine-tuning", low=1)
+    ssl_steps: int = flag(100, "run", "steps of the pretraining", low=1)
+    finetune_steps: int = flag(60, "run", "steps of each fine-tuning", low=1)
     size: int = flag(256, "run", "side of the micrographs in pixels", low=64, high=8192)
     pool: int = flag(64, "run", "unlabelled micrographs", low=2, high=100_000)
 
@@ -50,12 +57,12 @@ def main(argv: Sequence[str]) -> int:
             )
     started = time.monotonic()
     out = Path(args.output_dir)
+    print(_expected(args), flush=True)
     pool, labelled = _images(out / "data", args.size, args.pool)
 
     _say("1. Pretraining on the unlabelled micrographs")
     ssl = ["--model", "matssl", "--data_path", str(pool), "--steps", str(args.ssl_steps)]
-    # Smaller than the defaults: the demo must be over in minutes on two cores of any age.
-    ssl += ["--view_size", "96", "--batch_size", "24"]
+    ssl += ["--view_size", str(VIEW), "--batch_size", str(PAIRS)]
     _run("train_ssl.py", [*ssl, "--name", "demo", "--output_dir", str(out), "--overwrite"])
     weights = out / "ssl" / "demo" / "encoder.safetensors"
 
@@ -65,7 +72,7 @@ def main(argv: Sequence[str]) -> int:
         for start in scores:
             name = f"{start}-{seed}"
             tune = ["--finetune_dataset", str(labelled), "--steps", str(args.finetune_steps)]
-            tune += ["--crop_size", "128", "--val_every", "60"]
+            tune += ["--crop_size", str(CROP), "--val_every", "20"]
             tune += ["--seed", str(seed), "--name", name, "--output_dir", str(out), "--overwrite"]
             if start == "ssl":
                 tune += ["--ssl_weights_path", str(weights)]
@@ -80,6 +87,32 @@ def main(argv: Sequence[str]) -> int:
             scores[start].append(_miou(out / "eval" / name))
     _summary(out, scores, time.monotonic() - started)
     return 0
+
+
+def _expected(args: DemoSettings) -> str:
+    """Return in words how long the demo will take here, from passes of its encoder."""
+    import torch
+
+    from matssl.core import runtime
+    from matssl.models.encoders import build_encoder, channels_last, pyramid
+
+    here = runtime.setup()
+    if here.device.type != "cpu":
+        return "On a GPU this takes a few minutes at most."
+    encoder = channels_last(build_encoder("resnet18", 1))
+    views = torch.rand(PAIRS, 1, VIEW, VIEW).contiguous(memory_format=torch.channels_last)
+    passes = []
+    for _ in range(3):
+        start = time.monotonic()
+        with here.autocast():
+            loss = pyramid(encoder, views)[-1].mean()
+        loss.backward()
+        passes.append(time.monotonic() - start)
+    step = PRETRAINING_STEP * args.ssl_steps
+    run = FINETUNING_STEP * args.finetune_steps + RUN
+    minutes = min(passes) * (step + 2 * args.seeds * run + REST) / 60
+    threads = counted(here.threads, "CPU thread")
+    return f"On {threads} this takes about {max(1, round(minutes))} min."
 
 
 def _images(folder: Path, size: int, pool_size: int) -> tuple[Path, Path]:

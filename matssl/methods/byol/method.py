@@ -55,9 +55,10 @@ class BYOL(MomentumMethod):
     def forward(self, batch: Batch) -> Losses:
         """Return the squared distances of both directions, summed: 0 to 8."""
         first, second = batch.views
+        # Targets first: what they need is free again before maps wait for the way back.
+        targets = [self.target(second), self.target(first)]
         projections = [self.project(first), self.project(second)]
         predictions = [self.predictor(z) for z in projections]
-        targets = [self.target(second), self.target(first)]
         distances = [negative_cosine(p, t) for p, t in zip(predictions, targets, strict=True)]
         loss = shared_mean(distances[0] + distances[1])
         return Losses(loss, {"distance": loss.detach()}, torch.cat(projections).detach())

@@ -107,8 +107,9 @@ class DenseCL(MomentumMethod):
     def forward(self, batch: Batch) -> Losses:
         """Return both losses against the queues as they were; the keys enter them afterwards."""
         settings, group = self.settings, batch.group
-        query, dense_query, query_features = self.query(batch.views[0])
+        # Keys first: what they need is free again before the query's maps wait for the way back.
         key, dense_key, key_features = self.key(batch.views[1])
+        query, dense_query, query_features = self.query(batch.views[0])
         masked = settings.group_negatives == "drop"
 
         rows, row_group = self.queue.negatives()

@@ -64,9 +64,10 @@ class MoCoV2(MomentumMethod):
         rows, group = self.queue.negatives()
         masked = self.settings.group_negatives == "drop"
         own, other = (batch.group, group) if masked else (None, None)
-        pairs = [(self.query(first), self.key(second))]
-        if self.settings.symmetric:
-            pairs.append((self.query(second), self.key(first)))
+        views = [(first, second), (second, first)][: 2 if self.settings.symmetric else 1]
+        # Keys first: what they need is free again before a query's maps wait for the way back.
+        keys = [self.key(other_view) for _, other_view in views]
+        pairs = [(self.query(view), key) for (view, _), key in zip(views, keys, strict=True)]
         losses, hits = [], []
         for query, key in pairs:
             loss_B, hit_B = info_nce_rows(query, key, rows, self.settings.temperature, own, other)

@@ -276,8 +276,9 @@ class SlotCon(MomentumMethod):
         settings = self.settings
         temperature, weight = settings.teacher_temperature, settings.group_loss_weight
         inputs = [self.normalise(view) for view in batch.views]
-        students = [self.project(x) for x in inputs]
+        # Teachers first: what they need is free again before maps wait for the way back.
         teachers = [self.teach(x) for x in inputs]
+        students = [self.project(x) for x in inputs]
         scores, slots, targets, keys = [], [], [], []
         for student, teacher in zip(students, teachers, strict=True):
             score, slot = self.grouping(student, temperature)

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import functools
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tifffile
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from matssl import baselines, metrics, preflight
-from matssl.core import flags, runtime
+from matssl import metrics, preflight
+from matssl.core import flags, machine
 from matssl.core.errors import UserError
-from matssl.core.run_folder import RunFolder, atomic_path
-from matssl.core.runtime import Runtime
+from matssl.core.machine import Machine, Processor
+from matssl.core.processes import ALONE, Processes
+from matssl.core.run_folder import RunFolder, atomic_path, disk_errors
 from matssl.data import layouts, masks, readers
 from matssl.data.layouts import Dataset, Pair
 from matssl.data.masks import ClassTable
@@ -26,24 +28,21 @@ from matssl.data.readers import Micrograph
 from matssl.measure.field import Field, areas
 from matssl.metrics import calibration
 from matssl.metrics.counts import confusion
-from matssl.models.pixels import PixelClassifier
 from matssl.preflight import Preflight
-from matssl.stages import console, drawing, failures, resume, stacks
+from matssl.stages import console, drawing, failures, stacks
 from matssl.stages.evaluate import classifier_error, colours, leaks, objects, published, rivals
 from matssl.stages.evaluate.objects import OneField
-from matssl.stages.evaluate.report import (
-    draw_panels,
-    print_summary,
-    worst_and_best,
-    write_report,
-    write_tables,
-)
 from matssl.stages.evaluate.settings import EvaluateSettings
 from matssl.stages.evaluate.summary import Result, excluded_classes, summarise
 from matssl.stages.evaluate.truth import check_masks, is_file_name, mask_paths, truth_table
-from matssl.stages.failures import Failures
+from matssl.stages.failures import Failure, Failures
 from matssl.stages.settings import TileSettings
+from matssl.trained import exported
 from matssl.trained.segmenter import Segmenter
+
+if TYPE_CHECKING:
+    from matssl.baselines import Baseline
+    from matssl.core.runtime import Runtime
 
 # Value of --split for every image of the folder.
 ALL = "all"
@@ -86,32 +85,35 @@ def evaluate(settings: EvaluateSettings, argv: Sequence[str] = ()) -> Path:
     Raises:
         UserError: anything the user can mend; nothing is written where it is found at the start.
     """
-    rt = settings.runtime()
-    if not rt.is_main:
-        # Under torchrun one process evaluates; the result would be the same.
-        runtime.close()
-        return Path(settings.output_dir)
-    segmenter = _segmenter(settings, rt)
-    root = published.results_root(settings, segmenter.raw)
-    RunFolder.check(root, False, settings.overwrite, resumable=False)
-    inputs = _inputs(settings, segmenter)
-    segmenter = inputs.segmenter
-    facts = _facts(settings, inputs)
-    console.say(settings, rt, facts)
-    console.say(settings, rt, f"device  {rt.describe()}\nfolder  {root}")
-    regex, table = _said_of_specimens(settings, segmenter)
-    warnings = leaks.by_name(inputs.pairs, inputs.dataset, segmenter.trained_on, regex, table)
-    for warning in warnings:
-        console.say(settings, rt, f"warning {warning}")
+    rt = _machine(settings)
+    processes = Processes.joined()
+    segmenter = processes.together(lambda: _segmenter(settings, rt))
 
-    folder = RunFolder.at(root, False, settings.overwrite, rt.is_main)
-    folder.start(flags.to_dict(settings), argv)
-    folder.write_text("preflight.txt", facts + "\n")
-    published.write_config(folder, settings)
+    def found() -> tuple[Path, Inputs]:
+        root = published.results_root(settings, segmenter.raw)
+        RunFolder.check(root, False, settings.overwrite, resumable=False)
+        return root, _inputs(settings, segmenter)
+
+    # What is big, or lies on a GPU, every process has loaded itself.
+    root, inputs = processes.first(found, (segmenter.network, *segmenter.members))
+    segmenter = inputs.segmenter
+
+    def begun() -> tuple[RunFolder, str, list[str]]:
+        facts, warnings = _told(settings, rt, inputs, root)
+        folder = RunFolder.at(root, False, settings.overwrite)
+        folder.start(flags.to_dict(settings), argv)
+        folder.write_text("preflight.txt", facts + "\n")
+        published.write_config(folder, settings)
+        return folder, facts, warnings
+
+    folder, facts, warnings = processes.first(begun)
     failed = Failures(folder)
-    with resume.disk_errors(folder), runtime.memory_errors("--tile_size or --batch_size"):
+    with disk_errors(folder), machine.memory_errors("--tile_size or --batch_size"):
         names = drawing.output_names([p.image for p in inputs.pairs], inputs.dataset.root)
-        results = predicted(settings, rt, folder, inputs, names, failed)
+        results = predicted(settings, rt, folder, inputs, names, failed, processes)
+        if not processes.is_main:
+            rt.close()
+            return root
         if not results:
             failed.end(len(inputs.pairs), 0)
         sizes = {result.pair.image: result.field.pixel_size for result in results}
@@ -131,9 +133,24 @@ def evaluate(settings: EvaluateSettings, argv: Sequence[str] = ()) -> Path:
         "classifier_error": classifier_error.known(results, segmenter, settings.model_path, home),
     }
     concluded(settings, folder, inputs, results, about, failed, facts)
-    runtime.close()
+    rt.close()
     failed.end(len(inputs.pairs), len(results))
     return root
+
+
+def _told(
+    settings: EvaluateSettings, rt: Machine, inputs: Inputs, root: Path
+) -> tuple[str, list[str]]:
+    """Print what was found; return it in words, and the warnings."""
+    segmenter = inputs.segmenter
+    facts = _facts(settings, inputs)
+    console.say(settings, rt, facts)
+    console.say(settings, rt, f"device  {rt.describe()}\nfolder  {root}")
+    regex, table = _said_of_specimens(settings, segmenter)
+    warnings = leaks.by_name(inputs.pairs, inputs.dataset, segmenter.trained_on, regex, table)
+    for warning in warnings:
+        console.say(settings, rt, f"warning {warning}")
+    return facts, warnings
 
 
 def concluded(
@@ -158,34 +175,41 @@ def concluded(
         facts: what was found, in words.
         beside: further parts of the report, each heading and HTML.
     """
+    # Late: what draws takes longer to load than the first image to predict.
+    from matssl.stages.evaluate import report
+
     root, names = folder.root, inputs.segmenter.table.names
     summary = summarise(results, names, inputs.excluded)
     summary |= dict(about)
     summary["failed"] = {str(image): reason for image, reason in failed.images.items()}
-    write_tables(folder, results, summary, names, inputs.excluded)
+    report.write_tables(folder, results, summary, names, inputs.excluded)
     with tempfile.TemporaryDirectory(prefix=".panels", dir=root) as scratch:
         place = Path(scratch)
         if settings.save_visualizations:
             place = root / "visualizations"
             place.mkdir()
-        drawn = results if settings.save_visualizations else worst_and_best(results)
-        draw_panels(folder, place, drawn, inputs.truth, inputs.segmenter.record, failed)
+        drawn = results if settings.save_visualizations else report.worst_and_best(results)
+        report.draw_panels(folder, place, drawn, inputs.truth, inputs.segmenter.record, failed)
         if settings.save_visualizations:
             published.name_panels(place, results)
-        write_report(folder, results, summary, names, facts, place, beside)
+        report.write_report(folder, results, summary, names, facts, place, beside)
     folder.status("done", images=len(results), failed=len(failed.images))
-    print_summary(folder, summary, inputs.dataset.grouping.source)
+    report.print_summary(folder, summary, inputs.dataset.grouping.source)
 
 
 def predicted(
     settings: EvaluateSettings,
-    rt: Runtime,
+    rt: Machine,
     folder: RunFolder,
     inputs: Inputs,
     names: Sequence[str],
     failed: Failures,
+    processes: Processes = ALONE,
 ) -> list[Result]:
     """Predict and count image by image; what fails on one is noted and costs no other.
+
+    Returns:
+        What every image gave, on the first process; nothing on the others.
 
     Args:
         settings: of the command.
@@ -194,8 +218,9 @@ def predicted(
         inputs: the model and its images.
         names: of the files of each image.
         failed: where failures are noted.
+        processes: that share the images.
     """
-    against: list[baselines.Baseline] = []
+    against: list[Baseline] = []
     if settings.baselines:
         against = rivals.fitted(
             inputs.segmenter,
@@ -205,29 +230,55 @@ def predicted(
             rt,
             lambda line: console.say(settings, rt, line),
         )
+
+    def work(numbers: Sequence[int]) -> Iterator[Result | Failure]:
+        own = [inputs.pairs[number] for number in numbers]
+        hidden = (settings.quiet or not processes.is_main) or None
+        bar = tqdm(total=len(own), desc="predicting", disable=hidden)
+        read = failures.attempt(inputs.segmenter.record.read, [pair.image for pair in own])
+        # One thread reads ahead at most: more would only hold more images.
+        pixels = prefetched(read, range(len(own)), min(1, rt.workers))
+        for number, pair, micrograph in zip(numbers, own, pixels, strict=True):
+            args = (settings, folder, inputs, pair, names[number], micrograph, against)
+            yield failures.tried(functools.partial(_one_image, *args))
+            bar.update()
+        bar.close()
+
     results = []
-    bar = tqdm(total=len(inputs.pairs), desc="predicting", disable=settings.quiet or None)
-    read = zip(names, _read(inputs, min(1, rt.workers)), strict=True)
-    for name, (pair, micrograph) in read:
-        with failed.of(pair.image):
-            if isinstance(micrograph, Exception):
-                raise micrograph
-            results.append(_one_image(settings, folder, inputs, pair, name, micrograph, against))
-        bar.update()
-    bar.close()
+    for number, found in enumerate(processes.shared(len(inputs.pairs), work, folder.root)):
+        if isinstance(found, Failure):
+            failed.note(inputs.pairs[number].image, found)
+        else:
+            results.append(found)
     return results
 
 
-def _segmenter(settings: EvaluateSettings, rt: Runtime) -> Segmenter:
+def _machine(settings: EvaluateSettings) -> Processor | Runtime:
+    """Return where the model computes: an exported one on the processor, without torch.
+
+    Raises:
+        UserError: a GPU is asked for and there is none.
+    """
+    if exported.leads_to_one(settings.model_path):
+        return Processor.setup(settings.threads, settings.num_workers)
+    return settings.runtime()
+
+
+def _segmenter(settings: EvaluateSettings, rt: Processor | Runtime) -> Segmenter:
     """Return the model.
 
     Raises:
         UserError: there is none in the file.
     """
+    if isinstance(rt, Processor):
+        where, precision, threads = settings.device, settings.precision, rt.threads
+    else:
+        where, precision, threads = str(rt.device), rt.precision, None
     segmenter = Segmenter.load(
         settings.model_path,
-        device=str(rt.device),
-        precision=rt.precision,
+        device=where,
+        precision=precision,
+        threads=threads,
         input_size=settings.input_size,
         encoder=settings.encoder,
     )
@@ -344,8 +395,7 @@ def _facts(settings: EvaluateSettings, inputs: Inputs) -> str:
         for name, default in flags.defaults(TileSettings).items()
         if getattr(settings, name) != default
     ]
-    model = inputs.segmenter.network.model
-    if given and isinstance(model, PixelClassifier) and model.whole:
+    if given and inputs.segmenter.network.whole:
         unheeded = (
             f"note    without effect on filters of the picture, which need no tiles: "
             f"{', '.join(given)}"
@@ -356,27 +406,18 @@ def _facts(settings: EvaluateSettings, inputs: Inputs) -> str:
     return "\n".join(part for part in parts if part)
 
 
-def _read(inputs: Inputs, ahead: int) -> Iterator[tuple[Pair, Micrograph | Exception]]:
-    """Yield each pair with its micrograph, or why there is none.
-
-    One thread reads ahead at most: more would only hold more images.
-    """
-    pairs, record = inputs.pairs, inputs.segmenter.record
-    read = failures.attempt(record.read, [pair.image for pair in pairs])
-    pixels = prefetched(read, range(len(pairs)), ahead)
-    yield from zip(pairs, pixels, strict=True)
-
-
 def _one_image(
     settings: EvaluateSettings,
     folder: RunFolder,
     inputs: Inputs,
     pair: Pair,
     name: str,
-    micrograph: Micrograph,
-    against: Sequence[baselines.Baseline],
+    micrograph: Micrograph | Exception,
+    against: Sequence[Baseline],
 ) -> Result:
-    """Predict one image, write its files, return its counts."""
+    """Predict one image, write its files, return its counts; raises why it could not be read."""
+    if isinstance(micrograph, Exception):
+        raise micrograph
     segmenter = inputs.segmenter
     count = segmenter.table.num_classes
     with tempfile.TemporaryDirectory(prefix=".tiles", dir=folder.root) as scratch:

@@ -10,7 +10,7 @@ import numpy as np
 
 from matssl import report as page
 from matssl.core import checkpoint, flags, run_folder
-from matssl.core.run_folder import RunFolder
+from matssl.core.run_folder import RunFolder, disk_errors
 from matssl.core.runtime import Runtime
 from matssl.core.wording import counted
 from matssl.metrics import overlap
@@ -71,7 +71,7 @@ def trained(
         f"model   {head.text}, {inputs.table.num_classes} classes\nfolder  {folder.root}",
     )
     try:
-        with resume.disk_errors(folder):
+        with disk_errors(folder):
             folder.write_text("preflight.txt", facts + "\n")
             folder.write_json("classes.json", inputs.table.to_dict())
             reading.describe(folder, inputs)

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
-import difflib
 import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from matssl.core import paths, textfiles
+from matssl.core import paths
 from matssl.core.errors import UserError
 from matssl.core.flags import Problem, flag
 from matssl.core.wording import cut
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 # How the encoder learns in a stage, as SRPU-Model spells it.
 FROZEN, DIFFERENTIAL, WHOLE = "finetune_frozen", "finetune_differential", "finetune_all"
@@ -126,6 +126,9 @@ def read_stages(path: Path) -> tuple[tuple[Stage, ...], tuple[str, ...]]:
     Raises:
         UserError: no list of stages, or all that is wrong with them.
     """
+    # Late, as what else --help does without.
+    from matssl.core import textfiles
+
     content = textfiles.read_yaml(path, "--stages")
     if isinstance(content, Mapping):
         tables = {str(key).lower(): value for key, value in content.items()}
@@ -168,6 +171,8 @@ def _stage(entry: dict[str, object], number: int, wrong: list[str], notes: list[
                 "train and which validate"
             )
             continue
+        import difflib
+
         close = difflib.get_close_matches(key, known, n=1)
         hint = f"; {close[0]}?" if close else ""
         wrong.append(f"stage {number} has an unknown setting {cut(key, 40)}{hint}")
@@ -182,8 +187,10 @@ def _stage(entry: dict[str, object], number: int, wrong: list[str], notes: list[
             return None
         if isinstance(value, str) and not whole:
             # YAML takes 5e-4 for a word.
-            with contextlib.suppress(ValueError):
+            try:
                 value = float(value)
+            except ValueError:
+                pass
         kinds = int if whole else (int, float)
         fits = isinstance(value, kinds) and not isinstance(value, bool) and math.isfinite(value)
         if fits and low <= value <= high:

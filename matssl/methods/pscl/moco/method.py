@@ -134,10 +134,11 @@ class PSCLMoCo(MomentumMethod):
 
     def forward(self, batch: Batch) -> Losses:
         """Return both losses against the queues as they were; the keys enter them afterwards."""
+        # Keys first: what they need is free again before the query's maps wait for the way back.
+        key, *keys = self._keys(batch.views[1])
         query, *queries = look(
             self.encoder, self.decoder, self.head, self.normalise(batch.views[0])
         )
-        key, *keys = self._keys(batch.views[1])
         lot = torch.full_like(batch.group, -1) if batch.lot is None else batch.lot
         whole, hit = self._image_loss(query, key, lot, batch.group)
         scales = self._sample(batch, keys)
