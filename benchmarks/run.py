@@ -6,7 +6,14 @@ import argparse
 import datetime
 from pathlib import Path
 
-from benchmarks import bench_forest, bench_inference, bench_metrics, bench_step, bench_views
+from benchmarks import (
+    bench_forest,
+    bench_inference,
+    bench_loops,
+    bench_metrics,
+    bench_step,
+    bench_views,
+)
 from matssl.core.run_folder import environment
 
 
@@ -26,7 +33,8 @@ def main() -> None:
         "| --- | --- | --- | --- | --- |",
     ]
     lines = []
-    for module in (bench_views, bench_step, bench_inference, bench_metrics, bench_forest):
+    modules = (bench_views, bench_step, bench_loops, bench_inference, bench_metrics, bench_forest)
+    for module in modules:
         for line in module.main():
             print(line, flush=True)
             lines.append(line)

@@ -46,6 +46,16 @@ def small_baselines() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def quick_looks() -> Iterator[None]:
+    """Looking after the health of a pretraining takes longer than the steps of these runs."""
+    from matssl.stages.pretrain import watch
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(watch, "WATCHED_SAMPLES", 16)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def small_transformer() -> None:
     """Beside timm's own ``test_vit`` of patches of 16 pixels one of 14, with registers."""
     from timm.models import register_model

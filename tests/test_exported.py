@@ -25,6 +25,7 @@ from matssl.data.preprocess import Preprocess
 from matssl.models.segmentation import build_model
 from matssl.stages.evaluate import load_model
 from matssl.stages.evaluate import predict as stage
+from matssl.stages.evaluate.published import results_root
 from matssl.stages.evaluate.settings import EvaluateSettings
 from matssl.stages.export.exporting import export
 from matssl.stages.export.settings import ExportSettings
@@ -87,8 +88,19 @@ def run(synthetic_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 @pytest.fixture(scope="module")
 def openvino(run: Path) -> Path:
     """The same model as files of OpenVINO."""
-    export(ExportSettings(run=str(run), to="openvino", output_dir=str(run / "openvino")))
-    return run / "openvino"
+    import openvino as library
+
+    home, files = run / "openvino", {}
+    home.mkdir()
+    for stem in ("model", "model-maps"):
+        model = library.convert_model(run / "exported" / f"{stem}.onnx")
+        library.save_model(model, home / f"{stem}.xml", compress_to_fp16=False)
+        for name in (f"{stem}.xml", f"{stem}.bin"):
+            files[name] = file_hash(home / name)
+    recipe = Recipe.read(run / "exported" / RECIPE)
+    graph = replace(recipe.graphs[0], file="model.xml", maps="model-maps.xml", digests=files)
+    replace(recipe, target="openvino", graphs=(graph,)).write(home / RECIPE)
+    return home
 
 
 @pytest.fixture(scope="module")
@@ -193,6 +205,18 @@ def test_what_an_exported_model_cannot_do_is_refused_in_one_line(
     assert not any(tmp_path.iterdir())
 
 
+def test_results_of_an_export_stand_beside_those_of_its_checkpoint(
+    run: Path, openvino: Path
+) -> None:
+    names = []
+    for model in (run, run / "exported", run / "exported" / "model.onnx", run / "openvino"):
+        settings = EvaluateSettings(model_path=str(model), dataset="pictures", output_dir="out")
+        names.append(str(results_root(settings, raw=False)))
+    ending = f"{run.name}-on-pictures", f"{run.name}-exported-on-pictures"
+    assert names == [f"out/eval/{ending[0]}", *[f"out/eval/{ending[1]}"] * 2, names[3]]
+    assert names[3] == "out/eval/openvino-on-pictures"
+
+
 # --- in Python ---
 def _image(seed: int = 0, size: tuple[int, int] = (150, 101)) -> np.ndarray:
     generator = np.random.default_rng(seed)
@@ -245,7 +269,7 @@ def test_scripts_that_want_the_torch_module_are_told(run: Path) -> None:
 # --- files ---
 def test_a_recipe_reads_what_it_wrote(run: Path, tmp_path: Path) -> None:
     recipe = Recipe.read(run / "exported" / RECIPE)
-    changed = replace(recipe, threshold=0.4, factors=(0.5, 1.0, 0.2), note="two\nlines")
+    changed = replace(recipe, factors=(0.5, 1.0, 0.2), note="two\nlines", raw=True)
     changed.write(tmp_path / RECIPE)
     assert Recipe.read(tmp_path / RECIPE) == changed
 
@@ -345,12 +369,23 @@ def test_tiles_of_one_size_alone_are_kept_to() -> None:
 
     network = engines.Exported(run, 32, 96, None, "model.onnx")
     image = np.random.default_rng(0).standard_normal((1, 70, 200)).astype(np.float32)
-    found = network.probabilities(image, 2)
+    found = network.probabilities(image, 2, overlap=0)
     assert set(seen) == {(1, 1, 96, 96)} and len(seen) == 3
     wanted = 1 / (1 + np.exp(-2 * image[0]))
     assert np.abs(found[0] - wanted).max() < 1e-6 and np.abs(found.sum(axis=0) - 1).max() < 1e-6
     with pytest.raises(UserError, match="--tile_size"):
         network.probabilities(image, 2, tile_size=64)
+
+
+def test_the_encoder_of_an_export_gives_the_maps_of_torch(run: Path, openvino: Path) -> None:
+    image = np.random.default_rng(5).standard_normal((1, 64, 96)).astype(np.float32)
+    wanted = Segmenter.load(run, precision="fp32").network.maps
+    assert wanted is not None
+    for path in (run / "exported", openvino):
+        found = Segmenter.load(path).network.maps
+        assert found is not None and found.multiple == wanted.multiple
+        for one, other in zip(wanted.of(image), found.of(image), strict=True):
+            assert one.shape == other.shape and np.abs(one - other).max() < 1e-4
 
 
 def test_only_paths_of_exports_are_taken_for_some(run: Path) -> None:

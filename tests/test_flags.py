@@ -235,7 +235,7 @@ def test_help_costs_little_more_than_python_itself(script: str) -> None:
     code += "    print(len(set(sys.modules) - before), file=sys.stderr)\n"
     words = [sys.executable, "-c", code, str(ROOT / script)]
     result = subprocess.run(words, capture_output=True, text=True, cwd=ROOT)
-    assert int(result.stderr) < 130, result.stderr
+    assert int(result.stderr) < 60, result.stderr
 
 
 def test_refusals_answer_before_torch_is_there() -> None:

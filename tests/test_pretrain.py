@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -49,14 +49,6 @@ FEATURES = pictures.features_sheet
 
 class Killed(BaseException):
     """Stands for a process that ends in the middle of a step."""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _quick_looks() -> Iterator[None]:
-    """Looking after the health of these runs takes longer than their steps."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(watch, "WATCHED_SAMPLES", 16)
-        yield
 
 
 @pytest.fixture(autouse=True)

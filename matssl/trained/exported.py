@@ -25,6 +25,8 @@ from matssl.trained.segmenter import Segmenter, TrainedOn
 FORMAT = "matssl-export/1"
 # Name of the recipe beside the networks, and what the files of networks end with.
 RECIPE = "model.json"
+# Name of their folder, beside the checkpoint.
+FOLDER = "exported"
 NETWORKS = (".onnx", ".xml")
 
 
@@ -216,7 +218,7 @@ def _graph(values: Mapping[str, Any], record: Mapping[str, Any]) -> Graph:
 
 
 def _trained_on(values: Mapping[str, Any]) -> TrainedOn:
-    lists = {
+    lists: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value
         for name, value in values["lists"].items()
     }

@@ -58,6 +58,8 @@ async function render() {
   document.title = `${shown[1]} – ${document.getElementById("where").textContent} – matssl`;
   main.replaceChildren();
   leave = (await attempt(shown[2].show(main, app, asked))) || null;
+  // Who came by keyboard goes on in the step, and not at the top of the page.
+  if (turn === drawing && document.activeElement === document.body) main.focus({ preventScroll: true });
 }
 
 let timer = null;
@@ -79,6 +81,8 @@ function theme() {
   document.documentElement.classList.toggle("dark", dark);
 }
 
+// Its address would be that of a step.
+document.querySelector("a.skip").addEventListener("click", (event) => { event.preventDefault(); document.getElementById("main").focus(); });
 document.getElementById("theme").addEventListener("click", () => {
   localStorage.setItem("theme", document.documentElement.classList.contains("dark") ? "light" : "dark");
   theme();

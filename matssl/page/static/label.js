@@ -1,6 +1,6 @@
 // Step 2: labels are painted, and saved as they are painted.
 import { get, pixels, put, send } from "./api.js";
-import { ask, attempt, commandBlock, el, fill, number, plural, toast } from "./ui.js";
+import { ask, attempt, commandBlock, el, fill, keepingFocus, number, plural, toast } from "./ui.js";
 import { isPart, region, surface } from "./viewer.js";
 import { Editor } from "./editor.js";
 
@@ -135,7 +135,9 @@ export async function show(main, app, asked) {
   function pick(tool) { editor.tool = tool; editor.polygon = []; drawPanel(); viewer.draw(); }
 
   function classRow(one, i) {
-    const name = el("input", { type: "text", value: one.name, maxlength: "60", "aria-label": `Name of class ${i + 1}`, onchange: () => saveClasses(classes.map((c) => c === one ? { ...c, name: name.value } : c)), onfocus: () => { if (editor.value !== one.value) { editor.value = one.value; mark(); } } });
+    const name = el("input", { type: "text", value: one.name, maxlength: "60", "aria-label": `Name of class ${i + 1}`, onchange: () => saveClasses(classes.map((c) => c === one ? { ...c, name: name.value } : c)), onfocus: () => { if (editor.value !== one.value) { editor.value = one.value; mark(); } },
+      // A name that is said is said: keys are for the picture again.
+      onkeydown: (event) => { if (event.key === "Enter") viewer.canvas.focus({ preventScroll: true }); } });
     const colour = el("input", { type: "color", value: one.colour, "aria-label": `Colour of ${one.name}`, onchange: () => saveClasses(classes.map((c) => c === one ? { ...c, colour: colour.value } : c)) });
     const row = el("div.class", { "data-value": String(one.value), onclick: (event) => { if (event.target === row) choose(one.value); } }, colour, name,
       el("button.quiet", { type: "button", "aria-pressed": String(editor.value === one.value), "aria-label": `Draw ${one.name}`, onclick: () => choose(one.value) }, el("kbd", {}, String(i + 1))),
@@ -153,13 +155,15 @@ export async function show(main, app, asked) {
 
   const history_ = el("div.row");
   function drawHistory() {
-    history_.replaceChildren(el("button", { type: "button", disabled: !editor.done.length, onclick: () => editor.undo() }, "Undo"),
+    keepingFocus(history_, () => history_.replaceChildren(el("button", { type: "button", disabled: !editor.done.length, onclick: () => editor.undo() }, "Undo"),
       el("button", { type: "button", disabled: !editor.undone.length, onclick: () => editor.redo() }, "Redo"),
-      el("button.quiet", { type: "button", onclick: () => { editor.clear(); } }, "Clear picture"));
+      el("button.quiet", { type: "button", onclick: () => { editor.clear(); } }, "Clear picture")));
   }
 
   let run = null;
-  function drawPanel() {
+  function drawPanel() { keepingFocus(panel, fillPanel); }
+
+  function fillPanel() {
     fill(panel,
       el("section", {}, el("h2", {}, "Classes"), el("div.classes", {}, classes.map(classRow)),
         el("button.quiet.small", { type: "button", onclick: () => {
