@@ -40,6 +40,7 @@ def main(commands: list[list[str]], deadly: str) -> int:
     """Run the commands in this process; return the exit code of the first that fails."""
     # As in the session of the tests.
     baselines.TREES, baselines.SAMPLES = 5, 500  # type: ignore[misc]
+    baselines.PIXELS_PER_IMAGE = 400  # type: ignore[misc]
     if deadly:
         from matssl.stages.evaluate import predict
 

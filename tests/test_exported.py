@@ -25,6 +25,7 @@ from matssl.data.preprocess import Preprocess
 from matssl.models.segmentation import build_model
 from matssl.stages.evaluate import load_model
 from matssl.stages.evaluate import predict as stage
+from matssl.stages.evaluate.published import results_root
 from matssl.stages.evaluate.settings import EvaluateSettings
 from matssl.stages.export.exporting import export
 from matssl.stages.export.settings import ExportSettings
@@ -202,6 +203,18 @@ def test_what_an_exported_model_cannot_do_is_refused_in_one_line(
             _evaluated(run / "exported", synthetic_folder, tmp_path, **flags)
         assert "\n" not in str(caught.value)
     assert not any(tmp_path.iterdir())
+
+
+def test_results_of_an_export_stand_beside_those_of_its_checkpoint(
+    run: Path, openvino: Path
+) -> None:
+    names = []
+    for model in (run, run / "exported", run / "exported" / "model.onnx", run / "openvino"):
+        settings = EvaluateSettings(model_path=str(model), dataset="pictures", output_dir="out")
+        names.append(str(results_root(settings, raw=False)))
+    ending = f"{run.name}-on-pictures", f"{run.name}-exported-on-pictures"
+    assert names == [f"out/eval/{ending[0]}", *[f"out/eval/{ending[1]}"] * 2, names[3]]
+    assert names[3] == "out/eval/openvino-on-pictures"
 
 
 # --- in Python ---

@@ -39,6 +39,7 @@ NO_TORCH = [
     *("preflight.py", "trained/member.py", "trained/segmenter.py", "trained/exported.py"),
     *("trained/engines.py", "stages/drawing.py", "stages/failures.py"),
     *("stages/evaluate/predict.py", "stages/evaluate/report.py", "stages/evaluate/rivals.py"),
+    "stages/evaluate/inputs.py",
     *("stages/evaluate/leaks.py", "stages/evaluate/published.py", "stages/evaluate/objects.py"),
     # A server that waits must not hold a network library.
     *("page/settings.py", "page/workspace.py", "page/guard.py", "page/server.py", "page/jobs.py"),
@@ -49,7 +50,7 @@ NO_TORCH = [
 TORCH_WHEN_CALLED = [
     "core/processes.py",
     "data/crops.py",
-    "stages/console.py",
+    *("stages/console.py", "stages/export/sample.py"),
     "hub.py",
     "methods/__init__.py",
     "__init__.py",

@@ -25,6 +25,8 @@ from matssl.trained.segmenter import Segmenter, TrainedOn
 FORMAT = "matssl-export/1"
 # Name of the recipe beside the networks, and what the files of networks end with.
 RECIPE = "model.json"
+# Name of their folder, beside the checkpoint.
+FOLDER = "exported"
 NETWORKS = (".onnx", ".xml")
 
 

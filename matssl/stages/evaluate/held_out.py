@@ -14,8 +14,9 @@ from matssl.metrics.score import Gathered
 from matssl.preflight import Preflight
 from matssl.stages import console, drawing
 from matssl.stages.evaluate import classifier_error, leaks
+from matssl.stages.evaluate.inputs import Inputs
 from matssl.stages.evaluate.objects import of_masks
-from matssl.stages.evaluate.predict import Inputs, concluded, predicted
+from matssl.stages.evaluate.predict import concluded, predicted
 from matssl.stages.evaluate.settings import EvaluateSettings
 from matssl.stages.evaluate.summary import Result
 from matssl.stages.failures import TABLE, TRACES, Failures

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,65 +14,32 @@ import tifffile
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from matssl import metrics, preflight
+from matssl import metrics
 from matssl.core import flags, machine
-from matssl.core.errors import UserError
 from matssl.core.machine import Machine, Processor
 from matssl.core.processes import ALONE, Processes
 from matssl.core.run_folder import RunFolder, atomic_path, disk_errors
-from matssl.data import layouts, masks, readers
-from matssl.data.layouts import Dataset, Pair
-from matssl.data.masks import ClassTable
+from matssl.data import readers
+from matssl.data.layouts import Pair
 from matssl.data.prefetch import prefetched
 from matssl.data.readers import Micrograph
 from matssl.measure.field import Field, areas
 from matssl.metrics import calibration
 from matssl.metrics.counts import confusion
-from matssl.preflight import Preflight
 from matssl.stages import console, drawing, failures, stacks
 from matssl.stages.evaluate import classifier_error, colours, leaks, objects, published, rivals
+from matssl.stages.evaluate import inputs as reading
+from matssl.stages.evaluate.inputs import Inputs
 from matssl.stages.evaluate.objects import OneField
 from matssl.stages.evaluate.settings import EvaluateSettings
-from matssl.stages.evaluate.summary import Result, excluded_classes, summarise
-from matssl.stages.evaluate.truth import check_masks, is_file_name, mask_paths, truth_table
+from matssl.stages.evaluate.summary import Result, summarise
 from matssl.stages.failures import Failure, Failures
-from matssl.stages.settings import TileSettings
 from matssl.trained import exported
 from matssl.trained.segmenter import Segmenter
 
 if TYPE_CHECKING:
     from matssl.baselines import Baseline
     from matssl.core.runtime import Runtime
-
-# Value of --split for every image of the folder.
-ALL = "all"
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """What is evaluated on what, checked.
-
-    Attributes:
-        segmenter: the model.
-        dataset: the folder.
-        pairs: images of it that are evaluated, with their masks.
-        truth: the model's classes with the values that mean them in these masks.
-        excluded: classes that one further mean IoU leaves out.
-        found: what the images hold.
-        beaten: what ``--crop_bottom`` beats, in words.
-        objects: classes whose parts are matched one by one.
-        colours: of the classes in masks/rgb, (256, 3); None where none are written.
-    """
-
-    segmenter: Segmenter
-    dataset: Dataset
-    pairs: list[Pair]
-    truth: ClassTable
-    excluded: tuple[int, ...]
-    found: Preflight
-    beaten: str
-    objects: tuple[int, ...]
-    colours: NDArray[np.uint8] | None = None
 
 
 def evaluate(settings: EvaluateSettings, argv: Sequence[str] = ()) -> Path:
@@ -92,7 +59,7 @@ def evaluate(settings: EvaluateSettings, argv: Sequence[str] = ()) -> Path:
     def found() -> tuple[Path, Inputs]:
         root = published.results_root(settings, segmenter.raw)
         RunFolder.check(root, False, settings.overwrite, resumable=False)
-        return root, _inputs(settings, segmenter)
+        return root, reading.read(settings, segmenter)
 
     # What is big, or lies on a GPU, every process has loaded itself.
     root, inputs = processes.first(found, (segmenter.network, *segmenter.members))
@@ -119,7 +86,7 @@ def evaluate(settings: EvaluateSettings, argv: Sequence[str] = ()) -> Path:
         sizes = {result.pair.image: result.field.pixel_size for result in results}
         stacks.write(folder, "masks", [pair.image for pair in inputs.pairs], names, sizes)
 
-    copies, home = leaks.by_pixels(results, segmenter), _at_home(settings, segmenter)
+    copies, home = leaks.by_pixels(results, segmenter), reading.at_home(settings, segmenter)
     for warning in copies:
         console.say(settings, rt, f"warning {warning}")
     about = {
@@ -143,10 +110,10 @@ def _told(
 ) -> tuple[str, list[str]]:
     """Print what was found; return it in words, and the warnings."""
     segmenter = inputs.segmenter
-    facts = _facts(settings, inputs)
+    facts = reading.facts(settings, inputs)
     console.say(settings, rt, facts)
     console.say(settings, rt, f"device  {rt.describe()}\nfolder  {root}")
-    regex, table = _said_of_specimens(settings, segmenter)
+    regex, table = reading.said_of_specimens(settings, segmenter)
     warnings = leaks.by_name(inputs.pairs, inputs.dataset, segmenter.trained_on, regex, table)
     for warning in warnings:
         console.say(settings, rt, f"warning {warning}")
@@ -283,127 +250,6 @@ def _segmenter(settings: EvaluateSettings, rt: Processor | Runtime) -> Segmenter
         encoder=settings.encoder,
     )
     return published.as_asked(segmenter, settings)
-
-
-def _inputs(settings: EvaluateSettings, segmenter: Segmenter) -> Inputs:
-    """Return model, images and truth; every mask is read once.
-
-    Raises:
-        UserError: anything the user can mend.
-    """
-    table = segmenter.table
-    if settings.n_classes is not None and settings.n_classes != table.num_classes:
-        raise UserError(
-            f"--n_classes {settings.n_classes}, but the model has {table.num_classes} "
-            f"({', '.join(table.names)})"
-        )
-    pixel_size = readers.parse_pixel_size(settings.pixel_size)
-    if pixel_size is not None:
-        segmenter = replace(segmenter, record=replace(segmenter.record, pixel_size=pixel_size))
-    record, beaten = segmenter.record.cutting(settings.crop_bottom)
-    segmenter = replace(segmenter, record=record)
-    if settings.page is not None:
-        segmenter = replace(segmenter, record=replace(segmenter.record, page=settings.page))
-    excluded = excluded_classes(settings.exclude_classes, table.names)
-    dataset = _dataset(settings, segmenter)
-    record = segmenter.record.told(dataset.grouping.pixel_sizes)
-    record = record.among(dataset.neighbours(record.depth))
-    segmenter = replace(segmenter, record=record)
-    pairs = _chosen(settings, dataset, segmenter)
-    shown = replace(dataset, pairs=tuple(pairs), table=None)
-    found = preflight.examine_dataset(shown, segmenter.record)
-    found.judged.refuse_misfits()
-    segmenter = replace(segmenter, record=found.record)
-    truth, notes = truth_table(dataset, table, settings.classes, segmenter.raw)
-    seen = objects.Seen(table.names)
-    truth, said = check_masks(pairs, truth, table, segmenter.record, seen.look)
-    kinds, told = seen.chosen(settings.objects)
-    dataset = replace(dataset, notes=(*dataset.notes, *dict.fromkeys((*notes, *said, *told))))
-    shades = colours.of_table(table, settings.classes) if settings.save_rgb_masks else None
-    return Inputs(segmenter, dataset, pairs, truth, excluded, found, beaten, kinds, shades)
-
-
-def _dataset(settings: EvaluateSettings, segmenter: Segmenter) -> Dataset:
-    """Return the data set in the folder; splits are cut as they were for training."""
-    table, trained_on = segmenter.table, segmenter.trained_on
-    binary = masks.is_binary(settings.classes)
-    if settings.classes and not binary and not is_file_name(settings.classes):
-        names = tuple(word.strip() for word in settings.classes.split(","))
-        if names != table.names:
-            raise UserError(
-                f"--classes names {', '.join(names)}; the model knows {', '.join(table.names)}"
-            )
-    regex, specimens = _said_of_specimens(settings, segmenter)
-    return layouts.find(
-        settings.dataset,
-        splits=settings.splits or (trained_on.splits if _at_home(settings, segmenter) else None),
-        group_regex=regex,
-        specimens=specimens,
-        pixel_size=settings.pixel_size,
-        lists=trained_on.lists if _at_home(settings, segmenter) and not settings.splits else None,
-        mask_folder=settings.mask_folder
-        or (trained_on.mask_folder if _at_home(settings, segmenter) else None),
-        seed=trained_on.seed,
-        need_masks=False,
-        table=table,
-        depth=segmenter.record.depth,
-        page=segmenter.record.page,
-    )
-
-
-def _at_home(settings: EvaluateSettings, segmenter: Segmenter) -> bool:
-    """Return whether the folder is the one that was trained on."""
-    home = segmenter.trained_on.dataset
-    return home is not None and Path(home).resolve() == Path(settings.dataset).resolve()
-
-
-def _said_of_specimens(
-    settings: EvaluateSettings, segmenter: Segmenter
-) -> tuple[str | None, str | None]:
-    """Return ``--group_regex`` and ``--specimens`` in force: at home, those of the training."""
-    given = settings.group_regex, settings.specimens
-    if any(given) or not _at_home(settings, segmenter):
-        return given
-    return segmenter.trained_on.group_regex, segmenter.trained_on.specimens
-
-
-def _chosen(settings: EvaluateSettings, dataset: Dataset, segmenter: Segmenter) -> list[Pair]:
-    """Return the images to evaluate: the split asked for, else test, else all."""
-    if settings.split == ALL and ALL not in dataset.splits:
-        return list(dataset.pairs)
-    if settings.split is not None:
-        pairs = list(dataset.split(settings.split))
-        if not pairs:
-            raise UserError(
-                f"{dataset.root} has no split {settings.split!r}; there are: "
-                f"{', '.join(dataset.splits)}, {ALL}"
-            )
-        return pairs
-    trained = segmenter.trained_on.images
-    if dataset.cut.automatic and not any(str(pair.image) in trained for pair in dataset.pairs):
-        # Nobody cut this folder and the model has not seen it: every image is a test.
-        return list(dataset.pairs)
-    return list(dataset.split("test") or dataset.pairs)
-
-
-def _facts(settings: EvaluateSettings, inputs: Inputs) -> str:
-    """Return in words what was found, and what had to be assumed of the model."""
-    table = inputs.truth if mask_paths(inputs.pairs) else None
-    unheeded = ""
-    given = [
-        f"--{name}"
-        for name, default in flags.defaults(TileSettings).items()
-        if getattr(settings, name) != default
-    ]
-    if given and inputs.segmenter.network.whole:
-        unheeded = (
-            f"note    without effect on filters of the picture, which need no tiles: "
-            f"{', '.join(given)}"
-        )
-    shown = replace(inputs.dataset, pairs=tuple(inputs.pairs), table=table)
-    beaten = f"note    {inputs.beaten}" if inputs.beaten else ""
-    parts = (inputs.segmenter.note, beaten, unheeded, replace(inputs.found, dataset=shown).text())
-    return "\n".join(part for part in parts if part)
 
 
 def _one_image(

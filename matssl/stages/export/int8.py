@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -120,8 +119,6 @@ def quantised(path: Path, tiles: Sequence[Array], target: Path, tokens: bool) ->
         target: to write, .xml.
         tokens: whether it is a transformer, some parts of which stay exact.
     """
-    # The package would tell its maker what is done here; without it the library keeps silent.
-    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     import nncf
     import openvino
 

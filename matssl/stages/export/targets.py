@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -44,6 +45,8 @@ def needed(*packages: str) -> None:
     Raises:
         UserError: one of them is not installed.
     """
+    # A package of OpenVINO would tell its maker what is done here; both keep silent without it.
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     absent = [name for name in packages if not _there(name)]
     if absent:
         raise UserError(f"this export needs {' and '.join(absent)}: pip install 'matssl[export]'")
@@ -109,7 +112,7 @@ def write_openvino(module: nn.Module, example: Tensor, path: Path, dynamic: bool
 
     between = path.with_suffix(".onnx")
     write_onnx(module, example, between, dynamic)
-    openvino.save_model(openvino.convert_model(between), path, compress_to_fp16=False)
+    openvino.save_model(openvino.Core().read_model(between), path, compress_to_fp16=False)
     between.unlink()
 
 

@@ -48,8 +48,7 @@ def pretrain(resolved: Resolved, argv: Sequence[str] = ()) -> Path:
     settings, own = resolved.run, resolved.method
     console.check_tensorboard(settings.tensorboard)
     rt = settings.runtime()
-    if resolved.idle:
-        idle = ", ".join(f"--{name}" for name in resolved.idle)
+    if idle := ", ".join(f"--{name}" for name in resolved.idle):
         console.say(settings, rt, f"note    without effect in this run: {idle}")
     name = settings.name or _default_name(settings)
     RunFolder.check(Path(settings.output_dir) / "ssl" / name, settings.resume, settings.overwrite)
