@@ -216,10 +216,7 @@ class FinetuneSettings(
     )
     custom_epochs: int | None = flag(None, "training", "published spelling of --epochs", low=1)
     loss_function: str | None = flag(
-        None,
-        "training",
-        "published spelling of --loss: BCE, Dice or Focal",
-        check=loss_problem,
+        None, "training", "published spelling of --loss: BCE, Dice or Focal", check=loss_problem
     )
     custom_lr: float | None = flag(
         None, "training", "published spelling of --lr", above=0, high=1000
