@@ -358,6 +358,20 @@ def test_help_is_shown_without_importing_torch(name: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("here", "all_", "wanted"), [(None, None, 8), ("2", "16", 4), (None, "4", 2), ("16", "16", 1)]
+)
+def test_the_processes_of_one_machine_share_its_cores(
+    monkeypatch: pytest.MonkeyPatch, here: str | None, all_: str | None, wanted: int
+) -> None:
+    monkeypatch.setattr(machine, "available_cores", lambda: 8)
+    for name, value in (("LOCAL_WORLD_SIZE", here), ("WORLD_SIZE", all_)):
+        monkeypatch.delenv(name, raising=False)
+        if value is not None:
+            monkeypatch.setenv(name, value)
+    assert machine.own_cores() == wanted
+
+
+@pytest.mark.parametrize(
     ("said", "torchrun", "wanted"),
     [("1", False, 1), ("1,2", False, 1), ("1", True, 8), ("0", False, 8), ("x", False, 8)],
 )

@@ -57,12 +57,12 @@ class Processor:
         """Set what the process sets once; return the machine.
 
         Args:
-            threads: None for all cores.
+            threads: None for the cores of this process.
             workers: None for none.
         """
         quiet_opencv()
         keep_freed_memory()
-        return cls(threads or available_cores(), workers or 0)
+        return cls(threads or own_cores(), workers or 0)
 
     @property
     def is_main(self) -> bool:
@@ -86,6 +86,12 @@ def available_cores() -> int:
     if "TORCHELASTIC_RUN_ID" not in os.environ and said.isdecimal() and int(said) > 0:
         return min(cores, int(said))
     return cores
+
+
+def own_cores() -> int:
+    """Return the cores for this process: the processes of one machine share its cores."""
+    beside = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("WORLD_SIZE", 1)))
+    return max(1, available_cores() // beside)
 
 
 def keep_freed_memory() -> None:

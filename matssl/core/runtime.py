@@ -135,9 +135,7 @@ def setup(
     """
     rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     found = find_device(device, gpu_id)
-    # The cores of this machine are shared by the processes on it.
-    beside = int(os.environ.get("LOCAL_WORLD_SIZE", world_size))
-    threads = threads or max(1, machine.available_cores() // beside)
+    threads = threads or machine.own_cores()
     torch.set_num_threads(threads)
     machine.quiet_opencv()
     machine.keep_freed_memory()

@@ -270,7 +270,7 @@ def load(
         raise UserError(
             f"{place} computes in the numbers it was exported in; leave --precision out"
         )
-    count = threads or machine.available_cores()
+    count = threads or machine.own_cores()
     total = sum(graph.share for graph in recipe.graphs)
     members = [_member(recipe, graph, place, count, total, input_size) for graph in recipe.graphs]
     first = members[0]
