@@ -37,8 +37,7 @@ class EvaluateSettings(RunSettings, LabelSettings, SpecimenSettings, TileSetting
     model_path: str = flag(
         "",
         "model",
-        "best.ckpt of train_finetune.py, a raw state dict of smp, or what "
-        "matssl.tools.export_model wrote, which needs no torch",
+        "best.ckpt of train_finetune.py, a raw state dict of smp, or an exported model (no torch)",
         required=True,
         leads=weights_file,
     )
