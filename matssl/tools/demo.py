@@ -28,7 +28,8 @@ KIND = "two_phase"
 VIEW, PAIRS = 96, 24
 CROP = 128
 # Seconds of what the demo does, in those of one pass of the encoder over a batch of views with its
-# gradient (measured: benchmarks/SPEED.md). A run is its validations, calibration, report and test.
+# gradient: steps as measured on an EPYC with AVX2; validations, calibration, report and test of a
+# run, and images, imports and baselines, by rough estimate.
 PRETRAINING_STEP, FINETUNING_STEP, RUN, REST = 2.1, 0.95, 4.0, 40.0
 
 
@@ -57,7 +58,9 @@ def main(argv: Sequence[str]) -> int:
             )
     started = time.monotonic()
     out = Path(args.output_dir)
-    print(_expected(args), flush=True)
+    told = _expected(args)
+    if told:
+        print(told, flush=True)
     pool, labelled = _images(out / "data", args.size, args.pool)
 
     _say("1. Pretraining on the unlabelled micrographs")
@@ -90,7 +93,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _expected(args: DemoSettings) -> str:
-    """Return in words how long the demo will take here, from passes of its encoder."""
+    """Return in words how long the demo will take on this CPU, from passes of its encoder."""
     import torch
 
     from matssl.core import runtime
@@ -98,7 +101,7 @@ def _expected(args: DemoSettings) -> str:
 
     here = runtime.setup()
     if here.device.type != "cpu":
-        return "On a GPU this takes a few minutes at most."
+        return ""
     encoder = channels_last(build_encoder("resnet18", 1))
     views = torch.rand(PAIRS, 1, VIEW, VIEW).contiguous(memory_format=torch.channels_last)
     passes = []
