@@ -17,7 +17,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.paired import ratio, row, seconds
-from matssl.core import optim, runtime
+from matssl.core import machine, optim
 from matssl.core.batch import Batch
 from matssl.core.parsing import read_settings
 from matssl.data import cache, readers, synthetic
@@ -274,7 +274,7 @@ def main(names: Sequence[str] = ()) -> list[str]:
     """Return the rows of the sections named, of all where none is."""
     torch.manual_seed(0)
     torch.set_num_threads(1)
-    runtime.keep_freed_memory()  # as the stages do
+    machine.keep_freed_memory()  # as the stages do
     return [line for name in names or SECTIONS for line in SECTIONS[name]()]
 
 

@@ -8,28 +8,23 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
 from matssl.core import rng
 from matssl.core.arrays import Array
 from matssl.core.labels import IGNORE
 from matssl.data.preprocess import quantise
-from matssl.forest import growing
+from matssl.forest import growing, logistic
 from matssl.metrics import overlap
-from matssl.models.encoders import encoder_facts, maps_at, sampled
 
-# Pixels a training image gives to the pixel classifier, and how strongly its weights are held.
+# Pixels a training image gives to the pixel classifier, how strongly its weights are held, and the
+# steps of its fit.
 PIXELS_PER_IMAGE = 4000
-L2 = 1e-4
+PENALTY, STEPS = 2e-4, 200
 # Ways to give classes to grey clusters that are all tried.
 MOST_MEANINGS = 5**5
 # Of the forest: trees, labelled pixels it learns from, pixels of an image that it answers for.
 TREES, SAMPLES, ASKED = 50, 10_000, 1 << 17
-# Of the maps it reads.
-STRIDES = (2, 4, 8)
 
 
 @dataclass(frozen=True)
@@ -120,12 +115,12 @@ def forest(
 
 
 def pixel_classifier(
-    encoder: nn.Module,
+    maps: Callable[[NDArray[np.float32]], list[NDArray[np.float32]]],
+    multiple: int,
     tensor: Callable[[Array], NDArray[np.float32]],
     planes: Sequence[Array],
     masks: Sequence[NDArray[np.uint8]],
     num_classes: int,
-    device: torch.device,
     seed: int = 0,
 ) -> Baseline:
     """Return logistic regression on frozen encoder features at strides 2, 4 and 8.
@@ -134,40 +129,43 @@ def pixel_classifier(
     with bilinear interpolation, so class scores instead of features are brought to full size.
 
     Args:
-        encoder: gives the feature pyramid; frozen.
+        maps: normalised image (C, H, W) to the encoder's maps, (D, h, w) each.
+        multiple: of the sides of the encoder's input.
         tensor: plane to normalised input (C, H, W).
         planes: labelled images.
         masks: their class indices.
         num_classes: C.
-        device: where the encoder lives.
         seed: of the pixels drawn.
     """
-    rows: list[Tensor] = []
-    labels: list[Tensor] = []
+    rows, labels = [], []
     for number, (plane, mask) in enumerate(zip(planes, masks, strict=True)):
         places = _balanced_places(mask, num_classes, number, seed)
-        maps = _maps(encoder, tensor(plane), device)
+        image = _padded(tensor(plane), multiple)
         y, x = np.divmod(places, mask.shape[1])
-        rows.append(sampled(maps, x, y, _padded_shape(mask.shape, encoder_facts(encoder).multiple)))
-        labels.append(torch.from_numpy(mask.ravel()[places].astype(np.int64)))
-    features, target = torch.cat(rows), torch.cat(labels)
-    mean, std = features.mean(0), features.std(0).clamp_min(1e-6)
-    weight, bias = _logistic((features - mean) / std, target, num_classes)
-    weight = weight / std
-    bias = bias - weight @ mean
+        rows.append(_sampled(maps(image), x, y, image.shape[1:]))
+        labels.append(mask.ravel()[places].astype(np.int64))
+    features, target = np.concatenate(rows).astype(np.float64), np.concatenate(labels)
+    mean, spread = features.mean(axis=0), np.maximum(features.std(axis=0), 1e-6)
+    even = np.full(len(target), 1 / len(target))
+    scaled = (features - mean) / spread
+    found = logistic.solved(scaled, target, even, PENALTY, num_classes, steps=STEPS)
+    weight = (found[:-1] / spread[:, None]).astype(np.float32)
+    bias = (found[-1] - mean / spread @ found[:-1]).astype(np.float32)
 
     def predict(plane: Array) -> NDArray[np.uint8]:
-        maps = _maps(encoder, tensor(plane), device)
         height, width = plane.shape[:2]
-        size = _padded_shape((height, width), encoder_facts(encoder).multiple)
-        scores = bias.view(1, -1, 1, 1)
+        image = _padded(tensor(plane), multiple)
+        size = (image.shape[2], image.shape[1])
+        scores = np.empty((num_classes, *image.shape[1:]), np.float32)
+        scores[:] = bias[:, None, None]
         start = 0
-        for level in maps:
-            part = weight[:, start : start + level.shape[1]]
-            start += level.shape[1]
-            small = torch.einsum("kc,bchw->bkhw", part, level)
-            scores = scores + F.interpolate(small, size=size, mode="bilinear", align_corners=False)
-        return scores[0, :, :height, :width].argmax(0).numpy().astype(np.uint8)
+        for level in maps(image):
+            part = weight[start : start + len(level)]
+            start += len(level)
+            small = np.tensordot(part.T, level, axes=1)
+            for own, plane_of_class in zip(scores, small, strict=True):
+                own += cv2.resize(plane_of_class, size, interpolation=cv2.INTER_LINEAR)
+        return scores[:, :height, :width].argmax(axis=0).astype(np.uint8)
 
     return Baseline("pixel classifier on encoder features", predict)
 
@@ -247,35 +245,35 @@ def _balanced_places(
     return np.concatenate(parts)
 
 
-def _padded_shape(shape: tuple[int, ...], multiple: int) -> tuple[int, int]:
-    return -(-shape[0] // multiple) * multiple, -(-shape[1] // multiple) * multiple
+def _padded(image: NDArray[np.float32], multiple: int) -> NDArray[np.float32]:
+    """Return an image (C, H, W) with sides of the multiple, mirrored below and on the right."""
+    more = [(0, -side % multiple) for side in image.shape[1:]]
+    return np.pad(image, ((0, 0), *more), mode="symmetric")
 
 
-def _maps(encoder: nn.Module, image: NDArray[np.float32], device: torch.device) -> list[Tensor]:
-    """Return the maps at strides 2, 4 and 8, else all, float32 on the CPU; borders mirrored."""
-    height, width = _padded_shape(image.shape[1:], encoder_facts(encoder).multiple)
-    wide = np.pad(
-        image, ((0, 0), (0, height - image.shape[1]), (0, width - image.shape[2])), mode="symmetric"
-    )
-    own = encoder_facts(encoder).strides
-    # All maps of a vision transformer have the stride of its patches.
-    wanted = STRIDES if set(own) & set(STRIDES) else own
-    with torch.inference_mode():
-        maps = maps_at(encoder, torch.from_numpy(wide)[None].to(device), wanted)
-    return [level.float().cpu() for level in maps]
+def _sampled(
+    maps: Sequence[NDArray[np.float32]],
+    x: NDArray[np.int64],
+    y: NDArray[np.int64],
+    shape: Sequence[int],
+) -> NDArray[np.float32]:
+    """Return the features at pixels, (N, D): bilinear, the maps' channels side by side.
 
-
-def _logistic(features: Tensor, target: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
-    """Return weights (C, D) and bias (C,) of multinomial logistic regression."""
-    weight = torch.zeros(num_classes, features.shape[1], requires_grad=True)
-    bias = torch.zeros(num_classes, requires_grad=True)
-    optimizer = torch.optim.LBFGS([weight, bias], max_iter=60, line_search_fn="strong_wolfe")
-
-    def closure() -> Tensor:
-        optimizer.zero_grad()
-        loss = F.cross_entropy(features @ weight.T + bias, target) + L2 * weight.square().sum()
-        loss.backward()
-        return loss
-
-    optimizer.step(closure)
-    return weight.detach(), bias.detach()
+    Args:
+        maps: (D, h, w) each, of one image.
+        x: columns of the pixels.
+        y: rows.
+        shape: height and width of the image, which the maps cover.
+    """
+    parts = []
+    for level in maps:
+        corners = []
+        for place, length, whole in ((y, level.shape[1], shape[0]), (x, level.shape[2], shape[1])):
+            at = np.clip((place + 0.5) * length / whole - 0.5, 0, length - 1)
+            low = np.floor(at).astype(np.int64)
+            corners.append((low, np.minimum(low + 1, length - 1), (at - low).astype(np.float32)))
+        (top, bottom, down), (left, right, across) = corners
+        upper = level[:, top, left] * (1 - across) + level[:, top, right] * across
+        lower = level[:, bottom, left] * (1 - across) + level[:, bottom, right] * across
+        parts.append((upper * (1 - down) + lower * down).T)
+    return np.concatenate(parts, axis=1)

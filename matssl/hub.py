@@ -141,8 +141,9 @@ def locate(path: Path | str) -> Path:
     if given.is_dir():
         # A run folder stands for what it is kept for.
         own = ("best.ckpt", "ensemble.ckpt", "encoder.safetensors", "last.ckpt")
-        # Hugging Face and smp write folders with a description beside the tensors.
-        others = ("model.safetensors", "pytorch_model.bin")
+        # Hugging Face and smp write folders with a description beside the tensors; the last is
+        # the recipe of an exported model.
+        others = ("model.safetensors", "pytorch_model.bin", "model.json")
         files = (given / name for name in (*own, *others))
         return next((file for file in files if file.is_file()), given)
     if given.exists():

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from matssl.core.arrays import Array
 from matssl.core.errors import UserError
-from matssl.core.runtime import free_memory
+from matssl.core.machine import free_memory
 from matssl.core.wording import counted
 from matssl.data import bars, copies, quality, readers
 from matssl.data.bars import Judged

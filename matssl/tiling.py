@@ -1,8 +1,8 @@
-"""Prediction of images of any size in tiles, with bounded memory; the only predictor there is."""
+"""Prediction of images of any size in tiles by a torch module; see :mod:`matssl.blending`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
@@ -10,10 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from matssl import blending
 from matssl.core.arrays import Array
-from matssl.tiles import MULTIPLE, Tiling, plan, windows
-
-D4 = tuple((flip, turns) for flip in (False, True) for turns in range(4))
+from matssl.tiles import MULTIPLE
 
 
 def predict(
@@ -30,17 +29,12 @@ def predict(
 ) -> NDArray[np.float32]:
     """Return class probabilities float32 (K, H, W) of an image.
 
-    Neighbouring tiles are blended with cosine weights. One row of tiles is held at a time, so with
-    a memory-mapped ``out`` an image of any size goes through. With ``tta`` the whole image is
-    predicted in all eight orientations, so that the result turns with the image whatever its size
-    and wherever its tiles lie.
-
     Args:
         model: (B, C, h, w) to logits (B, K, h, w), in evaluation mode.
         image: normalised, float32 (C, H, W); may be memory-mapped.
         tile_size: see :func:`matssl.tiles.plan`; its multiple is the model's own where it says one.
         overlap: see :func:`matssl.tiles.plan`.
-        tta: average the probabilities over the eight elements of D4; eight times the time.
+        tta: see :func:`matssl.blending.blended`.
         batch: tiles computed at once; no influence on the result beyond rounding.
         device: where the model lives; the CPU when None.
         autocast: makes the context of the forward passes.
@@ -48,90 +42,21 @@ def predict(
     """
     device = device or torch.device("cpu")
     context = autocast or nullcontext
-    # Filled up by the model itself, tiles would get mirrored pixels where the image has others.
-    sides = tile_size, overlap, getattr(model, "multiple", MULTIPLE)
 
-    def probabilities(tiles: Tensor) -> Array:
+    def probabilities(tiles: Array) -> Array:
+        stack = torch.from_numpy(tiles).contiguous(memory_format=torch.channels_last)
         with torch.inference_mode(), context():
-            values = model(tiles.to(device)).float().softmax(dim=1).cpu().numpy()
+            values = model(stack.to(device)).float().softmax(dim=1).cpu().numpy()
         return np.asarray(values)
 
-    orientations = D4 if tta else D4[:1]
-    for number, (flip, turns) in enumerate(orientations):
-        # Views, not copies: what is written into the turned view lands in its place in the result.
-        turned = oriented(image, flip, turns)
-        target = None if out is None else oriented(out, flip, turns)
-        for top, rows in _strips(probabilities, turned, sides, batch):
-            if out is None:
-                out = np.empty((rows.shape[0], *image.shape[1:]), np.float32)
-            if target is None:
-                target = oriented(out, flip, turns)
-            place = target[:, top : top + rows.shape[1]]
-            if number == 0:
-                place[:] = rows / len(orientations)
-            else:
-                place += rows / len(orientations)
-    assert out is not None
-    return out
-
-
-def oriented(planes: Array, flip: bool, turns: int) -> Array:
-    """Return a view of (C, H, W), mirrored and then turned counter-clockwise."""
-    return np.rot90(planes[:, :, ::-1] if flip else planes, turns, (1, 2))
-
-
-def _strips(
-    probabilities: Callable[[Tensor], Array],
-    image: Array,
-    sides: tuple[int | None, int | None, int],
-    batch: int,
-) -> Iterator[tuple[int, Array]]:
-    """Yield first row and finished rows (K, h, W) of blended probabilities, from the top down."""
-    _, height, width = image.shape
-    tiling = plan(height, width, *sides)
-    th, tw = tiling.tile
-    window_y = windows(tiling.tops, th, height)
-    window_x = windows(tiling.lefts, tw, width)
-    strip: Array | None = None
-    for row, top in enumerate(tiling.tops):
-        for numbers, tiles in _batches(image, tiling, top, batch):
-            values = probabilities(tiles)
-            if strip is None:
-                strip = np.zeros((values.shape[1], th, width), np.float32)
-            for number, value in zip(numbers, values, strict=True):
-                left = tiling.lefts[number]
-                cols = min(tw, width - left)
-                weight = window_y[row][:, None] * window_x[number][None, :cols]
-                strip[:, :, left : left + cols] += value[:, :, :cols] * weight
-        assert strip is not None
-        # Rows above the next tile are complete; those below are carried over.
-        following = tiling.tops[row + 1] if row + 1 < len(tiling.tops) else height
-        done = min(following, height) - top
-        yield top, strip[:, :done]
-        # The halves may overlap: numpy copies in the right order.
-        strip[:, : th - done] = strip[:, done:]
-        strip[:, th - done :] = 0
-
-
-def _batches(
-    image: Array, tiling: Tiling, top: int, batch: int
-) -> Iterator[tuple[list[int], Tensor]]:
-    """Yield column numbers and tiles of one row of tiles, (b, C, th, tw), borders mirrored."""
-    th, tw = tiling.tile
-    columns = list(range(len(tiling.lefts)))
-    for start in range(0, len(columns), batch):
-        numbers = columns[start : start + batch]
-        tiles = [
-            _padded(image[:, top : top + th, left : left + tw], th, tw)
-            for left in (tiling.lefts[n] for n in numbers)
-        ]
-        stack = torch.from_numpy(np.stack(tiles))
-        yield numbers, stack.contiguous(memory_format=torch.channels_last)
-
-
-def _padded(tile: Array, height: int, width: int) -> Array:
-    """Return the tile at full size; what lies outside the image is mirrored."""
-    bottom, right = height - tile.shape[1], width - tile.shape[2]
-    if bottom == 0 and right == 0:
-        return np.asarray(tile)
-    return np.pad(tile, ((0, 0), (0, bottom), (0, right)), mode="symmetric")
+    return blending.blended(
+        probabilities,
+        image,
+        tile_size=tile_size,
+        overlap=overlap,
+        # Filled up by the model itself, tiles would get mirrored pixels where the image has others.
+        multiple=getattr(model, "multiple", MULTIPLE),
+        tta=tta,
+        batch=batch,
+        out=out,
+    )

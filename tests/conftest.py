@@ -1,4 +1,8 @@
-"""Data sets that many tests need, made once a session from synthetic micrographs."""
+"""Data sets that many tests need, made once a session from synthetic micrographs.
+
+Torch is imported by the fixtures: pytest-xdist reads this file before it starts the processes that
+run tests, and itself runs none.
+"""
 
 from __future__ import annotations
 
@@ -6,19 +10,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
 import pytest
-import torch
-
-from matssl import baselines
-from matssl.core.run_folder import atomic_write_bytes
-from matssl.data import synthetic
 
 
 @pytest.fixture(scope="session")
 def synthetic_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A labelled folder: train, val, test with their _annot folders; small two-phase images."""
+    from matssl.data import synthetic
+
     folder = tmp_path_factory.mktemp("labelled") / "two phase #1"
     synthetic.write_dataset(folder, "two_phase", n_train=4, n_val=2, n_test=2, size=96, seed=0)
     return folder
@@ -27,17 +26,32 @@ def synthetic_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def pool_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of 12 unlabelled micrographs."""
+    from matssl.data import synthetic
+
     folder = tmp_path_factory.mktemp("pool")
     synthetic.write_pool(folder, n=12, size=96, seed=1)
     return folder
 
 
 @pytest.fixture(scope="session", autouse=True)
-def small_forests() -> Iterator[None]:
-    """The forest among the baselines of every evaluation here is a small one: a second each."""
+def small_baselines() -> Iterator[None]:
+    """What learns among the baselines of every evaluation here sees little: a second each."""
+    from matssl import baselines
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(baselines, "TREES", 5)
         patch.setattr(baselines, "SAMPLES", 500)
+        patch.setattr(baselines, "PIXELS_PER_IMAGE", 400)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick_looks() -> Iterator[None]:
+    """Looking after the health of a pretraining takes longer than the steps of these runs."""
+    from matssl.stages.pretrain import watch
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(watch, "WATCHED_SAMPLES", 16)
         yield
 
 
@@ -60,25 +74,20 @@ def small_transformer() -> None:
 @pytest.fixture
 def float64() -> Iterator[None]:
     """Tensors of double precision, in which the numeric cases are exact."""
+    import torch
+
     torch.set_default_dtype(torch.float64)
     yield
     torch.set_default_dtype(torch.float32)
 
 
 @pytest.fixture
-def no_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_drawing() -> Iterator[None]:
     """Pictures of one white pixel: drawing takes longer than the runs of these tests.
 
     Runs that a module shares are made before this acts, and draw.
     """
-    import matplotlib.pyplot as plt
-
     from matssl import pictures
 
-    pixel = cv2.imencode(".png", np.full((1, 1, 3), 255, np.uint8))[1].tobytes()
-
-    def save(figure: Any, path: Path) -> None:
-        atomic_write_bytes(path, pixel)
-        plt.close(figure)
-
-    monkeypatch.setattr(pictures, "save", save)
+    with pictures.undrawn():
+        yield

@@ -39,13 +39,13 @@ def experiments(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for run in (tuned, trained):
         run.mkdir(parents=True)
     torch.manual_seed(0)
-    model = build_model("resnet18", "unet", len(NAMES))
+    model = build_model("tu-test_resnet", "unet", len(NAMES))
     _save(tuned / "best.ckpt", model, Preprocess(crop_bottom="auto"))
-    encoder = build_encoder("resnet18", 1)
+    encoder = build_encoder("tu-test_resnet", 1)
     state = {f"encoder.{name}": tensor for name, tensor in encoder.state_dict().items()}
     record = Preprocess(crop_bottom="auto", window="dtype", mean=(0.4,), std=(0.2,))
     payload = {"stage": "ssl", "method": "simclr", "state": state, "step": 0, "lineage": []}
-    payload |= {"recipe": {"encoder": "resnet18", "in_channels": 1}}
+    payload |= {"recipe": {"encoder": "tu-test_resnet", "in_channels": 1}}
     checkpoint.save(trained / "last.ckpt", payload | {"preprocess": record.to_dict()})
     facts = {"format": checkpoint.FORMAT, "stage": "ssl", "lineage": "[]"}
     save_file(state, trained / "encoder.safetensors", facts)
@@ -117,7 +117,7 @@ def test_a_colour_picture_is_seen_as_its_luminance(segmenter: Segmenter, tmp_pat
 def test_a_prediction_has_the_native_size_and_the_scale_that_is_known(
     experiments: Path, tmp_path: Path
 ) -> None:
-    model = build_model("resnet18", "unet", len(NAMES))
+    model = build_model("tu-test_resnet", "unet", len(NAMES))
     _save(tmp_path / "best.ckpt", model, Preprocess(target_pixel_size=20.0, pixel_size=10.0))
     segmenter = Segmenter.load(tmp_path / "best.ckpt", device="cpu", precision="fp32")
     image, _ = synthetic.micrograph("two_phase", 96, 128, 0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -9,9 +11,29 @@ import torch
 from matssl import baselines
 from matssl.data.preprocess import Preprocess
 from matssl.metrics import overlap
-from matssl.models.encoders import build_encoder
+from matssl.models.encoders import FineMaps, build_encoder, encoder_facts, sampled
 
-CPU = torch.device("cpu")
+
+def _maps(encoder: torch.nn.Module) -> tuple[Callable[[np.ndarray], list[np.ndarray]], int]:
+    """Return what an evaluation gives the pixel classifier of an encoder."""
+    fine = FineMaps(encoder)
+
+    def of(image: np.ndarray) -> list[np.ndarray]:
+        with torch.inference_mode():
+            return [level[0].numpy() for level in fine(torch.from_numpy(image)[None])]
+
+    return of, encoder_facts(encoder).multiple
+
+
+def test_features_at_pixels_are_those_of_torch() -> None:
+    """Bilinear with repeated borders, half a pixel from the corner: torch's grid_sample."""
+    generator = np.random.default_rng(3)
+    maps = [generator.standard_normal((5, 32 // s, 48 // s)).astype(np.float32) for s in (2, 4, 8)]
+    y, x = generator.integers(0, 32, 200), generator.integers(0, 48, 200)
+    y[:4], x[:4] = [0, 0, 31, 31], [0, 47, 0, 47]
+    ours = baselines._sampled(maps, x, y, (32, 48))
+    theirs = sampled([torch.from_numpy(level)[None] for level in maps], x, y, (32, 48)).numpy()
+    assert ours.shape == (200, 15) and np.abs(ours - theirs).max() < 1e-5
 
 
 def _quadrants(*levels: float) -> tuple[np.ndarray, np.ndarray]:
@@ -118,7 +140,7 @@ def test_the_pixel_classifier_tells_textures_that_greys_cannot(encoder: torch.nn
     train, test = _texture(0), _texture(1)
     record = Preprocess()
     grey = baselines.grey_levels([train[0]], [train[1]], 2)
-    pixel = baselines.pixel_classifier(encoder, record.tensor, [train[0]], [train[1]], 2, CPU)
+    pixel = baselines.pixel_classifier(*_maps(encoder), record.tensor, [train[0]], [train[1]], 2)
     inner = np.abs(np.arange(96) - 48) > 8
     assert (grey.predict(test[0]) == test[1])[:, inner].mean() < 0.65
     assert (pixel.predict(test[0]) == test[1])[:, inner].mean() > 0.9
@@ -131,7 +153,7 @@ def test_the_pixel_classifier_takes_any_size_and_leaves_out_ignored_pixels(
     plane, mask = plane[:50, 10:91], mask[:50, 10:91].copy()
     mask[:10] = 255
     record = Preprocess()
-    baseline = baselines.pixel_classifier(encoder, record.tensor, [plane], [mask], 2, CPU)
+    baseline = baselines.pixel_classifier(*_maps(encoder), record.tensor, [plane], [mask], 2)
     guess = baseline.predict(plane)
     assert guess.shape == plane.shape and guess.dtype == np.uint8 and guess.max() <= 1
 
@@ -139,5 +161,7 @@ def test_the_pixel_classifier_takes_any_size_and_leaves_out_ignored_pixels(
 def test_the_pixel_classifier_does_not_change_the_encoder(encoder: torch.nn.Module) -> None:
     before = {name: value.clone() for name, value in encoder.state_dict().items()}
     plane, mask = _texture(0)
-    baselines.pixel_classifier(encoder, Preprocess().tensor, [plane], [mask], 2, CPU).predict(plane)
+    baselines.pixel_classifier(*_maps(encoder), Preprocess().tensor, [plane], [mask], 2).predict(
+        plane
+    )
     assert all(torch.equal(before[name], value) for name, value in encoder.state_dict().items())

@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -22,9 +23,10 @@ import pytest
 import tifffile
 import torch
 from PIL import Image
-from processes import alone, check_equal, pair
+from processes import alone, check_equal, pair, start
 
 from matssl.core import checkpoint
+from matssl.core.damage import file_hash
 from matssl.core.errors import guard
 from matssl.models.encoders import build_encoder
 
@@ -33,7 +35,7 @@ pytestmark = pytest.mark.usefixtures("no_drawing")
 ROOT = Path(__file__).resolve().parent.parent
 SSL = ["--view_size", "32", "--tile_size", "48", "--batch_size", "6", "--threads", "1"]
 SSL += ["--hidden_dim", "32", "--global_output_dim", "16", "--precision", "fp32"]
-TUNE = ["--crop_size", "64", "--batch_size", "2", "--threads", "1", "--precision", "fp32"]
+TUNE = ["--crop_size", "32", "--batch_size", "2", "--threads", "1", "--precision", "fp32"]
 TUNE += ["--val_every", "4"]
 # A thirtieth of a ResNet-18: steps and checkpoints take no time beside what is tested.
 SSL += ["--encoder", "tu-test_resnet"]
@@ -138,7 +140,7 @@ def test_the_chain_from_pool_to_model_is_in_the_checkpoint(tuned: Path, ssl_run:
     payload = checkpoint.load(tuned / "best.ckpt", stage="finetune")
     stages = [step.get("stage") for step in payload["lineage"]]
     assert stages == ["ssl", None, "finetune"]
-    assert payload["lineage"][1]["sha256"] == checkpoint.file_hash(ssl_run / "encoder.safetensors")
+    assert payload["lineage"][1]["sha256"] == file_hash(ssl_run / "encoder.safetensors")
 
 
 def test_ssl_weights_change_the_start(
@@ -241,35 +243,31 @@ def _equal(first: Path, second: Path) -> bool:
 
 def _kill_at(script: str, argv: list[object], run: Path, step: int) -> None:
     """Start a command and kill it, without warning, once its log shows the step."""
-    command = [sys.executable, str(ROOT / script), *map(str, argv)]
-    process = subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    command = start(run.parent.parent / "printed.txt", script, *argv)
     deadline = time.monotonic() + 600
     try:
-        while time.monotonic() < deadline and process.poll() is None:
+        while time.monotonic() < deadline and command.running():
             log = run / "steps.csv"
             if log.exists() and len(log.read_text().splitlines()) > step:
                 break
-            time.sleep(0.005)
+            time.sleep(0.01)
     finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    assert process.returncode == -signal.SIGKILL, "it ended before it could be killed"
+        command.process.kill()
+    assert command.wait() == -signal.SIGKILL, "it ended before it could be killed"
 
 
 @pytest.mark.slow
 def test_a_killed_pretraining_run_resumes_to_the_same_bits(pool_folder: Path, out: Path) -> None:
-    plan = ["--steps", 40, "--checkpoint_every", 3, "--quiet"]
+    plan = ["--steps", 20, "--checkpoint_every", 3, "--quiet"]
     whole = _ssl(pool_folder, out, "whole", *plan)
     argv = ["--model", "matssl", "--data_path", pool_folder, "--output_dir", out, *SSL, *plan]
     argv += ["--name", "killed"]
-    step = random.Random(os.getpid()).randint(4, 14)
+    step = random.Random(os.getpid()).randint(4, 8)
     _kill_at("train_ssl.py", argv, out / "ssl" / "killed", step)
     assert _here("train_ssl", *argv, "--resume") == 0
     assert _equal(whole / "last.ckpt", out / "ssl" / "killed" / "last.ckpt"), f"killed at {step}"
     rows = _rows(out / "ssl" / "killed" / "steps.csv")
-    assert [int(row["step"]) for row in rows] == list(range(1, 41))
+    assert [int(row["step"]) for row in rows] == list(range(1, 21))
     assert [r["loss"] for r in rows] == [r["loss"] for r in _rows(whole / "steps.csv")]
 
 
@@ -277,7 +275,7 @@ def test_a_killed_pretraining_run_resumes_to_the_same_bits(pool_folder: Path, ou
 def test_a_killed_fine_tuning_run_resumes_to_the_same_bits_also_where_its_images_were_moved(
     synthetic_folder: Path, out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    plan = ["--steps", 40, "--checkpoint_every", 3, "--val_every", 10, "--quiet"]
+    plan = ["--steps", 20, "--checkpoint_every", 3, "--val_every", 5, "--quiet"]
     whole = _tune(synthetic_folder, out, "whole", *plan)
     argv = ["--finetune_dataset", synthetic_folder, "--output_dir", out, *TUNE, *plan]
     argv += ["--name", "killed"]
@@ -294,7 +292,7 @@ def test_a_killed_fine_tuning_run_resumes_to_the_same_bits_also_where_its_images
     for name in ("last.ckpt", "best.ckpt"):
         assert _equal(whole / name, out / "finetune" / "killed" / name)
     lines = (out / "finetune" / "killed" / "metrics.jsonl").read_text().splitlines()
-    assert [json.loads(line)["step"] for line in lines] == list(range(1, 41))
+    assert [json.loads(line)["step"] for line in lines] == list(range(1, 21))
 
 
 def test_fine_tuning_stopped_before_its_first_step_resumes_without_the_file_it_started_from(
@@ -350,15 +348,13 @@ def test_any_number_of_workers_gives_the_same_weights(
 def test_ctrl_c_saves_says_how_to_go_on_and_exits_130(pool_folder: Path, out: Path) -> None:
     argv = ["--model", "matssl", "--data_path", pool_folder, "--output_dir", out, *SSL]
     argv += ["--name", "stopped", "--steps", 400]
-    command = [sys.executable, str(ROOT / "train_ssl.py"), *map(str, argv)]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    command = start(out / "printed.txt", "train_ssl.py", *argv)
     log = out / "ssl" / "stopped" / "steps.csv"
-    while process.poll() is None and not (log.exists() and len(log.read_text()) > 300):
+    while command.running() and not (log.exists() and len(log.read_text()) > 300):
         time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
-    text, _ = process.communicate(timeout=300)
-    assert process.returncode == 130
-    assert "--name stopped --resume" in text
+    command.send(signal.SIGINT)
+    assert command.wait() == 130
+    assert "--name stopped --resume" in command.printed.read_text(encoding="utf-8")
     status = json.loads((log.parent / "status.json").read_text())
     assert status["state"] == "stopped"
     assert checkpoint.load(log.parent / "last.ckpt")["step"] == status["step"]
@@ -408,6 +404,15 @@ def test_too_few_images_choose_the_steps_by_folds(
     run = _tune(few, out, "folds", "--steps", 8, "--max_train_images", 2)
     said = capsys.readouterr().out
     assert "2 folds inside choose the number of steps" in said
+    # From the first step on it is said where they are, and how long they take.
+    lines = [line for line in said.splitlines() if re.match("fold |estimate", line)]
+    assert re.fullmatch(r"estimate .* for all folds, without scores", lines.pop(1))
+    assert lines[0] == "fold 1 of 2: 8 steps, a score every 4 steps"
+    assert [line.partition(":")[0] for line in lines[1:4]] == [
+        "fold 1, step 4/8",
+        "fold 1, step 8/8",
+        "fold 1",
+    ]
     chosen = json.loads((run / "folds.json").read_text())
     assert chosen["steps"] in (4, 8) and len(chosen["miou"]) == 2
     assert checkpoint.load(run / "best.ckpt")["step"] == chosen["steps"]

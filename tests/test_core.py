@@ -13,7 +13,7 @@ import pytest
 import torch
 from numeric import view_map
 
-from matssl.core import checkpoint, geometry, rng, run_folder, runtime, torchvision_ops
+from matssl.core import checkpoint, geometry, machine, rng, run_folder, runtime, torchvision_ops
 from matssl.core.errors import UserError, guard
 from matssl.methods import METHODS, recipes
 from matssl.stages.finetune import settings as finetune
@@ -358,6 +358,20 @@ def test_help_is_shown_without_importing_torch(name: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("here", "all_", "wanted"), [(None, None, 8), ("2", "16", 4), (None, "4", 2), ("16", "16", 1)]
+)
+def test_the_processes_of_one_machine_share_its_cores(
+    monkeypatch: pytest.MonkeyPatch, here: str | None, all_: str | None, wanted: int
+) -> None:
+    monkeypatch.setattr(machine, "available_cores", lambda: 8)
+    for name, value in (("LOCAL_WORLD_SIZE", here), ("WORLD_SIZE", all_)):
+        monkeypatch.delenv(name, raising=False)
+        if value is not None:
+            monkeypatch.setenv(name, value)
+    assert machine.own_cores() == wanted
+
+
+@pytest.mark.parametrize(
     ("said", "torchrun", "wanted"),
     [("1", False, 1), ("1,2", False, 1), ("1", True, 8), ("0", False, 8), ("x", False, 8)],
 )
@@ -369,4 +383,4 @@ def test_threads_are_no_more_than_the_environment_says_but_for_torchruns_own_wor
     monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
     if torchrun:
         monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
-    assert runtime.available_cores() == wanted
+    assert machine.available_cores() == wanted

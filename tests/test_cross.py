@@ -7,24 +7,21 @@ import json
 import math
 import shutil
 import signal
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import cv2
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+from processes import ranks
 
 import eval_model
 import train_finetune
 from matssl import Segmenter, pictures
 from matssl.core import checkpoint
 from matssl.core.errors import UserError, guard
-from matssl.core.run_folder import atomic_write_bytes
 from matssl.data import readers, specimens, synthetic
 from matssl.data.layouts import Pair
 from matssl.metrics.counts import confusion
@@ -66,15 +63,9 @@ def _argv(folder: Path, out: Path, *words: object) -> list[str]:
 def run(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of three folds; pictures are drawn by a test of their own."""
     out = tmp_path_factory.mktemp("cv")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pictures, "save", _blank)
+    with pictures.undrawn():
         assert guard(train_finetune.main, _argv(folder, out, "--folds", 3, "--quiet")) == 0
     return out / "finetune" / "cv"
-
-
-def _blank(figure: Any, path: Path) -> None:
-    atomic_write_bytes(path, cv2.imencode(".png", np.full((1, 1, 3), 255, np.uint8))[1].tobytes())
-    plt.close(figure)
 
 
 def _rows(path: Path) -> list[dict[str, str]]:
@@ -576,13 +567,8 @@ def test_two_processes_go_on_with_folds(run: Path, folder: Path, tmp_path: Path)
     (mine / "fold_2" / "status.json").unlink()
     shutil.rmtree(mine / "fold_3")
     (mine / "ensemble.ckpt").unlink()
-    script = Path(train_finetune.__file__)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     argv = _argv(folder, tmp_path, "--folds", 3, "--quiet", "--resume")
-    done = subprocess.run(
-        [*launch, str(script), *argv], capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    ranks(tmp_path / "logs", "train_finetune.py", *argv)
     assert len(_rows(mine / "per_image.csv")) == 10 and (mine / "ensemble.ckpt").is_file()
     assert _same(mine / "fold_2" / "best.ckpt", run / "fold_2" / "best.ckpt")
     assert [_json(mine / f"fold_{n}" / "status.json")["state"] for n in (1, 2, 3)] == ["done"] * 3

@@ -24,21 +24,17 @@ from matssl.core.run_folder import RunFolder
 from matssl.data.masks import ClassTable, MaskClass
 from matssl.data.preprocess import Preprocess
 from matssl.models.segmentation import SegmentationModel, build_model
-from matssl.pictures import training
+from matssl.pictures import training, undrawn
 from matssl.stages import resume
-from matssl.stages.pretrain import watch
 from matssl.stages.pretrain.loop import Run
 from matssl.trained.segmenter import Segmenter
 from matssl.weights import encoder_file
 
+pytestmark = pytest.mark.usefixtures("no_drawing")
+
 TINY = ["--view_size", "32", "--tile_size", "48", "--batch_size", "6", "--threads", "1"]
 TINY += ["--encoder", "tu-test_resnet", "--hidden_dim", "32", "--global_output_dim", "16"]
 TINY += ["--precision", "fp32", "--steps", "6", "--checkpoint_every", "2"]
-
-
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch, no_drawing: None) -> None:
-    monkeypatch.setattr(watch, "WATCHED_SAMPLES", 16)
 
 
 def _pretrain(pool: Path, out: Path, *more: object) -> int:
@@ -233,8 +229,7 @@ DAMAGES: dict[str, Damage] = {
 def broken_off(pool_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two runs of six steps: "whole" is unbroken, of "x" four steps are done."""
     out = tmp_path_factory.mktemp("damage")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(watch, "WATCHED_SAMPLES", 16)
+    with pytest.MonkeyPatch.context() as patch, undrawn():
         assert _pretrain(pool_folder, out, "--quiet") == 0
         (out / "ssl" / "x").rename(out / "ssl" / "whole")
         real = Run._one_step

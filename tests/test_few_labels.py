@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 import train_finetune
-from matssl import Segmenter
+from matssl import Segmenter, pictures
 from matssl.core import checkpoint
 from matssl.core.errors import UserError, guard
 from matssl.core.labels import IGNORE
@@ -331,11 +331,7 @@ def test_averages_without_validation_are_said_to_be_without_effect(
 @pytest.fixture(scope="module")
 def seeds(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("seeds")
-    with pytest.MonkeyPatch.context() as patch:
-        from matssl import pictures
-        from tests.test_cross import _blank
-
-        patch.setattr(pictures, "save", _blank)
+    with pictures.undrawn():
         argv = _argv(folder, out, "--ensemble", 2, "--seed", 3, "--quiet")
         assert guard(train_finetune.main, argv) == 0
     return out / "finetune" / "few"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -23,6 +24,7 @@ from matssl.core.parsing import parse, parse_one, read_settings
 from matssl.methods import distinct, settings_class
 from matssl.stages.evaluate.settings import EvaluateSettings
 from matssl.stages.finetune.settings import FinetuneSettings
+from matssl.stages.measure import settings as measuring
 from matssl.stages.pretrain.settings import PretrainSettings
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -146,6 +148,25 @@ def test_values_come_as_the_type_of_their_field() -> None:
         "x", "--steps=1e3", "--lr", "1e-2", "--fast", "--no-careful", "--seeds", "1", "2"
     )
     assert found == Small("x", 1000, None, 0.01, True, False, (1, 2))
+
+
+def test_flags_of_values_between_commas_say_so_where_spaces_are_typed(tmp_path: Path) -> None:
+    """Every flag whose help shows commas is marked, and a list with spaces is told how to be."""
+    shown = re.compile(r"\ba,b\b|between commas|\d,\d")
+    for name, _, words, kind in _commands():
+        for known in declared(kind).values():
+            default = known.default if isinstance(known.default, str) else ""
+            listed = known.kind is str and not known.many and not known.flag.positional
+            if listed and shown.search(f"{known.flag.help} {default}"):
+                assert known.flag.commas, (name, known.word, words)
+    told = "several values of --what stand between commas, without spaces: --what fractions,..."
+    for line in ("--what fractions objects", "--what fractions, objects"):
+        with pytest.raises(UserError, match=re.escape(told)):
+            measuring.resolve([str(tmp_path), *line.split()])
+    with pytest.raises(UserError, match="--class_weights 1,..."):
+        parse_one(FinetuneSettings, "--finetune_dataset x --class_weights 1 2".split(), "")
+    # A word that has a place is no list.
+    assert measuring.resolve(["--what", "fractions", str(tmp_path)]).input == str(tmp_path)
 
 
 def test_all_mistakes_are_told_at_once() -> None:

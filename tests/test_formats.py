@@ -194,6 +194,24 @@ def test_channels_one_after_the_other_are_channels(tmp_path: Path) -> None:
     assert _off(_tiff(tmp_path / "b.tif", np.stack([DEEP] * 4), **rgb), DEEP) == 0
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_pages_that_tifffile_saved_as_colours_are_asked_for(tmp_path: Path) -> None:
+    """A stack of 3 or 4 pages became one picture, the mean of its pages, and nothing said so."""
+    pages = np.stack([np.roll(GREY, 7 * n, 0) for n in range(4)])
+    with pytest.raises(UserError, match="these are 4 pages of a stack.*minisblack"):
+        readers.read(_tiff(tmp_path / "four.tif", pages))
+    (note, *_) = readers.read(_tiff(tmp_path / "three.tif", pages[:3])).notes
+    assert note.startswith("planes read as colours; if they are 3 pages of a stack")
+    # A transparency is none or all but at edges; equal planes are grey, whoever wrote them.
+    opaque = np.concatenate([pages[:3], np.full_like(pages[:1], 255)])
+    assert "planes read as colours" in readers.read(_tiff(tmp_path / "a.tif", opaque)).notes[0]
+    assert readers.read(_tiff(tmp_path / "b.tif", np.stack([GREY] * 4))).notes == (
+        "alpha channel dropped",
+    )
+    told = {"photometric": "minisblack"}
+    assert "page 1 of 4" in readers.read(_tiff(tmp_path / "c.tif", pages, **told)).notes[0]
+
+
 @pytest.mark.parametrize("packed", [False, True])
 def test_12_bit_levels_whose_zero_is_white_stay_12_bit(tmp_path: Path, packed: bool) -> None:
     """A7: they were turned into 16 bit near the top."""

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -327,6 +328,26 @@ def test_a_run_is_done_when_the_mean_is_kept_and_its_panels_are_of_the_mean(
     rows = (run / "data.csv").read_text(encoding="utf-8-sig").splitlines()
     image = next(row.split(",")[0] for row in rows if ",val," in row)
     assert np.array_equal(shown[0], both.predict(image).classes)
+
+
+def test_stored_predictions_of_a_mean_are_those_of_the_mean(
+    synthetic_folder: Path, tmp_path: Path, no_drawing: None
+) -> None:
+    """``--results_dir``: they were the network's, where the kept model is another one."""
+    run = tmp_path / "run"
+    words = "--encoder small_unet --steps 4 --val_every 2 --crop_size 32 --batch_size 2 --threads 1"
+    words += " --precision fp32 --quiet --average_with linear --samples 600 --classes binary"
+    where = ["--finetune_dataset", str(synthetic_folder), "--results_dir", str(run)]
+    assert train_finetune.main([*where, *words.split()]) == 0
+    both, alone = (
+        Segmenter.load(path, device="cpu", precision="fp32") for path in (run, run / "network.ckpt")
+    )
+    image = sorted((synthetic_folder / "val").iterdir())[0]
+    (file, *_rest) = sorted((run / "val_preds").iterdir())
+    stored = cv2.imread(str(file), cv2.IMREAD_UNCHANGED).astype(np.float64)
+    wanted, network = (255 * m.predict(image).probabilities[1] for m in (both, alone))
+    assert np.abs(stored - wanted).max() <= 0.51
+    assert np.abs(stored - network).max() > 10
 
 
 def test_ensembles_of_ensembles_keep_every_share() -> None:

@@ -25,7 +25,7 @@ from matssl.methods.byol.method import BYOL
 from matssl.methods.contrastive import negative_cosine
 from matssl.methods.mocov2.settings import MoCoV2Settings
 from matssl.stages.pretrain import loop as pretrain
-from matssl.stages.pretrain import plan, report, settings
+from matssl.stages.pretrain import plan, report, settings, watch
 
 EPOCH = 32  # 256 tiles in batches of 8
 SHORT = 4
@@ -59,6 +59,8 @@ def _no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
 
     for name in ("views_sheet", "features_sheet", "pretraining_curves"):
         monkeypatch.setattr(report.pictures, name, draw)
+    # As many as users have: what is found in them is what these tests are about.
+    monkeypatch.setattr(watch, "WATCHED_SAMPLES", 128)
     # Four steps an epoch in the small pool: a look after each.
     monkeypatch.setattr(plan, "MIN_STEPS_BETWEEN_REPORTS", SHORT)
 

@@ -34,6 +34,7 @@ from matssl.loop.judging import Scores
 from matssl.loop.places import Places, alone
 from matssl.loop.settings import CLEAR, RISING
 from matssl.loop.state import Label, Picture
+from matssl.pictures import undrawn
 from matssl.tools import loop
 
 TRAINING = {
@@ -308,18 +309,7 @@ def _rounds(world: World, number: int) -> None:
 @pytest.fixture(scope="module")
 def blank() -> Iterator[None]:
     """Pictures of one white pixel: drawing takes longer than all else here."""
-    import matplotlib.pyplot as plt
-
-    from matssl import pictures as drawn
-
-    pixel = cv2.imencode(".png", np.full((1, 1, 3), 255, np.uint8))[1].tobytes()
-
-    def save(figure: Any, path: Path) -> None:
-        path.write_bytes(pixel)
-        plt.close(figure)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(drawn, "save", save)
+    with undrawn():
         yield
 
 

@@ -292,6 +292,29 @@ class _Rows(nn.Module):
         return self.norm(x)
 
 
+@pytest.mark.parametrize(
+    ("channels", "shape", "told"),
+    [
+        (4, (2, 1, 8, 8), ""),
+        (4, (1, 1, 3, 3), "Expected more than 1 value per channel when training"),
+        (5, (2, 1, 8, 8), "running_mean"),
+    ],
+)
+def test_a_trial_says_of_a_batchnorm_what_the_layer_says(
+    channels: int, shape: tuple[int, int, int, int], told: str
+) -> None:
+    network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(channels))
+    if not told:
+        (seen,) = trial.attempt(network, shape, training=True)
+        assert seen.shape == network(torch.zeros(shape)).shape
+        return
+    with pytest.raises(trial.Misfit, match=told) as refused:
+        trial.attempt(network, shape, training=True)
+    with pytest.raises((RuntimeError, ValueError)) as own:
+        network(torch.zeros(shape))
+    assert str(refused.value) == trial.reason(own.value)
+
+
 def test_a_trial_of_a_network_that_needs_numbers_gives_its_buffers_back() -> None:
     network = _Rows()
     (seen,) = trial.attempt(network, (4, 1, 8, 8), training=True)

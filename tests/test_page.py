@@ -300,6 +300,11 @@ def test_what_a_button_starts_is_what_a_terminal_takes(steel: Folder) -> None:
     resolved = training.resolve(step.argv)
     assert (resolved.steps, resolved.name, resolved.crop_bottom) == (300, "run-1", "5")
     assert training.resolve(commands.train(steel, "r", "forest", 1, "").argv).head == "forest"
+    encoder = steel.workspace.experiments / "ssl" / "mine" / "encoder.safetensors"
+    encoder.parent.mkdir(parents=True)
+    encoder.touch()
+    linear = training.resolve(commands.train(steel, "r", "linear", 1, "mine").argv)
+    assert (linear.head, linear.ssl_weights_path) == ("linear", str(encoder))
     seen = evaluation.resolve(commands.predict(steel, model, "r-1", True).argv)
     assert seen.split == "all" and seen.save_probabilities and not seen.baselines
     chosen = selecting.resolve(commands.choose(steel, model, "n-1", 3, True).argv)
@@ -323,6 +328,59 @@ def test_teaching_needs_two_classes(steel: Folder) -> None:
     assert [line.split()[1] for line in lines] == ["train_finetune.py", "eval_model.py"]
     odd = {**asked, "head": "network", "start": "../../x"}
     assert client.post("/api/plan", json=odd).status_code == 404
+
+
+def test_a_linear_head_reads_the_weights_that_are_at_hand(
+    steel: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Own pretraining runs first, then published weights that are fetched; without any, none."""
+    from matssl import hub
+
+    monkeypatch.setattr(hub, "MODEL_HUB", tmp_path / "hub")
+    client = program(steel.workspace)
+    _draw(client, "a.png", _halves())
+    asked = {"folder": "steel", "head": "linear"}
+    assert "weights" in client.post("/api/plan", json=asked).json()["error"]
+    run = steel.workspace.experiments / "ssl" / "mine" / "encoder.safetensors"
+    here, there = (tmp_path / "hub" / name for name in ("a.pth", "b.pth"))
+    for path in (run, here):
+        path.parent.mkdir(parents=True)
+        path.touch()
+    entries = {"published": here, "gone": there, "one-finetune-on-x": here}
+    known = {name: hub.Weights(name, path.name, "") for name, path in entries.items()}
+    monkeypatch.setattr(hub, "weights_registry", lambda: known)
+    runs = client.get("/api/runs", params={"folder": "steel"}).json()
+    assert runs["encoders"] == ["mine", "hub/published"]
+    for start, given in (("mine", str(run)), ("hub/published", "published")):
+        line = client.post("/api/plan", json={**asked, "start": start}).json()["commands"][0]
+        assert f"--head linear --ssl_weights_path {given} " in line["line"]
+    for start in ("hub/gone", "other", "hub/../x"):
+        assert client.post("/api/plan", json={**asked, "start": start}).status_code == 404
+
+
+def test_classes_of_which_nothing_was_painted_are_not_learned(steel: Folder) -> None:
+    """Zero is what a model says of them, and no measurement."""
+    experiments = steel.workspace.experiments
+    learned, run = experiments / "finetune" / "f-1", experiments / "eval" / "f-1-1"
+    for part in (learned, run / "masks" / "index", run / "masks" / "label"):
+        part.mkdir(parents=True)
+    classes = [{"name": "matrix", "pixels": 5}, {"name": "pore", "pixels": 0}]
+    (learned / "classes.json").write_text(json.dumps({"classes": classes}))
+    (run / "config.yaml").write_text(f"model_path: {learned / 'best.ckpt'}\n")
+    (run / "metrics.json").write_text('{"classes": ["matrix", "pore"]}')
+    (run / "per_image.csv").write_text("image,group,pixel_size_nm\n")
+    asked = {"folder": "steel", "run": run.name}
+    client = program(steel.workspace)
+    assert client.get("/api/prediction", params=asked).json()["unlearned"] == ["pore"]
+    (run / "config.yaml").write_text("model_path: /elsewhere/best.ckpt\n")
+    assert client.get("/api/prediction", params=asked).json()["unlearned"] == []
+
+
+def test_pictures_whose_specimens_nothing_tells_are_counted(steel: Folder) -> None:
+    assert steel.found()["unsure"] == 2
+    steel.name_specimens({"a.png": "s1", "b.png": "s1"}, {})
+    again = looked_at(steel.workspace, "steel").found()
+    assert again["unsure"] == 0 and again["grouped"] == "as specimens.csv says"
 
 
 def test_a_stopped_training_goes_on_with_its_own_command(steel: Folder) -> None:

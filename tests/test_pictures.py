@@ -27,7 +27,7 @@ def test_colours_are_distinct_for_any_number_of_classes() -> None:
 
 def test_a_colour_mask_shows_each_class_in_its_colour_and_ignored_pixels_grey() -> None:
     mask = np.array([[0, 1], [2, 255]], np.uint8)
-    picture = segmentation.colour_mask(mask, 3)
+    picture = palette.colour_mask(mask, 3)
     assert [tuple(c) for c in picture.reshape(-1, 3)[:3]] == segmentation.class_colours(3)
     assert tuple(picture[1, 1]) == segmentation.IGNORED_COLOUR
 
@@ -164,6 +164,13 @@ def test_where_nothing_is_drawn_a_picture_is_a_white_pixel(tmp_path: Path) -> No
         assert not plt.fignum_exists(figure.number)
     blank, drawn = (cv2.imread(str(tmp_path / f"{name}.png")) for name in ("blank", "drawn"))
     assert blank.tolist() == [[[255, 255, 255]]] and drawn.size > 3
+
+
+def test_what_is_not_drawn_costs_no_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plt, "subplots", None)
+    with pictures.undrawn():
+        segmentation.confusion_plot(np.eye(2, dtype=np.int64), ["a", "b"], tmp_path / "a.png")
+    assert (tmp_path / "a.png").read_bytes() == pictures.BLANK
 
 
 def test_every_curve_of_a_fine_tuning_spans_the_run_also_with_one_validation(

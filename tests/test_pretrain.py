@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from safetensors import safe_open
 
 from matssl import monitor, weights
 from matssl.core import checkpoint, flags, optim
+from matssl.core.damage import file_hash
 from matssl.core.errors import UserError, guard
 from matssl.core.run_folder import RunFolder
 from matssl.methods import distinct, settings_class
@@ -48,14 +49,6 @@ FEATURES = pictures.features_sheet
 
 class Killed(BaseException):
     """Stands for a process that ends in the middle of a step."""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _quick_looks() -> Iterator[None]:
-    """Looking after the health of these runs takes longer than their steps."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(watch, "WATCHED_SAMPLES", 16)
-        yield
 
 
 @pytest.fixture(autouse=True)
@@ -389,7 +382,7 @@ def test_the_weights_a_run_started_from_may_be_gone_when_it_resumes(
     pool_folder: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     start = Path(shutil.copy(whole / "encoder.safetensors", tmp_path / "start.safetensors"))
-    digest = checkpoint.file_hash(start)
+    digest = file_hash(start)
     argv = _argv(pool_folder, tmp_path, "x", "--steps", 4, "--weights", start, "--quiet")
     with monkeypatch.context() as patch, pytest.raises(Killed):
         _at_step(patch, 2, _kill)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from numeric import CASES, case, close
+from processes import start
 
 from matssl import weights
 from matssl.core import geometry, optim
@@ -963,11 +962,13 @@ for method in methods:
 
 
 @pytest.mark.slow
-def test_the_published_sampling_of_whole_images_stays_below_a_gigabyte() -> None:
+def test_the_published_sampling_of_whole_images_stays_below_a_gigabyte(tmp_path: Path) -> None:
     # Pairs of rows times channels would take 19 GB; the similarities of one scale alone 2.4 GB.
-    command = [sys.executable, "-c", MEMORY, *BOTH]
-    result = subprocess.run(command, capture_output=True, text=True, check=True)
-    peaks = [float(line) for line in result.stdout.split()]
+    (tmp_path / "memory.py").write_text(MEMORY)
+    command = start(tmp_path / "printed.txt", str(tmp_path / "memory.py"), *BOTH)
+    code, printed = command.wait(), command.printed.read_text()
+    assert code == 0, printed
+    peaks = [float(line) for line in printed.split()]
     assert len(peaks) == 2 and peaks[-1] < 1024
 
 

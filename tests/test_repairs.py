@@ -22,6 +22,7 @@ import train_finetune
 import train_ssl
 from matssl import hub, metrics
 from matssl.core import checkpoint, run_folder, runtime
+from matssl.core.damage import file_hash
 from matssl.core.errors import UserError, guard
 from matssl.data import cache, crops, layouts, masks, readers, synthetic
 from matssl.data.datasets import ViewLoader
@@ -229,13 +230,13 @@ def test_the_kept_model_is_that_of_the_best_validation(
     run = tmp_path / "finetune" / "x"
     assert checkpoint.load(run / "best.ckpt")["step"] == 2
     assert json.loads((run / "status.json").read_text())["best_miou"] == 0.9
-    before = checkpoint.file_hash(run / "best.ckpt")
+    before = file_hash(run / "best.ckpt")
     # The best score is part of what a run resumes from: worse steps replace nothing.
     payload = checkpoint.load(run / "last.ckpt")
     payload["step"] = 3
     checkpoint.save(run / "last.ckpt", {k: v for k, v in payload.items() if k != "format"})
     assert _run(train_finetune.main, *argv, "--steps", 4, "--resume") == 0
-    assert checkpoint.file_hash(run / "best.ckpt") == before
+    assert file_hash(run / "best.ckpt") == before
 
 
 def test_masks_without_a_labelled_pixel_to_validate_leave_the_last_model(

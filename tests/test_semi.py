@@ -6,7 +6,11 @@ import copy
 import csv
 import json
 import math
+import os
 import shutil
+import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +19,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from processes import alone, check_equal, pair
+from processes import ROOT, alone, check_equal, pair
 
 import train_finetune
 from matssl.core import checkpoint
@@ -30,6 +34,7 @@ from matssl.data.layouts import Pair
 from matssl.data.preprocess import Preprocess
 from matssl.data.unlabelled import UnlabelledLoader
 from matssl.models.segmentation import build_model
+from matssl.pictures import undrawn
 from matssl.stages.evaluate import predict as evaluation
 from matssl.stages.evaluate.settings import EvaluateSettings
 from matssl.stages.finetune import semi_settings, settings
@@ -392,7 +397,8 @@ def _rows(path: Path) -> list[dict[str, str]]:
 def plain(synthetic_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with labels alone."""
     out = tmp_path_factory.mktemp("plain")
-    assert _run(synthetic_folder, out, "plain") == 0
+    with undrawn():
+        assert _run(synthetic_folder, out, "plain") == 0
     return out / "finetune" / "plain"
 
 
@@ -553,6 +559,61 @@ def test_auto_trains_both_keeps_the_better_and_says_so(
     assert _run(synthetic_folder, tmp_path, "both", *words, "--resume", "--lr", 0.1) == 2
 
 
+# Ends itself by SIGKILL where the report of a number is about to be written, half of it there. A
+# training that was called done before its report was there never got one.
+_KILLED = """
+import os, signal, sys
+from matssl import report
+
+write, left = report.write, [int(sys.argv.pop(1))]
+
+def dying(path, *rest):
+    left[0] -= 1
+    if not left[0]:
+        path.with_name(f".{path.name}.half").write_text("<html>")
+        os.kill(os.getpid(), signal.SIGKILL)
+    write(path, *rest)
+
+report.write = dying
+import train_finetune
+train_finetune.main(sys.argv[1:])
+"""
+
+
+@pytest.mark.slow
+def test_auto_that_is_killed_while_a_report_is_drawn_goes_on_to_the_same_bits(
+    synthetic_folder: Path, tmp_path: Path
+) -> None:
+    """Killed at the report of labels alone, then at that of both."""
+    words = ("--semi", "auto", "--unlabeled_path", synthetic_folder, "--semi_warmup", 0.2)
+    assert _run(synthetic_folder, tmp_path / "a", "both", *words) == 0
+    out = tmp_path / "b"
+    argv = ["--finetune_dataset", synthetic_folder, "--output_dir", out, "--name", "both", *FLAGS]
+    for report, more in ((1, ()), (3, ("--resume",))):
+        told = [sys.executable, "-c", _KILLED, report, *argv, *words, *more]
+        paths = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        ended = subprocess.run(
+            [str(word) for word in told], cwd=ROOT, env=paths, capture_output=True, timeout=300
+        )
+        assert ended.returncode == -signal.SIGKILL, ended.stderr.decode()[-2000:]
+        assert json.loads((out / "finetune/both/status.json").read_text())["state"] == "running"
+    assert _run(synthetic_folder, out, "both", *words, "--resume") == 0
+    whole, broken = (tmp_path / part / "finetune" / "both" for part in "ab")
+    files = [
+        sorted(p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_file())
+        for root in (whole, broken)
+    ]
+    # A checkpoint more may be kept behind the last one; nothing half written is left.
+    same = [[f for f in found if "prev" not in f] for found in files]
+    assert same[0] == same[1]
+    for name in ("semi_choice.json", "labels/log.csv", "unimatch/log.csv", "unimatch/semi.csv"):
+        assert (whole / name).read_text() == (broken / name).read_text()
+    for name in ("best.ckpt", "labels/last.ckpt", "unimatch/last.ckpt", "unimatch/best.ckpt"):
+        one, two = (checkpoint.load(root / name)["state"] for root in (whole, broken))
+        assert one.keys() == two.keys()
+        assert all(torch.equal(value, two[key]) for key, value in one.items())
+
+
 @pytest.mark.slow
 def test_two_processes_learn_without_labels_as_one(
     synthetic_folder: Path, pool_folder: Path, tmp_path: Path
@@ -579,3 +640,26 @@ def test_pictures_without_labels_help_where_one_picture_is_not_enough(tmp_path: 
         status = json.loads((tmp_path / "finetune" / name / "status.json").read_text())
         scores.append(status["best_miou"])
     assert scores[1] >= scores[0] - 0.02
+
+
+def test_a_single_validation_is_drawn_as_bars(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A course of one validation was two dots on two empty axes."""
+    from matssl import pictures
+    from matssl.pictures import semi
+
+    seen: list[Any] = []
+    monkeypatch.setattr(pictures, "save", lambda figure, path: seen.append(figure))
+    table, names = tmp_path / "semi.csv", ("matrix", "pore")
+    heading = "step,state,accepted,said matrix,said pore,labelled matrix,labelled pore\n"
+    waiting, one = "10,warm-up,,,,0.9,0.1\n", "20,on,0.75,0.8,0.2,0.9,0.1\n"
+    table.write_text(heading + waiting + one)
+    semi.believed(table, names, tmp_path / "x.png")
+    table.write_text(heading + one + one.replace("20", "30"))
+    semi.believed(table, names, tmp_path / "x.png")
+    left, right = seen[0].axes
+    assert [bar.get_height() for bar in left.patches] == [75, 25]
+    assert [bar.get_height() for bar in right.patches] == [80, 20, 90, 10]
+    assert "step 20" in left.get_title(loc="left")
+    assert not seen[1].axes[0].patches and len(seen[1].axes[0].lines[0].get_xdata()) == 2

@@ -15,6 +15,7 @@ import train_finetune
 from matssl.core.errors import UserError
 from matssl.data.masks import ClassTable, MaskClass
 from matssl.models import losses
+from matssl.pictures import undrawn
 from matssl.stages.evaluate import colours
 
 STEADY = ["--threads", "1", "--precision", "fp32", "--device", "cpu", "--quiet"]
@@ -29,7 +30,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     argv = ["--finetune_dataset", data, "--classes", root / "base.py", "--output_dir", root]
     argv += ["--name", "m", "--encoder", "tu-test_resnet", "--decoder", "unet", "--steps", "6"]
     argv += ["--crop_size", "32", "--lr", "0.01", *STEADY]
-    train_finetune.main(list(map(str, argv)))
+    with undrawn():
+        train_finetune.main(list(map(str, argv)))
     return root
 
 

@@ -7,18 +7,16 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-import cv2
-import numpy as np
 import pytest
 import torch
 import yaml
-from matplotlib.figure import Figure
 from srpu_project import MAPPING, project
 
 import train_finetune
 from matssl.core import checkpoint
 from matssl.core.errors import UserError
 from matssl.models.segmentation import build_model
+from matssl.pictures import undrawn
 from matssl.stages import lineage
 from matssl.stages.finetune.learner import Learner
 from matssl.stages.finetune.stage_plan import read_stages
@@ -83,9 +81,7 @@ def _same(a: Path, b: Path) -> bool:
 @pytest.fixture(autouse=True, scope="module")
 def _no_pictures() -> Iterator[None]:
     """Drawing curves costs more than training does here; tests of reports draw them."""
-    with pytest.MonkeyPatch.context() as patch:
-        png = cv2.imencode(".png", np.zeros((1, 1), np.uint8))[1].tobytes()
-        patch.setattr(Figure, "savefig", lambda _, path, **__: Path(path).write_bytes(png))
+    with undrawn():
         yield
 
 

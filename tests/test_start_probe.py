@@ -414,3 +414,30 @@ def test_imagenet_weights_of_the_encoder_are_compared_where_they_lie_here(
     assert _tune(synthetic_folder, tmp_path, "y", *words) == 0
     starts = [row["start"] for row in _table(tmp_path / "finetune" / "y")]
     assert starts == [str(file), "none"]
+
+
+def test_imagenet_weights_that_are_asked_for_are_one_start_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """``auto --weights imagenet`` took no notice of the second where they had not been fetched."""
+    monkeypatch.setattr(hub, "weights_registry", dict)
+    monkeypatch.setattr(weights, "imagenet_at_hand", lambda _: None)
+    real, there = start_probe.lineage.start_weights, [True]
+
+    def start(model: torch.nn.Module, source: str, *rest: Any) -> Any:
+        if source == "imagenet" and not there[0]:
+            raise UserError("they cannot be fetched here")
+        return real(model, "none" if source == "imagenet" else source, *rest)
+
+    monkeypatch.setattr(start_probe.lineage, "start_weights", start)
+    data = _written(tmp_path / "data")
+    words = ["--encoder", ENCODER, "--ssl_weights_path", "auto", "--weights"]
+    assert _tune(data, tmp_path, "x", *words, "imagenet") == 0
+    starts = [row["start"] for row in _table(tmp_path / "finetune" / "x")]
+    assert starts == ["none", "imagenet"]
+    # Where they cannot be had that is said, and none is compared that nobody asked for.
+    there[0] = False
+    for name, more, told in (("y", "imagenet", True), ("z", "none", False)):
+        capsys.readouterr()
+        assert _tune(data, tmp_path, name, *words, more) == 0
+        assert ("left out: they cannot be fetched here" in capsys.readouterr().out) == told

@@ -76,6 +76,18 @@ def test_the_table_pairs_only_the_seeds_that_both_starts_have() -> None:
     assert "+5.0 [-58.5, +68.5]" in markdown(plan, both)
 
 
+def test_a_study_of_arms_calls_them_arms_in_its_tables() -> None:
+    plan = _plan()
+    content = {"arms": {"random": "none"}, "datasets": {"a": "data/a"}, "labels": [5]}
+    arms = read(content, "x")
+    assert (plan.noun, arms.noun) == ("start", "arm")
+    for one in (plan, arms):
+        rows = cells(one, _results({("random", 0): 0.5}))
+        assert f"| labelled images | {one.noun} | mIoU % |" in markdown(one, rows)
+    with pytest.raises(UserError, match="'x' is none of its arms"):
+        read({**content, "baseline": "x"}, "x")
+
+
 def test_further_scores_get_columns_of_their_own() -> None:
     plan = _plan(columns=["mdice", "mdice_best_on_test"])
     found = _results({("random", 0): 0.5, ("random", 1): 0.6})

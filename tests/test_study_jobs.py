@@ -5,9 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -15,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from processes import start
 
 import train_finetune
 from matssl.core import checkpoint, locks
@@ -25,7 +23,7 @@ from matssl.study import crew, queue
 from matssl.study.commands import Commands
 from matssl.study.plan import Plan, read
 from matssl.study.queue import BUSY, DONE, FAILED, Queue
-from matssl.study.runner import ROOT, CommandFailed, Runner
+from matssl.study.runner import CommandFailed, Runner
 from matssl.tools import study as tool
 
 ARMS = """
@@ -183,6 +181,47 @@ def _state(path: Path) -> dict[str, torch.Tensor]:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("no_drawing")
+def test_a_network_beside_a_head_is_trained_once_for_both_arms(
+    tiny: list[str], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    content = yaml.safe_load(Path(tiny[0]).read_text())
+    net = content["arms"].pop("net")
+    told = {**net["finetune"], "average_with": "linear", "samples": 500, "l2": 0.5}
+    content["arms"] = {"net": net, "both": {**net, "finetune": told}}
+    # The arms differ in more than the head: their networks are not the same.
+    assert read(content, "x").network(read(content, "x").jobs()[1]) is None
+    net["finetune"]["l2"] = 0.5
+    plan = read(content, "x")
+    alone, both = plan.jobs()
+    assert (plan.network(both), plan.network(alone)) == (alone, None)
+    order = [task.name for task in queue.tasks(plan)]
+    assert order == [both.name, alone.name] and queue.tasks(plan)[1].needs == both.name
+
+    out = Path(tiny[2])
+    shared = Runner(plan, Path("datasets"), out / "shared", keep="none")
+    called: list[str] = []
+    execute = Runner._execute
+    monkeypatch.setattr(
+        Runner, "_execute", lambda self, words: [called.append(words[0]), execute(self, words)][1]
+    )
+    assert not shared.run().failed
+    assert called == ["train_finetune.py", "eval_model.py", "eval_model.py"]
+    assert "[2/2] net-phase-default-1-0: mIoU" in capfd.readouterr().out
+    single = Runner(plan.only(starts=["net"]), Path("datasets"), out / "single")
+    assert not single.run().failed
+    ours, theirs = (json.loads(r.result(alone).read_text()) for r in (shared, single))
+    for key in ("miou", "scores", "iou", "drawn", "images"):
+        assert ours[key] == theirs[key], key
+    assert ours["validation"] == pytest.approx(theirs["validation"], abs=1e-12)
+    assert ours["network_of"] == both.name
+    # Where the pair has a result and the network alone has none, it trains by itself.
+    shared.result(alone).unlink()
+    left = shared.queue()
+    assert [(task.name, task.needs) for task in left.waiting] == [(alone.name, "")]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("no_drawing")
 def test_a_worker_gives_the_bits_of_the_commands(
     tiny: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -290,11 +329,10 @@ def test_a_killed_study_leaves_no_worker_behind_and_goes_on(
     content["arms"] = {"net": content["arms"]["net"]}
     content["finetune"] |= {"steps": 100_000, "val_every": 100_000, "checkpoint_every": 50}
     Path(tiny[0]).write_text(yaml.safe_dump(content, sort_keys=False))
-    command = [sys.executable, "-m", "matssl.tools.study", *tiny, "--jobs", "2"]
-    study = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
+    study = start(tmp_path / "printed.txt", "matssl/tools/study.py", *tiny, "--jobs", 2)
     folder = tmp_path / "studies" / "tiny" / "runs" / "finetune" / "net-phase-default-1-0"
     _until(lambda: (folder / "steps.csv").is_file())
-    study.send_signal(signal.SIGKILL)
+    study.process.kill()
     study.wait()
     # The worker saves its run, and gives the lock free: nobody writes there any more.
     lock = os.open(tmp_path / "studies" / "tiny" / "locks" / folder.name, os.O_RDWR)

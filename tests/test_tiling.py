@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from matssl import tiles, tiling
+from matssl import blending, tiles, tiling
 from matssl.core.errors import UserError
 from matssl.models import losses
 from matssl.models.segmentation import build_model
@@ -40,6 +40,7 @@ def test_every_pixel_is_predicted_once_and_in_its_place(
 
 
 def test_the_number_of_tiles_at_once_does_not_matter() -> None:
+    torch.manual_seed(0)
     model = build_model("resnet18", "unet", 2).eval()
     image = np.random.default_rng(1).standard_normal((1, 150, 210)).astype(np.float32)
     results = [
@@ -58,7 +59,7 @@ def test_test_time_augmentation_averages_the_eight_orientations() -> None:
     image = np.random.default_rng(2).standard_normal((1, 64, 64)).astype(np.float32)
     result = tiling.predict(model, image, tta=True)
     # An average over the group commutes with its elements; the plain prediction does not.
-    for flip, turns in tiling.D4:
+    for flip, turns in blending.D4:
         turned = np.ascontiguousarray(np.rot90(image[:, :, ::-1] if flip else image, turns, (1, 2)))
         other = tiling.predict(model, turned, tta=True)
         expected = np.rot90(result[:, :, ::-1] if flip else result, turns, (1, 2))
@@ -127,7 +128,7 @@ def test_test_time_augmentation_turns_with_images_of_any_size_and_many_tiles(
 
     image = np.random.default_rng(5).standard_normal((1, *size)).astype(np.float32)
     result = tiling.predict(model, image, tile_size=64, overlap=16, tta=True)
-    for flip, turns in tiling.D4:
+    for flip, turns in blending.D4:
         turned = np.ascontiguousarray(np.rot90(image[:, :, ::-1] if flip else image, turns, (1, 2)))
         other = tiling.predict(model, turned, tile_size=64, overlap=16, tta=True)
         expected = np.rot90(result[:, :, ::-1] if flip else result, turns, (1, 2))

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from processes import alone, check_equal, pair
+from processes import alone, check_equal, torchrun
 
 from matssl.core import runtime
 
@@ -29,7 +29,7 @@ def test_two_processes_take_the_steps_of_one_and_one_of_them_writes(
 ) -> None:
     argv = ["--data_path", pool_folder, "--output_dir", tmp_path, *TINY]
     alone("train_ssl", *argv, "--name", "one")
-    said = pair(tmp_path, "train_ssl", *argv, "--name", "two")
+    said = torchrun(tmp_path, "train_ssl", *argv, "--name", "two")
     # One process speaks.
     assert said.count("done: ") == 1
     check_equal(tmp_path / "ssl" / "one", tmp_path / "ssl" / "two")
@@ -53,7 +53,9 @@ def _comes_and_goes(rank: int, rounds: int, folder: str) -> None:
 @pytest.mark.slow
 def test_processes_that_leave_do_not_wait_for_their_own_threads(tmp_path: Path) -> None:
     """Closed at once, one of the first twenty groups waited for ever."""
-    both = mp.spawn(_comes_and_goes, (20, str(tmp_path)), nprocs=2, join=False)
+    both = mp.start_processes(
+        _comes_and_goes, (20, str(tmp_path)), nprocs=2, join=False, start_method="forkserver"
+    )
     end = time.monotonic() + 120
     while not both.join(timeout=1):
         if time.monotonic() > end:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import os
 import pickle
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -15,7 +13,7 @@ import numpy as np
 import torch
 
 from matssl.core import digest, torch_file
-from matssl.core.digest import Damaged
+from matssl.core.damage import Damaged
 from matssl.core.errors import DiskFull, UserError
 from matssl.core.run_folder import atomic_path
 from matssl.core.wording import cut
@@ -133,25 +131,6 @@ def checked(payload: object, path: Path | str, *, stage: str | None = None) -> d
     return {name: value for name, value in payload.items() if name != digest.ENTRY}
 
 
-@contextlib.contextmanager
-def damage_told(path: Path | str) -> Iterator[None]:
-    """Turn what a garbled record raises inside the block into a sentence.
-
-    Raises:
-        Damaged: a part is absent, or is not what it should be.
-    """
-    try:
-        yield
-    except KeyError as error:
-        raise Damaged(f"{path} is incomplete or damaged: it has no {error}") from error
-    except (
-        *(TypeError, ValueError, AttributeError, LookupError, ArithmeticError),
-        RuntimeError,
-    ) as error:
-        told = cut(str(error).strip().split("\n")[0])
-        raise Damaged(f"{path} is incomplete or damaged: {told}") from error
-
-
 def is_own(payload: object) -> TypeGuard[Mapping[str, Any]]:
     """Return whether what a torch file held is a checkpoint of matssl, of whatever version."""
     found = payload.get("format") if isinstance(payload, Mapping) else None
@@ -232,12 +211,6 @@ def _as_tensors(content: object) -> object:
     if isinstance(content, np.ndarray) and content.dtype.kind in "fiu":
         return torch.from_numpy(np.ascontiguousarray(content))
     return content
-
-
-def file_hash(path: Path | str) -> str:
-    """Return the SHA-256 of a file, as 64 hexadecimal digits."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _keep(path: Path, other: Path) -> None:

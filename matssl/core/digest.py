@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from matssl.core.errors import UserError
+from matssl.core.damage import Damaged
 
 # Entry of a checkpoint, and of the metadata of a safetensors file. Files of before have none.
 ENTRY = "digest"
@@ -17,10 +17,6 @@ ENTRY = "digest"
 EXPORTED = "matssl_digest"
 # Of containers in a checkpoint; ours have six.
 DEPTH = 12
-
-
-class Damaged(UserError):
-    """A file of ours that is not what was written: torn, changed, or with numbers that are none."""
 
 
 def of_tensors(content: object) -> str:

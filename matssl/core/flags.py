@@ -73,6 +73,7 @@ class Flag(NamedTuple):
     check: Callable[[str], str] | None = None
     auto: str = ""
     leads: Callable[[str], str] | None = None
+    commas: bool = False
 
 
 def flag(
@@ -92,6 +93,7 @@ def flag(
     check: Callable[[str], str] | None = None,
     auto: str = "",
     leads: Callable[[str], str] | None = None,
+    commas: bool = False,
 ) -> Any:
     """Return a dataclass field that is a flag of the command line.
 
@@ -113,6 +115,7 @@ def flag(
         auto: in words, what stands for a default of None.
         leads: of a path: returns what is wrong with what it leads to (:mod:`matssl.core.paths`);
             asked where the command is to run, not where its words are only understood.
+        commas: whether several values stand in one word, between commas.
     """
     span = Range(low, high, above, below) if (low, high, above, below) != (None,) * 4 else None
     told = Flag(
@@ -127,6 +130,7 @@ def flag(
         check,
         auto,
         leads,
+        commas,
     )
     return field(default=default, metadata={"flag": told})
 

@@ -46,6 +46,10 @@ COLOURS = (
 )
 
 
+# Of pixels that are no class: light grey.
+IGNORED = (200, 200, 200)
+
+
 def distinct(count: int) -> NDArray[np.uint8]:
     """Return RGB colours, uint8 (count, 3), the clearest first.
 
@@ -56,3 +60,11 @@ def distinct(count: int) -> NDArray[np.uint8]:
         wheel = colorsys.hsv_to_rgb((0.61803 * (i + 1)) % 1, 0.9, 0.95)
         colours.append(tuple(int(255 * channel) for channel in wheel))  # type: ignore[arg-type]
     return np.array(colours, np.uint8).reshape(count, 3)
+
+
+def colour_mask(mask: NDArray[np.uint8], count: int) -> NDArray[np.uint8]:
+    """Return RGB (H, W, 3) of class indices; ignored pixels are light grey."""
+    table = np.zeros((256, 3), np.uint8)
+    table[:] = IGNORED
+    table[:count] = distinct(count)
+    return table[mask]

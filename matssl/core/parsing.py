@@ -168,11 +168,15 @@ def _scan(
     given: dict[str, object] = {}
     words: list[str] = []
     rest = list(argv)
+    # A flag whose values stand between commas, and those that other words follow.
+    last, followed = "", ""
     while rest:
         word = rest.pop(0)
         if not word.startswith("--"):
             words.append(word)
+            followed = followed or last
             continue
+        last = ""
         name, sign, value = word.removeprefix("--").partition("=")
         flag = known.get(name)
         if flag is not None and not flag.flag.positional and flag.kind is not bool:
@@ -181,6 +185,7 @@ def _scan(
                 values.append(rest.pop(0))
                 if not flag.many:
                     break
+            last = name if flag.flag.commas else ""
             if values:
                 given[name] = tuple(values) if flag.many else values[0]
             else:
@@ -197,20 +202,37 @@ def _scan(
             rest.pop(0)
         near = _near(f"--{name}", [k.word for k in known.values()])
         wrong.append(Problem(told + near, (name,)))
-    _place(words, known, given, wrong)
+    _place(words, known, given, wrong, followed)
     return given
 
 
 def _place(
-    words: list[str], known: Mapping[str, Known], given: dict[str, object], wrong: list[Problem]
+    words: list[str],
+    known: Mapping[str, Known],
+    given: dict[str, object],
+    wrong: list[Problem],
+    followed: str,
 ) -> None:
-    """Give words without a flag to the positional fields, in their order."""
+    """Give words without a flag to the positional fields, in their order.
+
+    Args:
+        words: without a flag.
+        known: the flags.
+        given: takes the values.
+        wrong: takes what is left over.
+        followed: flag of values between commas that some of the words follow, "" for none.
+    """
     for name, flag in known.items():
         if flag.flag.positional and words:
             given[name] = tuple(words) if flag.many else words[0]
             words = [] if flag.many else words[1:]
     if words:
-        wrong.append(Problem(f"unrecognized {cut(' '.join(words))}", ("",)))
+        told = f"unrecognized {cut(' '.join(words))}"
+        if followed:
+            first = cut(str(given[followed]), 40)
+            told += f"; several values of --{followed} stand between commas, without spaces: "
+            told += f"--{followed} {first.strip(',')},..."
+        wrong.append(Problem(told, ("",)))
 
 
 def _near(word: str, known: Iterable[str]) -> str:

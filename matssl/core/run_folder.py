@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,8 @@ PACKAGES = (
     "pandas",
     "tifffile",
     "safetensors",
+    "onnxruntime",
+    "openvino",
 )
 # What a run goes on from; one of them is there.
 MARKS = ("last.ckpt", "last.prev.ckpt")
@@ -288,6 +291,24 @@ class RunFolder:
         self.write_json("environment.json", environment())
 
 
+@contextmanager
+def disk_errors(folder: RunFolder) -> Iterator[None]:
+    """Turn a full disk inside the block into a sentence.
+
+    Raises:
+        UserError: the disk is full.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise DiskFull(
+            f"the disk is full: {folder.root} cannot be written; free some space and run again "
+            "with --resume (the previous checkpoint is intact)"
+        ) from error
+
+
 def today() -> str:
     """Return date and time for the name of a run."""
     return time.strftime("%Y%m%d-%H%M%S")
@@ -308,27 +329,36 @@ def _cells(line: str) -> list[str]:
 
 def environment() -> dict[str, object]:
     """Return versions, commit, processor and threads of this process."""
-    import torch
+    # What runs without torch has neither its threads nor a GPU.
+    torch = sys.modules.get("torch")
+    devices: list[str] = []
+    if torch is not None:
+        devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "threads": None if torch is None else torch.get_num_threads(),
+        "gpus": devices,
+        "packages": _versions(),
+        "commit": git_commit(),
+    }
 
+
+@cache
+def _versions() -> dict[str, str]:
     versions = {}
     for package in PACKAGES:
         try:
             versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             continue
-    devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "processor": _processor(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "gpus": devices,
-        "packages": versions,
-        "commit": git_commit(),
-    }
+    return versions
 
 
+# Asked once: what this process has loaded is the tree as it was then.
+@cache
 def git_commit() -> str | None:
     """Return the source tree's commit, with "+" where files differ from it; None if unknown."""
     folder = Path(__file__).resolve().parent

@@ -1,25 +1,20 @@
-"""Where a run computes: device, precision, threads, signals and the other processes."""
+"""Where a run computes: device, precision, threads and the other processes."""
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import resource
 import shutil
-import signal
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
-from types import FrameType
-from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from matssl.core import rng
+from matssl.core import machine, rng
 from matssl.core.errors import UserError
 from matssl.core.wording import counted
 
@@ -89,6 +84,10 @@ class Runtime:
         dist.all_reduce(total)
         return total
 
+    def close(self) -> None:
+        """Leave the process group, where there is one."""
+        close()
+
     def describe(self, network: bool = True) -> str:
         """Return one line for the console; without a network nothing has a precision."""
         name = "CPU"
@@ -136,10 +135,10 @@ def setup(
     """
     rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     found = find_device(device, gpu_id)
-    threads = threads or max(1, available_cores() // world_size)
+    threads = threads or machine.own_cores()
     torch.set_num_threads(threads)
-    _quiet_opencv()
-    keep_freed_memory()
+    machine.quiet_opencv()
+    machine.keep_freed_memory()
     torch.manual_seed(seed)
     if found.type == "cuda":
         _equal_bits(deterministic)
@@ -190,19 +189,6 @@ def _compiler_lacking(device_type: str) -> str:
     return "" if found else "a C++ compiler here (apt install g++)"
 
 
-def keep_freed_memory() -> None:
-    """Let the C library keep freed memory for the next allocation (glibc; elsewhere nothing).
-
-    A training step frees and allocates the same activations again and again. By default each large
-    one goes back to the system and comes again as fresh pages that the kernel has to clear.
-    """
-    trim_threshold, mmap_max = -1, -4
-    with contextlib.suppress(OSError, AttributeError):
-        libc = ctypes.CDLL(None)
-        libc.mallopt(trim_threshold, (1 << 31) - 1)
-        libc.mallopt(mmap_max, 0)
-
-
 def close() -> None:
     """Leave the process group, where there is one."""
     if not (dist.is_available() and dist.is_initialized()):
@@ -213,17 +199,6 @@ def close() -> None:
         # may bring about, waits for the one with the other held. Asleep, this thread holds none.
         time.sleep(SETTLING)
     dist.destroy_process_group()
-
-
-def available_cores() -> int:
-    """Return the number of cores this process may use: no more than OMP_NUM_THREADS says."""
-    known = hasattr(os, "sched_getaffinity")
-    cores = len(os.sched_getaffinity(0)) if known else os.cpu_count() or 1
-    said = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
-    # torchrun sets it to 1 where the user said nothing; the cores are shared out instead.
-    if "TORCHELASTIC_RUN_ID" not in os.environ and said.isdecimal() and int(said) > 0:
-        return min(cores, int(said))
-    return cores
 
 
 def has_fast_bf16(device: torch.device) -> bool:
@@ -256,55 +231,6 @@ def peak_memory(device: torch.device | None = None) -> int:
                 return int(line.split()[1]) * 1024
     size = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return size if sys.platform == "darwin" else size * 1024
-
-
-def free_memory() -> int | None:
-    """Return the bytes of memory that a new allocation can have; None where unknown."""
-    try:
-        with open("/proc/meminfo", encoding="utf-8") as file:
-            for line in file:
-                if line.startswith("MemAvailable"):
-                    return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    return None
-
-
-class Interrupts:
-    """Turns Ctrl-C and SIGTERM into a flag, so that a run ends between two steps.
-
-    A second Ctrl-C within the same step stops at once, as users expect.
-    """
-
-    def __init__(self) -> None:
-        self.received: int | None = None
-
-    @contextlib.contextmanager
-    def watch(self) -> Iterator[Interrupts]:
-        """Catch the signals inside the block; the old handlers come back after it."""
-        watched = (signal.SIGINT, signal.SIGTERM)
-        previous: dict[signal.Signals, Any] = {}
-        try:
-            for number in watched:
-                previous[number] = signal.signal(number, self._note)
-        except ValueError:
-            # Not the main thread (a test, a notebook): the caller's handlers stay.
-            pass
-        try:
-            yield self
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
-
-    @property
-    def exit_code(self) -> int:
-        """Return 130 after Ctrl-C, 143 after SIGTERM."""
-        return 128 + (self.received or 0)
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.received is not None and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.received = number
 
 
 def find_precision(name: str, device: torch.device) -> str:
@@ -346,31 +272,3 @@ def find_device(name: str, gpu_id: int | None = None) -> torch.device:
     if device.type != "cpu":
         raise UserError(f"--device must be auto, cpu, cuda or cuda:N, not {name!r}")
     return device
-
-
-def _quiet_opencv() -> None:
-    """Keep OpenCV on the calling thread: its own pool would fight torch's for the cores."""
-    import cv2
-
-    cv2.setNumThreads(1)
-
-
-@contextlib.contextmanager
-def memory_errors(advice: str) -> Iterator[None]:
-    """Turn a failed allocation inside the block into a sentence.
-
-    Args:
-        advice: which flags to lower.
-
-    Raises:
-        UserError: there is not enough memory.
-    """
-    try:
-        yield
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise UserError(f"out of memory; lower {advice}") from error
-    except RuntimeError as error:
-        # torch's CPU allocator has no exception class of its own.
-        if "can't allocate memory" not in str(error):
-            raise
-        raise UserError(f"out of memory; lower {advice}") from error

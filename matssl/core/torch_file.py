@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from matssl.core import file_kinds
-from matssl.core.digest import Damaged
+from matssl.core.damage import Damaged
 from matssl.core.errors import UserError
 
 # Kinds of numbers that are read: truth values, whole and real numbers, text.

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from matssl.core import rng
 from matssl.core.arrays import Array, roomy
@@ -24,6 +23,9 @@ from matssl.data.masks import ClassTable
 from matssl.data.prefetch import prefetched
 from matssl.data.preprocess import Preprocess
 from matssl.data.specimens import sequences
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # Enough places of a class to draw from; all of them would cost more memory than the image.
 MAX_PLACES = 20_000
@@ -226,6 +228,9 @@ class CropLoader:
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
         """Return this process's part of the batch of a step."""
+        # Late: what only predicts reads labelled images without torch.
+        import torch
+
         first = self.rank * self.local
         crops = [self._crop(step, first + i) for i in range(self.local)]
         images = torch.from_numpy(np.stack([image for image, _ in crops]))

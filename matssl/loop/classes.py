@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from matssl.core import palette
 from matssl.core.arrays import Array
 from matssl.core.errors import UserError
 from matssl.data.layouts.written import class_text
 from matssl.data.masks import ClassTable, MaskClass, Value
-from matssl.pictures.segmentation import IGNORED_COLOUR, class_colours
+from matssl.pictures.segmentation import class_colours
 from matssl.stages import drawing
 
 WHITE = 255
@@ -103,7 +104,7 @@ class Classes:
         drawn = numbers[places[classes]]
         if not shown:
             return drawing.mask_png(drawn)
-        colours = np.full((256, 3), IGNORED_COLOUR, np.uint8)
+        colours = np.full((256, 3), palette.IGNORED, np.uint8)
         colours[numbers[:-1]] = class_colours(self.table.num_classes)
         return drawing.palette_png(drawn, colours)
 
@@ -114,7 +115,7 @@ class Classes:
             MaskClass(c.index, c.name, (colour,))
             for c, colour in zip(self.table.classes, colours, strict=True)
         )
-        return ClassTable("color", classes, (_hex(IGNORED_COLOUR),))
+        return ClassTable("color", classes, (_hex(palette.IGNORED),))
 
 
 def agreed(model: ClassTable, masks: ClassTable) -> ClassTable:
@@ -175,7 +176,7 @@ def _colours(
         greys = [_hex((v, v, v)) for v in listed if isinstance(v, int) and 0 <= v <= WHITE]
         own = [v for v in listed if isinstance(v, str) and v.startswith("#")]
         chosen.append(next((v for v in (*own, *greys) if v not in chosen), None))
-    free = ["#000000", "#ffffff", *map(_hex, class_colours(64)), _hex(IGNORED_COLOUR)]
+    free = ["#000000", "#ffffff", *map(_hex, class_colours(64)), _hex(palette.IGNORED)]
     for place, colour in enumerate(chosen):
         if colour is None:
             last = place == len(values)

@@ -9,6 +9,7 @@ from typing import Any
 
 from matssl import hub
 from matssl.core import checkpoint, flags, textfiles
+from matssl.core.damage import damage_told
 from matssl.core.digest import of_tensors
 from matssl.core.errors import DiskFull, Incomplete, UserError
 from matssl.core.run_folder import atomic_path
@@ -56,7 +57,7 @@ def _payload(path: str) -> dict[str, Any]:
 
 def table_of(path: str) -> ClassTable:
     """Return the classes of a given model."""
-    with checkpoint.damage_told(path):
+    with damage_told(path):
         return ClassTable.from_dict(_payload(path)["classes"])
 
 

@@ -101,6 +101,7 @@ class LoopSettings(SpecimenSettings, ToolSettings):
         auto="as the model has them, or found from the first masks",
         check=classes_problem,
         leads=paths.class_file,
+        commas=True,
     )
     n: int = flag(5, "loop", "pictures to correct in a round", low=1, high=1000, first=True)
     method: str = flag("auto", "loop", "how they are chosen, see select_images --method")

@@ -248,3 +248,16 @@ def _root(slope: Callable[[float], tuple[float, float]], low: float, high: float
             return following
         here = following
     return here
+
+
+def checked(value: object) -> float:
+    """Return a temperature.
+
+    Raises:
+        ValueError: it is none, or none that is fitted here.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ValueError("its temperature is no number")
+    if not LOWEST / 2 <= value <= HIGHEST * 2:
+        raise ValueError(f"its temperature {value:.3g} is none")
+    return float(value)

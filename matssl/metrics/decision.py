@@ -166,3 +166,15 @@ def _counts(one: Sample, offsets: NDArray[np.float64]) -> Counts:
 def _confusion(logs: NDArray[np.float64], truth: NDArray[np.int64]) -> Counts:
     said = logs.argmax(axis=0).astype(np.uint8)
     return counting.confusion(truth.astype(np.uint8)[None], said[None], len(logs))
+
+
+def checked(values: Sequence[float], classes: int) -> tuple[float, ...]:
+    """Return factors of classes that a file holds; empty where it holds none.
+
+    Raises:
+        ValueError: they are none of so many classes.
+    """
+    found = tuple(float(value) for value in values)
+    if found and not (len(found) == classes and all(0 < value <= 1 for value in found)):
+        raise ValueError("its factors are none of its classes")
+    return found

@@ -29,6 +29,8 @@ TRIALS = ((64, 96), (256, 320))
 USUAL = "resnet18, resnet34, resnet50 and resnet101"
 # What constructors of the libraries raise; OSError where a name would be fetched.
 REFUSALS = (*trial.MISFITS, OSError)
+# Of the maps that a classifier of pixels reads as a baseline.
+FINE_STRIDES = (2, 4, 8)
 
 
 @dataclass(frozen=True)
@@ -268,6 +270,25 @@ def maps_at(encoder: nn.Module, x: Tensor, strides: Container[int]) -> list[Tens
     # The image itself and maps without channels may stand before them.
     maps = [level for level in encoder(x) if level.shape[1]][-len(own) :]
     return [level for level, stride in zip(maps, own, strict=True) if stride in strides]
+
+
+class FineMaps(nn.Module):
+    """The maps of an encoder that a classifier of pixels reads: strides 2, 4 and 8, else all.
+
+    Attributes:
+        encoder: from :func:`build_encoder`.
+    """
+
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+        own = encoder_facts(encoder).strides
+        # All maps of a vision transformer have the stride of its patches.
+        self.wanted = FINE_STRIDES if set(own) & set(FINE_STRIDES) else own
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Return the maps (B, D, h, w) of images (B, C, H, W), sides multiples of the encoder's."""
+        return maps_at(self.encoder, x, self.wanted)
 
 
 def average(stage: Tensor) -> Tensor:

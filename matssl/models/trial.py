@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 # What the networks of the libraries raise where an image or a batch does not fit them.
 MISFITS = (
@@ -59,7 +62,44 @@ def _without_memory(network: nn.Module, shape: tuple[int, ...]) -> list[Tensor]:
     held = {**dict(network.named_parameters()), **dict(network.named_buffers())}
     weightless = {name: torch.empty_like(value, device="meta") for name, value in held.items()}
     images = torch.empty(shape, dtype=_first(network).dtype, device="meta")
-    return _listed(torch.func.functional_call(network, weightless, (images,)))
+    with _Norms():
+        return _listed(torch.func.functional_call(network, weightless, (images,)))
+
+
+class _Norms(TorchFunctionMode):
+    """A BatchNorm whose input fits it answers with the shape alone.
+
+    Without memory torch takes it apart in Python, which was most of the time of a trial.
+    """
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        values = {} if kwargs is None else kwargs
+        if func is F.batch_norm and args and _fits(*args, **values):
+            return torch.empty_like(args[0])
+        return func(*args, **values)
+
+
+def _fits(
+    maps: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    *rest: object,
+    **named: object,
+) -> bool:
+    """Return whether the arguments of a BatchNorm are sound; else it says itself why not."""
+    channels = maps.shape[1]
+    held = (running_mean, running_var, weight, bias)
+    enough = maps.numel() > channels if training else maps.numel() > 0
+    return enough and all(part is None or part.shape == (channels,) for part in held)
 
 
 def _with_zeros(network: nn.Module, shape: tuple[int, ...]) -> list[Tensor]:

@@ -13,6 +13,8 @@ from matssl.page.jobs import Step
 from matssl.page.labels import CLASSES
 from matssl.page.workspace import Refused
 
+# Kinds of models, in words.
+TAUGHT = {"forest": "a forest", "linear": "a linear head", "network": "a network"}
 # How a command of a step is typed.
 TYPED = {
     "train": ("python", "train_finetune.py"),
@@ -69,22 +71,24 @@ def train(folder: Folder, name: str, head: str, steps: int, start: str) -> Step:
     Args:
         folder: with labels.
         name: of the run.
-        head: forest or network.
+        head: forest, linear or network.
         steps: of a network.
-        start: name of a pretraining run in the workspace; "" for random weights.
+        start: encoder by its name (:func:`matssl.page.results.encoders`), of which a linear head
+            needs one; "" for random weights.
+
+    Raises:
+        Refused: an encoder that is not at hand, or none for a linear head.
     """
     words = ["--finetune_dataset", str(folder.path), *_labels(folder), *folder.flags()]
-    told = "Teaching a forest"
-    if head == "forest":
-        words += ["--head", "forest"]
-    else:
+    if head == "network":
         words += ["--steps", str(steps), "--val_every", str(max(10, min(100, steps // 5)))]
-        told = "Teaching a network"
+    else:
+        words += ["--head", head]
+    if head == "linear" and not start:
+        raise Refused(400, "a linear head reads the features of pretrained weights; choose some")
     if head != "forest" and start:
-        encoder = results.place(folder.workspace, "ssl", start) / "encoder.safetensors"
-        if not folder.workspace.real(encoder).is_file():
-            raise Refused(404, f"there is no pretrained encoder {start}")
-        words += ["--ssl_weights_path", str(encoder)]
+        words += ["--ssl_weights_path", results.encoder(folder.workspace, start)]
+    told = f"Teaching {TAUGHT[head]}"
     return Step("train", (*words, *_out(folder), "--name", name), told)
 
 

@@ -79,6 +79,9 @@ def look(argv: Sequence[str]) -> int:
     facts = {
         "text": found.text(),
         "refused": refused,
+        # So many pictures count as a specimen each, since nothing says which show one.
+        "unsure": dataset.grouping.unsure if dataset is not None else 0,
+        "grouped": dataset.grouping.source if dataset is not None else "",
         "settings": to_dict(args),
         "classes": list(table.names) if table is not None else [],
         "pictures": [

@@ -17,6 +17,7 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
+from matssl import hub
 from matssl.core import textfiles
 from matssl.core.errors import UserError
 from matssl.page.workspace import Refused, Workspace
@@ -34,6 +35,8 @@ SHOWN = {
 }
 # Models by how good they are; a training that was stopped early has the last one alone.
 MODELS = ("best.ckpt", "last.ckpt")
+# What stands before the names of published weights; part of those that are whole models.
+HUB, FINETUNED = "hub/", "-finetune-on-"
 _RUN = re.compile(r"[^./\\\x00-\x1f][^/\\\x00-\x1f]{0,199}")
 
 
@@ -97,9 +100,30 @@ def _all(workspace: Workspace, kind: str) -> list[Path]:
 
 
 def encoders(workspace: Workspace) -> list[str]:
-    """Return the names of the pretraining runs that have an encoder."""
+    """Return the pretrained encoders at hand: runs by their names, published ones as hub/NAME.
+
+    Runs of the workspace come first; of the model hub those that are fetched already.
+    """
     runs = _all(workspace, "ssl")
-    return sorted(root.name for root in runs if (root / "encoder.safetensors").is_file())
+    own = sorted(root.name for root in runs if (root / "encoder.safetensors").is_file())
+    fetched = [e.name for e in hub.weights_registry().values() if e.path.is_file()]
+    return [*own, *(f"{HUB}{name}" for name in fetched if FINETUNED not in name)]
+
+
+def encoder(workspace: Workspace, name: str) -> str:
+    """Return what ``--ssl_weights_path`` takes for an encoder by its name.
+
+    Raises:
+        Refused: it is not at hand.
+    """
+    if name.startswith(HUB):
+        if name not in encoders(workspace):
+            raise Refused(404, f"there are no published weights {name.removeprefix(HUB)} here")
+        return name.removeprefix(HUB)
+    file = place(workspace, "ssl", name) / "encoder.safetensors"
+    if not workspace.real(file).is_file():
+        raise Refused(404, f"there is no pretrained encoder {name}")
+    return str(file)
 
 
 def models(workspace: Workspace, folder: Path | None = None) -> list[dict[str, Any]]:
@@ -129,7 +153,7 @@ def models(workspace: Workspace, folder: Path | None = None) -> list[dict[str, A
                 "total": status.get("total"),
                 "score": best if isinstance(best, float) and 0 <= best <= 1 else None,
                 "usable": _model(root) is not None,
-                "resumable": recipe.get("head") != "forest" and (root / "last.ckpt").is_file(),
+                "resumable": (root / "last.ckpt").is_file(),
                 "classes": [
                     c.get("name") for c in (_json(root / "classes.json") or {}).get("classes", [])
                 ],
@@ -138,6 +162,19 @@ def models(workspace: Workspace, folder: Path | None = None) -> list[dict[str, A
             }
         )
     return sorted(found, key=lambda run: -float(str(run["when"])))
+
+
+def unlearned(workspace: Workspace, prediction: str) -> list[str]:
+    """Return the classes that the model of a prediction knows by name alone: none was painted."""
+    root = place(workspace, "eval", prediction)
+    path = (_yaml(root / "config.yaml") or {}).get("model_path")
+    try:
+        home = workspace.real(Path(str(path)).parent)
+    except Refused:
+        # A model from elsewhere, of which the page knows nothing.
+        return []
+    listed = (_json(home / "classes.json") or {}).get("classes", [])
+    return [str(c["name"]) for c in listed if c.get("pixels") == 0]
 
 
 def curve(root: Path) -> dict[str, Any]:

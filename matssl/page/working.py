@@ -26,7 +26,7 @@ class Teach(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     folder: str = Name
-    head: Literal["forest", "network"] = "forest"
+    head: Literal["forest", "linear", "network"] = "forest"
     steps: int = Field(500, ge=1, le=1_000_000)
     start: str = Field("", max_length=200)
     resume: str = Field("", max_length=200)
@@ -202,7 +202,11 @@ def _add_measuring(app: FastAPI, workspace: Workspace, jobs: Jobs) -> None:
         assert source is not None
         steps.append(commands.measure(folder, source, images, name, asked.what, asked.classes))
         masks = f"masks/{name}" if images else f"eval/{asked.run}"
-        return steps, {"measurement": name, "run": asked.run, "masks": masks}
+        unlearned = results.unlearned(workspace, asked.run) if asked.run else []
+        return steps, {
+            **{"measurement": name, "run": asked.run, "masks": masks, "unlearned": unlearned},
+            "unsure": int(folder.found().get("unsure", 0)),
+        }
 
     @app.post("/api/measure")
     def measure(asked: Measure) -> dict[str, Any]:
@@ -245,6 +249,7 @@ def _add_results(app: FastAPI, workspace: Workspace) -> None:
         return {
             "names": found.names,
             "pictures": list(found.masks),
+            "unlearned": results.unlearned(workspace, run),
             "uncertain": (root / "probabilities").is_dir(),
             "command": results.command(root),
             "warnings": results.warnings(root),

@@ -76,12 +76,18 @@ def undrawn() -> Iterator[None]:
         _undrawn = before
 
 
+def blank(path: Path) -> bool:
+    """Return whether nothing is drawn now; then the white pixel is written to ``path``."""
+    if _undrawn:
+        atomic_write_bytes(path, BLANK)
+    return _undrawn
+
+
 def save(figure: Figure, path: Path) -> None:
     """Write a figure as PNG, atomically, and close it."""
     import matplotlib.pyplot as plt
 
-    if _undrawn:
-        atomic_write_bytes(path, BLANK)
+    if blank(path):
         plt.close(figure)
         return
     with atomic_path(path) as temporary, warnings.catch_warnings():

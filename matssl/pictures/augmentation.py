@@ -48,6 +48,8 @@ def sheet(rows: Sequence[Row], path: Path, title: str) -> None:
     columns = max(len(row.cells) for row in rows)
     step = CELL + SPACE
     width, height = LABEL + columns * step, TOP + len(rows) * (step + 0.18)
+    if pictures.blank(path):
+        return
     figure = plt.figure(figsize=(width, height))
     for number, row in enumerate(rows):
         bottom = height - TOP - number * (step + 0.18) - CELL

@@ -47,6 +47,8 @@ def histogram(
         beyond: how many lie outside, in words; "" for none.
         path: PNG file.
     """
+    if pictures.blank(path):
+        return
     figure, axis = plt.subplots(figsize=(5.4, 3.4))
     width = np.diff(edges) / len(counts)
     for place, (name, own) in enumerate(counts):

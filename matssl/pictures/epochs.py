@@ -24,6 +24,8 @@ def plot(table: Mapping[str, Array], best: int, path: Path) -> None:
         best: row of the epoch whose model was kept; it is marked.
         path: of the PNG file.
     """
+    if pictures.blank(path):
+        return
     figure, axes = plt.subplots(2, 2, figsize=(8, 5), sharex=True)
     epochs = table["epoch"]
     for axis, (column, title) in zip(axes.flat, PARTS.items(), strict=True):

@@ -27,6 +27,8 @@ def band(
         path: PNG file.
         title: above it.
     """
+    if pictures.blank(path):
+        return
     figure, axis = plt.subplots(figsize=(5.2, 3.4))
     most = max((int(str(row["n"])) for row in rows), default=0)
     for number, metric in enumerate(metrics):

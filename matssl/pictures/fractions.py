@@ -10,7 +10,7 @@ from typing import NamedTuple
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
-from matssl.pictures import FAINT, INK, SERIES, legible, save
+from matssl.pictures import FAINT, INK, SERIES, blank, legible, save
 
 # Specimens in one picture; of more the first are drawn and the number is said.
 MOST = 40
@@ -45,6 +45,8 @@ def by_specimen(panels: Mapping[str, Sequence[Bar]], path: Path) -> None:
     most = min(MOST, max(map(len, panels.values())))
     columns = min(WIDE, count)
     rows = math.ceil(count / columns)
+    if blank(path):
+        return
     figure, axes = plt.subplots(
         rows,
         columns,

@@ -109,6 +109,8 @@ def rose(
         path: PNG file.
         unit: of lengths.
     """
+    if pictures.blank(path):
+        return
     figure, axes = plt.subplots(figsize=(4.8, 4.8), subplot_kw={"projection": "polar"})
     for (name, (lengths, axis, index)), colour in zip(
         list(found.items())[:MOST_CURVES], pictures.SERIES, strict=False
@@ -145,6 +147,8 @@ def histogram(
         path: PNG file.
         unit: of lengths.
     """
+    if pictures.blank(path):
+        return
     figure, axes = plt.subplots(figsize=(6.2, 3.6))
     count = int(np.clip(np.sqrt(len(diameters)), 5, 30))
     edges = np.linspace(0, float(diameters.max()) * 1.0001, count + 1)

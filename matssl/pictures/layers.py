@@ -75,6 +75,8 @@ def profiles(
         unit: of both.
         path: PNG file.
     """
+    if pictures.blank(path):
+        return
     figure, axis = plt.subplots(figsize=(7.2, 3.4))
     shown = lines[:PROFILES]
     colours = palette.distinct(len(shown)) / 255

@@ -297,6 +297,8 @@ def size_plot(
         log: whether the axis of diameters is logarithmic.
         words: lines about it, for its side.
     """
+    if pictures.blank(path):
+        return
     figure, axis = plt.subplots(figsize=(7.2, 4.2))
     curve = axis.twinx()
     diameter, weight, share = _steps(together, 0)

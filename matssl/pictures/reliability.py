@@ -26,6 +26,8 @@ def plot(curves: Mapping[str, Array], path: Path) -> None:
         path: PNG file.
     """
     layout = {"height_ratios": (3, 1), "hspace": 0.08}
+    if pictures.blank(path):
+        return
     figure, (above, below) = plt.subplots(2, 1, figsize=(4.2, 4.6), sharex=True, gridspec_kw=layout)
     above.plot([0, 100], [0, 100], color=pictures.FAINT, lw=1, ls="--", zorder=1)
     for (name, points), colour in zip(curves.items(), pictures.SERIES, strict=False):

@@ -36,6 +36,8 @@ def draw(points: Sequence[Point], path: Path) -> None:
         points: in the order of their numbers.
         path: PNG file.
     """
+    if pictures.blank(path):
+        return
     figure, axis = plt.subplots(figsize=(max(4.4, 1.2 + 0.7 * len(points)), 3.2))
     colour, other = pictures.SERIES[0], pictures.FAINT
     best = [(i, p.score) for i, p in enumerate(points) if p.promoted]

@@ -20,7 +20,6 @@ from matssl.core import palette
 from matssl.core.arrays import Array, strips
 from matssl.core.labels import IGNORE
 
-IGNORED_COLOUR = (200, 200, 200)
 RIGHT, WRONG = (225, 230, 235), (200, 30, 40)
 # Layout of a panel; images this much wider than high stand one below the other.
 TOTAL_INCHES, HEAD_INCHES, LINE_INCHES, GAP_INCHES = 12.4, 0.27, 0.24, 0.12
@@ -49,20 +48,12 @@ def colour_names(names: Sequence[str]) -> dict[str, str]:
     return {name: _hex(colour) for name, colour in zip(names, colours, strict=True)}
 
 
-def colour_mask(mask: NDArray[np.uint8], count: int) -> NDArray[np.uint8]:
-    """Return RGB (H, W, 3) of class indices; ignored pixels are light grey."""
-    table = np.zeros((256, 3), np.uint8)
-    table[:] = IGNORED_COLOUR
-    table[:count] = class_colours(count)
-    return table[mask]
-
-
 def overlay(
     image: NDArray[np.uint8], mask: NDArray[np.uint8], count: int, alpha: float = 0.45
 ) -> NDArray[np.uint8]:
     """Return the micrograph tinted with the classes, RGB (H, W, 3)."""
     gray = image if image.ndim == 3 else np.repeat(image[..., None], 3, axis=2)
-    mixed = (1 - alpha) * gray + alpha * colour_mask(mask, count)
+    mixed = (1 - alpha) * gray + alpha * palette.colour_mask(mask, count)
     return np.rint(mixed).astype(np.uint8)
 
 
@@ -81,7 +72,7 @@ def error_map(truth: NDArray[np.uint8], prediction: NDArray[np.uint8]) -> NDArra
     result = np.empty((*truth.shape, 3), np.uint8)
     result[:] = RIGHT
     result[(truth != prediction)] = WRONG
-    result[truth == IGNORE] = IGNORED_COLOUR
+    result[truth == IGNORE] = palette.IGNORED
     return result
 
 
@@ -107,6 +98,8 @@ def panel(
         pixel_size: nm; draws a scale bar on the micrograph.
         predicted: what stands above the prediction.
     """
+    if pictures.blank(path):
+        return
     count = len(names)
     wrong = float("nan") if truth is None else _wrong_share(truth, prediction)
     factor = max(image.shape[:2]) / MOST_DRAWN
@@ -116,8 +109,8 @@ def panel(
     names, title = legible(names), pictures.legible(title)
     parts: list[tuple[str, Array]] = [("micrograph", image)]
     if truth is not None:
-        parts.append(("truth", colour_mask(truth, count)))
-    parts.append((predicted, colour_mask(prediction, count)))
+        parts.append(("truth", palette.colour_mask(truth, count)))
+    parts.append((predicted, palette.colour_mask(prediction, count)))
     if truth is not None:
         parts.append((f"errors: {100 * wrong:.1f} % of the pixels", error_map(truth, prediction)))
     else:
@@ -200,6 +193,8 @@ def confusion_plot(counts: NDArray[np.int64], names: Sequence[str], path: Path) 
     names = legible(names)
     share = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     size = 1.1 * len(names) + 1.8
+    if pictures.blank(path):
+        return
     figure, axis = plt.subplots(figsize=(size, size * 0.85))
     axis.imshow(share, cmap="Blues", vmin=0, vmax=100)
     axis.grid(False)
@@ -226,6 +221,8 @@ def fraction_plot(truth: Array, predicted: Array, names: Sequence[str], path: Pa
         path: PNG file.
     """
     names = legible(names)
+    if pictures.blank(path):
+        return
     figure, axis = plt.subplots(figsize=(4.2, 4.0))
     truth, predicted = 100 * truth, 100 * predicted
     top = 1.04 * max(float(np.nanmax(truth)), float(np.nanmax(predicted)), 5.0)
@@ -264,6 +261,8 @@ def fraction_bars(
         most: bars drawn; of more images some, evenly spread.
     """
     places = np.unique(np.linspace(0, len(images) - 1, min(most, len(images))).astype(int))
+    if pictures.blank(path):
+        return
     figure, axis = plt.subplots(figsize=(4.6, 0.6 + 0.2 * len(places)))
     left = np.zeros(len(places))
     for number, colour in enumerate(class_colours(len(names))):

@@ -67,6 +67,8 @@ def uncertainty(
     wide = width > 2.2 * height
     rows, columns = (3, 1) if wide else (1, 3)
     cell = 11.4 if wide else 3.9
+    if pictures.blank(path):
+        return
     figure, grid = plt.subplots(
         rows,
         columns,
@@ -109,6 +111,8 @@ def sheet(looks: Sequence[tuple[NDArray[np.uint8], str, Sequence[Region]]], path
     """
     columns = min(5, len(looks))
     rows = -(-len(looks) // columns)
+    if pictures.blank(path):
+        return
     figure, grid = plt.subplots(
         rows, columns, figsize=(2.3 * columns, 2.55 * rows), squeeze=False, layout="constrained"
     )
@@ -144,6 +148,8 @@ def curves(
         ceiling: score with all labels.
         chance: methods that are drawn in grey.
     """
+    if pictures.blank(path):
+        return
     figure, axis = plt.subplots(figsize=(6.4, 3.8))
     colours = iter(pictures.SERIES * (1 + len(arms) // len(pictures.SERIES)))
     grey = iter(("#52606d", pictures.FAINT, "#cbd2d9"))
@@ -196,6 +202,8 @@ def areas(rows: Sequence[tuple[str, float, float]], path: Path, against: str) ->
         path: PNG file.
         against: what it is compared with.
     """
+    if pictures.blank(path):
+        return
     figure, axis = plt.subplots(figsize=(4.6, 0.8 + 0.32 * len(rows)))
     axis.axvline(0, color=pictures.FAINT, lw=1, ls="--")
     for place, (_, gain, half) in enumerate(rows):

@@ -33,6 +33,8 @@ def learning_curves(panels: Sequence[tuple[str, Sequence[Line]]], path: Path) ->
     styles = _styles(panels)
     under = 0.2 + 0.2 * -(-len(styles) // ABREAST)
     size = (max(4.6, 3.4 * columns), 2.9 * rows + under)
+    if pictures.blank(path):
+        return
     figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False)
     for axis, (title, lines) in zip(axes.flat, panels, strict=False):
         several = any(len(set(x)) > 1 for _, x, _, _ in lines)

@@ -62,6 +62,8 @@ def pretraining_curves(steps_csv: Path, log_csv: Path, probe_csv: Path, path: Pa
     pixels, groups = "masked_loss" in log, "prototypes" in log
     probe = read_table(probe_csv) if probe_csv.is_file() else Columns(0)
     columns = 3 if probe and log else 2
+    if pictures.blank(path):
+        return
     figure, axes = plt.subplots(2, columns, figsize=(4 * columns, 5), sharex=True)
     if probe and log:
         score = 100 * probe["probe_miou"]
@@ -123,6 +125,8 @@ def finetuning_curves(steps_csv: Path, log_csv: Path, path: Path) -> None:
     steps, log = read_table(steps_csv), read_table(log_csv)
     if not steps:
         return
+    if pictures.blank(path):
+        return
     figure, axes = plt.subplots(1, 3, figsize=(11, 3.2))
     _smooth_line(axes[0], steps["step"], steps["loss"])
     axes[0].set_title("training loss")
@@ -151,6 +155,8 @@ def finetuning_curves(steps_csv: Path, log_csv: Path, path: Path) -> None:
 
 def miou_curve(epochs: Array, miou: Array, path: Path) -> None:
     """Draw validation mIoU over epochs, one point a validation."""
+    if pictures.blank(path):
+        return
     figure, axis = plt.subplots(figsize=(5, 3.2))
     axis.plot(epochs, miou, color=pictures.INK, lw=1.6, marker="o", ms=3)
     axis.set_ylim(0, 1)
@@ -174,6 +180,8 @@ def views_sheet(views: Sequence[Array], path: Path, columns: int = 8) -> None:
     cell, space, gap, left, top = 1.25, 0.04, 0.22, 0.62, 0.36
     band = len(views) * (cell + space) + gap
     width, height = left + columns * (cell + space), top + rows * band
+    if pictures.blank(path):
+        return
     figure = plt.figure(figsize=(width, height))
     for sample in range(count):
         row, column = divmod(sample, columns)
@@ -209,6 +217,8 @@ def features_sheet(images: Sequence[Array], features: Sequence[Array], path: Pat
     """
     colours = project_to_colour(features)
     count = len(images)
+    if pictures.blank(path):
+        return
     figure, axes = plt.subplots(2, count, figsize=(2.1 * count, 4.6), squeeze=False)
     for column in range(count):
         height, width = images[column].shape[:2]
@@ -234,6 +244,8 @@ def panel_sheet(panel: Panel, path: Path, names: Sequence[str] = ()) -> None:
     """
     rows, columns = len(panel.rows), len(panel.columns)
     # Upright sheets with few columns are turned: samples side by side fit a slide.
+    if pictures.blank(path):
+        return
     figure, axes = plt.subplots(
         columns, rows, figsize=(1.9 * rows + 0.9, 1.9 * columns + 0.5), squeeze=False
     )

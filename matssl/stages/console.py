@@ -12,12 +12,14 @@ from typing import Protocol, Self
 from tqdm import tqdm
 
 from matssl.core.errors import UserError
+from matssl.core.machine import Machine
 from matssl.core.run_folder import RunFolder
-from matssl.core.runtime import Runtime
 from matssl.core.wording import counted
 
 # Where no terminal shows the bar, a line tells of the progress this often.
 SECONDS_BETWEEN_LINES = 60.0
+# After so many steps their speed is known well enough to say how long the others take.
+STEPS_TO_ESTIMATE = 3
 
 
 class Quiet(Protocol):
@@ -147,7 +149,7 @@ def check_tensorboard(wanted: bool) -> None:
         raise UserError("--tensorboard needs the package tensorboard: pip install matssl[track]")
 
 
-def tensorboard(wanted: bool, folder: RunFolder, rt: Runtime, step: int = 0) -> Writer:
+def tensorboard(wanted: bool, folder: RunFolder, rt: Machine, step: int = 0) -> Writer:
     """Return a writer of TensorBoard events, or one that forgets; a context that closes it.
 
     Args:
@@ -165,7 +167,7 @@ def tensorboard(wanted: bool, folder: RunFolder, rt: Runtime, step: int = 0) -> 
     return SummaryWriter(events, purge_step=step + 1)
 
 
-def say(settings: Quiet, rt: Runtime, text: str) -> None:
+def say(settings: Quiet, rt: Machine, text: str) -> None:
     """Print a line above the progress bar, on one process, unless quiet."""
     if not settings.quiet and rt.is_main:
         tqdm.write(text)
@@ -179,7 +181,7 @@ def minutes(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def progress_bar(settings: Quiet, rt: Runtime, total: int, done: int) -> Bar:
+def progress_bar(settings: Quiet, rt: Machine, total: int, done: int) -> Bar:
     """Return the one line of progress; nothing where no terminal shows it."""
     hidden = settings.quiet or not rt.is_main or not sys.stderr.isatty()
     return tqdm(total=total, initial=done, disable=hidden, unit="step", dynamic_ncols=True)

@@ -17,11 +17,11 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
+from matssl.core import palette
 from matssl.core.arrays import Array, roomy, strips
 from matssl.core.run_folder import RunFolder, atomic_path
 from matssl.data.preprocess import Preprocess
 from matssl.data.readers import Micrograph
-from matssl.pictures import segmentation as pictures
 
 # Masks repeat from row to row: the difference to the row above in runs is smaller and several times
 # faster than the writer's own choice.
@@ -72,7 +72,7 @@ def colour_bgr(classes: NDArray[np.uint8], count: int) -> NDArray[np.uint8]:
     """Return class indices in colour, uint8 (H, W, 3) in OpenCV's order, to be written."""
     result = roomy((*classes.shape, 3), np.uint8)
     for rows in strips(len(classes)):
-        result[rows] = pictures.colour_mask(classes[rows], count)[..., ::-1]
+        result[rows] = palette.colour_mask(classes[rows], count)[..., ::-1]
     return result
 
 
@@ -149,7 +149,7 @@ def indexed_png(classes: NDArray[np.uint8], num_classes: int) -> bytes:
         num_classes: how many colours there are.
     """
     every = np.arange(256, dtype=np.uint8)[None]
-    return palette_png(classes, pictures.colour_mask(every, num_classes)[0])
+    return palette_png(classes, palette.colour_mask(every, num_classes)[0])
 
 
 def mask_png(pixels: Array) -> bytes:

@@ -6,6 +6,7 @@ import errno
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,6 +16,28 @@ from matssl.core.wording import cut
 
 Item = TypeVar("Item")
 TABLE, TRACES = "bad_images.csv", "errors.txt"
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What went wrong with an image, in words: another process can be told.
+
+    Attributes:
+        reason: one line.
+        trace: where, of what the user cannot mend; else "".
+    """
+
+    reason: str
+    trace: str = ""
+
+    @classmethod
+    def of(cls, error: Exception) -> Failure:
+        """Return what an error says."""
+        known = isinstance(error, (UserError, OSError))
+        told = str(error) if known else f"{type(error).__name__}: {error}"
+        # Nothing the user could mend: whoever mends the program needs to know where.
+        trace = "" if known else "".join(traceback.format_exception(error))
+        return cls(cut(" ".join(told.split())), trace)
 
 
 class Failures:
@@ -35,17 +58,15 @@ class Failures:
                 raise
             self.note(image, error)
 
-    def note(self, image: Path, error: Exception) -> None:
+    def note(self, image: Path, error: Exception | Failure) -> None:
         """List an image that failed, at once in the folder of the results."""
         if image in self.images:
             return
-        known = isinstance(error, (UserError, OSError))
-        told = str(error) if known else f"{type(error).__name__}: {error}"
-        self.images[image] = cut(" ".join(told.split()))
-        self.folder.append_csv(TABLE, {"image": str(image), "reason": self.images[image]})
-        if not known:
-            # Nothing the user could mend: whoever mends the program needs to know where.
-            self._traces.append(f"{image}\n{''.join(traceback.format_exception(error))}")
+        failure = error if isinstance(error, Failure) else Failure.of(error)
+        self.images[image] = failure.reason
+        self.folder.append_csv(TABLE, {"image": str(image), "reason": failure.reason})
+        if failure.trace:
+            self._traces.append(f"{image}\n{failure.trace}")
             self.folder.write_text(TRACES, "\n".join(self._traces))
 
     def end(self, total: int, done: int) -> None:
@@ -69,6 +90,16 @@ class Failures:
             f"{len(self.images)} of {total} images failed and are listed in "
             f"{self.folder.root / TABLE}; the others are done. The first: {first}"
         )
+
+
+def tried(make: Callable[[], Item]) -> Item | Failure:
+    """Return what is made of an image, or why it failed; what concerns all images is raised."""
+    try:
+        return make()
+    except Exception as error:
+        if _concerns_all(error):
+            raise
+        return Failure.of(error)
 
 
 def attempt(

@@ -8,6 +8,7 @@ from torch import nn
 
 from matssl import weights
 from matssl.core import checkpoint
+from matssl.core.damage import file_hash
 from matssl.core.errors import UserError
 from matssl.core.lineage import Lineage
 from matssl.data.preprocess import Preprocess
@@ -77,7 +78,7 @@ def start_model(model: SegmentationModel, path: Path) -> WeightsReport:
         total=len(encoder),
         dropped=(),
         notes=(f"decoder and head: all {len(own) - len(encoder)} tensors loaded",),
-        sha256=checkpoint.file_hash(path),
+        sha256=file_hash(path),
         lineage=Lineage.read(payload["lineage"]),
         parts=("encoder", "decoder", "segmentation_head"),
     )

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import math
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from matssl.core import checkpoint, textfiles
-from matssl.core.digest import Damaged
-from matssl.core.errors import DiskFull, UserError
+from matssl.core.damage import Damaged, damage_told
+from matssl.core.errors import UserError
 from matssl.core.run_folder import MARKS, RunFolder, atomic_write_text, read_text
 from matssl.core.runtime import Runtime
 
@@ -79,7 +78,7 @@ def load(
 
     def used(path: Path) -> dict[str, Any]:
         payload = checkpoint.load(path, stage=stage)
-        with checkpoint.damage_told(path):
+        with damage_told(path):
             _check(payload)
             if use is not None:
                 use(payload)
@@ -249,24 +248,6 @@ def _row(line: str) -> tuple[int, float] | None:
         return (int(step), math.nan if loss is None else float(loss)) if line[-1] == "\n" else None
     except (ValueError, KeyError, TypeError, RecursionError, OverflowError):
         return None
-
-
-@contextlib.contextmanager
-def disk_errors(folder: RunFolder) -> Iterator[None]:
-    """Turn a full disk inside the block into a sentence.
-
-    Raises:
-        UserError: the disk is full.
-    """
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise DiskFull(
-            f"the disk is full: {folder.root} cannot be written; free some space and run again "
-            "with --resume (the previous checkpoint is intact)"
-        ) from error
 
 
 def note_end(folder: RunFolder, step: int, error: BaseException) -> None:

@@ -245,6 +245,7 @@ class LabelSettings:
         "all from that grey value on",
         check=classes_problem,
         leads=paths.class_file,
+        commas=True,
     )
 
 

@@ -2,3 +2,5 @@
 
 # What is kept of a job whose scores are noted: its models and reports, or the scores alone.
 KEEP = ("models", "none")
+# What submits the jobs of a study elsewhere, as submitit calls it.
+CLUSTERS = ("slurm", "local")

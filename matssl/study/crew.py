@@ -50,7 +50,7 @@ def run(runner: Runner, jobs: int, minutes: float | None = None) -> Queue:
     """
     left = runner.queue(minutes)
     crew: list[Worker] = []
-    with _one_thread(), _signals() as received:
+    with _one_thread(), signals() as received:
         try:
             while _turn(runner, left, crew, jobs):
                 pass
@@ -153,7 +153,7 @@ def _one_thread() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _signals() -> Iterator[list[int]]:
+def signals() -> Iterator[list[int]]:
     """Let SIGTERM interrupt the block as Ctrl-C does; yields the signals that came."""
     received: list[int] = []
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from matssl.core.errors import UserError
 from matssl.metrics import SCORES, mean_name
+from matssl.stages.finetune import forest_settings
 
 # The score of the best of several checks on the test images, which choose it: the rule of PSCL's
 # code. It is no estimate of anything; a column says how far it lies above the honest score.
@@ -31,6 +32,8 @@ FOLDER = Path(__file__).resolve().parent / "plans"
 # Entries of a data set that are no flags of train_finetune.py: its test splits, and what an arm may
 # name as $pool, $pool_list: a folder of unlabelled images of this very material, a list of some.
 OWN = ("test", "pool", "pool_list")
+# Flags of train_finetune.py that change the head beside a network, and never the network.
+OF_HEADS = ("average_with", *forest_settings.TREES, *forest_settings.OWN)
 # How an entry of the data set is named in a flag.
 ENTRY = "$"
 ARM = ("start", "pretrain", "guided", "finetune", "evaluate")
@@ -121,6 +124,7 @@ class Plan:
         independent: rows of the table (a data set, with its test split in brackets where it has
             several) whose mean is shown, too; none: no mean.
         columns: scores of the table beside mIoU: keys of COLUMNS.
+        noun: what the tables call one of ``starts``: "arm" where the file has arms, else "start".
     """
 
     name: str
@@ -135,6 +139,7 @@ class Plan:
     baselines: tuple[str, ...] = ()
     independent: tuple[str, ...] = ()
     columns: tuple[str, ...] = ()
+    noun: str = "start"
 
     @property
     def snapshots(self) -> bool:
@@ -149,6 +154,19 @@ class Plan:
             for seed, data, variant, labels, start in grid
             if data in self.variants[variant].get("datasets", self.datasets)
         ]
+
+    def network(self, job: Job) -> Job | None:
+        """Return the job whose model is the network alone of a job with ``average_with``.
+
+        It trains by the same settings but for those of the head, so that both networks have the
+        same bits.
+        """
+        if job.start.finetune.get("average_with", "none") == "none":
+            return None
+        told = {k: v for k, v in job.start.finetune.items() if k not in OF_HEADS}
+        alone = replace(job.start, finetune=told)
+        twins = [s for s in self.starts if replace(s, name=job.start.name) == alone]
+        return replace(job, start=twins[0]) if twins else None
 
     def only(
         self,
@@ -222,7 +240,7 @@ def read(content: Mapping[str, Any], name: str) -> Plan:
     Raises:
         UserError: unknown or missing entries; the sentence names them.
     """
-    parts = [f.name for f in fields(Plan) if f.name != "baselines"]
+    parts = [f.name for f in fields(Plan) if f.name not in ("baselines", "noun")]
     known = [*parts, "arms", "baseline", "pretraining", "pretraining_seeds"]
     for key in content:
         if key not in known:
@@ -254,10 +272,11 @@ def read(content: Mapping[str, Any], name: str) -> Plan:
             )
     shared = [content.get(key) or {} for key in ("pretrain", "finetune", "evaluate")]
     _check_starts(starts, shared, datasets, labels)
+    noun = "arm" if "arms" in content else "start"
     baselines = _words(content, "baseline") or (starts[0].name,)
     for baseline in baselines:
         if baseline not in [start.name for start in starts]:
-            raise UserError(f"the study's baseline {baseline!r} is none of its starts")
+            raise UserError(f"the study's baseline {baseline!r} is none of its {noun}s")
     plan = Plan(
         str(content.get("name", name)),
         starts,
@@ -271,6 +290,7 @@ def read(content: Mapping[str, Any], name: str) -> Plan:
         baselines,
         (),
         columns,
+        noun,
     )
     independent = _words(content, "independent")
     known = [label for data in datasets for label in plan.rows(data).values()]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
 
 from matssl.study.plan import Job, Plan
 
@@ -22,13 +22,20 @@ class Task:
         name: of its lock, its log and its lines.
         job: that it is, or the first of those it pretrains for.
         pretrains: which of both it is.
-        needs: name of the pretraining that has to be done before; "" for none.
+        needs: name of the task that has to be done before: a pretraining, or the job that trains
+            the same network and scores it, too; "" for none.
     """
 
     name: str
     job: Job
     pretrains: bool = False
     needs: str = ""
+
+    def without(self, done: Collection[str]) -> Task:
+        """Return the task where these are done: nothing trains its network any more."""
+        if self.needs not in done or self.pretrains:
+            return self
+        return replace(self, needs=pretraining(self.job) if self.job.start.run else "")
 
 
 def pretraining(job: Job) -> str:
@@ -44,9 +51,11 @@ def tasks(plan: Plan) -> list[Task]:
         for job in jobs:
             if job.start.run:
                 found.setdefault(pretraining(job), Task(pretraining(job), job, pretrains=True))
-        for job in jobs:
+        trained = {twin.name: job.name for job in jobs if (twin := plan.network(job)) is not None}
+        # What trains for two comes first.
+        for job in sorted(jobs, key=lambda job: job.name in trained):
             needs = pretraining(job) if job.start.run else ""
-            found[job.name] = Task(job.name, job, needs=needs)
+            found[job.name] = Task(job.name, job, needs=trained.get(job.name, needs))
     return list(found.values())
 
 

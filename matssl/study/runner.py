@@ -35,6 +35,8 @@ STAGES: dict[str, Callable[[Sequence[str]], object]] = {
 }
 
 
+# Of a job with average_with: the model that is a part of best.ckpt.
+NETWORK = "network.ckpt"
 # Exit codes after Ctrl-C and SIGTERM: the run is saved.
 INTERRUPTED = (130, 143)
 
@@ -120,7 +122,8 @@ class Runner:
             minutes: after which nothing starts; None: no limit.
         """
         everything = queue.tasks(self.plan)
-        left = [task for task in everything if not self.finished(task)]
+        done = {task.name for task in everything if self.finished(task)}
+        left = [t.without(done) for t in everything if t.name not in done]
         wanted = {task.needs for task in left}
         todo = [task for task in left if not task.pretrains or task.name in wanted]
         names = {task.name for task in todo}
@@ -260,20 +263,16 @@ class Runner:
                 words = [*words, "--check_start", "none"]
             self._call([*words, "--quiet"])
         seconds = time.monotonic() - started
-        scores = {test: self._scored(job, test) for test in self.plan.tests(job.dataset)}
-        miou = {test: found["miou"] for test, found in scores.items()}
-        rows = textfiles.read_rows(folder / "data.csv")
-        drawn = [Path(row["image"]).name for row in rows if row["split"] == "train"]
-        status = textfiles.read_json(folder / "status.json")
-        facts = {
-            "miou": miou,
-            "scores": scores,
-            "iou": {test: self._iou(job, test) for test in scores},
-            "images": len(drawn),
-            "drawn": drawn,
-            "validation": status.get("best_miou"),
-            "machine": self._machine(folder),
-        }
+        alone = self.plan.network(job)
+        if alone is not None and not self.result(alone).is_file():
+            # Its arm would train the same network again.
+            model = NETWORK if (folder / NETWORK).is_file() else "best.ckpt"
+            score = (textfiles.read_json(folder / "average.json").get("miou") or [None])[0]
+            facts = self._facts(job, model)
+            facts |= {} if score is None else {"validation": score}
+            told = {"seconds": seconds, "command": self.commands.finetune(alone)}
+            self._note(self.result(alone), {**facts, **told, "network_of": job.name})
+        facts = self._facts(job)
         self._note(self.result(job), {**facts, "seconds": seconds, "command": command})
         # Nothing goes on from a finished job, and its state of training is most of its disk space.
         # Not before its scores are noted: an interrupted look at the snapshots starts again.
@@ -286,8 +285,24 @@ class Runner:
                 shutil.rmtree(self.commands.evaluated(job, test), ignore_errors=True)
             shutil.rmtree(folder, ignore_errors=True)
 
-    def _scored(self, job: Job, test: str) -> dict[str, float]:
-        """Return the scores of a job on a test split.
+    def _facts(self, job: Job, model: str = "best.ckpt") -> dict[str, object]:
+        """Return what a result keeps of a model of a job that has been trained."""
+        folder = self.commands.finetuned(job)
+        found = {test: self._scored(job, test, model) for test in self.plan.tests(job.dataset)}
+        rows = textfiles.read_rows(folder / "data.csv")
+        drawn = [Path(row["image"]).name for row in rows if row["split"] == "train"]
+        return {
+            "miou": {test: scores["miou"] for test, scores in found.items()},
+            "scores": found,
+            "iou": {test: self._iou(job, test) for test in found},
+            "images": len(drawn),
+            "drawn": drawn,
+            "validation": textfiles.read_json(folder / "status.json").get("best_miou"),
+            "machine": self._machine(folder),
+        }
+
+    def _scored(self, job: Job, test: str, model: str) -> dict[str, float]:
+        """Return the scores of a model of a job on a test split.
 
         Raises:
             UserError: it has no masks.
@@ -309,7 +324,7 @@ class Runner:
             for snapshot in sorted(folder.glob("*.ckpt")):
                 for key, value in means(f"snapshots/{snapshot.name}").items():
                     best[key] = max(value, best.get(key, 0.0))
-        return {**{key + BEST_ON_TEST: value for key, value in best.items()}, **means("best.ckpt")}
+        return {**{key + BEST_ON_TEST: value for key, value in best.items()}, **means(model)}
 
     def _iou(self, job: Job, test: str) -> dict[str, float | None]:
         """Return the IoU of each class on a test split; None where it is nowhere."""

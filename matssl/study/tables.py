@@ -20,7 +20,7 @@ from matssl.study.plan import COLUMNS, Plan
 def markdown(plan: Plan, rows: Sequence[Cell]) -> str:
     """Return the table: mean, spread, number of seeds, paired difference with interval."""
     variants = len(plan.variants) > 1
-    head = ["data set", "variant", "labelled images", "start", "mIoU %", "seeds"]
+    head = ["data set", "variant", "labelled images", plan.noun, "mIoU %", "seeds"]
     head += [f"over {name}, paired, 95 %" for name in plan.baselines]
     head += [COLUMNS[name] for name in plan.columns]
     if not variants:
@@ -72,7 +72,7 @@ def _lines(plan: Plan, results: Mapping[str, Mapping[str, Any]]) -> list[dict[st
     """Return one row a job and test split, for other programs."""
     return [
         {
-            "start": job.start.name,
+            plan.noun: job.start.name,
             "dataset": job.dataset,
             "variant": job.variant,
             "labels": job.labels,
@@ -93,7 +93,7 @@ def _classes(plan: Plan, results: Mapping[str, Mapping[str, Any]]) -> list[dict[
     """Return one row a job, test split and class: its IoU, empty where it is nowhere."""
     return [
         {
-            "start": job.start.name,
+            plan.noun: job.start.name,
             "dataset": job.dataset,
             "variant": job.variant,
             "labels": job.labels,

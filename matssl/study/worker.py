@@ -74,7 +74,9 @@ def perform(runner: Runner, task: Task) -> tuple[str, str]:
         try:
             outcome, why = runner.perform(task), ""
         except CommandFailed as failure:
-            outcome = STOPPED if failure.code in INTERRUPTED else FAILED
+            # Below 0 the number of the signal that killed the command.
+            stopped = failure.code in INTERRUPTED or failure.code < 0
+            outcome = STOPPED if stopped else FAILED
             why = f"exit code {failure.code}"
         except KeyboardInterrupt:
             outcome, why = STOPPED, "interrupted"

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from matssl.core.damage import file_hash
 from matssl.core.errors import UserError, guard
 from matssl.core.flags import flag
 from matssl.core.parsing import parse_one
@@ -68,7 +69,6 @@ def describe(path: Path) -> str:
         UserError: it cannot be used; the sentence says why.
     """
     from matssl import weights
-    from matssl.core import checkpoint
     from matssl.models.pixels import is_classifier
     from matssl.weights.recognition import identify
 
@@ -78,7 +78,7 @@ def describe(path: Path) -> str:
         lines = [str(path), f"  layout        {_classifier(payload['model'])}"]
         lines.append(f"  segments      eval_model.py --model_path {path}")
         lines += [f"  made from     {line}" for line in content.lineage.lines()]
-        return "\n".join([*lines, f"  sha256        {checkpoint.file_hash(content.path)}"])
+        return "\n".join([*lines, f"  sha256        {file_hash(content.path)}"])
     layout, encoder, names = identify(content)
     size = sum(tensor.numel() for tensor in encoder.values())
     # Of queries, keys and values a reader makes one tensor.
@@ -101,7 +101,7 @@ def describe(path: Path) -> str:
         if key in content.facts:
             lines.append(f"  {key:<13} {content.facts[key]}")
     lines += [f"  made from     {line}" for line in content.lineage.lines()]
-    lines.append(f"  sha256        {checkpoint.file_hash(content.path)}")
+    lines.append(f"  sha256        {file_hash(content.path)}")
     return "\n".join(lines)
 
 

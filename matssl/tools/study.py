@@ -14,12 +14,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from matssl.core.errors import Incomplete, guard
+from matssl.core.errors import Incomplete, UserError, guard
 from matssl.core.flags import flag
 from matssl.core.parsing import parse_one, read_settings
 from matssl.core.wording import counted
 from matssl.stages.settings import BAR_HELP, LARGEST_SEED, ToolSettings, bar_problem
-from matssl.study import KEEP
+from matssl.study import CLUSTERS, KEEP
+
+
+def option_problem(option: str) -> str:
+    """Return what is wrong with a word of ``--cluster_options``."""
+    key, sign, value = option.partition("=")
+    if key.strip().isidentifier() and sign and value.strip():
+        return ""
+    return f"--cluster_options {option}: KEY=VALUE is wanted, as in timeout_min=240"
 
 
 @dataclass(frozen=True)
@@ -51,6 +59,21 @@ class StudySettings(ToolSettings):
         high=1024,
         first=True,
     )
+    cluster: str | None = flag(
+        None,
+        "run",
+        "each task as a job of a cluster, through submitit: slurm (arrays of jobs), or local "
+        "(processes here, to try it); --jobs: so many at once",
+        auto="here",
+        choices=CLUSTERS,
+    )
+    cluster_options: tuple[str, ...] = flag(
+        (),
+        "run",
+        "KEY=VALUE,... for submitit: timeout_min, cpus_per_task, mem_gb, gpus_per_node, "
+        "slurm_partition, slurm_account, ...",
+        check=option_problem,
+    )
     minutes: float | None = flag(
         None,
         "run",
@@ -78,7 +101,9 @@ SETTINGS = StudySettings
 def main(argv: Sequence[str]) -> int:
     """Run what is missing of the study and write its table; returns 0."""
     args = parse_one(SETTINGS, argv, __doc__ or "", prog="python -m matssl.tools.study")
-    from matssl.study import crew
+    if args.cluster_options and args.cluster is None:
+        raise UserError("--cluster_options goes with --cluster, which is not given")
+    from matssl.study import cluster, crew
     from matssl.study import plan as plans
     from matssl.study.runner import Runner
 
@@ -91,7 +116,8 @@ def main(argv: Sequence[str]) -> int:
     plan = plans.read(content, file.stem)
     out = Path(args.output_dir) / plan.name
     part = plan.only(args.variants, args.starts, args.datasets, args.labels)
-    threads = 1 if args.jobs > 1 else None
+    # A job of SLURM has cores of its own.
+    threads = 1 if args.jobs > 1 and args.cluster != "slurm" else None
     runner = Runner(part, Path(args.root), out, file.parent, args.keep, threads)
     if not args.table:
         runner.check()
@@ -108,9 +134,18 @@ def main(argv: Sequence[str]) -> int:
     failed: dict[str, str] = {}
     whole = Runner(plan, Path(args.root), out, file.parent)
     if not args.table:
-        left = (
-            crew.run(runner, args.jobs, args.minutes) if args.jobs > 1 else runner.run(args.minutes)
-        )
+        if args.cluster is not None:
+            left = cluster.run(
+                runner,
+                args.jobs,
+                args.minutes,
+                cluster=args.cluster,
+                options=args.cluster_options,
+            )
+        elif args.jobs > 1:
+            left = crew.run(runner, args.jobs, args.minutes)
+        else:
+            left = runner.run(args.minutes)
         failed = left.failed
         if left.late and left.waiting:
             told = counted(len(left.waiting), "task is", "tasks are")

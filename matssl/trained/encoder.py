@@ -16,6 +16,7 @@ from torch import Tensor
 from matssl import weights
 from matssl.core import checkpoint
 from matssl.core.arrays import IN_MEMORY_BYTES, STRIP, roomy, strips
+from matssl.core.damage import damage_told
 from matssl.core.lineage import Lineage
 from matssl.core.parsing import read_settings
 from matssl.data.preprocess import STANDARD_HALF_WIDTH, Preprocess
@@ -212,7 +213,7 @@ def _record(content: Content) -> Preprocess:
     """Return how the images of a file's training were read, as far as it is known."""
     own = content.payload if content.facts.get("format") else None
     if isinstance(own, Mapping) and "preprocess" in own:
-        with checkpoint.damage_told(content.path):
+        with damage_told(content.path):
             return Preprocess.from_dict(own["preprocess"])
     return of_run(Path(content.path)) or UNTOLD
 
@@ -222,13 +223,13 @@ def of_run(path: Path) -> Preprocess | None:
     for folder in list(path.parents)[:2]:
         if (folder / "last.ckpt").is_file():
             payload = checkpoint.load(folder / "last.ckpt")
-            with checkpoint.damage_told(folder / "last.ckpt"):
+            with damage_told(folder / "last.ckpt"):
                 return Preprocess.from_dict(payload["preprocess"])
         if (folder / "config.yaml").is_file():
             run = read_settings(folder / "config.yaml")
             known: dict[str, object] = {
                 key: run[key] for key in ("window", "low", "high") if key in run
             }
-            with checkpoint.damage_told(folder / "config.yaml"):
+            with damage_told(folder / "config.yaml"):
                 return Preprocess.from_dict(UNTOLD.to_dict() | known)
     return None

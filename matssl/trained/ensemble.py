@@ -7,21 +7,20 @@ of each and its own normalisation, so that each sees an image as it saw those it
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from matssl.core import checkpoint
-from matssl.core.arrays import Array, strips
+from matssl.core.damage import damage_told
 from matssl.data.masks import ClassTable
 from matssl.data.preprocess import Preprocess
-from matssl.metrics import calibration
+from matssl.metrics import calibration, decision
 from matssl.models.pixels import PixelClassifier, is_classifier
 from matssl.models.segmentation import Description, build_model, check_input_size
-from matssl.trained.network import Network
+from matssl.trained.member import MOST, checked_share
 
 # Entry of the description of the model that says how many there are.
 MEMBERS = "members"
@@ -29,35 +28,6 @@ MEMBERS = "members"
 FACTORS = "factors"
 # Entries of the facts of a model: its description and its share, where models differ in them.
 OWN, SHARE = "model", "share"
-# More are no ensemble of ours.
-MOST = 10_000
-
-
-@dataclass(frozen=True)
-class Member:
-    """One of several models.
-
-    Attributes:
-        network: what computes.
-        record: how its images are normalised.
-        temperature: of its probabilities.
-        of: what their share in the mean is one part of: the number of models where all count alike.
-    """
-
-    network: Network
-    record: Preprocess
-    temperature: float
-    of: float = 1.0
-
-    def probabilities(self, plane: Array, num_classes: int, **how: Any) -> Array:
-        """Return its probabilities of a plane, float32 (C, H, W), not yet tempered.
-
-        Args:
-            plane: from :meth:`matssl.data.preprocess.Preprocess.plane`.
-            num_classes: C.
-            how: see :meth:`matssl.trained.network.Network.probabilities`.
-        """
-        return self.network.probabilities(self.record.tensor(plane), num_classes, **how)
 
 
 def joined(
@@ -141,10 +111,7 @@ def _share(fact: Mapping[str, Any]) -> float:
     Raises:
         ValueError: it is none.
     """
-    value = fact.get(SHARE, 1.0)
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= MOST:
-        raise ValueError("the share of one of its models is none")
-    return float(value)
+    return checked_share(fact.get(SHARE, 1.0))
 
 
 def count(payload: Mapping[str, Any]) -> int:
@@ -180,7 +147,7 @@ def models(payload: Mapping[str, Any], path: Path, input_size: int | None) -> li
     Raises:
         UserError: the checkpoint is damaged, or a model does not take that size.
     """
-    with checkpoint.damage_told(path):
+    with damage_told(path):
         record = Preprocess.from_dict(payload["preprocess"])
         table = ClassTable.from_dict(payload["classes"])
         found = []
@@ -193,7 +160,7 @@ def models(payload: Mapping[str, Any], path: Path, input_size: int | None) -> li
                 of = total / _share(fact)
                 levels = {name: fact[name] for name in ("mean", "std")}
                 own = Preprocess.from_dict({**payload["preprocess"], **levels})
-                heat = checked(fact["temperature"])
+                heat = calibration.checked(fact["temperature"])
             else:
                 heat = temperature(payload)
             if input_size is not None:
@@ -257,7 +224,7 @@ def temperature(payload: Mapping[str, Any]) -> float:
     """
     progress = payload.get("progress")
     value = progress.get("temperature", 1.0) if isinstance(progress, Mapping) else 1.0
-    return checked(value)
+    return calibration.checked(value)
 
 
 def factors(payload: Mapping[str, Any], classes: int) -> tuple[float, ...]:
@@ -268,45 +235,4 @@ def factors(payload: Mapping[str, Any], classes: int) -> tuple[float, ...]:
     """
     progress = payload.get("progress")
     found = progress.get(FACTORS, ()) if isinstance(progress, Mapping) else ()
-    values = tuple(float(value) for value in found)
-    if values and not (len(values) == classes and all(0 < value <= 1 for value in values)):
-        raise ValueError("its factors are none of its classes")
-    return values
-
-
-def checked(value: object) -> float:
-    """Return a temperature.
-
-    Raises:
-        ValueError: it is none, or none that is fitted here.
-    """
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise ValueError("its temperature is no number")
-    if not calibration.LOWEST / 2 <= value <= calibration.HIGHEST * 2:
-        raise ValueError(f"its temperature {value:.3g} is none")
-    return float(value)
-
-
-def add(total: Array | None, one: Array, of: float) -> Array:
-    """Return the sum with one more part; the first is changed in place.
-
-    Args:
-        total: so far, None before the first.
-        one: float32 (C, H, W).
-        of: what its share is one part of, see :class:`Member`.
-    """
-    for rows in strips(one.shape[1]):
-        if total is None:
-            one[:, rows] /= of
-        else:
-            total[:, rows] += one[:, rows] / of
-    return one if total is None else total
-
-
-def folder(scratch: Path | None, number: int) -> Path | None:
-    """Return a folder of its own for the file of a member; None where all lies in memory."""
-    if scratch is None:
-        return None
-    place = scratch / str(number)
-    place.mkdir(exist_ok=True)
-    return place
+    return decision.checked(found, classes)

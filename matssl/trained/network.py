@@ -12,18 +12,18 @@ from torch import nn
 
 from matssl import tiling
 from matssl.core import runtime
-from matssl.core.arrays import IN_MEMORY_BYTES
 from matssl.core.errors import UserError
-from matssl.models.encoders import channels_last
+from matssl.forest.trees import Forest
+from matssl.models.encoders import FineMaps, channels_last, encoder_facts
 from matssl.models.pixels import PixelClassifier
+from matssl.trained.member import Maps, room
 
 
 @dataclass(frozen=True)
 class Network:
     """A torch module on its device, in evaluation mode; a classifier of pixels is one too.
 
-    What computes by other means (an exported file) stands in its place where it has
-    :meth:`probabilities`; the segmenter above asks for no more.
+    An :class:`matssl.trained.member.Engine`; what computes by other means is another.
 
     Attributes:
         model: (B, C, H, W) to what it gives.
@@ -64,6 +64,32 @@ class Network:
         channels_last(model).to(place).eval()
         return cls(model, place, runtime.find_precision(precision, place))
 
+    @property
+    def whole(self) -> bool:
+        """Whether it looks at filters of the whole picture, which need no tiles."""
+        return isinstance(self.model, PixelClassifier) and self.model.whole
+
+    @property
+    def is_forest(self) -> bool:
+        """Whether it is a forest on such filters."""
+        whole = isinstance(self.model, PixelClassifier) and self.model.whole
+        return whole and isinstance(self.model.classifier, Forest)
+
+    @property
+    def maps(self) -> Maps | None:
+        """The maps of its encoder; None where it has none."""
+        if self.whole:
+            return None
+        encoder: nn.Module = self.model.get_submodule("encoder")
+        maps = FineMaps(encoder)
+
+        def of(image: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+            with torch.inference_mode():
+                found = maps(torch.from_numpy(image)[None].to(self.device))
+            return [level[0].float().cpu().numpy() for level in found]
+
+        return Maps(of, encoder_facts(encoder).multiple)
+
     def autocast(self) -> torch.autocast:
         """Return the context in which forward passes run."""
         return torch.autocast(
@@ -86,17 +112,14 @@ class Network:
         Args:
             image: normalised, float32 (C, H, W).
             num_classes: channels of the logits.
-            tile_size: see :func:`matssl.tiling.plan`.
-            overlap: see :func:`matssl.tiling.plan`.
+            tile_size: see :func:`matssl.tiles.plan`.
+            overlap: see :func:`matssl.tiles.plan`.
             tta: average over the eight orientations of the image; eight times the time.
             batch_size: tiles computed at once.
             scratch: folder for a file that holds the result where it would crowd the memory; None
                 keeps it in memory.
         """
-        out: NDArray[np.float32] | None = None
-        shape = (num_classes, *image.shape[1:])
-        if scratch is not None and 4 * int(np.prod(shape, dtype=np.int64)) > IN_MEMORY_BYTES:
-            out = np.memmap(scratch / "probabilities", np.float32, "w+", shape=shape)
+        out = room(scratch, (num_classes, *image.shape[1:]))
         if isinstance(self.model, PixelClassifier) and self.model.whole:
             # Filters need no tiles: it goes through the image in strips.
             return self.model.probabilities(image, out)

@@ -12,13 +12,13 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from matssl import tiling
+from matssl import blending
 from matssl.core.arrays import Array
 from matssl.core.errors import UserError
 from matssl.core.geometry import apply_d4
 from matssl.metrics import calibration
-from matssl.models.pixels import PixelClassifier
-from matssl.trained.ensemble import Member
+from matssl.trained.member import Member
+from matssl.trained.network import Network
 from matssl.trained.segmenter import Picture, Segmenter, native, opened
 
 Kind = Literal["ensemble", "dropout", "orientations"]
@@ -35,13 +35,11 @@ def kind(segmenter: Segmenter, wanted: str = "auto") -> Kind:
     Raises:
         UserError: it does not have what is wanted, or nothing that makes a difference.
     """
-    model = segmenter.network.model
-    filters = isinstance(model, PixelClassifier) and model.whole
     has: dict[Kind, bool] = {
         "ensemble": len(segmenter.members) > 1,
-        "dropout": bool(_dropout(model)),
+        "dropout": bool(_dropout(segmenter)),
         # Filters see the same in every orientation.
-        "orientations": not filters,
+        "orientations": not segmenter.network.whole,
     }
     for name, there in has.items():
         if wanted == name and not there:
@@ -101,14 +99,14 @@ def probabilities(
         return found
 
     if by == "orientations":
-        for flip, turns in tiling.D4:
+        for flip, turns in blending.D4:
             found = of(alone, np.ascontiguousarray(apply_d4(plane, flip, turns)))
             upright = np.empty((len(found), *plane.shape[:2]), found.dtype)
-            tiling.oriented(upright, flip, turns)[:] = found
+            blending.oriented(upright, flip, turns)[:] = found
             yield native(upright, shape)
     elif by == "dropout":
         for number in range(count):
-            with torch.random.fork_rng(), _dropping(segmenter.network.model):
+            with torch.random.fork_rng(), _dropping(segmenter):
                 torch.manual_seed(seed + number)
                 found = of(alone, plane)
             yield native(found, shape)
@@ -131,14 +129,17 @@ def shares(segmenter: Segmenter, by: Kind) -> Iterator[float]:
         yield 1.0
 
 
-def _dropout(model: nn.Module) -> list[nn.Module]:
-    return [m for m in model.modules() if isinstance(m, DROPOUT) and m.p > 0]
+def _dropout(segmenter: Segmenter) -> list[nn.Module]:
+    """Return the units that can drop out; an exported network has none any more."""
+    network = segmenter.network
+    modules = network.model.modules() if isinstance(network, Network) else ()
+    return [m for m in modules if isinstance(m, DROPOUT) and m.p > 0]
 
 
 @contextmanager
-def _dropping(model: nn.Module) -> Iterator[None]:
+def _dropping(segmenter: Segmenter) -> Iterator[None]:
     """Let the units of a model in evaluation drop out, and nothing else learn."""
-    units = _dropout(model)
+    units = _dropout(segmenter)
     for unit in units:
         unit.train()
     try:

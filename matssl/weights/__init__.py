@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from matssl import hub
-from matssl.core import checkpoint
+from matssl.core.damage import file_hash
 from matssl.core.errors import UserError
 from matssl.core.lineage import Lineage
 from matssl.decoders import named
@@ -156,7 +156,7 @@ def load(
         total=len(wanted),
         dropped=tuple(dropped),
         notes=tuple(notes),
-        sha256=checkpoint.file_hash(Path(content.path)),
+        sha256=file_hash(Path(content.path)),
         lineage=content.lineage,
         parts=tuple(parts),
         architecture=match.architecture,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import os
-import subprocess
 import sys
 import time
 from collections import Counter
@@ -12,12 +11,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from processes import start
 
 from tests.fuzz import harness, kinds
 from tests.fuzz.kinds import Case
 from tests.fuzz.material import Material
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 CASES = 100
 
 
@@ -25,15 +24,14 @@ def test_a_hundred_spoiled_files_break_nothing(tmp_path: Path) -> None:
     """Issue 19, 6: no traceback, no hang, no file left, nothing absurd accepted."""
     table = tmp_path / "fuzz.csv"
     # A process of its own: one whose torch has had threads cannot be forked.
-    command = [sys.executable, "-m", "tests.fuzz.campaign", "--count", str(CASES)]
-    result = subprocess.run(
-        [*command, "--table", str(table)], capture_output=True, text=True, cwd=ROOT, timeout=600
-    )
+    words = ("--count", CASES, "--table", table)
+    command = start(tmp_path / "printed.txt", "tests/fuzz/campaign.py", *words)
+    code = command.wait(600)
     with open(table, encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     faults = [f"seed {row['seed']} ({row['told']}): {row['fault']}" for row in rows if row["fault"]]
     assert not faults, "\n".join(faults)
-    assert result.returncode == 0, result.stderr[-2000:]
+    assert code == 0, command.printed.read_text(encoding="utf-8")[-2000:]
     ends = Counter(row["end"] for row in rows)
     # Neither is everything refused nor is anything taken.
     assert len(rows) == CASES and ends["accepted"] > 10 and ends["refused"] > 30

@@ -106,6 +106,7 @@ def stored(path: Path, page: int | None = None) -> Stored:
             facts = photometric.facts(chosen, file.is_imagej)
             pixels = _pixels(file, chosen, path)
             _refuse_lost(path, told)
+            notes = (*notes, *_perhaps_pages(file, chosen, pixels, path))
             turned = _tag(chosen, 274)
             turned = turned if turned in orientation.TURNS else orientation.UPRIGHT
             calibration = of_tiff(file, chosen)
@@ -340,6 +341,30 @@ def _pixels(file: TiffFile, page: TiffPage, path: Path) -> Array:
     if pixels.ndim != 2 and (pixels.ndim != 3 or page.axes[-1:] != "S" and page.axes[:1] != "S"):
         raise UserError(f"{path} has {pixels.ndim} dimensions; a micrograph has two")
     return pixels
+
+
+def _perhaps_pages(file: TiffFile, page: TiffPage, pixels: Array, path: Path) -> tuple[str, ...]:
+    """Return what is to be said of colours that may be the pages of a stack, nothing of others.
+
+    tifffile takes an array (3 or 4, H, W) for planes of colours, unless it is told otherwise.
+
+    Raises:
+        UserError: the fourth plane is no transparency but a picture, so that they are pages.
+    """
+    written = file.is_shaped or str(_tag(page, 305)).startswith("tifffile")
+    apart = page.planarconfig == 2 and _photometric(page) == "RGB"
+    if not (written and apart) or pixels.ndim != 3 or (pixels[..., 1:3] == pixels[..., :1]).all():
+        return ()
+    told = f"{pixels.shape[2]} pages of a stack, which tifffile writes so"
+    mend = 'save it again with photometric="minisblack"'
+    if pixels.shape[2] == 4:
+        clear = (pixels[..., 3] == 0) | (pixels[..., 3] == np.iinfo(page.dtype).max)
+        if 2 * int(clear.sum()) < clear.size:
+            raise UserError(
+                f"{path} says that it holds colours and their transparency, but that is a picture "
+                f"as well: these are {told}; {mend}. Where they are colours, save them without it"
+            )
+    return (f"planes read as colours; if they are {told}, {mend}",)
 
 
 def _check_parts(file: TiffFile, page: TiffPage, path: Path) -> None:

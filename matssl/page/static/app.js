@@ -9,11 +9,11 @@ import * as measure from "./measure.js";
 
 const STEPS = [["open", "Open", open], ["label", "Label", label], ["teach", "Teach", teach], ["see", "See", see], ["measure", "Measure", measure]];
 const app = { folder: null, facts: null, go, reload, refreshBusy };
-let leave = null;
+let leave = null, step = "open";
 
 function query() {
-  const [step, text] = (location.hash.slice(1) || "open").split("?");
-  return { step, asked: Object.fromEntries(new URLSearchParams(text || "")) };
+  const [wanted, text] = (location.hash.slice(1) || "open").split("?");
+  return { wanted, asked: Object.fromEntries(new URLSearchParams(text || "")) };
 }
 
 function go(step, asked = {}) {
@@ -25,14 +25,15 @@ function go(step, asked = {}) {
 async function reload() {
   const found = app.folder === null ? null : await get("/api/folder", { folder: app.folder });
   app.facts = found && found.pictures ? found : null;
+  drawSteps();
 }
 
-function drawSteps(current) {
+function drawSteps() {
   const ready = app.facts !== null;
   document.getElementById("steps").replaceChildren(...STEPS.map(([name, title], i) => {
     const words = app.folder !== null ? `?${new URLSearchParams({ folder: app.folder })}` : "";
     const closed = name !== "open" && !ready;
-    return el("li", {}, el("a", { href: `#${name}${words}`, "aria-current": name === current ? "step" : null, "aria-disabled": closed ? "true" : null, tabindex: closed ? "-1" : null },
+    return el("li", {}, el("a", { href: `#${name}${words}`, "aria-current": name === step ? "step" : null, "aria-disabled": closed ? "true" : null, tabindex: closed ? "-1" : null },
       el("i", { "aria-hidden": "true" }, String(i + 1)), title));
   }));
   const where = document.getElementById("where");
@@ -42,7 +43,7 @@ function drawSteps(current) {
 
 let drawing = 0;
 async function render() {
-  const turn = ++drawing, { step, asked } = query();
+  const turn = ++drawing, { wanted, asked } = query();
   if (leave) { const end = leave; leave = null; await end(); }
   const main = document.getElementById("main");
   if (asked.folder !== undefined && asked.folder !== app.folder) {
@@ -50,12 +51,15 @@ async function render() {
     try { await reload(); } catch { app.facts = null; }
   }
   if (turn !== drawing) return;
-  const found = STEPS.find(([name]) => name === step) || STEPS[0];
+  const found = STEPS.find(([name]) => name === wanted) || STEPS[0];
   const shown = app.facts === null && found[0] !== "open" ? STEPS[0] : found;
-  drawSteps(shown[0]);
+  step = shown[0];
+  drawSteps();
   document.title = `${shown[1]} – ${document.getElementById("where").textContent} – matssl`;
   main.replaceChildren();
   leave = (await attempt(shown[2].show(main, app, asked))) || null;
+  // Who came by keyboard goes on in the step, and not at the top of the page.
+  if (turn === drawing && document.activeElement === document.body) main.focus({ preventScroll: true });
 }
 
 let timer = null;
@@ -77,6 +81,8 @@ function theme() {
   document.documentElement.classList.toggle("dark", dark);
 }
 
+// Its address would be that of a step.
+document.querySelector("a.skip").addEventListener("click", (event) => { event.preventDefault(); document.getElementById("main").focus(); });
 document.getElementById("theme").addEventListener("click", () => {
   localStorage.setItem("theme", document.documentElement.classList.contains("dark") ? "light" : "dark");
   theme();

@@ -1,6 +1,6 @@
 // Step 2: labels are painted, and saved as they are painted.
 import { get, pixels, put, send } from "./api.js";
-import { ask, attempt, commandBlock, el, fill, number, plural, toast } from "./ui.js";
+import { ask, attempt, commandBlock, el, fill, keepingFocus, number, plural, toast } from "./ui.js";
 import { isPart, region, surface } from "./viewer.js";
 import { Editor } from "./editor.js";
 
@@ -66,6 +66,7 @@ export async function show(main, app, asked) {
     if (entry) Object.assign(entry, { count, complete: count >= total }); else known.push({ image, count, complete: count >= total, pixels: {} });
     if (!count) known = known.filter((p) => p.image !== image);
     drawStrip();
+    drawFoot();
   }
 
   // --- pictures ---
@@ -134,7 +135,9 @@ export async function show(main, app, asked) {
   function pick(tool) { editor.tool = tool; editor.polygon = []; drawPanel(); viewer.draw(); }
 
   function classRow(one, i) {
-    const name = el("input", { type: "text", value: one.name, maxlength: "60", "aria-label": `Name of class ${i + 1}`, onchange: () => saveClasses(classes.map((c) => c === one ? { ...c, name: name.value } : c)), onfocus: () => { if (editor.value !== one.value) { editor.value = one.value; mark(); } } });
+    const name = el("input", { type: "text", value: one.name, maxlength: "60", "aria-label": `Name of class ${i + 1}`, onchange: () => saveClasses(classes.map((c) => c === one ? { ...c, name: name.value } : c)), onfocus: () => { if (editor.value !== one.value) { editor.value = one.value; mark(); } },
+      // A name that is said is said: keys are for the picture again.
+      onkeydown: (event) => { if (event.key === "Enter") viewer.canvas.focus({ preventScroll: true }); } });
     const colour = el("input", { type: "color", value: one.colour, "aria-label": `Colour of ${one.name}`, onchange: () => saveClasses(classes.map((c) => c === one ? { ...c, colour: colour.value } : c)) });
     const row = el("div.class", { "data-value": String(one.value), onclick: (event) => { if (event.target === row) choose(one.value); } }, colour, name,
       el("button.quiet", { type: "button", "aria-pressed": String(editor.value === one.value), "aria-label": `Draw ${one.name}`, onclick: () => choose(one.value) }, el("kbd", {}, String(i + 1))),
@@ -152,13 +155,15 @@ export async function show(main, app, asked) {
 
   const history_ = el("div.row");
   function drawHistory() {
-    history_.replaceChildren(el("button", { type: "button", disabled: !editor.done.length, onclick: () => editor.undo() }, "Undo"),
+    keepingFocus(history_, () => history_.replaceChildren(el("button", { type: "button", disabled: !editor.done.length, onclick: () => editor.undo() }, "Undo"),
       el("button", { type: "button", disabled: !editor.undone.length, onclick: () => editor.redo() }, "Redo"),
-      el("button.quiet", { type: "button", onclick: () => { editor.clear(); } }, "Clear picture"));
+      el("button.quiet", { type: "button", onclick: () => { editor.clear(); } }, "Clear picture")));
   }
 
   let run = null;
-  function drawPanel() {
+  function drawPanel() { keepingFocus(panel, fillPanel); }
+
+  function fillPanel() {
     fill(panel,
       el("section", {}, el("h2", {}, "Classes"), el("div.classes", {}, classes.map(classRow)),
         el("button.quiet.small", { type: "button", onclick: () => {
@@ -175,15 +180,25 @@ export async function show(main, app, asked) {
         el("div.row", { style: { marginTop: ".6rem" } }, el("button", { type: "button", onclick: () => viewer.fit() }, "Fit"), el("button", { type: "button", onclick: () => viewer.exact() }, "1:1"), el("button", { type: "button", "aria-label": "Zoom in", onclick: () => viewer.zoom(1.5) }, "+"), el("button", { type: "button", "aria-label": "Zoom out", onclick: () => viewer.zoom(1 / 1.5) }, "−")),
         isPart(current) ? overview() : null),
       run ? el("section", {}, el("h2", {}, "The model"), el("p.soft.small", {}, `${run} has seen this picture.`), el("button", { type: "button", onclick: () => fillFrom(run) }, "Fill the rest from the model")) : null,
-      el("section", {}, el("p.small", {}, known.length ? `${plural(known.length, "picture")} labelled. A few strokes of each class in one or two pictures will do.` : "Paint a few strokes of each class. What you leave out counts as not labelled."),
-        el("button.main", { type: "button", disabled: known.length === 0, onclick: async () => { await flush(); app.go("teach"); } }, "Teach a model →"), keys()),
+      foot, keys(),
       commandBlock([`labels: ${app.facts.labels_at}\nuse them with --mask_folder ${app.workspace.path}/${app.facts.labels_at} --classes ${app.workspace.path}/${app.facts.labels_at}/classes.yaml`], "Every command reads these files."));
     drawHistory();
+    drawFoot();
+  }
+
+  // Drawn when a mask is saved, too: who types the name of a class meanwhile is not disturbed.
+  const foot = el("section");
+  function drawFoot() {
+    const there = known.length > 0;
+    if (foot.dataset.count === String(known.length)) return;
+    foot.dataset.count = String(known.length);
+    fill(foot, el("p.small", {}, there ? `${plural(known.length, "picture")} labelled. A few strokes of each class in one or two pictures will do.` : "Paint a few strokes of each class. What you leave out counts as not labelled."),
+      el("button.main", { type: "button", disabled: !there, onclick: async () => { await flush(); app.go("teach"); } }, "Teach a model →"));
   }
 
   function keys() {
     const all = [["1–9", "class"], ["[  ] or ,  .", "smaller, larger"], ["Ctrl Z, Ctrl Y", "undo, redo"], ["+  −  0", "zoom in, out, fit"], ["wheel", "zoom"], ["right button, Space", "move the picture"], ["arrows, Enter", "cross by keyboard, draw there"], ["N", "next picture"]];
-    return el("dl.keys", {}, all.map(([key, what]) => [el("dt", {}, el("kbd", {}, key)), el("dd", {}, what)]));
+    return el("section", {}, el("dl.keys", {}, all.map(([key, what]) => [el("dt", {}, el("kbd", {}, key)), el("dd", {}, what)])));
   }
 
   function overview() {

@@ -1,6 +1,6 @@
 // Step 5: numbers, with their intervals, and what to take away.
 import { get, send } from "./api.js";
-import { attempt, commandBlock, el, follow, isGoing, number, plural, swatch } from "./ui.js";
+import { attempt, commandBlock, doubt, el, follow, isGoing, number, plural, swatch } from "./ui.js";
 
 const WHAT = [["fractions", "Phase fractions", "area of each class, ASTM E1245"], ["objects", "Objects", "number, sizes, shapes of particles or pores"], ["grains", "Grain size", "ASTM E112; needs a class of grain boundaries"], ["layers", "Layers and cracks", "thickness, roughness"]];
 
@@ -22,24 +22,24 @@ export async function show(main, app, asked) {
   const button = el("button.main", { type: "button", onclick: async () => {
     wanted.what = [...what]; wanted.classes = [...names];
     const started = await attempt(send("/api/measure", wanted));
-    if (started) watch(started.job, started.measurement, started.masks);
+    if (started) watch(started.job, started);
   } }, "Measure");
   page.append(el("div.two", { style: { marginBottom: "1.1rem" } }, el("div.card", {}, el("h2", {}, "What"), WHAT.map(([value, title, text]) => check(what, value, title, text)), el("p.soft.small", { style: { margin: ".6rem 0 0" } }, "Nothing ticked: what the classes allow.")),
     el("div.card", {}, el("h2", {}, "Of what"), el("label.field", {}, "Masks", source), complete.length ? el("p.soft.small", { style: { margin: ".5rem 0" } }, `${plural(complete.length, "picture is", "pictures are")} labelled or corrected all over: your mask counts there, not the predicted one.`) : null,
       el("h3", { style: { marginTop: ".8rem" } }, "Classes (none ticked: all)"), own.classes.map((c) => check(names, c.name, c.name, "", c.colour)), el("div", { style: { marginTop: "1rem" } }, button))), box, result);
-  function watch(job, name, masks) {
+  function watch(job, facts) {
     app.refreshBusy();
     result.replaceChildren();
-    follow(box, job, async (ended) => { app.refreshBusy(); if (ended.state === "done") await draw(name, masks); }, true);
+    follow(box, job, async (ended) => { app.refreshBusy(); if (ended.state === "done") await draw(facts); }, true);
   }
-  async function draw(name, masks) {
-    const found = await attempt(get("/api/measured", { name }));
-    if (found) result.replaceChildren(...results(found, own.classes, masks));
+  async function draw(facts) {
+    const found = await attempt(get("/api/measured", { name: facts.measurement }));
+    if (found) result.replaceChildren(...results(found, own.classes, facts));
   }
   const going = jobs.jobs.find((job) => isGoing(job) && job.folder === app.folder && job.kind === "measure");
   const last = jobs.jobs.find((job) => job.kind === "measure" && job.folder === app.folder && job.state === "done");
-  if (going) watch(going.id, going.facts.measurement, going.facts.masks);
-  else if (last) await draw(last.facts.measurement, last.facts.masks);
+  if (going) watch(going.id, going.facts);
+  else if (last) await draw(last.facts);
   return null;
 }
 
@@ -49,10 +49,10 @@ export function withoutInterval(rows) {
   return why ? `${why.replace(/^none/, "No interval")}.` : "";
 }
 
-function results(found, classes, masks) {
+function results(found, classes, facts) {
   const base = `/files/measure/${encodeURIComponent(found.name)}`, colour = (name) => classes.find((c) => c.name === name)?.colour || "#777777";
   const files = [["measure.xlsx", "Table (XLSX)"], ["report.html", "Report (HTML)"]].filter(([file]) => found.files.includes(file));
-  const [kind, run] = (masks || "").split("/");
+  const [kind, run] = (facts.masks || "").split("/"), unlearned = facts.unlearned || [];
   const downloads = el("div.row", {}, files.map(([file, title]) => el("a.button", { href: `${base}/${file}`, download: `${found.name}-${file}` }, `↓ ${title}`)),
     run ? el("a.button", { href: `/files/${kind}/${encodeURIComponent(run)}.zip`, download: `${run}.zip` }, "↓ Masks (ZIP)") : null);
   const parts = [];
@@ -60,8 +60,10 @@ function results(found, classes, masks) {
   const head = el("div.row.ends", { style: { marginBottom: ".8rem" } }, el("h2", { style: { margin: "0" } }, rows.length ? "Phase fractions" : "Results"), downloads);
   if (rows.length) {
     const many = rows[0];
-    parts.push(el("div.card", {}, head, el("div.scroll", {}, el("table", { id: "fractions" }, el("thead", {}, el("tr", {}, el("th", {}, "Class"), el("th", {}, "Area"), el("th.num", {}, "Fraction"), el("th.num", {}, "95 % interval"))), el("tbody", {}, rows.map((r) => el("tr", {}, el("td", {}, swatch(colour(r.class)), r.class), el("td", {}, gauge(r, colour(r.class))), el("td.num", {}, el("b", {}, `${number(r.fraction, 2)} %`)), el("td.num", {}, interval(r))))))),
+    parts.push(el("div.card", {}, head, el("div.scroll", {}, el("table", { id: "fractions" }, el("thead", {}, el("tr", {}, el("th", {}, "Class"), el("th", {}, "Area"), el("th.num", {}, "Fraction"), el("th.num", {}, "95 % interval"))), el("tbody", {}, rows.map((r) => el("tr", {}, el("td", {}, swatch(colour(r.class)), r.class), el("td", {}, gauge(r, colour(r.class))), el("td.num", {}, unlearned.includes(r.class) && !r.fraction ? el("span.soft", {}, "not learned") : el("b", {}, `${number(r.fraction, 2)} %`)), el("td.num", {}, unlearned.includes(r.class) ? "–" : interval(r))))))),
       el("p.soft.small", { style: { marginTop: ".7rem" } }, `Mean over ${plural(Number(many.specimens), "specimen")}, ${plural(Number(many.fields), "picture")}. ${withoutInterval(rows)}`),
+      unlearned.length ? el("p.note.warn", {}, `Nothing was painted of ${unlearned.join(", ")} when the model learned: it finds none, and what shows it is counted as another class. Paint it, or remove the class, and teach again.`) : null,
+      doubt(facts.unsure) ? el("p.note.warn", {}, doubt(facts.unsure), " Name specimens in Open, then measure again.") : null,
       el("p.soft.small", { style: { margin: "0" } }, "The interval is that of the specimens you imaged. What the model draws wrongly is not in it: compare some masks with your own eyes, and correct them.")));
   } else parts.push(el("div.card", {}, head));
   if (found.from.length) {

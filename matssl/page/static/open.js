@@ -1,6 +1,6 @@
 // Step 1: a folder, what is in it, where the bar is cut, how large a pixel is, what is one specimen.
 import { get, send, upload } from "./api.js";
-import { attempt, commandBlock, el, follow, length, number, plural, toast } from "./ui.js";
+import { attempt, commandBlock, doubt, el, follow, length, number, plural, toast } from "./ui.js";
 import { bench } from "./bench.js";
 
 export async function show(main, app) {
@@ -71,7 +71,7 @@ function tally(values) {
 async function folder(page, app) {
   const facts = app.facts, good = facts.pictures.filter((p) => !p.error), broken = facts.pictures.filter((p) => p.error);
   const tiles = [[String(good.length), good.length === 1 ? "picture" : "pictures"], [tally(good.map((p) => `${p.width} × ${p.height}`)), "pixels"], [tally(good.map((p) => `${p.bits} bit`)), "depth"],
-    [tally(good.map((p) => length(p.pixel_size))), "pixel size"], [String(new Set(good.map((p) => p.specimen)).size), "specimens"], [tally(good.map((p) => p.bar ? `${p.bar} rows` : "none")), "bar cut off"]];
+    [tally(good.map((p) => length(p.pixel_size))), "pixel size"], [`${facts.unsure > 1 ? "up to " : ""}${new Set(good.map((p) => p.specimen)).size}`, "specimens"], [tally(good.map((p) => p.bar ? `${p.bar} rows` : "none")), "bar cut off"]];
   const warnings = [facts.refused, ...facts.warnings].filter(Boolean);
   page.append(el("div.head", {}, el("h1", {}, app.folder === "." ? app.workspace.name : app.folder),
     el("button.main", { type: "button", onclick: () => app.go("label") }, "Label pictures →")));
@@ -80,7 +80,7 @@ async function folder(page, app) {
     facts.has_masks ? taking(app, facts) : null));
   if (!good.length) { page.append(el("p.note.bad", {}, "There is no picture here that can be read.")); return null; }
   const chosen = new Set();
-  const specimens = picturesCard(app, good, chosen);
+  const specimens = picturesCard(app, facts, good, chosen);
   const close = { run: null };
   const benchCard = el("div.card", {}, el("h2", {}, "Information bar and pixel size"));
   page.append(benchCard, specimens, el("div.card", {}, el("h2", {}, "Contact sheet"),
@@ -104,7 +104,7 @@ function taking(app, facts) {
   return el("div", {}, el("div.row.ends.note", {}, el("span", {}, `${plural(count, "picture has", "pictures have")} a mask: ${facts.classes.join(", ")}`), button), box);
 }
 
-function picturesCard(app, good, chosen) {
+function picturesCard(app, facts, good, chosen) {
   const name = el("input", { type: "text", placeholder: "Name of the specimen", "aria-label": "Name of the specimen", maxlength: "80" });
   const apply = el("button", { type: "button", disabled: true, onclick: async () => {
     const text = name.value.trim();
@@ -131,6 +131,7 @@ function picturesCard(app, good, chosen) {
     el("span", {}, `${picture.width} × ${picture.height}${picture.pixel_size ? ", " + number(picture.pixel_size, 2) + " nm" : ""}`),
     picture.notes.length ? el("span", {}, `⚠ ${picture.notes[0]}`) : null)));
   return el("div.card", {}, el("div.row.ends", {}, el("h2", { style: { margin: "0" } }, "Which pictures show one specimen"), el("div.row", {}, told, name, apply)),
-    el("p.soft.small", { style: { margin: ".5rem 0 0" } }, "Pictures of one specimen are no independent samples: intervals are over specimens."),
+    el("p.soft.small", { style: { margin: ".5rem 0 0" } }, `Pictures of one specimen are no independent samples: intervals are over specimens. ${facts.grouped ? `They are grouped ${facts.grouped}.` : ""}`),
+    doubt(facts.unsure) ? el("p.note.warn", {}, doubt(facts.unsure), " Click those of one specimen and name it.") : null,
     el("ul.gallery", {}, buttons.map((button) => el("li", {}, button))));
 }

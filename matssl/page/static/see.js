@@ -1,6 +1,6 @@
 // Step 4: what the model says of each picture, where it is unsure, and which picture to label next.
 import { get, pixels, send } from "./api.js";
-import { attempt, commandBlock, el, fill, follow, number, swatch } from "./ui.js";
+import { attempt, commandBlock, el, fill, follow, keepingFocus, number, swatch } from "./ui.js";
 import { Viewer, coloured, heat, isPart, lookup, region, surface } from "./viewer.js";
 
 export async function show(main, app, asked) {
@@ -60,18 +60,21 @@ export async function show(main, app, asked) {
     return el("label.slider", {}, title, output, el("input", { type: "range", min: "0", max: "100", value: String(Math.round(100 * layer.opacity)), oninput: (event) => { layer.opacity = event.target.value / 100; output.textContent = `${event.target.value} %`; viewer.draw(); } }));
   }
 
-  function drawPanel() {
+  function drawPanel() { keepingFocus(panel, fillPanel); }
+
+  function fillPanel() {
     // Of the pixels shown; rows of an information bar belong to no class.
     const counts = new Float64Array(256);
     for (const value of data) counts[value]++;
     const total = classes.reduce((sum, c) => sum + counts[c.value], 0);
+    const heatOpacity = slider("Opacity", layers.uncertainty);
+    heatOpacity.hidden = !layers.uncertainty.visible;
     fill(panel,
       el("section", {}, el("label.field", {}, "Prediction", el("select", { onchange: (event) => app.go("see", { run: event.target.value, image: current.image }) }, runs.predictions.map((r) => el("option", { value: r.name, selected: r.name === run.name }, r.name))))),
-      el("section", {}, el("h2", {}, isPart(current) ? "Area of each class in this part" : "Area of each class here"), el("ul.legend", {}, classes.map((c) => el("li", {}, el("span", {}, swatch(c.colour), c.name), el("span", {}, total ? `${number(100 * counts[c.value] / total)} %` : "–"))))),
+      el("section", {}, el("h2", {}, isPart(current) ? "Area of each class in this part" : "Area of each class here"), el("ul.legend", {}, classes.map((c) => el("li", {}, el("span", {}, swatch(c.colour), c.name), el("span", {}, !counts[c.value] && found.unlearned.includes(c.name) ? el("span.soft", { title: "Nothing was painted of it when the model learned, so it cannot be found" }, "not learned") : total ? `${number(100 * counts[c.value] / total)} %` : "–"))))),
       el("section", {}, el("h2", {}, "View"),
         el("label.check", {}, el("input", { type: "checkbox", checked: layers.classes.visible, onchange: (event) => { layers.classes.visible = event.target.checked; viewer.draw(); } }), "Classes"), slider("Opacity", layers.classes),
-        el("label.check", { style: { marginTop: ".8rem" } }, el("input", { type: "checkbox", checked: layers.uncertainty.visible, disabled: !found.uncertain, onchange: async (event) => { layers.uncertainty.visible = event.target.checked; await loadUnsure(); viewer.draw(); } }), "Where the model is unsure"),
-        layers.uncertainty.visible ? slider("Opacity", layers.uncertainty) : null,
+        el("label.check", { style: { marginTop: ".8rem" } }, el("input", { type: "checkbox", checked: layers.uncertainty.visible, disabled: !found.uncertain, onchange: async (event) => { layers.uncertainty.visible = event.target.checked; heatOpacity.hidden = !event.target.checked; await loadUnsure(); viewer.draw(); } }), "Where the model is unsure"), heatOpacity,
         el("div.row", { style: { marginTop: ".8rem" } }, el("button", { type: "button", onclick: () => viewer.fit() }, "Fit"), el("button", { type: "button", onclick: () => viewer.exact() }, "1:1"), el("button", { type: "button", "aria-label": "Zoom in", onclick: () => viewer.zoom(1.5) }, "+"), el("button", { type: "button", "aria-label": "Zoom out", onclick: () => viewer.zoom(1 / 1.5) }, "−")),
         isPart(current) ? parts() : null),
       el("section", {}, el("h2", {}, "Not right?"), el("p.soft.small", {}, "Correct it, and teach again: the model learns most from its own mistakes."),

@@ -19,6 +19,19 @@ export function el(tag, attributes = {}, ...children) {
 // Gives a part other children; those that are null are none.
 export function fill(part, ...children) { part.replaceChildren(...children.flat(3).filter((child) => child !== null && child !== undefined && child !== false)); }
 
+const FOCUSABLE = "button, input, select, a[href], summary";
+const called = (one) => `${one.tagName} ${one.getAttribute("aria-label") || one.closest("label")?.textContent || one.textContent}`;
+
+// Draws a part anew; the keyboard stays where it was in it, or at what has come into that place.
+export function keepingFocus(part, draw) {
+  const before = [...part.querySelectorAll(FOCUSABLE)], at = before.indexOf(document.activeElement);
+  const name = at < 0 ? "" : called(before[at]);
+  draw();
+  if (at < 0) return;
+  const after = [...part.querySelectorAll(FOCUSABLE)];
+  (after.find((one) => called(one) === name && !one.disabled) || after[Math.min(at, after.length - 1)])?.focus({ preventScroll: true });
+}
+
 export function toast(text, kind = "", action = null) {
   const made = el(`div.toast${kind ? "." + kind : ""}`, {}, el("span", {}, text));
   if (action) made.append(el("button", { type: "button", onclick: () => { made.remove(); action.run(); } }, action.label));
@@ -69,6 +82,11 @@ export function minutes(seconds) {
 }
 
 export function plural(count, one, many = one + "s") { return `${count.toLocaleString("en")} ${count === 1 ? one : many}`; }
+
+// What is said where nobody knows which of so many pictures show one specimen; "" where that is known.
+export function doubt(count) {
+  return count > 1 ? `Nothing says which of ${count} pictures show one specimen: each counts as a specimen of its own. Where several show one, intervals come out too narrow.` : "";
+}
 
 const GOING = ["starting", "running", "stopping"];
 export function isGoing(job) { return job && GOING.includes(job.state); }

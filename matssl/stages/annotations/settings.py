@@ -59,6 +59,7 @@ class ImportSettings(ToolSettings):
         auto="all that were drawn",
         first=True,
         leads=paths.class_file,
+        commas=True,
     )
     rename: tuple[str, ...] = flag(
         (), "classes", "OLD=NEW: labels that mean another class, or background, or ignore"

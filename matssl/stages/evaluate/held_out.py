@@ -6,16 +6,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from matssl.core import runtime
-from matssl.core.run_folder import RunFolder
+from matssl.core import machine
+from matssl.core.run_folder import RunFolder, disk_errors
 from matssl.core.runtime import Runtime
 from matssl.data.layouts import Dataset, Pair
 from matssl.metrics.score import Gathered
 from matssl.preflight import Preflight
-from matssl.stages import console, drawing, resume
+from matssl.stages import console, drawing
 from matssl.stages.evaluate import classifier_error, leaks
+from matssl.stages.evaluate.inputs import Inputs
 from matssl.stages.evaluate.objects import of_masks
-from matssl.stages.evaluate.predict import Inputs, concluded, predicted
+from matssl.stages.evaluate.predict import concluded, predicted
 from matssl.stages.evaluate.settings import EvaluateSettings
 from matssl.stages.evaluate.summary import Result
 from matssl.stages.failures import TABLE, TRACES, Failures
@@ -67,7 +68,7 @@ def score(
         console.say(EvaluateSettings(quiet=quiet), rt, f"note    {line}")
     results: list[Result] = []
     warnings: list[str] = []
-    with resume.disk_errors(folder), runtime.memory_errors("--device cpu"):
+    with disk_errors(folder), machine.memory_errors("--device cpu"):
         for path, dataset, own in parts:
             settings = EvaluateSettings(
                 model_path=str(path), dataset=str(root), seed=seed, quiet=quiet

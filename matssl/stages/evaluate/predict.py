@@ -2,78 +2,44 @@
 
 from __future__ import annotations
 
+import functools
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tifffile
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from matssl import baselines, metrics, preflight
-from matssl.core import flags, runtime
-from matssl.core.errors import UserError
-from matssl.core.run_folder import RunFolder, atomic_path
-from matssl.core.runtime import Runtime
-from matssl.data import layouts, masks, readers
-from matssl.data.layouts import Dataset, Pair
-from matssl.data.masks import ClassTable
+from matssl import metrics
+from matssl.core import flags, machine
+from matssl.core.machine import Machine, Processor
+from matssl.core.processes import ALONE, Processes
+from matssl.core.run_folder import RunFolder, atomic_path, disk_errors
+from matssl.data import readers
+from matssl.data.layouts import Pair
 from matssl.data.prefetch import prefetched
 from matssl.data.readers import Micrograph
 from matssl.measure.field import Field, areas
 from matssl.metrics import calibration
 from matssl.metrics.counts import confusion
-from matssl.models.pixels import PixelClassifier
-from matssl.preflight import Preflight
-from matssl.stages import console, drawing, failures, resume, stacks
+from matssl.stages import console, drawing, failures, stacks
 from matssl.stages.evaluate import classifier_error, colours, leaks, objects, published, rivals
+from matssl.stages.evaluate import inputs as reading
+from matssl.stages.evaluate.inputs import Inputs
 from matssl.stages.evaluate.objects import OneField
-from matssl.stages.evaluate.report import (
-    draw_panels,
-    print_summary,
-    worst_and_best,
-    write_report,
-    write_tables,
-)
 from matssl.stages.evaluate.settings import EvaluateSettings
-from matssl.stages.evaluate.summary import Result, excluded_classes, summarise
-from matssl.stages.evaluate.truth import check_masks, is_file_name, mask_paths, truth_table
-from matssl.stages.failures import Failures
-from matssl.stages.settings import TileSettings
+from matssl.stages.evaluate.summary import Result, summarise
+from matssl.stages.failures import Failure, Failures
+from matssl.trained import exported
 from matssl.trained.segmenter import Segmenter
 
-# Value of --split for every image of the folder.
-ALL = "all"
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """What is evaluated on what, checked.
-
-    Attributes:
-        segmenter: the model.
-        dataset: the folder.
-        pairs: images of it that are evaluated, with their masks.
-        truth: the model's classes with the values that mean them in these masks.
-        excluded: classes that one further mean IoU leaves out.
-        found: what the images hold.
-        beaten: what ``--crop_bottom`` beats, in words.
-        objects: classes whose parts are matched one by one.
-        colours: of the classes in masks/rgb, (256, 3); None where none are written.
-    """
-
-    segmenter: Segmenter
-    dataset: Dataset
-    pairs: list[Pair]
-    truth: ClassTable
-    excluded: tuple[int, ...]
-    found: Preflight
-    beaten: str
-    objects: tuple[int, ...]
-    colours: NDArray[np.uint8] | None = None
+if TYPE_CHECKING:
+    from matssl.baselines import Baseline
+    from matssl.core.runtime import Runtime
 
 
 def evaluate(settings: EvaluateSettings, argv: Sequence[str] = ()) -> Path:
@@ -86,38 +52,41 @@ def evaluate(settings: EvaluateSettings, argv: Sequence[str] = ()) -> Path:
     Raises:
         UserError: anything the user can mend; nothing is written where it is found at the start.
     """
-    rt = settings.runtime()
-    if not rt.is_main:
-        # Under torchrun one process evaluates; the result would be the same.
-        runtime.close()
-        return Path(settings.output_dir)
-    segmenter = _segmenter(settings, rt)
-    root = published.results_root(settings, segmenter.raw)
-    RunFolder.check(root, False, settings.overwrite, resumable=False)
-    inputs = _inputs(settings, segmenter)
-    segmenter = inputs.segmenter
-    facts = _facts(settings, inputs)
-    console.say(settings, rt, facts)
-    console.say(settings, rt, f"device  {rt.describe()}\nfolder  {root}")
-    regex, table = _said_of_specimens(settings, segmenter)
-    warnings = leaks.by_name(inputs.pairs, inputs.dataset, segmenter.trained_on, regex, table)
-    for warning in warnings:
-        console.say(settings, rt, f"warning {warning}")
+    rt = _machine(settings)
+    processes = Processes.joined()
+    segmenter = processes.together(lambda: _segmenter(settings, rt))
 
-    folder = RunFolder.at(root, False, settings.overwrite, rt.is_main)
-    folder.start(flags.to_dict(settings), argv)
-    folder.write_text("preflight.txt", facts + "\n")
-    published.write_config(folder, settings)
+    def found() -> tuple[Path, Inputs]:
+        root = published.results_root(settings, segmenter.raw)
+        RunFolder.check(root, False, settings.overwrite, resumable=False)
+        return root, reading.read(settings, segmenter)
+
+    # What is big, or lies on a GPU, every process has loaded itself.
+    root, inputs = processes.first(found, (segmenter.network, *segmenter.members))
+    segmenter = inputs.segmenter
+
+    def begun() -> tuple[RunFolder, str, list[str]]:
+        facts, warnings = _told(settings, rt, inputs, root)
+        folder = RunFolder.at(root, False, settings.overwrite)
+        folder.start(flags.to_dict(settings), argv)
+        folder.write_text("preflight.txt", facts + "\n")
+        published.write_config(folder, settings)
+        return folder, facts, warnings
+
+    folder, facts, warnings = processes.first(begun)
     failed = Failures(folder)
-    with resume.disk_errors(folder), runtime.memory_errors("--tile_size or --batch_size"):
+    with disk_errors(folder), machine.memory_errors("--tile_size or --batch_size"):
         names = drawing.output_names([p.image for p in inputs.pairs], inputs.dataset.root)
-        results = predicted(settings, rt, folder, inputs, names, failed)
+        results = predicted(settings, rt, folder, inputs, names, failed, processes)
+        if not processes.is_main:
+            rt.close()
+            return root
         if not results:
             failed.end(len(inputs.pairs), 0)
         sizes = {result.pair.image: result.field.pixel_size for result in results}
         stacks.write(folder, "masks", [pair.image for pair in inputs.pairs], names, sizes)
 
-    copies, home = leaks.by_pixels(results, segmenter), _at_home(settings, segmenter)
+    copies, home = leaks.by_pixels(results, segmenter), reading.at_home(settings, segmenter)
     for warning in copies:
         console.say(settings, rt, f"warning {warning}")
     about = {
@@ -131,9 +100,24 @@ def evaluate(settings: EvaluateSettings, argv: Sequence[str] = ()) -> Path:
         "classifier_error": classifier_error.known(results, segmenter, settings.model_path, home),
     }
     concluded(settings, folder, inputs, results, about, failed, facts)
-    runtime.close()
+    rt.close()
     failed.end(len(inputs.pairs), len(results))
     return root
+
+
+def _told(
+    settings: EvaluateSettings, rt: Machine, inputs: Inputs, root: Path
+) -> tuple[str, list[str]]:
+    """Print what was found; return it in words, and the warnings."""
+    segmenter = inputs.segmenter
+    facts = reading.facts(settings, inputs)
+    console.say(settings, rt, facts)
+    console.say(settings, rt, f"device  {rt.describe()}\nfolder  {root}")
+    regex, table = reading.said_of_specimens(settings, segmenter)
+    warnings = leaks.by_name(inputs.pairs, inputs.dataset, segmenter.trained_on, regex, table)
+    for warning in warnings:
+        console.say(settings, rt, f"warning {warning}")
+    return facts, warnings
 
 
 def concluded(
@@ -158,34 +142,41 @@ def concluded(
         facts: what was found, in words.
         beside: further parts of the report, each heading and HTML.
     """
+    # Late: what draws takes longer to load than the first image to predict.
+    from matssl.stages.evaluate import report
+
     root, names = folder.root, inputs.segmenter.table.names
     summary = summarise(results, names, inputs.excluded)
     summary |= dict(about)
     summary["failed"] = {str(image): reason for image, reason in failed.images.items()}
-    write_tables(folder, results, summary, names, inputs.excluded)
+    report.write_tables(folder, results, summary, names, inputs.excluded)
     with tempfile.TemporaryDirectory(prefix=".panels", dir=root) as scratch:
         place = Path(scratch)
         if settings.save_visualizations:
             place = root / "visualizations"
             place.mkdir()
-        drawn = results if settings.save_visualizations else worst_and_best(results)
-        draw_panels(folder, place, drawn, inputs.truth, inputs.segmenter.record, failed)
+        drawn = results if settings.save_visualizations else report.worst_and_best(results)
+        report.draw_panels(folder, place, drawn, inputs.truth, inputs.segmenter.record, failed)
         if settings.save_visualizations:
             published.name_panels(place, results)
-        write_report(folder, results, summary, names, facts, place, beside)
+        report.write_report(folder, results, summary, names, facts, place, beside)
     folder.status("done", images=len(results), failed=len(failed.images))
-    print_summary(folder, summary, inputs.dataset.grouping.source)
+    report.print_summary(folder, summary, inputs.dataset.grouping.source)
 
 
 def predicted(
     settings: EvaluateSettings,
-    rt: Runtime,
+    rt: Machine,
     folder: RunFolder,
     inputs: Inputs,
     names: Sequence[str],
     failed: Failures,
+    processes: Processes = ALONE,
 ) -> list[Result]:
     """Predict and count image by image; what fails on one is noted and costs no other.
+
+    Returns:
+        What every image gave, on the first process; nothing on the others.
 
     Args:
         settings: of the command.
@@ -194,8 +185,9 @@ def predicted(
         inputs: the model and its images.
         names: of the files of each image.
         failed: where failures are noted.
+        processes: that share the images.
     """
-    against: list[baselines.Baseline] = []
+    against: list[Baseline] = []
     if settings.baselines:
         against = rivals.fitted(
             inputs.segmenter,
@@ -205,166 +197,59 @@ def predicted(
             rt,
             lambda line: console.say(settings, rt, line),
         )
+
+    def work(numbers: Sequence[int]) -> Iterator[Result | Failure]:
+        own = [inputs.pairs[number] for number in numbers]
+        hidden = (settings.quiet or not processes.is_main) or None
+        bar = tqdm(total=len(own), desc="predicting", disable=hidden)
+        read = failures.attempt(inputs.segmenter.record.read, [pair.image for pair in own])
+        # One thread reads ahead at most: more would only hold more images.
+        pixels = prefetched(read, range(len(own)), min(1, rt.workers))
+        for number, pair, micrograph in zip(numbers, own, pixels, strict=True):
+            args = (settings, folder, inputs, pair, names[number], micrograph, against)
+            yield failures.tried(functools.partial(_one_image, *args))
+            bar.update()
+        bar.close()
+
     results = []
-    bar = tqdm(total=len(inputs.pairs), desc="predicting", disable=settings.quiet or None)
-    read = zip(names, _read(inputs, min(1, rt.workers)), strict=True)
-    for name, (pair, micrograph) in read:
-        with failed.of(pair.image):
-            if isinstance(micrograph, Exception):
-                raise micrograph
-            results.append(_one_image(settings, folder, inputs, pair, name, micrograph, against))
-        bar.update()
-    bar.close()
+    for number, found in enumerate(processes.shared(len(inputs.pairs), work, folder.root)):
+        if isinstance(found, Failure):
+            failed.note(inputs.pairs[number].image, found)
+        else:
+            results.append(found)
     return results
 
 
-def _segmenter(settings: EvaluateSettings, rt: Runtime) -> Segmenter:
+def _machine(settings: EvaluateSettings) -> Processor | Runtime:
+    """Return where the model computes: an exported one on the processor, without torch.
+
+    Raises:
+        UserError: a GPU is asked for and there is none.
+    """
+    if exported.leads_to_one(settings.model_path):
+        return Processor.setup(settings.threads, settings.num_workers)
+    return settings.runtime()
+
+
+def _segmenter(settings: EvaluateSettings, rt: Processor | Runtime) -> Segmenter:
     """Return the model.
 
     Raises:
         UserError: there is none in the file.
     """
+    if isinstance(rt, Processor):
+        where, precision, threads = settings.device, settings.precision, rt.threads
+    else:
+        where, precision, threads = str(rt.device), rt.precision, None
     segmenter = Segmenter.load(
         settings.model_path,
-        device=str(rt.device),
-        precision=rt.precision,
+        device=where,
+        precision=precision,
+        threads=threads,
         input_size=settings.input_size,
         encoder=settings.encoder,
     )
     return published.as_asked(segmenter, settings)
-
-
-def _inputs(settings: EvaluateSettings, segmenter: Segmenter) -> Inputs:
-    """Return model, images and truth; every mask is read once.
-
-    Raises:
-        UserError: anything the user can mend.
-    """
-    table = segmenter.table
-    if settings.n_classes is not None and settings.n_classes != table.num_classes:
-        raise UserError(
-            f"--n_classes {settings.n_classes}, but the model has {table.num_classes} "
-            f"({', '.join(table.names)})"
-        )
-    pixel_size = readers.parse_pixel_size(settings.pixel_size)
-    if pixel_size is not None:
-        segmenter = replace(segmenter, record=replace(segmenter.record, pixel_size=pixel_size))
-    record, beaten = segmenter.record.cutting(settings.crop_bottom)
-    segmenter = replace(segmenter, record=record)
-    if settings.page is not None:
-        segmenter = replace(segmenter, record=replace(segmenter.record, page=settings.page))
-    excluded = excluded_classes(settings.exclude_classes, table.names)
-    dataset = _dataset(settings, segmenter)
-    record = segmenter.record.told(dataset.grouping.pixel_sizes)
-    record = record.among(dataset.neighbours(record.depth))
-    segmenter = replace(segmenter, record=record)
-    pairs = _chosen(settings, dataset, segmenter)
-    shown = replace(dataset, pairs=tuple(pairs), table=None)
-    found = preflight.examine_dataset(shown, segmenter.record)
-    found.judged.refuse_misfits()
-    segmenter = replace(segmenter, record=found.record)
-    truth, notes = truth_table(dataset, table, settings.classes, segmenter.raw)
-    seen = objects.Seen(table.names)
-    truth, said = check_masks(pairs, truth, table, segmenter.record, seen.look)
-    kinds, told = seen.chosen(settings.objects)
-    dataset = replace(dataset, notes=(*dataset.notes, *dict.fromkeys((*notes, *said, *told))))
-    shades = colours.of_table(table, settings.classes) if settings.save_rgb_masks else None
-    return Inputs(segmenter, dataset, pairs, truth, excluded, found, beaten, kinds, shades)
-
-
-def _dataset(settings: EvaluateSettings, segmenter: Segmenter) -> Dataset:
-    """Return the data set in the folder; splits are cut as they were for training."""
-    table, trained_on = segmenter.table, segmenter.trained_on
-    binary = masks.is_binary(settings.classes)
-    if settings.classes and not binary and not is_file_name(settings.classes):
-        names = tuple(word.strip() for word in settings.classes.split(","))
-        if names != table.names:
-            raise UserError(
-                f"--classes names {', '.join(names)}; the model knows {', '.join(table.names)}"
-            )
-    regex, specimens = _said_of_specimens(settings, segmenter)
-    return layouts.find(
-        settings.dataset,
-        splits=settings.splits or (trained_on.splits if _at_home(settings, segmenter) else None),
-        group_regex=regex,
-        specimens=specimens,
-        pixel_size=settings.pixel_size,
-        lists=trained_on.lists if _at_home(settings, segmenter) and not settings.splits else None,
-        mask_folder=settings.mask_folder
-        or (trained_on.mask_folder if _at_home(settings, segmenter) else None),
-        seed=trained_on.seed,
-        need_masks=False,
-        table=table,
-        depth=segmenter.record.depth,
-        page=segmenter.record.page,
-    )
-
-
-def _at_home(settings: EvaluateSettings, segmenter: Segmenter) -> bool:
-    """Return whether the folder is the one that was trained on."""
-    home = segmenter.trained_on.dataset
-    return home is not None and Path(home).resolve() == Path(settings.dataset).resolve()
-
-
-def _said_of_specimens(
-    settings: EvaluateSettings, segmenter: Segmenter
-) -> tuple[str | None, str | None]:
-    """Return ``--group_regex`` and ``--specimens`` in force: at home, those of the training."""
-    given = settings.group_regex, settings.specimens
-    if any(given) or not _at_home(settings, segmenter):
-        return given
-    return segmenter.trained_on.group_regex, segmenter.trained_on.specimens
-
-
-def _chosen(settings: EvaluateSettings, dataset: Dataset, segmenter: Segmenter) -> list[Pair]:
-    """Return the images to evaluate: the split asked for, else test, else all."""
-    if settings.split == ALL and ALL not in dataset.splits:
-        return list(dataset.pairs)
-    if settings.split is not None:
-        pairs = list(dataset.split(settings.split))
-        if not pairs:
-            raise UserError(
-                f"{dataset.root} has no split {settings.split!r}; there are: "
-                f"{', '.join(dataset.splits)}, {ALL}"
-            )
-        return pairs
-    trained = segmenter.trained_on.images
-    if dataset.cut.automatic and not any(str(pair.image) in trained for pair in dataset.pairs):
-        # Nobody cut this folder and the model has not seen it: every image is a test.
-        return list(dataset.pairs)
-    return list(dataset.split("test") or dataset.pairs)
-
-
-def _facts(settings: EvaluateSettings, inputs: Inputs) -> str:
-    """Return in words what was found, and what had to be assumed of the model."""
-    table = inputs.truth if mask_paths(inputs.pairs) else None
-    unheeded = ""
-    given = [
-        f"--{name}"
-        for name, default in flags.defaults(TileSettings).items()
-        if getattr(settings, name) != default
-    ]
-    model = inputs.segmenter.network.model
-    if given and isinstance(model, PixelClassifier) and model.whole:
-        unheeded = (
-            f"note    without effect on filters of the picture, which need no tiles: "
-            f"{', '.join(given)}"
-        )
-    shown = replace(inputs.dataset, pairs=tuple(inputs.pairs), table=table)
-    beaten = f"note    {inputs.beaten}" if inputs.beaten else ""
-    parts = (inputs.segmenter.note, beaten, unheeded, replace(inputs.found, dataset=shown).text())
-    return "\n".join(part for part in parts if part)
-
-
-def _read(inputs: Inputs, ahead: int) -> Iterator[tuple[Pair, Micrograph | Exception]]:
-    """Yield each pair with its micrograph, or why there is none.
-
-    One thread reads ahead at most: more would only hold more images.
-    """
-    pairs, record = inputs.pairs, inputs.segmenter.record
-    read = failures.attempt(record.read, [pair.image for pair in pairs])
-    pixels = prefetched(read, range(len(pairs)), ahead)
-    yield from zip(pairs, pixels, strict=True)
 
 
 def _one_image(
@@ -373,10 +258,12 @@ def _one_image(
     inputs: Inputs,
     pair: Pair,
     name: str,
-    micrograph: Micrograph,
-    against: Sequence[baselines.Baseline],
+    micrograph: Micrograph | Exception,
+    against: Sequence[Baseline],
 ) -> Result:
-    """Predict one image, write its files, return its counts."""
+    """Predict one image, write its files, return its counts; raises why it could not be read."""
+    if isinstance(micrograph, Exception):
+        raise micrograph
     segmenter = inputs.segmenter
     count = segmenter.table.num_classes
     with tempfile.TemporaryDirectory(prefix=".tiles", dir=folder.root) as scratch:

@@ -21,6 +21,8 @@ from matssl.stages import drawing, published
 from matssl.stages.evaluate.settings import EvaluateSettings
 from matssl.stages.evaluate.summary import Result
 from matssl.stages.settings import EXPERIMENTS
+from matssl.trained import exported
+from matssl.trained.exported import FOLDER
 from matssl.trained.segmenter import Prediction, Segmenter
 
 # Images a "batch" of the published result file stands for.
@@ -138,6 +140,10 @@ def results_root(settings: EvaluateSettings, raw: bool) -> Path:
     data = (settings.dataset_name or drawing.data_name(settings.dataset)).replace(" ", "_")
     split = f"-{settings.split}" if settings.split else ""
     trained = model.parent.name if model.stem in ("best", "last") else model.stem
+    if exported.leads_to_one(model):
+        # RUN/exported/model.json, beside which the checkpoint's own results are to stand.
+        home = model.parent
+        trained = f"{home.parent.name}-{home.name}" if home.name == FOLDER else home.name
     name = settings.name or f"{trained}-on-{data}{split}"
     return Path(settings.output_dir) / "eval" / name
 

@@ -5,25 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from torch import nn
 
-from matssl import baselines
 from matssl.core.labels import IGNORE
-from matssl.core.runtime import Runtime
+from matssl.core.machine import Machine
 from matssl.core.wording import counted
-from matssl.data import crops
 from matssl.data.layouts import Dataset, Pair
 from matssl.data.masks import ClassTable
 from matssl.data.preprocess import Preprocess
 from matssl.data.readers import Micrograph
-from matssl.forest.trees import Forest
 from matssl.metrics.counts import confusion
-from matssl.models.pixels import PixelClassifier
 from matssl.trained.segmenter import Segmenter
+
+if TYPE_CHECKING:
+    from matssl.baselines import Baseline
 
 
 def fitted(
@@ -31,9 +30,9 @@ def fitted(
     dataset: Dataset,
     pairs: Sequence[Pair],
     truth: ClassTable,
-    rt: Runtime,
+    rt: Machine,
     say: Callable[[str], None],
-) -> list[baselines.Baseline]:
+) -> list[Baseline]:
     """Return the baselines fitted on the images that the model learned from.
 
     None where no evaluated image has a mask, or where the training images are not in the folder.
@@ -43,7 +42,7 @@ def fitted(
         dataset: the folder.
         pairs: images of it that are evaluated.
         truth: the model's classes with the values that mean them in these masks.
-        rt: where the encoder computes, and threads.
+        rt: how many threads there are.
         say: prints a line.
     """
     if not any(pair.mask for pair in pairs):
@@ -53,6 +52,10 @@ def fitted(
     train = [p for p in train if (not used or p.image.name in used) and p not in pairs]
     if not train:
         return []
+    # Late: a folder without masks needs none of it.
+    from matssl import baselines
+    from matssl.data import crops
+
     say(f"fitting baselines on {counted(len(train), 'training image')}")
     data = crops.load(train, segmenter.record, truth)
     classes, tensor = segmenter.table.num_classes, segmenter.record.tensor
@@ -63,23 +66,22 @@ def fitted(
         # Grey levels are those of the picture itself.
         replace(grey, predict=lambda plane: grey.predict(shown(plane))),
     ]
-    model = segmenter.network.model
-    filters = isinstance(model, PixelClassifier) and model.whole
-    if not (filters and isinstance(model.classifier, Forest)):
+    network = segmenter.network
+    if not network.is_forest:
         # A forest on filters is its own baseline.
         found.append(baselines.forest(tensor, data.planes, data.masks, classes, rt.threads))
-    if filters:
+    maps = network.maps
+    if maps is None:
         # It has no encoder for another.
         return found
-    encoder: nn.Module = model.get_submodule("encoder")
     found.append(
-        baselines.pixel_classifier(encoder, tensor, data.planes, data.masks, classes, rt.device)
+        baselines.pixel_classifier(maps.of, maps.multiple, tensor, data.planes, data.masks, classes)
     )
     return found
 
 
 def counts(
-    against: Sequence[baselines.Baseline],
+    against: Sequence[Baseline],
     record: Preprocess,
     micrograph: Micrograph,
     mask: NDArray[np.uint8],

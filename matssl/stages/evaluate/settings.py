@@ -37,7 +37,7 @@ class EvaluateSettings(RunSettings, LabelSettings, SpecimenSettings, TileSetting
     model_path: str = flag(
         "",
         "model",
-        "best.ckpt of train_finetune.py, or a raw state dict of smp",
+        "best.ckpt of train_finetune.py, a raw state dict of smp, or an exported model (no torch)",
         required=True,
         leads=weights_file,
     )
@@ -88,7 +88,11 @@ class EvaluateSettings(RunSettings, LabelSettings, SpecimenSettings, TileSetting
         high=65_536,
     )
     exclude_classes: str | None = flag(
-        None, "results", "names (a,b) that one further mean IoU leaves out", first=True
+        None,
+        "results",
+        "names (a,b) that one further mean IoU leaves out",
+        first=True,
+        commas=True,
     )
     save_visualizations: bool = flag(
         False, "results", "write one panel picture per image", first=True
@@ -113,6 +117,7 @@ class EvaluateSettings(RunSettings, LabelSettings, SpecimenSettings, TileSetting
         "results",
         "classes whose parts are matched one by one with those of the masks (a,b), or none",
         auto="those of many compact separate parts, as the masks show",
+        commas=True,
     )
     threshold: float | None = flag(
         None,

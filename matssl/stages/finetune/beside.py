@@ -87,13 +87,15 @@ class Average:
         share: of the head.
         miou: by share on the validation images, in the order of SHARES; empty without them.
         payload: of the checkpoint of both; None where the network alone is the best.
-        predict: plane to class indices uint8 (H, W), by both; the learner has the network's weights
-            meanwhile.
+        probabilities: plane to (C, H, W), calibrated, by both; the learner has the network's
+            weights meanwhile.
+        predict: the same to class indices uint8 (H, W).
     """
 
     share: float
     miou: tuple[float, ...]
     payload: dict[str, Any] | None
+    probabilities: Callable[[Array], Array]
     predict: Callable[[Array], NDArray[np.uint8]]
 
 
@@ -144,14 +146,17 @@ def average(
     facts = {"head": head.text, "share": share, "shares": SHARES, "miou": list(scores)}
     folder.write_json(FILE, facts)
 
-    def predict(plane: Array) -> NDArray[np.uint8]:
+    def probabilities(plane: Array) -> Array:
         both = [learner.probabilities(plane), predictor.probabilities(plane)]
         for one, heat in zip(both, heats, strict=True):
             calibration.temper(one, heat)
-        return decided((1 - share) * both[0] + share * both[1], settings.threshold)
+        return (1 - share) * both[0] + share * both[1]
+
+    def predict(plane: Array) -> NDArray[np.uint8]:
+        return decided(probabilities(plane), settings.threshold)
 
     if share == 0:
-        return Average(share, scores, None, learner.predict)
+        return Average(share, scores, None, learner.probabilities, learner.predict)
     parts = ensemble.joined([network, content], [1 - share, share])
     progress = {**network["progress"], **parts["progress"]}
     progress.pop("temperature", None)
@@ -160,7 +165,7 @@ def average(
         # What compares trainings compares what is kept of them.
         progress |= {"top": max(scores)} if settings.monitor == "miou" else {}
     content = {**network, **parts, "progress": progress}
-    return Average(share, scores, content, predict)
+    return Average(share, scores, content, probabilities, predict)
 
 
 def _scores(
@@ -208,7 +213,8 @@ def finish(
         outcome: what the run came to.
     """
     found = average(settings, rt, folder, inputs, learner)
-    results.finish(folder, settings, inputs, learner)
+    probabilities = learner.probabilities if found is None else found.probabilities
+    results.finish(folder, settings, inputs, learner, probabilities)
     if found is not None and found.miou:
         outcome = replace(outcome, best=max(found.miou))
     network = "best.ckpt"

@@ -14,9 +14,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from matssl.core import flags, runtime
+from matssl.core import runtime
 from matssl.core.errors import UserError
-from matssl.core.run_folder import RunFolder, atomic_write_text
+from matssl.core.run_folder import RunFolder, disk_errors
 from matssl.core.runtime import Runtime
 from matssl.core.tables import csv_text
 from matssl.core.wording import counted, cut
@@ -128,21 +128,21 @@ def cross_validate(settings: FinetuneSettings, argv: Sequence[str], score: Score
     # Before anything is written; the fold with the fewest images has the smallest batch.
     _check(settings, min(folds, key=lambda fold: len(fold.train)), rt)
 
-    folder = RunFolder.at(root, settings.resume, settings.overwrite, rt.is_main, marks=(PLAN,))
-    states = [resume.state_of(root / fold.name) for fold in folds]
-    rt.barrier()
-    if folder.resumed:
-        resume.sweep(folder)
-    else:
-        folder.start(flags.to_dict(settings), argv)
-        folder.write_text("preflight.txt", f"{found.text()}\n{said}\n")
-        folder.write_json("classes.json", dataset.table.to_dict())
-        if rt.is_main:
-            atomic_write_text(folder.path("folds.csv"), csv_text(_rows(folds, dataset)))
-        folder.write_json(PLAN, plan)
+    folder, states = several.opened(
+        settings,
+        rt,
+        root,
+        [fold.name for fold in folds],
+        PLAN,
+        plan,
+        dataset.table,
+        f"{found.text()}\n{said}",
+        argv,
+        {"folds.csv": csv_text(_rows(folds, dataset))},
+    )
     number = 0
     try:
-        with resume.disk_errors(folder):
+        with disk_errors(folder):
             for fold, state in zip(folds, states, strict=True):
                 number = fold.number
                 folder.status("running", fold=number, folds=len(folds))

@@ -16,6 +16,8 @@ from matssl.data import specimens
 from matssl.data.crops import Labelled
 from matssl.metrics import overlap
 from matssl.models.segmentation import Description, SegmentationModel, build_model
+from matssl.stages import console
+from matssl.stages.console import STEPS_TO_ESTIMATE, Clock
 from matssl.stages.finetune.learner import Learner
 
 
@@ -72,16 +74,27 @@ def choose_steps(
     say(f"{few}: {counted(len(pairs), 'fold')} inside choose the number of steps")
     curves = []
     total = 0
+    clock = Clock(1)
     for number, (train, held) in enumerate(pairs, start=1):
         model = build_model(**description)
         model.load_state_dict(start)
         learning = learner(model, train)
         total = learning.schedule.total_steps
         curve = []
+        every = counted(min(val_every, total), "step")
+        say(f"fold {number} of {len(pairs)}: {counted(total, 'step')}, a score every {every}")
+        clock.restart()
         for step, (images, target) in enumerate(learning.loader.batches(0, total)):
             learning.learn(step, learning.schedule.rate(step), images, target)
+            clock.stepped()
+            if clock.steps == STEPS_TO_ESTIMATE and step + 1 < total:
+                seconds = clock.seconds_per_step * (total * len(pairs) - clock.steps)
+                say(f"estimate {console.minutes(seconds)} for all folds, without scores")
             if (step + 1) % val_every == 0 or step + 1 == total:
                 curve.append(overlap.miou(learning.validate(held)))
+                told = f"{100 * curve[-1]:.1f}" if np.isfinite(curve[-1]) else "none"
+                say(f"fold {number}, step {step + 1}/{total}: held-out mIoU {told}")
+                clock.restart()
         curves.append(curve)
         say(f"fold {number}: best held-out mIoU {100 * np.nanmax(curve):.1f}")
     # Held-out parts have labels; a score that is undefined all the same counts for nothing.

@@ -101,6 +101,7 @@ class ForestSettings:
         "forest",
         "scales of the filters in pixels: standard deviations of their Gaussians",
         check=filters_problem,
+        commas=True,
     )
 
     @property

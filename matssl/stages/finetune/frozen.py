@@ -10,7 +10,7 @@ import numpy as np
 
 from matssl import report as page
 from matssl.core import checkpoint, flags, run_folder
-from matssl.core.run_folder import RunFolder
+from matssl.core.run_folder import RunFolder, disk_errors
 from matssl.core.runtime import Runtime
 from matssl.core.wording import counted
 from matssl.metrics import overlap
@@ -71,7 +71,7 @@ def trained(
         f"model   {head.text}, {inputs.table.num_classes} classes\nfolder  {folder.root}",
     )
     try:
-        with resume.disk_errors(folder):
+        with disk_errors(folder):
             folder.write_text("preflight.txt", facts + "\n")
             folder.write_json("classes.json", inputs.table.to_dict())
             reading.describe(folder, inputs)
@@ -217,7 +217,6 @@ def _finish(
     """Write the panels and the report, and say where they lie."""
     root, steps = folder.root, _steps(settings)
     paths = report.drawn(folder, inputs, predictor.classes)
-    folder.status("done", step=steps, total=steps, best_miou=best)
     kind = "validation mIoU" if inputs.val else "mIoU of held-out parts"
     score = f"{100 * best:.1f} %" if best >= 0 else "none"
     figures = [
@@ -252,6 +251,7 @@ def _finish(
     seen = on[settings.seen(settings.started)]
     subtitle = f"{NAMES[settings.head]} on {seen}, {inputs.dataset.root.name}"
     page.write(root / "report.html", f"{settings.head.title()}: {root.name}", subtitle, sections)
+    folder.status("done", step=steps, total=steps, best_miou=best)
     print(
         f"done: {root / 'best.ckpt'}\n      {kind} {score}\n      report: {root / 'report.html'}",
         flush=True,

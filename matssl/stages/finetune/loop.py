@@ -10,17 +10,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from matssl.core import checkpoint, flags, runtime, textfiles
+from matssl.core import checkpoint, flags, machine, runtime, textfiles
 from matssl.core.errors import UserError
 from matssl.core.lineage import Lineage
-from matssl.core.run_folder import RunFolder
-from matssl.core.runtime import Interrupts, Runtime
+from matssl.core.machine import Interrupts
+from matssl.core.run_folder import RunFolder, disk_errors
+from matssl.core.runtime import Runtime
 from matssl.core.wording import counted
 from matssl.data import specimens
 from matssl.metrics import overlap
 from matssl.models.segmentation import SegmentationModel
 from matssl.stages import console, lineage, resume
-from matssl.stages.console import Clock, Writer
+from matssl.stages.console import STEPS_TO_ESTIMATE, Clock, Writer
 from matssl.stages.finetune import (
     augmented,
     averaging,
@@ -43,8 +44,6 @@ from matssl.weights import WeightsReport
 
 # What to change where the memory is too small.
 ADVICE = "--batch_size, --crop_size or take a smaller --encoder"
-# After so many steps their speed is known well enough to say how long the others take.
-STEPS_TO_ESTIMATE = 3
 
 
 def finetune(settings: FinetuneSettings, argv: Sequence[str] = ()) -> Path:
@@ -122,7 +121,7 @@ def trained(
     for note in report.notes(settings, inputs, run.crops.size):
         console.say(settings, rt, note)
     try:
-        with resume.disk_errors(folder):
+        with disk_errors(folder):
             if not folder.resumed:
                 folder.write_text("preflight.txt", facts + "\n")
                 folder.write_json("classes.json", inputs.table.to_dict())
@@ -199,7 +198,7 @@ class Run:
         writer = console.tensorboard(settings.tensorboard, folder, rt, self.step)
         clock = Clock(settings.batch_size)
         first = self.stop_at if self._out_of_patience() else self.step
-        with Interrupts().watch() as interrupts, bar, writer, runtime.memory_errors(ADVICE):
+        with Interrupts().watch() as interrupts, bar, writer, machine.memory_errors(ADVICE):
             for images, target in learner.loader.batches(first, self.stop_at):
                 clock.waited()
                 lr = self.schedule.rate(self.step)

@@ -116,7 +116,6 @@ def finish(
         training.finetuning_curves(root / "steps.csv", root / "log.csv", folder.path("curves.png"))
     published_names(settings, folder, len(inputs.train.planes), outcome)
     pictures = panels(folder, inputs, learner, weights, predict)
-    folder.status("done", step=outcome.step, total=outcome.stop_at, **outcome.facts)
     kind = "validation mIoU" if inputs.val else "held-out mIoU of the folds"
     if outcome.best < 0:
         kind = "validation"
@@ -150,6 +149,8 @@ def finish(
     ]
     subtitle = f"{settings.decoder} on {settings.encoder}, {inputs.dataset.root.name}"
     report.write(root / "report.html", f"Fine-tuning: {root.name}", subtitle, sections)
+    # Last of all: a run of several trainings takes none up again that is called done.
+    folder.status("done", step=outcome.step, total=outcome.stop_at, **outcome.facts)
     said = deciding.told(root)
     print(
         f"done: {root / 'best.ckpt'}\n      {kind} {outcome.score} at step "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import cv2
@@ -69,14 +69,21 @@ def begin(
         folder.write_text("trainable.out", trainable(model))
 
 
-def finish(folder: RunFolder, settings: FinetuneSettings, inputs: Inputs, learner: Learner) -> None:
-    """Write what the best model says of its images, and the course of the epochs.
+def finish(
+    folder: RunFolder,
+    settings: FinetuneSettings,
+    inputs: Inputs,
+    learner: Learner,
+    probabilities: Callable[[Array], Array],
+) -> None:
+    """Write what the kept model says of its images, and the course of the epochs.
 
     Args:
-        folder: of the run; its best.ckpt has the weights.
+        folder: of the run; its best.ckpt has the weights of the network.
         settings: of the run.
         inputs: its images.
-        learner: predicts with the kept weights.
+        learner: takes those weights.
+        probabilities: plane to (C, H, W), by the kept model, whose network is the learner's.
     """
     if not settings.results_dir or not folder.writer:
         return
@@ -87,20 +94,20 @@ def finish(folder: RunFolder, settings: FinetuneSettings, inputs: Inputs, learne
     with Averaged(learner.model, best["state"]):
         learner.model.eval()
         for place, data in (("train_preds", inputs.train), ("val_preds", inputs.val)):
-            for name, chance in _predicted(learner, data, inputs.dataset.root):
+            for name, chance in _predicted(probabilities, data, inputs.dataset.root):
                 png = cv2.imencode(".png", chance)[1].tobytes()
                 atomic_write_bytes(folder.path(f"{place}/{name}.png"), png)
 
 
 def _predicted(
-    learner: Learner, data: Labelled | None, root: Path
+    probabilities: Callable[[Array], Array], data: Labelled | None, root: Path
 ) -> Iterator[tuple[str, NDArray[np.uint8]]]:
-    """Yield name and probabilities of each image: the network's own, which a threshold acts on."""
+    """Yield name and probabilities of each image: the model's own, which a threshold acts on."""
     if data is None:
         return
     names = drawing.output_names([pair.image for pair in data.pairs], root)
     for name, plane in zip(names, data.planes, strict=True):
-        yield name, drawing.eight_bit(learner.probabilities(plane))
+        yield name, drawing.eight_bit(probabilities(plane))
 
 
 def _course(folder: RunFolder, kept: int) -> None:

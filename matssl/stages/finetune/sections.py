@@ -67,6 +67,7 @@ class NetworkSettings:
         "blocks of the encoder that learn: all, none or numbers (6,7), the deepest last; but for "
         "all, every BatchNorm of the encoder stays as it is",
         check=blocks_problem,
+        commas=True,
     )
     l2: float = flag(
         0.0,

@@ -19,7 +19,7 @@ from matssl import report
 from matssl.core import checkpoint, run_folder, runtime, textfiles
 from matssl.core.arrays import Array, decided
 from matssl.core.errors import UserError
-from matssl.core.run_folder import RunFolder, atomic_write_text
+from matssl.core.run_folder import RunFolder, atomic_write_text, disk_errors
 from matssl.core.runtime import Runtime
 from matssl.core.tables import csv_text, percent
 from matssl.data.crops import Labelled
@@ -33,7 +33,7 @@ from matssl.stages.finetune.inputs import Inputs
 from matssl.stages.finetune.rare_settings import VALIDATION
 from matssl.stages.finetune.semi import watch
 from matssl.stages.finetune.settings import FinetuneSettings
-from matssl.trained import ensemble
+from matssl.trained import member as member_of
 from matssl.trained.segmenter import Segmenter
 
 # What an ensemble goes on from, and its table.
@@ -72,7 +72,7 @@ def train_ensemble(settings: FinetuneSettings, argv: Sequence[str]) -> Path:
     )
     number = settings.seed
     try:
-        with resume.disk_errors(folder):
+        with disk_errors(folder):
             for seed, state in zip(seeds, states, strict=True):
                 number = seed
                 folder.status("running", seed=seed, models=len(seeds))
@@ -201,7 +201,7 @@ def validated(path: Path, val: Labelled, rt: Runtime) -> tuple[float, list[Sampl
         for member in whole.members:
             found = member.probabilities(plane, classes)
             calibration.temper(found, member.temperature)
-            mean = ensemble.add(mean, found, member.of)
+            mean = member_of.add(mean, found, member.of)
         assert mean is not None
         total += counting.confusion(mask, decided(mean, whole.threshold), classes)
         samples.append(calibration.sample(mean, mask, every))

@@ -11,14 +11,9 @@ from typing import Any
 from matssl.core import parsing, paths
 from matssl.core.flags import Command, Problem, declared, flag, peek, to_dict
 from matssl.decoders import described, segmenting
+from matssl.stages.finetune import forest_settings
 from matssl.stages.finetune.augmentation_settings import AugmentationSettings
-from matssl.stages.finetune.forest_settings import (
-    GROUPS,
-    HEEDED,
-    OF_ENCODERS,
-    UNHEEDED,
-    ForestSettings,
-)
+from matssl.stages.finetune.forest_settings import ForestSettings
 from matssl.stages.finetune.ingredient_settings import IngredientSettings
 from matssl.stages.finetune.rare_settings import THIN_LOSSES, RareSettings
 from matssl.stages.finetune.sections import ListSettings, NetworkSettings, ScoreSettings
@@ -221,10 +216,7 @@ class FinetuneSettings(
     )
     custom_epochs: int | None = flag(None, "training", "published spelling of --epochs", low=1)
     loss_function: str | None = flag(
-        None,
-        "training",
-        "published spelling of --loss: BCE, Dice or Focal",
-        check=loss_problem,
+        None, "training", "published spelling of --loss: BCE, Dice or Focal", check=loss_problem
     )
     custom_lr: float | None = flag(
         None, "training", "published spelling of --lr", above=0, high=1000
@@ -246,6 +238,7 @@ class FinetuneSettings(
         "weights of the classes in the cross-entropy: none, balanced (by inverse root of the "
         "share), or one number a class (1,1,10,10)",
         check=class_weights_problem,
+        commas=True,
     )
     lr: float = flag(1e-3, "training", "peak learning rate of AdamW", above=0, high=1000)
     encoder_lr_factor: float = flag(
@@ -399,12 +392,16 @@ class FinetuneSettings(
 
         As they are typed.
         """
-        own, heeded = to_dict(self), (*HEEDED, *(OF_ENCODERS if self.sees_encoder else ()))
+        own, heeded = (
+            to_dict(self),
+            (*forest_settings.HEEDED, *(forest_settings.OF_ENCODERS if self.sees_encoder else ())),
+        )
         plain = to_dict(resolve(["--finetune_dataset", ".", "--recipe", self.recipe]))
         return [
             known.word
             for name, known in declared(FinetuneSettings).items()
-            if (known.flag.group in GROUPS and name not in heeded) or name in UNHEEDED
+            if (known.flag.group in forest_settings.GROUPS and name not in heeded)
+            or name in forest_settings.UNHEEDED
             if own[name] not in (plain[name], known.default)
         ]
 

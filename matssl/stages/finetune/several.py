@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from matssl.core import checkpoint, flags, textfiles
-from matssl.core.digest import Damaged
+from matssl.core.damage import Damaged
 from matssl.core.errors import DiskFull, UserError
 from matssl.core.lineage import Lineage
 from matssl.core.run_folder import RunFolder
@@ -117,8 +117,11 @@ def opened(
     table: ClassTable,
     facts: str,
     argv: Sequence[str],
+    tables: Mapping[str, str] = {},
 ) -> tuple[RunFolder, list[str]]:
     """Return the folder of all trainings, begun where it is new, and the state of each.
+
+    Where it goes on, what a process that was killed had half written is removed.
 
     Args:
         settings: of the run.
@@ -130,15 +133,20 @@ def opened(
         table: classes.
         facts: what was found of the images, for preflight.txt.
         argv: what the user typed, for command.txt.
+        tables: further files by name, which a new folder begins with.
     """
     folder = RunFolder.at(root, settings.resume, settings.overwrite, rt.is_main, marks=(file,))
     states = [resume.state_of(root / name) for name in parts]
     rt.barrier()
-    if not folder.resumed:
-        folder.start(flags.to_dict(settings), argv)
-        folder.write_text("preflight.txt", facts + "\n")
-        folder.write_json("classes.json", table.to_dict())
-        folder.write_json(file, plan)
+    if folder.resumed:
+        resume.sweep(folder)
+        return folder, states
+    folder.start(flags.to_dict(settings), argv)
+    folder.write_text("preflight.txt", facts + "\n")
+    folder.write_json("classes.json", table.to_dict())
+    for name, content in tables.items():
+        folder.write_text(name, content)
+    folder.write_json(file, plan)
     return folder, states
 
 

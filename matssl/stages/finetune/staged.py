@@ -17,7 +17,7 @@ import numpy as np
 from matssl.core import runtime
 from matssl.core.arrays import decided
 from matssl.core.errors import UserError
-from matssl.core.run_folder import RunFolder, atomic_path, atomic_write_text
+from matssl.core.run_folder import RunFolder, atomic_path, atomic_write_text, disk_errors
 from matssl.core.runtime import Runtime
 from matssl.core.tables import csv_text
 from matssl.core.wording import counted
@@ -79,7 +79,7 @@ def train_in_stages(settings: FinetuneSettings, argv: Sequence[str]) -> Path:
     )
     number = 0
     try:
-        with resume.disk_errors(folder):
+        with disk_errors(folder):
             after: Path | None = None
             for part, state in zip(parts, states, strict=True):
                 number = part.number

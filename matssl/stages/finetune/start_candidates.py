@@ -39,7 +39,10 @@ class Candidate:
 def at_hand(
     settings: FinetuneSettings, encoder: str | None, inputs: Inputs, but: Sequence[str]
 ) -> tuple[list[Candidate], list[str]]:
-    """Return the starts that lie on this machine, random weights first; nothing is fetched.
+    """Return the starts that lie on this machine, random weights first.
+
+    Nothing is fetched, but for ImageNet's weights where ``--ssl_weights_path auto --weights
+    imagenet`` asks for them: when they are looked at.
 
     Args:
         settings: say where pretraining runs lie, and by ``weights`` perhaps one start more.
@@ -58,6 +61,9 @@ def at_hand(
     if settings.ssl_weights_path == AUTO and settings.weights not in (RANDOM, IMAGENET):
         _add(found, notes, known, settings.weights, encoder, inputs)
     imagenet = weights.imagenet_at_hand(encoder or DEFAULT_ENCODER)
+    if settings.ssl_weights_path == AUTO and settings.weights == IMAGENET:
+        # Asked for, they come as --weights imagenet alone gets them.
+        imagenet = imagenet or IMAGENET
     if imagenet is not None:
         if _place(imagenet) not in known and IMAGENET not in but:
             name = encoder or DEFAULT_ENCODER

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from tqdm import tqdm
 from matssl import report
 from matssl.core import flags, run_folder
 from matssl.core.arrays import Array
+from matssl.core.processes import Processes
 from matssl.core.run_folder import RunFolder
 from matssl.core.tables import Row, csv_text
 from matssl.core.wording import counted
@@ -24,7 +26,8 @@ from matssl.measure.field import Field, Masked, areas
 from matssl.measure.objects import tables
 from matssl.measure.objects.found import Found, Rules, Size, find
 from matssl.measure.units import Unit
-from matssl.stages.failures import Failures
+from matssl.stages import failures
+from matssl.stages.failures import Failure, Failures
 from matssl.stages.measure import export, levels, pairs
 from matssl.stages.measure.settings import MeasureSettings
 
@@ -49,11 +52,17 @@ class Series:
     sizes: list[float] = field(default_factory=list)
     steps: dict[str, int] = field(default_factory=dict)
 
-    def add(self, stem: str, defects: Defects, scale: float) -> None:
-        """Take up the defects of an image."""
-        self.images += [stem] * defects.count
-        self.sizes += (defects.size * scale).tolist()
-        for name, number in defects.steps.items():
+    @staticmethod
+    def of(stem: str, defects: Defects, scale: float) -> Series:
+        """Return the defects of an image."""
+        sizes = (defects.size * scale).tolist()
+        return Series([stem] * defects.count, sizes, dict(defects.steps))
+
+    def add(self, other: Series) -> None:
+        """Take up the defects of another image."""
+        self.images += other.images
+        self.sizes += other.sizes
+        for name, number in other.steps.items():
             self.steps[name] = self.steps.get(name, 0) + number
 
     @property
@@ -83,6 +92,15 @@ class Result:
     differences: list[float] = field(default_factory=list)
     tables: list[Found] = field(default_factory=list)
 
+    def add(self, other: Result) -> None:
+        """Take up what is known of another image."""
+        self.predicted.add(other.predicted)
+        self.true.add(other.true)
+        self.ious |= other.ious
+        self.matches += other.matches
+        self.differences += other.differences
+        self.tables += other.tables
+
 
 @dataclass(frozen=True)
 class Sources:
@@ -106,16 +124,34 @@ def detect(settings: MeasureSettings, argv: Sequence[str] = ()) -> Path:
     root = Path(settings.output_dir) / "measure" / name
     if settings.results_dir is not None:
         root = Path(settings.results_dir)
-    RunFolder.check(root, False, settings.overwrite, resumable=False)
-    sources = _sources(settings)
-    folder = RunFolder.at(root, False, settings.overwrite)
-    folder.start(flags.to_dict(settings), argv)
+    processes = Processes.joined()
+
+    def begun() -> tuple[Sources, RunFolder]:
+        RunFolder.check(root, False, settings.overwrite, resumable=False)
+        sources = _sources(settings)
+        folder = RunFolder.at(root, False, settings.overwrite)
+        folder.start(flags.to_dict(settings), argv)
+        return sources, folder
+
+    sources, folder = processes.first(begun)
     failed, result, done = Failures(folder), Result(), 0
-    hidden = settings.quiet or None
-    for stem, path in tqdm(sources.masks.items(), desc="measuring", disable=hidden):
-        with failed.of(path):
-            _one(settings, sources, stem, root, result)
+    hidden = (settings.quiet or not processes.is_main) or None
+    stems = list(sources.masks)
+
+    def work(numbers: Sequence[int]) -> Iterator[Result | Failure]:
+        for number in tqdm(numbers, desc="measuring", disable=hidden):
+            one = functools.partial(_one, settings, sources, stems[number], root)
+            yield failures.tried(one)
+
+    for number, one in enumerate(processes.shared(len(stems), work, root)):
+        if isinstance(one, Failure):
+            failed.note(sources.masks[stems[number]], one)
+        else:
+            result.add(one)
             done += 1
+    if not processes.is_main:
+        # What it found is with the first one.
+        return root
     if not done:
         failed.end(len(sources.masks), 0)
     _write(folder, settings, sources, result)
@@ -143,9 +179,7 @@ def _sources(settings: MeasureSettings) -> Sources:
     return Sources(masks, pictures, truth, scale, truth_scale)
 
 
-def _one(
-    settings: MeasureSettings, sources: Sources, stem: str, root: Path, result: Result
-) -> None:
+def _one(settings: MeasureSettings, sources: Sources, stem: str, root: Path) -> Result:
     """Find, draw and compare the defects of one image."""
     from matssl.pictures import defects as pictures
 
@@ -165,7 +199,7 @@ def _one(
     canvas = pictures.ground(grey, (height, width))
     for shape in own.shapes:
         shape.draw(canvas, found.OUTLINE, thick)
-    compared = None
+    compared, result = None, Result()
     if stem in sources.truth:
         assert sources.truth_scale is not None
         truth = sources.truth_scale.foreground(levels.read(sources.truth[stem]))
@@ -175,7 +209,7 @@ def _one(
             shape.fill(compared, found.TRUTH)
         for shape in own.shapes:
             shape.draw(compared, found.OUTLINE, thick)
-        result.true.add(stem, true, settings.img_scale)
+        result.true = Series.of(stem, true, settings.img_scale)
         result.ious[stem] = found.union_iou(own.covered(), true.covered())
         match = found.matched(true, own)
         result.matches.append(match)
@@ -185,8 +219,9 @@ def _one(
     pictures.write(canvas, root / DRAWN / f"{stem}.png")
     if compared is not None:
         pictures.write(compared, root / COMPARED / f"{stem}.png")
-    result.predicted.add(stem, own, settings.img_scale)
+    result.predicted = Series.of(stem, own, settings.img_scale)
     result.tables.append(_table(own, sources.masks[stem], grey, settings.img_scale))
+    return result
 
 
 def _found(algorithm: str, inside: NDArray[np.bool_], settings: MeasureSettings) -> Defects:

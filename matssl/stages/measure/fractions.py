@@ -37,6 +37,10 @@ WANTED_FIELDS = 30
 NAME = "area fraction"
 
 
+# A field, and how far each class reaches in it where that is of use.
+Counted = tuple[Field, list[Correlated] | None]
+
+
 class Shares(NamedTuple):
     """One specimen, or the mean over specimens.
 
@@ -68,6 +72,9 @@ class Fractions(Kind):
         self.fields: list[Field] = []
         # Of each specimen: of each field that counts as one, what its frames tell by class.
         self.correlated: dict[str, dict[object, list[list[Correlated]]]] = {}
+        # What this process has looked at, by specimen, in whatever order.
+        self._seen: dict[str, set[object]] = {}
+        self._looked = 0
         self.record: Record | None = None
         if settings.folds_from is not None:
             self.record = held_out.of_flag(settings.folds_from, self.names)
@@ -82,19 +89,36 @@ class Fractions(Kind):
         """Indices of the classes that are shown."""
         return self.chosen or range(len(self.names))
 
-    def add(self, one: Masked, place: Path) -> None:
+    def look(self, one: Masked, draft: Path) -> Counted:
         """Count the areas of a field; of a specimen's first fields also how far phases reach."""
-        self.fields.append(one.field)
-        if not one.field.areas.sum():
-            return
-        known = self.correlated.setdefault(one.field.specimen, {})
-        key = one.field.sequence or len(self.fields)
-        # From MIN_SHARES fields on their spread tells the interval.
-        if key in known or len(known) < MIN_SHARES:
-            inside = one.mask < len(self.names)
-            known.setdefault(key, []).append(
-                [correlation.of_field(one.mask == kind, inside) for kind in range(len(self.names))]
-            )
+        field = one.field
+        self._looked += 1
+        seen = self._seen.setdefault(field.specimen, set())
+        key = field.sequence or self._looked
+        # From MIN_SHARES fields on their spread tells the interval. One that is among the first of
+        # a specimen is among the first of those that this process sees.
+        first = key in seen or len(seen) < MIN_SHARES
+        if not (first and field.areas.sum()):
+            return field, None
+        seen.add(key)
+        inside = one.mask < len(self.names)
+        reach = [correlation.of_field(one.mask == k, inside) for k in range(len(self.names))]
+        return field, reach
+
+    def take(self, found: Counted, draft: Path, place: Path) -> bool:
+        """Keep the areas of a field."""
+        field, reach = found
+        if field.areas.sum():
+            known = self.correlated.setdefault(field.specimen, {})
+            key = field.sequence or len(self.fields)
+            if key in known or len(known) < MIN_SHARES:
+                if reach is None:
+                    # Another process saw the first frame of its sequence.
+                    self._seen.pop(field.specimen)
+                    return False
+                known.setdefault(key, []).append(reach)
+        self.fields.append(field)
+        return True
 
     def result(self) -> Measured:
         """Return fractions by field, by specimen and over specimens."""

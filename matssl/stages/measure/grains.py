@@ -103,7 +103,7 @@ class Grains(Kind):
             )
         self.boundaries = tuple(found)
 
-    def add(self, one: Masked, place: Path) -> None:
+    def look(self, one: Masked, draft: Path) -> tuple[Sized, bool]:
         """Measure the grains of a field, and draw them."""
         counted_ = one.mask != IGNORE
         window = network.window(counted_)
@@ -114,9 +114,17 @@ class Grains(Kind):
         bare = None
         if found.closed:
             bare = sizing.counted(self._network(one, window, own, 0), spacing)
-        self.fields.append(Sized(one.field, size, bare))
-        self.stretched += one.aspect != 1
-        self._draw(one, found, window, place)
+        self._draw(one, found, window, draft)
+        return Sized(one.field, size, bare), one.aspect != 1
+
+    def take(self, found: tuple[Sized, bool], draft: Path, place: Path) -> bool:
+        """Keep the grains of a field."""
+        own, stretched = found
+        self.fields.append(own)
+        self.stretched += stretched
+        path = self.picture_of(own.field, draft, place)
+        self.drawn.append((path, own.field.specimen, own.field.name))
+        return True
 
     def _network(
         self, one: Masked, window: tuple[slice, slice], own: NDArray[np.bool_], close_gaps: int
@@ -140,16 +148,15 @@ class Grains(Kind):
         nearest = ndimage.distance_transform_edt(rest, return_distances=False, return_indices=True)
         return np.where(drawn, phases[tuple(nearest)], phases)
 
-    def _draw(self, one: Masked, found: Network, window: tuple[slice, slice], place: Path) -> None:
+    def _draw(self, one: Masked, found: Network, window: tuple[slice, slice], path: Path) -> None:
         from matssl.pictures import grains as pictures
 
-        path = self.picture_of(one.field, place)
+        path.parent.mkdir(parents=True, exist_ok=True)
         grey = None if one.picture is None else one.picture()[window]
         radius = circles.largest(*found.labels.shape)
         radii = [radius * share for share in circles.ABRAMS]
         size = one.field.pixel_size
         pictures.overlay(grey, found.labels, found.boundary, radii, path, size)
-        self.drawn.append((path, one.field.specimen, one.field.name))
 
     def result(self) -> Measured:
         """Return the tables, what they say in short, and what to doubt."""

@@ -1,4 +1,4 @@
-"""What a measurement is: fed field by field, it keeps numbers and never pixels."""
+"""What a measurement is: it looks at field by field, and keeps numbers and never pixels."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from matssl.core.tables import Row
 from matssl.measure.field import Field, Masked
@@ -69,21 +69,22 @@ class Kind(ABC):
         self.settings, self.names, self.chosen = settings, tuple(names), tuple(chosen)
         self._given: set[Path] = set()
 
-    def picture_of(self, field: Field, place: Path) -> Path:
-        """Return the file of a field's picture; its folder is made.
+    def picture_of(self, field: Field, draft: Path, place: Path) -> Path:
+        """Move the picture of a field to where it belongs; return its file.
 
         Args:
             field: fields of two folders, or of two formats, may have one name: numbers follow then.
-            place: folder for the pictures of fields.
+            draft: where the picture lies.
+            place: folder for the pictures of fields; it is there.
         """
         from matssl.stages.drawing import fitting
 
-        place.mkdir(parents=True, exist_ok=True)
         stem = fitting(re.sub(r"[/\\]", "_", str(Path(field.name).with_suffix(""))))
         ends = ("", *(f"_{number}" for number in range(2, len(self._given) + 2)))
         paths = (place / f"{stem}{end}_{self.name}.png" for end in ends)
         path = next(path for path in paths if path not in self._given)
         self._given.add(path)
+        draft.replace(path)
         return path
 
     @classmethod
@@ -117,12 +118,28 @@ class Kind(ABC):
         """
 
     @abstractmethod
-    def add(self, one: Masked, place: Path) -> None:
-        """Measure a field.
+    def look(self, one: Masked, draft: Path) -> Any:
+        """Measure a field, in any process and in any order.
 
         Args:
             one: the field; nothing of its pixels is kept.
-            place: folder for a picture of this field; made where it is needed.
+            draft: file for a picture of this field; its folder is made where one is drawn.
+
+        Returns:
+            What :meth:`take` is given, in the process that sums up.
+        """
+
+    @abstractmethod
+    def take(self, found: Any, draft: Path, place: Path) -> bool:
+        """Keep what was found on a field; fields come in their order.
+
+        Args:
+            found: from :meth:`look`.
+            draft: where a picture lies, if one was drawn.
+            place: folder that it is to be moved to.
+
+        Returns:
+            False, and nothing is kept, where fields before it say that it must be looked at anew.
         """
 
     @abstractmethod

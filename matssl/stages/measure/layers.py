@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -36,6 +38,31 @@ RULE = (
 )
 
 
+@dataclass(frozen=True)
+class Seen:
+    """What one field shows.
+
+    Attributes:
+        field: it.
+        layers: in it.
+        cracks: in it.
+        dropped: parts that are too short for a crack.
+        thin: classes that were taken for thin, as no earlier field is known to show them as layers.
+        by_shape: those of them that are cracks.
+        layered: classes that are layers here.
+        drawn: whether there is a picture.
+    """
+
+    field: Field
+    layers: list[Found] = dataclasses.field(default_factory=list)
+    cracks: list[FoundCrack] = dataclasses.field(default_factory=list)
+    dropped: int = 0
+    thin: set[int] = dataclasses.field(default_factory=set)
+    by_shape: set[int] = dataclasses.field(default_factory=set)
+    layered: set[int] = dataclasses.field(default_factory=set)
+    drawn: bool = False
+
+
 class Layers(Kind):
     """Layers and cracks of each field."""
 
@@ -62,41 +89,56 @@ class Layers(Kind):
         """Measured where a class is called a layer, an oxide, a crack or the like."""
         return any(CRACK.search(name) or LAYER.search(name) for name in names)
 
-    def add(self, one: Masked, place: Path) -> None:
+    def look(self, one: Masked, draft: Path) -> Seen:
         """Measure the layers and the cracks of a field, and draw them."""
         known = one.mask < len(self.names)
         kinds = [i for i in self.chosen or range(len(self.names)) if i not in self.named]
         # --class chooses layers; cracks of any class cut through these.
-        cracked = self.named or self._thin(one.mask, known, range(len(self.names)))
+        seen = Seen(one.field)
+        cracked = self.named or self._thin(seen, one.mask, known)
         crack_mask = np.isin(one.mask, cracked)
         shortest = self._shortest(one.field)
-        self.fields.append(one.field)
         parts, drawn = [], []
         for kind in kinds:
             if kind in cracked:
                 continue
             band = layers.with_cracks(one.mask == kind, crack_mask)
             for number, (layer, part) in enumerate(layers.find_layers(band, known), 1):
-                self.layers.append(Found(one.field, kind, number, layer))
-                self.layered.add(kind)
+                seen.layers.append(Found(one.field, kind, number, layer))
+                seen.layered.add(kind)
                 parts.append((kind, number, part))
                 drawn.append((layer.first, layer.second))
-        paths = []
+        paths, dropped = [], 0
         for kind in cracked:
             found, short = find_cracks(one.mask == kind, shortest)
-            self.dropped += short
+            dropped += short
             for crack, _ in found:
                 owner = _owner(crack, parts)
                 paths.append(crack.paths)
-                self.cracks.append(FoundCrack(one.field, kind, owner[1], owner[0], crack))
-        self._draw(one, place, drawn, paths)
+                seen.cracks.append(FoundCrack(one.field, kind, owner[1], owner[0], crack))
+        return replace(seen, dropped=dropped, drawn=self._draw(one, draft, drawn, paths))
+
+    def take(self, found: Seen, draft: Path, place: Path) -> bool:
+        """Keep the layers and cracks of a field, unless one before showed that a crack is none."""
+        if found.thin & self.layered:
+            return False
+        self.fields.append(found.field)
+        self.layers += found.layers
+        self.cracks += found.cracks
+        self.dropped += found.dropped
+        self.by_shape |= found.by_shape
+        self.layered |= found.layered
+        if found.drawn:
+            path = self.picture_of(found.field, draft, place)
+            self.pictures.append((path, found.field.name))
+        return True
 
     def _thin(
-        self, mask: NDArray[np.uint8], known: NDArray[np.bool_], kinds: Sequence[int]
+        self, seen: Seen, mask: NDArray[np.uint8], known: NDArray[np.bool_]
     ) -> tuple[int, ...]:
         """Return the classes whose parts are thin and no layer: cracks without the name."""
         thin: list[int] = []
-        for kind in kinds:
+        for kind in range(len(self.names)):
             own = mask == kind
             share = int(np.count_nonzero(own)) / max(1, int(np.count_nonzero(known)))
             if kind in self.layered or not 0 < share <= SPARSE:
@@ -114,9 +156,10 @@ class Layers(Kind):
         for kind in thin:
             others = np.isin(mask, [other for other in thin if other != kind])
             if layers.find_layers(layers.with_cracks(mask == kind, others), known):
-                self.layered.add(kind)
-        own_cracks = tuple(kind for kind in thin if kind not in self.layered)
-        self.by_shape |= set(own_cracks)
+                seen.layered.add(kind)
+        own_cracks = tuple(kind for kind in thin if kind not in seen.layered)
+        seen.thin.update(thin)
+        seen.by_shape.update(own_cracks)
         return own_cracks
 
     def _shortest(self, field: Field) -> float:
@@ -134,21 +177,22 @@ class Layers(Kind):
     def _draw(
         self,
         one: Masked,
-        place: Path,
+        path: Path,
         edges: Sequence[tuple[NDArray[np.float64], NDArray[np.float64]]],
         cracks: Sequence[Sequence[NDArray[np.float64]]],
-    ) -> None:
+    ) -> bool:
+        """Draw what there is to draw; return whether there is."""
         if not edges and not cracks:
-            return
+            return False
         from matssl.pictures import layers as pictures
 
-        path = self.picture_of(one.field, place)
+        path.parent.mkdir(parents=True, exist_ok=True)
         grey = one.picture() if one.picture is not None else None
         if grey is not None and grey.shape[:2] != one.mask.shape:
             grey = None
         height, width = one.mask.shape
         pictures.overlay(grey, (height, width), edges, cracks, path, one.field.pixel_size)
-        self.pictures.append((path, one.field.name))
+        return True
 
     def result(self) -> Measured:
         """Return layers and cracks by field and by specimen."""

@@ -12,7 +12,7 @@ import numpy as np
 from matssl.core.arrays import Spool
 from matssl.core.tables import Row
 from matssl.core.wording import counted
-from matssl.measure.field import Masked
+from matssl.measure.field import Field, Masked
 from matssl.measure.intervals import MIN_FIELDS
 from matssl.measure.objects import found as objects
 from matssl.measure.objects import sizes, spheres, summary, tables
@@ -83,17 +83,23 @@ class Objects(Kind):
             if given is not None:
                 given.pixels(one.field.pixel_size, one.field.name)
 
-    def add(self, one: Masked, place: Path) -> None:
+    def look(self, one: Masked, draft: Path) -> tuple[Field, list[Found]]:
         """Find the objects of a field, and draw them."""
         made = list(objects.find(one, self.kinds, len(self.names), self.rules))
-        place.mkdir(parents=True, exist_ok=True)
-        self.found += [self.spool.lay(found, place) for found, _ in made]
-        self._draw(one, made, place)
+        draft.parent.mkdir(parents=True, exist_ok=True)
+        self._draw(one, made, draft)
+        return one.field, [found for found, _ in made]
 
-    def _draw(self, one: Masked, made: Sequence[tuple[Found, Parts]], place: Path) -> None:
+    def take(self, found: tuple[Field, list[Found]], draft: Path, place: Path) -> bool:
+        """Keep the objects of a field on the disk."""
+        field, own = found
+        self.found += [self.spool.lay(one, place) for one in own]
+        self.drawn.append((self.picture_of(field, draft, place), field.specimen, field.name))
+        return True
+
+    def _draw(self, one: Masked, made: Sequence[tuple[Found, Parts]], path: Path) -> None:
         from matssl.pictures import objects as pictures
 
-        path = self.picture_of(one.field, place)
         outlined = []
         for found, own in made:
             s = found.shapes
@@ -110,7 +116,6 @@ class Objects(Kind):
             )
         grey = objects.picture(one)
         pictures.overlay(grey, outlined, path, one.field.name, one.field.pixel_size)
-        self.drawn.append((path, one.field.specimen, one.field.name))
 
     def result(self) -> Measured:
         """Return the tables, what they say in short, and what to doubt."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -24,6 +25,10 @@ RULE = (
 )
 
 
+# A field, its points, and its picture where one was drawn.
+Found = tuple[Field, Hits, point_page.Counted | None]
+
+
 class PointCount(Kind):
     """Point fraction of each class."""
 
@@ -36,6 +41,7 @@ class PointCount(Kind):
         self.rows, self.columns = settings.grid_points
         self.hits: list[tuple[Field, Hits]] = []
         self.pictures: list[point_page.Counted] = []
+        self._drawn = 0
 
     @classmethod
     def suits(cls, names: Sequence[str], labelled: bool) -> bool:
@@ -54,18 +60,32 @@ class PointCount(Kind):
                 "pixels"
             )
 
-    def add(self, one: Masked, place: Path) -> None:
-        """Count the points of a field."""
+    def look(self, one: Masked, draft: Path) -> Found:
+        """Count the points of a field; the first ones that have a picture are drawn."""
         self.check(one)
         own = point_count.count(one.mask, len(self.names), self.rows, self.columns)
-        self.hits.append((one.field, own))
+        # One that is among the first of all is among the first of this process.
+        if self._drawn == point_page.MOST_FIELDS:
+            return one.field, own, None
         grey = None if one.picture is None else one.picture()
         if grey is None or grey.shape != one.mask.shape:
-            return
-        if len(self.pictures) < point_page.MOST_FIELDS:
-            found = point_count.grid(one.mask, len(self.names), self.rows, self.columns)
-            path = place / f"{len(self.pictures):03d}_grid.jpg"
-            self.pictures.append(point_page.field(one.field, grey, found, path))
+            return one.field, own, None
+        self._drawn += 1
+        found = point_count.grid(one.mask, len(self.names), self.rows, self.columns)
+        return one.field, own, point_page.field(one.field, grey, found, draft)
+
+    def take(self, found: Found, draft: Path, place: Path) -> bool:
+        """Keep the points of a field."""
+        field, own, drawn = found
+        self.hits.append((field, own))
+        if drawn is None:
+            return True
+        if len(self.pictures) == point_page.MOST_FIELDS:
+            draft.unlink()
+            return True
+        path = draft.replace(place / f"{len(self.pictures):03d}_grid.jpg")
+        self.pictures.append(replace(drawn, picture=path))
+        return True
 
     def result(self) -> Measured:
         """Return point fractions by field and by specimen."""

@@ -94,6 +94,7 @@ class MeasureSettings(
         auto="what the classes allow",
         check=what_problem,
         first=True,
+        commas=True,
     )
     class_: str | None = flag(
         None,
@@ -101,6 +102,7 @@ class MeasureSettings(
         "names of the classes to measure, between commas",
         auto="all",
         first=True,
+        commas=True,
     )
     folds_from: str | None = flag(
         None,

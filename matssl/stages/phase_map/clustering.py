@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from matssl import phases
 from matssl.core import checkpoint
+from matssl.core.damage import damage_told
 from matssl.core.errors import UserError
 from matssl.core.lineage import Lineage
 from matssl.core.wording import counted
@@ -99,7 +100,7 @@ def load(path: Path | str, device: str, precision: str) -> Source:
         )
     payload = checkpoint.checked(payload, path, stage="ssl")
     lineage = Lineage.read(payload.get("lineage"))
-    with checkpoint.damage_told(path):
+    with damage_told(path):
         record, method = Preprocess.from_dict(payload["preprocess"]), payload["method"]
         if method == "slotcon":
             slots = _prototypes(payload, record)

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from matssl import phases, preflight
-from matssl.core import flags, runtime
+from matssl.core import flags, machine, runtime
 from matssl.core.arrays import roomy, strips
 from matssl.core.errors import UserError
 from matssl.core.labels import IGNORE
-from matssl.core.run_folder import RunFolder
+from matssl.core.run_folder import RunFolder, disk_errors
 from matssl.data import layouts, readers, specimens
 from matssl.data.facts import Facts
 from matssl.data.prefetch import prefetched
@@ -27,7 +27,7 @@ from matssl.data.readers import Micrograph
 from matssl.data.specimens import Grouping
 from matssl.measure import field, tables
 from matssl.measure.field import Field
-from matssl.stages import console, drawing, resume, stacks
+from matssl.stages import console, drawing, stacks
 from matssl.stages.failures import Failures, attempt
 from matssl.stages.phase_map import clustering
 from matssl.stages.phase_map.clustering import Source
@@ -86,7 +86,7 @@ def phase_map(settings: PhaseMapSettings, argv: Sequence[str] = ()) -> Path:
     paths, record = inputs.paths, inputs.record
     console.say(settings, rt, inputs.facts)
     wanted = settings.phases or len(settings.given_names) or None
-    with runtime.memory_errors("--tile_size"):
+    with machine.memory_errors("--tile_size"):
         model, origin = clustering.find(source, record, paths, wanted)
     network = replace(source.network, model=model)
     names = settings.given_names or [f"phase {i + 1}" for i in range(len(origin))]
@@ -99,7 +99,7 @@ def phase_map(settings: PhaseMapSettings, argv: Sequence[str] = ()) -> Path:
     failed = Failures(folder)
     groups = inputs.grouping.names
     files = drawing.output_names(paths, Path(settings.data))
-    with runtime.memory_errors("--tile_size"), resume.disk_errors(folder):
+    with machine.memory_errors("--tile_size"), disk_errors(folder):
         bar = tqdm(total=len(paths), desc="mapping", disable=settings.quiet or None)
         # One thread reads ahead: more would only hold more images.
         read = prefetched(attempt(record.read, paths), range(len(paths)), min(1, rt.workers))

@@ -70,7 +70,11 @@ class PhaseMapSettings(RunSettings, SpecimenSettings, TileSettings):
         first=True,
     )
     names: str | None = flag(
-        None, "phases", "names of the phases (a,b,c), that with most pixels first", first=True
+        None,
+        "phases",
+        "names of the phases (a,b,c), that with most pixels first",
+        first=True,
+        commas=True,
     )
     smooth: int = flag(
         8,
@@ -118,6 +122,7 @@ class RenameSettings(ToolSettings):
         "names of all phases in the order of the map (a,b,c), or of some, each behind the name it "
         'has: "phase 1=ferrite,phase 3=pore"',
         required=True,
+        commas=True,
     )
 
 

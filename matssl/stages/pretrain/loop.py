@@ -11,12 +11,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from matssl.core import checkpoint, flags, optim, run_folder, runtime
+from matssl.core import checkpoint, flags, machine, optim, run_folder, runtime
 from matssl.core.batch import Batch
 from matssl.core.errors import UserError
 from matssl.core.lineage import PLANNED, Lineage
-from matssl.core.run_folder import RunFolder
-from matssl.core.runtime import Interrupts, Runtime
+from matssl.core.machine import Interrupts
+from matssl.core.run_folder import RunFolder, disk_errors
+from matssl.core.runtime import Runtime
 from matssl.core.wording import counted
 from matssl.methods import method_class
 from matssl.methods.base import SSLMethod
@@ -47,8 +48,7 @@ def pretrain(resolved: Resolved, argv: Sequence[str] = ()) -> Path:
     settings, own = resolved.run, resolved.method
     console.check_tensorboard(settings.tensorboard)
     rt = settings.runtime()
-    if resolved.idle:
-        idle = ", ".join(f"--{name}" for name in resolved.idle)
+    if idle := ", ".join(f"--{name}" for name in resolved.idle):
         console.say(settings, rt, f"note    without effect in this run: {idle}")
     name = settings.name or _default_name(settings)
     RunFolder.check(Path(settings.output_dir) / "ssl" / name, settings.resume, settings.overwrite)
@@ -97,7 +97,7 @@ def pretrain(resolved: Resolved, argv: Sequence[str] = ()) -> Path:
     console.say(settings, rt, lineage.origin(started_from, settings.resume))
     console.say(settings, rt, report.description(run))
     try:
-        with resume.disk_errors(folder):
+        with disk_errors(folder):
             if not folder.resumed:
                 folder.write_text("preflight.txt", found.preflight + "\n")
                 report.describe_data(run)
@@ -159,7 +159,7 @@ class Run:
             Interrupts().watch() as interrupts,
             bar,
             writer,
-            runtime.memory_errors(advice),
+            machine.memory_errors(advice),
         ):
             for batch in self._batches():
                 clock.waited()

@@ -7,17 +7,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from matssl import selection
-from matssl.core import flags, ledger, runtime
+from matssl.core import flags, ledger, machine, runtime
 from matssl.core.errors import UserError
 from matssl.core.ledger import Ledger
-from matssl.core.run_folder import RunFolder
+from matssl.core.run_folder import RunFolder, disk_errors
 from matssl.core.runtime import Runtime
 from matssl.data import copies, readers
 from matssl.data.copies import Finder, Sketch
 from matssl.data.levels import shrunk
 from matssl.selection.candidates import Candidates
 from matssl.selection.choosing import Choice, choose
-from matssl.stages import console, drawing, resume
+from matssl.stages import console, drawing
 from matssl.stages.failures import Failures
 from matssl.stages.select import export, measured, report
 from matssl.stages.select.measured import Eye, Unit
@@ -96,7 +96,7 @@ def select(settings: SelectSettings, argv: Sequence[str] = ()) -> Path:
     folder.write_text("preflight.txt", pool.facts + "\n")
     failed = Failures(folder)
     eye = Eye(plan.source, settings, plan.by, folder.root)
-    with runtime.memory_errors("--tile_size"), resume.disk_errors(folder):
+    with machine.memory_errors("--tile_size"), disk_errors(folder):
         units, kept = measured.measure(eye, pool, failed, settings.quiet)
         if not units:
             failed.end(len(pool.paths), 0)

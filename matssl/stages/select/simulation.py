@@ -13,7 +13,7 @@ from matssl import selection
 from matssl.core import flags, runtime
 from matssl.core.errors import UserError
 from matssl.core.parsing import read_settings
-from matssl.core.run_folder import RunFolder
+from matssl.core.run_folder import RunFolder, disk_errors
 from matssl.core.tables import csv_text
 from matssl.core.textfiles import read_rows
 from matssl.core.wording import counted
@@ -199,7 +199,7 @@ def learning_curve(settings: SelectSettings, argv: Sequence[str] = ()) -> Path:
     folder.start(flags.to_dict(settings), argv, "matssl.tools.select_images")
     jobs = [(seed, arm) for seed in seeds for arm in [CEILING, *arms]]
     done = _whole(folder, settings)
-    with resume.disk_errors(folder):
+    with disk_errors(folder):
         bar = tqdm(total=len(jobs), desc="choosing", disable=settings.quiet or None)
         for seed, arm in jobs:
             if (arm, seed) not in done:

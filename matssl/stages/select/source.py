@@ -16,7 +16,6 @@ from matssl.core.arrays import Array
 from matssl.data.preprocess import Preprocess
 from matssl.data.readers import Micrograph
 from matssl.forest import filters, growing
-from matssl.models.pixels import PixelClassifier
 from matssl.selection.candidates import Box, Numbers
 from matssl.stages.select.settings import FILTERS
 from matssl.trained.encoder import IMAGENET, RANDOM, Encoder
@@ -137,8 +136,7 @@ def of_segmenter(
     segmenter: Segmenter, encoder: str, device: str, precision: str, seed: int
 ) -> Features:
     """Return the features of a model's own encoder; of a classifier on filters these."""
-    model = segmenter.network.model
-    if isinstance(model, PixelClassifier) and model.whole:
+    if segmenter.network.whole:
         return Features(None, segmenter.record)
     return load_features(segmenter.source, encoder, device, precision, seed)
 

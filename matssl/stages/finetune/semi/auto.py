@@ -16,7 +16,7 @@ from typing import Any
 from matssl import report
 from matssl.core import checkpoint, run_folder, runtime
 from matssl.core.errors import UserError
-from matssl.core.run_folder import RunFolder, atomic_path
+from matssl.core.run_folder import RunFolder, atomic_path, disk_errors
 from matssl.core.tables import percent
 from matssl.stages import resume
 from matssl.stages.finetune import inputs as reading
@@ -66,7 +66,7 @@ def train_both(settings: FinetuneSettings, argv: Sequence[str]) -> Path:
     )
     number = 0
     try:
-        with resume.disk_errors(folder):
+        with disk_errors(folder):
             for number, (name, state) in enumerate(zip(ARMS, states, strict=True), start=1):
                 folder.status("running", training=number, trainings=len(ARMS))
                 alone = ARMS[name] == NONE
