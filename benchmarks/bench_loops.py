@@ -140,7 +140,7 @@ def _monai(folder: Path, classes: int) -> Callable[[], None]:
     ]
     # Two images stand for an epoch of many steps, as a loader of crops would have it.
     data = CacheDataset(files * 50, change, progress=False)
-    loader = DataLoader(data, CROPS, shuffle=True)
+    loader = DataLoader(data, batch_size=CROPS, shuffle=True, num_workers=0)
     model = build_model("resnet18", "unet", classes).train()
 
     def batches() -> Iterator:

@@ -26,10 +26,11 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 KIND = "two_phase"
 # Smaller than the defaults of the commands: the demo must be over in minutes on two old cores.
 VIEW, PAIRS = 96, 24
-CROP = 96
+CROP = 128
 # Seconds of what the demo does, in those of one pass of the encoder over a batch of views with its
-# gradient (measured: benchmarks/SPEED.md). A run is its validations, calibration, report and test.
-PRETRAINING_STEP, FINETUNING_STEP, RUN, REST = 2.1, 0.65, 4.0, 40.0
+# gradient: steps as measured on an EPYC with AVX2; validations, calibration, report and test of a
+# run, and images, imports and baselines, by rough estimate.
+PRETRAINING_STEP, FINETUNING_STEP, RUN, REST = 2.1, 0.95, 4.0, 40.0
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,8 @@ class DemoSettings(ToolSettings):
 
     output_dir: str = flag("experiments/demo", "run", "folder of everything")
     seeds: int = flag(3, "run", "fine-tuning runs a start", low=1, high=1000)
-    ssl_steps: int = flag(100, "run", "steps of the pretraining", low=1)
-    finetune_steps: int = flag(60, "run", "steps of each fine-tuning", low=1)
+    ssl_steps: int = flag(250, "run", "steps of the pretraining", low=1)
+    finetune_steps: int = flag(120, "run", "steps of each fine-tuning", low=1)
     size: int = flag(256, "run", "side of the micrographs in pixels", low=64, high=8192)
     pool: int = flag(64, "run", "unlabelled micrographs", low=2, high=100_000)
 
@@ -57,7 +58,9 @@ def main(argv: Sequence[str]) -> int:
             )
     started = time.monotonic()
     out = Path(args.output_dir)
-    print(_expected(args), flush=True)
+    told = _expected(args)
+    if told:
+        print(told, flush=True)
     pool, labelled = _images(out / "data", args.size, args.pool)
 
     _say("1. Pretraining on the unlabelled micrographs")
@@ -72,7 +75,7 @@ def main(argv: Sequence[str]) -> int:
         for start in scores:
             name = f"{start}-{seed}"
             tune = ["--finetune_dataset", str(labelled), "--steps", str(args.finetune_steps)]
-            tune += ["--crop_size", str(CROP), "--val_every", "20"]
+            tune += ["--crop_size", str(CROP), "--val_every", "60"]
             tune += ["--seed", str(seed), "--name", name, "--output_dir", str(out), "--overwrite"]
             if start == "ssl":
                 tune += ["--ssl_weights_path", str(weights)]
@@ -90,7 +93,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _expected(args: DemoSettings) -> str:
-    """Return in words how long the demo will take here, from passes of its encoder."""
+    """Return in words how long the demo will take on this CPU, from passes of its encoder."""
     import torch
 
     from matssl.core import runtime
@@ -98,7 +101,7 @@ def _expected(args: DemoSettings) -> str:
 
     here = runtime.setup()
     if here.device.type != "cpu":
-        return "On a GPU this takes a few minutes at most."
+        return ""
     encoder = channels_last(build_encoder("resnet18", 1))
     views = torch.rand(PAIRS, 1, VIEW, VIEW).contiguous(memory_format=torch.channels_last)
     passes = []
