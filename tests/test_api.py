@@ -25,7 +25,7 @@ from matssl.data.masks import ClassTable, MaskClass
 from matssl.data.preprocess import Preprocess
 from matssl.models.encoders import build_encoder, pyramid
 from matssl.models.segmentation import build_model
-from matssl.trained import network
+from matssl.trained import member
 
 GUIDE = Path(__file__).resolve().parent.parent / "docs" / "api.md"
 NAMES = ("ferrite", "pearlite", "pore")
@@ -138,7 +138,7 @@ def test_probabilities_of_a_large_image_lie_in_a_file(
     image, _ = synthetic.micrograph("two_phase", 96, 96, 0)
     expected = segmenter.predict(image, scratch=tmp_path)
     assert not isinstance(expected.probabilities, np.memmap)
-    monkeypatch.setattr(network, "IN_MEMORY_BYTES", 0)
+    monkeypatch.setattr(member, "IN_MEMORY_BYTES", 0)
     found = segmenter.predict(image, scratch=tmp_path)
     assert isinstance(found.probabilities, np.memmap)
     assert np.array_equal(found.probabilities, expected.probabilities)

@@ -29,7 +29,10 @@ OUTSIDE = ("tests", "benchmarks", "docs", "datasets", "model_hub", "experiments"
 # Of any stage, method or tool.
 ANYWHERE = ("settings.py", "method.py", "report.py", "tools/NAME.py")
 # Of torchrun, and what is no field.
-OTHERS = {"nproc_per_node", "help"}
+OTHERS = {
+    *("nproc_per_node", "nnodes", "rdzv_backend", "rdzv_endpoint", "standalone", "help"),
+    *("nodes", "ntasks-per-node", "find-links", "index", "only-binary"),
+}
 
 
 def _text(path: Path) -> str:

@@ -45,7 +45,8 @@ sys.meta_path.insert(0, Absent())
 from matssl import baselines
 from matssl.core.errors import guard
 import eval_model
-baselines.TREES, baselines.SAMPLES = 5, 500
+# As in conftest.
+baselines.TREES, baselines.SAMPLES, baselines.PIXELS_PER_IMAGE = 5, 500, 400
 sys.exit(guard(eval_model.main))
 """
 Make = Callable[[], Path]
