@@ -298,6 +298,31 @@ def test_the_mean_of_network_and_head_is_one_model_and_the_run_goes_on_as_before
     assert np.array_equal(last, found[0])
 
 
+def test_the_better_of_both_heads_stands_beside_the_network(
+    synthetic_folder: Path, tmp_path: Path, no_drawing: None
+) -> None:
+    found = {}
+    for kind in ("linear", "forest", "auto"):
+        more = f"--average_with {kind} --samples 600 --trees 5".split()
+        more = more[: -2 if kind == "linear" else None]
+        run = _network(synthetic_folder, tmp_path / kind, *more)
+        found[kind] = run, json.loads((run / "average.json").read_text())
+    auto = found["auto"][1]
+    each = {found[kind][1]["head"]: found[kind][1]["miou"] for kind in ("linear", "forest")}
+    assert auto["tried"] == each and len(each) == 2
+    assert auto["head"] == max(each, key=lambda head: max(each[head]))
+    assert auto["miou"] == each[auto["head"]]
+    kind = "forest" if "forest" in auto["head"] else "linear"
+    image = sorted((synthetic_folder / "test").iterdir())[0]
+    kept, same = (
+        Segmenter.load(found[name][0], device="cpu", precision="fp32").predict(image).probabilities
+        for name in ("auto", kind)
+    )
+    assert np.array_equal(kept, same)
+    with pytest.raises(UserError, match="--trees: only with"):
+        resolve(["--finetune_dataset", ".", "--trees", "5"])
+
+
 class _Killed(BaseException):
     pass
 

@@ -26,7 +26,7 @@ from matssl.metrics import calibration, overlap
 from matssl.metrics import counts as counting
 from matssl.stages import console
 from matssl.stages.finetune import frozen, heads, report, results
-from matssl.stages.finetune.forest_settings import LINEAR, NONE
+from matssl.stages.finetune.forest_settings import AUTO, FOREST, LINEAR, NONE
 from matssl.stages.finetune.heads import Predictor
 from matssl.stages.finetune.inputs import Inputs
 from matssl.stages.finetune.learner import Averaged, Learner
@@ -104,6 +104,8 @@ def average(
 ) -> Average | None:
     """Let a head learn and find its share in the mean with the network; None where not asked for.
 
+    With "auto" a linear head and a forest do, and the better mean on the validation images is kept.
+
     Args:
         settings: of the run.
         rt: where it computes.
@@ -114,36 +116,21 @@ def average(
     if settings.average_with == NONE:
         return None
     network = checkpoint.load(folder.root / "best.ckpt", stage="finetune")
-    with torch.random.fork_rng(devices=[]):
-        features, started_from = heads.features(settings, rt, inputs)
-        head = heads.of_settings(settings, rt, inputs, features, settings.average_with)
-        learned = head.learned(inputs.train)
-    predictor = Predictor(head, learned.model)
-    content = frozen.payload(settings, inputs, learned.model, -1.0, started_from)
-    share, scores = UNTOLD, tuple[float, ...]()
-    heats = ensemble.temperature(network), 1.0
-    if inputs.val is not None:
-        heat = calibration.fitted(
-            [
-                calibration.sample(predictor.probabilities(plane), mask, 1)
-                for plane, mask in zip(inputs.val.planes, inputs.val.masks, strict=True)
-            ]
-        )
-        content["progress"]["temperature"] = heat
-        with Averaged(learner.model, network["state"]):
-            learner.model.eval()
-            heats = heats[0], heat
-            scores = _scores(settings, inputs, learner, predictor, heats)
-        share = SHARES[int(np.argmax(scores))]
-    said = f"average of the network and a {head.text}: "
-    if scores:
-        said += f"share {share:g} of the head, validation mIoU {100 * max(scores):.1f} ("
-        said += f"{100 * scores[0]:.1f} of the network alone)"
-        said += "; the network alone is kept" if share == 0 else ""
-    else:
-        said += "half each: no images validate"
-    console.say(settings, rt, said)
-    facts = {"head": head.text, "share": share, "shares": SHARES, "miou": list(scores)}
+    kinds: tuple[str, ...] = (settings.average_with,)
+    if settings.average_with == AUTO:
+        # Nothing chooses where no image validates.
+        kinds = (LINEAR, FOREST) if inputs.val is not None else (LINEAR,)
+    tried = [_beside(settings, rt, inputs, learner, network, kind) for kind in kinds]
+    # The first where both are alike: a linear head predicts in a tenth of a forest's time.
+    best = max(tried, key=lambda one: max(one.miou, default=0.0))
+    predictor, content, scores = best.predictor, best.payload, best.miou
+    share = SHARES[int(np.argmax(scores))] if scores else UNTOLD
+    heats = ensemble.temperature(network), ensemble.temperature(content)
+    for one in tried:
+        console.say(settings, rt, one.text(kept=one is best))
+    facts = {"head": best.head, "share": share, "shares": SHARES, "miou": list(scores)}
+    if len(tried) > 1:
+        facts["tried"] = {one.head: list(one.miou) for one in tried}
     folder.write_json(FILE, facts)
 
     def probabilities(plane: Array) -> Array:
@@ -166,6 +153,66 @@ def average(
         progress |= {"top": max(scores)} if settings.monitor == "miou" else {}
     content = {**network, **parts, "progress": progress}
     return Average(share, scores, content, probabilities, predict)
+
+
+@dataclass(frozen=True)
+class _Beside:
+    """A head that has learned beside a network.
+
+    Attributes:
+        head: what it is, in words.
+        predictor: plane to its probabilities, not yet calibrated.
+        payload: of its checkpoint, with its temperature where images validate.
+        miou: of its mean with the network by share, in the order of SHARES; empty without them.
+    """
+
+    head: str
+    predictor: Predictor
+    payload: dict[str, Any]
+    miou: tuple[float, ...]
+
+    def text(self, kept: bool) -> str:
+        """Return what was found, in words, and whether it is the one that counts."""
+        said = f"average of the network and a {self.head}: "
+        if not self.miou:
+            return f"{said}half each: no images validate"
+        share = SHARES[int(np.argmax(self.miou))]
+        said += f"share {share:g} of the head, validation mIoU {100 * max(self.miou):.1f} ("
+        said += f"{100 * self.miou[0]:.1f} of the network alone)"
+        if not kept:
+            return f"{said}; not taken"
+        return said if share else f"{said}; the network alone is kept"
+
+
+def _beside(
+    settings: FinetuneSettings,
+    rt: Runtime,
+    inputs: Inputs,
+    learner: Learner,
+    network: dict[str, Any],
+    kind: str,
+) -> _Beside:
+    """Let a head of a kind learn and score its means with the network on the validation images."""
+    with torch.random.fork_rng(devices=[]):
+        features, started_from = heads.features(settings, rt, inputs)
+        head = heads.of_settings(settings, rt, inputs, features, kind)
+        learned = head.learned(inputs.train)
+    predictor = Predictor(head, learned.model)
+    content = frozen.payload(settings, inputs, learned.model, -1.0, started_from)
+    if inputs.val is None:
+        return _Beside(head.text, predictor, content, ())
+    heat = calibration.fitted(
+        [
+            calibration.sample(predictor.probabilities(plane), mask, 1)
+            for plane, mask in zip(inputs.val.planes, inputs.val.masks, strict=True)
+        ]
+    )
+    content["progress"]["temperature"] = heat
+    with Averaged(learner.model, network["state"]):
+        learner.model.eval()
+        heats = ensemble.temperature(network), heat
+        scores = _scores(settings, inputs, learner, predictor, heats)
+    return _Beside(head.text, predictor, content, scores)
 
 
 def _scores(

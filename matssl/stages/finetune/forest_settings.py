@@ -12,9 +12,10 @@ FILTERS = "0.7,1,1.6,3.5,5,10"
 MOST_FILTERS, LARGEST = 20, 100.0
 HEADS = ("network", "forest", "linear")
 NETWORK, FOREST, LINEAR = HEADS
-NONE = "none"
+# Values of --average_with beside these: no head; the better of both.
+NONE, AUTO = "none", "auto"
 # What a head that is no network sees of a pixel.
-FEATURES = ("auto", "filters", "encoder", "both")
+FEATURES = (AUTO, "filters", "encoder", "both")
 # Flags that such a head heeds in the groups of those that are a network's, and those that it heeds
 # where it sees the maps of an encoder.
 HEEDED = ("head", "features", "in_channels")
@@ -76,8 +77,9 @@ class ForestSettings:
         NONE,
         "training",
         "after training, a head on --features learns from the same images, and the kept model is "
-        "the mean of both, weighted as the validation images say; network.ckpt stays beside it",
-        choices=(NONE, FOREST, LINEAR),
+        "the mean of both, weighted as the validation images say; network.ckpt stays beside it; "
+        "auto: the better of a linear head and a forest",
+        choices=(NONE, FOREST, LINEAR, AUTO),
     )
     first_answer: bool = flag(
         False,
@@ -143,6 +145,7 @@ class ForestSettings:
             told = f"{' and '.join(words)} {verb} beside a network, not with --head {self.head}"
             wrong.append(Problem(told, ("average_with", "first_answer", "head")))
         used = {self.head, self.average_with} | ({LINEAR} if self.first_answer else set())
+        used |= {LINEAR, FOREST} if self.average_with == AUTO else set()
         for names, heads, place in (
             (TREES, {FOREST}, "--head forest or --average_with forest"),
             (OWN, {FOREST, LINEAR}, "--head forest or linear, --average_with or --first_answer"),
