@@ -94,7 +94,7 @@ class Inside:
 
     @staticmethod
     def tile(side: int) -> tuple[int, int]:
-        from matssl.tiling import plan
+        from matssl.tiles import plan
 
         return plan(side, side).tile
 

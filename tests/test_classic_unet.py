@@ -204,7 +204,8 @@ def test_the_classic_encoder_goes_with_its_decoders_and_they_with_any() -> None:
 )
 def test_encoders_of_every_family_have_blocks(name: str, count: int, first: str, last: str) -> None:
     """U-06: every parameter is in one block; the stem is in the first."""
-    with torch.device("meta"):
+    # smp's MiT asks tensors for numbers, which those without memory do not have.
+    with torch.device("cpu" if name.startswith("mit") else "meta"):
         encoder = build_encoder(name, 1)
     found = blocks.blocks(encoder)
     assert len(found) == count and found[0][0] == first and found[-1][-1] == last

@@ -29,7 +29,7 @@ from matssl.stages.evaluate import predict as stage
 from matssl.stages.evaluate import settings as evaluate_settings
 from matssl.stages.evaluate.published import published_results
 from matssl.stages.evaluate.settings import EvaluateSettings
-from matssl.trained import network
+from matssl.trained import member
 from matssl.trained.segmenter import Segmenter
 
 NAMES = ("matrix phase", "pore")
@@ -320,7 +320,7 @@ def test_large_images_give_the_same_masks_through_a_file(
 ) -> None:
     model, data = make_model(), make_data("data", _masks())
     plain = _run(model, data, tmp_path / "a", save_probabilities=True)
-    monkeypatch.setattr(network, "IN_MEMORY_BYTES", 0)
+    monkeypatch.setattr(member, "IN_MEMORY_BYTES", 0)
     mapped = _run(model, data, tmp_path / "b", save_probabilities=True)
     assert plain["confusion"] == mapped["confusion"]
     first, second = (tifffile.imread(tmp_path / name / "probabilities/fieldA.tif") for name in "ab")

@@ -210,7 +210,7 @@ def test_a_run_of_a_head_is_a_run_and_predicts_as_its_report_says(
 ) -> None:
     run = runs[name]
     status = json.loads((run / "status.json").read_text())
-    assert status["state"] == "done" and 0.3 < status["best_miou"] <= 1
+    assert status["state"] == "done" and 0.25 < status["best_miou"] <= 1
     page = (run / "report.html").read_text()
     assert "What it looks at" in page and ("encoder, map" in page) == (name != "linear-filters")
     segmenter = Segmenter.load(run, device="cpu", precision="fp32")

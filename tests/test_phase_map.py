@@ -32,7 +32,7 @@ from matssl.stages.phase_map import clustering, rename
 from matssl.stages.phase_map.settings import new_names
 from matssl.tools import measure, rename_phases
 from matssl.tools import phase_map as tool
-from matssl.trained import network
+from matssl.trained import member
 
 PROTOTYPES = 6
 RECIPE = {"encoder": "resnet18", "in_channels": 1, "prototypes": PROTOTYPES, "dense_stage": 2}
@@ -316,7 +316,7 @@ def test_an_image_too_large_for_memory_gives_the_same_map(
     run: Path, micrographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert _map(run, micrographs, tmp_path / "a", "--phases", "3") == 0
-    monkeypatch.setattr(network, "IN_MEMORY_BYTES", 1000)
+    monkeypatch.setattr(member, "IN_MEMORY_BYTES", 1000)
     assert _map(run, micrographs, tmp_path / "b", "--phases", "3") == 0
     for path in (tmp_path / "a/maps/index").iterdir():
         assert path.read_bytes() == (tmp_path / "b/maps/index" / path.name).read_bytes()

@@ -20,7 +20,7 @@ def test_colours_are_distinct_for_any_number_of_classes() -> None:
     for count in (1, 2, 8, 9, 20):
         colours = segmentation.class_colours(count)
         assert len(set(colours)) == count
-        assert segmentation.IGNORED_COLOUR not in colours
+        assert palette.IGNORED not in colours
     # A class keeps its colour when classes are added.
     assert segmentation.class_colours(3) == segmentation.class_colours(12)[:3]
 
@@ -29,7 +29,7 @@ def test_a_colour_mask_shows_each_class_in_its_colour_and_ignored_pixels_grey() 
     mask = np.array([[0, 1], [2, 255]], np.uint8)
     picture = palette.colour_mask(mask, 3)
     assert [tuple(c) for c in picture.reshape(-1, 3)[:3]] == segmentation.class_colours(3)
-    assert tuple(picture[1, 1]) == segmentation.IGNORED_COLOUR
+    assert tuple(picture[1, 1]) == palette.IGNORED
 
 
 def test_an_overlay_is_between_micrograph_and_class_colour() -> None:
@@ -55,7 +55,7 @@ def test_errors_of_every_class_are_red_and_ignored_pixels_are_no_errors() -> Non
     prediction = np.array([[0, 2, 1, 1]], np.uint8)
     picture = segmentation.error_map(truth, prediction)
     kinds = [segmentation.RIGHT, segmentation.WRONG, segmentation.WRONG]
-    assert [tuple(c) for c in picture[0]] == [*kinds, segmentation.IGNORED_COLOUR]
+    assert [tuple(c) for c in picture[0]] == [*kinds, palette.IGNORED]
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,6 @@ import pytest
 import torch
 from PIL import Image
 
-import eval_model
 import train_finetune
 import train_ssl
 from matssl import hub, metrics
@@ -31,7 +30,6 @@ from matssl.data.preprocess import Preprocess
 from matssl.data.views import ViewAugmentation
 from matssl.models.segmentation import build_model
 from matssl.stages import published
-from matssl.stages.evaluate import predict as evaluate
 from matssl.stages.evaluate import settings as evaluate_settings
 from matssl.stages.evaluate.published import results_root
 from matssl.stages.evaluate.settings import EvaluateSettings
@@ -333,20 +331,6 @@ def test_a_raw_model_sees_images_as_published(tmp_path: Path) -> None:
     seen = record.tensor(np.full((8, 8, 3), 128 / 255, np.float32))
     for plane, mean, std in zip(seen, folding.IMAGENET_MEAN, folding.IMAGENET_STD, strict=True):
         assert plane == pytest.approx((128 / 255 - mean) / std, abs=1e-5)
-
-
-def test_only_the_first_process_evaluates(
-    synthetic_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(
-        evaluate.runtime,
-        "setup",
-        lambda **flags: runtime.Runtime(torch.device("cpu"), "fp32", 1, 0, 1, 2),
-    )
-    (tmp_path / "x.ckpt").touch()
-    argv = ["--model_path", tmp_path / "x.ckpt", "--dataset", synthetic_folder]
-    assert _run(eval_model.main, *argv, "--output_dir", tmp_path / "out") == 0
-    assert not (tmp_path / "out").exists()
 
 
 # --- flags ---

@@ -650,6 +650,7 @@ def test_a_single_validation_is_drawn_as_bars(
     from matssl.pictures import semi
 
     seen: list[Any] = []
+    monkeypatch.setattr(pictures, "blank", lambda path: False)
     monkeypatch.setattr(pictures, "save", lambda figure, path: seen.append(figure))
     table, names = tmp_path / "semi.csv", ("matrix", "pore")
     heading = "step,state,accepted,said matrix,said pore,labelled matrix,labelled pore\n"
