@@ -204,6 +204,8 @@ def test_what_an_exported_model_cannot_do_is_refused_in_one_line(
             _evaluated(run / "exported", synthetic_folder, tmp_path, **flags)
         assert "\n" not in str(caught.value)
     assert not any(tmp_path.iterdir())
+    with pytest.raises(UserError, match=r"model-maps.onnx is no network of .*give the folder, or"):
+        Segmenter.load(run / "exported" / "model-maps.onnx")
 
 
 def test_results_of_an_export_stand_beside_those_of_its_checkpoint(

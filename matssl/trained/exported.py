@@ -262,6 +262,11 @@ def load(
             "matssl.tools.export_model writes both"
         )
     recipe = Recipe.read(place)
+    networks = [graph.file for graph in recipe.graphs]
+    if found.suffix.lower() in NETWORKS and found.name not in networks:
+        raise UserError(
+            f"{found} is no network of {place}; give the folder, or {' or '.join(networks)}"
+        )
     if encoder is not None:
         raise UserError(f"{place} says its encoder itself; leave --encoder out")
     if device not in ("auto", "cpu"):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -94,8 +95,7 @@ def export(settings: ExportSettings) -> Path:
             f"{source} holds {len(members)} models as one and a package of bioimage.io one "
             "network; export a single one of them, or --to onnx"
         )
-    home.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".export", dir=home) as half:
+    with _made(home), tempfile.TemporaryDirectory(prefix=".export", dir=home) as half:
         work = Work(settings, target, Path(half), segmenter.table.num_classes, pictures, _printed)
         written = [
             _network(work, one, "model" if len(members) == 1 else f"model-{number}", str(source))
@@ -114,6 +114,18 @@ def export(settings: ExportSettings) -> Path:
     if settings.pack:
         _printed(f"written {home / pack.NAME}: README.txt in it says how it is installed")
     return home / RECIPE
+
+
+@contextmanager
+def _made(home: Path) -> Iterator[None]:
+    """Make a folder; one that was not there and stays empty is gone after the block."""
+    there = home.exists()
+    home.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    finally:
+        if not there and not any(home.iterdir()):
+            home.rmdir()
 
 
 def _printed(line: str) -> None:
