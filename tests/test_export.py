@@ -314,7 +314,7 @@ def test_masks_of_other_classes_end_the_export_before_anything_is_written(
     argv = [run, "--to", "openvino", "--int8", "--calibrate", other]
     assert _tool(*argv, "--output_dir", tmp_path / "low") == 2
     assert "values that no class lists: 77" in capsys.readouterr().err
-    assert not list((tmp_path / "low").iterdir())
+    assert not (tmp_path / "low").exists()
 
 
 # --- bioimage.io ---
